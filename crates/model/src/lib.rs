@@ -1,0 +1,32 @@
+//! The words of dcbuild: digests, ids, platforms, times, limits and the results that every other crate speaks of.
+//!
+//! This crate decides nothing and does no I/O. A value of one of its types is valid: text and bytes are parsed at the
+//! door. Start with [`digest`] for what names bytes, and with [`result`] for what a step leaves behind.
+
+pub mod digest;
+pub mod encode;
+pub mod fault;
+pub mod id;
+pub mod limits;
+pub mod path;
+pub mod platform;
+pub mod record;
+pub mod result;
+pub mod scope;
+pub mod selection;
+pub mod time;
+
+pub use digest::{
+    BlobDigest, ChangeDigest, ConfigDigest, ContentDigest, DiffId, Digest, LayerDigest, LayerId,
+    ManifestDigest, ParseDigestError, SelectionDigest, StateDigest, StepKey,
+};
+pub use encode::Encoder;
+pub use fault::Fault;
+pub use id::{AttemptId, BuildId, Epoch, InvalidId, JobId, StageIndex, StepIndex, WorkerId};
+pub use path::{InvalidPath, TreePath};
+pub use platform::{ParsePlatformError, Platform};
+pub use record::{Component, Lineage, Record};
+pub use result::{BaseLayer, Compression, LayerBlob, LayerRef, StepResult};
+pub use scope::{InvalidScope, Scope};
+pub use selection::{Selection, SelectionForm};
+pub use time::{LogTime, UnixTime};

@@ -1,0 +1,56 @@
+//! Every input, queue and wait has a number, and they all stand here.
+
+use std::time::Duration;
+
+/// A Dockerfile, with its heredocs.
+pub const DOCKERFILE_BYTES_MAX: usize = 16 << 20;
+/// One line of a Dockerfile, before continuations are joined (BuildKit's own limit).
+pub const LINE_BYTES_MAX: usize = 65_535;
+/// One word after its variables are expanded.
+pub const EXPANSION_BYTES_MAX: usize = 1 << 20;
+/// Stages of a Dockerfile.
+pub const STAGES_MAX: usize = 10_000;
+/// Instructions of a Dockerfile.
+pub const INSTRUCTIONS_MAX: usize = 100_000;
+/// Rounds of questions and answers between plan and client.
+pub const PLAN_ROUNDS_MAX: usize = 64;
+/// Symbolic links followed while one path is resolved.
+pub const LINKS_MAX: usize = 255;
+/// Folders above an entry of a tree.
+pub const DEPTH_MAX: usize = 4_096;
+/// A path inside a tree.
+pub const PATH_BYTES_MAX: usize = 16 << 10;
+/// An image manifest or index (OCI asks registries for 4 MiB).
+pub const MANIFEST_BYTES_MAX: usize = 4 << 20;
+/// An image config.
+pub const CONFIG_BYTES_MAX: usize = 8 << 20;
+/// Layers of one image.
+pub const LAYERS_MAX: usize = 500;
+/// An `/etc/passwd` or `/etc/group` read for `--chown` and USER.
+pub const PASSWD_BYTES_MAX: u64 = 10 << 20;
+/// A PAX header of an archive.
+pub const PAX_BYTES_MAX: u64 = 1 << 20;
+/// Entries of one layer or archive.
+pub const ENTRIES_MAX: u64 = 10_000_000;
+/// How much an archive may grow when decompressed, once past [`RATIO_FREE_BYTES`].
+pub const RATIO_MAX: u64 = 1_000;
+/// What an archive may grow to before its ratio counts.
+pub const RATIO_FREE_BYTES: u64 = 10 << 20;
+/// The stored log of one step.
+pub const STEP_LOG_BYTES_MAX: u64 = 1 << 30;
+/// A message on the wire.
+pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
+/// A piece of a blob on the wire.
+pub const CHUNK_BYTES: usize = 1 << 20;
+/// The compact graph of one build in the log.
+pub const GRAPH_BYTES_MAX: usize = 1 << 20;
+/// Attempts of a job before its build fails.
+pub const ATTEMPTS_MAX: u32 = 3;
+/// How long a lease lasts without a renewal.
+pub const LEASE: Duration = Duration::from_secs(5);
+/// How long a lost client may take to attach again.
+pub const CLIENT_GONE: Duration = Duration::from_secs(300);
+/// Processes inside one step.
+pub const STEP_PROCESSES_MAX: u64 = 4_096;
+/// How long a process gets between SIGTERM and SIGKILL at a cancel.
+pub const STEP_KILL_AFTER: Duration = Duration::from_millis(500);

@@ -1,0 +1,53 @@
+//! Who may read and write a record: tenant, repository, trust level.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A scope such as `local` or `acme/shop/main`; its parents are the shorter prefixes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Scope(String);
+
+/// Says why a text is no scope.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("'{text}' is not a scope (up to 4 parts of a-z, 0-9, '.', '_' and '-', joined by '/')")]
+pub struct InvalidScope {
+    /// The text, cut at 100 characters.
+    pub text: String,
+}
+
+impl Scope {
+    /// The scope of a build on one's own machine.
+    pub fn local() -> Scope {
+        Scope("local".into())
+    }
+
+    /// The scope as a path that is safe in a folder or a bucket.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Scope {
+    type Err = InvalidScope;
+
+    fn from_str(text: &str) -> Result<Scope, InvalidScope> {
+        let plain = |part: &str| {
+            (1..=64).contains(&part.len())
+                && !part.starts_with('.')
+                && part.bytes().all(|b| {
+                    b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-')
+                })
+        };
+        let parts = text.split('/').count();
+        if parts <= 4 && text.split('/').all(plain) {
+            return Ok(Scope(text.into()));
+        }
+        Err(InvalidScope { text: text.chars().take(100).collect() })
+    }
+}

@@ -1,0 +1,10 @@
+//! File trees without contents: what a stage looks like, what a layer changes, and what COPY, ADD and WORKDIR do to it.
+//!
+//! Everything here is a function over values: no clock, no disk. A file's bytes are named by digest, and [`Origin`] says
+//! where they lie. Start with [`Tree`] for a state and [`Changes`] for a layer.
+
+pub mod changes;
+pub mod entry;
+
+pub use changes::{Change, Changes};
+pub use entry::{Entry, FileBody, Kind, LinkGroup, Meta, Origin, Xattrs};
