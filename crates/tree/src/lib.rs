@@ -3,8 +3,13 @@
 //! Everything here is a function over values: no clock, no disk. A file's bytes are named by digest, and [`Origin`] says
 //! where they lie. Start with [`Tree`] for a state and [`Changes`] for a layer.
 
+pub mod change_digest;
 pub mod changes;
 pub mod entry;
+pub mod toc;
+pub mod tree;
 
+pub use change_digest::{TimeForm, change_digest};
 pub use changes::{Change, Changes};
 pub use entry::{Entry, FileBody, Kind, LinkGroup, Meta, Origin, Xattrs};
+pub use tree::{InsertError, LastLink, ResolveError, Tree};
