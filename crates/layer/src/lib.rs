@@ -1,1 +1,26 @@
-//! dcbuild-layer
+//! Layers as bytes: a canonical tar from the changes of a layer, its compressed blob with an index, and the way back
+//! from the layers and archives of others.
+//!
+//! Everything blocks and uses threads of its own; nothing here touches a file system. A blob is a pure function of the
+//! changes and its form. What comes from outside is hashed, bounded and refused with a typed error, never trusted.
+//! Start with [`write_blob`] and [`read_layer`].
+
+pub mod archive;
+pub mod collect;
+pub mod compress;
+pub mod content;
+pub mod header;
+pub mod index;
+pub mod input;
+pub mod members;
+pub mod read;
+pub mod write;
+
+pub use archive::{ArchiveKind, ReadArchiveError, read_archive};
+pub use collect::{InvalidEntry, missing_parents};
+pub use compress::BlobForm;
+pub use content::{InlineContents, ReadContent};
+pub use index::{BlobIndex, DecodeIndexError, Extent, open_extent, read_extent};
+pub use input::{Ratio, UnknownMediaType, compression_of_media_type};
+pub use read::{LayerForm, LayerSink, NoSink, ReadLayer, ReadLayerError, read_layer};
+pub use write::{WriteBlobError, WrittenBlob, write_blob};

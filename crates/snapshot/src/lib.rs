@@ -1,1 +1,26 @@
-//! dcbuild-snapshot
+//! Layers as folders that an overlay mount can stand on: unpacked, made by a RUN, found again, removed.
+//!
+//! Linux only, and it wants to be root of its user namespace. Every path comes from an untrusted layer, so each access
+//! goes through a file descriptor below the snapshots' folder and follows no link. The overlay mount itself is not made
+//! here. Start with [`Snapshots`].
+
+pub mod beneath;
+pub mod commit;
+pub mod contents;
+pub mod fault;
+pub mod marker;
+pub mod materialise;
+pub mod reap;
+pub mod snapshots;
+pub mod spool;
+pub mod upper;
+pub mod usage;
+
+pub use commit::{CommitError, CommitForm, Committed};
+pub use contents::SnapshotContents;
+pub use fault::At;
+pub use materialise::MaterialiseError;
+pub use snapshots::{Lowers, OpenSnapshotsError, Snapshot, SnapshotError, Snapshots};
+pub use spool::UnpackError;
+pub use upper::Upper;
+pub use usage::{Removal, Usage};

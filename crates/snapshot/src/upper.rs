@@ -1,0 +1,33 @@
+//! The folders that a RUN's overlay writes to.
+use std::path::{Path, PathBuf};
+
+use dcbuild_model::AttemptId;
+
+/// The upper and work folders of one attempt.
+#[derive(Debug)]
+pub struct Upper {
+    pub(crate) attempt: AttemptId,
+    pub(crate) folder: PathBuf,
+}
+
+impl Upper {
+    /// The attempt that writes here.
+    pub fn attempt(&self) -> AttemptId {
+        self.attempt
+    }
+
+    /// The overlay's `upperdir`.
+    pub fn upper(&self) -> PathBuf {
+        self.folder.join("fs")
+    }
+
+    /// The overlay's `workdir`.
+    pub fn work(&self) -> PathBuf {
+        self.folder.join("work")
+    }
+
+    /// The folder that holds both, on one file system.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+}
