@@ -6,10 +6,18 @@
 pub mod change_digest;
 pub mod changes;
 pub mod entry;
+pub mod ignore;
+pub mod pattern;
+pub mod select;
+pub mod source;
 pub mod toc;
 pub mod tree;
 
 pub use change_digest::{TimeForm, change_digest};
 pub use changes::{Change, Changes};
 pub use entry::{Entry, FileBody, Kind, LinkGroup, Meta, Origin, Xattrs};
+pub use ignore::{Ignore, IgnoreError};
+pub use pattern::{BadPattern, Pattern};
+pub use select::{SelectError, select, selected_files};
+pub use source::{Filter, Match, SourceError};
 pub use tree::{InsertError, LastLink, ResolveError, Tree};

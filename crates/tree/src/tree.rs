@@ -123,7 +123,10 @@ impl Tree {
     }
 
     /// The names inside a folder, in order; none where there is no folder.
-    pub fn names<'a>(&'a self, folder: &TreePath) -> impl Iterator<Item = (&'a [u8], &'a Entry)> {
+    pub fn names<'a>(
+        &'a self,
+        folder: &TreePath,
+    ) -> impl Iterator<Item = (&'a [u8], &'a Entry)> + use<'a> {
         let dir = match self.node(folder) {
             Some(Found::Dir(dir)) => Some(dir),
             _ => None,
@@ -200,6 +203,13 @@ impl Tree {
         let root = std::iter::once((TreePath::root(), &self.root.entry));
         let entries = root.chain(self.walk()).map(|(path, entry)| (path, Change::Put(entry.clone())));
         Changes(entries.collect())
+    }
+
+    /// A link group that no entry has yet.
+    pub(crate) fn fresh_group(&mut self) -> LinkGroup {
+        let group = LinkGroup(self.next_group);
+        self.next_group = self.next_group.saturating_add(1);
+        group
     }
 
     fn node(&self, path: &TreePath) -> Option<Found<'_>> {

@@ -15,7 +15,7 @@ pub enum LastLink {
 }
 
 /// Says why a path leads nowhere.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ResolveError {
     /// More links than [`limits::LINKS_MAX`] were met.
     #[error("too many links in '{path}'")]
@@ -24,8 +24,19 @@ pub enum ResolveError {
         path: String,
     },
     /// The path, or what a link says, is no path.
-    #[error(transparent)]
-    Invalid(#[from] InvalidPath),
+    #[error("'{path}' is not a path inside a tree: {reason}")]
+    Invalid {
+        /// The path, made printable.
+        path: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+}
+
+impl From<InvalidPath> for ResolveError {
+    fn from(InvalidPath { path, reason }: InvalidPath) -> ResolveError {
+        ResolveError::Invalid { path, reason }
+    }
 }
 
 impl Tree {
