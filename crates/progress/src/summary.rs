@@ -1,0 +1,101 @@
+//! What a build did and where its time went.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use dcbuild_model::UnixTime;
+
+use crate::text::{bytes, line, printable, seconds};
+use crate::trace::Trace;
+use crate::update::{Update, VertexId, VertexState, between};
+
+/// How many of the slowest vertices are named.
+const TOP: usize = 5;
+
+/// Counts what passes by, for a summary at the end.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    trace: Trace,
+    moved: BTreeMap<(VertexId, String), u64>,
+}
+
+/// What a build did.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Summary {
+    /// How long it took.
+    pub took: Duration,
+    /// Vertices that ran to their end.
+    pub ran: usize,
+    /// Vertices whose result was there.
+    pub cached: usize,
+    /// Vertices that failed.
+    pub failed: usize,
+    /// Vertices that were cancelled or never ended.
+    pub canceled: usize,
+    /// The bytes of all transfers.
+    pub moved: u64,
+    /// The slowest vertices by name, slowest first.
+    pub slowest: Vec<(String, Duration)>,
+}
+
+impl Tally {
+    /// Takes one update.
+    pub fn update(&mut self, update: &Update) {
+        match update {
+            Update::Vertex(vertex) => {
+                self.trace.put(vertex);
+            }
+            Update::Status(status) => {
+                self.moved.insert((status.vertex, status.id.clone()), status.current);
+            }
+            Update::Log(_) | Update::Warning(_) => {}
+        }
+    }
+
+    /// The summary as of now.
+    pub fn summary(&self, now: UnixTime) -> Summary {
+        let mut summary = Summary {
+            took: self.trace.started().map(|from| between(from, now)).unwrap_or_default(),
+            moved: self.moved.values().fold(0, |sum, count| sum.saturating_add(*count)),
+            ..Summary::default()
+        };
+        for vertex in self.trace.begun() {
+            match &vertex.state {
+                VertexState::Done { .. } => summary.ran += 1,
+                VertexState::Cached { .. } => summary.cached += 1,
+                VertexState::Failed { .. } => summary.failed += 1,
+                VertexState::Waiting
+                | VertexState::Running { .. }
+                | VertexState::Canceled { .. } => summary.canceled += 1,
+            }
+            if !matches!(vertex.state, VertexState::Cached { .. }) {
+                summary.slowest.push((vertex.name.clone(), vertex.state.took(now)));
+            }
+        }
+        summary.slowest.retain(|(_, took)| *took >= Duration::from_millis(50));
+        summary.slowest.sort_by_key(|(_, took)| std::cmp::Reverse(*took));
+        summary.slowest.truncate(TOP);
+        summary
+    }
+}
+
+impl Summary {
+    /// The block that is printed below a build.
+    pub fn render(&self) -> String {
+        let mut out = String::new();
+        let mut counts = vec![format!("{} ran", self.ran), format!("{} cached", self.cached)];
+        for (count, word) in [(self.failed, "failed"), (self.canceled, "cancelled")] {
+            if count > 0 {
+                counts.push(format!("{count} {word}"));
+            }
+        }
+        if self.moved > 0 {
+            counts.push(format!("{} moved", bytes(self.moved)));
+        }
+        line(&mut out, format_args!("Built in {}: {}", seconds(self.took), counts.join(", ")));
+        for (name, took) in &self.slowest {
+            line(&mut out, format_args!("{:>8}  {}", seconds(*took), printable(name)));
+        }
+        out
+    }
+}
