@@ -1,9 +1,15 @@
-//! Archives that ADD unpacks.
-use std::io::{Read};
+//! Archives that ADD unpacks, known by their content and never by their name.
 
-use dcbuild_tree::Changes;
+use std::io::{self, Read};
 
-use crate::read::{LayerSink, ReadLayerError};
+use dcbuild_model::{ContentDigest, TreePath};
+use dcbuild_tree::{Changes, Origin};
+
+use crate::collect::Rules;
+use crate::header::BLOCK;
+use crate::input::Ratio;
+use crate::parse::Parser;
+use crate::read::{LayerSink, ReadLayerError, stream};
 
 /// What an archive is, by its first bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,19 +28,111 @@ pub enum ArchiveKind {
 
 /// Says why an archive could not be read.
 #[derive(Debug, thiserror::Error)]
-#[error("could not read the {kind:?} archive")]
-pub struct ReadArchiveError {
-    /// What it is by its first bytes.
-    pub kind: ArchiveKind,
-    /// Why not.
-    pub source: ReadLayerError,
+pub enum ReadArchiveError {
+    /// Its first bytes could not be read.
+    #[error("could not read the file")]
+    Open(#[source] io::Error),
+    /// It is an archive, and it is not whole or not allowed.
+    #[error("could not unpack the {} archive", .kind.name())]
+    Read {
+        /// What it is by its first bytes.
+        kind: ArchiveKind,
+        /// Why not.
+        source: ReadLayerError,
+    },
 }
 
-/// Reads an archive as entries below the root, names that lead out taken as if the root were `/`; nothing where the
-/// bytes are no archive that ADD unpacks.
+impl ArchiveKind {
+    /// The name that messages use.
+    pub fn name(self) -> &'static str {
+        match self {
+            ArchiveKind::Tar => "tar",
+            ArchiveKind::Gzip => "gzip",
+            ArchiveKind::Bzip2 => "bzip2",
+            ArchiveKind::Xz => "xz",
+            ArchiveKind::Zstd => "zstd",
+        }
+    }
+}
+
+/// Tells what an archive is by its first bytes, of which 512 do; nothing where ADD would copy the file as it is.
+pub fn detect(start: &[u8]) -> Option<ArchiveKind> {
+    match start {
+        [0x1f, 0x8b, ..] => Some(ArchiveKind::Gzip),
+        [b'B', b'Z', b'h', ..] => Some(ArchiveKind::Bzip2),
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some(ArchiveKind::Xz),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(ArchiveKind::Zstd),
+        _ => is_header(start).then_some(ArchiveKind::Tar),
+    }
+}
+
+/// Reads an archive as entries below the root, names that lead out taken as if the root were `/`.
+///
+/// Nothing comes back where the bytes are no archive, nor where they are a compressed file that holds no tar: ADD copies
+/// such a file as it is.
 pub fn read_archive(
     input: impl Read + Send,
     sink: &mut dyn LayerSink,
 ) -> Result<Option<Changes>, ReadArchiveError> {
-    todo!()
+    let mut input = io::BufReader::with_capacity(256 << 10, input);
+    let mut start = Vec::with_capacity(BLOCK);
+    let first = u64::try_from(BLOCK).unwrap_or(u64::MAX);
+    input.by_ref().take(first).read_to_end(&mut start).map_err(ReadArchiveError::Open)?;
+    let Some(kind) = detect(&start) else { return Ok(None) };
+    let input = io::Cursor::new(start).chain(input);
+    let streamed = stream(input, Ratio::Limited, Rules::Archive, sink, |input| match kind {
+        ArchiveKind::Tar => Ok(Box::new(input)),
+        ArchiveKind::Gzip => Ok(Box::new(flate2::read::MultiGzDecoder::new(input))),
+        ArchiveKind::Bzip2 => Ok(Box::new(bzip2::read::MultiBzDecoder::new(input))),
+        ArchiveKind::Xz => Ok(Box::new(lzma_rust2::XzReader::new(input, true))),
+        ArchiveKind::Zstd => Ok(Box::new(zstd::stream::read::Decoder::new(input)?)),
+    });
+    match streamed {
+        Ok(streamed) => Ok(Some(streamed.collected.changes)),
+        Err(ReadLayerError::NotATar) if kind != ArchiveKind::Tar => Ok(None),
+        Err(source) => Err(ReadArchiveError::Read { kind, source }),
+    }
+}
+
+fn is_header(start: &[u8]) -> bool {
+    matches!(Parser::new(start).next(), Ok(Some(_)))
+        || matches!(start.get(257..262), Some(b"ustar"))
+}
+
+/// Keeps small contents in memory and gives the rest to a sink of the caller's.
+pub struct SmallInline<S> {
+    bytes_max: u64,
+    small: Option<Vec<u8>>,
+    large: S,
+}
+
+impl<S: LayerSink> SmallInline<S> {
+    /// Keeps contents of up to `bytes_max` bytes as [`Origin::Inline`].
+    pub fn new(bytes_max: u64, large: S) -> SmallInline<S> {
+        SmallInline { bytes_max, small: None, large }
+    }
+}
+
+impl<S: LayerSink> LayerSink for SmallInline<S> {
+    fn begin(&mut self, path: &TreePath, size: u64) -> io::Result<()> {
+        self.small = (size <= self.bytes_max).then(Vec::new);
+        if self.small.is_none() { self.large.begin(path, size) } else { Ok(()) }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.small {
+            Some(small) => {
+                small.extend_from_slice(bytes);
+                Ok(())
+            }
+            None => self.large.write(bytes),
+        }
+    }
+
+    fn end(&mut self, content: &ContentDigest) -> io::Result<Option<Origin>> {
+        match self.small.take() {
+            Some(small) => Ok(Some(Origin::Inline(small.into()))),
+            None => self.large.end(content),
+        }
+    }
 }

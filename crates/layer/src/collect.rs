@@ -1,6 +1,13 @@
-//! Collects.
-use dcbuild_model::TreePath;
-use dcbuild_tree::{Changes};
+//! Gathers the members of a foreign tar into changes: names checked, whiteouts understood, links tied.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use dcbuild_model::{LayerId, TreePath, UnixTime};
+use dcbuild_tree::{Change, Changes, Entry, FileBody, Kind, LinkGroup, Origin, toc};
+
+use crate::members::{WHITEOUT, WHITEOUT_META, WHITEOUT_OPAQUE};
+use crate::parse::Raw;
 
 /// An entry that no layer may have.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -12,7 +19,282 @@ pub struct InvalidEntry {
     pub reason: &'static str,
 }
 
-/// The folders that entries of a layer lie in and that the layer itself does not have, parents before children.
+/// How names are meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Rules {
+    /// Names that lead out are refused; whiteouts have their meaning.
+    Layer,
+    /// Names are taken as if the root were `/`; whiteouts are plain files.
+    Archive,
+}
+
+/// What is to be done with a member.
+pub(crate) enum Taken {
+    /// It is done.
+    Done,
+    /// Its content is wanted, for this path.
+    File(TreePath),
+}
+
+struct Put {
+    entry: Entry,
+    inode: u64,
+}
+
+/// What was gathered so far.
+pub(crate) struct Collector {
+    rules: Rules,
+    puts: BTreeMap<TreePath, Put>,
+    whiteouts: BTreeSet<TreePath>,
+    opaque: BTreeSet<TreePath>,
+    origins: HashMap<u64, Origin>,
+    inodes: u64,
+    checked_folder: Option<TreePath>,
+}
+
+/// Changes, their layer, and the table that names it.
+pub(crate) struct Collected {
+    pub(crate) changes: Changes,
+    pub(crate) layer: LayerId,
+    pub(crate) toc: Vec<u8>,
+}
+
+impl Collector {
+    pub(crate) fn new(rules: Rules) -> Collector {
+        Collector {
+            rules,
+            puts: BTreeMap::new(),
+            whiteouts: BTreeSet::new(),
+            opaque: BTreeSet::new(),
+            origins: HashMap::new(),
+            inodes: 0,
+            checked_folder: None,
+        }
+    }
+
+    /// Takes a member, all but a file's content.
+    pub(crate) fn take(&mut self, raw: &Raw) -> Result<Taken, InvalidEntry> {
+        self.try_take(raw).map_err(|reason| InvalidEntry {
+            name: String::from_utf8_lossy(&raw.name).chars().take(200).collect(),
+            reason,
+        })
+    }
+
+    fn try_take(&mut self, raw: &Raw) -> Result<Taken, &'static str> {
+        let path = self.path(&raw.name)?;
+        if self.rules == Rules::Layer
+            && let Some(name) = path.name()
+            && name.starts_with(WHITEOUT)
+        {
+            return self.whiteout(&path, name).map(|()| Taken::Done);
+        }
+        self.check_folder(&path)?;
+        let kind = match raw.flag {
+            b'0' if path.is_root() => return Err("the root is no file"),
+            b'0' => return Ok(Taken::File(path)),
+            b'1' => return self.link(path, &raw.link).map(|()| Taken::Done),
+            b'2' if raw.link.is_empty() || raw.link.len() > 4095 || raw.link.contains(&0) => {
+                return Err("its target is none that a link can have");
+            }
+            b'2' => Kind::Symlink(raw.link.clone()),
+            b'3' if raw.device == (0, 0) => return Ok(Taken::Done),
+            b'3' => Kind::CharDevice { major: raw.device.0, minor: raw.device.1 },
+            b'4' => Kind::BlockDevice { major: raw.device.0, minor: raw.device.1 },
+            b'5' => Kind::Dir,
+            _ => Kind::Fifo,
+        };
+        if path.is_root() && kind != Kind::Dir {
+            return Err("the root is a folder");
+        }
+        let entry = Entry { meta: raw.meta.clone(), kind, links: None };
+        self.inodes += 1;
+        self.put(path, Put { entry, inode: self.inodes });
+        Ok(Taken::Done)
+    }
+
+    /// Takes a file whose content has been read.
+    pub(crate) fn file(
+        &mut self,
+        path: TreePath,
+        raw: Raw,
+        mut body: FileBody,
+        at: Option<Origin>,
+    ) {
+        self.inodes += 1;
+        if let Some(origin) = at {
+            self.origins.insert(self.inodes, origin);
+        }
+        body.origin = Origin::Inline(Arc::from([]));
+        let entry = Entry { meta: raw.meta, kind: Kind::File(body), links: None };
+        self.put(path, Put { entry, inode: self.inodes });
+    }
+
+    fn path(&self, name: &[u8]) -> Result<TreePath, &'static str> {
+        let out =
+            name.starts_with(b"/") || name.split(|byte| *byte == b'/').any(|part| part == b"..");
+        if self.rules == Rules::Layer && out {
+            return Err("it leads out of the layer");
+        }
+        let path = TreePath::clean(name).map_err(|error| error.reason)?;
+        if path.names().any(|name| name.len() > 255) {
+            return Err("a name in it is longer than 255 bytes");
+        }
+        Ok(path)
+    }
+
+    fn whiteout(&mut self, path: &TreePath, name: &[u8]) -> Result<(), &'static str> {
+        let folder = path.parent().unwrap_or_default();
+        if name == WHITEOUT_OPAQUE {
+            self.opaque.insert(folder);
+            return Ok(());
+        }
+        if name.starts_with(WHITEOUT_META) {
+            return Ok(());
+        }
+        match name.strip_prefix(WHITEOUT).unwrap_or_default() {
+            b"" | b"." | b".." => Err("it is a whiteout of nothing"),
+            name => {
+                self.whiteouts.insert(folder.join(name));
+                Ok(())
+            }
+        }
+    }
+
+    fn check_folder(&mut self, path: &TreePath) -> Result<(), &'static str> {
+        let Some(folder) = path.parent() else { return Ok(()) };
+        if self.checked_folder.as_ref() == Some(&folder) {
+            return Ok(());
+        }
+        let mut above = Some(folder.clone());
+        while let Some(path) = above {
+            if self.puts.get(&path).is_some_and(|put| put.entry.kind != Kind::Dir) {
+                return Err("it lies below something that is not a folder");
+            }
+            above = path.parent();
+        }
+        self.checked_folder = Some(folder);
+        Ok(())
+    }
+
+    fn link(&mut self, path: TreePath, link: &[u8]) -> Result<(), &'static str> {
+        let target = self.path(link.strip_prefix(b"/").unwrap_or(link))?;
+        let put = self.puts.get(&target).ok_or("it is a hard link to nothing in this layer")?;
+        if put.entry.kind == Kind::Dir {
+            return Err("it is a hard link to a folder");
+        }
+        if target == path {
+            return Ok(());
+        }
+        let put = Put { entry: put.entry.clone(), inode: put.inode };
+        self.put(path, put);
+        Ok(())
+    }
+
+    fn put(&mut self, path: TreePath, put: Put) {
+        let is_folder = put.entry.kind == Kind::Dir;
+        if self.puts.insert(path.clone(), put).is_some_and(|old| old.entry.kind == Kind::Dir)
+            && !is_folder
+        {
+            self.checked_folder = None;
+            // No name sorts before this one, so the range begins at the folder's first entry.
+            let inside = self.puts.range(path.join(b"\x01")..);
+            let inside: Vec<TreePath> = inside
+                .map(|(below, _)| below)
+                .take_while(|below| below.is_within(&path))
+                .cloned()
+                .collect();
+            for below in inside {
+                self.puts.remove(&below);
+            }
+        } else if !is_folder && self.checked_folder.as_ref().is_some_and(|at| at.is_within(&path)) {
+            self.checked_folder = None;
+        }
+    }
+
+    /// Ties everything together.
+    pub(crate) fn finish(mut self) -> Result<Collected, InvalidEntry> {
+        let puts = std::mem::take(&mut self.puts);
+        let mut names: HashMap<u64, (TreePath, u64)> = HashMap::new();
+        for (path, put) in &puts {
+            names.entry(put.inode).or_insert_with(|| (path.clone(), 0)).1 += 1;
+        }
+        let mut groups: HashMap<u64, LinkGroup> = HashMap::new();
+        let mut inodes: HashMap<TreePath, u64> = HashMap::new();
+        let mut changes = Changes::default();
+        for (path, Put { mut entry, inode }) in puts {
+            if names.get(&inode).is_some_and(|(_, count)| *count > 1) {
+                let next = u64::try_from(groups.len()).unwrap_or(u64::MAX) + 1;
+                entry.links = Some(*groups.entry(inode).or_insert(LinkGroup(next)));
+            }
+            if matches!(entry.kind, Kind::File(_)) {
+                inodes.insert(path.clone(), inode);
+            }
+            changes.0.insert(path, Change::Put(entry));
+        }
+        self.removals(&mut changes)?;
+        let toc = toc::encode(&changes);
+        let layer = toc::layer_id(&toc);
+        for (path, change) in &mut changes.0 {
+            if let Change::Put(Entry { kind: Kind::File(body), .. }) = change
+                && let Some(inode) = inodes.get(path)
+            {
+                let first = names.get(inode).map_or(path, |(first, _)| first).clone();
+                let here = || Origin::Layer { layer, path: first };
+                body.origin = self.origins.get(inode).cloned().unwrap_or_else(here);
+            }
+        }
+        Ok(Collected { changes, layer, toc })
+    }
+
+    fn removals(&self, changes: &mut Changes) -> Result<(), InvalidEntry> {
+        for folder in &self.opaque {
+            let entry = match changes.0.remove(folder) {
+                None => Entry::folder(0o755, (0, 0), UnixTime::default()),
+                Some(Change::Put(entry) | Change::Replace(entry)) if entry.kind == Kind::Dir => {
+                    entry
+                }
+                Some(_) => {
+                    let reason = "it is opaque, and not a folder";
+                    return Err(InvalidEntry { name: folder.to_string(), reason });
+                }
+            };
+            changes.0.insert(folder.clone(), Change::Replace(entry));
+        }
+        for path in &self.whiteouts {
+            let change = match changes.0.remove(path) {
+                Some(Change::Put(entry)) if entry.kind == Kind::Dir => Change::Replace(entry),
+                Some(change) => change,
+                None if has_below(changes, path) => {
+                    Change::Replace(Entry::folder(0o755, (0, 0), UnixTime::default()))
+                }
+                None => Change::Remove,
+            };
+            changes.0.insert(path.clone(), change);
+        }
+        Ok(())
+    }
+}
+
+fn has_below(changes: &Changes, path: &TreePath) -> bool {
+    let mut after = changes.0.range(path.join(b"\x01")..);
+    after.next().is_some_and(|(below, _)| below.is_within(path))
+}
+
+/// The folders that entries of a layer lie in and that the layer itself does not have, parents before children; the root
+/// is not among them.
 pub fn missing_parents(changes: &Changes) -> Vec<TreePath> {
-    todo!()
+    let mut missing: HashSet<TreePath> = HashSet::new();
+    for path in changes.0.keys() {
+        let mut above = path.parent();
+        while let Some(folder) = above {
+            if folder.is_root() || missing.contains(&folder) || changes.0.contains_key(&folder) {
+                break;
+            }
+            above = folder.parent();
+            missing.insert(folder);
+        }
+    }
+    let mut missing: Vec<TreePath> = missing.into_iter().collect();
+    missing.sort();
+    missing
 }

@@ -89,8 +89,7 @@ impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let len = self.inner.read(buf)?;
         self.went_out = self.went_out.saturating_add(u64::try_from(len).unwrap_or(0));
-        let allowed =
-            self.came_in.load(Ordering::Relaxed).saturating_mul(limits::RATIO_MAX);
+        let allowed = self.came_in.load(Ordering::Relaxed).saturating_mul(limits::RATIO_MAX);
         let over = self.went_out > limits::RATIO_FREE_BYTES && self.went_out > allowed;
         if self.ratio == Ratio::Limited && over {
             return Err(io::Error::new(io::ErrorKind::InvalidData, GrowsTooMuch));
@@ -102,24 +101,28 @@ impl<R: Read> Read for Bounded<R> {
 /// A piece of the decompressed stream, or why there is none.
 pub(crate) type Piece = io::Result<Arc<Vec<u8>>>;
 
-/// Reads to the end and sends all of it to both; a receiver that went away is no reason to stop hashing for the other.
-pub(crate) fn pump(mut from: impl Read, parse: &Sender<Piece>, hash: &Sender<Arc<Vec<u8>>>) {
+/// Reads to the end, sends all of it to both, and says whether the end was reached with both listening.
+pub(crate) fn pump(
+    mut from: impl Read,
+    parse: &Sender<Piece>,
+    hash: &Sender<Arc<Vec<u8>>>,
+) -> bool {
     loop {
         let mut piece = Vec::with_capacity(CHUNK);
         let wanted = u64::try_from(CHUNK).unwrap_or(u64::MAX);
         let result = from.by_ref().take(wanted).read_to_end(&mut piece);
         match result {
-            Ok(0) => return,
+            Ok(0) => return true,
             Ok(_) => {
                 let piece = Arc::new(piece);
                 if hash.send(Arc::clone(&piece)).is_err() || parse.send(Ok(piece)).is_err() {
-                    return;
+                    return false;
                 }
             }
             Err(error) => {
                 // The parser is told; where it has gone, nobody asks.
                 parse.send(Err(error)).unwrap_or_default();
-                return;
+                return false;
             }
         }
     }

@@ -1,12 +1,19 @@
 //! Reads a layer that somebody else made: once, hashing all of it, and believing none of it.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
-use dcbuild_model::{Compression, ContentDigest, DiffId, LayerDigest, LayerId, TreePath};
-use dcbuild_tree::{Changes, Origin};
+use crossbeam_channel::bounded;
+use dcbuild_model::{Compression, ContentDigest, DiffId, Digest, LayerDigest, LayerId, TreePath};
+use dcbuild_tree::{Changes, FileBody, Origin};
+use flate2::read::MultiGzDecoder;
+use sha2::{Digest as _, Sha256};
 
-use crate::collect::InvalidEntry;
-use crate::input::Ratio;
+use crate::collect::{Collected, Collector, InvalidEntry, Rules, Taken};
+use crate::input::{self, Bounded, Hashing, Pieces, Ratio};
+use crate::parse::Parser;
 
 /// How a layer's bytes are to be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -118,5 +125,112 @@ pub fn read_layer(
     form: LayerForm,
     sink: &mut dyn LayerSink,
 ) -> Result<ReadLayer, ReadLayerError> {
-    todo!()
+    let mut input = io::BufReader::with_capacity(256 << 10, input);
+    let compression = match form.compression {
+        Some(compression) => compression,
+        None => match input.fill_buf().map_err(ReadLayerError::Read)? {
+            [0x1f, 0x8b, ..] => Compression::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Compression::Zstd,
+            _ => Compression::None,
+        },
+    };
+    let streamed = stream(input, form.ratio, Rules::Layer, sink, |input| match compression {
+        Compression::None => Ok(Box::new(input)),
+        Compression::Gzip => Ok(Box::new(MultiGzDecoder::new(input))),
+        Compression::Zstd => Ok(Box::new(zstd::stream::read::Decoder::new(input)?)),
+    })?;
+    let Collected { changes, layer, toc } = streamed.collected;
+    Ok(ReadLayer {
+        changes,
+        layer,
+        toc,
+        diff_id: DiffId(streamed.tar),
+        digest: LayerDigest(streamed.blob),
+        size: streamed.size,
+        compression,
+    })
+}
+
+/// What a stream of bytes turned out to be.
+pub(crate) struct Streamed {
+    pub(crate) collected: Collected,
+    tar: Digest,
+    blob: Digest,
+    size: u64,
+}
+
+/// Decompresses on one thread, hashes the tar on a second, and parses here.
+pub(crate) fn stream<I: Read + Send>(
+    input: I,
+    ratio: Ratio,
+    rules: Rules,
+    sink: &mut dyn LayerSink,
+    decoder: impl for<'a> Fn(&'a mut Hashing<I>) -> io::Result<Box<dyn Read + 'a>> + Send,
+) -> Result<Streamed, ReadLayerError> {
+    let (to_parse, pieces) = bounded(8);
+    let (to_hash, tar) = bounded::<Arc<Vec<u8>>>(8);
+    thread::scope(|scope| {
+        let pump = scope.spawn(move || {
+            let came_in = Arc::new(AtomicU64::new(0));
+            let mut input = Hashing::new(input, Arc::clone(&came_in));
+            let whole = match decoder(&mut input) {
+                Ok(inner) => {
+                    let came_in = Arc::clone(&came_in);
+                    let bounded = Bounded { inner, came_in, went_out: 0, ratio };
+                    input::pump(bounded, &to_parse, &to_hash)
+                }
+                Err(error) => {
+                    to_parse.send(Err(error)).unwrap_or_default();
+                    false
+                }
+            };
+            drop((to_parse, to_hash));
+            // A stream that nobody wants any more may be endless.
+            let blob = if whole { input.finish()? } else { [0; 32] };
+            io::Result::Ok((Digest(blob), came_in.load(Ordering::Relaxed)))
+        });
+        let hasher = scope.spawn(move || {
+            tar.iter().fold(Sha256::new(), |hash, piece| hash.chain_update(&*piece)).finalize()
+        });
+        // The parser drops its pieces when it fails, which ends the other two.
+        let collected = collect(Parser::new(Pieces::new(pieces)), rules, sink)?;
+        let (blob, size) = join(pump).map_err(ReadLayerError::Read)?;
+        let tar = Digest(join(hasher).into());
+        Ok(Streamed { collected, tar, blob, size })
+    })
+}
+
+fn join<T>(handle: thread::ScopedJoinHandle<'_, T>) -> T {
+    handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn collect(
+    mut parser: Parser<Pieces>,
+    rules: Rules,
+    sink: &mut dyn LayerSink,
+) -> Result<Collected, ReadLayerError> {
+    let mut collector = Collector::new(rules);
+    while let Some(raw) = parser.next()? {
+        let path = match collector.take(&raw)? {
+            Taken::Done if raw.size > 0 => {
+                parser.content(raw.size, |_| Ok(()))?;
+                continue;
+            }
+            Taken::Done => continue,
+            Taken::File(path) => path,
+        };
+        let failed = |source| ReadLayerError::Sink { path: path.clone(), source };
+        sink.begin(&path, raw.size).map_err(failed)?;
+        let mut hash = Sha256::new();
+        parser.content(raw.size, |bytes| {
+            hash.update(bytes);
+            sink.write(bytes).map_err(failed)
+        })?;
+        let content = ContentDigest(Digest(hash.finalize().into()));
+        let origin = sink.end(&content).map_err(failed)?;
+        let body = FileBody { content, size: raw.size, origin: Origin::Inline(Arc::from([])) };
+        collector.file(path, raw, body, origin);
+    }
+    parser.drain()?;
+    Ok(collector.finish()?)
 }
