@@ -1,1 +1,101 @@
-//! dcbuild-context
+//! A build's context where it lies on the user's disk: lists it, hashes what is asked for, opens files of it.
+//!
+//! Everything works by file descriptor from the folder down and never follows a link out of it; pipes, sockets and
+//! devices are listed and never opened. Nothing is copied and nothing is written but the cache of hashes. Start with
+//! [`Context`], which gives a [`Listing`], which [`hash`] turns into a tree.
+
+mod beneath;
+pub mod find;
+pub mod hash;
+pub mod scan;
+pub mod stat_cache;
+mod walk;
+mod xattrs;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dcbuild_model::{Fault, TreePath};
+use rustix::fs::{Mode, OFlags};
+
+pub use find::{FindError, Found, Origins, Source, find};
+pub use hash::{HashError, Hashed, hash};
+pub use scan::{Listing, ScanError};
+pub use stat_cache::StatCache;
+
+/// A folder that a build reads, held open.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Its place in the job's list of contexts.
+    index: u32,
+    root: PathBuf,
+    folder: Arc<OwnedFd>,
+}
+
+/// Says why a folder cannot be a context.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is no folder there.
+    #[error("the context '{path}' is not a folder that can be read")]
+    NotFolder {
+        /// The path, as the user wrote it.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl OpenError {
+    /// Who can mend it.
+    pub fn fault(&self) -> Fault {
+        Fault::Request
+    }
+
+    /// What could help.
+    pub fn hint(&self) -> Option<&'static str> {
+        Some("give the path of a folder, such as '.'")
+    }
+}
+
+impl Context {
+    /// Opens a folder; `index` is its place in the job's list of contexts.
+    pub fn open(path: &Path, index: u32) -> Result<Context, OpenError> {
+        let failed = |source| OpenError::NotFolder { path: path.into(), source };
+        let root = std::fs::canonicalize(path).map_err(failed)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder =
+            rustix::fs::open(&root, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
+        Ok(Context { index, root, folder: Arc::new(folder) })
+    }
+
+    /// Its path, absolute and without links.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Its place in the job's list of contexts.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Opens files of it later.
+    pub fn reader(&self) -> ContextReader {
+        ContextReader { folder: self.folder.clone() }
+    }
+}
+
+/// Opens files of a context for reading: regular files inside the folder only, through no link.
+#[derive(Clone, Debug)]
+pub struct ContextReader {
+    folder: Arc<OwnedFd>,
+}
+
+impl ContextReader {
+    /// Opens one file from its first byte on.
+    pub fn open(&self, path: &TreePath) -> io::Result<File> {
+        beneath::open_file(&self.folder, path).map(|(file, _)| file)
+    }
+}

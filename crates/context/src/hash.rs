@@ -1,0 +1,228 @@
+//! Hashes the files that the steps of a build read, and no others.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use dcbuild_model::{ContentDigest, Digest, Fault, Selection, SelectionDigest, TreePath};
+use dcbuild_tree::{Entry, Kind, SelectError, Tree, Xattrs, select, selected_files};
+use rustix::fs::Stat;
+use sha2::Digest as _;
+
+use crate::scan::{FileStat, Listing, Unhashed};
+use crate::stat_cache::{Known, StatCache};
+use crate::{Context, beneath, xattrs};
+
+const BUFFER_BYTES: usize = 256 << 10;
+/// How often a file is read again that changes under our eyes.
+const TRIES: usize = 3;
+
+/// Says why the files of a context could not be hashed.
+#[derive(Debug, thiserror::Error)]
+pub enum HashError {
+    /// A source names nothing, or is malformed.
+    #[error("could not select {sources} from the context")]
+    Select {
+        /// The sources, as they were written.
+        sources: String,
+        /// What is wrong.
+        source: SelectError,
+    },
+    /// A file could not be read.
+    #[error("could not read '{path}' of the context")]
+    Read {
+        /// The file.
+        path: TreePath,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file did not stop changing while it was read.
+    #[error("context changed during the build: {path}")]
+    Changed {
+        /// The file.
+        path: TreePath,
+    },
+}
+
+impl HashError {
+    /// Who can mend it.
+    pub fn fault(&self) -> Fault {
+        Fault::Request
+    }
+
+    /// What could help.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            HashError::Select { .. } => {
+                Some("is it in the context, and not named by .dockerignore?")
+            }
+            HashError::Read { .. } => {
+                Some("make it readable, or leave it out with a line in .dockerignore")
+            }
+            HashError::Changed { .. } => {
+                Some("start the build again when nothing writes to the file")
+            }
+        }
+    }
+}
+
+/// A context, as far as it was asked for.
+#[derive(Debug)]
+pub struct Hashed {
+    /// The folders, links and other entries, and the files that were asked for; owners as on the disk.
+    pub tree: Tree,
+    /// What each selection sees, in the order in which they were given.
+    pub selections: Vec<SelectionDigest>,
+    /// How many files were read.
+    pub files_read: u64,
+    /// How many were known already.
+    pub files_known: u64,
+    /// How many bytes were read.
+    pub bytes_read: u64,
+}
+
+/// What one file turned out to be.
+struct Seen {
+    content: ContentDigest,
+    stat: FileStat,
+    xattrs: Xattrs,
+    /// It was read, not remembered.
+    read: bool,
+}
+
+/// Hashes what the selections ask for, on all cores, but for files that the cache knows.
+pub fn hash(
+    context: &Context,
+    listing: &Listing,
+    selections: &[Selection],
+    cache: &mut StatCache,
+) -> Result<Hashed, HashError> {
+    let mut wanted = BTreeSet::new();
+    for selection in selections {
+        let files = selected_files(&listing.tree, selection);
+        wanted.append(&mut files.map_err(|source| not_selected(selection, source))?);
+    }
+    let wanted: Vec<TreePath> = wanted.into_iter().collect();
+    let seen = look_at_all(context, listing, &wanted, cache)?;
+    let (mut files_read, mut files_known, mut bytes_read) = (0, 0, 0);
+    for (path, seen) in seen.iter().map(|(path, seen)| (*path, seen)) {
+        if seen.read {
+            files_read += 1;
+            bytes_read += seen.stat.size;
+            let has_xattrs = !seen.xattrs.is_empty();
+            let known = Known { stat: seen.stat, content: seen.content, has_xattrs };
+            cache.put(path.clone(), known);
+        } else {
+            files_known += 1;
+        }
+    }
+    let tree = tree_of(listing, &seen);
+    let digests = selections.iter().map(|selection| {
+        select(&tree, selection).map_err(|source| not_selected(selection, source))
+    });
+    let selections = digests.collect::<Result<_, _>>()?;
+    Ok(Hashed { tree, selections, files_read, files_known, bytes_read })
+}
+
+fn not_selected(selection: &Selection, source: SelectError) -> HashError {
+    HashError::Select { sources: selection.sources.join(" "), source }
+}
+
+/// The listing less the files that nobody asked for, with the contents of the others.
+fn tree_of(listing: &Listing, seen: &BTreeMap<&TreePath, Seen>) -> Tree {
+    let entries = listing.tree.walk().filter_map(|(path, entry)| {
+        let mut entry: Entry = entry.clone();
+        if let Kind::File(body) = &mut entry.kind {
+            let seen = seen.get(&path)?;
+            body.content = seen.content;
+            body.size = seen.stat.size;
+            entry.meta.xattrs = seen.xattrs.clone();
+        }
+        Some((path, entry))
+    });
+    Tree::from_entries(entries).expect("a tree's own entries come after their folders")
+}
+
+fn look_at_all<'w>(
+    context: &Context,
+    listing: &Listing,
+    wanted: &'w [TreePath],
+    cache: &StatCache,
+) -> Result<BTreeMap<&'w TreePath, Seen>, HashError> {
+    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let work = || -> Result<Vec<(&'w TreePath, Seen)>, HashError> {
+        let mut buffer = vec![0; BUFFER_BYTES];
+        let mut seen = Vec::new();
+        while !stop.load(Ordering::Relaxed) {
+            let Some(path) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+            let Some(file) = listing.files.get(path) else { continue };
+            let found = look_at(context, path, file, cache, &mut buffer);
+            stop.fetch_or(found.is_err(), Ordering::Relaxed);
+            seen.push((path, found?));
+        }
+        Ok(seen)
+    };
+    let cores =
+        std::thread::available_parallelism().map_or(1, usize::from).min(wanted.len().max(1));
+    let mut all = BTreeMap::new();
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..cores).map(|_| scope.spawn(work)).collect();
+        let mut result = work().map(|seen| all.extend(seen));
+        for other in others {
+            match other.join() {
+                Ok(seen) => result = result.and(seen.map(|seen| all.extend(seen))),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        result
+    })?;
+    Ok(all)
+}
+
+fn look_at(
+    context: &Context,
+    path: &TreePath,
+    file: &Unhashed,
+    cache: &StatCache,
+    buffer: &mut [u8],
+) -> Result<Seen, HashError> {
+    let failed = |source: io::Error| HashError::Read { path: path.clone(), source };
+    let known = cache.get(path, &file.stat);
+    if let Some(Known { stat, content, has_xattrs: false }) = known {
+        return Ok(Seen { content, stat, xattrs: Xattrs::default(), read: false });
+    }
+    for _ in 0..TRIES {
+        let (mut open, before) = beneath::open_file(&context.folder, path).map_err(failed)?;
+        let stat = FileStat::of(&before);
+        let xattrs = xattrs::read(&open).map_err(|errno| failed(errno.into()))?;
+        if let Some(known) = known.filter(|known| known.stat == stat) {
+            return Ok(Seen { content: known.content, stat, xattrs, read: false });
+        }
+        let (content, size) = digest(&mut open, buffer).map_err(failed)?;
+        let after: Stat = rustix::fs::fstat(&open).map_err(|errno| failed(errno.into()))?;
+        if FileStat::of(&after) == stat && size == stat.size {
+            return Ok(Seen { content, stat, xattrs, read: true });
+        }
+    }
+    Err(HashError::Changed { path: path.clone() })
+}
+
+fn digest(file: &mut File, buffer: &mut [u8]) -> io::Result<(ContentDigest, u64)> {
+    let mut hash = sha2::Sha256::new();
+    let mut size = 0_u64;
+    loop {
+        match file.read(buffer) {
+            Ok(0) => return Ok((ContentDigest(Digest(hash.finalize().into())), size)),
+            Ok(count) => {
+                hash.update(buffer.get(..count).unwrap_or_default());
+                size += u64::try_from(count).unwrap_or(0);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}

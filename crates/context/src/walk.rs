@@ -1,0 +1,216 @@
+//! Walks a folder with all cores: each reads one folder at a time and leaves those below it to whoever is free.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use dcbuild_model::{TreePath, UnixTime, limits};
+use dcbuild_tree::ignore::Seen;
+use dcbuild_tree::{Entry, FileBody, Ignore, Kind, Meta, Origin, Xattrs};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use crate::scan::{FileStat, ScanError, Unhashed};
+use crate::xattrs;
+
+/// One entry, as it was met.
+pub(crate) struct Met {
+    pub(crate) path: TreePath,
+    pub(crate) entry: Entry,
+    /// Of a regular file.
+    pub(crate) file: Option<Unhashed>,
+    /// Left out by a pattern; a folder that counts only if something in it does.
+    pub(crate) conditional: bool,
+}
+
+/// A folder that is to be read.
+struct Job {
+    parent: Arc<OwnedFd>,
+    /// None for the top, which is `parent` itself.
+    path: TreePath,
+    seen: Seen,
+    depth: usize,
+}
+
+struct Queue {
+    jobs: Vec<Job>,
+    /// Jobs taken and not ended; more may come of them.
+    busy: usize,
+    failed: Option<ScanError>,
+}
+
+struct Walk<'a> {
+    ignore: &'a Ignore,
+    context: u32,
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+/// Lists all that is below a folder and not ignored, in no order.
+pub(crate) fn walk(
+    folder: &Arc<OwnedFd>,
+    ignore: &Ignore,
+    context: u32,
+) -> Result<Vec<Met>, ScanError> {
+    let top =
+        Job { parent: folder.clone(), path: TreePath::root(), seen: Seen::default(), depth: 0 };
+    let queue = Queue { jobs: vec![top], busy: 0, failed: None };
+    let walk = Walk { ignore, context, queue: Mutex::new(queue), changed: Condvar::new() };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from).min(16);
+    let mut met = Vec::new();
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..cores).map(|_| scope.spawn(|| walk.run())).collect();
+        met.append(&mut walk.run());
+        for other in others {
+            match other.join() {
+                Ok(mut found) => met.append(&mut found),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+    });
+    let failed = walk.queue.into_inner().unwrap_or_else(PoisonError::into_inner).failed;
+    failed.map_or(Ok(met), Err)
+}
+
+impl Walk<'_> {
+    fn run(&self) -> Vec<Met> {
+        let mut met = Vec::new();
+        let mut below = Vec::new();
+        while let Some(job) = self.take() {
+            let result = self.folder(&job, &mut met, &mut below);
+            let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            queue.busy -= 1;
+            queue.jobs.append(&mut below);
+            if let Err(error) = result {
+                queue.failed.get_or_insert(error);
+            }
+            drop(queue);
+            self.changed.notify_all();
+        }
+        met
+    }
+
+    fn take(&self) -> Option<Job> {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if queue.failed.is_some() {
+                return None;
+            }
+            // The newest first: so the folders held open stay few.
+            if let Some(job) = queue.jobs.pop() {
+                queue.busy += 1;
+                return Some(job);
+            }
+            if queue.busy == 0 {
+                return None;
+            }
+            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Reads one folder: what it holds goes to `met`, folders in it to `below`.
+    fn folder(&self, job: &Job, met: &mut Vec<Met>, below: &mut Vec<Job>) -> Result<(), ScanError> {
+        let failed =
+            |errno: Errno| ScanError::Folder { path: job.path.clone(), source: errno.into() };
+        if job.depth > limits::DEPTH_MAX {
+            return Err(ScanError::TooDeep { path: job.path.clone() });
+        }
+        let name = job.path.name().unwrap_or(b".");
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let folder =
+            match rustix::fs::openat(&job.parent, OsStr::from_bytes(name), flags, Mode::empty()) {
+                // It went away since it was listed.
+                Err(Errno::NOENT) => return Ok(()),
+                other => Arc::new(other.map_err(failed)?),
+            };
+        for item in Dir::read_from(&folder).map_err(failed)? {
+            let item = item.map_err(failed)?;
+            let name = item.file_name().to_bytes();
+            if matches!(name, b"." | b"..") {
+                continue;
+            }
+            let path = job.path.join(name);
+            if path.as_bytes().len() > limits::PATH_BYTES_MAX {
+                return Err(ScanError::TooDeep { path: job.path.clone() });
+            }
+            let (out, seen) = self.ignore.matches_below(path.as_bytes(), &job.seen);
+            let known = item.file_type();
+            let maybe_folder = matches!(known, FileType::Directory | FileType::Unknown);
+            if out && (!maybe_folder || self.ignore.skips_whole(path.as_bytes())) {
+                continue;
+            }
+            let Some(one) = self.entry(&folder, path, out)? else { continue };
+            if one.entry.is_dir() {
+                let (parent, path) = (folder.clone(), one.path.clone());
+                below.push(Job { parent, path, seen, depth: job.depth + 1 });
+            } else if out {
+                continue;
+            }
+            met.push(one);
+        }
+        Ok(())
+    }
+
+    /// What stands under one name; none if it went away.
+    fn entry(&self, folder: &OwnedFd, path: TreePath, out: bool) -> Result<Option<Met>, ScanError> {
+        let failed = |path: &TreePath, errno: Errno| ScanError::Entry {
+            path: path.clone(),
+            source: errno.into(),
+        };
+        let name = OsStr::from_bytes(path.name().unwrap_or(b"."));
+        let stat = match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(None),
+            other => other.map_err(|errno| failed(&path, errno))?,
+        };
+        let file_stat = FileStat::of(&stat);
+        let mut attributes = Xattrs::default();
+        let mut file = None;
+        let device = || (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+        let kind = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => {
+                file = Some(Unhashed { stat: file_stat, inode: file_stat.shared_inode(&stat) });
+                let origin = Origin::Context { context: self.context, path: path.clone() };
+                Kind::File(FileBody { content: Unhashed::CONTENT, size: file_stat.size, origin })
+            }
+            FileType::Directory => {
+                attributes = folder_xattrs(folder, name);
+                Kind::Dir
+            }
+            FileType::Symlink => match rustix::fs::readlinkat(folder, name, Vec::new()) {
+                Err(Errno::NOENT | Errno::INVAL) => return Ok(None),
+                other => Kind::Symlink(other.map_err(|errno| failed(&path, errno))?.into_bytes()),
+            },
+            FileType::Fifo => Kind::Fifo,
+            FileType::Socket => Kind::Socket,
+            FileType::CharacterDevice => {
+                let (major, minor) = device();
+                Kind::CharDevice { major, minor }
+            }
+            FileType::BlockDevice => {
+                let (major, minor) = device();
+                Kind::BlockDevice { major, minor }
+            }
+            FileType::Unknown => {
+                let source = io::Error::from(io::ErrorKind::Unsupported);
+                return Err(ScanError::Entry { path, source });
+            }
+        };
+        let meta = meta(&stat, file_stat.mtime, attributes);
+        let entry = Entry { meta, kind, links: None };
+        Ok(Some(Met { path, entry, file, conditional: out }))
+    }
+}
+
+fn meta(stat: &Stat, mtime: UnixTime, xattrs: Xattrs) -> Meta {
+    Meta { mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid, mtime, xattrs }
+}
+
+/// A folder that cannot be opened fails when it is read, not here.
+fn folder_xattrs(folder: &OwnedFd, name: &OsStr) -> Xattrs {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(folder, name, flags, Mode::empty())
+        .and_then(xattrs::read)
+        .unwrap_or_default()
+}
