@@ -1,0 +1,61 @@
+use super::*;
+
+fn parse(text: &str) -> DockerConfig {
+    DockerConfig::parse(text.as_bytes()).unwrap()
+}
+
+fn basic(username: &str, password: &str) -> Credential {
+    Credential::Basic { username: username.into(), password: Secret::new(password.into()) }
+}
+
+#[tokio::test]
+async fn entries_are_found_by_the_whole_host() {
+    let config = parse(
+        r#"{"auths":{
+            "https://index.docker.io/v1/":{"auth":"dTpw"},
+            "ghcr.io":{"username":"a","password":"b:c"},
+            "https://old.example/v2/":{"auth":"dTpw"},
+            "registry.example:443":{"identitytoken":"t"},
+            "empty.example":{}},
+          "psFormat":"ignored"}"#,
+    );
+    for (host, want) in [
+        ("docker.io", Some(basic("u", "p"))),
+        ("registry-1.docker.io", Some(basic("u", "p"))),
+        ("ghcr.io", Some(basic("a", "b:c"))),
+        ("old.example", Some(basic("u", "p"))),
+        ("registry.example:443", Some(Credential::Identity { token: Secret::new("t".into()) })),
+        ("registry.example", None),
+        ("empty.example", None),
+        ("evil-ghcr.io", None),
+        ("ghcr.io.evil.com", None),
+        ("cr.io", None),
+    ] {
+        assert_eq!(config.credential(host).await.unwrap(), want, "{host}");
+    }
+}
+
+#[tokio::test]
+async fn malformed_configs_are_errors_without_content() {
+    let config = parse(r#"{"auths":{"x":{"auth":"hunter2!"}}}"#);
+    let error = config.credential("x").await.unwrap_err();
+    assert_eq!(error.to_string(), "docker config has a malformed entry for 'x'");
+    assert!(DockerConfig::parse(b"{\"auths\":[\"hunter2\"]}").is_err());
+    assert_eq!(format!("{:?}", basic("u", "hunter2")), r#"Basic { username: "u", password: (secret) }"#);
+}
+
+#[tokio::test]
+async fn helper_names_cannot_be_paths() {
+    let config = parse(r#"{"credsStore":"../../tmp/evil"}"#);
+    let error = config.credential("x").await.unwrap_err();
+    assert!(matches!(error, CredentialError::HelperName { .. }));
+    let config = parse(r#"{"credHelpers":{"x":"surely-not-installed"}}"#);
+    assert!(matches!(config.credential("x").await.unwrap_err(), CredentialError::Helper { .. }));
+    assert_eq!(config.credential("y").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_missing_file_has_no_credentials() {
+    let config = DockerConfig::load(Path::new("/nonexistent/config.json")).await.unwrap();
+    assert_eq!(config.credential("docker.io").await.unwrap(), None);
+}

@@ -1,0 +1,399 @@
+//! What can go wrong between dcbuild and a registry, and who can mend it.
+
+use dcbuild_model::{Digest, Fault, Platform};
+use dcbuild_oci::{CountMismatch, InvalidConfig, InvalidManifest};
+
+use crate::credentials::CredentialError;
+use crate::layout::LayoutOpenError;
+
+/// What a registry answered when it refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiError {
+    /// The registry.
+    pub host: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// The registry's own code, such as `MANIFEST_UNKNOWN`; may be empty.
+    pub code: String,
+    /// The registry's own words, cut at 500 characters; may be empty.
+    pub message: String,
+}
+
+impl std::fmt::Display for ApiError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} answered {}", self.host, self.status)?;
+        if !self.code.is_empty() {
+            write!(f, " {}", self.code)?;
+        }
+        if !self.message.is_empty() {
+            write!(f, ": {}", self.message)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ApiError {}
+
+/// Says why an exchange with a registry failed, all retries included.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// The registry could not be reached, or the connection broke.
+    #[error("could not reach {host}")]
+    Connect {
+        /// The registry.
+        host: String,
+        /// What the network said.
+        source: reqwest::Error,
+    },
+    /// Nothing moved for too long.
+    #[error("{host} was silent for {seconds} seconds")]
+    Stalled {
+        /// The registry.
+        host: String,
+        /// For how long.
+        seconds: u64,
+    },
+    /// The registry refused.
+    #[error(transparent)]
+    Status(#[from] ApiError),
+    /// The registry redirects without end.
+    #[error("{host} redirected more than {max} times")]
+    Redirects {
+        /// The registry.
+        host: String,
+        /// How often it may.
+        max: usize,
+    },
+    /// The registry redirects to a place that is not followed.
+    #[error("{host} sent us to '{target}', which is not followed ({why})")]
+    Location {
+        /// The registry.
+        host: String,
+        /// The place, without its query, cut at 200 characters.
+        target: String,
+        /// Why not.
+        why: &'static str,
+    },
+    /// The credentials could not be found.
+    #[error("could not get credentials for {host}")]
+    Credentials {
+        /// The registry.
+        host: String,
+        /// Why not.
+        source: CredentialError,
+    },
+    /// The token service gave no token.
+    #[error("token service {realm} gave no token for {host}")]
+    Token {
+        /// The registry.
+        host: String,
+        /// The token service.
+        realm: String,
+        /// Why not.
+        source: Box<HttpError>,
+    },
+    /// An answer has another shape than the specification says.
+    #[error("{host} gave an answer that makes no sense: {what}")]
+    Answer {
+        /// The registry.
+        host: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The connection's settings cannot be used.
+    #[error("could not prepare connections to {host}: {what}")]
+    Setup {
+        /// The registry.
+        host: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// The bytes to be sent could not be read.
+    #[error("could not read what was to be sent to {host}")]
+    Read {
+        /// The registry.
+        host: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+impl HttpError {
+    /// Whether another try may go better.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            HttpError::Connect { .. } | HttpError::Stalled { .. } => true,
+            HttpError::Status(api) => matches!(api.status, 408 | 429 | 500..=599),
+            HttpError::Token { source, .. } => source.is_transient(),
+            _ => false,
+        }
+    }
+
+    pub(crate) fn status(&self) -> Option<u16> {
+        match self {
+            HttpError::Status(api) => Some(api.status),
+            HttpError::Token { source, .. } => source.status(),
+            _ => None,
+        }
+    }
+
+    /// Who can mend it.
+    pub fn fault(&self) -> Fault {
+        match self {
+            HttpError::Connect { .. }
+            | HttpError::Stalled { .. }
+            | HttpError::Answer { .. }
+            | HttpError::Redirects { .. }
+            | HttpError::Read { .. }
+            | HttpError::Location { .. } => Fault::Cluster,
+            HttpError::Credentials { .. } | HttpError::Setup { .. } => Fault::Request,
+            HttpError::Token { source, .. } => source.fault(),
+            HttpError::Status(_) if self.is_transient() => Fault::Cluster,
+            HttpError::Status(_) => Fault::Request,
+        }
+    }
+
+    fn is_refusal(&self) -> bool {
+        matches!(self.status(), Some(401 | 403))
+    }
+}
+
+/// Says why an image could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    /// The registry does not let us.
+    #[error("pull access denied for {image}: it does not exist or needs a login")]
+    Denied {
+        /// The image.
+        image: String,
+        /// What the registry said.
+        source: HttpError,
+    },
+    /// There is no such image.
+    #[error("manifest unknown: {image} was not found")]
+    NotFound {
+        /// The image.
+        image: String,
+        /// What the registry said.
+        source: HttpError,
+    },
+    /// A blob is missing.
+    #[error("blob unknown: {image} has no blob {digest}")]
+    NoBlob {
+        /// The image.
+        image: String,
+        /// The blob.
+        digest: Digest,
+    },
+    /// The exchange failed.
+    #[error("could not pull {image}")]
+    Http {
+        /// The image.
+        image: String,
+        /// Why.
+        source: HttpError,
+    },
+    /// The bytes are not those that were asked for.
+    #[error("{image}: got {got} where {wanted} was asked for")]
+    Digest {
+        /// The image.
+        image: String,
+        /// What was asked for.
+        wanted: Digest,
+        /// What came.
+        got: Digest,
+    },
+    /// There are more or fewer bytes than the manifest says.
+    #[error("{image}: blob {digest} has {got} bytes where its manifest says {wanted}")]
+    Size {
+        /// The image.
+        image: String,
+        /// The blob.
+        digest: Digest,
+        /// How many there should be.
+        wanted: u64,
+        /// How many came.
+        got: u64,
+    },
+    /// The manifest is wrong.
+    #[error("{image} has a bad manifest")]
+    Manifest {
+        /// The image.
+        image: String,
+        /// What is wrong.
+        source: InvalidManifest,
+    },
+    /// The config is wrong.
+    #[error("{image} has a bad config")]
+    Config {
+        /// The image.
+        image: String,
+        /// What is wrong.
+        source: InvalidConfig,
+    },
+    /// Manifest and config do not match.
+    #[error("{image} contradicts itself")]
+    Counts {
+        /// The image.
+        image: String,
+        /// How.
+        source: CountMismatch,
+    },
+    /// It is something else than an image.
+    #[error("{image} is no container image but '{media_type}'")]
+    NotAnImage {
+        /// The reference.
+        image: String,
+        /// What it is.
+        media_type: String,
+    },
+    /// The image has no form for the platform.
+    #[error("{image} is not made for {platform}, only for {offered}")]
+    NoPlatform {
+        /// The image.
+        image: String,
+        /// What was wanted.
+        platform: Platform,
+        /// What there is.
+        offered: String,
+    },
+    /// Indexes point at indexes at indexes.
+    #[error("{image} nests more than {max} indexes")]
+    Nested {
+        /// The image.
+        image: String,
+        /// How many there may be.
+        max: usize,
+    },
+    /// The layout on disk could not be read.
+    #[error("could not read {image}")]
+    Layout {
+        /// The image.
+        image: String,
+        /// Why.
+        source: LayoutOpenError,
+    },
+}
+
+impl PullError {
+    /// Sorts the failure of an exchange by what it means for whoever asked for the image.
+    pub(crate) fn of(image: &str, source: HttpError) -> PullError {
+        let image = image.to_owned();
+        match source.status() {
+            _ if source.is_refusal() => PullError::Denied { image, source },
+            Some(404) => PullError::NotFound { image, source },
+            _ => PullError::Http { image, source },
+        }
+    }
+
+    /// Who can mend it.
+    pub fn fault(&self) -> Fault {
+        match self {
+            PullError::Http { source, .. } => source.fault(),
+            PullError::Digest { .. } | PullError::Size { .. } => Fault::Cluster,
+            PullError::Layout { source, .. } => source.fault(),
+            _ => Fault::Request,
+        }
+    }
+
+    /// What the user could do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            PullError::Denied { image, .. } => {
+                let host = image.split('/').next().unwrap_or(image);
+                Some(format!("check the name, or log in with `docker login {host}`"))
+            }
+            PullError::NotFound { image, .. } => {
+                Some(format!("check the name and tag of {image}; it may have been deleted"))
+            }
+            PullError::Http { source, .. } if source.status() == Some(429) => {
+                Some("the registry limits pulls; log in, wait, or configure a mirror".into())
+            }
+            PullError::NoPlatform { .. } => {
+                Some("choose another --platform or another base image".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Says why something could not be pushed.
+#[derive(Debug, thiserror::Error)]
+pub enum PushError {
+    /// The registry does not let us.
+    #[error("push access denied for {target}: the repository does not exist or needs a login")]
+    Denied {
+        /// The repository or image.
+        target: String,
+        /// What the registry said.
+        source: HttpError,
+    },
+    /// The registry knows no such repository.
+    #[error("could not push to {target}: the registry has no such repository")]
+    NotFound {
+        /// The repository or image.
+        target: String,
+        /// What the registry said.
+        source: HttpError,
+    },
+    /// A blob was not taken.
+    #[error("could not push blob {digest} to {target}")]
+    Blob {
+        /// The repository.
+        target: String,
+        /// The blob.
+        digest: Digest,
+        /// Why not.
+        source: HttpError,
+    },
+    /// A manifest was not taken.
+    #[error("could not push the manifest of {target}")]
+    Manifest {
+        /// The image.
+        target: String,
+        /// Why not.
+        source: HttpError,
+    },
+}
+
+impl PushError {
+    pub(crate) fn blob(target: &str, digest: Digest, source: HttpError) -> PushError {
+        let target = target.to_owned();
+        match source.status() {
+            _ if source.is_refusal() => PushError::Denied { target, source },
+            Some(404) => PushError::NotFound { target, source },
+            _ => PushError::Blob { target, digest, source },
+        }
+    }
+
+    pub(crate) fn manifest(target: &str, source: HttpError) -> PushError {
+        let target = target.to_owned();
+        match source.status() {
+            _ if source.is_refusal() => PushError::Denied { target, source },
+            Some(404) => PushError::NotFound { target, source },
+            _ => PushError::Manifest { target, source },
+        }
+    }
+
+    /// Who can mend it.
+    pub fn fault(&self) -> Fault {
+        match self {
+            PushError::Denied { .. } | PushError::NotFound { .. } => Fault::Request,
+            PushError::Blob { source, .. } | PushError::Manifest { source, .. } => source.fault(),
+        }
+    }
+
+    /// What the user could do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            PushError::Denied { target, .. } => {
+                let host = target.split('/').next().unwrap_or(target);
+                Some(format!("log in with `docker login {host}`, and check that you may push there"))
+            }
+            PushError::NotFound { .. } => {
+                Some("create the repository first, or check its name".into())
+            }
+            _ => None,
+        }
+    }
+}
