@@ -5,19 +5,27 @@
 
 pub mod change_digest;
 pub mod changes;
+pub mod chmod;
+pub mod copy;
 pub mod entry;
 pub mod ignore;
+pub mod owner;
 pub mod pattern;
 pub mod select;
 pub mod source;
+pub mod stubs;
 pub mod toc;
 pub mod tree;
 
 pub use change_digest::{TimeForm, change_digest};
 pub use changes::{Change, Changes};
+pub use chmod::{Chmod, ChmodError};
+pub use copy::{CopyError, CopyRequest, CopySource, SourceOwners, copy, destination, workdir};
 pub use entry::{Entry, FileBody, Kind, LinkGroup, Meta, Origin, Xattrs};
 pub use ignore::{Ignore, IgnoreError};
+pub use owner::{Accounts, OwnerError, resolve_owner};
 pub use pattern::{BadPattern, Pattern};
 pub use select::{SelectError, select, selected_files};
 pub use source::{Filter, Match, SourceError};
+pub use stubs::without_stubs;
 pub use tree::{InsertError, LastLink, ResolveError, Tree};

@@ -84,7 +84,8 @@ fn matches<'t>(tree: &'t Tree, selection: &Selection) -> Result<Vec<Vec<Match<'t
 
 fn mounted<'t>(tree: &'t Tree, selection: &Selection) -> Result<(TreePath, &'t Entry), SelectError> {
     let source = selection.sources.first().map_or("", String::as_str);
-    let path = tree.resolve(source.as_bytes(), LastLink::Keep)?;
+    // A mount shows where a link leads: the digest must too.
+    let path = tree.resolve(source.as_bytes(), LastLink::Follow)?;
     match tree.get(&path) {
         Some(entry) => Ok((path, entry)),
         None => Err(SourceError::NotFound { path }),

@@ -44,15 +44,27 @@ impl Tree {
     ///
     /// What does not exist is kept as written, so that the answer names what would be made.
     pub fn resolve(&self, path: &[u8], last: LastLink) -> Result<TreePath, ResolveError> {
+        self.resolve_in(&TreePath::root(), path, last)
+    }
+
+    /// The same with a folder for a root, as after a `chroot` into it; the answer counts from the tree's root.
+    pub(crate) fn resolve_in(
+        &self,
+        top: &TreePath,
+        path: &[u8],
+        last: LastLink,
+    ) -> Result<TreePath, ResolveError> {
         // Checks the bytes and the length once; the names are walked as written, since `..` after a link is not lexical.
         TreePath::clean(path)?;
         let mut rest: Vec<Vec<u8>> = names(path);
         rest.reverse();
-        let mut done = TreePath::root();
+        let mut done = top.clone();
         let mut links = 0;
         while let Some(name) = rest.pop() {
             if name == b".." {
-                done = done.parent().unwrap_or_default();
+                if done != *top {
+                    done = done.parent().unwrap_or_default();
+                }
                 continue;
             }
             let here = done.join(&name);
@@ -70,7 +82,7 @@ impl Tree {
             }
             TreePath::clean(target)?;
             if target.starts_with(b"/") {
-                done = TreePath::root();
+                done = top.clone();
             }
             rest.extend(names(target).into_iter().rev());
         }
