@@ -5,7 +5,7 @@ use dcbuild_model::{
 };
 
 use crate::event::{InfraFault, StepFault, Work};
-use crate::graph::{InvalidGraph, Made, OutputIndex};
+use crate::graph::{InvalidGraph, Made, OutputIndex, Requests};
 
 /// A job that a worker is to run.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -183,10 +183,12 @@ pub enum Refusal {
 /// Something that a person who waits should know.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Note {
-    /// No worker of this platform is there; the build waits.
+    /// No worker that could run this is there; the build waits.
     NoWorker {
-        /// The platform.
-        platform: Platform,
+        /// The platform; none if any would do.
+        platform: Option<Platform>,
+        /// What is asked for besides.
+        requests: Requests,
     },
     /// An attempt was lost, and another will be made.
     Retry {

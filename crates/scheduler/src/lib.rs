@@ -9,7 +9,17 @@
 pub mod action;
 pub mod event;
 pub mod graph;
+
+mod advance;
+mod build;
+mod job;
+mod lifecycle;
+mod queue;
+mod report;
+mod result;
 mod state;
+mod subscribe;
+mod worker;
 
 pub use action::{Action, CancelledBy, Failure, How, Lease, Note, Outcome, Refusal, Stop};
 pub use event::{
@@ -19,4 +29,5 @@ pub use graph::{
     CacheMount, Freshness, Graph, InvalidGraph, Made, OutputIndex, OutputNode, Requests, Sees,
     Share, StepKind, StepNode,
 };
+pub use lifecycle::{BUILDS_MAX, ENDED_MAX};
 pub use state::Scheduler;
