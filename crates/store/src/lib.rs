@@ -1,1 +1,21 @@
-//! dcbuild-store
+//! Where blobs, records and names are kept: small traits, and the folder that implements them on one machine.
+//!
+//! A store never decides what counts: it says what it has. It refuses bytes that are not what their name says, and it
+//! treats what it cannot read as absent. Start with [`BlobStore`] and [`StepIndex`]; [`FolderStore`] is the backend that
+//! any number of processes of one machine use at once.
+
+pub mod blob;
+pub mod error;
+pub mod folder;
+pub mod index;
+pub mod locks;
+pub mod verified;
+
+pub use blob::{BlobStore, BlobStream, ByteRange, read_bytes, stream_of};
+pub use error::StoreError;
+pub use folder::prune::{EntryKind, PruneReport, PruneRequest, StoreEntry, victims};
+pub use folder::writer::BlobWriter;
+pub use folder::{Durability, FolderStore, InUse, StoreCounts};
+pub use index::{HashedBase, ImageNames, LayerIndex, NamedImage, StepIndex, StoredBlob};
+pub use locks::{KeyLock, KeyLocks, LockError, LockMode};
+pub use verified::Verified;

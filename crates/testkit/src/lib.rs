@@ -1,1 +1,8 @@
-//! dcbuild-testkit
+//! Fakes and contract suites: what tests of several crates lean on. Only ever a dev-dependency.
+//!
+//! A fake obeys the same contract as the real thing: see [`contract`] and the tests that run it on both.
+
+pub mod blobs;
+pub mod contract;
+
+pub use blobs::{BlobCall, FaultyBlobs, MemoryBlobs};

@@ -1,0 +1,91 @@
+//! What a store may answer instead of what it was asked for.
+
+use std::path::PathBuf;
+
+use dcbuild_model::{BlobDigest, Fault};
+
+/// Says why a store could not do as told.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The store has no such blob.
+    #[error("blob {blob} is not in the store")]
+    NotFound {
+        /// The blob.
+        blob: BlobDigest,
+    },
+    /// The store's bytes were not the blob's; they are out of the way now.
+    #[error("blob {blob} was corrupt and has been put aside")]
+    Corrupt {
+        /// The blob.
+        blob: BlobDigest,
+    },
+    /// The bytes that were to be stored have another digest; nothing was stored.
+    #[error("the bytes for blob {expected} have the digest {found}")]
+    DigestMismatch {
+        /// The name that they came with.
+        expected: BlobDigest,
+        /// The name that they have.
+        found: BlobDigest,
+    },
+    /// The blob is larger than the reader allows.
+    #[error("blob {blob} is larger than {max} bytes")]
+    TooLarge {
+        /// The blob.
+        blob: BlobDigest,
+        /// The reader's limit.
+        max: u64,
+    },
+    /// A file or folder of the store failed.
+    #[error("could not use {path} of the store", path = path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// A value could not be written as JSON.
+    #[error("could not encode {what} for the store")]
+    Encode {
+        /// What was to be written.
+        what: &'static str,
+        /// The encoder's answer.
+        source: serde_json::Error,
+    },
+    /// The content that was to be stored broke off.
+    #[error("the content for the store broke off")]
+    Content {
+        /// Whoever sent it.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A store outside this process did not answer as it should.
+    #[error("the store {store} failed")]
+    Unavailable {
+        /// The store, as the configuration names it.
+        store: String,
+        /// What it answered.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The runtime is shutting down, or a task of the store panicked.
+    #[error("the store's work was stopped")]
+    Stopped,
+}
+
+impl StoreError {
+    /// Whether the caller may go on as if the blob had never been stored.
+    pub fn is_miss(&self) -> bool {
+        matches!(self, StoreError::NotFound { .. } | StoreError::Corrupt { .. })
+    }
+
+    /// Who can mend it.
+    pub fn fault(&self) -> Fault {
+        match self {
+            StoreError::Encode { .. } => Fault::Bug,
+            _ => Fault::Cluster,
+        }
+    }
+
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> StoreError {
+        let path = path.into();
+        move |source| StoreError::Io { path, source }
+    }
+}

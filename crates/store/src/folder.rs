@@ -1,0 +1,350 @@
+//! A folder as a store, for any number of processes at once.
+//!
+//! Files are written under `tmp/`, then renamed, and never change. A file's mtime is when it was last used. Each handle
+//! writes into a folder of its own below `tmp/`, which the next handle sweeps once its lock has died with its process.
+
+mod images;
+mod layers;
+pub mod prune;
+mod read;
+mod records;
+pub mod writer;
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use dcbuild_model::{BlobDigest, Scope, UnixTime};
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, utimensat};
+
+use crate::locks::{self, KeyLock, LockMode};
+use crate::{KeyLocks, StoreError};
+
+/// How stale a file's time of last use may be before a use writes it again.
+const USE_SECONDS: i64 = 3600;
+const FOLDERS: [&str; 9] =
+    ["blobs/sha256", "step", "layer", "base", "image", "tmp", "quarantine", "lock", "use"];
+
+/// When what is stored counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Durability {
+    /// After a crash of the machine too.
+    Synced,
+    /// Until the machine stops; [`FolderStore::confirm_synced`] makes it last.
+    ThisBoot,
+}
+
+/// What a handle met that it could only put aside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct StoreCounts {
+    /// Blobs that were corrupt.
+    pub quarantined: u64,
+    /// Records and other documents that could not be read.
+    pub unreadable: u64,
+}
+
+#[derive(Debug)]
+struct Inner {
+    dir: PathBuf,
+    tmp: PathBuf,
+    boot: String,
+    opened: UnixTime,
+    opened_at: tokio::time::Instant,
+    newest_use: AtomicI64,
+    quarantined: AtomicU64,
+    unreadable: AtomicU64,
+    names: AtomicU64,
+    _alive: KeyLock,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.tmp) {
+            tracing::debug!(path = %self.tmp.display(), %error, "a folder of the store stays behind");
+        }
+    }
+}
+
+/// A handle on a folder store; clones share it.
+#[derive(Clone, Debug)]
+pub struct FolderStore {
+    inner: Arc<Inner>,
+    durability: Durability,
+}
+
+/// Keeps all that is used from now on from being pruned, by any process, until it is dropped.
+#[derive(Debug)]
+pub struct InUse {
+    _lock: KeyLock,
+}
+
+impl FolderStore {
+    /// Opens a store, makes its folders if need be, and sweeps what dead processes left in `tmp/`.
+    pub fn open(dir: &Path) -> Result<FolderStore, StoreError> {
+        for folder in FOLDERS {
+            let path = dir.join(folder);
+            std::fs::create_dir_all(&path).map_err(StoreError::io(path))?;
+        }
+        let boot_file = Path::new("/proc/sys/kernel/random/boot_id");
+        let boot = std::fs::read_to_string(boot_file).map_err(StoreError::io(boot_file))?;
+        let (alive, tmp) = claim_tmp(&dir.join("tmp"))?;
+        let opened = modified(&alive.file().metadata().map_err(StoreError::io(&tmp))?);
+        let inner = Inner {
+            dir: dir.into(),
+            tmp,
+            boot: boot.trim().into(),
+            opened,
+            opened_at: tokio::time::Instant::now(),
+            newest_use: AtomicI64::new(i64::MIN),
+            quarantined: AtomicU64::new(0),
+            unreadable: AtomicU64::new(0),
+            names: AtomicU64::new(0),
+            _alive: alive,
+        };
+        sweep_tmp(&dir.join("tmp"));
+        Ok(FolderStore { inner: Arc::new(inner), durability: Durability::ThisBoot })
+    }
+
+    /// The same store, whose records written through [`crate::StepIndex`] count as said; `ThisBoot` if nothing is said.
+    #[must_use]
+    pub fn with_durability(mut self, durability: Durability) -> FolderStore {
+        self.durability = durability;
+        self
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.inner.dir
+    }
+
+    /// Where a blob is or would be, for readers on the same machine.
+    pub fn path_of(&self, blob: &BlobDigest) -> PathBuf {
+        let hex = blob.0.hex();
+        self.inner.dir.join("blobs/sha256").join(&hex[..2]).join(hex)
+    }
+
+    /// The locks that all processes on this store share.
+    pub fn locks(&self) -> Result<KeyLocks, crate::LockError> {
+        KeyLocks::open(&self.inner.dir.join("lock"))
+    }
+
+    /// Starts a time of use; hold it while what was found, read or stored is still needed.
+    pub fn begin_use(&self) -> Result<InUse, StoreError> {
+        let folder = self.inner.dir.join("use");
+        let lock = claim(&folder, &self.inner.names)?;
+        let metadata = lock.file().metadata().map_err(StoreError::io(folder))?;
+        self.inner.newest_use.fetch_max(modified(&metadata).secs, Ordering::Relaxed);
+        Ok(InUse { _lock: lock })
+    }
+
+    /// What this handle and its clones have put aside so far.
+    pub fn counts(&self) -> StoreCounts {
+        StoreCounts {
+            quarantined: self.inner.quarantined.load(Ordering::Relaxed),
+            unreadable: self.inner.unreadable.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Writes everything of the store's file system to the disk.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        let folder = File::open(&self.inner.dir).map_err(StoreError::io(&self.inner.dir))?;
+        rustix::fs::syncfs(&folder).map_err(|error| StoreError::io(&self.inner.dir)(error.into()))
+    }
+
+    /// The time as the store's file system counts it: its time at opening, and what has passed since.
+    fn now(&self) -> UnixTime {
+        let passed = self.inner.opened_at.elapsed();
+        let nanos = u64::from(self.inner.opened.nanos) + u64::from(passed.subsec_nanos());
+        let carried = i64::from(nanos >= 1_000_000_000);
+        UnixTime {
+            secs: self.inner.opened.secs
+                + i64::try_from(passed.as_secs()).unwrap_or(i64::MAX / 2)
+                + carried,
+            nanos: u32::try_from(nanos % 1_000_000_000).unwrap_or(0),
+        }
+    }
+
+    /// Notes a use of a file, unless it was noted lately and no time of use has begun since.
+    fn touch(&self, path: &Path, last: UnixTime) {
+        let stale = last.secs < self.now().secs - USE_SECONDS;
+        // A time of use may have begun in the very second of the last note, so equal counts as earlier.
+        if !stale && last.secs > self.inner.newest_use.load(Ordering::Relaxed) {
+            return;
+        }
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        let keep = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+        let times = Timestamps { last_access: keep, last_modification: now };
+        if let Err(error) = utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW) {
+            tracing::debug!(path = %path.display(), %error, "a use was not noted");
+        }
+    }
+
+    /// Writes a small file whole or not at all.
+    fn write_whole(
+        &self,
+        path: &Path,
+        bytes: &[u8],
+        durability: Durability,
+    ) -> Result<(), StoreError> {
+        let mut file = tempfile::NamedTempFile::new_in(&self.inner.tmp)
+            .map_err(StoreError::io(&self.inner.tmp))?;
+        file.write_all(bytes).map_err(StoreError::io(file.path()))?;
+        self.publish(file, path, durability)
+    }
+
+    /// Gives a finished temporary file its name.
+    fn publish(
+        &self,
+        file: tempfile::NamedTempFile,
+        path: &Path,
+        durability: Durability,
+    ) -> Result<(), StoreError> {
+        let parent = path.parent().unwrap_or(&self.inner.dir);
+        if durability == Durability::Synced {
+            file.as_file().sync_all().map_err(StoreError::io(file.path()))?;
+        }
+        let mut file = file.into_temp_path();
+        // Pruning removes empty folders, so the folder may vanish between its making and the rename.
+        let mut tries = 0;
+        loop {
+            match file.persist(path) {
+                Ok(()) => break,
+                Err(error) if error.error.kind() == std::io::ErrorKind::NotFound && tries < 8 => {
+                    std::fs::create_dir_all(parent).map_err(StoreError::io(parent))?;
+                    file = error.path;
+                    tries += 1;
+                }
+                Err(error) => return Err(StoreError::io(path)(error.error)),
+            }
+        }
+        if durability == Durability::Synced {
+            let folder = File::open(parent).map_err(StoreError::io(parent))?;
+            folder.sync_all().map_err(StoreError::io(parent))?;
+        }
+        Ok(())
+    }
+
+    /// Reads a document; an absent one is none, and so is one that cannot be understood, which is counted.
+    fn read_document<T: serde::de::DeserializeOwned>(
+        &self,
+        path: &Path,
+    ) -> Result<Option<(T, UnixTime)>, StoreError> {
+        let Some(mut file) = open(path)? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut file, &mut bytes).map_err(StoreError::io(path))?;
+        let time = modified(&file.metadata().map_err(StoreError::io(path))?);
+        match serde_json::from_slice(&bytes) {
+            Ok(document) => Ok(Some((document, time))),
+            Err(error) => {
+                self.inner.unreadable.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(path = %path.display(), %error, "a document of the store is passed over");
+                Ok(None)
+            }
+        }
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&FolderStore) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let store = self.clone();
+        tokio::task::spawn_blocking(move || work(&store)).await.unwrap_or(Err(StoreError::Stopped))
+    }
+}
+
+/// A scope as one file name; `+` is in no scope.
+fn scope_name(scope: &Scope) -> String {
+    scope.as_str().replace('/', "+")
+}
+
+fn open(path: &Path) -> Result<Option<File>, StoreError> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::io(path)(error)),
+    }
+}
+
+fn stat(path: &Path) -> Result<Option<std::fs::Metadata>, StoreError> {
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::io(path)(error)),
+    }
+}
+
+/// What a folder holds now; a folder that is gone holds nothing.
+fn children(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let gone = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+    let entries = match std::fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if gone(&error) => return Ok(Vec::new()),
+        Err(error) => return Err(StoreError::io(path)(error)),
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        match entry {
+            Ok(entry) => paths.push(entry.path()),
+            Err(error) if gone(&error) => break,
+            Err(error) => return Err(StoreError::io(path)(error)),
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn modified(metadata: &std::fs::Metadata) -> UnixTime {
+    use std::os::unix::fs::MetadataExt as _;
+    UnixTime { secs: metadata.mtime(), nanos: u32::try_from(metadata.mtime_nsec()).unwrap_or(0) }
+}
+
+/// Takes a fresh name in a folder of locks.
+fn claim(folder: &Path, names: &AtomicU64) -> Result<KeyLock, StoreError> {
+    loop {
+        let number = names.fetch_add(1, Ordering::Relaxed);
+        let path = folder.join(format!("{}-{number}", std::process::id()));
+        match locks::acquire(&path, LockMode::Exclusive).map_err(StoreError::io(&path))? {
+            Some(lock) => {
+                // A dead process's file carries that process's time.
+                rustix::fs::futimens(lock.file(), &both_now())
+                    .map_err(|error| StoreError::io(&path)(error.into()))?;
+                return Ok(lock);
+            }
+            // Taken: by another handle of ours, or by a process of the same number in another pid namespace.
+            None => {}
+        }
+    }
+}
+
+fn both_now() -> Timestamps {
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    Timestamps { last_access: now, last_modification: now }
+}
+
+fn claim_tmp(tmp: &Path) -> Result<(KeyLock, PathBuf), StoreError> {
+    let alive = claim(tmp, &AtomicU64::new(0))?;
+    let folder = alive.path().with_extension("d");
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).map_err(StoreError::io(&folder))?;
+    }
+    std::fs::create_dir(&folder).map_err(StoreError::io(&folder))?;
+    Ok((alive, folder))
+}
+
+/// Removes the temporary folders of processes that are gone; what resists stays for the next sweep.
+fn sweep_tmp(tmp: &Path) {
+    for folder in children(tmp).unwrap_or_default() {
+        if folder.extension().is_none_or(|extension| extension != "d") {
+            continue;
+        }
+        // The lock is held while the folder goes, and its file goes with it.
+        let dead = locks::acquire(&folder.with_extension(""), LockMode::Exclusive);
+        if let Ok(Some(_lock)) = dead
+            && let Err(error) = std::fs::remove_dir_all(&folder)
+        {
+            tracing::warn!(path = %folder.display(), %error, "could not sweep a temporary folder");
+        }
+    }
+}

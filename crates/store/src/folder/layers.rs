@@ -1,0 +1,79 @@
+//! Which forms of a layer a folder store knows: `layer/HEX.COMPRESSION.json` and `base/HEX.json`.
+
+use std::path::PathBuf;
+
+use dcbuild_model::{Compression, LayerDigest, LayerId};
+use serde::{Deserialize, Serialize};
+
+use super::{Durability, FolderStore};
+use crate::{HashedBase, LayerIndex, StoreError, StoredBlob};
+
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Versioned<T> {
+    pub(super) version: u32,
+    pub(super) value: T,
+}
+
+impl FolderStore {
+    pub(super) fn find_value<T>(&self, path: PathBuf) -> Result<Option<T>, StoreError>
+    where
+        T: serde::de::DeserializeOwned,
+    {
+        let Some((stored, used)) = self.read_document::<Versioned<T>>(&path)? else {
+            return Ok(None);
+        };
+        self.touch(&path, used);
+        Ok((stored.version == VERSION).then_some(stored.value))
+    }
+
+    pub(super) fn put_value<T: Serialize>(
+        &self,
+        path: PathBuf,
+        what: &'static str,
+        value: T,
+    ) -> Result<(), StoreError> {
+        let bytes = serde_json::to_vec(&Versioned { version: VERSION, value })
+            .map_err(|source| StoreError::Encode { what, source })?;
+        self.write_whole(&path, &bytes, Durability::ThisBoot)
+    }
+
+    fn layer_path(&self, layer: &LayerId, compression: Compression) -> PathBuf {
+        let name = format!("{}.{}.json", layer.0.hex(), compression.name());
+        self.inner.dir.join("layer").join(name)
+    }
+
+    fn base_path(&self, digest: &LayerDigest) -> PathBuf {
+        self.inner.dir.join("base").join(format!("{}.json", digest.0.hex()))
+    }
+}
+
+#[async_trait::async_trait]
+impl LayerIndex for FolderStore {
+    async fn find_blob(
+        &self,
+        layer: &LayerId,
+        compression: Compression,
+    ) -> Result<Option<StoredBlob>, StoreError> {
+        let path = self.layer_path(layer, compression);
+        self.blocking(move |store| store.find_value(path)).await
+    }
+
+    async fn put_blob(&self, layer: &LayerId, stored: &StoredBlob) -> Result<(), StoreError> {
+        let path = self.layer_path(layer, stored.blob.compression);
+        let stored = stored.clone();
+        self.blocking(move |store| store.put_value(path, "a layer's blob", stored)).await
+    }
+
+    async fn find_base(&self, digest: &LayerDigest) -> Result<Option<HashedBase>, StoreError> {
+        let path = self.base_path(digest);
+        self.blocking(move |store| store.find_value(path)).await
+    }
+
+    async fn put_base(&self, digest: &LayerDigest, base: &HashedBase) -> Result<(), StoreError> {
+        let (path, base) = (self.base_path(digest), base.clone());
+        self.blocking(move |store| store.put_value(path, "a base layer", base)).await
+    }
+}

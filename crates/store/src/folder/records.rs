@@ -1,0 +1,208 @@
+//! The step records of a folder store: `step/SCOPE/KEY/ATTEMPT.json`.
+//!
+//! A record that was written before its blobs and snapshots were synced carries the boot that it was written in and
+//! counts in that boot only. `unsynced/BOOT/` lists such records, so that any process can confirm them.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
+use dcbuild_model::{Record, Scope, StepKey, UnixTime};
+use serde::{Deserialize, Serialize};
+
+use super::{Durability, FolderStore, children, scope_name};
+use crate::{StepIndex, StoreError};
+
+/// The only form of a stored record that is understood; any other is a miss.
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredRecord {
+    version: u32,
+    /// The boot that it counts in; all, if none.
+    boot: Option<String>,
+    decided: UnixTime,
+    record: Record,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Unsynced {
+    /// Below the store's folder.
+    paths: Vec<PathBuf>,
+}
+
+impl FolderStore {
+    /// Stores a record; `Synced` first writes everything that it may speak of to the disk.
+    pub fn put_record(
+        &self,
+        scope: &Scope,
+        record: &Record,
+        durability: Durability,
+    ) -> Result<(), StoreError> {
+        let boot = match durability {
+            Durability::Synced => {
+                self.sync()?;
+                None
+            }
+            Durability::ThisBoot => Some(self.inner.boot.clone()),
+        };
+        let stored =
+            StoredRecord { version: VERSION, boot, decided: self.now(), record: record.clone() };
+        let paths: Vec<PathBuf> = std::iter::once(record.recipe)
+            .chain(record.outcome)
+            .map(|key| relative(scope, &key).join(format!("{}.json", record.attempt)))
+            .collect();
+        if durability == Durability::ThisBoot {
+            // The list is written first: a record that is on no list could never be confirmed.
+            self.list_unsynced(&paths)?;
+        }
+        for path in &paths {
+            self.put_stored(path, &stored, durability)?;
+        }
+        Ok(())
+    }
+
+    fn put_stored(
+        &self,
+        relative: &PathBuf,
+        stored: &StoredRecord,
+        durability: Durability,
+    ) -> Result<(), StoreError> {
+        let path = self.inner.dir.join(relative);
+        if let Some((old, _)) = self.read_document::<StoredRecord>(&path)?
+            && self.counts_now(&old)
+            && (old.boot.is_none() || stored.boot.is_some())
+        {
+            return Ok(());
+        }
+        self.write_whole(&path, &encode(stored)?, durability)
+    }
+
+    fn list_unsynced(&self, paths: &[PathBuf]) -> Result<(), StoreError> {
+        let number = self.inner.names.fetch_add(1, Ordering::Relaxed);
+        // The temporary folder's name is this handle's alone.
+        let handle = self.inner.tmp.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let path = self.unsynced_folder().join(format!("{handle}-{number}.json"));
+        let list = Unsynced { paths: paths.to_vec() };
+        self.write_whole(&path, &encode(&list)?, Durability::ThisBoot)
+    }
+
+    fn unsynced_folder(&self) -> PathBuf {
+        self.inner.dir.join("unsynced").join(&self.inner.boot)
+    }
+
+    /// Syncs, then makes every record that any process wrote in this boot before the sync count for good; returns how
+    /// many files that were. Records that another boot left unconfirmed are removed.
+    pub fn confirm_synced(&self) -> Result<u64, StoreError> {
+        let mut lists = Vec::new();
+        for path in children(&self.unsynced_folder())? {
+            if let Some((list, _)) = self.read_document::<Unsynced>(&path)? {
+                lists.push((path, list));
+            }
+        }
+        if !lists.is_empty() {
+            self.sync()?;
+        }
+        let mut confirmed = 0;
+        for (path, list) in lists {
+            for relative in &list.paths {
+                confirmed += u64::from(self.confirm(relative)?);
+            }
+            remove_quietly(&path);
+        }
+        self.drop_other_boots()?;
+        Ok(confirmed)
+    }
+
+    fn confirm(&self, relative: &PathBuf) -> Result<bool, StoreError> {
+        let path = self.inner.dir.join(relative);
+        match self.read_document::<StoredRecord>(&path)? {
+            Some((stored, _)) if stored.boot.as_ref() == Some(&self.inner.boot) => {
+                let stored = StoredRecord { boot: None, ..stored };
+                self.write_whole(&path, &encode(&stored)?, Durability::ThisBoot)?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn drop_other_boots(&self) -> Result<(), StoreError> {
+        for boot in children(&self.inner.dir.join("unsynced"))? {
+            if boot == self.unsynced_folder() {
+                continue;
+            }
+            for path in children(&boot)? {
+                let list = self.read_document::<Unsynced>(&path)?;
+                for relative in list.map_or(Vec::new(), |(list, _)| list.paths) {
+                    let record = self.inner.dir.join(relative);
+                    let stale = self
+                        .read_document::<StoredRecord>(&record)?
+                        .is_some_and(|(stored, _)| !self.counts_now(&stored));
+                    if stale {
+                        remove_quietly(&record);
+                    }
+                }
+                remove_quietly(&path);
+            }
+            if let Err(error) = std::fs::remove_dir(&boot) {
+                tracing::debug!(path = %boot.display(), %error, "a list of another boot stays");
+            }
+        }
+        Ok(())
+    }
+
+    fn counts_now(&self, stored: &StoredRecord) -> bool {
+        stored.version == VERSION
+            && stored.boot.as_ref().is_none_or(|boot| *boot == self.inner.boot)
+    }
+
+    /// All records under one key, the one decided last at the end.
+    pub fn find_records(&self, scope: &Scope, key: &StepKey) -> Result<Vec<Record>, StoreError> {
+        let mut found = Vec::new();
+        for path in children(&self.inner.dir.join(relative(scope, key)))? {
+            let Some((stored, used)) = self.read_document::<StoredRecord>(&path)? else {
+                continue;
+            };
+            let named = stored.record.recipe == *key || stored.record.outcome == Some(*key);
+            if named && self.counts_now(&stored) {
+                self.touch(&path, used);
+                found.push(stored);
+            }
+        }
+        found.sort_by_key(|stored| (stored.decided, stored.record.attempt));
+        Ok(found.into_iter().map(|stored| stored.record).collect())
+    }
+}
+
+fn relative(scope: &Scope, key: &StepKey) -> PathBuf {
+    let hex = key.0.hex();
+    PathBuf::from("step").join(scope_name(scope)).join(hex)
+}
+
+fn encode(value: &impl Serialize) -> Result<Vec<u8>, StoreError> {
+    serde_json::to_vec(value).map_err(|source| StoreError::Encode { what: "a step record", source })
+}
+
+fn remove_quietly(path: &std::path::Path) {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), %error, "could not remove a file of the store");
+        }
+        _ => {}
+    }
+}
+
+#[async_trait::async_trait]
+impl StepIndex for FolderStore {
+    async fn find(&self, scope: &Scope, keys: &[StepKey]) -> Result<Vec<Vec<Record>>, StoreError> {
+        let (scope, keys) = (scope.clone(), keys.to_vec());
+        self.blocking(move |store| keys.iter().map(|key| store.find_records(&scope, key)).collect())
+            .await
+    }
+
+    async fn put(&self, scope: &Scope, record: &Record) -> Result<(), StoreError> {
+        let (scope, record) = (scope.clone(), record.clone());
+        self.blocking(move |store| store.put_record(&scope, &record, store.durability)).await
+    }
+}
