@@ -128,12 +128,12 @@ impl StatCache {
 }
 
 fn number(out: &mut Vec<u8>, mut value: u64) {
-    while let Ok(low @ 0x80..) = u8::try_from((value & 0x7f) | if value > 0x7f { 0x80 } else { 0 })
-    {
-        out.push(low);
+    let low = |value: u64| u8::try_from(value & 0x7f).unwrap_or(0);
+    while value > 0x7f {
+        out.push(low(value) | 0x80);
         value >>= 7;
     }
-    out.push(u8::try_from(value & 0x7f).unwrap_or(0));
+    out.push(low(value));
 }
 
 fn encode(entries: &[(Vec<u8>, Known)]) -> Vec<u8> {

@@ -1,1 +1,121 @@
-//! See the module above.
+//! Hashing real files, with and without the cache.
+
+use std::fs;
+use std::path::Path;
+
+use dcbuild_model::{Digest, Selection, SelectionForm, TreePath, UnixTime};
+use dcbuild_tree::{Ignore, Kind, Origin};
+
+use super::*;
+use crate::{Context, StatCache};
+
+const LATER: UnixTime = UnixTime { secs: 4_000_000_000, nanos: 0 };
+
+fn copy(source: &str) -> Selection {
+    let sources = vec![source.to_owned()];
+    Selection { form: SelectionForm::Copy, sources, exclude: Vec::new(), parents: false }
+}
+
+/// One build: scan, hash, save.
+fn build(
+    folder: &Path,
+    state: &Path,
+    sources: &[&str],
+    now: UnixTime,
+) -> Result<Hashed, HashError> {
+    let context = Context::open(folder, 3).unwrap();
+    let listing = context.scan(&Ignore::default(), now).unwrap();
+    let mut cache = StatCache::load(state, &context);
+    let selections: Vec<Selection> = sources.iter().map(|source| copy(source)).collect();
+    let hashed = hash(&context, &listing, &selections, &mut cache)?;
+    cache.save(&listing).unwrap();
+    Ok(hashed)
+}
+
+fn folders() -> (tempfile::TempDir, tempfile::TempDir) {
+    let (folder, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::create_dir(folder.path().join("src")).unwrap();
+    fs::write(folder.path().join("src/a"), "aaaa").unwrap();
+    fs::write(folder.path().join("src/b"), "bb").unwrap();
+    fs::write(folder.path().join("other"), "o").unwrap();
+    (folder, state)
+}
+
+#[test]
+fn only_what_is_asked_for_is_read() {
+    let (folder, state) = folders();
+    let hashed = build(folder.path(), state.path(), &["src"], LATER).unwrap();
+    assert_eq!((hashed.files_read, hashed.bytes_read), (2, 6));
+    let get = |path: &str| hashed.tree.get(&TreePath::clean(path.as_bytes()).unwrap());
+    assert!(get("other").is_none());
+    let Kind::File(body) = &get("src/a").unwrap().kind else { panic!("a file") };
+    assert_eq!(body.content.0, Digest::of(b"aaaa"));
+    let path = TreePath::clean(b"src/a").unwrap();
+    assert_eq!(body.origin, Origin::Context { context: 3, path });
+}
+
+#[test]
+fn unchanged_files_are_remembered_and_changed_ones_are_not() {
+    let (folder, state) = folders();
+    let run = |sources: &[&str]| build(folder.path(), state.path(), sources, LATER).unwrap();
+    let first = run(&["src"]);
+    let second = run(&["src"]);
+    assert_eq!((second.files_read, second.files_known), (0, 2));
+    assert_eq!(first.selections, second.selections);
+    // The same size, other bytes, and the old mtime put back: the ctime tells.
+    let path = folder.path().join("src/a");
+    let mtime = fs::metadata(&path).unwrap().modified().unwrap();
+    fs::write(&path, "AAAA").unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_modified(mtime).unwrap();
+    let third = run(&["src", "other"]);
+    assert_eq!((third.files_read, third.files_known), (2, 1));
+    assert_ne!(second.selections.first(), third.selections.first());
+    // What one build did not ask for is still known to the next.
+    run(&["other"]);
+    assert_eq!(run(&["src"]).files_known, 2);
+}
+
+#[test]
+fn a_file_that_has_just_changed_is_read_again() {
+    let (folder, state) = folders();
+    let written = fs::metadata(folder.path().join("src/a")).unwrap().modified().unwrap();
+    let since = written.duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now = UnixTime { secs: i64::try_from(since.as_secs()).unwrap() + 1, nanos: 0 };
+    for _ in 0..2 {
+        let hashed = build(folder.path(), state.path(), &["src"], now).unwrap();
+        assert_eq!(hashed.files_known, 0);
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let (folder, state) = folders();
+    // A listing knows a file that has since become a link: as good as one without permission, which root always has.
+    let context = Context::open(folder.path(), 0).unwrap();
+    let listing = context.scan(&Ignore::default(), LATER).unwrap();
+    fs::remove_file(folder.path().join("src/a")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", folder.path().join("src/a")).unwrap();
+    let mut cache = StatCache::load(state.path(), &context);
+    let error = hash(&context, &listing, &[copy("src")], &mut cache).unwrap_err();
+    assert_eq!(error.to_string(), "could not read '/src/a' of the context");
+    assert!(error.hint().is_some());
+    let error = build(folder.path(), state.path(), &["none"], LATER).unwrap_err();
+    assert_eq!(error.to_string(), "could not select none from the context");
+}
+
+#[test]
+fn attributes_of_programs_go_along() {
+    let (folder, state) = folders();
+    let path = folder.path().join("src/b");
+    let flags = rustix::fs::XattrFlags::empty();
+    if rustix::fs::setxattr(&path, "user.kind", b"tool", flags).is_err() {
+        // This file system has none; there is nothing to go along.
+        return;
+    }
+    for _ in 0..2 {
+        let hashed = build(folder.path(), state.path(), &["src"], LATER).unwrap();
+        let entry = hashed.tree.get(&TreePath::clean(b"src/b").unwrap()).unwrap();
+        let kept: Vec<_> = entry.meta.xattrs.iter().collect();
+        assert_eq!(kept, [(&b"user.kind"[..], &b"tool"[..])]);
+    }
+}

@@ -1,1 +1,66 @@
-//! See the module above.
+//! The file of the cache, whole and damaged.
+
+use dcbuild_model::{ContentDigest, Digest, UnixTime};
+
+use super::*;
+
+fn entries(count: u64) -> Vec<(Vec<u8>, Known)> {
+    let entry = |number: u64| {
+        let path = format!("folder-{:03}/file-{number:06}", number / 100).into_bytes();
+        let time = UnixTime { secs: -5 + i64::try_from(number).unwrap(), nanos: 999_999_999 };
+        let stat =
+            FileStat { inode: u64::MAX - number, size: number * 300, mtime: time, ctime: time };
+        let content = ContentDigest(Digest::of(&path));
+        (path, Known { stat, content, has_xattrs: number % 3 == 0 })
+    };
+    (0..count).map(entry).collect()
+}
+
+#[test]
+fn what_is_written_is_read_back() {
+    for count in [0, 1, 500] {
+        let entries = entries(count);
+        assert_eq!(decode(&encode(&entries)), Some(entries));
+    }
+}
+
+#[test]
+fn a_damaged_file_counts_as_empty() {
+    let bytes = encode(&entries(3));
+    assert!(decode(&[]).is_none());
+    for place in 0..bytes.len() {
+        let mut damaged = bytes.clone();
+        damaged[place] ^= 0x40;
+        assert!(decode(&damaged).is_none(), "byte {place}");
+        assert!(decode(&bytes[..place]).is_none(), "cut at {place}");
+    }
+}
+
+#[test]
+fn numbers_are_checked_even_where_the_sum_is_right() {
+    let mut body = MAGIC.to_vec();
+    body.extend_from_slice(&u64::MAX.to_le_bytes());
+    body.extend_from_slice(&[0xff; 40]);
+    let check = Digest::of(&body).0;
+    body.extend_from_slice(&check);
+    assert!(decode(&body).is_none());
+}
+
+#[test]
+fn many_processes_write_at_once() {
+    let state = tempfile::tempdir().unwrap();
+    let file = state.path().join("context-x.stats");
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for count in 1..20 {
+                    let cache =
+                        StatCache { file: file.clone(), entries: Vec::new(), fresh: Vec::new() };
+                    cache.write(&encode(&entries(count))).unwrap();
+                    assert!(decode(&fs::read(&file).unwrap()).is_some());
+                }
+            });
+        }
+    });
+    assert_eq!(fs::read_dir(state.path()).unwrap().count(), 1);
+}
