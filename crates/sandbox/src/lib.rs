@@ -1,1 +1,32 @@
-//! dcbuild-sandbox
+//! Runs one RUN step in a container of its own: a helper process per step, an overlay mount, namespaces, limits.
+//!
+//! It does not decide what a step sees: the caller names folders, mounts, environment and limits, and gets back how the
+//! process ended and which mount points were made in the tree. It never starts another program of the host, and it needs
+//! to be root. Every path that an image or a Dockerfile wrote is resolved by file descriptor inside the step's root.
+//! Start with [`Sandbox::run`]; the binary calls [`cell_main`] when its first argument is [`CELL_ARGUMENT`].
+//!
+//! Three processes make a cell. The *helper* is the re-executed binary and ends when its caller goes away. The *warden* is
+//! the first process of an outer pid namespace, so that its death is the death of everything below. The *step* is the
+//! first process of an inner pid namespace and becomes the program of the RUN.
+
+mod cell;
+mod cgroup;
+mod devices;
+mod inside;
+mod launch;
+mod mounts;
+mod privilege;
+mod report;
+mod run;
+mod seccomp;
+mod spec;
+mod sys;
+mod target;
+mod user;
+
+pub use cell::{CELL_ARGUMENT, cell_main};
+pub use run::{CellError, CellExit, CellTimings, Outcome, Sandbox, SandboxConfig, SandboxError, Stream};
+pub use spec::{
+    CellSpec, Limits, Mount, Network, Rootfs, SecretBytes, Security, Ulimit, UlimitResource,
+};
+pub use user::{Identity, ResolveUserError, resolve_user};

@@ -1,0 +1,258 @@
+//! Control groups, version 1 and 2: one per attempt, made before it and removed after it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde::{Deserialize, Serialize};
+
+use crate::spec::Limits;
+
+/// How often a group is tried to be removed while the kernel still counts its dead.
+const REMOVE_TRIES_MAX: u32 = 100;
+/// The pause between these tries.
+const REMOVE_PAUSE: Duration = Duration::from_millis(2);
+/// The period that a share of processor time refers to, in microseconds.
+const CPU_PERIOD_MICROS: u64 = 100_000;
+
+/// The hierarchies of this machine that can be written.
+#[derive(Clone, Debug)]
+pub(crate) enum Hierarchy {
+    /// One tree per controller: the dcbuild folders of memory, pids and cpu.
+    V1 { memory: Option<PathBuf>, pids: Option<PathBuf>, cpu: Option<PathBuf> },
+    /// One tree: the dcbuild folder.
+    V2 { group: PathBuf },
+    /// None: steps run without limits.
+    Absent,
+}
+
+/// The groups that a cell joins.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct CgroupPaths(pub(crate) Vec<PathBuf>);
+
+/// What the kernel counted in a group.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) oom_kills: u64,
+    pub(crate) pids_refused: u64,
+}
+
+impl Hierarchy {
+    /// Finds what can be written below `root` and makes the folder `name` there.
+    pub(crate) fn find(root: &Path, name: &str) -> Hierarchy {
+        if root.join("cgroup.controllers").exists() {
+            let group = root.join(name);
+            // Delegation may be partial; a limit that cannot be set is reported when a step asks for it.
+            let _refused = fs::write(root.join("cgroup.subtree_control"), "+memory +pids +cpu");
+            if !usable(&group) {
+                return Hierarchy::Absent;
+            }
+            for controller in ["+memory", "+pids", "+cpu"] {
+                let _refused = fs::write(group.join("cgroup.subtree_control"), controller);
+            }
+            return Hierarchy::V2 { group };
+        }
+        let controller = |folder: &str| {
+            let mounted = root.join(folder).join("cgroup.procs").exists();
+            let group = root.join(folder).join(name);
+            (mounted && usable(&group)).then_some(group)
+        };
+        let (memory, pids, cpu) = (controller("memory"), controller("pids"), controller("cpu"));
+        if memory.is_none() && pids.is_none() && cpu.is_none() {
+            return Hierarchy::Absent;
+        }
+        Hierarchy::V1 { memory, pids, cpu }
+    }
+
+    fn groups(&self) -> Vec<&PathBuf> {
+        match self {
+            Hierarchy::V1 { memory, pids, cpu } => {
+                [memory, pids, cpu].into_iter().flatten().collect()
+            }
+            Hierarchy::V2 { group } => vec![group],
+            Hierarchy::Absent => Vec::new(),
+        }
+    }
+
+    /// Makes an attempt's groups with its limits.
+    pub(crate) fn make(&self, attempt: &str, limits: &Limits) -> io::Result<Cgroup> {
+        let mut cgroup = Cgroup { paths: CgroupPaths::default() };
+        let mut make = |group: &Path| -> io::Result<PathBuf> {
+            let path = group.join(attempt);
+            fs::create_dir(&path)?;
+            cgroup.paths.0.push(path.clone());
+            Ok(path)
+        };
+        match self {
+            Hierarchy::Absent => {}
+            Hierarchy::V1 { memory, pids, cpu } => {
+                if let Some(memory) = memory {
+                    let path = make(memory)?;
+                    if let Some(bytes) = limits.memory_bytes_max {
+                        fs::write(path.join("memory.limit_in_bytes"), bytes.to_string())?;
+                        // Absent where the kernel does not count swap.
+                        let _absent =
+                            fs::write(path.join("memory.memsw.limit_in_bytes"), bytes.to_string());
+                    }
+                }
+                if let Some(pids) = pids {
+                    fs::write(make(pids)?.join("pids.max"), limits.pids_max.to_string())?;
+                }
+                if let (Some(cpu), Some(millis)) = (cpu, limits.cpu_millis_max) {
+                    let path = make(cpu)?;
+                    fs::write(path.join("cpu.cfs_period_us"), CPU_PERIOD_MICROS.to_string())?;
+                    fs::write(path.join("cpu.cfs_quota_us"), cpu_quota(millis).to_string())?;
+                }
+            }
+            Hierarchy::V2 { group } => {
+                let path = make(group)?;
+                if path.join("pids.max").exists() {
+                    fs::write(path.join("pids.max"), limits.pids_max.to_string())?;
+                }
+                if let Some(bytes) = limits.memory_bytes_max {
+                    fs::write(path.join("memory.max"), bytes.to_string())?;
+                    let _absent = fs::write(path.join("memory.swap.max"), "0");
+                }
+                if let Some(millis) = limits.cpu_millis_max {
+                    let share = format!("{} {CPU_PERIOD_MICROS}", cpu_quota(millis));
+                    fs::write(path.join("cpu.max"), share)?;
+                }
+            }
+        }
+        Ok(cgroup)
+    }
+
+    /// Kills and removes the groups of attempts that are not `live`.
+    pub(crate) fn sweep(&self, live: &BTreeSet<String>) -> io::Result<()> {
+        for group in self.groups() {
+            for entry in fs::read_dir(group)? {
+                let entry = entry?;
+                let known = entry.file_name().to_str().is_some_and(|name| live.contains(name));
+                if entry.file_type()?.is_dir() && !known {
+                    remove(&entry.path())?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn cpu_quota(millis: u64) -> u64 {
+    // The kernel refuses quotas below one millisecond.
+    (millis.saturating_mul(CPU_PERIOD_MICROS) / 1000).max(1000)
+}
+
+fn usable(group: &Path) -> bool {
+    match fs::create_dir(group) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            rustix::fs::access(group, rustix::fs::Access::WRITE_OK).is_ok()
+        }
+        Err(_) => false,
+    }
+}
+
+/// The groups of one attempt, removed when dropped.
+#[derive(Debug)]
+pub(crate) struct Cgroup {
+    paths: CgroupPaths,
+}
+
+impl Cgroup {
+    /// The groups that the cell joins.
+    pub(crate) fn paths(&self) -> &CgroupPaths {
+        &self.paths
+    }
+
+    /// Reads what the kernel counted.
+    pub(crate) fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for path in &self.paths.0 {
+            for file in ["memory.oom_control", "memory.events"] {
+                counts.oom_kills = counts.oom_kills.max(field(&path.join(file), "oom_kill"));
+            }
+            counts.pids_refused =
+                counts.pids_refused.max(field(&path.join("pids.events"), "max"));
+        }
+        counts
+    }
+
+    /// Kills what is inside.
+    pub(crate) fn kill(&self) {
+        for path in &self.paths.0 {
+            kill(path);
+        }
+    }
+
+    /// Removes the groups; waits for the kernel where it must.
+    pub(crate) fn remove(mut self) -> io::Result<()> {
+        for path in std::mem::take(&mut self.paths.0) {
+            remove(&path)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        for path in &self.paths.0 {
+            kill(path);
+            // What stays is found by the next sweep.
+            let _busy = fs::remove_dir(path);
+        }
+    }
+}
+
+fn kill(group: &Path) {
+    if fs::write(group.join("cgroup.kill"), "1").is_ok() {
+        return;
+    }
+    let Ok(pids) = fs::read_to_string(group.join("cgroup.procs")) else { return };
+    for pid in pids.lines().filter_map(|line| line.parse().ok()).filter_map(Pid::from_raw) {
+        // It may have ended by itself.
+        let _gone = kill_process(pid, Signal::KILL);
+    }
+}
+
+fn remove(group: &Path) -> io::Result<()> {
+    let mut tries = 0;
+    loop {
+        match fs::remove_dir(group) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if tries == REMOVE_TRIES_MAX => return Err(error),
+            Err(_) => kill(group),
+        }
+        tries += 1;
+        std::thread::sleep(REMOVE_PAUSE);
+    }
+}
+
+fn field(file: &Path, name: &str) -> u64 {
+    let Ok(text) = fs::read_to_string(file) else { return 0 };
+    parse_field(&text, name)
+}
+
+fn parse_field(text: &str, name: &str) -> u64 {
+    text.lines()
+        .filter_map(|line| line.split_once(' '))
+        .find(|(key, _)| *key == name)
+        .and_then(|(_, value)| value.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_found_by_their_whole_name() {
+        let text = "oom_kill_disable 1\nunder_oom 0\noom_kill 3\n";
+        assert_eq!(parse_field(text, "oom_kill"), 3);
+        assert_eq!(parse_field(text, "max"), 0);
+        assert_eq!(parse_field("max x", "max"), 0);
+    }
+}

@@ -1,0 +1,126 @@
+//! The step's process, from its first moment to the exec of its program.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+
+use nix::sched::CloneFlags;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use rustix::process::{Signal, chdir, fchdir, pivot_root, set_parent_process_death_signal};
+
+use crate::cell::tell;
+use crate::launch::{self, Program};
+use crate::report::{Failure, Order, Report};
+use crate::spec::{CellSpec, Network};
+use crate::target::{Kind, Root};
+use crate::user::{Identity, resolve_user};
+use crate::{devices, mounts, privilege, sys};
+
+/// The largest passwd or group file that is read.
+const ACCOUNTS_BYTES_MAX: u64 = dcbuild_model::limits::PASSWD_BYTES_MAX;
+
+/// Becomes the step's program; returns only why it could not.
+pub(crate) fn become_step(caller: &mut UnixStream, order: &Order) -> Failure {
+    let prepared = match prepare(caller, order) {
+        Ok(prepared) => prepared,
+        Err(failure) => return failure,
+    };
+    // From here on the program's own fate is told by its exit code, as a shell would.
+    launch::exec(&prepared)
+}
+
+fn prepare(caller: &mut UnixStream, order: &Order) -> Result<Program, Failure> {
+    let spec = &order.spec;
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(Failure::machine("bind the step to the warden"))?;
+    rustix::process::setsid().map_err(Failure::machine("start a session"))?;
+    // Restored below for the program; until then modes are what the code says.
+    rustix::process::umask(Mode::empty());
+    for group in &order.cgroup.0 {
+        fs::write(group.join("cgroup.procs"), "0")
+            .map_err(Failure::io(format!("join the control group '{}'", group.display())))?;
+    }
+    enter_namespaces(spec)?;
+    let mut root = mounts::mount_root(&spec.rootfs, &order.places)?;
+    devices::mount_system(&mut root, spec)?;
+    mounts::mount_all(&mut root, order)?;
+    let identity = identity(&root, &spec.user)?;
+    let cwd = working_folder(&mut root, &spec.cwd)?;
+    enter_root(&root, &cwd)?;
+    launch::null_stdin()?;
+    launch::set_ulimits(&spec.limits.ulimits)?;
+    let program = launch::program(spec, &identity);
+    tell(caller, &Report::Made { stubs: root.into_stubs() });
+    privilege::drop_to(&identity, spec.security)?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    sys::default_signals();
+    sys::close_rest_on_exec().map_err(Failure::machine("close files"))?;
+    Ok(program)
+}
+
+fn enter_namespaces(spec: &CellSpec) -> Result<(), Failure> {
+    let mut flags = CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWCGROUP;
+    match spec.network {
+        Network::Host => {}
+        Network::None => flags |= CloneFlags::CLONE_NEWNET,
+        Network::Isolated => {
+            return Err(Failure::Refused("an isolated network is not at hand".to_owned()));
+        }
+    }
+    sys::unshare(flags).map_err(Failure::machine("make namespaces"))?;
+    if spec.network == Network::None {
+        sys::loopback_up().map_err(Failure::machine("bring the loopback up"))?;
+    }
+    rustix::system::sethostname(spec.hostname.as_bytes())
+        .map_err(Failure::machine("set the host name"))?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(Failure::machine("part from the host's mounts"))
+}
+
+fn identity(root: &Root, user: &str) -> Result<Identity, Failure> {
+    let read = |path: &str| match root.read_file(path, ACCOUNTS_BYTES_MAX) {
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(Vec::new()),
+        Err(Errno::FBIG) => Err(Failure::Refused(format!("{path} is larger than 10 MiB"))),
+        Err(Errno::INVAL) => Err(Failure::Refused(format!("{path} is not a regular file"))),
+        other => other.map_err(Failure::machine(format!("read {path}"))),
+    };
+    resolve_user(user, &read("/etc/passwd")?, &read("/etc/group")?)
+        .map_err(|error| Failure::Refused(error.to_string()))
+}
+
+/// Opens the working folder, made when missing; what is made there belongs to the step.
+fn working_folder(root: &mut Root, cwd: &str) -> Result<OwnedFd, Failure> {
+    let cwd = if cwd.is_empty() { "/" } else { cwd };
+    let refused = |errno: Errno| {
+        Failure::Refused(format!("the working folder '{cwd}' cannot be entered: {errno}"))
+    };
+    let stubs = root.stub_count();
+    let folder = root.target(cwd, Kind::Folder).map_err(refused)?;
+    root.keep_stubs(stubs);
+    rustix::fs::openat(
+        &folder,
+        ".",
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(refused)
+}
+
+fn enter_root(root: &Root, cwd: &OwnedFd) -> Result<(), Failure> {
+    fchdir(root.as_fd()).map_err(Failure::machine("enter the root"))?;
+    pivot_root(".", ".").map_err(Failure::machine("change the root"))?;
+    unmount(".", UnmountFlags::DETACH).map_err(Failure::machine("leave the host's mounts"))?;
+    chdir("/").map_err(Failure::machine("enter the root"))?;
+    fchdir(cwd).map_err(Failure::machine("enter the working folder"))?;
+    let here = rustix::process::getcwd(Vec::new())
+        .map_err(|_| Failure::Refused("the working folder lies outside the root".to_owned()))?;
+    if here.as_bytes().starts_with(b"/") {
+        return Ok(());
+    }
+    Err(Failure::Refused("the working folder lies outside the root".to_owned()))
+}

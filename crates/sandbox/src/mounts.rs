@@ -1,0 +1,302 @@
+//! The step's root and what is mounted over it, all by descriptor.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, openat};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
+    open_tree, unmount,
+};
+
+use crate::report::{Failure, Order, Places};
+use crate::spec::{CellSpec, Mount, Network, Rootfs};
+use crate::sys::{self, attr};
+use crate::target::{Kind, Root, open_in};
+
+/// Memory for the files that a cell makes itself: secrets, hosts, resolv.conf.
+const FILES_BYTES_MAX: &str = "size=64m";
+
+/// Makes a file system that is attached nowhere yet.
+pub(crate) fn make_mount(
+    kind: &str,
+    options: &[(&str, Option<&str>)],
+    attributes: MountAttrFlags,
+) -> Result<OwnedFd, Errno> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in options {
+        match value {
+            Some(value) => fsconfig_set_string(&context, *key, *value)?,
+            None => fsconfig_set_flag(&context, *key)?,
+        }
+    }
+    fsconfig_create(&context)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+/// Attaches a mount over what `target` stands for.
+pub(crate) fn attach(mount: impl AsFd, target: impl AsFd) -> Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, "", target, "", flags)
+}
+
+/// Makes a second mount of what a descriptor stands for.
+pub(crate) fn copy_mount(source: BorrowedFd<'_>, attributes: u64) -> Result<OwnedFd, Errno> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    let copy = open_tree(source, "", flags)?;
+    if attributes != 0 {
+        sys::mount_setattr(copy.as_fd(), attributes)?;
+    }
+    Ok(copy)
+}
+
+pub(crate) fn open_path(path: &Path) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Mounts the step's root.
+pub(crate) fn mount_root(rootfs: &Rootfs, places: &Places) -> Result<Root, Failure> {
+    let fail = |errno| Failure::machine("mount the step's root")(errno);
+    let overlay = overlay(
+        &rootfs.lowers,
+        Some((&rootfs.upper, &rootfs.work, rootfs.volatile)),
+        &places.empty,
+    )
+    .map_err(fail)?;
+    attach(&overlay, open_path(&places.root).map_err(fail)?).map_err(fail)?;
+    Root::new(overlay, places.root.clone()).map_err(fail)
+}
+
+/// Makes an overlay of layers given lowest first.
+fn overlay(
+    lowers: &[PathBuf],
+    upper: Option<(&Path, &Path, bool)>,
+    empty: &Path,
+) -> Result<OwnedFd, Errno> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off")] {
+        fsconfig_set_string(&context, key, value)?;
+    }
+    let mut stack: Vec<&Path> = lowers.iter().rev().map(PathBuf::as_path).collect();
+    // An overlay wants one folder below its upper, or two without one.
+    let least = if upper.is_some() { 1 } else { 2 };
+    while stack.len() < least {
+        stack.push(empty);
+    }
+    let one_by_one = stack.iter().try_for_each(|lower| {
+        fsconfig_set_string(&context, "lowerdir+", *lower)
+    });
+    if one_by_one.is_err() {
+        // Kernels before 6.7 take all of them as one text, with a colon between.
+        let mut text = Vec::new();
+        for lower in &stack {
+            use std::os::unix::ffi::OsStrExt;
+            if !text.is_empty() {
+                text.push(b':');
+            }
+            text.extend_from_slice(lower.as_os_str().as_bytes());
+        }
+        fsconfig_set_string(&context, "lowerdir", text)?;
+    }
+    if let Some((upper, work, volatile)) = upper {
+        fsconfig_set_string(&context, "upperdir", upper)?;
+        fsconfig_set_string(&context, "workdir", work)?;
+        if volatile {
+            fsconfig_set_flag(&context, "volatile")?;
+        }
+    }
+    fsconfig_create(&context)?;
+    // Without devices: a node that the step makes opens nothing; the usual ones are mounts of their own.
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)
+}
+
+/// Mounts the cell's own files and what the step asks for, shallow targets first.
+pub(crate) fn mount_all(root: &mut Root, order: &Order) -> Result<(), Failure> {
+    let spec = &order.spec;
+    let (size_key, size) = FILES_BYTES_MAX.split_once('=').unwrap_or(("size", "64m"));
+    let files = make_mount(
+        "tmpfs",
+        &[(size_key, Some(size)), ("mode", Some("0700"))],
+        MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID,
+    )
+    .map_err(Failure::machine("make room for files in memory"))?;
+    // A mount can only be copied where it is attached.
+    attach(&files, open_path(&order.places.files).map_err(Failure::machine("open a folder"))?)
+        .map_err(Failure::machine("make room for files in memory"))?;
+    let file = |target: &str, text: String| Mount::Secret {
+        target: target.to_owned(),
+        bytes: crate::spec::SecretBytes(text.into_bytes()),
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+    };
+    let mut all = vec![
+        file("/etc/hosts", hosts(spec)),
+        file("/etc/resolv.conf", resolv_conf(spec.network)),
+    ];
+    all.extend(spec.mounts.iter().cloned());
+    all.sort_by_key(|mount| depth(mount.target()));
+    for (number, mount) in all.iter().enumerate() {
+        check_target(mount.target())?;
+        let source = source(mount, number, &files, order)?;
+        let folder = FileType::from_raw_mode(
+            fstat(&source).map_err(Failure::machine("look at a mount"))?.st_mode,
+        ) == FileType::Directory;
+        let kind = if folder { Kind::Folder } else { Kind::File };
+        let refused = |errno: Errno| {
+            Failure::Refused(format!("nothing can be mounted at '{}': {errno}", mount.target()))
+        };
+        let target = root.target(mount.target(), kind).map_err(refused)?;
+        attach(&source, &target).map_err(refused)?;
+    }
+    unmount(&order.places.files, UnmountFlags::DETACH)
+        .map_err(Failure::machine("let go of files in memory"))
+}
+
+fn depth(target: &str) -> usize {
+    target.split('/').filter(|name| !name.is_empty()).count()
+}
+
+fn check_target(target: &str) -> Result<(), Failure> {
+    let refuse = || Err(Failure::Refused(format!("invalid mount target \"{target}\"")));
+    match dcbuild_model::TreePath::clean(target.as_bytes()) {
+        Ok(path) => match path.names().next() {
+            None | Some(b"proc" | b"sys") => refuse(),
+            Some(_) => Ok(()),
+        },
+        Err(_) => refuse(),
+    }
+}
+
+/// Makes the mount that is going to be attached.
+fn source(
+    mount: &Mount,
+    number: usize,
+    files: &OwnedFd,
+    order: &Order,
+) -> Result<OwnedFd, Failure> {
+    let target = mount.target();
+    let fail = |errno| Failure::machine(format!("mount '{target}'"))(errno);
+    match mount {
+        Mount::Bind { source, subpath, readonly, .. } => {
+            let base = open_path(source).map_err(fail)?;
+            let found = inner(base, subpath)?;
+            let readonly = if *readonly { attr::RDONLY } else { 0 };
+            copy_mount(found.as_fd(), readonly | attr::NODEV).map_err(fail)
+        }
+        Mount::Overlay { lowers, scratch, subpath, .. } => {
+            let upper = scratch.as_ref().map(|(upper, work)| (upper.as_path(), work.as_path(), true));
+            let tree = overlay(lowers, upper, &order.places.empty).map_err(fail)?;
+            attach(&tree, open_path(&order.places.stage).map_err(fail)?).map_err(fail)?;
+            let readonly = if scratch.is_none() { attr::RDONLY } else { 0 };
+            let found = inner(tree, subpath);
+            let copy = found.and_then(|found| {
+                copy_mount(found.as_fd(), readonly | attr::NODEV).map_err(fail)
+            });
+            unmount(&order.places.stage, UnmountFlags::DETACH).map_err(fail)?;
+            copy
+        }
+        Mount::Tmpfs { bytes_max, .. } => {
+            let size = bytes_max.map(|bytes| bytes.to_string());
+            let mut options = vec![("mode", Some("1777"))];
+            if let Some(size) = &size {
+                options.push(("size", Some(size.as_str())));
+            }
+            let attributes = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
+            make_mount("tmpfs", &options, attributes).map_err(fail)
+        }
+        Mount::Secret { bytes, mode, uid, gid, .. } => {
+            let name = number.to_string();
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
+            let file = openat(files, name.as_str(), flags, Mode::empty()).map_err(fail)?;
+            fchown(&file, Some(Uid::from_raw(*uid)), Some(Gid::from_raw(*gid))).map_err(fail)?;
+            fchmod(&file, Mode::from_raw_mode(*mode)).map_err(fail)?;
+            let mut file = std::fs::File::from(file);
+            std::io::Write::write_all(&mut file, &bytes.0)
+                .map_err(Failure::io(format!("write '{target}'")))?;
+            drop(file);
+            let found = open_in(files, &name, OFlags::PATH).map_err(fail)?;
+            let attributes = attr::RDONLY | attr::NODEV | attr::NOSUID | attr::NOEXEC;
+            copy_mount(found.as_fd(), attributes).map_err(fail)
+        }
+    }
+}
+
+fn inner(base: OwnedFd, subpath: &str) -> Result<OwnedFd, Failure> {
+    if depth(subpath) == 0 {
+        return Ok(base);
+    }
+    open_in(&base, subpath, OFlags::PATH).map_err(|errno| match errno {
+        Errno::NOENT | Errno::NOTDIR => Failure::Refused(format!("\"{subpath}\": not found")),
+        errno => Failure::Refused(format!("'{subpath}' cannot be mounted: {errno}")),
+    })
+}
+
+fn hosts(spec: &CellSpec) -> String {
+    let mut text = format!(
+        "127.0.0.1\tlocalhost {}\n::1\tlocalhost ip6-localhost ip6-loopback\n",
+        spec.hostname
+    );
+    for (name, address) in &spec.hosts {
+        // Writing to a string does not fail.
+        let _written = writeln!(text, "{address}\t{name}");
+    }
+    text
+}
+
+/// The host's resolvers; on a network of its own a step cannot reach the host's loopback.
+fn resolv_conf(network: Network) -> String {
+    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    if network == Network::Host {
+        return text;
+    }
+    without_loopback(&text)
+}
+
+fn without_loopback(text: &str) -> String {
+    let reachable = |line: &&str| {
+        let mut words = line.split_whitespace();
+        let address = match (words.next(), words.next()) {
+            (Some("nameserver"), Some(address)) => address.parse::<IpAddr>(),
+            _ => return true,
+        };
+        !address.is_ok_and(|address| address.is_loopback())
+    };
+    let mut kept: String = text.lines().filter(reachable).flat_map(|line| [line, "\n"]).collect();
+    if !kept.lines().any(|line| line.trim_start().starts_with("nameserver")) {
+        kept.push_str("nameserver 8.8.8.8\nnameserver 8.8.4.4\n");
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resolvers_on_the_loopback_are_replaced() {
+        assert_eq!(
+            without_loopback("search a\nnameserver 127.0.0.53\n"),
+            "search a\nnameserver 8.8.8.8\nnameserver 8.8.4.4\n"
+        );
+        assert_eq!(
+            without_loopback("nameserver 127.0.0.53\nnameserver 10.0.0.2"),
+            "nameserver 10.0.0.2\n"
+        );
+    }
+
+    #[test]
+    fn targets_stay_off_the_system() {
+        for (target, fine) in
+            [("/a", true), ("/", false), ("/proc/x", false), ("/a/../sys", false), ("", false)]
+        {
+            assert_eq!(check_target(target).is_ok(), fine, "{target}");
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! What a cell tells its caller, one JSON document a line.
+
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::CgroupPaths;
+use crate::spec::CellSpec;
+
+/// What the caller writes first: all that a cell knows.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Order {
+    pub(crate) spec: CellSpec,
+    pub(crate) cgroup: CgroupPaths,
+    pub(crate) places: Places,
+}
+
+/// Empty folders of the host; each cell mounts over them in its own mount namespace, so all cells share them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Places {
+    pub(crate) root: std::path::PathBuf,
+    pub(crate) stage: std::path::PathBuf,
+    pub(crate) empty: std::path::PathBuf,
+    pub(crate) files: std::path::PathBuf,
+}
+
+/// What a cell writes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Report {
+    /// The root stands, and these paths were made in it, relative to it.
+    Made { stubs: Vec<Vec<u8>> },
+    /// The step could not start.
+    Failed(Failure),
+    /// The program ended by itself.
+    Exited { code: i32 },
+    /// The program was ended by a signal.
+    Signaled { signal: i32 },
+}
+
+/// Why a step could not start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The step asks for what cannot be.
+    #[error("{0}")]
+    Refused(String),
+    /// The machine did not do as it was told.
+    #[error("could not {action}: {reason}")]
+    Machine { action: String, reason: String },
+}
+
+impl Failure {
+    /// Makes the failure of an action on the machine.
+    pub(crate) fn machine(action: impl Into<String>) -> impl FnOnce(rustix::io::Errno) -> Failure {
+        let action = action.into();
+        move |errno| Failure::Machine { action, reason: errno.to_string() }
+    }
+
+    /// The same for the standard library's errors.
+    pub(crate) fn io(action: impl Into<String>) -> impl FnOnce(std::io::Error) -> Failure {
+        let action = action.into();
+        move |error| Failure::Machine { action, reason: error.to_string() }
+    }
+}

@@ -1,0 +1,141 @@
+//! The system calls that no safe wrapper covers; the only unsafe code of the project.
+#![expect(unsafe_code, reason = "raw system calls, each with its reason")]
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use rustix::io::Errno;
+use rustix::process::Pid;
+use seccompiler::sock_filter;
+
+/// Attributes of a mount, as `mount_setattr` takes them.
+pub(crate) mod attr {
+    pub(crate) const RDONLY: u64 = 0x1;
+    pub(crate) const NOSUID: u64 = 0x2;
+    pub(crate) const NODEV: u64 = 0x4;
+    pub(crate) const NOEXEC: u64 = 0x8;
+}
+
+/// Which side of a fork this is.
+pub(crate) enum Side {
+    Child,
+    Parent(Pid),
+}
+
+#[repr(C)]
+struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+#[repr(C)]
+struct FilterProgram {
+    len: libc::c_ushort,
+    filter: *const sock_filter,
+}
+
+fn errno() -> Errno {
+    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+/// Moves this process, or its next children, into new namespaces.
+pub(crate) fn unshare(flags: nix::sched::CloneFlags) -> Result<(), Errno> {
+    nix::sched::unshare(flags).map_err(|_| errno())
+}
+
+/// Forks; only for a process with one thread.
+pub(crate) fn fork() -> Result<Side, Errno> {
+    // SAFETY: the helper never starts a thread, so no lock can be held by another thread at this moment and the child
+    // may go on using the whole standard library.
+    let pid = unsafe { libc::fork() };
+    match pid {
+        0 => Ok(Side::Child),
+        pid => Pid::from_raw(pid).filter(|_| pid > 0).map(Side::Parent).ok_or_else(errno),
+    }
+}
+
+/// Ends this process without running what the parent's copy of it would run again.
+pub(crate) fn exit(code: i32) -> ! {
+    // SAFETY: _exit takes any number and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Marks every descriptor but the first three as closed on exec.
+pub(crate) fn close_rest_on_exec() -> Result<(), Errno> {
+    // SAFETY: only flags of descriptors change; none is closed here, so owned descriptors stay valid.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3_u32,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(errno()) }
+}
+
+/// Gives every signal its default action, which exec would otherwise not do for ignored ones.
+pub(crate) fn default_signals() {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: SIG_DFL installs no code; signals that cannot be changed are refused by the kernel.
+        let _before = unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// Changes attributes of the mount that a descriptor stands for.
+pub(crate) fn mount_setattr(mount: BorrowedFd<'_>, set: u64) -> Result<(), Errno> {
+    let attr = MountAttr { set, clear: 0, propagation: 0, userns_fd: 0 };
+    // SAFETY: the path is a C string, the struct has the layout and the size that the kernel is told, and both outlive
+    // the call.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attr,
+            size_of::<MountAttr>(),
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(errno()) }
+}
+
+/// Installs a system call filter without giving up set-user-id programs.
+pub(crate) fn install_filter(program: &[sock_filter]) -> Result<(), Errno> {
+    let len = libc::c_ushort::try_from(program.len()).map_err(|_| Errno::INVAL)?;
+    let program = FilterProgram { len, filter: program.as_ptr() };
+    // SAFETY: the pointer and length name a live slice of instructions; the kernel copies and checks them.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            0_u32,
+            &raw const program,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(errno()) }
+}
+
+/// Brings up the loopback of this network namespace.
+pub(crate) fn loopback_up() -> Result<(), Errno> {
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // SAFETY: ifreq is plain data for which all zeroes is a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = libc::c_char::try_from(*from).unwrap_or_default();
+    }
+    request.ifr_ifru.ifru_flags =
+        libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).unwrap_or_default();
+    // SAFETY: SIOCSIFFLAGS reads an ifreq, which lives through the call.
+    let done = unsafe {
+        libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request)
+    };
+    if done == 0 { Ok(()) } else { Err(errno()) }
+}
