@@ -110,8 +110,7 @@ impl serde_json::ser::Formatter for GoFormatter {
         W: ?Sized + io::Write,
     {
         let mut start = 0;
-        for (at, found) in fragment.match_indices(['<', '>', '&', '\u{2028}', '\u{2029}'])
-        {
+        for (at, found) in fragment.match_indices(['<', '>', '&', '\u{2028}', '\u{2029}']) {
             let escape: &[u8] = match found {
                 "<" => b"\\u003c",
                 ">" => b"\\u003e",

@@ -299,7 +299,8 @@ impl ManifestOrIndex {
         let artifact_type = fields.take("artifactType")?.unwrap_or_default();
         let annotations: BTreeMap<String, Option<String>> =
             fields.take("annotations")?.unwrap_or_default();
-        let annotations = annotations.into_iter().map(|(k, v)| (k, v.unwrap_or_default())).collect();
+        let annotations =
+            annotations.into_iter().map(|(k, v)| (k, v.unwrap_or_default())).collect();
         let is_index = match kind.as_deref() {
             Some(kind) => media_type::is_index(kind),
             None => manifests.is_some(),
@@ -425,10 +426,9 @@ fn media_type_of(
         (Some(inside), _) if !known(&inside) => {
             Err(InvalidManifest::MediaType { media_type: clip(&inside) })
         }
-        (Some(inside), Some(outside)) if inside != outside => Err(InvalidManifest::Contradiction {
-            inside: clip(&inside),
-            outside: clip(outside),
-        }),
+        (Some(inside), Some(outside)) if inside != outside => {
+            Err(InvalidManifest::Contradiction { inside: clip(&inside), outside: clip(outside) })
+        }
         (Some(inside), _) => Ok(Some(inside)),
         (None, Some(outside)) if known(outside) => Ok(Some(outside.to_owned())),
         (None, Some(outside)) => Err(InvalidManifest::MediaType { media_type: clip(outside) }),

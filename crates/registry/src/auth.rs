@@ -121,8 +121,7 @@ async fn fetch_token(
     if endpoint.origin.is_tls() && !origin.is_tls() {
         return Err(refused("it would leave TLS"));
     }
-    let trusted =
-        endpoint.origin.trusts_realm(&origin) || endpoint.token_origins.contains(&origin);
+    let trusted = endpoint.origin.trusts_realm(&origin) || endpoint.token_origins.contains(&origin);
     if credential.is_some() && !trusted {
         tracing::warn!(
             registry = %endpoint.name, realm = %origin,
@@ -148,7 +147,9 @@ fn token_call(
 ) -> Result<Call, HttpError> {
     let mut wanted = scopes.to_vec();
     if let Some(scope) = offer.params.get("scope").filter(|scope| !scope.is_empty()) {
-        wanted.extend(scope.split(' ').filter(|one| !scopes.iter().any(|s| s == one)).map(Into::into));
+        wanted.extend(
+            scope.split(' ').filter(|one| !scopes.iter().any(|s| s == one)).map(Into::into),
+        );
     }
     let service = offer.params.get("service").map(String::as_str).unwrap_or_default();
     let mut headers = HeaderMap::new();
@@ -198,8 +199,8 @@ async fn ask(
         serde_json::from_slice(&body).map_err(|_| nonsense("no token in its JSON"))?;
     let token = answer.token.filter(|text| !text.is_empty()).or(answer.access_token);
     let token = token.ok_or_else(|| nonsense("no token in its JSON"))?;
-    let life = answer.expires_in.unwrap_or(TOKEN_LIFE_DEFAULT).clamp(TOKEN_LIFE_DEFAULT, TOKEN_LIFE_MAX);
+    let life =
+        answer.expires_in.unwrap_or(TOKEN_LIFE_DEFAULT).clamp(TOKEN_LIFE_DEFAULT, TOKEN_LIFE_MAX);
     let value = header(&endpoint.name, &format!("Bearer {token}"))?;
     Ok((value, Duration::from_secs(life.saturating_sub(10))))
 }
-

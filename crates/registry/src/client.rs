@@ -10,10 +10,10 @@ use dcbuild_oci::{Descriptor, ImageRef, Repository};
 use crate::config::{Endpoint, RegistryConfig};
 use crate::credentials::CredentialSource;
 use crate::error::{HttpError, PullError, PushError};
+use crate::pull;
 use crate::push::{self, Pushed};
 use crate::source::{BlobReader, BlobStream, ImageSource};
 use crate::transport::Transport;
-use crate::pull;
 
 /// Pulls from and pushes to registries; clones share connections and tokens.
 #[derive(Clone)]

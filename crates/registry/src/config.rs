@@ -91,7 +91,9 @@ impl RawRegistryConfig {
             for text in &raw.token_origins {
                 match Url::parse(text).ok().as_ref().and_then(Origin::of) {
                     Some(origin) => token_origins.push(origin),
-                    None => problems.push(format!("{}: '{text}' is no origin", key("token_origins"))),
+                    None => {
+                        problems.push(format!("{}: '{text}' is no origin", key("token_origins")))
+                    }
                 }
             }
             let host = HostConfig {
@@ -169,7 +171,11 @@ fn base_url(address: &str, tls: bool) -> Option<Url> {
     let (host, prefix) = address.split_once('/').unwrap_or((address, ""));
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".:-[]".contains(&byte);
     let path = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
-    if host.is_empty() || !host.bytes().all(plain) || !prefix.bytes().all(path) {
+    if host.is_empty()
+        || host.ends_with(':')
+        || !host.bytes().all(plain)
+        || !prefix.bytes().all(path)
+    {
         return None;
     }
     let scheme = if tls { "https" } else { "http" };

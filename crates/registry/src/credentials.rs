@@ -282,7 +282,8 @@ fn of_entry(host: &str, entry: &AuthEntry) -> Result<Option<Credential>, Credent
     let Some(auth) = filled(&entry.auth) else { return Ok(None) };
     let malformed = || CredentialError::Entry { host: host.to_owned() };
     let decoded = base64::engine::general_purpose::STANDARD.decode(auth.trim());
-    let text = decoded.ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(malformed)?;
+    let text =
+        decoded.ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(malformed)?;
     let (username, password) = text.split_once(':').ok_or_else(malformed)?;
     let password = Secret::new(password.trim_end_matches('\0').to_owned());
     Ok(Some(Credential::Basic { username: username.to_owned(), password }))

@@ -173,7 +173,8 @@ impl<R: AsyncRead + Unpin + Send> Answer<'_, R> {
             Err(_) => return Err(stalled(self.socket)),
         }
         let end = self.buffer.windows(4).position(|four| four == b"\r\n\r\n");
-        let (head, body) = end.and_then(|at| self.buffer.split_at_checked(at)).ok_or_else(nonsense)?;
+        let (head, body) =
+            end.and_then(|at| self.buffer.split_at_checked(at)).ok_or_else(nonsense)?;
         let head = String::from_utf8_lossy(head).to_ascii_lowercase();
         let body = body.get(4..).unwrap_or_default();
         let status = head.split(' ').nth(1).and_then(|text| text.parse().ok());

@@ -388,7 +388,9 @@ impl PushError {
         match self {
             PushError::Denied { target, .. } => {
                 let host = target.split('/').next().unwrap_or(target);
-                Some(format!("log in with `docker login {host}`, and check that you may push there"))
+                Some(format!(
+                    "log in with `docker login {host}`, and check that you may push there"
+                ))
             }
             PushError::NotFound { .. } => {
                 Some("create the repository first, or check its name".into())

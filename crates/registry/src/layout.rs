@@ -139,7 +139,8 @@ impl ImageSource for LayoutImage {
     async fn root(&self) -> Result<FetchedManifest, PullError> {
         let bytes = self.blocking(|layout| layout.read(INDEX_FILE)).await?;
         let index = parse_index_file(&bytes).map_err(|error| self.failed(error.into()))?;
-        let entry = find_entry(&index, &self.reference).map_err(|error| self.failed(error.into()))?;
+        let entry =
+            find_entry(&index, &self.reference).map_err(|error| self.failed(error.into()))?;
         let (digest, media_type) = match (entry, self.reference.digest) {
             (Some(entry), _) => (ManifestDigest(entry.digest), Some(entry.media_type.clone())),
             (None, Some(digest)) => (digest, None),

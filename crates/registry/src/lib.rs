@@ -23,7 +23,8 @@ mod writer;
 pub use client::{FetchedManifest, HeadManifest, RegistryClient, RegistryImage};
 pub use config::{InvalidRegistryConfig, RawHostConfig, RawRegistryConfig, RegistryConfig};
 pub use credentials::{
-    Anonymous, Credential, CredentialError, CredentialSource, DockerConfig, Secret, StaticCredentials,
+    Anonymous, Credential, CredentialError, CredentialSource, DockerConfig, Secret,
+    StaticCredentials,
 };
 pub use docker::{LoadError, docker_load};
 pub use error::{ApiError, HttpError, PullError, PushError};

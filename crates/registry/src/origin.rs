@@ -38,7 +38,11 @@ impl Origin {
     /// The host, and the port where it is not the scheme's own: what configuration calls it.
     pub(crate) fn name(&self) -> String {
         let default = if self.is_tls() { 443 } else { 80 };
-        if self.port == default { self.host.clone() } else { format!("{}:{}", self.host, self.port) }
+        if self.port == default {
+            self.host.clone()
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 
     /// Whether a token service at `realm` may see the credentials of this registry: it is the same origin, or a TLS

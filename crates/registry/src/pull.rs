@@ -24,11 +24,7 @@ fn scopes(repository: &Repository) -> Vec<String> {
     vec![format!("repository:{}:pull", repository.path())]
 }
 
-fn manifest_call(
-    endpoint: &Endpoint,
-    image: &ImageRef,
-    method: Method,
-) -> Result<Call, HttpError> {
+fn manifest_call(endpoint: &Endpoint, image: &ImageRef, method: Method) -> Result<Call, HttpError> {
     let url = url_in(endpoint, image.repository(), &format!("manifests/{}", image.target()))?;
     let accepted = [
         media_type::INDEX,
@@ -159,7 +155,10 @@ impl Download {
                     self.endpoints.pop_front();
                 }
                 Err(error) if error.status() == Some(404) => {
-                    return Err(PullError::NoBlob { image: self.image.clone(), digest: self.digest });
+                    return Err(PullError::NoBlob {
+                        image: self.image.clone(),
+                        digest: self.digest,
+                    });
                 }
                 Err(error) => return Err(PullError::of(&self.image, error)),
             }
@@ -220,7 +219,9 @@ impl Download {
                     return Ok(None);
                 }
                 Ok(Ok(None)) => HttpError::Answer { host: host(), what: "it ended early".into() },
-                Ok(Err(source)) => HttpError::Connect { host: host(), source: source.without_url() },
+                Ok(Err(source)) => {
+                    HttpError::Connect { host: host(), source: source.without_url() }
+                }
                 Err(_) => HttpError::Stalled { host: host(), seconds: SILENCE_MAX.as_secs() },
             };
             self.cut(error).await?;

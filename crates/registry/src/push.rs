@@ -101,7 +101,10 @@ impl<'a> Upload<'a> {
     }
 
     /// Sends once: an upload has a state, so that only its owner knows how to try again.
-    async fn send_once(&self, call: &Call) -> Result<Response, (HttpError, Option<std::time::Duration>)> {
+    async fn send_once(
+        &self,
+        call: &Call,
+    ) -> Result<Response, (HttpError, Option<std::time::Duration>)> {
         let response = self.transport.once(&self.endpoint, call).await.map_err(|e| (e, None))?;
         if response.status().is_success() {
             return Ok(response);

@@ -124,7 +124,11 @@ impl Transport {
     }
 
     /// Sends a request until it is answered by success, by a refusal that stands, or too often by failure.
-    pub(crate) async fn send(&self, endpoint: &Endpoint, call: &Call) -> Result<Response, HttpError> {
+    pub(crate) async fn send(
+        &self,
+        endpoint: &Endpoint,
+        call: &Call,
+    ) -> Result<Response, HttpError> {
         let mut tries = 0;
         loop {
             tries += 1;
@@ -145,7 +149,11 @@ impl Transport {
     }
 
     /// Sends a request once; a 401 is answered, and redirects are followed.
-    pub(crate) async fn once(&self, endpoint: &Endpoint, call: &Call) -> Result<Response, HttpError> {
+    pub(crate) async fn once(
+        &self,
+        endpoint: &Endpoint,
+        call: &Call,
+    ) -> Result<Response, HttpError> {
         let response = self.follow(endpoint, call).await?;
         let asked = response.status() == StatusCode::UNAUTHORIZED
             && Origin::of(response.url()).as_ref() == Some(&endpoint.origin);
@@ -270,11 +278,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     links.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-fn counted(
-    stream: crate::source::ByteStream,
-    length: u64,
-    moved: Arc<AtomicU64>,
-) -> reqwest::Body {
+fn counted(stream: crate::source::ByteStream, length: u64, moved: Arc<AtomicU64>) -> reqwest::Body {
     let mut left = usize::try_from(length).unwrap_or(usize::MAX);
     let stream = stream.map_ok(move |mut chunk: Bytes| {
         chunk.truncate(left);
@@ -307,7 +311,10 @@ pub(crate) fn location(host: &str, response: &Response) -> Result<Url, HttpError
     };
     let base = response.url();
     let Ok(url) = base.join(text) else {
-        return Err(HttpError::Answer { host: host.to_owned(), what: "its Location is no URL".into() });
+        return Err(HttpError::Answer {
+            host: host.to_owned(),
+            what: "its Location is no URL".into(),
+        });
     };
     if Origin::of(&url).is_none() {
         return Err(refused_location(host, &url, "it is no plain http or https URL"));

@@ -263,4 +263,3 @@ where
     let got = Digest(hash.finalize().into());
     if got == digest { Ok(()) } else { Err(WriteError::Corrupt { digest, got }) }
 }
-

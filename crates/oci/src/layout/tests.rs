@@ -54,11 +54,8 @@ fn entries_are_found_by_name() {
 fn small_files_are_read_back() {
     assert!(check_layout_file(LAYOUT_JSON.as_bytes()).is_ok());
     assert!(check_layout_file(br#"{"imageLayoutVersion":"2.0.0"}"#).is_err());
-    let item = ArchiveItem {
-        config: "c".into(),
-        repo_tags: vec!["a:b".into()],
-        layers: vec!["l".into()],
-    };
+    let item =
+        ArchiveItem { config: "c".into(), repo_tags: vec!["a:b".into()], layers: vec!["l".into()] };
     let bytes = ArchiveItem::list_to_json(std::slice::from_ref(&item));
     assert_eq!(bytes, br#"[{"Config":"c","RepoTags":["a:b"],"Layers":["l"]}]"#);
     assert_eq!(ArchiveItem::parse_list(&bytes).unwrap(), [item]);

@@ -21,7 +21,8 @@ fn good_documents_are_read_and_written() {
     assert!(read.layers[0].is_foreign() && !read.config.is_foreign());
     expect![[r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"t","digest":"sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad","size":3},"layers":[{"mediaType":"t","digest":"sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad","size":5,"urls":["http://127.0.0.1/x"]}]}"#]]
         .assert_eq(&String::from_utf8(read.to_json()).unwrap());
-    let entry = descriptor("1", r#","platform":{"os":"linux","architecture":"arm","variant":"v7"}"#);
+    let entry =
+        descriptor("1", r#","platform":{"os":"linux","architecture":"arm","variant":"v7"}"#);
     let text = format!(r#"{{"schemaVersion":2,"manifests":[{entry}],"annotations":{{"a":null}}}}"#);
     let Ok(ManifestOrIndex::Index(index)) = ManifestOrIndex::parse(text.as_bytes(), None) else {
         panic!("it is an index")
@@ -42,14 +43,42 @@ fn bad_documents_are_refused() {
         (r#"{"schemaVersion":1}"#.to_owned(), None, "manifest has schema version 1, not 2"),
         (manifest(&good, ""), None, "manifest has no 'layers'"),
         (manifest("null", r#","layers":[]"#), None, "manifest has no 'config'"),
-        (manifest(&good, r#","layers":[],"manifests":[]"#), None, "manifest has both layers and manifests"),
-        (manifest(&descriptor("-1", ""), r#","layers":[]"#), None, "field 'config' has an impossible size of -1 bytes"),
-        (manifest(&descriptor("99999999", ""), r#","layers":[]"#), None, "field 'config' has an impossible size of 99999999 bytes"),
+        (
+            manifest(&good, r#","layers":[],"manifests":[]"#),
+            None,
+            "manifest has both layers and manifests",
+        ),
+        (
+            manifest(&descriptor("-1", ""), r#","layers":[]"#),
+            None,
+            "field 'config' has an impossible size of -1 bytes",
+        ),
+        (
+            manifest(&descriptor("99999999", ""), r#","layers":[]"#),
+            None,
+            "field 'config' has an impossible size of 99999999 bytes",
+        ),
         (manifest(&descriptor("1e30", ""), r#","layers":[]"#), None, "manifest is malformed"),
-        (manifest(&good, r#","layers":[{"size":1}]"#), None, "entry 0 of 'layers' has a wrong digest"),
-        (manifest(&good, &format!(r#","layers":[{many}]"#)), None, "manifest lists 501 layers, more than 500"),
-        (manifest(&good, r#","layers":[]"#), Some(media_type::INDEX), "manifest has no 'manifests'"),
-        (manifest(&good, r#","layers":[]"#), Some("text/html"), "media type 'text/html' is no image manifest or index"),
+        (
+            manifest(&good, r#","layers":[{"size":1}]"#),
+            None,
+            "entry 0 of 'layers' has a wrong digest",
+        ),
+        (
+            manifest(&good, &format!(r#","layers":[{many}]"#)),
+            None,
+            "manifest lists 501 layers, more than 500",
+        ),
+        (
+            manifest(&good, r#","layers":[]"#),
+            Some(media_type::INDEX),
+            "manifest has no 'manifests'",
+        ),
+        (
+            manifest(&good, r#","layers":[]"#),
+            Some("text/html"),
+            "media type 'text/html' is no image manifest or index",
+        ),
         (
             manifest(&good, &format!(r#","layers":[],"mediaType":"{}""#, media_type::MANIFEST)),
             Some(media_type::INDEX),

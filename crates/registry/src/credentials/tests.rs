@@ -41,7 +41,10 @@ async fn malformed_configs_are_errors_without_content() {
     let error = config.credential("x").await.unwrap_err();
     assert_eq!(error.to_string(), "docker config has a malformed entry for 'x'");
     assert!(DockerConfig::parse(b"{\"auths\":[\"hunter2\"]}").is_err());
-    assert_eq!(format!("{:?}", basic("u", "hunter2")), r#"Basic { username: "u", password: (secret) }"#);
+    assert_eq!(
+        format!("{:?}", basic("u", "hunter2")),
+        r#"Basic { username: "u", password: (secret) }"#
+    );
 }
 
 #[tokio::test]

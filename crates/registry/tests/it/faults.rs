@@ -1,0 +1,278 @@
+//! What a registry may do wrong, and what it must never learn.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::Response;
+use bytes::Bytes;
+use dcbuild_oci::{Descriptor, Index, media_type};
+use dcbuild_registry::{
+    Anonymous, Credential, HttpError, ImageSource as _, PullError, RawRegistryConfig,
+    RegistryClient, RegistryConfig, Secret, StaticCredentials,
+};
+use futures::TryStreamExt as _;
+
+use crate::fake::{Fake, Seen, answer, cut, with};
+use crate::image::{Small, descriptor};
+
+fn anonymous() -> RegistryClient {
+    RegistryClient::new(RegistryConfig::default(), Arc::new(Anonymous)).unwrap()
+}
+
+fn known(host: &str) -> RegistryClient {
+    let password = Secret::new("hunter2".into());
+    let credential = Credential::Basic { username: "user".into(), password };
+    let credentials = StaticCredentials::new([(host.to_owned(), credential)]);
+    RegistryClient::new(RegistryConfig::default(), Arc::new(credentials)).unwrap()
+}
+
+/// Answers for an image as a registry without faults does.
+fn serve(small: &Small, seen: &Seen) -> Response<Body> {
+    let last = seen.path.rsplit('/').next().unwrap();
+    if seen.path.contains("/manifests/") {
+        return with(
+            200,
+            &[("content-type", media_type::MANIFEST), ("docker-content-digest", "sha256:lie")],
+            small.manifest.to_json(),
+        );
+    }
+    for bytes in [&small.layer, &small.config] {
+        if dcbuild_model::Digest::of(bytes).to_string() == last {
+            return answer(200, bytes.clone());
+        }
+    }
+    answer(404, "")
+}
+
+async fn resolve(
+    client: &RegistryClient,
+    host: &str,
+) -> Result<dcbuild_registry::ResolvedImage, PullError> {
+    let image = format!("{host}/team/app:v1").parse().unwrap();
+    client.image(image).resolve(&"linux/amd64".parse().unwrap()).await
+}
+
+async fn layer(
+    client: &RegistryClient,
+    host: &str,
+    what: &Descriptor,
+) -> Result<Vec<u8>, PullError> {
+    let image = client.image(format!("{host}/team/app:v1").parse().unwrap());
+    let chunks: Vec<Bytes> = image.blob(what).await?.try_collect().await?;
+    Ok(chunks.concat())
+}
+
+fn challenge(realm: &str) -> Response<Body> {
+    let value =
+        format!("Bearer realm=\"http://{realm}/token\",service=\"svc\",scope=\"extra:x:y\"");
+    with(401, &[("www-authenticate", &value)], "")
+}
+
+#[tokio::test]
+async fn a_token_is_fetched_once_and_used() {
+    let fake = Fake::start(|host, seen| match seen.path.as_str() {
+        "/token" if seen.header("authorization") == "Basic dXNlcjpodW50ZXIy" => {
+            answer(200, r#"{"token":"t0","expires_in":300}"#)
+        }
+        "/token" => answer(401, ""),
+        _ if seen.header("authorization") != "Bearer t0" => challenge(host),
+        _ => serve(&Small::new("tar"), seen),
+    })
+    .await;
+    let image = resolve(&known(&fake.host), &fake.host).await.unwrap();
+    assert_eq!(image.root, Small::new("tar").manifest.digest());
+    let log = fake.log();
+    let tokens: Vec<&Seen> = log.iter().filter(|seen| seen.path == "/token").collect();
+    assert_eq!(tokens.len(), 1);
+    assert_eq!(
+        tokens[0].query,
+        "service=svc&scope=repository%3Ateam%2Fapp%3Apull&scope=extra%3Ax%3Ay"
+    );
+    let error = resolve(&anonymous(), &fake.host).await.unwrap_err();
+    assert!(matches!(error, PullError::Denied { .. }), "{error}");
+    assert!(error.to_string().starts_with("pull access denied for 127.0.0.1"), "{error}");
+    assert!(error.hint().unwrap().contains("docker login 127.0.0.1"));
+}
+
+#[tokio::test]
+async fn credentials_stay_away_from_other_origins() {
+    let other = Fake::start(|_, seen| match seen.path.as_str() {
+        "/token" => answer(200, r#"{"access_token":"t1"}"#),
+        _ => answer(200, "tar"),
+    })
+    .await;
+    let elsewhere = other.host.clone();
+    let fake = Fake::start(move |_, seen| match seen.header("authorization") {
+        "Bearer t1" if seen.path.contains("/blobs/") => {
+            with(307, &[("location", &format!("http://{elsewhere}/cdn?sig=1"))], "")
+        }
+        "Bearer t1" => serve(&Small::new("tar"), seen),
+        _ => challenge(&elsewhere),
+    })
+    .await;
+    let client = known(&fake.host);
+    let small = Small::new("tar");
+    assert_eq!(layer(&client, &fake.host, &small.manifest.layers[0]).await.unwrap(), b"tar");
+    let seen = other.log();
+    assert_eq!(seen.iter().map(|one| one.path.as_str()).collect::<Vec<_>>(), ["/token", "/cdn"]);
+    for one in seen {
+        assert_eq!(one.header("authorization"), "", "{} {}", one.method, one.path);
+        assert!(!format!("{one:?}").contains("hunter2"));
+    }
+}
+
+#[tokio::test]
+async fn lies_are_found_out() {
+    let fake = Fake::start(|_, seen| match seen.path.as_str() {
+        path if path.contains("/manifests/") => answer(200, "{}"),
+        _ => answer(200, "lie"),
+    })
+    .await;
+    let client = anonymous();
+    let small = Small::new("tar");
+    let wanted = format!("{}/a@{}", fake.host, small.manifest.digest()).parse().unwrap();
+    let error = client.manifest(&wanted).await.unwrap_err();
+    assert!(matches!(error, PullError::Digest { .. }), "{error}");
+    let same_size = &small.manifest.layers[0];
+    let error = layer(&client, &fake.host, same_size).await.unwrap_err();
+    assert!(matches!(error, PullError::Digest { .. }), "{error}");
+    for size in [2, 1 << 40] {
+        let what = Descriptor { size, ..same_size.clone() };
+        if size == 2 {
+            let error = layer(&client, &fake.host, &what).await.unwrap_err();
+            assert!(matches!(error, PullError::Size { wanted: 2, got: 3, .. }), "{error}");
+        }
+    }
+    let error = resolve(&client, &fake.host).await.unwrap_err();
+    assert!(matches!(error, PullError::Manifest { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_cut_download_goes_on() {
+    let bytes = Bytes::from("0123456789".repeat(1000));
+    let small = Small::new(bytes.clone());
+    for honours_range in [true, false] {
+        let whole = bytes.clone();
+        let fake = Fake::start(move |_, seen| match (seen.before, seen.header("range")) {
+            (0, "") => cut(200, whole.len(), whole.slice(..4000)),
+            (1, "bytes=4000-") if honours_range => {
+                let range = format!("bytes 4000-{}/{}", whole.len() - 1, whole.len());
+                with(206, &[("content-range", &range)], whole.slice(4000..))
+            }
+            _ => answer(200, whole.clone()),
+        })
+        .await;
+        let got = layer(&anonymous(), &fake.host, &small.manifest.layers[0]).await.unwrap();
+        assert_eq!(got, bytes);
+        assert_eq!(fake.log()[1].header("range"), "bytes=4000-");
+    }
+}
+
+#[tokio::test]
+async fn a_busy_registry_is_asked_again() {
+    let fake = Fake::start(|_, seen| match seen.before {
+        0 if seen.path.contains("/manifests/") => with(429, &[("retry-after", "0")], ""),
+        1 if seen.path.contains("/manifests/") => answer(503, ""),
+        _ => serve(&Small::new("tar"), seen),
+    })
+    .await;
+    resolve(&anonymous(), &fake.host).await.unwrap();
+    assert_eq!(fake.log().iter().filter(|seen| seen.path.contains("/manifests/")).count(), 3);
+}
+
+#[tokio::test]
+async fn foreign_urls_are_never_fetched() {
+    let other = Fake::start(|_, _| answer(200, "tar")).await;
+    let url = format!("http://{}/layer", other.host);
+    let mut small = Small::new("tar");
+    small.manifest.layers[0].urls = vec![url];
+    let what = small.manifest.layers[0].clone();
+    let fake = Fake::start(move |_, seen| match seen.path.as_str() {
+        path if path.contains(&small.manifest.layers[0].digest.to_string()) => answer(404, ""),
+        _ => serve(&small, seen),
+    })
+    .await;
+    let image = resolve(&anonymous(), &fake.host).await.unwrap();
+    assert!(image.layers()[0].is_foreign());
+    let error = layer(&anonymous(), &fake.host, &what).await.unwrap_err();
+    assert!(matches!(error, PullError::NoBlob { .. }), "{error}");
+    assert!(other.log().is_empty());
+}
+
+#[tokio::test]
+async fn refusals_have_words() {
+    let fake = Fake::start(|_, _| {
+        answer(404, r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest\nunknown"}]}"#)
+    })
+    .await;
+    let error = resolve(&anonymous(), &fake.host).await.unwrap_err();
+    let want = format!("manifest unknown: {}/team/app:v1 was not found", fake.host);
+    assert_eq!(error.to_string(), want);
+    let PullError::NotFound { source: HttpError::Status(api), .. } = error else { panic!() };
+    assert_eq!(
+        api.to_string(),
+        format!("{} answered 404 MANIFEST_UNKNOWN: manifest unknown", fake.host)
+    );
+    let image = format!("{}/team/app:v2", fake.host).parse().unwrap();
+    assert_eq!(anonymous().head_manifest(&image).await.unwrap(), None);
+    let loops =
+        Fake::start(|host, _| with(302, &[("location", &format!("http://{host}/again"))], ""))
+            .await;
+    let error = resolve(&anonymous(), &loops.host).await.unwrap_err();
+    assert!(
+        matches!(error, PullError::Http { source: HttpError::Redirects { .. }, .. }),
+        "{error}"
+    );
+    let file = Fake::start(|_, _| with(302, &[("location", "file:///etc/passwd")], "")).await;
+    let error = resolve(&anonymous(), &file.host).await.unwrap_err();
+    assert!(matches!(error, PullError::Http { source: HttpError::Location { .. }, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn mirrors_are_asked_first_and_may_fail() {
+    let small = Small::new("tar");
+    let mirror = Fake::start(|_, seen| {
+        if seen.path.contains("/blobs/") {
+            answer(404, "")
+        } else {
+            serve(&Small::new("tar"), seen)
+        }
+    })
+    .await;
+    let fake = Fake::start(|_, seen| serve(&Small::new("tar"), seen)).await;
+    let host = fake.host.clone();
+    let raw = serde_json::json!({ host.clone(): { "mirrors": [format!("{}/hub", mirror.host)] } });
+    let config: RawRegistryConfig = serde_json::from_value(raw).unwrap();
+    let client = RegistryClient::new(config.resolve().unwrap(), Arc::new(Anonymous)).unwrap();
+    resolve(&client, &host).await.unwrap();
+    assert_eq!(layer(&client, &host, &small.manifest.layers[0]).await.unwrap(), b"tar");
+    assert_eq!(mirror.log()[0].path, "/v2/hub/team/app/manifests/v1");
+    assert_eq!(mirror.log()[0].query, format!("ns={}", host.replace(':', "%3A")));
+    assert!(fake.log().iter().all(|seen| seen.path.contains("/blobs/")));
+}
+
+#[tokio::test]
+async fn nested_indexes_have_an_end() {
+    let small = Small::new("tar");
+    for (depth, good) in [(3, true), (4, false), (60, false)] {
+        let mut documents = vec![(media_type::MANIFEST, small.manifest.to_json())];
+        for _ in 0..depth {
+            let (kind, below) = documents.last().unwrap();
+            let index = Index { manifests: vec![descriptor(kind, below)], ..Index::default() };
+            documents.push((media_type::INDEX, index.to_json()));
+        }
+        let fake = Fake::start(move |_, seen| {
+            let last = seen.path.rsplit('/').next().unwrap();
+            let digest = |bytes: &[u8]| dcbuild_model::Digest::of(bytes).to_string();
+            let named = documents.iter().find(|(_, bytes)| digest(bytes) == last);
+            match named.or(documents.last()).filter(|_| seen.path.contains("/manifests/")) {
+                Some((kind, bytes)) => with(200, &[("content-type", *kind)], bytes.clone()),
+                None => serve(&Small::new("tar"), seen),
+            }
+        })
+        .await;
+        let outcome = resolve(&anonymous(), &fake.host).await;
+        assert_eq!(outcome.is_ok(), good, "{depth}");
+        assert!(fake.log().len() <= 6, "{depth}");
+    }
+}

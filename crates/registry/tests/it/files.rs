@@ -1,0 +1,119 @@
+//! Layouts, archives, and docker's socket.
+
+use std::sync::Arc;
+
+use dcbuild_model::Digest;
+use dcbuild_registry::{
+    ArchiveImage, BytesBlob, ImageSource as _, LoadError, OciLayout, PullError, docker_load,
+    write_docker_tar, write_oci_dir, write_oci_tar,
+};
+use futures::TryStreamExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::image::Small;
+
+fn archive(small: &Small) -> ArchiveImage {
+    let mut blobs = small.blobs();
+    blobs.push(Arc::new(BytesBlob::new(small.manifest.to_json())));
+    ArchiveImage { root: small.root(), blobs, names: vec!["team/app:v1".parse().unwrap()] }
+}
+
+#[tokio::test]
+async fn a_layout_is_written_and_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = Small::new("tar");
+    write_oci_dir(&archive(&small), folder.path()).await.unwrap();
+    let layout = OciLayout::open(folder.path()).unwrap();
+    let source = layout.image(format!("{}:v1", folder.path().display()).parse().unwrap());
+    let amd64 = "linux/amd64".parse().unwrap();
+    let image = source.resolve(&amd64).await.unwrap();
+    assert_eq!(image.manifest, small.manifest);
+    let blob = source.blob(&image.layers()[0]).await.unwrap();
+    let chunks: Vec<bytes::Bytes> = blob.try_collect().await.unwrap();
+    assert_eq!(chunks.concat(), b"tar");
+
+    let path = folder.path().join("blobs/sha256").join(image.layers()[0].digest.hex());
+    std::fs::write(&path, "rat").unwrap();
+    let blob = source.blob(&image.layers()[0]).await.unwrap();
+    let error = blob.try_collect::<Vec<_>>().await.unwrap_err();
+    assert!(matches!(error, PullError::Digest { .. }), "{error}");
+    std::fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+    let Err(error) = source.blob(&image.layers()[0]).await else { panic!("a link led outside") };
+    assert!(matches!(error, PullError::Layout { .. }), "{error}");
+    assert!(OciLayout::open(&folder.path().join("blobs")).is_err());
+}
+
+#[tokio::test]
+async fn archives_are_the_same_each_time() {
+    let small = Small::new("tar");
+    let first = write_oci_tar(&archive(&small), Vec::new()).await.unwrap();
+    assert_eq!(first, write_oci_tar(&archive(&small), Vec::new()).await.unwrap());
+    let (config, layer) = (small.manifest.config.digest, small.manifest.layers[0].digest);
+    let docker = write_docker_tar(&archive(&small), &config, &[layer], Vec::new()).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("x.tar"), docker).unwrap();
+    let listed = std::process::Command::new("tar")
+        .args(["--list", "--verbose", "--numeric-owner", "--utc", "--file"])
+        .arg(folder.path().join("x.tar"))
+        .output()
+        .unwrap();
+    assert!(listed.status.success());
+    let text = String::from_utf8(listed.stdout).unwrap();
+    let names: Vec<&str> = text.lines().filter_map(|line| line.split(' ').next_back()).collect();
+    assert!(text.lines().all(|line| line.contains(" 0/0 ") && line.contains("1970-01-01 00:00")));
+    assert!(names.is_sorted() && names.contains(&"manifest.json") && names.contains(&"index.json"));
+}
+
+#[tokio::test]
+async fn a_corrupt_blob_is_not_written() {
+    let mut image = archive(&Small::new("tar"));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("blob");
+    std::fs::write(&path, "xyz").unwrap();
+    let lie = dcbuild_registry::FileBlob { path, digest: Digest::of(b"abc"), size: 3 };
+    image.blobs.push(Arc::new(lie));
+    let error = write_oci_tar(&image, Vec::new()).await.unwrap_err();
+    assert!(error.to_string().contains("reads as"), "{error}");
+}
+
+async fn load_against(reply: &'static str) -> (Result<String, LoadError>, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("docker.sock");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let serve = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"0\r\n\r\n") {
+            assert!(stream.read_buf(&mut request).await.unwrap() > 0);
+        }
+        stream.write_all(reply.as_bytes()).await.unwrap();
+        String::from_utf8(request).unwrap()
+    };
+    let address = format!("unix://{}", socket.display());
+    let (loaded, request) = tokio::join!(docker_load(&address, &b"archive"[..]), serve);
+    (loaded, request)
+}
+
+#[tokio::test]
+async fn docker_takes_an_archive_or_says_why_not() {
+    let (said, request) = load_against(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1e\r\n{\"stream\":\"Loaded image: a\\n\"}\r\n0\r\n\r\n",
+    )
+    .await;
+    assert_eq!(said.unwrap(), "Loaded image: a");
+    assert!(request.starts_with("POST /images/load"), "{request}");
+    assert!(request.ends_with("\r\n7\r\narchive\r\n0\r\n\r\n"), "{request}");
+    for (reply, want) in [
+        ("HTTP/1.1 200 OK\r\n\r\n{\"error\":\"no space\"}", "docker refused the image: no space"),
+        ("HTTP/1.1 500 X\r\n\r\n{\"message\":\"oops\"}", "docker refused the image: oops"),
+        ("HTTP/1.1 503 X\r\n\r\n", "docker refused the image: status 503"),
+    ] {
+        let (said, _) = load_against(reply).await;
+        assert_eq!(said.unwrap_err().to_string(), want);
+    }
+    let error = docker_load("unix:///nonexistent.sock", &b""[..]).await.unwrap_err();
+    assert!(error.to_string().contains("is it running?"), "{error}");
+    let error = docker_load("tcp://1.2.3.4:2375", &b""[..]).await.unwrap_err();
+    assert!(matches!(error, LoadError::Address { .. }));
+}
