@@ -1,0 +1,213 @@
+//! The configuration: what was written ([`raw`]) becomes what is meant ([`Config`]), or every mistake in it is said.
+
+mod keys;
+mod raw;
+mod resolve;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use keys::reference;
+
+use crate::trace::LogFormat;
+use crate::{ByteSize, Env};
+
+/// The configuration of every role; each reads its own section.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// `[registry."HOST"]`, by host.
+    pub registries: BTreeMap<String, RegistryTable>,
+    /// `[build]`
+    pub build: BuildConfig,
+    /// `[coordinator]`
+    pub coordinator: CoordinatorConfig,
+    /// `[worker]`
+    pub worker: WorkerConfig,
+    /// `[submit]`
+    pub submit: SubmitConfig,
+    /// `[log]`
+    pub log: LogConfig,
+}
+
+/// How one registry is reached.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RegistryTable {
+    /// Hosts that are asked first, in this order.
+    pub mirrors: Vec<String>,
+    /// Plain http.
+    pub http: bool,
+    /// https whose certificate is not checked.
+    pub insecure: bool,
+    /// Files of certificates that are trusted besides the system's.
+    pub ca: Vec<PathBuf>,
+}
+
+/// What network a RUN has that says nothing of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkDefault {
+    /// Its own, with a way out.
+    #[default]
+    Default,
+    /// None.
+    None,
+    /// The host's.
+    Host,
+}
+
+/// Builds on this machine.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BuildConfig {
+    /// Where blobs, records, snapshots and cache mounts are kept.
+    pub state_dir: PathBuf,
+    /// How many steps run at once.
+    pub parallelism: u32,
+    /// What may stay in the state folder after a build.
+    pub keep_storage: ByteSize,
+    /// The network of a RUN that says nothing of it.
+    pub network: NetworkDefault,
+}
+
+/// Where a coordinator keeps blobs and records.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StoreConfig {
+    /// In a folder that it serves itself.
+    Folder {
+        /// The folder.
+        dir: PathBuf,
+    },
+}
+
+/// A coordinator.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CoordinatorConfig {
+    /// Where clients and workers reach it.
+    pub listen: SocketAddr,
+    /// Where health, metrics and the page are.
+    pub http_listen: SocketAddr,
+    /// Where its log is kept.
+    pub data_dir: PathBuf,
+    /// Where blobs and records are.
+    pub store: StoreConfig,
+    /// How long builds may go on after it was asked to stop.
+    pub grace: Duration,
+}
+
+/// A worker.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WorkerConfig {
+    /// The coordinator that it works for, as a URL.
+    pub coordinator: String,
+    /// Where its snapshots and blobs are kept.
+    pub data_dir: PathBuf,
+    /// How many jobs it runs at once.
+    pub slots: u32,
+    /// What jobs may ask for.
+    pub labels: BTreeMap<String, String>,
+    /// What may stay in the data folder.
+    pub keep_storage: ByteSize,
+    /// How long jobs may go on after it was asked to stop.
+    pub grace: Duration,
+}
+
+/// A client that submits builds.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SubmitConfig {
+    /// The coordinator, as a URL, where one is set.
+    pub coordinator: Option<String>,
+}
+
+/// The log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LogConfig {
+    /// The level, or a filter by target.
+    pub level: String,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+/// One mistake in a configuration.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Mistake {
+    /// The key, as in `worker.slots`.
+    pub key: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+/// Says why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadConfigError {
+    /// The file failed.
+    #[error("could not read the configuration {path}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The file is no TOML or JSON.
+    #[error("could not understand the configuration {path}", path = path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// The parser's answer.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The file says what cannot be meant.
+    #[error("the configuration {path} has mistakes:{}", list(mistakes), path = path.display())]
+    Mistakes {
+        /// The file.
+        path: PathBuf,
+        /// All of them, by key.
+        mistakes: Vec<Mistake>,
+    },
+}
+
+fn list(mistakes: &[Mistake]) -> String {
+    mistakes.iter().map(|mistake| format!("\n  {}: {}", mistake.key, mistake.problem)).collect()
+}
+
+impl Config {
+    /// Reads the file that is named, or `DCBUILD_CONFIG`, or the user's, or the machine's; without any, all is default.
+    pub fn load(named: Option<&Path>, env: &Env) -> Result<Config, LoadConfigError> {
+        if let Some(path) = named.map(PathBuf::from).or_else(|| env.config_file()) {
+            let text = std::fs::read_to_string(&path)
+                .map_err(|source| LoadConfigError::Read { path: path.clone(), source })?;
+            return Config::parse(&path, &text, env);
+        }
+        let user = env.config_home().map(|home| home.join("dcbuild/config.toml"));
+        for path in user.into_iter().chain([PathBuf::from("/etc/dcbuild/config.toml")]) {
+            match std::fs::read_to_string(&path) {
+                Ok(text) => return Config::parse(&path, &text, env),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(source) => return Err(LoadConfigError::Read { path, source }),
+            }
+        }
+        Config::parse(Path::new("(defaults)"), "", env)
+    }
+
+    /// Reads a configuration's text, TOML or JSON; the path is for messages.
+    pub fn parse(path: &Path, text: &str, env: &Env) -> Result<Config, LoadConfigError> {
+        let document: serde_json::Value = if text.trim_start().starts_with('{') {
+            serde_json::from_str(text).map_err(|source| source.into())
+        } else {
+            toml::from_str(text).map_err(|source| source.into())
+        }
+        .map_err(|source| LoadConfigError::Syntax { path: path.into(), source })?;
+        let mistaken = |mistakes| LoadConfigError::Mistakes { path: path.into(), mistakes };
+        let unknown = keys::unknown(&document);
+        if !unknown.is_empty() {
+            return Err(mistaken(unknown));
+        }
+        let raw: raw::RawConfig = serde_json::from_value(document).map_err(|source| {
+            LoadConfigError::Syntax { path: path.into(), source: source.into() }
+        })?;
+        resolve::resolve(raw, env).map_err(mistaken)
+    }
+}
+
+#[cfg(test)]
+mod tests;

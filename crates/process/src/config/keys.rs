@@ -1,0 +1,88 @@
+//! Every key with its default and its meaning: the one home of both.
+
+use serde_json::Value;
+
+use super::Mistake;
+
+/// One key.
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    /// As one would write it; for people where it depends on the machine.
+    pub(super) default: &'static str,
+    doc: &'static str,
+}
+
+const fn key(name: &'static str, default: &'static str, doc: &'static str) -> Key {
+    Key { name, default, doc }
+}
+
+/// `HOST` stands for any host.
+pub(super) const KEYS: [Key; 24] = [
+    key("registry.HOST.mirrors", "[]", "Hosts that are asked first, in this order."),
+    key("registry.HOST.http", "false", "Use plain http."),
+    key("registry.HOST.insecure", "false", "Use https without checking the certificate."),
+    key("registry.HOST.ca", "[]", "Files of certificates to trust besides the system's."),
+    key("build.state_dir", "$XDG_DATA_HOME/dcbuild", "Where everything of local builds is kept."),
+    key("build.parallelism", "the number of cpus", "How many steps run at once."),
+    key("build.keep_storage", "20GiB", "What may stay in the state folder after a build."),
+    key("build.network", "default", "The network of a RUN: `default`, `none` or `host`."),
+    key("coordinator.listen", "127.0.0.1:7070", "Where clients and workers reach it."),
+    key("coordinator.http_listen", "127.0.0.1:7071", "Where health, metrics and the page are."),
+    key("coordinator.data_dir", "/var/lib/dcbuild/coordinator", "Where its log is kept."),
+    key("coordinator.store.type", "folder", "The kind of store: `folder`."),
+    key("coordinator.store.dir", "DATA_DIR/store", "The store's folder."),
+    key("coordinator.grace", "30s", "How long builds may go on after a request to stop."),
+    key("worker.coordinator", "http://127.0.0.1:7070", "The coordinator that it works for."),
+    key("worker.data_dir", "/var/lib/dcbuild/worker", "Where its snapshots and blobs are kept."),
+    key("worker.slots", "the number of cpus", "How many jobs it runs at once."),
+    key("worker.labels", "{}", "A table of names and values that jobs may ask for."),
+    key("worker.keep_storage", "50GiB", "What may stay in the data folder."),
+    key("worker.grace", "30s", "How long jobs may go on after a request to stop."),
+    key("submit.coordinator", "none", "The coordinator that builds are sent to."),
+    key("log.level", "info", "The log level, or a filter such as `info,dcbuild_worker=debug`."),
+    key("log.format", "text", "How a line of the log looks: `text` or `json`."),
+    key("registry", "{}", "One table per registry host."),
+];
+
+/// Returns the default of a key as text.
+pub(super) fn default_of(name: &str) -> &'static str {
+    KEYS.iter().find(|key| key.name == name).map_or("", |key| key.default)
+}
+
+/// Describes every key in Markdown.
+pub fn reference() -> String {
+    let mut text = String::from("| key | default | meaning |\n|---|---|---|\n");
+    for key in &KEYS {
+        text.push_str(&format!("| `{}` | `{}` | {} |\n", key.name, key.default, key.doc));
+    }
+    text
+}
+
+/// Finds every key that means nothing.
+pub(super) fn unknown(document: &Value) -> Vec<Mistake> {
+    let mut mistakes = Vec::new();
+    walk(document, "", "", &mut mistakes);
+    mistakes.sort();
+    mistakes
+}
+
+/// `pattern` is the key's name in the table, `shown` the one that was written.
+fn walk(value: &Value, pattern: &str, shown: &str, mistakes: &mut Vec<Mistake>) {
+    let Value::Object(table) = value else { return };
+    if pattern == "worker.labels" {
+        return;
+    }
+    for (name, value) in table {
+        let join = |to: &str, name: &str| {
+            if to.is_empty() { name.to_owned() } else { format!("{to}.{name}") }
+        };
+        let pattern = join(pattern, if pattern == "registry" { "HOST" } else { name });
+        let shown = join(shown, name);
+        let below = format!("{pattern}.");
+        if KEYS.iter().any(|key| key.name == pattern || key.name.starts_with(&below)) {
+            walk(value, &pattern, &shown, mistakes);
+        } else {
+            mistakes.push(Mistake { key: shown, problem: "there is no such key".into() });
+        }
+    }
+}

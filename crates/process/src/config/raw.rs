@@ -1,0 +1,78 @@
+//! A configuration as it is written: everything may be left out.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::NetworkDefault;
+use crate::trace::LogFormat;
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawConfig {
+    pub(super) registry: BTreeMap<String, RawRegistry>,
+    pub(super) build: RawBuild,
+    pub(super) coordinator: RawCoordinator,
+    pub(super) worker: RawWorker,
+    pub(super) submit: RawSubmit,
+    pub(super) log: RawLog,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawRegistry {
+    pub(super) mirrors: Vec<String>,
+    pub(super) http: bool,
+    pub(super) insecure: bool,
+    pub(super) ca: Vec<PathBuf>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawBuild {
+    pub(super) state_dir: Option<PathBuf>,
+    pub(super) parallelism: Option<u32>,
+    pub(super) keep_storage: Option<String>,
+    pub(super) network: Option<NetworkDefault>,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
+pub(super) enum RawStore {
+    Folder { dir: Option<PathBuf> },
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawCoordinator {
+    pub(super) listen: Option<String>,
+    pub(super) http_listen: Option<String>,
+    pub(super) data_dir: Option<PathBuf>,
+    pub(super) store: Option<RawStore>,
+    pub(super) grace: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawWorker {
+    pub(super) coordinator: Option<String>,
+    pub(super) data_dir: Option<PathBuf>,
+    pub(super) slots: Option<u32>,
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) keep_storage: Option<String>,
+    pub(super) grace: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawSubmit {
+    pub(super) coordinator: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawLog {
+    pub(super) level: Option<String>,
+    pub(super) format: Option<LogFormat>,
+}

@@ -1,0 +1,155 @@
+//! From what was written to what is meant.
+
+use std::fmt::Display;
+use std::num::NonZero;
+use std::path::PathBuf;
+
+use super::keys::default_of;
+use super::raw::{RawBuild, RawConfig, RawCoordinator, RawLog, RawRegistry, RawStore, RawWorker};
+use super::{
+    BuildConfig, Config, CoordinatorConfig, LogConfig, Mistake, RegistryTable, StoreConfig,
+    SubmitConfig, WorkerConfig,
+};
+use crate::{ByteSize, Env, parse_duration, trace};
+
+/// Collects mistakes, so that all are said at once.
+#[derive(Default)]
+struct Mistakes(Vec<Mistake>);
+
+impl Mistakes {
+    fn add(&mut self, key: &str, problem: impl Display) {
+        self.0.push(Mistake { key: key.into(), problem: problem.to_string() });
+    }
+
+    /// Reads a text or the key's default; a mistake yields the default, since nothing of the result is used then.
+    fn read<T, E: Display>(
+        &mut self,
+        key: &str,
+        text: Option<String>,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let text = text.unwrap_or_else(|| default_of(key).into());
+        parse(&text).map_err(|problem| self.add(key, problem)).ok()
+    }
+
+    fn positive(&mut self, key: &str, written: Option<u32>) -> u32 {
+        let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let value = written.unwrap_or(u32::try_from(cpus).unwrap_or(1));
+        if value == 0 {
+            self.add(key, "must be at least 1");
+        }
+        value
+    }
+
+    fn url(&mut self, key: &str, url: &str) {
+        let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+        if host.is_none_or(str::is_empty) {
+            self.add(key, format!("'{url}' is not a URL such as \"http://host:7070\""));
+        }
+    }
+}
+
+pub(super) fn resolve(raw: RawConfig, env: &Env) -> Result<Config, Vec<Mistake>> {
+    let mut mistakes = Mistakes::default();
+    let registries = raw
+        .registry
+        .into_iter()
+        .map(|(host, table)| {
+            let table = registry(&host, table, &mut mistakes);
+            (host, table)
+        })
+        .collect();
+    let build = build(raw.build, env, &mut mistakes);
+    let coordinator = coordinator(raw.coordinator, &mut mistakes);
+    let worker = worker(raw.worker, env, &mut mistakes);
+    let submit = submit(raw.submit.coordinator, env, &mut mistakes);
+    let log = log(raw.log, &mut mistakes);
+    match (build, coordinator, worker) {
+        (Some(build), Some(coordinator), Some(worker)) if mistakes.0.is_empty() => {
+            Ok(Config { registries, build, coordinator, worker, submit, log })
+        }
+        _ => {
+            mistakes.0.sort();
+            Err(mistakes.0)
+        }
+    }
+}
+
+fn registry(host: &str, raw: RawRegistry, mistakes: &mut Mistakes) -> RegistryTable {
+    if raw.http && raw.insecure {
+        mistakes.add(&format!("registry.{host}"), "http and insecure exclude each other");
+    }
+    RegistryTable { mirrors: raw.mirrors, http: raw.http, insecure: raw.insecure, ca: raw.ca }
+}
+
+fn build(raw: RawBuild, env: &Env, mistakes: &mut Mistakes) -> Option<BuildConfig> {
+    let state_dir = env
+        .state_dir()
+        .or(raw.state_dir)
+        .or_else(|| Some(env.data_home()?.join("dcbuild")))
+        .unwrap_or_else(|| PathBuf::from("/var/lib/dcbuild"));
+    let parallelism = mistakes.positive("build.parallelism", raw.parallelism);
+    let keep_storage =
+        mistakes.read("build.keep_storage", raw.keep_storage, str::parse::<ByteSize>)?;
+    Some(BuildConfig {
+        state_dir,
+        parallelism,
+        keep_storage,
+        network: raw.network.unwrap_or_default(),
+    })
+}
+
+fn coordinator(raw: RawCoordinator, mistakes: &mut Mistakes) -> Option<CoordinatorConfig> {
+    let listen = mistakes.read("coordinator.listen", raw.listen, str::parse);
+    let http_listen = mistakes.read("coordinator.http_listen", raw.http_listen, str::parse);
+    let grace = mistakes.read("coordinator.grace", raw.grace, parse_duration);
+    let data_dir = raw.data_dir.unwrap_or_else(|| default_of("coordinator.data_dir").into());
+    let dir = match raw.store {
+        Some(RawStore::Folder { dir }) => dir,
+        None => None,
+    };
+    let store = StoreConfig::Folder { dir: dir.unwrap_or_else(|| data_dir.join("store")) };
+    Some(CoordinatorConfig {
+        listen: listen?,
+        http_listen: http_listen?,
+        data_dir,
+        store,
+        grace: grace?,
+    })
+}
+
+fn worker(raw: RawWorker, env: &Env, mistakes: &mut Mistakes) -> Option<WorkerConfig> {
+    let key = "worker.coordinator";
+    let coordinator = env.coordinator().map(str::to_owned).or(raw.coordinator);
+    let coordinator = coordinator.unwrap_or_else(|| default_of(key).into());
+    mistakes.url(key, &coordinator);
+    let slots = mistakes.positive("worker.slots", raw.slots);
+    let keep_storage =
+        mistakes.read("worker.keep_storage", raw.keep_storage, str::parse::<ByteSize>);
+    let grace = mistakes.read("worker.grace", raw.grace, parse_duration);
+    let data_dir = raw.data_dir.unwrap_or_else(|| default_of("worker.data_dir").into());
+    Some(WorkerConfig {
+        coordinator,
+        data_dir,
+        slots,
+        labels: raw.labels,
+        keep_storage: keep_storage?,
+        grace: grace?,
+    })
+}
+
+fn submit(written: Option<String>, env: &Env, mistakes: &mut Mistakes) -> SubmitConfig {
+    let coordinator = env.coordinator().map(str::to_owned).or(written);
+    if let Some(url) = &coordinator {
+        mistakes.url("submit.coordinator", url);
+    }
+    SubmitConfig { coordinator }
+}
+
+fn log(raw: RawLog, mistakes: &mut Mistakes) -> LogConfig {
+    let level = raw.level.unwrap_or_else(|| default_of("log.level").into());
+    if let Err(problem) = trace::filter(&level) {
+        mistakes.add("log.level", problem);
+    }
+    LogConfig { level, format: raw.format.unwrap_or_default() }
+}

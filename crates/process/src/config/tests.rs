@@ -1,0 +1,84 @@
+use std::path::Path;
+
+use expect_test::expect;
+
+use super::*;
+
+fn parse(text: &str) -> Result<Config, LoadConfigError> {
+    let env = Env::from_iter([("HOME", "/home/ann")]);
+    Config::parse(Path::new("c.toml"), text, &env)
+}
+
+#[test]
+fn nothing_written_is_all_defaults() {
+    let config = parse("").unwrap();
+    assert_eq!(config.build.state_dir, Path::new("/home/ann/.local/share/dcbuild"));
+    assert_eq!(config.build.keep_storage, ByteSize(20 << 30));
+    assert_eq!(config.coordinator.grace, Duration::from_secs(30));
+    let StoreConfig::Folder { dir } = config.coordinator.store;
+    assert_eq!(dir, Path::new("/var/lib/dcbuild/coordinator/store"));
+}
+
+#[test]
+fn toml_and_json_mean_the_same() {
+    let toml = "[registry.\"r:5000\"]\nhttp = true\nmirrors = [\"m\"]\n[worker]\nslots = 3\n\
+                labels = { zone = \"a\" }\n[coordinator.store]\ntype = \"folder\"\ndir = \"/s\"";
+    let json = r#"{"registry": {"r:5000": {"http": true, "mirrors": ["m"]}},
+        "worker": {"slots": 3, "labels": {"zone": "a"}},
+        "coordinator": {"store": {"type": "folder", "dir": "/s"}}}"#;
+    assert_eq!(parse(toml).unwrap(), parse(json).unwrap());
+}
+
+#[test]
+fn every_mistake_is_said_at_once() {
+    let text = "[build]\nkeep_storage = \"20\"\n[worker]\nslots = 0\ngrace = \"soon\"\n\
+                coordinator = \"here\"\n[coordinator]\nlisten = \"x\"\n[log]\nlevel = \"a=b=c\"";
+    expect![[r#"
+        the configuration c.toml has mistakes:
+          build.keep_storage: '20' is not a size such as "512MiB" or "20GB"
+          coordinator.listen: invalid socket address syntax
+          log.level: 'a=b=c' is not a log level such as "info" or "info,dcbuild_worker=debug"
+          worker.coordinator: 'here' is not a URL such as "http://host:7070"
+          worker.grace: 'soon' is not a duration such as "10s" or "1h30m"
+          worker.slots: must be at least 1"#]]
+    .assert_eq(&parse(text).unwrap_err().to_string());
+}
+
+#[test]
+fn every_unknown_key_is_said_at_once() {
+    let text =
+        "colour = 1\n[build]\nspeed = 1\n[registry.r]\nmirror = []\n[coordinator.store]\nsize = 1";
+    expect![[r#"
+        the configuration c.toml has mistakes:
+          build.speed: there is no such key
+          colour: there is no such key
+          coordinator.store.size: there is no such key
+          registry.r.mirror: there is no such key"#]]
+    .assert_eq(&parse(text).unwrap_err().to_string());
+}
+
+#[test]
+fn the_environment_goes_before_the_file() {
+    let env = Env::from_iter([("DCBUILD_STATE_DIR", "/s"), ("DCBUILD_COORDINATOR", "http://c")]);
+    let config = Config::parse(Path::new("c"), "[build]\nstate_dir = \"/t\"", &env).unwrap();
+    assert_eq!(config.build.state_dir, Path::new("/s"));
+    assert_eq!(config.submit.coordinator.as_deref(), Some("http://c"));
+}
+
+#[test]
+fn a_named_file_must_be_there_and_the_others_need_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let env = Env::from_iter([("XDG_CONFIG_HOME", folder.path())]);
+    assert!(Config::load(Some(&folder.path().join("no.toml")), &env).is_err());
+    std::fs::create_dir(folder.path().join("dcbuild")).unwrap();
+    std::fs::write(folder.path().join("dcbuild/config.toml"), "[worker]\nslots = 9").unwrap();
+    assert_eq!(Config::load(None, &env).unwrap().worker.slots, 9);
+}
+
+#[test]
+fn the_reference_names_every_key_once() {
+    let text = reference();
+    for key in &keys::KEYS {
+        assert_eq!(text.matches(&format!("| `{}` |", key.name)).count(), 1, "{}", key.name);
+    }
+}

@@ -1,0 +1,60 @@
+//! An error as a person reads it.
+
+use std::error::Error;
+
+/// Knows what its reader could try.
+pub trait Hint {
+    /// What to try, if something comes to mind.
+    fn hint(&self) -> Option<String>;
+}
+
+/// Prints an error and what caused it, a line each.
+pub fn report(error: &(dyn Error + 'static)) -> String {
+    let mut text = format!("error: {error}\n");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!("  caused by: {error}\n"));
+        cause = error.source();
+    }
+    text
+}
+
+/// As [`report`], with the hint at the end where there is one.
+pub fn report_with_hint<E: Error + Hint + 'static>(error: &E) -> String {
+    let mut text = report(error);
+    if let Some(hint) = error.hint() {
+        text.push_str(&format!("hint: {hint}\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("could not read {name}")]
+    struct Outer {
+        name: &'static str,
+        source: std::io::Error,
+    }
+
+    impl Hint for Outer {
+        fn hint(&self) -> Option<String> {
+            Some("is the name right?".into())
+        }
+    }
+
+    #[test]
+    fn the_chain_is_printed_a_line_each() {
+        let source = std::io::Error::other("the disk is gone");
+        expect![[r#"
+            error: could not read a
+              caused by: the disk is gone
+            hint: is the name right?
+        "#]]
+        .assert_eq(&report_with_hint(&Outer { name: "a", source }));
+    }
+}
