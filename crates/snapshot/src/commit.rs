@@ -1,9 +1,9 @@
 //! Turns the upper folder of a RUN into a layer.
-use dcbuild_model::{LayerId, TreePath};
-use dcbuild_tree::{Changes, Entry};
 use crate::fault::At;
 use crate::snapshots::{Snapshot, Snapshots};
 use crate::upper::Upper;
+use dcbuild_model::{LayerId, TreePath};
+use dcbuild_tree::{Changes, Entry};
 
 /// What a commit needs to know beside the upper folder.
 pub struct CommitForm<'a> {

@@ -1,7 +1,10 @@
 //! Failures at one path, as every operation here reports them.
 
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use dcbuild_model::TreePath;
 
 /// What failed, and where.
 #[derive(Debug, thiserror::Error)]
@@ -13,4 +16,21 @@ pub struct At {
     pub path: PathBuf,
     /// Why not.
     pub source: io::Error,
+}
+
+/// Says what was tried at a path of this machine.
+pub(crate) fn at<E: Into<io::Error>>(action: &'static str, path: &Path) -> impl FnOnce(E) -> At {
+    move |error| At { action, path: path.to_path_buf(), source: error.into() }
+}
+
+/// Says what was tried at a path inside a snapshot.
+pub(crate) fn inside<E: Into<io::Error>>(
+    action: &'static str,
+    path: &TreePath,
+) -> impl FnOnce(E) -> At {
+    move |error| At {
+        action,
+        path: Path::new("/").join(std::ffi::OsStr::from_bytes(path.as_bytes())),
+        source: error.into(),
+    }
 }

@@ -4,13 +4,14 @@
 //! goes through a file descriptor below the snapshots' folder and follows no link. The overlay mount itself is not made
 //! here. Start with [`Snapshots`].
 
-pub mod beneath;
+mod beneath;
 pub mod commit;
 pub mod contents;
+mod entries;
 pub mod fault;
-pub mod marker;
+mod marker;
 pub mod materialise;
-pub mod reap;
+mod reap;
 pub mod snapshots;
 pub mod spool;
 pub mod upper;

@@ -1,18 +1,33 @@
-//! The folder of all snapshots.
+//! The folder of all snapshots: `LAYER/fs` is a lower folder, `LAYER/ok` its mark, `tmp` what is not finished.
+//!
+//! Whoever uses a snapshot or fills a temporary folder holds a shared `flock` on it; whoever removes it needs an
+//! exclusive one. Locks die with their process.
+
 use std::collections::BTreeSet;
+use std::hash::{BuildHasher, Hasher};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use rustix::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use dcbuild_model::{AttemptId, LayerId};
+use dcbuild_model::{AttemptId, Digest, LayerId};
 use dcbuild_tree::Meta;
-use crate::fault::At;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{AtFlags, FlockOperation, Mode};
+use rustix::io::Errno;
+
+use crate::fault::{At, at};
+use crate::marker::{self, Marker};
 use crate::upper::Upper;
+use crate::{beneath, reap};
 
 /// The snapshots of one state folder; any number of processes may open it.
 #[derive(Debug)]
 pub struct Snapshots {
-    dir: PathBuf,
+    pub(crate) dir: PathBuf,
+    pub(crate) root: OwnedFd,
+    pub(crate) tmp: OwnedFd,
+    boot: String,
 }
 
 /// A snapshot in use: no other process removes it while this is held.
@@ -20,7 +35,14 @@ pub struct Snapshots {
 pub struct Snapshot {
     layer: LayerId,
     folder: PathBuf,
-    held: Arc<OwnedFd>,
+    held: Arc<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    /// Carries the lock.
+    _entry: OwnedFd,
+    fs: OwnedFd,
 }
 
 impl Snapshot {
@@ -32,6 +54,10 @@ impl Snapshot {
     /// The folder that an overlay takes as a lower.
     pub fn path(&self) -> &Path {
         &self.folder
+    }
+
+    pub(crate) fn fs(&self) -> &OwnedFd {
+        &self.held.fs
     }
 }
 
@@ -68,34 +94,216 @@ pub enum SnapshotError {
     },
 }
 
+/// A folder in `tmp`, held by this process.
+#[derive(Debug)]
+pub(crate) struct Temp {
+    pub(crate) name: String,
+    pub(crate) fd: OwnedFd,
+}
+
 impl Snapshots {
     /// Opens the folder, makes it where it is not, and removes what an earlier boot did not sync.
     pub fn open(dir: &Path) -> Result<Snapshots, OpenSnapshotsError> {
-        todo!()
+        let tmp_path = dir.join("tmp");
+        std::fs::create_dir_all(&tmp_path).map_err(at("make", &tmp_path))?;
+        let root = beneath::open_child(rustix::fs::CWD, dir.as_os_str().as_bytes())
+            .map_err(at("open", dir))?;
+        let private = Mode::RWXU;
+        rustix::fs::fchmod(&root, private).map_err(at("protect", dir))?;
+        let tmp = beneath::open_child(&root, b"tmp").map_err(at("open", &tmp_path))?;
+        let boot =
+            marker::boot_id().map_err(at("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
+        let snapshots = Snapshots { dir: dir.to_path_buf(), root, tmp, boot };
+        for layer in snapshots.layers()? {
+            let counts = match snapshots.marker(&layer)? {
+                Some(Marker::Synced) => true,
+                Some(Marker::Boot(boot)) => boot == snapshots.boot,
+                None => false,
+            };
+            if !counts {
+                snapshots.remove(&layer)?;
+            }
+        }
+        Ok(snapshots)
+    }
+
+    pub(crate) fn layers(&self) -> Result<Vec<LayerId>, At> {
+        let names = beneath::names(self.root.as_fd()).map_err(at("list", &self.dir))?;
+        let layer = |name: Vec<u8>| Digest::from_hex(std::str::from_utf8(&name).ok()?).ok();
+        Ok(names.into_iter().filter_map(layer).map(LayerId).collect())
+    }
+
+    fn marker(&self, layer: &LayerId) -> Result<Option<Marker>, At> {
+        let path = self.dir.join(layer.0.hex());
+        match beneath::open_child(&self.root, layer.0.hex().as_bytes()) {
+            Ok(folder) => Marker::read(&folder).map_err(at("read the mark of", &path)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(at("open", &path)(error)),
+        }
     }
 
     /// Finds a snapshot and takes it into use.
     pub fn find(&self, layer: &LayerId) -> Result<Option<Snapshot>, At> {
-        todo!()
+        let name = layer.0.hex();
+        let path = self.dir.join(&name);
+        let entry = match beneath::open_child(&self.root, name.as_bytes()) {
+            Ok(entry) => entry,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(at("open", &path)(error)),
+        };
+        match rustix::fs::flock(&entry, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => {}
+            // Whoever holds it alone is removing it.
+            Err(Errno::WOULDBLOCK) => return Ok(None),
+            Err(error) => return Err(at("lock", &path)(error)),
+        }
+        if !is_at(&entry, &self.root, &name) {
+            return Ok(None);
+        }
+        match Marker::touch(&entry) {
+            Ok(()) => self.held(*layer, entry).map(Some),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(at("touch the mark of", &path)(error)),
+        }
+    }
+
+    fn held(&self, layer: LayerId, entry: OwnedFd) -> Result<Snapshot, At> {
+        let folder = self.dir.join(layer.0.hex()).join("fs");
+        let fs = beneath::open_child(&entry, b"fs").map_err(at("open", &folder))?;
+        Ok(Snapshot { layer, folder, held: Arc::new(Held { _entry: entry, fs }) })
     }
 
     /// Takes the snapshots of all these layers into use, lowest first.
     pub fn lowers(&self, layers: &[LayerId]) -> Result<Lowers, SnapshotError> {
-        todo!()
+        let find =
+            |layer: &LayerId| self.find(layer)?.ok_or(SnapshotError::Missing { layer: *layer });
+        layers.iter().map(find).collect::<Result<_, _>>().map(Lowers)
     }
 
     /// Makes the folders that an attempt's overlay writes to; `root` is the metadata of the tree's root below.
     pub fn begin(&self, attempt: AttemptId, root: &Meta) -> Result<Upper, At> {
-        todo!()
+        let folder = self.dir.join("tmp").join(attempt.to_string());
+        reap::remove(&self.tmp, attempt.to_string().as_bytes()).map_err(at("remove", &folder))?;
+        let temp = self.temp(attempt.to_string())?;
+        let make = |name: &str| {
+            rustix::fs::mkdirat(&temp.fd, name, Mode::RWXU).map_err(at("make", &folder.join(name)))
+        };
+        make("fs")?;
+        make("work")?;
+        let fs = beneath::open_child(&temp.fd, b"fs").map_err(at("open", &folder))?;
+        crate::entries::set_meta(&fs, root).map_err(at("set the owner and mode of", &folder))?;
+        Ok(Upper { attempt, folder, temp })
+    }
+
+    /// Makes a folder of a name in `tmp` and holds it.
+    pub(crate) fn temp(&self, name: String) -> Result<Temp, At> {
+        let path = self.dir.join("tmp").join(&name);
+        loop {
+            rustix::fs::mkdirat(&self.tmp, name.as_str(), Mode::RWXU).map_err(at("make", &path))?;
+            let fd = match beneath::open_child(&self.tmp, name.as_bytes()) {
+                Ok(fd) => fd,
+                Err(Errno::NOENT) => continue,
+                Err(error) => return Err(at("open", &path)(error)),
+            };
+            rustix::fs::flock(&fd, FlockOperation::LockShared).map_err(at("lock", &path))?;
+            // A sweep may have been quicker than the lock.
+            if is_at(&fd, &self.tmp, &name) {
+                return Ok(Temp { name, fd });
+            }
+        }
+    }
+
+    /// A name in `tmp` that nobody else has; processes of several pid namespaces may share the folder.
+    pub(crate) fn unique() -> String {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let random = std::hash::RandomState::new().build_hasher().finish();
+        format!("x-{random:016x}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Puts a finished folder under its layer's name; whoever comes second takes the first one's and drops its own.
+    pub(crate) fn publish(&self, temp: Temp, layer: LayerId) -> Result<Snapshot, At> {
+        let path = self.dir.join(layer.0.hex());
+        Marker::Boot(self.boot.clone()).write(&temp.fd).map_err(at("mark", &path))?;
+        loop {
+            let flags = rustix::fs::RenameFlags::NOREPLACE;
+            let name = layer.0.hex();
+            match rustix::fs::renameat_with(
+                &self.tmp,
+                temp.name.as_str(),
+                &self.root,
+                &*name,
+                flags,
+            ) {
+                Ok(()) => return self.held(layer, temp.fd),
+                Err(Errno::EXIST) => {
+                    if let Some(found) = self.find(&layer)? {
+                        self.discard(temp)?;
+                        return Ok(found);
+                    }
+                    // It is being removed: its name is free in a moment.
+                    std::thread::yield_now();
+                }
+                Err(error) => return Err(at("rename", &path)(error)),
+            }
+        }
+    }
+
+    pub(crate) fn discard(&self, temp: Temp) -> Result<(), At> {
+        let path = self.dir.join("tmp").join(&temp.name);
+        reap::remove(&self.tmp, temp.name.as_bytes()).map_err(at("remove", &path))
     }
 
     /// Makes every snapshot durable that is finished now; it counts after another boot.
     pub fn sync(&self) -> Result<(), At> {
-        todo!()
+        let mut fresh = Vec::new();
+        for layer in self.layers()? {
+            if matches!(self.marker(&layer)?, Some(Marker::Boot(boot)) if boot == self.boot) {
+                fresh.push(layer);
+            }
+        }
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        rustix::fs::syncfs(&self.root).map_err(at("sync", &self.dir))?;
+        for layer in fresh {
+            if let Some(snapshot) = self.find(&layer)? {
+                Marker::Synced.write(&snapshot.held._entry).map_err(at("mark", &self.dir))?;
+            }
+        }
+        // The marks themselves must not be lost once a record speaks of the layers.
+        rustix::fs::syncfs(&self.root).map_err(at("sync", &self.dir))
     }
 
     /// Removes what attempts left that are not among these and what dead processes left.
     pub fn sweep(&self, known: &BTreeSet<AttemptId>) -> Result<(), At> {
-        todo!()
+        let tmp = self.dir.join("tmp");
+        for name in beneath::names(self.tmp.as_fd()).map_err(at("list", &tmp))? {
+            let text = String::from_utf8_lossy(&name);
+            if text.parse().is_ok_and(|attempt| known.contains(&attempt)) {
+                continue;
+            }
+            let path = tmp.join(&*text);
+            let lock = match beneath::open_child(&self.tmp, &name) {
+                Ok(folder) => rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive)
+                    .map(|()| Some(folder)),
+                Err(Errno::NOTDIR | Errno::LOOP) => Ok(None),
+                Err(error) => Err(error),
+            };
+            match lock {
+                Ok(_held) => reap::remove(&self.tmp, &name).map_err(at("remove", &path))?,
+                // Another process is at work in it, or was quicker.
+                Err(Errno::WOULDBLOCK | Errno::NOENT) => {}
+                Err(error) => return Err(at("lock", &path)(error)),
+            }
+        }
+        Ok(())
     }
+}
+
+/// Whether a folder still stands where it was opened.
+pub(crate) fn is_at(folder: &OwnedFd, parent: &OwnedFd, name: &str) -> bool {
+    let here = rustix::fs::fstat(folder);
+    let there = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW);
+    matches!((here, there), (Ok(one), Ok(other))
+        if (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
 }

@@ -1,13 +1,17 @@
 //! The folders that a RUN's overlay writes to.
+
 use std::path::{Path, PathBuf};
 
 use dcbuild_model::AttemptId;
 
-/// The upper and work folders of one attempt.
+use crate::snapshots::Temp;
+
+/// The upper and work folders of one attempt; a sweep leaves them alone while this is held.
 #[derive(Debug)]
 pub struct Upper {
     pub(crate) attempt: AttemptId,
     pub(crate) folder: PathBuf,
+    pub(crate) temp: Temp,
 }
 
 impl Upper {
