@@ -90,3 +90,43 @@ fn encode_kind(encoder: &mut Encoder, kind: &Kind) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{dir, file, grouped, layer};
+
+    fn at(secs: i64) -> UnixTime {
+        UnixTime { secs, nanos: 0 }
+    }
+
+    fn dated(secs: i64) -> Changes {
+        let mut entry = file("x");
+        entry.meta.mtime = at(secs);
+        layer(&[("f", Change::Put(entry))])
+    }
+
+    #[test]
+    fn new_times_are_one_and_old_times_count() {
+        let digest = |secs, since| change_digest(&dated(secs), TimeForm::NewSince(at(since)));
+        assert_eq!(digest(100, 100), digest(250, 200));
+        assert_ne!(digest(50, 100), digest(60, 100));
+        assert_ne!(digest(50, 100), digest(150, 100));
+        let exact = |secs| change_digest(&dated(secs), TimeForm::Exact);
+        assert_ne!(exact(1), exact(2));
+        let ignored = |secs| change_digest(&dated(secs), TimeForm::Ignored);
+        assert_eq!(ignored(1), ignored(2));
+    }
+
+    #[test]
+    fn kinds_of_change_and_groups_count() {
+        let digest = |change| change_digest(&layer(&[("d", change)]), TimeForm::Exact);
+        assert_ne!(digest(Change::Put(dir())), digest(Change::Replace(dir())));
+        assert_ne!(digest(Change::Put(dir())), digest(Change::Remove));
+        let twins = |group: fn(_, _) -> _| {
+            let twin = Change::Put(group(file("x"), 3));
+            change_digest(&layer(&[("a", twin.clone()), ("b", twin)]), TimeForm::Exact)
+        };
+        assert_ne!(twins(grouped), twins(|entry, _| entry));
+    }
+}

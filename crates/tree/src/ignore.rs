@@ -73,7 +73,9 @@ impl Ignore {
     }
 
     /// Takes patterns one by one, as `--exclude` gives them.
-    pub fn new(patterns: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Result<Ignore, IgnoreError> {
+    pub fn new(
+        patterns: impl IntoIterator<Item = impl AsRef<[u8]>>,
+    ) -> Result<Ignore, IgnoreError> {
         let mut rules = Vec::new();
         for pattern in patterns {
             let pattern = trim(pattern.as_ref());
@@ -128,7 +130,10 @@ impl Ignore {
     ///
     /// It cannot where a `!` pattern might take in something below: then the folder itself appears with it.
     pub fn skips_whole(&self, folder: &[u8]) -> bool {
-        self.rules.iter().filter(|rule| rule.takes_in).all(|rule| !rule.glob.may_match_below(folder))
+        self.rules
+            .iter()
+            .filter(|rule| rule.takes_in)
+            .all(|rule| !rule.glob.may_match_below(folder))
     }
 }
 

@@ -14,8 +14,11 @@ pub mod pattern;
 pub mod select;
 pub mod source;
 pub mod stubs;
+#[cfg(test)]
+mod testing;
 pub mod toc;
 pub mod tree;
+pub mod whiteout;
 
 pub use change_digest::{TimeForm, change_digest};
 pub use changes::{Change, Changes};
@@ -29,3 +32,4 @@ pub use select::{SelectError, select, selected_files};
 pub use source::{Filter, Match, SourceError};
 pub use stubs::without_stubs;
 pub use tree::{InsertError, LastLink, ResolveError, Tree};
+pub use whiteout::with_whiteout_names;

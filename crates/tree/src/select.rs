@@ -1,5 +1,8 @@
 //! What a step reads of an input, named by its content: steps that read the same share a key, whatever else changed.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeSet, HashMap};
 
 use dcbuild_model::{Encoder, Selection, SelectionDigest, SelectionForm, TreePath};
@@ -44,7 +47,10 @@ pub fn select(tree: &Tree, selection: &Selection) -> Result<SelectionDigest, Sel
 
 /// The regular files that a selection reads: what must be hashed and sent. Contents do not count, so that it can be
 /// asked of a listing that was not hashed yet.
-pub fn selected_files(tree: &Tree, selection: &Selection) -> Result<BTreeSet<TreePath>, SelectError> {
+pub fn selected_files(
+    tree: &Tree,
+    selection: &Selection,
+) -> Result<BTreeSet<TreePath>, SelectError> {
     let mut files = BTreeSet::new();
     match selection.form {
         SelectionForm::Copy => {
@@ -82,7 +88,10 @@ fn matches<'t>(tree: &'t Tree, selection: &Selection) -> Result<Vec<Vec<Match<'t
     selection.sources.iter().map(|source| source::find(tree, source, &filter)).collect()
 }
 
-fn mounted<'t>(tree: &'t Tree, selection: &Selection) -> Result<(TreePath, &'t Entry), SelectError> {
+fn mounted<'t>(
+    tree: &'t Tree,
+    selection: &Selection,
+) -> Result<(TreePath, &'t Entry), SelectError> {
     let source = selection.sources.first().map_or("", String::as_str);
     // A mount shows where a link leads: the digest must too.
     let path = tree.resolve(source.as_bytes(), LastLink::Follow)?;

@@ -77,7 +77,11 @@ pub enum Role {
 /// Finds what one source of a COPY or ADD names, in the order in which it is copied.
 ///
 /// A plain path must exist; a pattern may match nothing. A link that is matched must lead somewhere.
-pub fn find<'t>(tree: &'t Tree, source: &str, filter: &Filter) -> Result<Vec<Match<'t>>, SourceError> {
+pub fn find<'t>(
+    tree: &'t Tree,
+    source: &str,
+    filter: &Filter,
+) -> Result<Vec<Match<'t>>, SourceError> {
     let (folder, include) = if filter.parents {
         let (folder, pattern) = source.split_once("/./").unwrap_or(("/", source));
         (folder, Some(relative(pattern)))
@@ -124,7 +128,8 @@ fn included<'t>(
 /// Every path that a source may mean, with its last name.
 fn expand(tree: &Tree, source: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, SourceError> {
     let whole = relative(source);
-    let names: Vec<&[u8]> = whole.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect();
+    let names: Vec<&[u8]> =
+        whole.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect();
     let literal = names.iter().take_while(|name| !has_wildcard(name)).count();
     let (fixed, open) = names.split_at(literal);
     let base = fixed.join(&b'/');
@@ -132,7 +137,8 @@ fn expand(tree: &Tree, source: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, SourceEr
         return Ok(vec![(fixed.last().map(|name| name.to_vec()).unwrap_or_default(), base)]);
     }
     Pattern::parse(&whole)?;
-    let levels: Vec<Pattern> = open.iter().map(|name| Pattern::parse(name)).collect::<Result<_, _>>()?;
+    let levels: Vec<Pattern> =
+        open.iter().map(|name| Pattern::parse(name)).collect::<Result<_, _>>()?;
     let mut folders = vec![tree.resolve(&base, LastLink::Follow)?];
     let mut matches = Vec::new();
     for (level, pattern) in levels.iter().enumerate() {
@@ -158,7 +164,8 @@ fn below<'t>(tree: &'t Tree, top: &TreePath, include: &Ignore, exclude: &Ignore)
     let mut items: Vec<Item<'t>> = Vec::new();
     // Folders above the current one that are taken only when something in them is.
     let mut waiting: Vec<Item<'t>> = Vec::new();
-    let mut levels = vec![Level::open(tree, top, TreePath::root(), (Seen::default(), Seen::default()), 0)];
+    let mut levels =
+        vec![Level::open(tree, top, TreePath::root(), (Seen::default(), Seen::default()), 0)];
     while let Some(level) = levels.last_mut() {
         let Some((name, entry)) = level.entries.next() else {
             waiting.truncate(level.waiting);
@@ -173,7 +180,11 @@ fn below<'t>(tree: &'t Tree, top: &TreePath, include: &Ignore, exclude: &Ignore)
         let (excluded, seen_out) = exclude.matches_below(path.as_bytes(), &level.seen.1);
         let wanted = (included || include.is_empty()) && !excluded;
         // Below a `--parents` pattern, a folder that exists keeps its owner just as those above it do.
-        let role = if wanted && (include.is_empty() || !entry.is_dir()) { Role::Wanted } else { Role::Above };
+        let role = if wanted && (include.is_empty() || !entry.is_dir()) {
+            Role::Wanted
+        } else {
+            Role::Above
+        };
         let item = Item { path: path.clone(), entry, role };
         let depth = waiting.len();
         if wanted {

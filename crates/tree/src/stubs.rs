@@ -36,10 +36,8 @@ pub fn without_stubs(mut changes: Changes, lower: &Tree, created: &[TreePath]) -
             disturbed.extend(stub.parent());
         }
     }
-    let quiet: Vec<TreePath> = disturbed
-        .into_iter()
-        .filter(|folder| !has_children(&changes, folder))
-        .collect();
+    let quiet: Vec<TreePath> =
+        disturbed.into_iter().filter(|folder| !has_children(&changes, folder)).collect();
     changes.0.retain(|path, change| {
         let (Change::Put(entry), Some(before)) = (change, lower.get(path)) else { return true };
         let same = if quiet.binary_search(path).is_ok() {
@@ -67,7 +65,8 @@ fn has_children(changes: &Changes, folder: &TreePath) -> bool {
     if !prefix.is_empty() {
         prefix.push(b'/');
     }
-    let after = changes.0.range((std::ops::Bound::Excluded(folder.clone()), std::ops::Bound::Unbounded));
+    let after =
+        changes.0.range((std::ops::Bound::Excluded(folder.clone()), std::ops::Bound::Unbounded));
     after
         .map(|(path, _)| path.as_bytes())
         .take_while(|path| path.starts_with(folder.as_bytes()))

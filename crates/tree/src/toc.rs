@@ -6,9 +6,9 @@
 //! first names. A group with one name is no group.
 
 mod read;
-mod write;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use std::collections::HashMap;
 

@@ -71,6 +71,22 @@ impl Dir {
     }
 }
 
+impl Drop for Dir {
+    /// Takes folders apart one after the other: a tree as deep as paths may be would not fit on a stack.
+    fn drop(&mut self) {
+        let mut rest: Vec<BTreeMap<Box<[u8]>, Node>> = vec![std::mem::take(&mut self.children)];
+        while let Some(children) = rest.pop() {
+            for (_, node) in children {
+                if let Node::Dir(dir) = node
+                    && let Some(mut dir) = Arc::into_inner(dir)
+                {
+                    rest.push(std::mem::take(&mut dir.children));
+                }
+            }
+        }
+    }
+}
+
 impl Entry {
     /// A folder with these permissions and owner, and nothing else.
     pub fn folder(mode: u32, (uid, gid): (u32, u32), mtime: UnixTime) -> Entry {
@@ -201,7 +217,8 @@ impl Tree {
     /// The whole tree as one layer over nothing, the root with it.
     pub fn as_changes(&self) -> Changes {
         let root = std::iter::once((TreePath::root(), &self.root.entry));
-        let entries = root.chain(self.walk()).map(|(path, entry)| (path, Change::Put(entry.clone())));
+        let entries =
+            root.chain(self.walk()).map(|(path, entry)| (path, Change::Put(entry.clone())));
         Changes(entries.collect())
     }
 

@@ -25,30 +25,57 @@ impl Copier {
         let top = self.target(dest)?;
         self.make_folders(&top)?;
         let mut groups: HashMap<LinkGroup, LinkGroup> = HashMap::new();
+        let mut below_links = Vec::new();
         for (path, change) in archive.0.iter().filter(|(path, _)| !path.is_root()) {
-            let place = self.tree().resolve_in(&top, path.as_bytes(), LastLink::Keep)?;
-            let (entry, opaque) = match change {
-                Change::Remove => {
-                    self.remove(&place);
-                    continue;
-                }
-                Change::Put(entry) => (entry, false),
-                Change::Replace(entry) => (entry, true),
-            };
-            self.make_room(&top, path, &place)?;
-            let mut entry = entry.clone();
-            if let Some(owner) = self.owner() {
-                (entry.meta.uid, entry.meta.gid) = owner;
+            match self.unpack_one(&top, (path, change), &mut groups) {
+                // What the link leads to may come later in the order of names.
+                Err(CopyError::ArchiveLink { .. }) => below_links.push((path, change)),
+                done => done?,
             }
-            if let Some(group) = entry.links {
-                let fresh = *groups.entry(group).or_insert_with(|| self.fresh_group());
-                entry.links = Some(fresh);
-            }
-            if opaque {
-                self.remove(&place);
-            }
-            self.put(&place, entry);
         }
+        for item in below_links {
+            self.unpack_one(&top, item, &mut groups)?;
+        }
+        // A folder that the archive does not name, but fills, was changed just now.
+        for path in archive.0.keys() {
+            if let Some(folder) = path.parent().filter(|folder| !folder.is_root())
+                && !archive.0.contains_key(&folder)
+            {
+                let place = self.tree().resolve_in(&top, folder.as_bytes(), LastLink::Follow)?;
+                self.touch(&place);
+            }
+        }
+        Ok(())
+    }
+
+    fn unpack_one(
+        &mut self,
+        top: &TreePath,
+        (path, change): (&TreePath, &Change),
+        groups: &mut HashMap<LinkGroup, LinkGroup>,
+    ) -> Result<(), CopyError> {
+        let place = self.tree().resolve_in(top, path.as_bytes(), LastLink::Keep)?;
+        let (entry, opaque) = match change {
+            Change::Remove => {
+                self.remove(&place);
+                return Ok(());
+            }
+            Change::Put(entry) => (entry, false),
+            Change::Replace(entry) => (entry, true),
+        };
+        self.make_room(top, path, &place)?;
+        let mut entry = entry.clone();
+        if let Some(owner) = self.owner() {
+            (entry.meta.uid, entry.meta.gid) = owner;
+        }
+        if let Some(group) = entry.links {
+            let fresh = *groups.entry(group).or_insert_with(|| self.fresh_group());
+            entry.links = Some(fresh);
+        }
+        if opaque {
+            self.remove(&place);
+        }
+        self.put(&place, entry);
         Ok(())
     }
 

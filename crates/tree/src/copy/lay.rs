@@ -7,6 +7,7 @@ use dcbuild_model::{TreePath, UnixTime};
 use super::{CopyError, SourceOwners};
 use crate::source::{Match, Role};
 use crate::tree::{LastLink, ResolveError};
+use crate::whiteout::with_whiteout_names;
 use crate::{Change, Changes, Chmod, Entry, Kind, LinkGroup, Meta, Tree, Xattrs};
 
 /// A tree in the middle of a COPY.
@@ -132,7 +133,9 @@ impl Copier {
             match self.tree.get(&path) {
                 Some(entry) if entry.is_dir() => {}
                 Some(_) => return Err(CopyError::NotFolder { path }),
-                None => self.put(&path, Entry::folder(mode, self.owner.unwrap_or((0, 0)), self.now)),
+                None => {
+                    self.put(&path, Entry::folder(mode, self.owner.unwrap_or((0, 0)), self.now))
+                }
             }
         }
         Ok(())
@@ -189,6 +192,11 @@ impl Copier {
         }
     }
 
+    /// Gives a folder the time of this step.
+    pub(super) fn touch(&mut self, path: &TreePath) {
+        self.set_mtime(path, self.now);
+    }
+
     fn set_mtime(&mut self, path: &TreePath, mtime: UnixTime) {
         if let Some(there) = self.tree.get(path)
             && there.meta.mtime != mtime
@@ -240,7 +248,7 @@ impl Copier {
             }
         }
         drop_lone_groups(&mut changes);
-        Changes(changes)
+        with_whiteout_names(Changes(changes), &self.base)
     }
 }
 

@@ -41,7 +41,8 @@ impl Glob {
     pub(super) fn compile(pattern: &[u8]) -> Glob {
         let names: Vec<&[u8]> = pattern.split(|byte| *byte == b'/').collect();
         let plain = |name: &&&[u8]| !has_wildcard(name) && !name.contains(&b'\\');
-        let fixed: Vec<Vec<u8>> = names.iter().take_while(plain).map(|name| name.to_vec()).collect();
+        let fixed: Vec<Vec<u8>> =
+            names.iter().take_while(plain).map(|name| name.to_vec()).collect();
         let open = fixed.len() < names.len();
         Glob { form: form(pattern), fixed, open }
     }
@@ -72,7 +73,8 @@ impl Glob {
 }
 
 fn form(pattern: &[u8]) -> Form {
-    let plain = |bytes: &[u8]| !has_wildcard(bytes) && !bytes.contains(&b'\\') && !bytes.contains(&b']');
+    let plain =
+        |bytes: &[u8]| !has_wildcard(bytes) && !bytes.contains(&b'\\') && !bytes.contains(&b']');
     if plain(pattern) {
         return Form::Exact(pattern.to_vec());
     }

@@ -69,7 +69,9 @@ impl Tree {
             }
             let here = done.join(&name);
             let target = match self.get(&here).map(|entry| &entry.kind) {
-                Some(Kind::Symlink(target)) if last == LastLink::Follow || !rest.is_empty() => target,
+                Some(Kind::Symlink(target)) if last == LastLink::Follow || !rest.is_empty() => {
+                    target
+                }
                 _ => {
                     done = here;
                     continue;

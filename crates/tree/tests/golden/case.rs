@@ -35,7 +35,11 @@ pub(crate) fn file(mode: u32, bytes: &[u8], secs: i64) -> Entry {
 
 pub(crate) fn entry(mode: u32, secs: i64, kind: Kind) -> Entry {
     let mtime = UnixTime { secs, nanos: 0 };
-    Entry { meta: Meta { mode, uid: 0, gid: 0, mtime, xattrs: Xattrs::default() }, kind, links: None }
+    Entry {
+        meta: Meta { mode, uid: 0, gid: 0, mtime, xattrs: Xattrs::default() },
+        kind,
+        links: None,
+    }
 }
 
 pub(crate) fn base() -> Tree {
@@ -178,7 +182,13 @@ impl Case {
         };
         let want: BTreeSet<String> = expect["tree"].as_array().unwrap().iter().map(line).collect();
         let mtimes = self.value["mtimes"].as_array().cloned().unwrap_or_default();
-        let got = listing(&tree, &base, &mtimes);
+        let timed = |item: &&Value| !item[7].is_null();
+        let timed = expect["tree"].as_array().unwrap().iter().filter(timed);
+        let timed: BTreeSet<&str> = timed.map(|item| item[0].as_str().unwrap()).collect();
+        let shows = |path: &str, secs: i64| {
+            timed.contains(path) || mtimes.iter().any(|want| want.as_i64() == Some(secs))
+        };
+        let got = listing(&tree, &base, shows);
         let removed: BTreeSet<String> = base
             .walk()
             .filter(|(path, _)| tree.get(path).is_none())
@@ -214,7 +224,7 @@ fn line(value: &Value) -> String {
     (0..8).map(text).collect::<Vec<_>>().join(" ")
 }
 
-fn listing(tree: &Tree, base: &Tree, mtimes: &[Value]) -> BTreeSet<String> {
+fn listing(tree: &Tree, base: &Tree, shows: impl Fn(&str, i64) -> bool) -> BTreeSet<String> {
     let mut firsts: HashMap<LinkGroup, TreePath> = HashMap::new();
     let mut lines = BTreeSet::new();
     for (path, entry) in tree.walk() {
@@ -228,12 +238,12 @@ fn listing(tree: &Tree, base: &Tree, mtimes: &[Value]) -> BTreeSet<String> {
         }
         let first = first.filter(|first| *first != path);
         let (kind, link, hash) = match (&entry.kind, first) {
-            (_, Some(first)) => ("h", first.to_string()[1..].to_owned(), "-".to_owned()),
+            (Kind::File(body), Some(first)) => {
+                ("h", first.to_string()[1..].to_owned(), body.content.0.hex()[..16].to_owned())
+            }
             (Kind::Dir, _) => ("d", "-".to_owned(), "-".to_owned()),
             (Kind::File(body), _) => ("f", "-".to_owned(), body.content.0.hex()[..16].to_owned()),
-            (Kind::Symlink(to), _) => {
-                ("l", String::from_utf8(to.clone()).unwrap(), "-".to_owned())
-            }
+            (Kind::Symlink(to), _) => ("l", String::from_utf8(to.clone()).unwrap(), "-".to_owned()),
             (Kind::Fifo, _) => ("p", "-".to_owned(), "-".to_owned()),
             (Kind::CharDevice { major, minor }, _) => {
                 ("c", format!("{major},{minor}"), "-".to_owned())
@@ -242,9 +252,8 @@ fn listing(tree: &Tree, base: &Tree, mtimes: &[Value]) -> BTreeSet<String> {
         };
         let meta = &entry.meta;
         let secs = meta.mtime.secs;
-        let shown = mtimes.iter().any(|want| want.as_i64() == Some(secs));
-        let mtime = if shown { secs.to_string() } else { "-".to_owned() };
         let path = path.to_string()[1..].to_owned();
+        let mtime = if shows(&path, secs) { secs.to_string() } else { "-".to_owned() };
         lines.insert(format!(
             "{path} {kind} {:04o} {} {} {link} {hash} {mtime}",
             meta.mode, meta.uid, meta.gid

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use dcbuild_model::{TreePath, UnixTime};
 use dcbuild_tree::{
-    Accounts, Change, Changes, Chmod, CopyRequest, CopySource, Kind, LastLink, LinkGroup,
-    Meta, Origin, SourceOwners, Tree, copy, destination, resolve_owner, workdir,
+    Accounts, Change, Changes, Chmod, CopyRequest, CopySource, Kind, LastLink, LinkGroup, Meta,
+    Origin, SourceOwners, Tree, copy, destination, resolve_owner, workdir,
 };
 
 use crate::case::{Case, base, entry, file, path};
@@ -48,8 +48,16 @@ pub(crate) fn run(case: &Case) -> Result<(Tree, Tree), Stop> {
             return unsupported(key);
         }
     }
-    if case.dockerfile.contains('$') || case.dockerfile.contains("<<") || case.dockerfile.contains("\\\n") {
+    if case.dockerfile.contains('$')
+        || case.dockerfile.contains("<<")
+        || case.dockerfile.contains("\\\n")
+    {
         return unsupported("variables, heredocs or continuations");
+    }
+    if case.dockerfile.contains("/bin/busybox")
+        || case.dockerfile.contains("--from=busybox:golden / /")
+    {
+        return unsupported("the base image's programs");
     }
     let mut case = case.clone();
     let context = case.context().map_err(failed)?;

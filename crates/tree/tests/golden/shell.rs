@@ -12,7 +12,9 @@ const NOW: i64 = 1_900_000_000;
 pub(crate) fn run(tree: &mut Tree, commands: &str) -> Result<(), Stop> {
     let unsupported = || Stop::Unsupported(format!("RUN {commands}"));
     for command in commands.split(" && ") {
-        if command.contains([';', '|', '$', '`', '"', '(', '2', '*', '{', '=']) && !command.starts_with("chown") {
+        if command.contains([';', '|', '$', '`', '"', '(', '2', '*', '{', '='])
+            && !command.starts_with("chown")
+        {
             return Err(unsupported());
         }
         let command = command.replace('\'', "");
@@ -54,7 +56,9 @@ pub(crate) fn run(tree: &mut Tree, commands: &str) -> Result<(), Stop> {
             }
             (["chmod", mode, names @ ..], None) => {
                 let chmod = Chmod::parse(mode).unwrap();
-                change(tree, names, |entry| entry.meta.mode = chmod.apply(entry.meta.mode, entry.is_dir()));
+                change(tree, names, |entry| {
+                    entry.meta.mode = chmod.apply(entry.meta.mode, entry.is_dir())
+                });
             }
             (["chown", owner, names @ ..], None) => {
                 let (uid, gid) = owner.split_once(':').ok_or_else(unsupported)?;
