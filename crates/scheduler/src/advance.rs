@@ -1,6 +1,6 @@
 //! A build's next move: what is needed and ready is shared or queued, and what is complete ends.
 
-use dcbuild_model::{BuildId, StepIndex};
+use dcbuild_model::{BuildId, JobId, StepIndex};
 
 use crate::action::{Outcome, Stop};
 use crate::build::{Build, OutputState, Source, StepState};
@@ -19,8 +19,10 @@ impl Scheduler {
         let needed = build.needed();
         let mut solid = Vec::with_capacity(needed.len());
         for (step, needed_here) in (0..).map(StepIndex).zip(&needed) {
-            if *needed_here && self.step((id, step)).is_some_and(|it| it.state == StepState::Idle) {
-                self.start(id, step, &needed, &solid);
+            match self.step((id, step)).map(|it| it.state) {
+                Some(StepState::Idle) if *needed_here => self.start(id, step, &needed, &solid),
+                Some(StepState::InJob(job)) => self.take_back(job, id, step, &solid),
+                Some(StepState::Idle | StepState::Subscribed(_) | StepState::Done(_)) | None => {}
             }
             let build = self.builds.get(&id);
             solid.push(build.is_some_and(|build| build.is_solid(step, &solid)));
@@ -38,6 +40,16 @@ impl Scheduler {
         if node.needs().all(|on| flag(solid, on)) {
             let steps = segment(build, step, needed, solid);
             self.add_job(id, Work::Steps(steps));
+        }
+    }
+
+    /// Takes a job out of the queue if what one of its steps reads was lost meanwhile; its build is looked at again.
+    fn take_back(&mut self, job_id: JobId, id: BuildId, step: StepIndex, solid: &[bool]) {
+        let Some(job) = self.jobs.get(&job_id).filter(|job| job.tenure().is_none()) else { return };
+        let node = self.builds.get(&id).and_then(|build| build.graph.steps.get(step.index()));
+        let there = |on: StepIndex| flag(solid, on) || job.open().contains(&on);
+        if node.is_some_and(|node| !node.needs().all(there)) {
+            self.drop_job(job_id);
         }
     }
 

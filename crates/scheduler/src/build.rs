@@ -150,7 +150,7 @@ impl Build {
     /// Says for each step whether something that is wanted and not there yet reads it.
     pub(crate) fn needed(&self) -> Vec<bool> {
         let mut needed = vec![false; self.steps.len()];
-        let mut want = |needed: &mut Vec<bool>, step: StepIndex| {
+        let want = |needed: &mut Vec<bool>, step: StepIndex| {
             if let Some(flag) = needed.get_mut(step.index()) {
                 *flag = true;
             }

@@ -21,6 +21,9 @@ mod state;
 mod subscribe;
 mod worker;
 
+#[cfg(test)]
+mod tests;
+
 pub use action::{Action, CancelledBy, Failure, How, Lease, Note, Outcome, Refusal, Stop};
 pub use event::{
     Event, Fence, InfraFault, Presence, Return, StepFault, Submission, Work, WorkerFacts,

@@ -28,10 +28,10 @@ impl Scheduler {
         let Submission { build: id, body, scope, priority, presence, graph } = submission;
         if let Some(build) = self.builds.get(&id) {
             let same = build.body == body;
-            return match same {
-                true => self.act(Action::Accepted { build: id }),
-                false => self.refuse(Refusal::BuildExists(id)),
-            };
+            if same {
+                return self.act(Action::Accepted { build: id });
+            }
+            return self.refuse(Refusal::BuildExists(id));
         }
         if let Err(source) = graph.check() {
             return self.refuse(Refusal::InvalidGraph { build: id, source });

@@ -77,6 +77,7 @@ impl Scheduler {
         for sharer in sharers {
             self.finish(sharer, Source::Pool(id, made), How::Shared { attempt: tenure.attempt });
         }
+        self.drop_unused(id);
         self.mark_done(at, Source::Pool(id, made));
     }
 
@@ -113,12 +114,14 @@ impl Scheduler {
     fn pooled(&self, at: At, tenure: Tenure, made: Made) -> Option<Pooled> {
         let build = self.builds.get(&at.0)?;
         let node = build.graph.steps.get(at.1.index())?;
+        // An input that has no state at all any more can be compared with nothing: the result is nobody else's.
+        let lineage: Option<Vec<_>> = node.needs().map(|on| self.state_of((at.0, on))).collect();
         Some(Pooled {
             key: node.key,
             scope: build.scope.clone(),
             share: node.share,
             begun: tenure.begun,
-            lineage: node.needs().map(|on| self.state_of((at.0, on))).collect::<Option<_>>()?,
+            lineage: lineage.unwrap_or_default(),
             made,
             kept: Kept::Held(BTreeSet::from([tenure.worker])),
             users: BTreeSet::new(),

@@ -82,9 +82,13 @@ impl Scheduler {
     pub(crate) fn release_result(&mut self, id: ResultId, user: At) {
         if let Some(pooled) = self.results.get_mut(&id) {
             pooled.users.remove(&user);
-            if pooled.users.is_empty() {
-                self.drop_result(id);
-            }
+        }
+        self.drop_unused(id);
+    }
+
+    pub(crate) fn drop_unused(&mut self, id: ResultId) {
+        if self.results.get(&id).is_some_and(|pooled| pooled.users.is_empty()) {
+            self.drop_result(id);
         }
     }
 

@@ -1,0 +1,554 @@
+//! Transcripts: a few words per event, the actions behind it.
+//!
+//! A build is written as `build a: x y<x z@1<x+y:net =>z`: step `y` lies on `x`; `z` is of stage 1, lies on `x` and reads
+//! `y`; flags follow a colon; the output needs `z`. A step's name is its key. Attempts are `t1`, `t2` in their order.
+
+mod language;
+
+use expect_test::{Expect, expect};
+
+use language::play;
+
+fn check(script: &str, expected: &Expect) {
+    expected.assert_eq(&play(script));
+}
+
+#[test]
+fn a_segment_is_one_job_and_the_output_follows() {
+    check(
+        "worker 1 joins\nbuild a: x y<x z<y =>z\nt1 done x\nt1 done y\nt1 done z\nt2 output",
+        &expect![[r#"
+            > worker 1 joins
+            > build a: x y<x z<y =>z
+              accepted a
+              lease t1 to worker 1: a.x a.y a.z
+            > t1 done x
+              a.x ran as t1
+            > t1 done y
+              a.y ran as t1
+            > t1 done z
+              a.z ran as t1
+              lease t2 to worker 1: a output 0
+            > t2 output
+              a output 0 made
+              a ended: Done
+        "#]],
+    );
+}
+
+#[test]
+fn a_step_that_waits_cuts_the_segment() {
+    check(
+        "worker 1 joins slots=2\nbuild a: b x@1 y@1<x z@1<y+b =>z\nt2 done x\nt2 done y\nt1 done b",
+        &expect![[r#"
+            > worker 1 joins slots=2
+            > build a: b x@1 y@1<x z@1<y+b =>z
+              accepted a
+              lease t1 to worker 1: a.b
+              lease t2 to worker 1: a.x a.y
+            > t2 done x
+              a.x ran as t2
+            > t2 done y
+              a.y ran as t2
+            > t1 done b
+              a.b ran as t1
+              lease t3 to worker 1: a.z
+        "#]],
+    );
+}
+
+#[test]
+fn what_nobody_needs_is_never_run() {
+    check(
+        "worker 1 joins\nbuild a: x:hit y<x:hit u@1 =>y\nt1 output",
+        &expect![[r#"
+        > worker 1 joins
+        > build a: x:hit y<x:hit u@1 =>y
+          accepted a
+          lease t1 to worker 1: a output 0
+        > t1 output
+          a output 0 made
+          a ended: Done
+    "#]],
+    );
+}
+
+#[test]
+fn a_lost_workers_job_goes_ahead_to_another_worker() {
+    check(
+        "worker 1 joins\nbuild a: x =>x\nbuild b: y =>y\nworker 2 joins\nt2 done y\nworker 1 lost",
+        &expect![[r#"
+            > worker 1 joins
+            > build a: x =>x
+              accepted a
+              lease t1 to worker 1: a.x
+            > build b: y =>y
+              accepted b
+            > worker 2 joins
+              lease t2 to worker 2: b.y
+            > t2 done y
+              b.y ran as t2
+              lease t3 to worker 2: b output 0
+            > worker 1 lost
+              a lost attempt 1/3: WorkerLost
+        "#]],
+    );
+}
+
+#[test]
+fn three_lost_attempts_end_the_build() {
+    check(
+        "worker 1 joins\nbuild a: x =>x\nt1 fails x infra\nt2 fails x infra\nt3 fails x infra",
+        &expect![[r#"
+            > worker 1 joins
+            > build a: x =>x
+              accepted a
+              lease t1 to worker 1: a.x
+            > t1 fails x infra
+              a lost attempt 1/3: Sandbox
+              lease t2 to worker 1: a.x
+            > t2 fails x infra
+              a lost attempt 2/3: Sandbox
+              lease t3 to worker 1: a.x
+            > t3 fails x infra
+              a failed: INFRA_ATTEMPTS_EXHAUSTED
+        "#]],
+    );
+}
+
+#[test]
+fn the_users_own_failure_is_not_retried() {
+    check(
+        "worker 1 joins slots=2\nbuild a: x y@1 =>x,y\nt1 fails x exit=2\nt2 done y",
+        &expect![[r#"
+            > worker 1 joins slots=2
+            > build a: x y@1 =>x,y
+              accepted a
+              lease t1 to worker 1: a.x
+              lease t2 to worker 1: a.y
+            > t1 fails x exit=2
+              a failed: STEP_FAILED
+              stop t2: Unwanted
+            > t2 done y
+              refused: unknown attempt
+        "#]],
+    );
+}
+
+#[test]
+fn a_report_of_an_old_lease_is_refused() {
+    check(
+        "worker 1 joins\nbuild a: x =>x\nt1 old done x\nworker 1 lost\nworker 2 joins\nt1 done x\nt2 done x\nt2 done x",
+        &expect![[r#"
+            > worker 1 joins
+            > build a: x =>x
+              accepted a
+              lease t1 to worker 1: a.x
+            > t1 old done x
+              refused: old epoch
+            > worker 1 lost
+              a lost attempt 1/3: WorkerLost
+              a finds no worker for linux/amd64
+            > worker 2 joins
+              lease t2 to worker 2: a.x
+            > t1 done x
+              refused: unknown attempt
+            > t2 done x
+              a.x ran as t2
+              lease t3 to worker 2: a output 0
+            > t2 done x
+              refused: unknown attempt
+        "#]],
+    );
+}
+
+#[test]
+fn a_second_build_shares_what_runs() {
+    check(
+        "worker 1 joins\nbuild a: x y<x =>y\nbuild b: x y<x =>y\nt1 done x\nt1 done y",
+        &expect![[r#"
+            > worker 1 joins
+            > build a: x y<x =>y
+              accepted a
+              lease t1 to worker 1: a.x a.y
+            > build b: x y<x =>y
+              accepted b
+              b.x shares a.x
+              b.y shares a.y
+            > t1 done x
+              a.x ran as t1
+              b.x shared t1
+            > t1 done y
+              a.y ran as t1
+              b.y shared t1
+              lease t2 to worker 1: a output 0
+        "#]],
+    );
+}
+
+#[test]
+fn a_plain_exit_code_goes_to_all_and_another_failure_does_not() {
+    check(
+        "worker 1 joins\nbuild a: x =>x\nbuild b: x =>x\nt1 fails x exit=1\n\
+         build c: y:net =>y\nbuild d: y:net =>y\nt2 fails y exit=1\nt3 done y",
+        &expect![[r#"
+            > worker 1 joins
+            > build a: x =>x
+              accepted a
+              lease t1 to worker 1: a.x
+            > build b: x =>x
+              accepted b
+              b.x shares a.x
+            > t1 fails x exit=1
+              a failed: STEP_FAILED
+              b failed: STEP_FAILED
+            > build c: y:net =>y
+              accepted c
+              lease t2 to worker 1: c.y
+            > build d: y:net =>y
+              accepted d
+              d.y shares c.y
+            > t2 fails y exit=1
+              c failed: STEP_FAILED
+              lease t3 to worker 1: d.y
+            > t3 done y
+              d.y ran as t3
+              lease t4 to worker 1: d output 0
+        "#]],
+    );
+}
+
+#[test]
+fn a_cancel_cuts_behind_the_last_step_that_is_wanted() {
+    check(
+        "worker 1 joins\nbuild a: x y<x z<y =>z\nbuild b: x y<x w<y =>w\ncancel a\nt1 done x\nt1 done y",
+        &expect![[r#"
+            > worker 1 joins
+            > build a: x y<x z<y =>z
+              accepted a
+              lease t1 to worker 1: a.x a.y a.z
+            > build b: x y<x w<y =>w
+              accepted b
+              b.x shares a.x
+              b.y shares a.y
+            > cancel a
+              a ended: Cancelled(Request)
+              cut t1 behind a.y
+            > t1 done x
+              b.x shared t1
+            > t1 done y
+              b.y shared t1
+              lease t2 to worker 1: b.w
+        "#]],
+    );
+}
+
+#[test]
+fn a_parents_attempt_is_joined_and_a_childs_is_not() {
+    check(
+        "worker 1 joins slots=3\nbuild a scope=t/r/pr: x =>x\nbuild b scope=t/r: x =>x\nbuild c scope=t/r/pr2: x =>x",
+        &expect![[r#"
+            > worker 1 joins slots=3
+            > build a scope=t/r/pr: x =>x
+              accepted a
+              lease t1 to worker 1: a.x
+            > build b scope=t/r: x =>x
+              accepted b
+              lease t2 to worker 1: b.x
+            > build c scope=t/r/pr2: x =>x
+              accepted c
+              c.x shares b.x
+        "#]],
+    );
+}
+
+#[test]
+fn a_fresh_step_joins_nothing_begun_before_it() {
+    check(
+        "worker 1 joins slots=3\nbuild a: x =>x\nbuild b: x:fresh =>x\nbuild c: x:fresh =>x\nbuild d: x =>x",
+        &expect![[r#"
+            > worker 1 joins slots=3
+            > build a: x =>x
+              accepted a
+              lease t1 to worker 1: a.x
+            > build b: x:fresh =>x
+              accepted b
+              lease t2 to worker 1: b.x
+            > build c: x:fresh =>x
+              accepted c
+              lease t3 to worker 1: c.x
+            > build d: x =>x
+              accepted d
+              d.x shares a.x
+        "#]],
+    );
+}
+
+#[test]
+fn a_result_lost_before_it_was_durable_is_made_again() {
+    check(
+        "worker 1 joins\nbuild a: x b@1 y@1<b+x =>y\nt1 done x\nworker 1 lost\nworker 2 joins slots=2\n\
+         t3 done x=other\nt4 done b\nt5 done y",
+        &expect![[r#"
+            > worker 1 joins
+            > build a: x b@1 y@1<b+x =>y
+              accepted a
+              lease t1 to worker 1: a.x
+            > t1 done x
+              a.x ran as t1
+              lease t2 to worker 1: a.b
+            > worker 1 lost
+              a lost attempt 1/3: WorkerLost
+              a.x withdrawn
+              a finds no worker for linux/amd64
+            > worker 2 joins slots=2
+              lease t3 to worker 2: a.x
+              lease t4 to worker 2: a.b
+            > t3 done x=other
+              a.x ran as t3
+            > t4 done b
+              a.b ran as t4
+              lease t5 to worker 2: a.y
+            > t5 done y
+              a.y ran as t5
+              lease t6 to worker 2: a output 0
+        "#]],
+    );
+}
+
+#[test]
+fn a_durable_result_survives_its_worker() {
+    check(
+        "worker 1 joins\nbuild a: x =>x\nt1 done x\nt1 durable x\nworker 1 lost\nworker 2 joins\nt3 output",
+        &expect![[r#"
+            > worker 1 joins
+            > build a: x =>x
+              accepted a
+              lease t1 to worker 1: a.x
+            > t1 done x
+              a.x ran as t1
+              lease t2 to worker 1: a output 0
+            > t1 durable x
+            > worker 1 lost
+              a lost attempt 1/3: WorkerLost
+              a finds no worker for any
+            > worker 2 joins
+              lease t3 to worker 2: a output 0
+            > t3 output
+              a output 0 made
+              a ended: Done
+        "#]],
+    );
+}
+
+#[test]
+fn what_was_made_of_the_lost_result_is_made_again_if_the_new_one_differs() {
+    check(
+        "worker 1 joins\nworker 2 joins\nbuild a: x b@1 y@2<x+b =>y\nt1 done x\nworker 1 drains\nt2 done b\nt3 done y\n\
+         worker 1 lost\nt5 done x=other\nt6 done y\nt7 output",
+        &expect![[r#"
+            > worker 1 joins
+            > worker 2 joins
+            > build a: x b@1 y@2<x+b =>y
+              accepted a
+              lease t1 to worker 1: a.x
+              lease t2 to worker 2: a.b
+            > t1 done x
+              a.x ran as t1
+            > worker 1 drains
+            > t2 done b
+              a.b ran as t2
+              lease t3 to worker 2: a.y
+            > t3 done y
+              a.y ran as t3
+              lease t4 to worker 2: a output 0
+            > worker 1 lost
+              a.x withdrawn
+              stop t4: InputChanged
+              lease t5 to worker 2: a.x
+            > t5 done x=other
+              a.x ran as t5
+              a.y withdrawn
+              lease t6 to worker 2: a.y
+            > t6 done y
+              a.y ran as t6
+              lease t7 to worker 2: a output 0
+            > t7 output
+              a output 0 made
+              a ended: Done
+        "#]],
+    );
+}
+
+#[test]
+fn an_input_that_vanished_is_no_attempt() {
+    check(
+        "worker 1 joins\nbuild a: x b@1:hit y@1<b+x =>y\nt1 done x\nt2 returns lost=x\nt3 done x\nt4 done y",
+        &expect![[r#"
+            > worker 1 joins
+            > build a: x b@1:hit y@1<b+x =>y
+              accepted a
+              lease t1 to worker 1: a.x
+            > t1 done x
+              a.x ran as t1
+              lease t2 to worker 1: a.y
+            > t2 returns lost=x
+              a.x withdrawn
+              lease t3 to worker 1: a.x
+            > t3 done x
+              a.x ran as t3
+              lease t4 to worker 1: a.y
+            > t4 done y
+              a.y ran as t4
+              lease t5 to worker 1: a output 0
+        "#]],
+    );
+}
+
+#[test]
+fn a_client_that_stays_away_ends_its_build() {
+    check(
+        "build a: x =>x\nbuild b detached: y =>y\nclient a gone\nclient b gone\nwait 299\ntick\nclient a back\n\
+         client a gone\nwait 300\ntick",
+        &expect![[r#"
+            > build a: x =>x
+              accepted a
+              a finds no worker for linux/amd64
+            > build b detached: y =>y
+              accepted b
+              b finds no worker for linux/amd64
+            > client a gone
+              wake at 300s
+            > client b gone
+            > wait 299
+            > tick
+            > client a back
+            > client a gone
+              wake at 599s
+            > wait 300
+            > tick
+              a ended: Cancelled(ClientGone)
+        "#]],
+    );
+}
+
+#[test]
+fn tenants_take_turns() {
+    check(
+        "worker 1 joins\nbuild a scope=big: a1 a2@1 a3@2 =>a1,a2,a3\nbuild b scope=small: b1 =>b1\nt1 done a1\nt2 done b1",
+        &expect![[r#"
+            > worker 1 joins
+            > build a scope=big: a1 a2@1 a3@2 =>a1,a2,a3
+              accepted a
+              lease t1 to worker 1: a.a1
+            > build b scope=small: b1 =>b1
+              accepted b
+            > t1 done a1
+              a.a1 ran as t1
+              lease t2 to worker 1: b.b1
+            > t2 done b1
+              b.b1 ran as t2
+              lease t3 to worker 1: b output 0
+        "#]],
+    );
+}
+
+#[test]
+fn a_missing_platform_is_told_once() {
+    check(
+        "worker 1 joins platform=linux/arm64\nbuild a: x y@1 =>x,y\nworker 2 joins\nworker 2 lost",
+        &expect![[r#"
+            > worker 1 joins platform=linux/arm64
+            > build a: x y@1 =>x,y
+              accepted a
+              a finds no worker for linux/amd64
+            > worker 2 joins
+              lease t1 to worker 2: a.x
+            > worker 2 lost
+              a lost attempt 1/3: WorkerLost
+        "#]],
+    );
+}
+
+#[test]
+fn a_submission_is_one_build_however_often_it_arrives() {
+    check(
+        "build a: x =>x\nbuild a: x =>x\nbuild a: y =>y\ncancel a\nforget a\nforget a",
+        &expect![[r#"
+            > build a: x =>x
+              accepted a
+              a finds no worker for linux/amd64
+            > build a: x =>x
+              accepted a
+            > build a: y =>y
+              refused: build exists
+            > cancel a
+              a ended: Cancelled(Request)
+            > forget a
+              forgot a
+            > forget a
+              refused: unknown build
+        "#]],
+    );
+}
+
+#[test]
+fn after_a_recovery_all_is_said_again() {
+    check(
+        "worker 1 joins\nbuild a: x =>x\nbuild b: x =>x\nrecovered\nworker 1 back t1\nworker 1 back t9",
+        &expect![[r#"
+            > worker 1 joins
+            > build a: x =>x
+              accepted a
+              lease t1 to worker 1: a.x
+            > build b: x =>x
+              accepted b
+              b.x shares a.x
+            > recovered
+              lease t1 to worker 1: a.x
+              b.x shares a.x
+            > worker 1 back t1
+              lease t1 to worker 1: a.x
+            > worker 1 back t9
+              stop t?: Stale
+              lease t1 to worker 1: a.x
+        "#]],
+    );
+}
+
+#[test]
+fn work_goes_where_its_parent_lies() {
+    check(
+        "worker 1 joins slots=9\nworker 2 joins slots=9\nbuild a: p x@1<p y@2<p z@3<p =>x,y,z\nt1 done p",
+        &expect![[r#"
+            > worker 1 joins slots=9
+            > worker 2 joins slots=9
+            > build a: p x@1<p y@2<p z@3<p =>x,y,z
+              accepted a
+              lease t1 to worker 1: a.p
+            > t1 done p
+              a.p ran as t1
+              lease t2 to worker 1: a.x
+              lease t3 to worker 1: a.y
+              lease t4 to worker 1: a.z
+        "#]],
+    );
+}
+
+#[test]
+fn a_draining_worker_hands_back_without_an_attempt() {
+    check(
+        "worker 1 joins\nbuild a: x =>x\nworker 1 drains\nt1 returns draining\nworker 2 joins",
+        &expect![[r#"
+            > worker 1 joins
+            > build a: x =>x
+              accepted a
+              lease t1 to worker 1: a.x
+            > worker 1 drains
+            > t1 returns draining
+              a finds no worker for linux/amd64
+            > worker 2 joins
+              lease t2 to worker 2: a.x
+        "#]],
+    );
+}
