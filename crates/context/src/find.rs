@@ -7,6 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use dcbuild_model::{Fault, limits};
 use rustix::fs::{Mode, OFlags};
@@ -114,25 +115,19 @@ pub fn find(origins: Origins<'_>) -> Result<Found, FindError> {
     };
     let mut own = name;
     own.push(".dockerignore");
-    let own = (folder.path.join(&own), own);
-    let beside = optional(&folder, &own.1, own.0)?;
-    let ignore = match beside {
-        Some(ignore) => Some(ignore),
-        None => {
-            let top = Folder::of(context);
-            optional(&top, OsStr::new(".dockerignore"), context.root().join(".dockerignore"))?
-        }
-    };
+    let mut ignore = optional(&folder, &own, folder.path.join(&own))?;
+    if ignore.is_none() {
+        let path = context.root().join(".dockerignore");
+        ignore = optional(&Folder::of(context), OsStr::new(".dockerignore"), path)?;
+    }
     Ok(Found { dockerfile, ignore })
 }
 
 /// A folder that links may not lead out of.
 struct Folder {
-    fd: OwnedFdRef,
+    fd: Arc<OwnedFd>,
     path: PathBuf,
 }
-
-type OwnedFdRef = std::sync::Arc<OwnedFd>;
 
 impl Folder {
     fn of(context: &Context) -> Folder {
@@ -165,14 +160,13 @@ fn named(origins: Origins<'_>, file: &Path) -> Result<(Source, Folder, OsString)
         return Err(FindError::Special { path: file.into() });
     };
     let above = std::fs::canonicalize(above).map_err(not_found)?;
-    let folder = match above.strip_prefix(origins.context.root()) {
-        Ok(_) => Folder::of(origins.context),
-        Err(_) => {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let fd = rustix::fs::open(&above, flags, Mode::empty())
-                .map_err(|errno| not_found(errno.into()))?;
-            Folder { fd: std::sync::Arc::new(fd), path: above.clone() }
-        }
+    let folder = if above.starts_with(origins.context.root()) {
+        Folder::of(origins.context)
+    } else {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(&above, flags, Mode::empty())
+            .map_err(|errno| not_found(errno.into()))?;
+        Folder { fd: Arc::new(fd), path: above.clone() }
     };
     let inside = above.strip_prefix(&folder.path).unwrap_or(Path::new("")).join(name);
     let source = read(&folder, inside.as_os_str(), file.into(), limits::DOCKERFILE_BYTES_MAX)?;

@@ -202,10 +202,10 @@ fn look_at(
         if let Some(known) = known.filter(|known| known.stat == stat) {
             return Ok(Seen { content: known.content, stat, xattrs, read: false });
         }
-        let (content, size) = digest(&mut open, buffer).map_err(failed)?;
+        let (hash, size) = digest(&mut open, buffer).map_err(failed)?;
         let after: Stat = rustix::fs::fstat(&open).map_err(|errno| failed(errno.into()))?;
         if FileStat::of(&after) == stat && size == stat.size {
-            return Ok(Seen { content, stat, xattrs, read: true });
+            return Ok(Seen { content: hash, stat, xattrs, read: true });
         }
     }
     Err(HashError::Changed { path: path.clone() })

@@ -24,3 +24,6 @@ pub use rawjson::RawJson;
 pub use summary::{Summary, Tally};
 pub use tty::{Colour, Frame, FrameLine, Size, Style, Tty, redraw};
 pub use update::{Log, Status, Stream, Update, Vertex, VertexId, VertexState, Warning};
+
+#[cfg(test)]
+mod tests;

@@ -65,7 +65,9 @@ impl Block {
             found.push(format!("{} {}", log_time(between(started, time)), printable_line(text)));
             time = log.time;
         });
-        found.into_iter().for_each(|text| self.push(text));
+        for text in found {
+            self.push(text);
+        }
         self.partial.insert(log.stream, (time, lines));
     }
 

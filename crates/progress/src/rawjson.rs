@@ -1,4 +1,4 @@
-//! One JSON object a line, with the fields of BuildKit's `client.SolveStatus`, so that tools which read its `rawjson`
+//! One JSON object a line, with the fields of `client.SolveStatus` in moby/buildkit, so that tools which read its `rawjson`
 //! read this one too.
 
 #[cfg(test)]

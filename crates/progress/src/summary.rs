@@ -99,3 +99,37 @@ impl Summary {
         out
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+    use crate::tests::{Script, at};
+
+    #[test]
+    fn a_summary_says_where_the_time_went() {
+        let script = Script::default()
+            .cached(0, "[a 1/3] FROM busybox")
+            .start(0, "[a 2/3] RUN make")
+            .start(0, "[a 3/3] COPY \x1b[31m. .")
+            .start(0, "[b 1/1] RUN false")
+            .start(100, "export")
+            .status(200, "export", ("push", 5_000, Some(9_000)))
+            .status(900, "export", ("push", 9_000, Some(9_000)))
+            .done(2500, "[a 2/3] RUN make")
+            .done(20, "[a 3/3] COPY \x1b[31m. .")
+            .failed(900, "[b 1/1] RUN false", "exit code: 1");
+        let mut tally = Tally::default();
+        for (_, update) in &script.updates {
+            tally.update(update);
+        }
+        expect![[r#"
+            Built in 3.0s: 2 ran, 1 cached, 1 failed, 1 cancelled, 9.00kB moved
+                2.9s  export
+                2.5s  [a 2/3] RUN make
+                0.9s  [b 1/1] RUN false
+        "#]]
+        .assert_eq(&tally.summary(at(3000)).render());
+    }
+}

@@ -20,10 +20,10 @@ fn put(folder: &Path, names: &[&str]) {
     for name in names {
         let path = folder.join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        if !name.ends_with('/') {
-            fs::write(&path, name).unwrap();
-        } else {
+        if name.ends_with('/') {
             fs::create_dir_all(&path).unwrap();
+        } else {
+            fs::write(&path, name).unwrap();
         }
     }
 }

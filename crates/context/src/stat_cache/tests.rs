@@ -11,7 +11,7 @@ fn entries(count: u64) -> Vec<(Vec<u8>, Known)> {
         let stat =
             FileStat { inode: u64::MAX - number, size: number * 300, mtime: time, ctime: time };
         let content = ContentDigest(Digest::of(&path));
-        (path, Known { stat, content, has_xattrs: number % 3 == 0 })
+        (path, Known { stat, content, has_xattrs: number.is_multiple_of(3) })
     };
     (0..count).map(entry).collect()
 }
