@@ -49,8 +49,8 @@ pub(crate) fn tell(caller: &mut UnixStream, report: &Report) {
 fn help(caller: &mut UnixStream) -> Result<(), Failure> {
     let order = read_order(caller)?;
     unshare_pids()?;
-    let (lifeline, held) =
-        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(Failure::machine("make a pipe"))?;
+    let (lifeline, held) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+        .map_err(Failure::machine("make a pipe"))?;
     match sys::fork().map_err(Failure::machine("start the warden"))? {
         Side::Child => {
             drop(held);

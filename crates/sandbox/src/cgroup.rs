@@ -174,8 +174,7 @@ impl Cgroup {
             for file in ["memory.oom_control", "memory.events"] {
                 counts.oom_kills = counts.oom_kills.max(field(&path.join(file), "oom_kill"));
             }
-            counts.pids_refused =
-                counts.pids_refused.max(field(&path.join("pids.events"), "max"));
+            counts.pids_refused = counts.pids_refused.max(field(&path.join("pids.events"), "max"));
         }
         counts
     }

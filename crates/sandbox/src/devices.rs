@@ -76,7 +76,9 @@ fn cover(
     let target = root.system_folder(name).map_err(|errno| {
         Failure::Refused(format!("the tree's /{name} cannot be mounted on: {errno}"))
     })?;
-    mount().and_then(|mount| attach(mount, target)).map_err(Failure::machine(format!("mount /{name}")))
+    mount()
+        .and_then(|mount| attach(mount, target))
+        .map_err(Failure::machine(format!("mount /{name}")))
 }
 
 fn fill_dev(root: &Root, spec: &CellSpec) -> Result<(), Errno> {
@@ -96,8 +98,12 @@ fn fill_dev(root: &Root, spec: &CellSpec) -> Result<(), Errno> {
         attach(mount, open_in(&dev, name, OFlags::PATH | OFlags::DIRECTORY)?)
     };
     let quiet = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let terminals =
-        [("newinstance", None), ("ptmxmode", Some("0666")), ("mode", Some("0620")), ("gid", Some("5"))];
+    let terminals = [
+        ("newinstance", None),
+        ("ptmxmode", Some("0666")),
+        ("mode", Some("0620")),
+        ("gid", Some("5")),
+    ];
     folder("pts", make_mount("devpts", &terminals, quiet)?)?;
     let size = spec.limits.shm_bytes_max.to_string();
     let memory = [("mode", Some("1777")), ("size", Some(size.as_str()))];
@@ -120,7 +126,8 @@ fn hide(root: &Root) -> Result<(), Failure> {
         let mask = if rustix::fs::FileType::from_raw_mode(mode).is_dir() {
             make_mount("tmpfs", &[], plain() | MountAttrFlags::MOUNT_ATTR_RDONLY)
         } else {
-            open_path(Path::new("/dev/null")).and_then(|null| copy_mount(null.as_fd(), attr::NOSUID))
+            open_path(Path::new("/dev/null"))
+                .and_then(|null| copy_mount(null.as_fd(), attr::NOSUID))
         };
         attach(mask.map_err(fail)?, target).map_err(fail)?;
     }

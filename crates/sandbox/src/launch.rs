@@ -39,7 +39,8 @@ pub(crate) fn program(spec: &CellSpec, identity: &Identity) -> Program {
         vec![name.clone()]
     } else {
         let path = path.map_or(PATH_DEFAULT, |(_, value)| value.as_str());
-        let folder = |folder: &str| if folder.is_empty() { ".".to_owned() } else { folder.to_owned() };
+        let folder =
+            |folder: &str| if folder.is_empty() { ".".to_owned() } else { folder.to_owned() };
         path.split(':').map(|each| format!("{}/{name}", folder(each))).collect()
     };
     // NUL bytes were refused before the cell was started.
@@ -91,7 +92,8 @@ pub(crate) fn null_stdin() -> Result<(), Failure> {
 /// Sets the limits of each process.
 pub(crate) fn set_ulimits(ulimits: &[Ulimit]) -> Result<(), Failure> {
     for ulimit in ulimits {
-        let (soft, hard) = (ulimit.soft.unwrap_or(RLIM_INFINITY), ulimit.hard.unwrap_or(RLIM_INFINITY));
+        let (soft, hard) =
+            (ulimit.soft.unwrap_or(RLIM_INFINITY), ulimit.hard.unwrap_or(RLIM_INFINITY));
         setrlimit(resource(ulimit.resource), soft, hard).map_err(|errno| {
             Failure::Refused(format!("the limit {:?} cannot be set: {errno}", ulimit.resource))
         })?;

@@ -25,7 +25,9 @@ mod target;
 mod user;
 
 pub use cell::{CELL_ARGUMENT, cell_main};
-pub use run::{CellError, CellExit, CellTimings, Outcome, Sandbox, SandboxConfig, SandboxError, Stream};
+pub use run::{
+    CellError, CellExit, CellTimings, Outcome, Sandbox, SandboxConfig, SandboxError, Stream,
+};
 pub use spec::{
     CellSpec, Limits, Mount, Network, Rootfs, SecretBytes, Security, Ulimit, UlimitResource,
 };

@@ -89,9 +89,8 @@ fn overlay(
     while stack.len() < least {
         stack.push(empty);
     }
-    let one_by_one = stack.iter().try_for_each(|lower| {
-        fsconfig_set_string(&context, "lowerdir+", *lower)
-    });
+    let one_by_one =
+        stack.iter().try_for_each(|lower| fsconfig_set_string(&context, "lowerdir+", *lower));
     if one_by_one.is_err() {
         // Kernels before 6.7 take all of them as one text, with a colon between.
         let mut text = Vec::new();
@@ -136,10 +135,8 @@ pub(crate) fn mount_all(root: &mut Root, order: &Order) -> Result<(), Failure> {
         uid: 0,
         gid: 0,
     };
-    let mut all = vec![
-        file("/etc/hosts", hosts(spec)),
-        file("/etc/resolv.conf", resolv_conf(spec.network)),
-    ];
+    let mut all =
+        vec![file("/etc/hosts", hosts(spec)), file("/etc/resolv.conf", resolv_conf(spec.network))];
     all.extend(spec.mounts.iter().cloned());
     all.sort_by_key(|mount| depth(mount.target()));
     for (number, mount) in all.iter().enumerate() {
@@ -191,14 +188,14 @@ fn source(
             copy_mount(found.as_fd(), readonly | attr::NODEV).map_err(fail)
         }
         Mount::Overlay { lowers, scratch, subpath, .. } => {
-            let upper = scratch.as_ref().map(|(upper, work)| (upper.as_path(), work.as_path(), true));
+            let upper =
+                scratch.as_ref().map(|(upper, work)| (upper.as_path(), work.as_path(), true));
             let tree = overlay(lowers, upper, &order.places.empty).map_err(fail)?;
             attach(&tree, open_path(&order.places.stage).map_err(fail)?).map_err(fail)?;
             let readonly = if scratch.is_none() { attr::RDONLY } else { 0 };
             let found = inner(tree, subpath);
-            let copy = found.and_then(|found| {
-                copy_mount(found.as_fd(), readonly | attr::NODEV).map_err(fail)
-            });
+            let copy = found
+                .and_then(|found| copy_mount(found.as_fd(), readonly | attr::NODEV).map_err(fail));
             unmount(&order.places.stage, UnmountFlags::DETACH).map_err(fail)?;
             copy
         }

@@ -174,7 +174,12 @@ impl Sandbox {
             // A symbolic link in the state's path would make the names of mount points differ from those asked for.
             path.canonicalize().map_err(|source| SandboxError::State { path, source })
         };
-        let places = Places { root: place("root")?, stage: place("stage")?, empty: place("empty")?, files: place("files")? };
+        let places = Places {
+            root: place("root")?,
+            stage: place("stage")?,
+            empty: place("empty")?,
+            files: place("files")?,
+        };
         let hierarchy = Arc::new(Hierarchy::find(&config.cgroup_root, &config.cgroup_name));
         Ok(Sandbox { exe: config.exe, places, hierarchy })
     }
@@ -213,7 +218,8 @@ impl Sandbox {
         };
         let (hierarchy, name, limits) =
             (Arc::clone(&self.hierarchy), spec.attempt.clone(), spec.limits.clone());
-        let cgroup = blocking(move || hierarchy.make(&name, &limits)).await.map_err(broken("make"))?;
+        let cgroup =
+            blocking(move || hierarchy.make(&name, &limits)).await.map_err(broken("make"))?;
         let ended = self.supervise(spec, &cgroup, output, stop).await;
         let counts = cgroup.counts();
         blocking(move || cgroup.remove()).await.map_err(broken("remove"))?;

@@ -65,14 +65,8 @@ pub(crate) fn exit(code: i32) -> ! {
 /// Marks every descriptor but the first three as closed on exec.
 pub(crate) fn close_rest_on_exec() -> Result<(), Errno> {
     // SAFETY: only flags of descriptors change; none is closed here, so owned descriptors stay valid.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            3_u32,
-            u32::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        )
-    };
+    let done =
+        unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if done == 0 { Ok(()) } else { Err(errno()) }
 }
 
@@ -108,12 +102,7 @@ pub(crate) fn install_filter(program: &[sock_filter]) -> Result<(), Errno> {
     let program = FilterProgram { len, filter: program.as_ptr() };
     // SAFETY: the pointer and length name a live slice of instructions; the kernel copies and checks them.
     let done = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            0_u32,
-            &raw const program,
-        )
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0_u32, &raw const program)
     };
     if done == 0 { Ok(()) } else { Err(errno()) }
 }
@@ -134,8 +123,7 @@ pub(crate) fn loopback_up() -> Result<(), Errno> {
     request.ifr_ifru.ifru_flags =
         libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).unwrap_or_default();
     // SAFETY: SIOCSIFFLAGS reads an ifreq, which lives through the call.
-    let done = unsafe {
-        libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request)
-    };
+    let done =
+        unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
     if done == 0 { Ok(()) } else { Err(errno()) }
 }

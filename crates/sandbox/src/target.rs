@@ -32,11 +32,7 @@ pub(crate) struct Root {
 }
 
 /// Opens an untrusted path below a folder as if the folder were `/`.
-pub(crate) fn open_in(
-    folder: impl AsFd,
-    path: &str,
-    flags: OFlags,
-) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_in(folder: impl AsFd, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
     let path = if path.is_empty() { "." } else { path };
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     loop {

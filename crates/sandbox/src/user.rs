@@ -47,11 +47,7 @@ struct Group<'a> {
 }
 
 /// Resolves `USER` text, `name[:group]`, each a name or a number; an empty name is root.
-pub fn resolve_user(
-    text: &str,
-    passwd: &[u8],
-    group: &[u8],
-) -> Result<Identity, ResolveUserError> {
+pub fn resolve_user(text: &str, passwd: &[u8], group: &[u8]) -> Result<Identity, ResolveUserError> {
     let (passwd, group) = (String::from_utf8_lossy(passwd), String::from_utf8_lossy(group));
     let (user, wanted) = text.split_once(':').unwrap_or((text, ""));
     let user_number = number(user)?;

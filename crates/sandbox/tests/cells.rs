@@ -1,0 +1,670 @@
+//! Real cells on a tree of busybox. The test binary is its own helper, which is why it has no harness; it speaks enough
+//! of the harness's language to be listed and run one test at a time.
+#![expect(clippy::unwrap_used, reason = "test")]
+#![expect(clippy::print_stdout, reason = "the harness's language is spoken on standard output")]
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use dcbuild_sandbox::{
+    CELL_ARGUMENT, CellError, CellExit, CellSpec, Limits, Mount, Network, Outcome, Rootfs, Sandbox,
+    SandboxConfig, SecretBytes, Security, Stream, Ulimit, UlimitResource, cell_main,
+};
+use expect_test::{Expect, expect};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+const TESTS: &[(&str, fn())] = &[
+    ("what_a_step_sees", what_a_step_sees),
+    ("exit_codes_and_signals", exit_codes_and_signals),
+    ("outputs_stay_apart", outputs_stay_apart),
+    ("users", users),
+    ("capabilities", capabilities),
+    ("mounts", mounts),
+    ("stubs_are_named_and_leave_times_alone", stubs_are_named_and_leave_times_alone),
+    ("filtered_calls", filtered_calls),
+    ("devices_made_by_a_step_open_nothing", devices_made_by_a_step_open_nothing),
+    ("working_folder_stays_inside", working_folder_stays_inside),
+    ("links_in_the_image_are_harmless", links_in_the_image_are_harmless),
+    ("no_network_is_a_loopback", no_network_is_a_loopback),
+    ("memory_limit", memory_limit),
+    ("processes_limit", processes_limit),
+    ("stop_leaves_nothing", stop_leaves_nothing),
+    ("timeout", timeout),
+    ("caller_killed_leaves_nothing", caller_killed_leaves_nothing),
+    ("sweep_removes_dead_attempts", sweep_removes_dead_attempts),
+    ("insecure", insecure),
+    ("refused_specs", refused_specs),
+    ("speed", speed),
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.first().map(String::as_str) {
+        Some(CELL_ARGUMENT) => return cell_main(),
+        Some("hold") => return hold(&arguments[1]),
+        _ => {}
+    }
+    if arguments.iter().any(|each| each == "--list") {
+        if !arguments.iter().any(|each| each == "--ignored") {
+            TESTS.iter().for_each(|(name, _)| println!("{name}: test"));
+        }
+        return ExitCode::SUCCESS;
+    }
+    assert!(Path::new("/bin/busybox").exists(), "these tests need busybox-static at /bin/busybox");
+    assert!(rustix_uid() == 0, "these tests need to be root");
+    let wanted: Vec<_> = arguments.iter().filter(|each| !each.starts_with("--")).collect();
+    let mut all = true;
+    for (name, test) in TESTS {
+        if wanted.is_empty() || wanted.iter().any(|each| name.contains(each.as_str())) {
+            let passed = std::panic::catch_unwind(test).is_ok();
+            println!("{name}: {}", if passed { "ok" } else { "FAILED" });
+            all &= passed;
+        }
+    }
+    if all { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn rustix_uid() -> u32 {
+    std::fs::metadata("/proc/self").unwrap().uid()
+}
+
+struct Fixture {
+    dir: tempfile::TempDir,
+    sandbox: Sandbox,
+    group: String,
+}
+
+struct Ran {
+    exit: Result<CellExit, CellError>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Fixture {
+    fn new(group: &str) -> Fixture {
+        let dir = tempfile::tempdir().unwrap();
+        let group = format!("dcbuild-test-{group}");
+        let lower = dir.path().join("lower");
+        for folder in ["bin", "etc", "tmp", "root", "upper", "work"] {
+            let base = if matches!(folder, "upper" | "work") { dir.path() } else { &lower };
+            std::fs::create_dir_all(base.join(folder)).unwrap();
+        }
+        for path in [lower.clone(), dir.path().join("upper")] {
+            std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        std::fs::set_permissions(lower.join("tmp"), PermissionsExt::from_mode(0o1777)).unwrap();
+        std::fs::copy("/bin/busybox", lower.join("bin/busybox")).unwrap();
+        for name in [
+            "sh", "cat", "ls", "id", "stat", "sleep", "mount", "unshare", "touch", "dd", "env",
+            "tr", "grep", "hostname", "mknod", "kill", "head", "setsid", "chmod", "mkdir", "ip",
+            "true", "su", "readlink", "tail",
+        ] {
+            symlink("busybox", lower.join("bin").join(name)).unwrap();
+        }
+        let write = |path: &str, text: &str| std::fs::write(lower.join(path), text).unwrap();
+        write("etc/passwd", "root:x:0:0:root:/root:/bin/sh\nbob:x:77:88::/home/bob:/bin/sh\n");
+        write("etc/group", "root:x:0:\nwheel:x:10:bob\n");
+        let sandbox = sandbox(dir.path(), &group);
+        Fixture { dir, sandbox, group }
+    }
+
+    fn spec(&self, script: &str) -> CellSpec {
+        spec(self.dir.path(), script)
+    }
+
+    fn run(&self, spec: CellSpec) -> Ran {
+        run(&self.sandbox, spec, CancellationToken::new())
+    }
+
+    fn lower(&self, path: &str) -> PathBuf {
+        self.dir.path().join("lower").join(path)
+    }
+
+    fn check(&self, spec: CellSpec, expected: &Expect) {
+        let ran = self.run(spec);
+        let exit = match ran.exit {
+            Ok(exit) => format!("{:?}", exit.outcome),
+            Err(error) => error.to_string(),
+        };
+        expected.assert_eq(&format!("{}{}{exit}\n", ran.stdout, ran.stderr));
+    }
+
+    fn groups_left(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        for folder in ["memory", "pids", "cpu", "."] {
+            let group = Path::new("/sys/fs/cgroup").join(folder).join(&self.group);
+            for entry in std::fs::read_dir(group).into_iter().flatten().flatten() {
+                if entry.path().is_dir() {
+                    left.push(entry.path().display().to_string());
+                }
+            }
+        }
+        left
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        for folder in ["memory", "pids", "cpu", "."] {
+            let _absent =
+                std::fs::remove_dir(Path::new("/sys/fs/cgroup").join(folder).join(&self.group));
+        }
+    }
+}
+
+fn sandbox(dir: &Path, group: &str) -> Sandbox {
+    Sandbox::new(SandboxConfig {
+        exe: std::env::current_exe().unwrap(),
+        state: dir.join("state"),
+        cgroup_root: "/sys/fs/cgroup".into(),
+        cgroup_name: group.to_owned(),
+    })
+    .unwrap()
+}
+
+fn spec(dir: &Path, script: &str) -> CellSpec {
+    // A volatile upper folder is used once.
+    for folder in ["upper", "work"] {
+        let _absent = std::fs::remove_dir_all(dir.join(folder));
+        std::fs::create_dir(dir.join(folder)).unwrap();
+        std::fs::set_permissions(dir.join(folder), PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    CellSpec {
+        attempt: "attempt-1".to_owned(),
+        rootfs: Rootfs {
+            lowers: vec![dir.join("lower")],
+            upper: dir.join("upper"),
+            work: dir.join("work"),
+            volatile: true,
+        },
+        argv: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
+        env: vec![("PATH".to_owned(), "/bin".to_owned())],
+        cwd: "/".to_owned(),
+        user: String::new(),
+        mounts: Vec::new(),
+        hostname: "buildkitsandbox".to_owned(),
+        hosts: vec![("myhost".to_owned(), "1.2.3.4".parse().unwrap())],
+        network: Network::None,
+        security: Security::Default,
+        limits: Limits::default(),
+    }
+}
+
+fn run(sandbox: &Sandbox, spec: CellSpec, stop: CancellationToken) -> Ran {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (tx, mut rx) = mpsc::channel::<(Stream, bytes::Bytes)>(4);
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let listen = async {
+            while let Some((stream, bytes)) = rx.recv().await {
+                match stream {
+                    Stream::Stdout => stdout.extend_from_slice(&bytes),
+                    Stream::Stderr => stderr.extend_from_slice(&bytes),
+                }
+            }
+        };
+        let (exit, ()) = tokio::join!(sandbox.run(spec, tx, stop), listen);
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        Ran { exit, stdout: text(stdout), stderr: text(stderr) }
+    })
+}
+
+fn what_a_step_sees() {
+    let fixture = Fixture::new("sees");
+    let script = "echo $$; tr '\\0' '|' < /proc/1/environ; echo; hostname; umask; cat; readlink /proc/self/fd/0
+        cat /etc/hosts; ls -1 /dev; ls /proc/self/fd; ls -ld /dev/null /dev/shm | head -c 10; echo
+        stat -c %T -f /dev/shm; (echo x > /etc/hosts) 2>&1; (echo x > /proc/sys/kernel/hostname) 2>&1
+        (mkdir /sys/x) 2>&1; grep Seccomp: /proc/self/status";
+    fixture.check(
+        fixture.spec(script),
+        &expect![[r#"
+        1
+        PATH=/bin|HOME=/root|
+        buildkitsandbox
+        0022
+        /dev/null
+        127.0.0.1	localhost buildkitsandbox
+        ::1	localhost ip6-localhost ip6-loopback
+        1.2.3.4	myhost
+        fd
+        full
+        mqueue
+        null
+        ptmx
+        pts
+        random
+        shm
+        stderr
+        stdin
+        stdout
+        tty
+        urandom
+        zero
+        0
+        1
+        2
+        3
+        crw-rw-rw-
+        tmpfs
+        /bin/sh: can't create /etc/hosts: Read-only file system
+        /bin/sh: can't create /proc/sys/kernel/hostname: Read-only file system
+        mkdir: can't create directory '/sys/x': Read-only file system
+        Seccomp:	2
+        Exited(0)
+    "#]],
+    );
+}
+
+fn exit_codes_and_signals() {
+    let fixture = Fixture::new("exit");
+    let table: [(&[&str], &str); 6] = [
+        (&["/bin/sh", "-c", "exit 7"], "Ok(Exited(7))"),
+        (&["true"], "Ok(Exited(0))"),
+        (&["nosuch"], "Ok(Exited(127))"),
+        (&["/nosuch"], "Ok(Exited(127))"),
+        (&["/etc/passwd"], "Ok(Exited(126))"),
+        (&["/bin/sh", "-c", "(sleep 1000 &); echo done"], "Ok(Exited(0))"),
+    ];
+    for (argv, expected) in table {
+        let mut spec = fixture.spec("");
+        spec.argv = argv.iter().map(|each| (*each).to_owned()).collect();
+        let ran = fixture.run(spec);
+        assert_eq!(format!("{:?}", ran.exit.map(|exit| exit.outcome)), expected, "{argv:?}");
+    }
+    assert!(fixture.groups_left().is_empty());
+}
+
+fn outputs_stay_apart() {
+    let fixture = Fixture::new("output");
+    let ran =
+        fixture.run(fixture.spec("echo a; echo b >&2; head -c 300000 /dev/zero | tr '\\0' x"));
+    assert_eq!((ran.stdout.len(), ran.stderr.as_str()), (300_002, "b\n"));
+}
+
+fn users() {
+    let fixture = Fixture::new("users");
+    for (user, expected) in [
+        ("", "uid=0(root) gid=0(root) groups=0(root) /root\n"),
+        ("bob", "uid=77(bob) gid=88 groups=10(wheel),88 /home/bob\n"),
+        ("12:34", "uid=12 gid=34 groups=34 /\n"),
+        ("nosuch", "unable to find user nosuch: no matching entries in passwd file"),
+    ] {
+        let mut spec = fixture.spec("echo $(id) $HOME");
+        user.clone_into(&mut spec.user);
+        let ran = fixture.run(spec);
+        let got = ran.exit.map_or_else(|error| error.to_string(), |_| ran.stdout);
+        assert_eq!(got, expected, "{user}");
+    }
+    std::fs::remove_file(fixture.lower("etc/passwd")).unwrap();
+    symlink("/dev/zero", fixture.lower("etc/passwd")).unwrap();
+    assert!(fixture.run(fixture.spec("true")).exit.is_err(), "a device is no passwd file");
+}
+
+fn capabilities() {
+    let fixture = Fixture::new("caps");
+    let script = "grep -E '^(Cap|NoNewPrivs|Seccomp:|Groups|Uid|Gid)' /proc/self/status";
+    fixture.check(
+        fixture.spec(script),
+        &expect![[r#"
+        Uid:	0	0	0	0
+        Gid:	0	0	0	0
+        Groups:	0 
+        CapInh:	0000000000000000
+        CapPrm:	00000000a80425fb
+        CapEff:	00000000a80425fb
+        CapBnd:	00000000a80425fb
+        CapAmb:	0000000000000000
+        NoNewPrivs:	0
+        Seccomp:	2
+        Exited(0)
+    "#]],
+    );
+    let mut bob = fixture.spec(script);
+    bob.user = "bob".to_owned();
+    fixture.check(
+        bob,
+        &expect![[r#"
+        Uid:	77	77	77	77
+        Gid:	88	88	88	88
+        Groups:	10 88 
+        CapInh:	0000000000000000
+        CapPrm:	0000000000000000
+        CapEff:	0000000000000000
+        CapBnd:	00000000a80425fb
+        CapAmb:	0000000000000000
+        NoNewPrivs:	0
+        Seccomp:	2
+        Exited(0)
+    "#]],
+    );
+}
+
+fn mounts() {
+    let fixture = Fixture::new("mounts");
+    let source = fixture.dir.path().join("source");
+    std::fs::create_dir_all(source.join("sub")).unwrap();
+    std::fs::write(source.join("sub/f"), "f\n").unwrap();
+    symlink("/../../../../etc", source.join("out")).unwrap();
+    let bind = |subpath: &str, target: &str, readonly| Mount::Bind {
+        source: source.clone(),
+        subpath: subpath.to_owned(),
+        target: target.to_owned(),
+        readonly,
+    };
+    let (upper, work) = (fixture.dir.path().join("u2"), fixture.dir.path().join("w2"));
+    std::fs::create_dir_all(&upper).unwrap();
+    std::fs::create_dir_all(&work).unwrap();
+    let overlay = |target: &str, subpath: &str, scratch| Mount::Overlay {
+        lowers: vec![source.clone()],
+        scratch,
+        subpath: subpath.to_owned(),
+        target: target.to_owned(),
+    };
+    let mut spec = fixture.spec(
+        "cat /m/f /ro/sub/f; (touch /ro/x) 2>&1; touch /rw/x; cat /run/secrets/tok; stat -c '%a %u %g' /run/secrets/tok
+        (echo > /run/secrets/tok) 2>&1; dd if=/dev/zero of=/t/f bs=1024 count=2048 2>/dev/null; stat -c '%s' /t/f; stat -c %a /t
+        echo new > /o/f; cat /o/f; (touch /p/f) 2>&1; ls /t",
+    );
+    spec.mounts = vec![
+        bind("sub/f", "/m/f", true),
+        bind("", "/ro", true),
+        bind("", "/rw", false),
+        Mount::Tmpfs { target: "/t".to_owned(), bytes_max: Some(1 << 20) },
+        bind("sub", "/t/deep/er", true),
+        Mount::Secret {
+            target: "/run/secrets/tok".to_owned(),
+            bytes: SecretBytes(b"s3cret\n".to_vec()),
+            mode: 0o440,
+            uid: 12,
+            gid: 34,
+        },
+        overlay("/o", "sub", Some((upper, work))),
+        overlay("/p", "/sub", None),
+    ];
+    fixture.check(
+        spec,
+        &expect![[r#"
+        f
+        f
+        touch: /ro/x: Read-only file system
+        s3cret
+        440 12 34
+        /bin/sh: can't create /run/secrets/tok: Read-only file system
+        1048576
+        1777
+        new
+        touch: /p/f: Read-only file system
+        deep
+        f
+        Exited(0)
+    "#]],
+    );
+    assert!(source.join("x").exists());
+    assert_eq!(std::fs::read_to_string(source.join("sub/f")).unwrap(), "f\n");
+    for (subpath, target) in [("out/passwd", "/m"), ("nope", "/m"), ("", "/proc/x"), ("", "/")] {
+        let mut spec = fixture.spec("true");
+        spec.mounts = vec![bind(subpath, target, true)];
+        let error = fixture.run(spec).exit.unwrap_err();
+        assert!(matches!(error, CellError::Refused { .. }), "{subpath} {target}: {error}");
+    }
+}
+
+fn stubs_are_named_and_leave_times_alone() {
+    let fixture = Fixture::new("stubs");
+    symlink("real/none", fixture.lower("link")).unwrap();
+    let before = std::fs::metadata(fixture.lower("etc")).unwrap();
+    let mut spec = fixture.spec("true");
+    spec.cwd = "/w/d".to_owned();
+    spec.mounts = vec![
+        Mount::Tmpfs { target: "/p/q/r".to_owned(), bytes_max: None },
+        Mount::Tmpfs { target: "/link".to_owned(), bytes_max: None },
+    ];
+    let stubs = fixture.run(spec).exit.unwrap().stubs;
+    let stubs: Vec<String> = stubs.iter().map(ToString::to_string).collect();
+    expect![[r#"
+        /real
+        /real/none
+        /etc/hosts
+        /etc/resolv.conf
+        /p
+        /p/q
+        /p/q/r"#]]
+    .assert_eq(&stubs.join("\n"));
+    let after = std::fs::metadata(fixture.dir.path().join("upper/etc")).unwrap();
+    assert_eq!((before.mtime(), before.mtime_nsec()), (after.mtime(), after.mtime_nsec()));
+    assert!(fixture.dir.path().join("upper/w/d").is_dir());
+}
+
+fn filtered_calls() {
+    let fixture = Fixture::new("filter");
+    fixture.check(
+        fixture.spec("mkdir /m; mount -t tmpfs t /m; unshare -U true; unshare -n true; true"),
+        &expect![[r#"
+            mount: permission denied (are you root?)
+            unshare: unshare(0x10000000): Operation not permitted
+            unshare: unshare(0x40000000): Operation not permitted
+            Exited(0)
+        "#]],
+    );
+}
+
+fn devices_made_by_a_step_open_nothing() {
+    let fixture = Fixture::new("devices");
+    let script =
+        "mknod /z c 1 5 && head -c 1 /z; mknod /dev/z c 1 5 && head -c 1 /dev/z; mknod /w c 0 0";
+    fixture.check(
+        fixture.spec(script),
+        &expect![[r#"
+        head: /z: Permission denied
+        head: /dev/z: Permission denied
+        mknod: /w: Operation not permitted
+        Exited(1)
+    "#]],
+    );
+}
+
+fn working_folder_stays_inside() {
+    let fixture = Fixture::new("cwd");
+    for number in 3..50 {
+        let mut spec = fixture.spec("pwd; ls ../../..");
+        spec.cwd = format!("/proc/self/fd/{number}");
+        let ran = fixture.run(spec);
+        assert!(ran.exit.is_err(), "{number}: {}", ran.stdout);
+        let error = ran.exit.unwrap_err();
+        assert!(matches!(error, CellError::Refused { .. }), "{number}: {error}");
+    }
+    let mut spec = fixture.spec("/bin/busybox pwd");
+    spec.cwd = "/../../made/../made/here".to_owned();
+    fixture.check(spec, &expect![[""]]);
+}
+
+fn links_in_the_image_are_harmless() {
+    for name in ["dev", "proc", "sys"] {
+        let fixture = Fixture::new("links");
+        let canary = fixture.dir.path().join("canary");
+        std::fs::create_dir(&canary).unwrap();
+        symlink(&canary, fixture.lower(name)).unwrap();
+        let error = fixture.run(fixture.spec("true")).exit.unwrap_err();
+        assert!(matches!(error, CellError::Refused { .. }), "{error}");
+        assert_eq!(std::fs::read_dir(&canary).unwrap().count(), 0);
+    }
+    let fixture = Fixture::new("links");
+    symlink("/../../../../tmp/escaped", fixture.lower("etc/hosts")).unwrap();
+    let ran = fixture.run(fixture.spec("cat /tmp/escaped"));
+    assert!(ran.stdout.starts_with("127.0.0.1\tlocalhost buildkitsandbox"), "{}", ran.stdout);
+}
+
+fn no_network_is_a_loopback() {
+    let fixture = Fixture::new("network");
+    fixture.check(
+        fixture.spec("ls /sys/class/net; ip -o link | head -c 30; echo; /bin/busybox ping -c 1 -W 1 127.0.0.1 >/dev/null && echo up"),
+        &expect![[r#"
+            lo
+            1: lo: <LOOPBACK,UP,LOWER_UP> 
+            up
+            Exited(0)
+        "#]],
+    );
+    let mut spec = fixture.spec("true");
+    spec.network = Network::Isolated;
+    assert!(fixture.run(spec).exit.is_err() || fixture.sandbox.has_network(Network::Isolated));
+}
+
+fn memory_limit() {
+    let fixture = Fixture::new("memory");
+    let mut spec = fixture.spec("tail /dev/zero");
+    spec.limits.memory_bytes_max = Some(32 << 20);
+    let exit = fixture.run(spec).exit.unwrap();
+    assert!(exit.oom_killed, "{exit:?}");
+    assert_ne!(exit.outcome, Outcome::Exited(0));
+}
+
+fn processes_limit() {
+    let fixture = Fixture::new("pids");
+    let mut spec = fixture.spec("f() { f | f & }; f; sleep 1");
+    spec.limits.pids_max = 64;
+    let exit = fixture.run(spec).exit.unwrap();
+    assert!(exit.pids_limit_hit, "{exit:?}");
+    assert!(fixture.groups_left().is_empty());
+}
+
+fn stop_leaves_nothing() {
+    let fixture = Fixture::new("stop");
+    let stop = CancellationToken::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let script = "trap '' TERM INT HUP; (setsid sleep 98761 &); echo ready; sleep 98761";
+    let elapsed = runtime.block_on(async {
+        let (tx, mut rx) = mpsc::channel(1);
+        let wait = async {
+            rx.recv().await.unwrap();
+            stop.cancel();
+            tokio::time::Instant::now()
+        };
+        let (exit, stopped) =
+            tokio::join!(fixture.sandbox.run(fixture.spec(script), tx, stop.clone()), wait);
+        assert!(matches!(exit, Err(CellError::Stopped)), "{exit:?}");
+        stopped.elapsed()
+    });
+    assert!(elapsed < Duration::from_secs(1), "{elapsed:?}");
+    assert_eq!(running("98761"), 0);
+    assert!(fixture.groups_left().is_empty());
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains(&*fixture.dir.path().to_string_lossy()));
+}
+
+fn timeout() {
+    let fixture = Fixture::new("timeout");
+    let mut spec = fixture.spec("sleep 98762");
+    spec.limits.timeout = Some(Duration::from_millis(50));
+    assert!(matches!(fixture.run(spec).exit, Err(CellError::TimedOut { .. })));
+    assert_eq!(running("98762"), 0);
+}
+
+/// How many processes have this among their arguments.
+fn running(argument: &str) -> usize {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let lines = processes.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    lines
+        .filter(|line| line.split(|byte| *byte == 0).any(|each| each == argument.as_bytes()))
+        .count()
+}
+
+fn wait_for(what: &str, condition: impl Fn() -> bool) {
+    for _ in 0..500 {
+        if condition() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{what} did not come to be in five seconds");
+}
+
+/// Runs a step until it is killed itself.
+fn hold(dir: &str) -> ExitCode {
+    let sandbox = sandbox(Path::new(dir), "dcbuild-test-hold");
+    let spec = spec(Path::new(dir), "(setsid sleep 98763 &); sleep 98763");
+    let _ended = run(&sandbox, spec, CancellationToken::new());
+    ExitCode::FAILURE
+}
+
+fn caller_killed_leaves_nothing() {
+    let fixture = Fixture::new("hold");
+    let mut caller = std::process::Command::new(std::env::current_exe().unwrap())
+        .arg("hold")
+        .arg(fixture.dir.path())
+        .spawn()
+        .unwrap();
+    wait_for("the step", || running("98763") >= 2);
+    caller.kill().unwrap();
+    caller.wait().unwrap();
+    wait_for("the step's end", || running("98763") == 0);
+    fixture.sandbox.sweep(&BTreeSet::new()).unwrap();
+    assert!(fixture.groups_left().is_empty());
+}
+
+fn sweep_removes_dead_attempts() {
+    let fixture = Fixture::new("sweep");
+    for attempt in ["live", "dead"] {
+        let group = Path::new("/sys/fs/cgroup/memory").join(&fixture.group).join(attempt);
+        if group.parent().unwrap().exists() {
+            std::fs::create_dir(group).unwrap();
+        }
+    }
+    fixture.sandbox.sweep(&BTreeSet::from(["live".to_owned()])).unwrap();
+    assert!(fixture.groups_left().iter().all(|group| group.ends_with("/live")));
+    fixture.sandbox.sweep(&BTreeSet::new()).unwrap();
+    assert!(fixture.groups_left().is_empty());
+}
+
+fn insecure() {
+    let fixture = Fixture::new("insecure");
+    let mut spec = fixture.spec("mkdir /m && mount -t tmpfs t /m && echo mounted; ulimit -n");
+    spec.security = Security::Insecure;
+    spec.limits.ulimits =
+        vec![Ulimit { resource: UlimitResource::Nofile, soft: Some(99), hard: Some(100) }];
+    fixture.check(
+        spec,
+        &expect![[r#"
+        mounted
+        99
+        Exited(0)
+    "#]],
+    );
+}
+
+fn refused_specs() {
+    let fixture = Fixture::new("refused");
+    let changes: [fn(&mut CellSpec); 4] = [
+        |spec| spec.attempt = "../x".to_owned(),
+        |spec| spec.argv.clear(),
+        |spec| spec.argv.push("a\0b".to_owned()),
+        |spec| spec.user = "4294967296".to_owned(),
+    ];
+    for change in changes {
+        let mut spec = fixture.spec("true");
+        change(&mut spec);
+        assert!(matches!(fixture.run(spec).exit, Err(CellError::Refused { .. })));
+    }
+}
+
+fn speed() {
+    let fixture = Fixture::new("speed");
+    let mut best = CellExitTimes::default();
+    for _ in 0..20 {
+        let mut spec = fixture.spec("");
+        spec.argv = vec!["/bin/true".to_owned()];
+        let timings = fixture.run(spec).exit.unwrap().timings;
+        best.0.push(timings.setup + timings.run);
+    }
+    best.0.sort();
+    // A generous bound: the machine may be busy, and this build is not optimised.
+    assert!(best.0[0] < Duration::from_millis(100), "{:?}", best.0);
+    println!("fastest {:?}, median {:?}", best.0[0], best.0[best.0.len() / 2]);
+}
+
+#[derive(Default)]
+struct CellExitTimes(Vec<Duration>);
