@@ -24,6 +24,8 @@ use crate::{KeyLocks, StoreError};
 
 /// How stale a file's time of last use may be before a use writes it again.
 const USE_SECONDS: i64 = 3600;
+/// How often a file is given its name again after its folder was pruned away.
+const PUBLISH_TRIES_MAX: u32 = 1000;
 const FOLDERS: [&str; 9] =
     ["blobs/sha256", "step", "layer", "base", "image", "tmp", "quarantine", "lock", "use"];
 
@@ -211,8 +213,16 @@ impl FolderStore {
         loop {
             match file.persist(path) {
                 Ok(()) => break,
-                Err(error) if error.error.kind() == std::io::ErrorKind::NotFound && tries < 8 => {
-                    std::fs::create_dir_all(parent).map_err(StoreError::io(parent))?;
+                Err(error)
+                    if error.error.kind() == std::io::ErrorKind::NotFound
+                        && tries < PUBLISH_TRIES_MAX =>
+                {
+                    match std::fs::create_dir_all(parent) {
+                        Err(error) if !vanished(&error) => {
+                            return Err(StoreError::io(parent)(error));
+                        }
+                        _ => {}
+                    }
                     file = error.path;
                     tries += 1;
                 }
@@ -252,6 +262,11 @@ impl FolderStore {
         let store = self.clone();
         tokio::task::spawn_blocking(move || work(&store)).await.unwrap_or(Err(StoreError::Stopped))
     }
+}
+
+/// Whether making a folder met its removal: it was there at the `mkdir`, and gone when the kind was asked.
+fn vanished(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::AlreadyExists | std::io::ErrorKind::NotFound)
 }
 
 /// A scope as one file name; `+` is in no scope.
