@@ -216,7 +216,9 @@ impl Scheduler {
 
     /// Ends an attempt, or takes the job out of the queue.
     pub(crate) fn stop_job(&mut self, id: JobId, why: Stop) {
-        if let Some(Tenure { worker, attempt, .. }) = self.jobs.get(&id).and_then(Job::tenure) {
+        if let Some(Tenure { worker, attempt, .. }) = self.jobs.get(&id).and_then(Job::tenure)
+            && self.workers.contains_key(&worker)
+        {
             self.act(Action::StopAttempt { worker, attempt, why });
         }
         self.drop_job(id);
@@ -316,7 +318,9 @@ impl Scheduler {
         job.cut = Cut::Shortened;
         if let Work::Steps(steps) = &mut job.work {
             steps.truncate(job.settled + last + 1);
-            if let Some(last) = steps.last().copied() {
+            if let Some(last) = steps.last().copied()
+                && self.workers.contains_key(&tenure.worker)
+            {
                 let Tenure { worker, attempt, .. } = tenure;
                 self.act(Action::CutAttempt { worker, attempt, last });
             }

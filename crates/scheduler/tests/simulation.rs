@@ -16,7 +16,7 @@ const SEEDS: std::ops::Range<u64> = 0..2;
 const LARGE: Size = Size { workers: 200, builds: 2_000 };
 const SMALL: Size = Size { workers: 8, builds: 120 };
 /// Few workers and builds meet corners that a large cluster seldom does.
-const SMALL_SEEDS: std::ops::Range<u64> = 100..140;
+const SMALL_SEEDS: std::ops::Range<u64> = 100..400;
 
 fn digest(log: &[(LogTime, Event)], scheduler: &mut Scheduler) -> String {
     let mut encoder = Encoder::new("simulation");

@@ -40,8 +40,8 @@ enum Plan {
     Log(Event),
     /// A worker comes to the end of a step or an output.
     Work(AttemptId),
-    /// A worker dies; another comes.
-    Die(WorkerId),
+    /// A worker dies; another of its platform comes.
+    Die(WorkerId, &'static str),
 }
 
 #[derive(Clone)]
@@ -90,8 +90,8 @@ impl World {
             calm_after: size.builds * 20,
             builds: size.builds,
         };
-        for _ in 0..size.workers {
-            world.be_born();
+        for number in 0..size.workers {
+            world.be_born(if number % 4 == 0 { "linux/arm64" } else { "linux/amd64" });
         }
         for number in 0..size.builds {
             world.plan_build(number);
@@ -108,10 +108,9 @@ impl World {
         self.now < self.calm_after
     }
 
-    fn be_born(&mut self) {
+    fn be_born(&mut self, platform: &'static str) {
         self.born += 1;
         let worker = WorkerId::from_bits(u128::from(self.born));
-        let platform = if self.born.is_multiple_of(4) { "linux/arm64" } else { "linux/amd64" };
         self.alive.insert(worker);
         let facts = WorkerFacts {
             worker,
@@ -123,7 +122,7 @@ impl World {
         if self.dice.percent(60) {
             let at = self.dice.roll(self.calm_after);
             let at = at.saturating_sub(self.now);
-            self.plan(at, Plan::Die(worker));
+            self.plan(at, Plan::Die(worker, platform));
         }
     }
 
@@ -209,10 +208,10 @@ impl World {
             match plan {
                 Plan::Log(event) => self.apply(event),
                 Plan::Work(attempt) => self.work(attempt),
-                Plan::Die(worker) => {
+                Plan::Die(worker, platform) => {
                     if self.alive.remove(&worker) {
                         self.apply(Event::WorkerLost { worker });
-                        self.be_born();
+                        self.be_born(platform);
                     }
                 }
             }
