@@ -79,6 +79,11 @@ pub(crate) fn set_meta(file: impl AsFd, meta: &Meta) -> rustix::io::Result<()> {
     rustix::fs::futimens(file, &times(meta.mtime))
 }
 
+/// Sets the time of an open file or folder.
+pub(crate) fn set_mtime(file: impl AsFd, mtime: UnixTime) -> rustix::io::Result<()> {
+    rustix::fs::futimens(file, &times(mtime))
+}
+
 /// What a file system cannot keep is left out, but for capabilities: without them a program would not work.
 fn bearable(name: &[u8], set: rustix::io::Result<()>) -> rustix::io::Result<()> {
     match set {

@@ -12,6 +12,7 @@ pub mod fault;
 mod marker;
 pub mod materialise;
 mod reap;
+mod scan;
 pub mod snapshots;
 pub mod spool;
 pub mod upper;
