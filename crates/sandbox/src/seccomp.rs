@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule,
+    SeccompRule, sock_filter,
 };
 
 const REFUSED: &[i64] = &[
@@ -98,7 +98,20 @@ pub(crate) fn filters() -> Result<Vec<BpfProgram>, seccompiler::BackendError> {
     refused.insert(libc::SYS_socket, vec![rule(0, &[(SeccompCmpOp::Eq, vsock)])?]);
     // The flags of clone3 lie in memory, out of a filter's sight; libraries fall back to clone.
     let absent = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-    Ok(vec![program(refused, libc::EPERM)?, program(absent, libc::ENOSYS)?])
+    Ok(vec![program(refused, libc::EPERM)?, program(absent, libc::ENOSYS)?, known_numbers()])
+}
+
+/// Refuses the second set of numbers that x86-64 kernels may know every call by, which the other filters do not name.
+fn known_numbers() -> BpfProgram {
+    const X32_FIRST: u32 = 0x4000_0000;
+    let code = |bits: u32| u16::try_from(bits).unwrap_or_default();
+    let step = |bits, jf, k| sock_filter { code: code(bits), jt: 0, jf, k };
+    vec![
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 1, X32_FIRST),
+        step(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS.unsigned_abs()),
+        step(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
+    ]
 }
 
 fn rule(

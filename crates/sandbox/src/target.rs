@@ -6,9 +6,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use dcbuild_model::TreePath;
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, fstat,
-    futimens, mkdirat, openat, openat2, readlinkat,
+    AtFlags, FileType, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, Timespec, Timestamps,
+    UTIME_OMIT, fstat, futimens, mkdirat, openat, openat2, readlinkat,
 };
 use rustix::io::Errno;
 
@@ -86,7 +87,8 @@ impl Root {
 
     /// Opens what a mount is to cover; it and its parents are made when missing.
     pub(crate) fn target(&mut self, path: &str, kind: Kind) -> Result<OwnedFd, Errno> {
-        self.target_at(path.as_bytes(), kind, 0)
+        let clean = TreePath::clean(path.as_bytes()).map_err(|_| Errno::NAMETOOLONG)?;
+        self.target_at(clean.as_bytes(), kind, 0)
     }
 
     fn target_at(&mut self, path: &[u8], kind: Kind, links: u32) -> Result<OwnedFd, Errno> {
@@ -111,6 +113,10 @@ impl Root {
             OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
             Mode::empty(),
         )?;
+        // Names there come and go with this process's own descriptors.
+        if rustix::fs::fstatfs(&folder)?.f_type == PROC_SUPER_MAGIC {
+            return Err(Errno::NOENT);
+        }
         match self.make(&folder, name, kind) {
             Err(Errno::EXIST) if links < LINKS_MAX => {
                 // A link that leads nowhere: what it names is made.
