@@ -167,7 +167,9 @@ pub enum LoadConfigError {
 }
 
 fn list(mistakes: &[Mistake]) -> String {
-    mistakes.iter().map(|mistake| format!("\n  {}: {}", mistake.key, mistake.problem)).collect()
+    mistakes.iter().fold(String::new(), |text, Mistake { key, problem }| {
+        text + &format!("\n  {key}: {problem}")
+    })
 }
 
 impl Config {
@@ -192,9 +194,9 @@ impl Config {
     /// Reads a configuration's text, TOML or JSON; the path is for messages.
     pub fn parse(path: &Path, text: &str, env: &Env) -> Result<Config, LoadConfigError> {
         let document: serde_json::Value = if text.trim_start().starts_with('{') {
-            serde_json::from_str(text).map_err(|source| source.into())
+            serde_json::from_str(text).map_err(Into::into)
         } else {
-            toml::from_str(text).map_err(|source| source.into())
+            toml::from_str(text).map_err(Into::into)
         }
         .map_err(|source| LoadConfigError::Syntax { path: path.into(), source })?;
         let mistaken = |mistakes| LoadConfigError::Mistakes { path: path.into(), mistakes };

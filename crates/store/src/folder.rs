@@ -320,15 +320,14 @@ fn claim(folder: &Path, names: &AtomicU64) -> Result<KeyLock, StoreError> {
     loop {
         let number = names.fetch_add(1, Ordering::Relaxed);
         let path = folder.join(format!("{}-{number}", std::process::id()));
-        match locks::acquire(&path, LockMode::Exclusive).map_err(StoreError::io(&path))? {
-            Some(lock) => {
-                // A dead process's file carries that process's time.
-                rustix::fs::futimens(lock.file(), &both_now())
-                    .map_err(|error| StoreError::io(&path)(error.into()))?;
-                return Ok(lock);
-            }
-            // Taken: by another handle of ours, or by a process of the same number in another pid namespace.
-            None => {}
+        // Taken ones are another handle's of ours, or of a process with the same number in another pid namespace.
+        if let Some(lock) =
+            locks::acquire(&path, LockMode::Exclusive).map_err(StoreError::io(&path))?
+        {
+            // A dead process's file carries that process's time.
+            rustix::fs::futimens(lock.file(), &both_now())
+                .map_err(|error| StoreError::io(&path)(error.into()))?;
+            return Ok(lock);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The image names of a folder store: `image/SCOPE/HEX.json`, HEX being the digest of the name.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dcbuild_model::{Digest, Scope};
 
@@ -16,7 +16,7 @@ impl FolderStore {
         self.image_folder(scope).join(format!("{}.json", Digest::of(name.as_bytes()).hex()))
     }
 
-    pub(super) fn images_below(&self, folder: &PathBuf) -> Result<Vec<NamedImage>, StoreError> {
+    pub(super) fn images_below(&self, folder: &Path) -> Result<Vec<NamedImage>, StoreError> {
         let mut images = Vec::new();
         for path in children(folder)? {
             images.extend(self.find_value::<NamedImage>(path)?);
