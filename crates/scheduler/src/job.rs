@@ -73,7 +73,7 @@ impl Scheduler {
         let job_id = JobId::from_bits(self.id_bits());
         let Some(build) = self.builds.get_mut(&id) else { return };
         let mut shape = Shape { platform: None, requests: Requests::default() };
-        let mut priority = build.priority;
+        let priority = build.priority;
         let mut ahead = false;
         match &work {
             Work::Steps(steps) => {
@@ -102,7 +102,6 @@ impl Scheduler {
         }
         build.jobs.insert(job_id);
         let tenant = build.tenant();
-        priority = priority.max(build.priority);
         let place = Place::new(ahead, priority, self.entry, job_id);
         self.enqueue(&tenant, &shape, place);
         self.tell_if_unsuited(id, &shape);
@@ -296,7 +295,7 @@ impl Scheduler {
     /// Cuts a job whose build has ended behind the last step that somebody else waits for.
     pub(crate) fn trim(&mut self, id: JobId) {
         let Some(job) = self.jobs.get(&id) else { return };
-        if self.builds.get(&job.build).is_some_and(crate::build::Build::runs) {
+        if self.runs(job.build) {
             return;
         }
         let wanted = |step: &StepIndex| {

@@ -33,4 +33,4 @@ pub use graph::{
     Share, StepKind, StepNode,
 };
 pub use lifecycle::{BUILDS_MAX, ENDED_MAX};
-pub use state::Scheduler;
+pub use state::{Counts, Scheduler};

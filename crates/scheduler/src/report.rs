@@ -71,7 +71,7 @@ impl Scheduler {
             self.results.insert(id, pooled);
         }
         let sharers = self.settle(job, at);
-        if self.builds.get(&at.0).is_some_and(crate::build::Build::runs) {
+        if self.runs(at.0) {
             self.finish(at, Source::Pool(id, made), How::Ran { attempt: tenure.attempt });
         }
         for sharer in sharers {
@@ -84,7 +84,7 @@ impl Scheduler {
     pub(crate) fn step_hit(&mut self, fence: Fence, step: StepIndex, made: Made) {
         let Some((job, _, at)) = self.in_turn(fence, step) else { return };
         let sharers = self.settle(job, at);
-        if self.builds.get(&at.0).is_some_and(crate::build::Build::runs) {
+        if self.runs(at.0) {
             self.finish(at, Source::Record(made), How::Hit);
         }
         for sharer in sharers {
@@ -105,7 +105,7 @@ impl Scheduler {
 
     /// An ended build's step is marked too: steps behind it in the same job are compared by it.
     fn mark_done(&mut self, at: At, source: Source) {
-        let ended = self.builds.get(&at.0).is_some_and(|build| !build.runs());
+        let ended = !self.runs(at.0);
         if ended && let Some(step) = self.step_mut(at) {
             step.state = crate::build::StepState::Done(source);
         }
@@ -240,10 +240,10 @@ impl Scheduler {
             tries.workers.insert(tenure.worker);
             tries.lost
         };
-        if let Work::Output(output) = work {
-            if let Some(lost) = self.output_mut(build, output).map(|it| count(&mut it.tries)) {
-                self.retry_or_fail(build, None, lost, fault);
-            }
+        if let Work::Output(output) = work
+            && let Some(lost) = self.output_mut(build, output).map(|it| count(&mut it.tries))
+        {
+            self.retry_or_fail(build, None, lost, fault);
         }
         for at in concerned {
             if let Some(lost) = self.step_mut(at).map(|step| count(&mut step.tries)) {
@@ -259,7 +259,7 @@ impl Scheduler {
         attempts: u32,
         fault: InfraFault,
     ) {
-        if !self.builds.get(&build).is_some_and(crate::build::Build::runs) {
+        if !self.runs(build) {
             return;
         }
         let attempts_max = limits::ATTEMPTS_MAX;

@@ -15,6 +15,25 @@ use crate::worker::Worker;
 /// A step of a build.
 pub(crate) type At = (BuildId, StepIndex);
 
+/// How much there is of what the scheduler remembers; for gauges.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Counts {
+    /// Builds that have not ended.
+    pub running_builds: usize,
+    /// Jobs that wait for a worker.
+    pub queued_jobs: usize,
+    /// Jobs that a worker has.
+    pub leased_jobs: usize,
+    /// Workers that are there.
+    pub workers: usize,
+    /// Workers with a free slot.
+    pub free_workers: usize,
+    /// Step keys that are queued or run.
+    pub shared_steps: usize,
+    /// Results that running builds made and use.
+    pub results: usize,
+}
+
 /// The scheduler of a cluster: a value that each entry of the log changes.
 #[derive(Clone, Debug)]
 pub struct Scheduler {
@@ -120,6 +139,25 @@ impl Scheduler {
     pub(crate) fn touch(&mut self, build: BuildId) {
         if !self.dirty.contains(&build) {
             self.dirty.push_back(build);
+        }
+    }
+
+    /// Says whether a build is known and has not ended.
+    pub(crate) fn runs(&self, build: BuildId) -> bool {
+        self.builds.get(&build).is_some_and(Build::runs)
+    }
+
+    /// Counts what is there.
+    pub fn counts(&self) -> Counts {
+        let leased = self.attempts.len();
+        Counts {
+            running_builds: self.builds.values().filter(|build| build.runs()).count(),
+            queued_jobs: self.jobs.len().saturating_sub(leased),
+            leased_jobs: leased,
+            workers: self.workers.len(),
+            free_workers: self.free.len(),
+            shared_steps: self.in_flight.len(),
+            results: self.results.len(),
         }
     }
 

@@ -12,11 +12,11 @@ use dcbuild_scheduler::{Action, Event, Scheduler};
 use world::{Size, World};
 
 /// More seeds are more runs of `faults_lose_no_build`.
-const SEEDS: std::ops::Range<u64> = 0..2;
+const SEEDS: std::ops::Range<u64> = 0..3;
 const LARGE: Size = Size { workers: 200, builds: 2_000 };
 const SMALL: Size = Size { workers: 8, builds: 120 };
 /// Few workers and builds meet corners that a large cluster seldom does.
-const SMALL_SEEDS: std::ops::Range<u64> = 100..400;
+const SMALL_SEEDS: std::ops::Range<u64> = 100..160;
 
 fn digest(log: &[(LogTime, Event)], scheduler: &mut Scheduler) -> String {
     let mut encoder = Encoder::new("simulation");

@@ -69,7 +69,9 @@ impl Watch {
                     .filter(|(_, held)| held.worker == *worker)
                     .map(|(attempt, _)| *attempt)
                     .collect();
-                lost.into_iter().for_each(|attempt| self.release(attempt));
+                for attempt in lost {
+                    self.release(attempt);
+                }
             }
             Event::StepDone { fence, step, .. } | Event::StepHit { fence, step, .. } => {
                 self.fence(*fence, actions);

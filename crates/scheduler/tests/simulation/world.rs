@@ -1,5 +1,6 @@
 //! The world round the scheduler: clients that submit and cancel, workers that run, freeze, fail and die.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use dcbuild_model::{
@@ -17,7 +18,7 @@ pub(crate) struct Size {
     pub(crate) builds: u64,
 }
 
-/// SplitMix64.
+/// The generator `SplitMix64`.
 struct Dice(u64);
 
 impl Dice {
@@ -161,10 +162,10 @@ impl World {
         let family = self.dice.roll(12);
         let fresh = self.dice.percent(5);
         let mut ends: Vec<StepIndex> = Vec::new();
-        for stage in 0..1 + self.dice.roll(3) {
+        for stage in 0..=self.dice.roll(3) {
             let mut parent: Option<StepIndex> = None;
             let shared = self.dice.roll(6);
-            for place in 0..1 + self.dice.roll(5) {
+            for place in 0..=self.dice.roll(5) {
                 let tail = if place < shared { 0 } else { self.dice.roll(50) };
                 let inputs: Vec<StepIndex> =
                     if place == 2 { ends.last().copied().into_iter().collect() } else { vec![] };
@@ -219,6 +220,16 @@ impl World {
         }
         self.apply(Event::Tick);
         self.watch.check_end(self.builds);
+        let left = self.scheduler.counts();
+        let idle = Counts {
+            running_builds: 0,
+            queued_jobs: 0,
+            leased_jobs: 0,
+            shared_steps: 0,
+            results: 0,
+            ..left
+        };
+        assert_eq!(left, idle, "seed {}: something is left behind", self.seed);
         self.log
     }
 
@@ -240,8 +251,8 @@ impl World {
             Action::Lease(lease) => {
                 let delay = 1 + self.dice.roll(300);
                 let attempt = lease.attempt;
-                if !self.runs.contains_key(&attempt) {
-                    self.runs.insert(attempt, Run { lease, next: 0 });
+                if let Entry::Vacant(run) = self.runs.entry(attempt) {
+                    run.insert(Run { lease, next: 0 });
                     self.plan(delay, Plan::Work(attempt));
                 }
             }
