@@ -125,8 +125,11 @@ fn included<'t>(
     Ok(below(tree, pivot, &include, &filter.exclude))
 }
 
+/// A last name, and the path with it.
+type Named = (Vec<u8>, Vec<u8>);
+
 /// Every path that a source may mean, with its last name.
-fn expand(tree: &Tree, source: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, SourceError> {
+fn expand(tree: &Tree, source: &str) -> Result<Vec<Named>, SourceError> {
     let whole = relative(source);
     let names: Vec<&[u8]> =
         whole.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect();

@@ -5,7 +5,7 @@ mod resolve;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use std::sync::Arc;
 
 use dcbuild_model::{ContentDigest, TreePath, UnixTime};
@@ -276,8 +276,10 @@ enum Found<'a> {
 
 /// Walks a tree; see [`Tree::walk`].
 pub struct Walk<'a> {
-    stack: Vec<(TreePath, std::collections::btree_map::Iter<'a, Box<[u8]>, Node>)>,
+    stack: Vec<(TreePath, Children<'a>)>,
 }
+
+type Children<'a> = btree_map::Iter<'a, Box<[u8]>, Node>;
 
 impl<'a> Iterator for Walk<'a> {
     type Item = (TreePath, &'a Entry);

@@ -134,7 +134,8 @@ impl Copier {
                 Some(entry) if entry.is_dir() => {}
                 Some(_) => return Err(CopyError::NotFolder { path }),
                 None => {
-                    self.put(&path, Entry::folder(mode, self.owner.unwrap_or((0, 0)), self.now))
+                    let owner = self.owner.unwrap_or((0, 0));
+                    self.put(&path, Entry::folder(mode, owner, self.now));
                 }
             }
         }
@@ -223,6 +224,11 @@ impl Copier {
         entry
     }
 
+    fn has_folder(&self, path: &TreePath) -> bool {
+        let folder = path.parent().and_then(|folder| self.tree.get(&folder));
+        folder.is_some_and(Entry::is_dir)
+    }
+
     /// What has changed, with the folders above it.
     pub(super) fn finish(self) -> Changes {
         let mut changes: BTreeMap<TreePath, Change> = BTreeMap::new();
@@ -230,7 +236,8 @@ impl Copier {
             let change = match self.tree.get(path) {
                 Some(entry) if self.opaque.contains(path) => Change::Replace(entry.clone()),
                 Some(entry) => Change::Put(entry.clone()),
-                None if self.base.get(path).is_some() => Change::Remove,
+                // What went with a folder above it needs no word of its own.
+                None if self.base.get(path).is_some() && self.has_folder(path) => Change::Remove,
                 None => continue,
             };
             let mut above = path.parent();

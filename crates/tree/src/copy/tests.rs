@@ -87,6 +87,53 @@ fn archives_are_laid_at_the_destination() {
 }
 
 #[test]
+fn a_heredoc_is_a_file_of_its_name() {
+    let bytes: Arc<[u8]> = b"x\n".as_slice().into();
+    let content = ContentDigest(dcbuild_model::Digest::of(&bytes));
+    let source = CopySource::Inline { name: b"EOF".to_vec(), bytes, content };
+    let (scratch, archives) = (Tree::scratch(), BTreeMap::new());
+    let mut request = request(&scratch, &[], &archives, "/h/");
+    request.sources = vec![source];
+    request.mode = Some(Chmod::parse("u+x,go=").unwrap());
+    let mut tree = Tree::scratch();
+    tree.apply(&copy(&tree, &request, NOW).unwrap());
+    let made = tree.get(&path("h/EOF")).unwrap();
+    assert_eq!((made.meta.mode, made.meta.mtime), (0o700, NOW));
+    assert_eq!(tree.get(&path("h")).unwrap().meta.mode, 0o755);
+}
+
+#[test]
+fn names_of_whiteouts_act_as_whiteouts() {
+    let dest = tree(&[("o", dir()), ("o/k", file("k")), ("o/z", file("z"))]);
+    let source =
+        tree(&[("d", dir()), ("d/.wh.k", file("")), ("d/.wh.z", file("")), ("d/z", file("new"))]);
+    let (paths, archives) = (["d".to_owned()], BTreeMap::new());
+    let changes = copy(&dest, &request(&source, &paths, &archives, "/o"), NOW).unwrap();
+    assert_eq!(changes.0.get(&path("o/k")), Some(&Change::Remove));
+    assert!(matches!(changes.0.get(&path("o/z")), Some(Change::Put(_))));
+    assert_eq!(changes.0.len(), 3);
+    crate::toc::decode(&crate::toc::encode(&changes)).unwrap();
+}
+
+#[test]
+fn an_archive_that_turns_a_folder_into_a_file_leaves_nothing_below() {
+    let source = tree(&[("1.tar", file("1")), ("2.tar", file("2"))]);
+    let dest = tree(&[("o", dir()), ("o/d", dir()), ("o/d/x", file("x"))]);
+    let archives = BTreeMap::from([
+        (
+            path("1.tar"),
+            Changes([(path("d"), Change::Put(dir())), (path("d/x"), Change::Remove)].into()),
+        ),
+        (path("2.tar"), Changes([(path("d"), Change::Put(file("d")))].into())),
+    ]);
+    let paths = ["*.tar".to_owned()];
+    let changes = copy(&dest, &request(&source, &paths, &archives, "/o"), NOW).unwrap();
+    let names: Vec<String> = changes.0.keys().map(ToString::to_string).collect();
+    assert_eq!(names, ["/o", "/o/d"]);
+    crate::toc::decode(&crate::toc::encode(&changes)).unwrap();
+}
+
+#[test]
 fn destinations_are_joined() {
     for (workdir, written, want) in [
         ("/w", "a", "/w/a"),

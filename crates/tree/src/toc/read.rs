@@ -10,6 +10,11 @@ use super::{
 };
 use crate::{Change, Changes, Entry, FileBody, Kind, LinkGroup, Meta, Origin, Xattrs};
 
+/// How much longer than the table its paths may be together, as each is told by what differs from the one before.
+const PATHS_RATIO_MAX: usize = 64;
+/// What they may be before that counts.
+const PATHS_FREE_BYTES: usize = 64 << 20;
+
 /// Says why bytes are no table of contents.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("not a layer's table of contents: {reason} (byte {offset})")]
@@ -36,9 +41,13 @@ pub fn decode(toc: &[u8]) -> Result<Changes, DecodeError> {
     let likely = usize::try_from(count).unwrap_or(usize::MAX).min(toc.len() / 3);
     let mut entries: Vec<(TreePath, Change)> = Vec::with_capacity(likely);
     let mut groups: Vec<Group> = Vec::new();
+    let mut path_bytes = toc.len().saturating_mul(PATHS_RATIO_MAX).saturating_add(PATHS_FREE_BYTES);
     for _ in 0..count {
         let before = entries.last().map(|(path, _)| path.as_bytes());
         let path = reader.path(before)?;
+        path_bytes = path_bytes
+            .checked_sub(path.as_bytes().len())
+            .ok_or_else(|| reader.error("its paths are too long together"))?;
         let change = reader.change(&path, &mut groups)?;
         entries.push((path, change));
     }
@@ -214,7 +223,13 @@ impl<'a> Reader<'a> {
                     origin: Origin::Layer { layer: self.layer, path: path.clone() },
                 })
             }
-            SYMLINK => Kind::Symlink(self.bytes()?.to_vec()),
+            SYMLINK => {
+                let target = self.bytes()?;
+                if target.len() > limits::PATH_BYTES_MAX {
+                    return Err(self.error("a link's target is too long"));
+                }
+                Kind::Symlink(target.to_vec())
+            }
             FIFO => Kind::Fifo,
             SOCKET => Kind::Socket,
             CHAR_DEVICE => Kind::CharDevice { major: self.small()?, minor: self.small()? },

@@ -32,6 +32,33 @@ fn groups_are_numbered_by_their_first_names() {
 }
 
 #[test]
+fn short_bytes_cannot_ask_for_much_memory() {
+    // Ten million removals below one long path, a few bytes each.
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend_from_slice(&[0x80, 0xad, 0xe2, 0x04]);
+    let long = "d/".repeat(4000);
+    bytes.extend_from_slice(&[0, 0xc1, 0x3e]);
+    bytes.extend_from_slice(format!("{long}a").as_bytes());
+    bytes.push(REMOVE);
+    for name in 0..200_000_u32 {
+        let name = format!("{name:06}");
+        let shared = if name == "000000" { 8001 } else { 8000 + 1 + common(&name) };
+        bytes.extend_from_slice(&[u8::try_from(shared & 0x7f).unwrap() | 0x80, u8::try_from(shared >> 7).unwrap()]);
+        let tail = &name.as_bytes()[shared - 8001..];
+        bytes.push(u8::try_from(tail.len()).unwrap());
+        bytes.extend_from_slice(tail);
+        bytes.push(REMOVE);
+    }
+    let error = decode(&bytes).unwrap_err();
+    assert_eq!(error.reason, "its paths are too long together");
+}
+
+/// How much a number of six digits shares with the one before it.
+fn common(name: &str) -> usize {
+    name.trim_end_matches('0').len().saturating_sub(1)
+}
+
+#[test]
 fn what_no_encoder_writes_is_refused() {
     let nested = layer(&[("a", Change::Put(file("x"))), ("a/b", Change::Put(file("y")))]);
     assert!(decode(&encode(&nested)).unwrap_err().reason.contains("below a file"));

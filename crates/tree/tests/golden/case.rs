@@ -92,15 +92,15 @@ impl Case {
         for (place, item) in listed.iter().enumerate() {
             let here = path(item["path"].as_str().unwrap());
             let is_dir = item["type"] == "dir";
-            let mode = item["mode"].as_str().map(|text| u32::from_str_radix(text, 8).unwrap());
-            let mode = mode.unwrap_or(if is_dir { 0o755 } else { 0o644 });
+            let given = item["mode"].as_str().map(|text| u32::from_str_radix(text, 8).unwrap());
+            let permissions = given.unwrap_or(if is_dir { 0o755 } else { 0o644 });
             let secs = item["mtime"].as_i64().unwrap_or(1_577_836_800);
             let made = match item["type"].as_str().unwrap_or("file") {
-                "dir" => entry(mode, secs, Kind::Dir),
+                "dir" => entry(permissions, secs, Kind::Dir),
                 "symlink" => {
                     entry(0o777, secs, Kind::Symlink(item["link"].as_str().unwrap().into()))
                 }
-                "fifo" => entry(mode, secs, Kind::Fifo),
+                "fifo" => entry(permissions, secs, Kind::Fifo),
                 "hardlink" => {
                     let first = entries.get_mut(&path(item["link"].as_str().unwrap())).unwrap();
                     first.links.get_or_insert(LinkGroup(place.try_into().unwrap()));
@@ -111,9 +111,9 @@ impl Case {
                         Some(text) => hex::decode(text).unwrap(),
                         None => item["content"].as_str().unwrap_or_default().as_bytes().to_vec(),
                     };
-                    let made = file(mode, &bytes, secs);
+                    let whole = file(permissions, &bytes, secs);
                     self.contents.insert(here.clone(), bytes);
-                    made
+                    whole
                 }
             };
             entries.insert(here, made);
@@ -224,16 +224,16 @@ fn line(value: &Value) -> String {
     (0..8).map(text).collect::<Vec<_>>().join(" ")
 }
 
-fn listing(tree: &Tree, base: &Tree, shows: impl Fn(&str, i64) -> bool) -> BTreeSet<String> {
+fn listing(after: &Tree, base: &Tree, shows: impl Fn(&str, i64) -> bool) -> BTreeSet<String> {
     let mut firsts: HashMap<LinkGroup, TreePath> = HashMap::new();
     let mut lines = BTreeSet::new();
-    for (path, entry) in tree.walk() {
-        let bare = |entry: &Entry| {
+    for (path, entry) in after.walk() {
+        let untimed = |entry: &Entry| {
             let meta = Meta { mtime: UnixTime::default(), ..entry.meta.clone() };
             Entry { meta, kind: entry.kind.clone(), links: None }
         };
         let first = entry.links.map(|group| firsts.entry(group).or_insert(path.clone()).clone());
-        if base.get(&path).is_some_and(|before| bare(before) == bare(entry)) {
+        if base.get(&path).is_some_and(|before| untimed(before) == untimed(entry)) {
             continue;
         }
         let first = first.filter(|first| *first != path);

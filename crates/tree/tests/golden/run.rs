@@ -221,11 +221,11 @@ fn unpacked(bytes: &[u8]) -> Result<Changes, Stop> {
         let mut content = Vec::new();
         std::io::Read::read_to_end(&mut item, &mut content).map_err(unsupported)?;
         let header = item.header();
-        let mode = header.mode().unwrap() & 0o7777;
+        let permissions = header.mode().unwrap() & 0o7777;
         let secs = header.mtime().unwrap().try_into().unwrap();
-        let link = item.link_name_bytes().map(|link| link.into_owned());
+        let link = item.link_name_bytes().map(std::borrow::Cow::into_owned);
         let mut made = match header.entry_type() {
-            tar::EntryType::Directory => entry(mode, secs, Kind::Dir),
+            tar::EntryType::Directory => entry(permissions, secs, Kind::Dir),
             tar::EntryType::Symlink => entry(0o777, secs, Kind::Symlink(link.unwrap())),
             tar::EntryType::Link => {
                 let first = TreePath::clean(&link.unwrap()).unwrap();
@@ -237,7 +237,7 @@ fn unpacked(bytes: &[u8]) -> Result<Changes, Stop> {
                 first.links = Some(group);
                 first.clone()
             }
-            _ => file(mode, &content, secs),
+            _ => file(permissions, &content, secs),
         };
         if made.links.is_none() {
             let (uid, gid) = (header.uid().unwrap(), header.gid().unwrap());

@@ -28,7 +28,9 @@ pub(crate) fn run(tree: &mut Tree, commands: &str) -> Result<(), Stop> {
                 put(tree, &into, file(0o644, format!("{}\n", rest.join(" ")).as_bytes(), NOW));
             }
             (["touch", names @ ..], None) if !names[0].starts_with('-') => {
-                names.iter().for_each(|name| put(tree, name, file(0o644, b"", NOW)));
+                for name in names {
+                    put(tree, name, file(0o644, b"", NOW));
+                }
             }
             (["mkdir", rest @ ..], None) => mkdir(tree, rest).ok_or_else(unsupported)?,
             (["ln", "-s", to, name], None) => {
@@ -57,7 +59,7 @@ pub(crate) fn run(tree: &mut Tree, commands: &str) -> Result<(), Stop> {
             (["chmod", mode, names @ ..], None) => {
                 let chmod = Chmod::parse(mode).unwrap();
                 change(tree, names, |entry| {
-                    entry.meta.mode = chmod.apply(entry.meta.mode, entry.is_dir())
+                    entry.meta.mode = chmod.apply(entry.meta.mode, entry.is_dir());
                 });
             }
             (["chown", owner, names @ ..], None) => {
