@@ -1,4 +1,4 @@
-//! Image configs, read as tolerantly as Go reads them and written as BuildKit's exporter writes them.
+//! Image configs, read as tolerantly as Go reads them and written as `BuildKit`'s exporter writes them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -166,7 +166,7 @@ pub struct History {
     #[serde(default, deserialize_with = "or_default")]
     #[serde(skip_serializing_if = "String::is_empty")]
     pub author: String,
-    /// A remark; BuildKit writes `buildkit.dockerfile.v0`.
+    /// A remark; `BuildKit` writes `buildkit.dockerfile.v0`.
     #[serde(default, deserialize_with = "or_default")]
     #[serde(skip_serializing_if = "String::is_empty")]
     pub comment: String,
@@ -216,7 +216,7 @@ impl ImageConfig {
         })
     }
 
-    /// Writes the config: fields sorted at the top, in BuildKit's order below.
+    /// Writes the config: fields sorted at the top, in `BuildKit`'s order below.
     pub fn to_json(&self) -> Vec<u8> {
         to_go_json(self).into_bytes()
     }
@@ -270,6 +270,7 @@ impl ContainerConfig {
 }
 
 /// Go keeps sets as objects with empty values.
+#[expect(clippy::zero_sized_map_values, reason = "the format is an object with empty values")]
 fn take_set(fields: &mut Fields, name: &str) -> Result<BTreeSet<String>, InvalidJson> {
     let entries: Option<BTreeMap<String, IgnoredAny>> = fields.take(name)?;
     Ok(entries.unwrap_or_default().into_keys().collect())

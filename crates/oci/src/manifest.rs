@@ -271,6 +271,7 @@ impl Default for Index {
 }
 
 /// What a reference may point at.
+#[expect(clippy::large_enum_variant, reason = "few are alive at a time")]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ManifestOrIndex {
     /// One image.

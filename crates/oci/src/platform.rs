@@ -2,7 +2,7 @@
 
 use dcbuild_model::Platform;
 
-use crate::manifest::{Descriptor, Index};
+use crate::manifest::{Descriptor, Index, OciPlatform};
 
 /// How many indexes may stand between a reference and its manifest.
 pub const NESTED_INDEXES_MAX: usize = 3;
@@ -15,7 +15,7 @@ pub fn select_platform<'a>(index: &'a Index, wanted: &Platform) -> Option<&'a De
     let candidates = || index.manifests.iter().filter(|entry| !is_attestation(entry));
     for form in acceptable(wanted) {
         let fits = |entry: &&Descriptor| {
-            entry.platform.as_ref().and_then(|platform| platform.to_model()).as_ref() == Some(&form)
+            entry.platform.as_ref().and_then(OciPlatform::to_model).as_ref() == Some(&form)
         };
         if let Some(found) = candidates().find(fits) {
             return Some(found);
@@ -70,7 +70,6 @@ fn acceptable(wanted: &Platform) -> Vec<Platform> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::OciPlatform;
     use dcbuild_model::Digest;
 
     fn entry(text: &str) -> Descriptor {

@@ -92,7 +92,7 @@ impl RawRegistryConfig {
                 match Url::parse(text).ok().as_ref().and_then(Origin::of) {
                     Some(origin) => token_origins.push(origin),
                     None => {
-                        problems.push(format!("{}: '{text}' is no origin", key("token_origins")))
+                        problems.push(format!("{}: '{text}' is no origin", key("token_origins")));
                     }
                 }
             }

@@ -11,7 +11,7 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 const BODY_BYTES_MAX: usize = 1 << 20;
 const PIECE_BYTES: usize = 256 << 10;
 /// The daemon unpacks layers before it answers; large images take it minutes.
-const SILENCE_MAX: Duration = Duration::from_secs(600);
+const SILENCE_MAX: Duration = Duration::from_mins(10);
 
 /// Says why an image could not be loaded into docker.
 #[derive(Debug, thiserror::Error)]
@@ -165,11 +165,11 @@ impl<R: AsyncRead + Unpin + Send> Answer<'_, R> {
         let mut limited = (&mut self.read).take(max);
         let read = limited.read_to_end(&mut self.buffer);
         match tokio::time::timeout(SILENCE_MAX, read).await {
-            Ok(Ok(_)) => {}
             Ok(Err(source)) if self.buffer.is_empty() => {
                 return Err(LoadError::Broken { socket: self.socket.into(), source });
             }
-            Ok(Err(_)) => {}
+            // A reset behind an answer takes nothing from the answer.
+            Ok(_) => {}
             Err(_) => return Err(stalled(self.socket)),
         }
         let end = self.buffer.windows(4).position(|four| four == b"\r\n\r\n");

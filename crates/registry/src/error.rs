@@ -148,8 +148,13 @@ impl HttpError {
             | HttpError::Location { .. } => Fault::Cluster,
             HttpError::Credentials { .. } | HttpError::Setup { .. } => Fault::Request,
             HttpError::Token { source, .. } => source.fault(),
-            HttpError::Status(_) if self.is_transient() => Fault::Cluster,
-            HttpError::Status(_) => Fault::Request,
+            HttpError::Status(_) => {
+                if self.is_transient() {
+                    Fault::Cluster
+                } else {
+                    Fault::Request
+                }
+            }
         }
     }
 
@@ -344,7 +349,7 @@ pub enum PushError {
         /// The blob.
         digest: Digest,
         /// Why not.
-        source: HttpError,
+        source: Box<HttpError>,
     },
     /// A manifest was not taken.
     #[error("could not push the manifest of {target}")]
@@ -362,7 +367,7 @@ impl PushError {
         match source.status() {
             _ if source.is_refusal() => PushError::Denied { target, source },
             Some(404) => PushError::NotFound { target, source },
-            _ => PushError::Blob { target, digest, source },
+            _ => PushError::Blob { target, digest, source: Box::new(source) },
         }
     }
 
@@ -379,7 +384,8 @@ impl PushError {
     pub fn fault(&self) -> Fault {
         match self {
             PushError::Denied { .. } | PushError::NotFound { .. } => Fault::Request,
-            PushError::Blob { source, .. } | PushError::Manifest { source, .. } => source.fault(),
+            PushError::Blob { source, .. } => source.fault(),
+            PushError::Manifest { source, .. } => source.fault(),
         }
     }
 

@@ -24,12 +24,12 @@ use crate::origin::{Origin, is_local};
 use crate::source::BlobReader;
 
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
-pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(60);
+pub(crate) const SILENCE_MAX: Duration = Duration::from_mins(1);
 const REDIRECTS_MAX: usize = 10;
 pub(crate) const TRIES_MAX: u32 = 5;
 const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(8);
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+const RETRY_AFTER_MAX: Duration = Duration::from_mins(1);
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
 
 /// A request, ready to be sent as often as it takes.
