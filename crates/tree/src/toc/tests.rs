@@ -36,14 +36,17 @@ fn short_bytes_cannot_ask_for_much_memory() {
     // Ten million removals below one long path, a few bytes each.
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&[0x80, 0xad, 0xe2, 0x04]);
-    let long = "d/".repeat(4000);
+    let long = format!("{}/", "d".repeat(7999));
     bytes.extend_from_slice(&[0, 0xc1, 0x3e]);
     bytes.extend_from_slice(format!("{long}a").as_bytes());
     bytes.push(REMOVE);
     for name in 0..200_000_u32 {
         let name = format!("{name:06}");
         let shared = if name == "000000" { 8001 } else { 8000 + 1 + common(&name) };
-        bytes.extend_from_slice(&[u8::try_from(shared & 0x7f).unwrap() | 0x80, u8::try_from(shared >> 7).unwrap()]);
+        bytes.extend_from_slice(&[
+            u8::try_from(shared & 0x7f).unwrap() | 0x80,
+            u8::try_from(shared >> 7).unwrap(),
+        ]);
         let tail = &name.as_bytes()[shared - 8001..];
         bytes.push(u8::try_from(tail.len()).unwrap());
         bytes.extend_from_slice(tail);
