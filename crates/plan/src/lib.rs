@@ -1,1 +1,30 @@
-//! dcbuild-plan
+//! Turns a Dockerfile, a build's options and its resolved sources into steps with keys; decides which records to take.
+//!
+//! Everything here is a function over values. [`plan`](fn@plan) is called again and again: it returns a plan, or the
+//! sources that it still lacks. Start with [`Request`] for what a build asks, [`Plan`] for what comes out, and
+//! [`choose`](fn@choose) for which of the records found are taken.
+#![warn(clippy::wildcard_enum_match_arm)]
+
+pub mod choose;
+mod env;
+mod expose;
+mod globals;
+mod history;
+pub mod key;
+pub mod op;
+pub mod plan;
+pub mod request;
+pub mod show;
+pub mod sources;
+mod stage;
+mod walk;
+
+pub use choose::{Choice, choose};
+pub use op::{
+    Bytes, CacheSharing, CopyOp, CopySource, ImageLayer, ImageOp, ImageSource, InlineFile, Input,
+    InputSource, MountKind, Op, RunMount, RunNetwork, RunOp, RunSecurity, SecretMount, Ulimit,
+    WorkdirOp,
+};
+pub use plan::{HistoryLine, ImageTemplate, Plan, PlanError, Planned, PlannedStage, Step, plan};
+pub use request::{ContextSource, NoCache, PullPolicy, Request};
+pub use sources::{ImageAnswer, Need, ResolvedImage, Sources};

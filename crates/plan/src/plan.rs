@@ -1,0 +1,176 @@
+//! The plan of a build: its steps in an order in which each stands behind what it waits for, and the image they make.
+
+use dcbuild_dockerfile::ParseError;
+use dcbuild_model::{Component, Platform, StageIndex, StepIndex, StepKey};
+use serde::{Deserialize, Serialize};
+
+use crate::op::{Input, Op};
+use crate::request::Request;
+use crate::sources::{Need, Sources};
+use crate::stage;
+
+/// One step of a plan.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    /// The stage that it belongs to.
+    pub stage: StageIndex,
+    /// What people read, such as `[build 2/5] RUN make`.
+    pub name: String,
+    /// The lines of the Dockerfile, first and last, from 1.
+    pub lines: (u32, u32),
+    /// The platform that it runs for.
+    pub platform: Platform,
+    /// The step whose state it builds upon; none upon an empty tree.
+    pub parent: Option<StepIndex>,
+    /// The trees that it reads besides, in the order in which the operation counts them.
+    pub inputs: Vec<Input>,
+    /// What it does.
+    pub op: Op,
+    /// Its key in recipe form.
+    pub recipe: StepKey,
+    /// What that key was made of.
+    pub components: Vec<Component>,
+    /// Whether it takes no record from before the build.
+    pub fresh: bool,
+}
+
+/// A stage that the target needs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlannedStage {
+    /// Its place in the Dockerfile; beyond the last for images that `--from` names.
+    pub index: StageIndex,
+    /// Its name, or `stage-N`.
+    pub name: String,
+    /// Its base, as resolved.
+    pub base: String,
+    /// Its state when it is done; none if it is empty.
+    pub state: Option<StepIndex>,
+}
+
+/// A line of an image's history that this build adds.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HistoryLine {
+    /// The instruction, as BuildKit writes it.
+    pub created_by: String,
+    /// The step that made a layer; none for a change of the config alone.
+    pub step: Option<StepIndex>,
+}
+
+/// The image that the target makes, but for what only the result knows: layers and times.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageTemplate {
+    /// The config as JSON: platform, author, how containers run, the base's history; no layers, no time.
+    pub config: String,
+    /// The lines that this build adds.
+    pub history: Vec<HistoryLine>,
+    /// `SOURCE_DATE_EPOCH`, in seconds.
+    pub epoch: Option<i64>,
+    /// The platform.
+    pub platform: Platform,
+}
+
+/// A plan.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// The stages that the target needs, in the order of the Dockerfile.
+    pub stages: Vec<PlannedStage>,
+    /// The steps; each stands behind those that it waits for.
+    pub steps: Vec<Step>,
+    /// The state of the target; none if it is empty.
+    pub state: Option<StepIndex>,
+    /// The image that it makes.
+    pub image: ImageTemplate,
+    /// What the author should know, with the line where it stands.
+    pub warnings: Vec<(u32, String)>,
+}
+
+/// What planning comes to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Planned {
+    /// The plan.
+    Ready(Box<Plan>),
+    /// The sources that are still lacking; call again when they are there.
+    Lacks(Vec<Need>),
+}
+
+/// Says why a Dockerfile could not be planned.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum PlanError {
+    /// It does not parse.
+    #[error(transparent)]
+    Parse(#[from] ParseError),
+    /// An instruction cannot be carried out.
+    #[error("{message}")]
+    Instruction {
+        /// What is wrong.
+        message: String,
+        /// The lines of the Dockerfile, first and last, from 1.
+        lines: (u32, u32),
+        /// What to do about it.
+        hint: Option<String>,
+    },
+    /// The request itself is wrong: a target or a context that is not there.
+    #[error("{message}")]
+    Request {
+        /// What is wrong.
+        message: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+}
+
+impl PlanError {
+    /// The lines of the Dockerfile that the error is about.
+    pub fn lines(&self) -> Option<(u32, u32)> {
+        match self {
+            PlanError::Parse(error) => error.span.map(|span| (span.start_line, span.end_line)),
+            PlanError::Instruction { lines, .. } => Some(*lines),
+            PlanError::Request { .. } => None,
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            PlanError::Parse(_) => None,
+            PlanError::Instruction { hint, .. } | PlanError::Request { hint, .. } => hint.clone(),
+        }
+    }
+
+    pub(crate) fn at(lines: (u32, u32), message: impl Into<String>) -> PlanError {
+        PlanError::Instruction { message: message.into(), lines, hint: None }
+    }
+
+    pub(crate) fn request(message: impl Into<String>) -> PlanError {
+        PlanError::Request { message: message.into(), hint: None }
+    }
+}
+
+/// Plans a build, or says which sources it still lacks.
+pub fn plan(request: &Request, sources: &Sources) -> Result<Planned, PlanError> {
+    stage::plan(request, sources)
+}
+
+impl Plan {
+    /// The step at an index of this plan.
+    pub fn step(&self, index: StepIndex) -> &Step {
+        &self.steps[index.index()]
+    }
+
+    /// The steps of a state, from the lowest to the one named.
+    pub fn chain(&self, state: Option<StepIndex>) -> Vec<StepIndex> {
+        let mut chain = Vec::new();
+        let mut at = state;
+        while let Some(step) = at {
+            chain.push(step);
+            at = self.step(step).parent;
+        }
+        chain.reverse();
+        chain
+    }
+}

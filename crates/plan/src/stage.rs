@@ -1,0 +1,543 @@
+//! The stages of a Dockerfile before any instruction is carried out: bases, names, who needs whom.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dcbuild_dockerfile::expand::{ExpandError, expand_word};
+use dcbuild_dockerfile::{Dockerfile, Instruction, InstructionKind, Span, parse, parse_trigger};
+use dcbuild_model::Platform;
+use dcbuild_oci::ImageRef;
+
+use crate::env::Env;
+use crate::plan::{PlanError, Planned};
+use crate::request::{ContextSource, NoCache, Request};
+use crate::sources::{ImageAnswer, Need, ResolvedImage, Sources};
+use crate::{globals, walk};
+
+/// What a stage stands on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Base {
+    /// Nothing.
+    Scratch,
+    /// Another stage.
+    Stage(usize),
+    /// An image, by its name as expanded.
+    Image(String),
+    /// A named context; the stage's own instructions do not run if it has the stage's name.
+    Context(String),
+}
+
+/// An instruction and the stages that it reads.
+#[derive(Clone, Debug)]
+pub(crate) struct Command {
+    pub(crate) instruction: Instruction,
+    pub(crate) onbuild: bool,
+    /// For a COPY its `--from`; for a RUN one entry for each mount.
+    pub(crate) reads: Vec<Option<usize>>,
+}
+
+/// A stage, or an image that only `--from` names.
+#[derive(Clone, Debug)]
+pub(crate) struct StageDraft {
+    pub(crate) name: Option<String>,
+    /// What messages call it; empty where there is only one.
+    pub(crate) title: String,
+    pub(crate) base: Base,
+    pub(crate) platform: Option<Platform>,
+    pub(crate) lines: (u32, u32),
+    pub(crate) commands: Vec<Command>,
+    /// How many steps its names count.
+    pub(crate) total: usize,
+    pub(crate) fresh: bool,
+    /// Whether it stands in the Dockerfile.
+    pub(crate) written: bool,
+    triggered: bool,
+}
+
+/// All stages, and what is known of the world.
+pub(crate) struct Draft<'a> {
+    pub(crate) request: &'a Request,
+    pub(crate) sources: &'a Sources,
+    pub(crate) dockerfile: &'a Dockerfile,
+    pub(crate) globals: Env,
+    pub(crate) stages: Vec<StageDraft>,
+    by_name: BTreeMap<String, usize>,
+    contexts: BTreeMap<String, &'a str>,
+}
+
+/// An image or folder that a stage stands on, resolved.
+pub(crate) enum Ground<'a> {
+    /// An image, by its canonical name with digest.
+    Image(String, &'a ResolvedImage),
+    /// A folder of the client, by the context's name.
+    Folder(String),
+    /// Nothing.
+    Scratch,
+}
+
+pub(crate) fn plan(request: &Request, sources: &Sources) -> Result<Planned, PlanError> {
+    let dockerfile = parse(request.dockerfile.as_bytes())?;
+    let globals = globals::globals(request, &dockerfile)?;
+    let mut draft = Draft {
+        request,
+        sources,
+        dockerfile: &dockerfile,
+        globals,
+        stages: Vec::new(),
+        by_name: BTreeMap::new(),
+        contexts: request.contexts.keys().map(|name| (context_name(name), name.as_str())).collect(),
+    };
+    draft.add_stages()?;
+    let target = draft.target()?;
+    draft.link()?;
+    draft.refuse_cycles()?;
+    let needed = match draft.ground(target)? {
+        Ok(needed) => needed,
+        Err(lacks) => return Ok(Planned::Lacks(lacks)),
+    };
+    walk::walk(&draft, target, &needed)
+}
+
+/// The form in which names of contexts are compared: a reference without its default parts.
+fn context_name(name: &str) -> String {
+    let familiar =
+        |reference: ImageRef| reference.familiar().trim_end_matches(":latest").to_owned();
+    name.parse().map_or_else(|_| name.to_owned(), familiar)
+}
+
+pub(crate) fn lines(span: Span) -> (u32, u32) {
+    (span.start_line, span.end_line)
+}
+
+pub(crate) fn expansion(span: (u32, u32)) -> impl Fn(ExpandError) -> PlanError {
+    move |error| PlanError::at(span, error.to_string())
+}
+
+impl<'a> Draft<'a> {
+    fn add_stages(&mut self) -> Result<(), PlanError> {
+        let dockerfile = self.dockerfile;
+        for (index, stage) in dockerfile.stages.iter().enumerate() {
+            let at = lines(stage.span);
+            let lookup = |name: &str| self.globals.get(name).map(str::to_owned);
+            let base = expand_word(stage.base.as_str(), &lookup, dockerfile.escape())
+                .map_err(expansion(at))?;
+            if base.is_empty() {
+                let message = format!("base name ({}) should not be blank", stage.base);
+                return Err(PlanError::at(at, message));
+            }
+            let platform =
+                stage.platform.as_ref().map(|word| self.platform(word.as_str(), at)).transpose()?;
+            let own_context = stage.name.as_ref().and_then(|name| self.context(name));
+            let commands = stage.instructions.iter();
+            let commands: Vec<Command> = commands
+                .map(|instruction| Command {
+                    instruction: instruction.clone(),
+                    onbuild: false,
+                    reads: Vec::new(),
+                })
+                .collect();
+            let base = match own_context {
+                Some(context) => Base::Context(context),
+                None => self.base(base),
+            };
+            let from_image = usize::from(!matches!(base, Base::Scratch | Base::Stage(_)));
+            let replaced = stage.name.as_ref().is_some_and(|name| self.context(name).is_some());
+            self.stages.push(StageDraft {
+                title: stage.name.clone().unwrap_or_else(|| format!("stage-{index}")),
+                name: stage.name.clone(),
+                base,
+                platform,
+                lines: at,
+                total: from_image
+                    + commands.iter().filter(|command| is_step(&command.instruction)).count(),
+                commands: if replaced { Vec::new() } else { commands },
+                fresh: self.is_fresh(stage.name.as_deref()),
+                written: true,
+                triggered: false,
+            });
+            if let Some(name) = &stage.name {
+                self.by_name.insert(name.to_lowercase(), index);
+            }
+        }
+        Ok(())
+    }
+
+    fn platform(&self, word: &str, at: (u32, u32)) -> Result<Platform, PlanError> {
+        let lookup = |name: &str| self.globals.get(name).map(str::to_owned);
+        let text = expand_word(word, &lookup, self.dockerfile.escape()).map_err(expansion(at))?;
+        if text.is_empty() {
+            return Err(PlanError::at(at, format!("empty platform value from expression {word}")));
+        }
+        text.parse()
+            .map_err(|error| PlanError::at(at, format!("failed to parse platform {word}: {error}")))
+    }
+
+    fn base(&self, name: String) -> Base {
+        match self.by_name.get(&name) {
+            Some(stage) => Base::Stage(*stage),
+            None if name == "scratch" => Base::Scratch,
+            None => self.context(&name).map_or(Base::Image(name), Base::Context),
+        }
+    }
+
+    /// The context of this name, as the request writes it.
+    fn context(&self, name: &str) -> Option<String> {
+        if name.eq_ignore_ascii_case("scratch") || name.eq_ignore_ascii_case("context") {
+            return None;
+        }
+        self.contexts.get(&context_name(name)).map(|name| (*name).to_owned())
+    }
+
+    fn is_fresh(&self, name: Option<&str>) -> bool {
+        match &self.request.no_cache {
+            NoCache::Nothing => false,
+            NoCache::All => true,
+            NoCache::Stages { names } => {
+                name.is_some_and(|name| names.contains(&name.to_lowercase()))
+            }
+        }
+    }
+
+    fn target(&self) -> Result<usize, PlanError> {
+        let Some(name) = &self.request.target else { return Ok(self.stages.len() - 1) };
+        if let Some(stage) = self.by_name.get(&name.to_lowercase()) {
+            return Ok(*stage);
+        }
+        let names: Vec<&str> =
+            self.stages.iter().filter_map(|stage| stage.name.as_deref()).collect();
+        let hint = match &names[..] {
+            [] => {
+                "no stage of the Dockerfile has a name; give one with FROM ... AS NAME".to_owned()
+            }
+            names => format!("the stages are: {}", names.join(", ")),
+        };
+        let message = format!("target stage \"{name}\" could not be found");
+        Err(PlanError::Request { message, hint: Some(hint) })
+    }
+
+    /// Finds the stages that each instruction reads.
+    fn link(&mut self) -> Result<(), PlanError> {
+        for stage in 0..self.stages.len() {
+            for command in 0..self.stages[stage].commands.len() {
+                let instruction = self.stages[stage].commands[command].instruction.clone();
+                self.stages[stage].commands[command].reads = self.reads(&instruction)?;
+            }
+        }
+        if self.stages.len() == 1 {
+            self.stages[0].title.clear();
+        }
+        Ok(())
+    }
+
+    fn reads(&mut self, instruction: &Instruction) -> Result<Vec<Option<usize>>, PlanError> {
+        let at = lines(instruction.span);
+        match &instruction.kind {
+            InstructionKind::Copy(copy) => match &copy.from {
+                Some(from) if !from.is_empty() => Ok(vec![Some(self.copy_from(from, at)?)]),
+                Some(_) | None => Ok(vec![None]),
+            },
+            InstructionKind::Run(run) => {
+                let from = run.mounts.iter().map(|mount| mount.from.clone()).collect::<Vec<_>>();
+                from.into_iter()
+                    .map(|from| match from {
+                        Some(from) if !from.is_empty() => Ok(Some(self.stage_or_image(&from, at))),
+                        Some(_) | None => Ok(None),
+                    })
+                    .collect()
+            }
+            InstructionKind::Add(_)
+            | InstructionKind::Arg(_)
+            | InstructionKind::Cmd(_)
+            | InstructionKind::Entrypoint(_)
+            | InstructionKind::Env(_)
+            | InstructionKind::Expose(_)
+            | InstructionKind::Healthcheck(_)
+            | InstructionKind::Label(_)
+            | InstructionKind::Maintainer(_)
+            | InstructionKind::Onbuild(_)
+            | InstructionKind::Shell(_)
+            | InstructionKind::Stopsignal(_)
+            | InstructionKind::User(_)
+            | InstructionKind::Volume(_)
+            | InstructionKind::Workdir(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// `--from` takes names, numbers from 0 and images; variables are not expanded in it.
+    fn copy_from(&mut self, from: &str, at: (u32, u32)) -> Result<usize, PlanError> {
+        let none = |_: &str| None;
+        let plain = expand_word(from, &none, self.dockerfile.escape()).map_err(expansion(at))?;
+        if plain != from {
+            return Err(PlanError::Request {
+                message: "variable expansion is not supported for --from, define a new stage with FROM using ARG from \
+                          global scope as a workaround"
+                    .into(),
+                hint: Some(format!("line {}: FROM ${{{}}} AS NAME, then --from=NAME", at.0, "ARG")),
+            });
+        }
+        match from.parse::<i64>() {
+            Ok(number) => usize::try_from(number)
+                .ok()
+                .filter(|number| *number < self.dockerfile.stages.len())
+                .ok_or_else(|| PlanError::request(format!("invalid stage index {number}"))),
+            Err(_) => Ok(self.stage_or_image(from, at)),
+        }
+    }
+
+    fn stage_or_image(&mut self, name: &str, at: (u32, u32)) -> usize {
+        if let Some(stage) = self.by_name.get(&name.to_lowercase()) {
+            return *stage;
+        }
+        let base = if name == "scratch" { Base::Scratch } else { self.base(name.to_owned()) };
+        if let Some(known) =
+            self.stages.iter().position(|stage| !stage.written && stage.base == base)
+        {
+            return known;
+        }
+        self.stages.push(StageDraft {
+            name: None,
+            title: String::new(),
+            base,
+            platform: None,
+            lines: at,
+            commands: Vec::new(),
+            total: 0,
+            fresh: self.is_fresh(None),
+            written: false,
+            triggered: true,
+        });
+        self.stages.len() - 1
+    }
+
+    fn refuse_cycles(&self) -> Result<(), PlanError> {
+        let mut state = vec![Visit::New; self.stages.len()];
+        for start in 0..self.stages.len() {
+            // Walks with a stack of its own: a chain of ten thousand stages must not end in a stack overflow.
+            let mut path: Vec<(usize, Vec<(usize, (u32, u32))>)> = Vec::new();
+            if state[start] == Visit::New {
+                state[start] = Visit::Open;
+                path.push((start, self.edges(start)));
+            }
+            while let Some((stage, edges)) = path.last_mut() {
+                let Some((next, at)) = edges.pop() else {
+                    state[*stage] = Visit::Done;
+                    path.pop();
+                    continue;
+                };
+                match state[next] {
+                    Visit::Done => {}
+                    Visit::New => {
+                        state[next] = Visit::Open;
+                        path.push((next, self.edges(next)));
+                    }
+                    Visit::Open => return Err(self.cycle(&path, next, at)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn cycle(
+        &self,
+        path: &[(usize, Vec<(usize, (u32, u32))>)],
+        back_to: usize,
+        at: (u32, u32),
+    ) -> PlanError {
+        let title = |stage: usize| match &self.stages[stage].title {
+            title if title.is_empty() => format!("stage-{stage}"),
+            title => title.clone(),
+        };
+        let from = path.iter().position(|(stage, _)| *stage == back_to).unwrap_or(0);
+        let mut names: Vec<String> = path[from..].iter().map(|(stage, _)| title(*stage)).collect();
+        names.push(title(back_to));
+        PlanError::Instruction {
+            message: format!("circular dependency detected on stage: {}", title(back_to)),
+            lines: at,
+            hint: Some(format!("the circle is {}", names.join(" -> "))),
+        }
+    }
+
+    /// The stages that a stage waits for, each with the lines that say so.
+    fn edges(&self, stage: usize) -> Vec<(usize, (u32, u32))> {
+        let draft = &self.stages[stage];
+        let base = match draft.base {
+            Base::Stage(base) => Some((base, draft.lines)),
+            Base::Scratch | Base::Image(_) | Base::Context(_) => None,
+        };
+        let read = draft.commands.iter().flat_map(|command| {
+            let at = lines(command.instruction.span);
+            command.reads.iter().flatten().map(move |stage| (*stage, at))
+        });
+        base.into_iter().chain(read).collect()
+    }
+
+    fn reachable(&self, target: usize) -> BTreeSet<usize> {
+        let mut reachable = BTreeSet::from([target]);
+        let mut open = vec![target];
+        while let Some(stage) = open.pop() {
+            for (next, _) in self.edges(stage) {
+                if reachable.insert(next) {
+                    open.push(next);
+                }
+            }
+        }
+        reachable
+    }
+
+    /// Resolves what all needed stages stand on and adds the triggers of bases, which may need further stages.
+    fn ground(&mut self, target: usize) -> Result<Result<BTreeSet<usize>, Vec<Need>>, PlanError> {
+        loop {
+            let needed = self.reachable(target);
+            let mut lacks = BTreeSet::new();
+            let mut grown = false;
+            for stage in &needed {
+                match self.resolve(*stage)? {
+                    Err(need) => {
+                        lacks.insert(need);
+                    }
+                    Ok(ground) => {
+                        let triggers = self.triggers(*stage, &ground);
+                        grown |= self.add_triggers(*stage, triggers)?;
+                    }
+                }
+            }
+            if !lacks.is_empty() {
+                return Ok(Err(lacks.into_iter().collect()));
+            }
+            if !grown {
+                return Ok(Ok(needed));
+            }
+            self.refuse_cycles()?;
+        }
+    }
+
+    fn triggers(&self, stage: usize, ground: &Ground<'_>) -> Vec<String> {
+        if self.stages[stage].triggered {
+            return Vec::new();
+        }
+        if let Base::Stage(base) = self.stages[stage].base {
+            let commands = self.stages[base].commands.iter().filter(|command| !command.onbuild);
+            return commands
+                .filter_map(|command| match &command.instruction.kind {
+                    InstructionKind::Onbuild(onbuild) => Some(onbuild.expression.clone()),
+                    _ => None,
+                })
+                .collect();
+        }
+        match ground {
+            Ground::Image(_, image) => image.config.config.on_build.clone(),
+            Ground::Folder(_) | Ground::Scratch => Vec::new(),
+        }
+    }
+
+    fn add_triggers(&mut self, stage: usize, triggers: Vec<String>) -> Result<bool, PlanError> {
+        self.stages[stage].triggered = true;
+        if triggers.is_empty() {
+            return Ok(false);
+        }
+        let at = self.stages[stage].lines;
+        let mut commands = Vec::new();
+        for trigger in &triggers {
+            let mut instruction = parse_trigger(trigger)
+                .map_err(|error| PlanError::at(at, format!("ONBUILD {trigger}: {error}")))?;
+            instruction.span = Span { start_line: at.0, end_line: at.1 };
+            let reads = self.reads(&instruction)?;
+            commands.push(Command { instruction, onbuild: true, reads });
+        }
+        let draft = &mut self.stages[stage];
+        draft.total += commands.iter().filter(|command| is_step(&command.instruction)).count();
+        commands.append(&mut draft.commands);
+        draft.commands = commands;
+        Ok(true)
+    }
+
+    /// What a stage stands on, unless another stage; or what must be known first.
+    pub(crate) fn resolve(&self, stage: usize) -> Result<Result<Ground<'a>, Need>, PlanError> {
+        let draft = &self.stages[stage];
+        match &draft.base {
+            Base::Scratch | Base::Stage(_) => Ok(Ok(Ground::Scratch)),
+            Base::Image(name) => self.image(draft, name),
+            Base::Context(name) => {
+                let source = self.request.contexts.get(name);
+                let source = source.ok_or_else(|| {
+                    PlanError::request(format!("context \"{name}\" is not given"))
+                })?;
+                match source {
+                    ContextSource::Folder {} => Ok(Ok(Ground::Folder(name.clone()))),
+                    ContextSource::DockerImage { reference } => self.image(draft, reference),
+                    ContextSource::OciLayout { .. } => {
+                        self.answer(draft, format!("layout:{name}"), name)
+                    }
+                    ContextSource::Target { name } => Err(PlanError::Instruction {
+                        message: format!("the context \"target:{name}\" is not supported yet"),
+                        lines: draft.lines,
+                        hint: Some("name the stage itself instead of a context".into()),
+                    }),
+                }
+            }
+        }
+    }
+
+    fn image(&self, draft: &StageDraft, name: &str) -> Result<Result<Ground<'a>, Need>, PlanError> {
+        let reference: ImageRef = name.parse().map_err(|error| {
+            PlanError::at(draft.lines, format!("failed to parse stage name \"{name}\": {error}"))
+        })?;
+        self.answer(draft, reference.to_string(), name)
+    }
+
+    fn answer(
+        &self,
+        draft: &StageDraft,
+        reference: String,
+        name: &str,
+    ) -> Result<Result<Ground<'a>, Need>, PlanError> {
+        let platform = draft.platform.as_ref().unwrap_or(self.request.target_platform()).clone();
+        let answer: Option<&'a ImageAnswer> =
+            self.sources.images.get(&(reference.clone(), platform.clone()));
+        match answer {
+            None => Ok(Err(Need::Image { reference, platform })),
+            Some(Ok(image)) => {
+                let digest = image.named;
+                let full = if reference.contains('@') {
+                    reference
+                } else {
+                    format!("{reference}@{digest}")
+                };
+                Ok(Ok(Ground::Image(full, image)))
+            }
+            Some(Err(reason)) => {
+                let message =
+                    format!("{name}: failed to resolve source metadata for {reference}: {reason}");
+                Err(PlanError::at(draft.lines, message))
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Visit {
+    New,
+    Open,
+    Done,
+}
+
+fn is_step(instruction: &Instruction) -> bool {
+    match instruction.kind {
+        InstructionKind::Add(_)
+        | InstructionKind::Copy(_)
+        | InstructionKind::Run(_)
+        | InstructionKind::Workdir(_) => true,
+        InstructionKind::Arg(_)
+        | InstructionKind::Cmd(_)
+        | InstructionKind::Entrypoint(_)
+        | InstructionKind::Env(_)
+        | InstructionKind::Expose(_)
+        | InstructionKind::Healthcheck(_)
+        | InstructionKind::Label(_)
+        | InstructionKind::Maintainer(_)
+        | InstructionKind::Onbuild(_)
+        | InstructionKind::Shell(_)
+        | InstructionKind::Stopsignal(_)
+        | InstructionKind::User(_)
+        | InstructionKind::Volume(_) => false,
+    }
+}

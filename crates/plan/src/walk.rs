@@ -1,0 +1,443 @@
+//! Carries out the instructions of the needed stages, one after the other, as far as no file is touched: what comes out
+//! is a plan.
+
+mod config;
+mod copy;
+mod run;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dcbuild_dockerfile::expand::{ExpandOptions, QuoteMode, UnsetMode, expand, expand_word};
+use dcbuild_dockerfile::{ArgInstruction, Instruction, InstructionKind};
+use dcbuild_model::{Platform, Selection, SelectionForm, StageIndex, StepIndex};
+use dcbuild_oci::ImageConfig;
+
+use crate::env::Env;
+use crate::key::{Parent, Seen, step_key};
+use crate::op::{CopyOp, CopySource, ImageOp, Input, InputSource, Op, WorkdirOp};
+use crate::plan::{HistoryLine, ImageTemplate, Plan, PlanError, Planned, PlannedStage, Step};
+use crate::sources::{Need, ResolvedImage};
+use crate::stage::{Base, Command, Draft, Ground, StageDraft, expansion, lines};
+
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A stage as far as it is carried out.
+#[derive(Clone)]
+struct Stage {
+    index: usize,
+    title: String,
+    at: (u32, u32),
+    env: Env,
+    image: ImageConfig,
+    history: Vec<HistoryLine>,
+    args: Vec<(String, Option<String>)>,
+    platform: Platform,
+    state: Option<StepIndex>,
+    base: String,
+    fresh: bool,
+    cmd_set: bool,
+    counted: usize,
+    total: usize,
+    onbuild: bool,
+}
+
+struct Walk<'a> {
+    draft: &'a Draft<'a>,
+    steps: Vec<Step>,
+    by_key: BTreeMap<dcbuild_model::StepKey, StepIndex>,
+    done: BTreeMap<usize, Stage>,
+    needs: BTreeSet<Need>,
+    epoch: Option<i64>,
+    warnings: Vec<(u32, String)>,
+}
+
+pub(crate) fn walk(
+    draft: &Draft<'_>,
+    target: usize,
+    needed: &BTreeSet<usize>,
+) -> Result<Planned, PlanError> {
+    let mut walk = Walk {
+        draft,
+        steps: Vec::new(),
+        by_key: BTreeMap::new(),
+        done: BTreeMap::new(),
+        needs: BTreeSet::new(),
+        epoch: epoch(draft)?,
+        warnings: Vec::new(),
+    };
+    // Images that `--from` names have no place in the Dockerfile: they come first, where every stage can read them.
+    let written = |stage: &&usize| draft.stages[**stage].written;
+    let unwritten = |stage: &&usize| !draft.stages[**stage].written;
+    for stage in needed.iter().filter(unwritten).chain(needed.iter().filter(written)) {
+        walk.stage(*stage)?;
+    }
+    if !walk.needs.is_empty() {
+        return Ok(Planned::Lacks(walk.needs.into_iter().collect()));
+    }
+    Ok(Planned::Ready(Box::new(walk.finish(target))))
+}
+
+fn epoch(draft: &Draft<'_>) -> Result<Option<i64>, PlanError> {
+    let given = draft.request.build_args.get("SOURCE_DATE_EPOCH").map(String::as_str);
+    let value = given.or(draft.globals.get("SOURCE_DATE_EPOCH")).filter(|value| !value.is_empty());
+    let parse = |value: &str| {
+        let hint = "give whole seconds since 1970, such as SOURCE_DATE_EPOCH=1577836800";
+        let message = format!("invalid SOURCE_DATE_EPOCH: {value}");
+        value.parse().map_err(|_| PlanError::Request { message, hint: Some(hint.into()) })
+    };
+    value.map(parse).transpose()
+}
+
+impl Walk<'_> {
+    fn stage(&mut self, index: usize) -> Result<(), PlanError> {
+        let draft = &self.draft.stages[index];
+        let mut stage = self.begin(index, draft)?;
+        for command in &draft.commands {
+            stage.at = lines(command.instruction.span);
+            stage.onbuild = command.onbuild;
+            self.command(&mut stage, command)?;
+        }
+        self.done.insert(index, stage);
+        Ok(())
+    }
+
+    fn begin(&mut self, index: usize, draft: &StageDraft) -> Result<Stage, PlanError> {
+        if let Base::Stage(base) = draft.base {
+            let below = self.done.get(&base);
+            let below = below.ok_or_else(|| {
+                PlanError::at(draft.lines, "a stage can only stand on an earlier one")
+            })?;
+            let mut stage = below.clone();
+            stage.image.config.on_build.clear();
+            (stage.index, stage.title, stage.at) = (index, draft.title.clone(), draft.lines);
+            (stage.counted, stage.total, stage.cmd_set) = (0, draft.total, false);
+            stage.fresh = draft.fresh || stage.fresh;
+            return Ok(stage);
+        }
+        let request = self.draft.request;
+        let platform = draft.platform.as_ref().unwrap_or(request.target_platform()).clone();
+        let mut stage = Stage {
+            index,
+            title: draft.title.clone(),
+            at: draft.lines,
+            env: Env::default(),
+            image: ImageConfig::for_platform(&platform),
+            history: Vec::new(),
+            args: Vec::new(),
+            platform,
+            state: None,
+            base: "scratch".into(),
+            fresh: draft.fresh,
+            cmd_set: false,
+            counted: 0,
+            total: draft.total,
+            onbuild: false,
+        };
+        match self.draft.resolve(index)? {
+            Ok(Ground::Image(name, image)) => self.stand_on_image(&mut stage, name, image),
+            Ok(Ground::Folder(context)) => self.stand_on_folder(&mut stage, &context)?,
+            Ok(Ground::Scratch) => stage.image.config.working_dir = "/".into(),
+            Err(need) => {
+                self.needs.insert(need);
+            }
+        }
+        for variable in stage.image.config.env.clone() {
+            let (name, value) = variable.split_once('=').unwrap_or((&variable, ""));
+            stage.env.set(name, value);
+        }
+        if stage.env.get("PATH").is_none() {
+            stage.image.config.env.push(format!("PATH={DEFAULT_PATH}"));
+            stage.env.set("PATH", DEFAULT_PATH);
+        }
+        Ok(stage)
+    }
+
+    fn stand_on_image(&mut self, stage: &mut Stage, name: String, image: &ResolvedImage) {
+        stage.image = image.config.clone().without_build_traces();
+        stage.image.created = None;
+        stage.image.diff_ids.clear();
+        stage.image.config.on_build.clear();
+        if !stage.image.config.working_dir.is_empty() {
+            stage.image.config.working_dir = join("/", &stage.image.config.working_dir);
+        }
+        let label = stage.label(&format!("FROM {name}"));
+        stage.base.clone_from(&name);
+        if image.layers.is_empty() {
+            return;
+        }
+        let op = Op::Image(ImageOp {
+            name,
+            manifest: image.manifest,
+            config: image.config_digest,
+            layers: image.layers.clone(),
+            source: image.source.clone(),
+        });
+        self.step(stage, label, op, Vec::new());
+    }
+
+    /// A folder as a base is copied whole onto nothing.
+    fn stand_on_folder(&mut self, stage: &mut Stage, context: &str) -> Result<(), PlanError> {
+        stage.base = format!("context {context}");
+        stage.image.config.working_dir = "/".into();
+        let label = stage.label(&format!("FROM {context}"));
+        let selection = Selection {
+            form: SelectionForm::Copy,
+            sources: vec!["/".into()],
+            exclude: Vec::new(),
+            parents: false,
+        };
+        let Some(input) = self.context_input(stage, context, selection)? else { return Ok(()) };
+        let op = Op::Copy(CopyOp {
+            sources: vec![CopySource::Paths { input: 0, patterns: vec!["/".into()] }],
+            dest: "/".into(),
+            chown: None,
+            chmod: None,
+            exclude: Vec::new(),
+            parents: false,
+            link: false,
+            unpack: false,
+            keep_owners: false,
+        });
+        self.step(stage, label, op, vec![input]);
+        Ok(())
+    }
+
+    /// A selection of a client's folder; none if its digest is not known yet.
+    fn context_input(
+        &mut self,
+        stage: &Stage,
+        context: &str,
+        selection: Selection,
+    ) -> Result<Option<Input>, PlanError> {
+        match self.draft.sources.selections.get(&(context.to_owned(), selection.clone())) {
+            None => {
+                self.needs.insert(Need::Selection { context: context.to_owned(), selection });
+                Ok(None)
+            }
+            Some(Err(reason)) => Err(PlanError::at(stage.at, reason.clone())),
+            Some(Ok(digest)) => {
+                let source = InputSource::Context { name: context.to_owned(), digest: *digest };
+                Ok(Some(Input { source, selection }))
+            }
+        }
+    }
+
+    /// A selection of another stage.
+    fn stage_input(
+        &self,
+        stage: &Stage,
+        other: usize,
+        from: &str,
+        selection: Selection,
+    ) -> Result<Input, PlanError> {
+        let other = self.done.get(&other).ok_or_else(|| {
+            let message = format!(
+                "cannot copy from stage \"{from}\", it needs to be defined before current stage \"{}\"",
+                stage.title
+            );
+            PlanError::at(stage.at, message)
+        })?;
+        let source = other.state.map_or(InputSource::Scratch {}, |step| InputSource::Step { step });
+        Ok(Input { source, selection })
+    }
+
+    /// Adds a step upon the stage's state, unless the plan has the very same already.
+    fn step(&mut self, stage: &mut Stage, name: String, op: Op, inputs: Vec<Input>) -> StepIndex {
+        let linked = matches!(&op, Op::Copy(copy) if copy.link);
+        let recipe_of = |step: StepIndex| self.steps[step.index()].recipe;
+        let parent = match stage.state {
+            Some(step) if !linked => Parent::Recipe(recipe_of(step)),
+            Some(_) | None => Parent::None,
+        };
+        let seen: Vec<(&Input, Seen)> = inputs
+            .iter()
+            .map(|input| match &input.source {
+                InputSource::Step { step } => (input, Seen::Recipe(recipe_of(*step))),
+                InputSource::Scratch {} => (input, Seen::Nothing),
+                InputSource::Context { name: _, digest } => (input, Seen::Content(*digest)),
+            })
+            .collect();
+        let (recipe, components) = step_key(&op, &stage.platform, parent, &seen);
+        let known = self.by_key.get(&recipe).copied();
+        let known = known.filter(|known| self.steps[known.index()].parent == stage.state);
+        let index = known.unwrap_or_else(|| {
+            let index = StepIndex(
+                u32::try_from(self.steps.len()).expect("limits keep steps far below 2^32"),
+            );
+            let number = u32::try_from(stage.index).expect("limits keep stages far below 2^32");
+            self.steps.push(Step {
+                stage: StageIndex(number),
+                name,
+                lines: stage.at,
+                platform: stage.platform.clone(),
+                parent: stage.state,
+                inputs,
+                op,
+                recipe,
+                components,
+                fresh: false,
+            });
+            self.by_key.insert(recipe, index);
+            index
+        });
+        self.steps[index.index()].fresh |= stage.fresh;
+        stage.state = Some(index);
+        index
+    }
+
+    fn command(&mut self, stage: &mut Stage, command: &Command) -> Result<(), PlanError> {
+        let instruction = &command.instruction;
+        match &instruction.kind {
+            InstructionKind::Add(add) => self.add(stage, add, instruction),
+            InstructionKind::Copy(copy) => self.copy(stage, copy, command),
+            InstructionKind::Run(run) => self.run(stage, run, command),
+            InstructionKind::Workdir(path) => self.workdir(stage, path.as_str(), instruction),
+            InstructionKind::Arg(arg) => self.arg(stage, arg),
+            InstructionKind::Cmd(_)
+            | InstructionKind::Entrypoint(_)
+            | InstructionKind::Env(_)
+            | InstructionKind::Expose(_)
+            | InstructionKind::Healthcheck(_)
+            | InstructionKind::Label(_)
+            | InstructionKind::Maintainer(_)
+            | InstructionKind::Onbuild(_)
+            | InstructionKind::Shell(_)
+            | InstructionKind::Stopsignal(_)
+            | InstructionKind::User(_)
+            | InstructionKind::Volume(_) => self.configure(stage, &instruction.kind),
+        }
+    }
+
+    fn word(&self, stage: &Stage, word: &str) -> Result<String, PlanError> {
+        let lookup = |name: &str| stage.env.get(name).map(str::to_owned);
+        expand_word(word, &lookup, self.draft.dockerfile.escape()).map_err(expansion(stage.at))
+    }
+
+    fn arg(&mut self, stage: &mut Stage, arg: &ArgInstruction) -> Result<(), PlanError> {
+        let mut texts = Vec::new();
+        for declaration in &arg.declarations {
+            let name = declaration.name.as_str();
+            let given = self.draft.request.build_args.get(name);
+            let value = match (given, &declaration.default) {
+                (Some(given), _) => Some(given.clone()),
+                (None, Some(default)) => Some(self.word(stage, default.as_str())?),
+                (None, None) => self.draft.globals.get(name).map(str::to_owned),
+            };
+            if let Some(value) = &value {
+                stage.env.set(name, value);
+            }
+            texts.push(value.as_ref().map_or(name.to_owned(), |value| format!("{name}={value}")));
+            stage.args.push((name.to_owned(), value));
+        }
+        stage.line(format!("ARG {}", texts.join(" ")));
+        Ok(())
+    }
+
+    fn workdir(
+        &mut self,
+        stage: &mut Stage,
+        path: &str,
+        instruction: &Instruction,
+    ) -> Result<(), PlanError> {
+        let path = join(stage.cwd(), &self.word(stage, path)?);
+        stage.image.config.working_dir.clone_from(&path);
+        let label = self.title(stage, &instruction.source);
+        if path == "/" {
+            stage.line("WORKDIR /".into());
+            return Ok(());
+        }
+        let op =
+            Op::Workdir(WorkdirOp { path: path.clone(), user: stage.image.config.user.clone() });
+        let step = self.step(stage, label, op, Vec::new());
+        stage.history.push(HistoryLine { created_by: format!("WORKDIR {path}"), step: Some(step) });
+        Ok(())
+    }
+
+    /// The name of a step: its place in the stage and the instruction with the variables that are set.
+    fn title(&self, stage: &mut Stage, source: &str) -> String {
+        let lookup = |name: &str| stage.env.get(name).map(str::to_owned);
+        let mut options = ExpandOptions::with_escape(self.draft.dockerfile.escape());
+        (options.quotes, options.unset) = (QuoteMode::Keep, UnsetMode::Keep);
+        let text = expand(source, &lookup, options)
+            .map_or_else(|_| source.to_owned(), |expanded| expanded.text);
+        let (word, rest) = text.split_once(' ').unwrap_or((&text, ""));
+        let text = format!("{} {rest}", word.to_uppercase());
+        stage.label(text.trim_end())
+    }
+
+    fn finish(mut self, target: usize) -> Plan {
+        let request = self.draft.request;
+        let mut stage = self.done.get(&target).expect("the target was carried out").clone();
+        for (name, value) in &request.labels {
+            stage.image.config.labels.insert(name.clone(), value.clone());
+        }
+        if let Some(platform) = &request.platform {
+            stage.image.os.clone_from(&platform.os);
+            stage.image.architecture.clone_from(&platform.arch);
+            stage.image.variant.clone_from(&platform.variant);
+        }
+        let config = String::from_utf8(stage.image.to_json()).expect("JSON is UTF-8");
+        let stages = self.done.values().map(|stage| PlannedStage {
+            index: StageIndex(
+                u32::try_from(stage.index).expect("limits keep stages far below 2^32"),
+            ),
+            name: if stage.title.is_empty() {
+                format!("stage-{}", stage.index)
+            } else {
+                stage.title.clone()
+            },
+            base: stage.base.clone(),
+            state: stage.state,
+        });
+        Plan {
+            stages: stages.collect(),
+            steps: std::mem::take(&mut self.steps),
+            state: stage.state,
+            image: ImageTemplate {
+                config,
+                history: stage.history,
+                epoch: self.epoch,
+                platform: stage.platform,
+            },
+            warnings: self.warnings,
+        }
+    }
+}
+
+impl Stage {
+    fn cwd(&self) -> &str {
+        if self.image.config.working_dir.is_empty() { "/" } else { &self.image.config.working_dir }
+    }
+
+    /// Adds a line of history that made no layer.
+    fn line(&mut self, created_by: String) {
+        self.history.push(HistoryLine { created_by, step: None });
+    }
+
+    fn label(&mut self, text: &str) -> String {
+        if self.total == 0 {
+            return text.to_owned();
+        }
+        self.counted += 1;
+        let width = self.total.to_string().len();
+        let title = if self.title.is_empty() { String::new() } else { format!("{} ", self.title) };
+        let onbuild = if self.onbuild { "ONBUILD " } else { "" };
+        format!("[{title}{:>width$}/{}] {onbuild}{text}", self.counted, self.total)
+    }
+}
+
+/// Joins a path to a folder as `filepath.Join` does: cleaned, absolute.
+fn join(folder: &str, path: &str) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    let base = if path.starts_with('/') { "" } else { folder };
+    for name in base.split('/').chain(path.split('/')) {
+        match name {
+            "" | "." => {}
+            ".." => {
+                names.pop();
+            }
+            name => names.push(name),
+        }
+    }
+    format!("/{}", names.join("/"))
+}

@@ -1,0 +1,323 @@
+//! RUN: the process that a step starts, and what it sees.
+
+use dcbuild_dockerfile::mount::FileAccess;
+use dcbuild_dockerfile::{
+    CommandForm, Heredoc, Mount, MountFlag, NetworkMode, RunInstruction, SecurityMode, expand_word,
+    expand_words,
+};
+use dcbuild_model::{Selection, SelectionForm};
+
+use super::config::{shell_command, with_shell};
+use super::{Stage, Walk, join};
+use crate::op::{
+    Bytes, CacheSharing, InlineFile, Input, MountKind, Op, RunNetwork, RunOp, RunSecurity,
+    SecretMount,
+};
+use crate::plan::{HistoryLine, PlanError};
+use crate::stage::Command;
+
+const PROXIES: [&str; 5] = ["http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy"];
+const SCRIPTS: &str = "/dev/pipes/";
+
+/// The mounts of a RUN and the trees that they read.
+#[derive(Default)]
+struct Mounts {
+    kinds: Vec<MountKind>,
+    inputs: Vec<Input>,
+}
+
+impl Walk<'_> {
+    pub(super) fn run(
+        &mut self,
+        stage: &mut Stage,
+        run: &RunInstruction,
+        command: &Command,
+    ) -> Result<(), PlanError> {
+        if let Some(device) = run.devices.first() {
+            let message = format!(
+                "RUN --device={device} is not supported: no worker offers devices to builds"
+            );
+            return Err(PlanError::at(stage.at, message));
+        }
+        let (argv, scripts) = self.argv(stage, run);
+        if argv.is_empty() {
+            return Err(PlanError::at(stage.at, "RUN needs arguments: its JSON array is empty"));
+        }
+        let network = self.network(stage, run.network)?;
+        let security = self.security(stage, run.security)?;
+        let Some(mounts) = self.mounts(stage, run, command)? else { return Ok(()) };
+        let label = self.title(stage, &command.instruction.source);
+        let created_by = format!("RUN {} # buildkit", command_text(stage, &argv));
+        let request = self.draft.request;
+        let hostname = match request.build_args.get("BUILDKIT_SANDBOX_HOSTNAME") {
+            Some(name) if request.hostname.is_empty() => name.clone(),
+            Some(_) | None => request.hostname.clone(),
+        };
+        let op = Op::Run(Box::new(RunOp {
+            argv,
+            env: stage.env.pairs().to_vec(),
+            cwd: stage.cwd().to_owned(),
+            user: stage.image.config.user.clone(),
+            network,
+            security,
+            mounts: mounts.kinds,
+            scripts,
+            hosts: request.hosts.clone(),
+            hostname,
+            shm_bytes: request.shm_bytes,
+            ulimits: request.ulimits.clone(),
+            proxies: self.proxies(stage),
+        }));
+        let step = self.step(stage, label, op, mounts.inputs);
+        stage.history.push(HistoryLine { created_by, step: Some(step) });
+        Ok(())
+    }
+
+    /// The arguments, and the scripts that they name: a heredoc alone is the command, or the file if it has a `#!`.
+    fn argv(&self, stage: &Stage, run: &RunInstruction) -> (Vec<String>, Vec<InlineFile>) {
+        let text = match &run.form {
+            CommandForm::Exec(_) => return (with_shell(stage, &run.form), Vec::new()),
+            CommandForm::Shell(text) => text,
+        };
+        let [first, ..] = &run.heredocs[..] else {
+            return (with_shell(stage, &run.form), Vec::new());
+        };
+        if !is_heredoc_alone(text, run) {
+            let mut script = text.clone();
+            for heredoc in &run.heredocs {
+                script.push('\n');
+                script.push_str(&heredoc.content);
+                script.push_str(&heredoc.name);
+            }
+            return (shell_command(stage, script), Vec::new());
+        }
+        let body = first.chomped();
+        if !body.starts_with("#!") {
+            return (shell_command(stage, body), Vec::new());
+        }
+        let file = InlineFile { name: first.name.clone(), content: Bytes(body.into_bytes()) };
+        (shell_command(stage, format!("{SCRIPTS}{}", first.name)), vec![file])
+    }
+
+    fn network(&self, stage: &Stage, mode: NetworkMode) -> Result<RunNetwork, PlanError> {
+        let network = match mode {
+            NetworkMode::Default => self.draft.request.network,
+            NetworkMode::None => RunNetwork::None,
+            NetworkMode::Host => RunNetwork::Host,
+        };
+        if network == RunNetwork::Host {
+            self.allowed(stage, "network.host")?;
+        }
+        Ok(network)
+    }
+
+    fn security(&self, stage: &Stage, mode: SecurityMode) -> Result<RunSecurity, PlanError> {
+        match mode {
+            SecurityMode::Sandbox => Ok(RunSecurity::Sandbox),
+            SecurityMode::Insecure => {
+                self.allowed(stage, "security.insecure").map(|()| RunSecurity::Insecure)
+            }
+        }
+    }
+
+    fn allowed(&self, stage: &Stage, what: &str) -> Result<(), PlanError> {
+        if self.draft.request.allow.contains(what) {
+            return Ok(());
+        }
+        Err(PlanError::Instruction {
+            message: format!("{what} is not allowed"),
+            lines: stage.at,
+            hint: Some(format!("grant it with --allow {what}, if you trust this Dockerfile")),
+        })
+    }
+
+    /// Proxies that are given but not declared by an ARG: the process sees them, its key does not.
+    fn proxies(&self, stage: &Stage) -> Vec<(String, String)> {
+        let request = self.draft.request;
+        let mut proxies = Vec::new();
+        for name in PROXIES {
+            let given = |(known, value): (&String, &String)| {
+                known.eq_ignore_ascii_case(name).then(|| value.clone())
+            };
+            let value = request
+                .build_args
+                .iter()
+                .find_map(given)
+                .or_else(|| request.proxies.iter().find_map(given));
+            let Some(value) = value else { continue };
+            for name in [name.to_uppercase(), name.to_owned()] {
+                if stage.env.get(&name).is_none() {
+                    proxies.push((name, value.clone()));
+                }
+            }
+        }
+        proxies
+    }
+
+    /// The mounts; none if the digest of a context is not known yet.
+    fn mounts(
+        &mut self,
+        stage: &Stage,
+        run: &RunInstruction,
+        command: &Command,
+    ) -> Result<Option<Mounts>, PlanError> {
+        let mut mounts = Mounts::default();
+        let mut complete = true;
+        for (flag, from) in run.mounts.iter().zip(&command.reads) {
+            complete &= self.mount(stage, &mut mounts, flag, *from)?;
+        }
+        Ok(complete.then_some(mounts))
+    }
+
+    fn mount(
+        &mut self,
+        stage: &Stage,
+        mounts: &mut Mounts,
+        flag: &MountFlag,
+        from: Option<usize>,
+    ) -> Result<bool, PlanError> {
+        let lookup = |name: &str| stage.env.get(name).map(str::to_owned);
+        let escape = self.draft.dockerfile.escape();
+        let resolved = flag.resolve(&mut |word| expand_word(word, &lookup, escape));
+        let mount = resolved.map_err(|error| PlanError::at(stage.at, error.to_string()))?;
+        let kind = match mount {
+            Mount::Bind(bind) => {
+                let (target, source) =
+                    (mount_target(stage, &bind.target)?, join("/", &bind.source));
+                let Some(input) = self.mount_input(stage, mounts, from, flag, &source)? else {
+                    return Ok(false);
+                };
+                MountKind::Bind { input, source, writable: !bind.read_only, target }
+            }
+            Mount::Cache(cache) => {
+                let (target, source) =
+                    (mount_target(stage, &cache.target)?, join("/", &cache.source));
+                let input = match from {
+                    None => None,
+                    Some(_) => match self.mount_input(stage, mounts, from, flag, &source)? {
+                        Some(input) => Some(input),
+                        None => return Ok(false),
+                    },
+                };
+                let id = cache.id.unwrap_or_else(|| target.clone());
+                let (mode, uid, gid) = owned(cache.access, 0o755);
+                let sharing = match cache.sharing {
+                    dcbuild_dockerfile::CacheSharing::Shared => CacheSharing::Shared,
+                    dcbuild_dockerfile::CacheSharing::Private => CacheSharing::Private,
+                    dcbuild_dockerfile::CacheSharing::Locked => CacheSharing::Locked,
+                };
+                MountKind::Cache {
+                    id,
+                    sharing,
+                    input,
+                    source,
+                    readonly: cache.read_only,
+                    mode,
+                    uid,
+                    gid,
+                    target,
+                }
+            }
+            Mount::Tmpfs(tmpfs) => {
+                let target = mount_target(stage, &tmpfs.target)?;
+                MountKind::Tmpfs { size: tmpfs.size_bytes.unwrap_or(0), target }
+            }
+            Mount::Secret(secret) => {
+                let (mode, uid, gid) = owned(secret.access, 0o400);
+                let target = secret.target.map(|target| join(stage.cwd(), &target));
+                let (id, env, required) = (secret.id, secret.env, secret.required);
+                MountKind::Secret(SecretMount { id, target, env, required, mode, uid, gid })
+            }
+            Mount::Ssh(ssh) => {
+                let number = mounts
+                    .kinds
+                    .iter()
+                    .filter(|kind| matches!(kind, MountKind::Ssh { .. }))
+                    .count();
+                let target =
+                    ssh.target.unwrap_or_else(|| format!("/run/buildkit/ssh_agent.{number}"));
+                let (mode, uid, gid) = owned(ssh.access, 0o600);
+                let id = ssh.id.unwrap_or_else(|| "default".into());
+                MountKind::Ssh {
+                    id,
+                    target: join(stage.cwd(), &target),
+                    required: ssh.required,
+                    mode,
+                    uid,
+                    gid,
+                }
+            }
+        };
+        mounts.kinds.push(kind);
+        Ok(true)
+    }
+
+    fn mount_input(
+        &mut self,
+        stage: &Stage,
+        mounts: &mut Mounts,
+        from: Option<usize>,
+        flag: &MountFlag,
+        source: &str,
+    ) -> Result<Option<usize>, PlanError> {
+        let selection = Selection {
+            form: SelectionForm::Mount,
+            sources: vec![source.to_owned()],
+            exclude: Vec::new(),
+            parents: false,
+        };
+        let input = match from {
+            Some(other) => {
+                self.stage_input(stage, other, flag.from.as_deref().unwrap_or(""), selection)?
+            }
+            None => match self.context_input(stage, "context", selection)? {
+                Some(input) => input,
+                None => return Ok(None),
+            },
+        };
+        mounts.inputs.push(input);
+        Ok(Some(mounts.inputs.len() - 1))
+    }
+}
+
+fn mount_target(stage: &Stage, target: &str) -> Result<String, PlanError> {
+    let full = join(stage.cwd(), target);
+    if target.is_empty() || full == "/" {
+        return Err(PlanError::at(stage.at, "invalid mount target \"/\""));
+    }
+    Ok(full)
+}
+
+fn owned(access: FileAccess, mode: u32) -> (u32, u32, u32) {
+    (access.mode.unwrap_or(mode), access.uid.unwrap_or(0), access.gid.unwrap_or(0))
+}
+
+/// Whether the whole command is the opening of one heredoc.
+fn is_heredoc_alone(text: &str, run: &RunInstruction) -> bool {
+    let [Heredoc { .. }] = &run.heredocs[..] else { return false };
+    let marker = text.trim_start_matches(|char: char| char.is_ascii_digit());
+    let Some(rest) = marker.strip_prefix("<<") else { return false };
+    let rest = rest.strip_prefix('-').unwrap_or(rest).trim_start();
+    let words = expand_words(rest, &|_| None, dcbuild_dockerfile::Escape::Backslash);
+    words.is_ok_and(|words| words.len() == 1)
+}
+
+/// The command as a history shows it: the declared ARGs in front.
+fn command_text(stage: &Stage, argv: &[String]) -> String {
+    let mut args: Vec<(String, String)> = Vec::new();
+    for (name, value) in &stage.args {
+        let value =
+            stage.env.get(name).map_or_else(|| value.clone().unwrap_or_default(), str::to_owned);
+        match args.iter_mut().find(|(known, _)| known == name) {
+            Some((_, known)) => *known = value,
+            None => args.push((name.clone(), value)),
+        }
+    }
+    let mut words = Vec::new();
+    if !args.is_empty() {
+        words.push(format!("|{}", args.len()));
+        words.extend(args.into_iter().map(|(name, value)| format!("{name}={value}")));
+    }
+    words.extend(argv.iter().cloned());
+    words.join(" ")
+}
