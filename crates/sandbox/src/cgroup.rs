@@ -89,14 +89,13 @@ impl Hierarchy {
         match self {
             Hierarchy::Absent => {}
             Hierarchy::V1 { memory, pids, cpu } => {
-                if let Some(memory) = memory {
+                // Joining a group takes milliseconds, so it is joined for a limit only.
+                if let (Some(memory), Some(bytes)) = (memory, limits.memory_bytes_max) {
                     let path = make(memory)?;
-                    if let Some(bytes) = limits.memory_bytes_max {
-                        fs::write(path.join("memory.limit_in_bytes"), bytes.to_string())?;
-                        // Absent where the kernel does not count swap.
-                        let _absent =
-                            fs::write(path.join("memory.memsw.limit_in_bytes"), bytes.to_string());
-                    }
+                    fs::write(path.join("memory.limit_in_bytes"), bytes.to_string())?;
+                    // Absent where the kernel does not count swap.
+                    let _absent =
+                        fs::write(path.join("memory.memsw.limit_in_bytes"), bytes.to_string());
                 }
                 if let Some(pids) = pids {
                     fs::write(make(pids)?.join("pids.max"), limits.pids_max.to_string())?;

@@ -481,10 +481,13 @@ fn working_folder_stays_inside() {
     }
     let mut spec = fixture.spec("/bin/busybox pwd");
     "/../../made/../made/here".clone_into(&mut spec.cwd);
-    fixture.check(spec, &expect![[r#"
+    fixture.check(
+        spec,
+        &expect![[r#"
         /made/here
         Exited(0)
-    "#]]);
+    "#]],
+    );
 }
 
 fn links_in_the_image_are_harmless() {
