@@ -1,6 +1,6 @@
 //! Expands a word as a shell would: quotes, escapes, variables and their modifiers.
 //!
-//! The dialect is BuildKit's, down to its corners: `$$` and `$1` name parameters that are never
+//! The dialect is `BuildKit`'s, down to its corners: `$$` and `$1` name parameters that are never
 //! set, brackets in patterns are literal, and what a variable yields is split but never rescanned.
 
 use std::collections::BTreeSet;
@@ -482,7 +482,7 @@ impl<'a> Reader<'a> {
         let mut name = String::new();
         if let Some(ch) = self.peek() {
             if ch.is_ascii_digit() {
-                while let Some(digit) = self.peek().filter(|ch| ch.is_ascii_digit()) {
+                while let Some(digit) = self.peek().filter(char::is_ascii_digit) {
                     self.next();
                     name.push(digit);
                 }

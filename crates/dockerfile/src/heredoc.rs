@@ -81,11 +81,11 @@ pub(crate) fn parse_word(word: &str) -> Result<Option<Heredoc>, String> {
         let options = ExpandOptions { quotes, unset: UnsetMode::Keep, ..ExpandOptions::default() };
         expand(rest, &|_| None, options).map(|found| found.words).map_err(|_| rest.to_owned())
     };
-    let (stripped, kept) = (words(QuoteMode::Strip)?, words(QuoteMode::Keep)?);
-    let ([name], [quoted]) = (stripped.as_slice(), kept.as_slice()) else { return Ok(None) };
+    let (bare, kept) = (words(QuoteMode::Strip)?, words(QuoteMode::Keep)?);
+    let ([name], [raw]) = (bare.as_slice(), kept.as_slice()) else { return Ok(None) };
     let quotes = |text: &str| text.matches(['\'', '"']).count();
     let expansion =
-        if quotes(name) == quotes(quoted) { Expansion::Expand } else { Expansion::Literal };
+        if quotes(name) == quotes(raw) { Expansion::Expand } else { Expansion::Literal };
     let digits = word.len() - after_digits.len();
     let file_descriptor = word.get(..digits).and_then(|text| text.parse().ok()).unwrap_or(0);
     Ok(Some(Heredoc {

@@ -197,10 +197,10 @@ fn volume(node: &Node) -> Parsed<Vec<Word>> {
 
 fn shell(node: &Node) -> Parsed<Vec<String>> {
     node.checked_flags(&[])?;
+    if node.words().is_empty() {
+        return Err(node.refuse(ParseErrorKind::AtLeastOne("SHELL")));
+    }
     match &node.args {
-        args if matches!(args, Args::Words(words) | Args::Json(words) if words.is_empty()) => {
-            Err(node.refuse(ParseErrorKind::AtLeastOne("SHELL")))
-        }
         Args::Json(words) => Ok(words.clone()),
         _ => Err(node.refuse(ParseErrorKind::NotJson("SHELL"))),
     }

@@ -38,9 +38,9 @@ pub enum MountError {
 pub enum MountResolveError {
     #[error(transparent)]
     Expand(#[from] ExpandError),
-    #[error("unsupported mount type {kind:?}{}", hint(.suggestion))]
+    #[error("unsupported mount type {kind:?}{}", hint(*.suggestion))]
     Type { kind: String, suggestion: Option<&'static str> },
-    #[error("unexpected key '{key}' in '{field}'{}", hint(.suggestion))]
+    #[error("unexpected key '{key}' in '{field}'{}", hint(*.suggestion))]
     UnknownKey { key: String, field: String, suggestion: Option<&'static str> },
     #[error("unexpected key '{key}' for mount type '{kind}'")]
     WrongKey { key: String, kind: &'static str },
@@ -48,7 +48,7 @@ pub enum MountResolveError {
     NoValue(String),
     #[error("invalid value for {key}: {value}")]
     Value { key: String, value: String },
-    #[error("unsupported sharing value {value:?}{}", hint(.suggestion))]
+    #[error("unsupported sharing value {value:?}{}", hint(*.suggestion))]
     Sharing { value: String, suggestion: Option<&'static str> },
     #[error("{key} not allowed for {kind:?} type mounts")]
     NotAllowed { key: &'static str, kind: &'static str },
@@ -64,7 +64,7 @@ pub enum MountResolveError {
     SourceAndId,
 }
 
-fn hint(suggestion: &Option<&'static str>) -> String {
+fn hint(suggestion: Option<&'static str>) -> String {
     suggestion.map(|word| format!(" (did you mean {word}?)")).unwrap_or_default()
 }
 
@@ -460,6 +460,9 @@ impl Draft {
     }
 }
 
+/// How many digits of a fraction count.
+const FRACTION_DIGITS_MAX: usize = 18;
+
 /// Reads a size such as `64m` or `1.5GiB`, in powers of 1024.
 fn parse_size(text: &str) -> Option<u64> {
     let end = text.find(|ch: char| !ch.is_ascii_digit() && ch != '.').unwrap_or(text.len());
@@ -475,12 +478,13 @@ fn parse_size(text: &str) -> Option<u64> {
         _ => return None,
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let whole: u64 = whole.parse().ok()?;
-    let mut bytes = whole.checked_mul(1 << shift)?;
-    let mut place: u64 = 1 << shift;
-    for digit in fraction.chars() {
-        bytes = bytes.checked_add(place / 10 * u64::from(digit.to_digit(10)?))?;
-        place /= 10;
+    let unit_bytes: u64 = 1 << shift;
+    let mut part = 0;
+    let mut scale = 1_u128;
+    for digit in fraction.chars().take(FRACTION_DIGITS_MAX) {
+        part = part * 10 + u128::from(digit.to_digit(10)?);
+        scale *= 10;
     }
-    Some(bytes)
+    let part = u64::try_from(u128::from(unit_bytes) * part / scale).ok()?;
+    whole.parse::<u64>().ok()?.checked_mul(unit_bytes)?.checked_add(part)
 }

@@ -160,9 +160,6 @@ fn split_health(text: &str) -> Result<Args, ParseErrorKind> {
     }
     let end = text.find(char::is_whitespace).unwrap_or(text.len());
     let (kind, command) = text.split_at_checked(end).unwrap_or((text, ""));
-    let command = match split_args(Keyword::Cmd, command.trim(), Escape::Backslash)? {
-        Args::Json(strings) => Args::Json(strings),
-        other => other,
-    };
+    let command = split_args(Keyword::Cmd, command.trim(), Escape::Backslash)?;
     Ok(Args::Health { kind: kind.to_uppercase(), command: Box::new(command) })
 }

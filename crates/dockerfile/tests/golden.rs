@@ -7,7 +7,7 @@ use std::path::Path;
 use dcbuild_dockerfile::{InstructionKind, ParseErrorKind, parse};
 use serde_json::Value;
 
-/// Words of errors that BuildKit's parser reports without naming a line in the text.
+/// Words of errors that the reference parser reports without naming a line in the text.
 const PARSE_ERRORS: &[&str] = &[
     "dockerfile parse error",
     "must have two arguments",
