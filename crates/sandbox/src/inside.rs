@@ -3,6 +3,8 @@
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::thread::JoinHandle;
 
 use nix::sched::CloneFlags;
 use rustix::fs::{Mode, OFlags};
@@ -38,16 +40,21 @@ fn prepare(caller: &mut UnixStream, order: &Order) -> Result<Program, Failure> {
     rustix::process::setsid().map_err(Failure::machine("start a session"))?;
     // Restored below for the program; until then modes are what the code says.
     rustix::process::umask(Mode::empty());
-    for group in &order.cgroup.0 {
-        fs::write(group.join("cgroup.procs"), "0")
-            .map_err(Failure::io(format!("join the control group '{}'", group.display())))?;
-    }
+    let joining = join_groups(order.cgroup.0.clone());
     enter_namespaces(spec)?;
     let mut root = mounts::mount_root(&spec.rootfs, &order.places)?;
     devices::mount_system(&mut root, spec)?;
     mounts::mount_all(&mut root, order)?;
     let identity = identity(&root, &spec.user)?;
     let cwd = working_folder(&mut root, &spec.cwd)?;
+    joining.join().unwrap_or_else(|_| {
+        Err(Failure::Machine {
+            action: "join the control groups".to_owned(),
+            reason: "the thread that does it died".to_owned(),
+        })
+    })?;
+    sys::unshare(CloneFlags::CLONE_NEWCGROUP)
+        .map_err(Failure::machine("make a control group namespace"))?;
     enter_root(&root, &cwd)?;
     launch::null_stdin()?;
     launch::set_ulimits(&spec.limits.ulimits)?;
@@ -60,11 +67,18 @@ fn prepare(caller: &mut UnixStream, order: &Order) -> Result<Program, Failure> {
     Ok(program)
 }
 
+/// Moves this process into its groups; the kernel takes milliseconds for it, in which the root is mounted.
+fn join_groups(groups: Vec<PathBuf>) -> JoinHandle<Result<(), Failure>> {
+    std::thread::spawn(move || {
+        groups.iter().try_for_each(|group| {
+            fs::write(group.join("cgroup.procs"), "0")
+                .map_err(Failure::io(format!("join the control group '{}'", group.display())))
+        })
+    })
+}
+
 fn enter_namespaces(spec: &CellSpec) -> Result<(), Failure> {
-    let mut flags = CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWIPC
-        | CloneFlags::CLONE_NEWUTS
-        | CloneFlags::CLONE_NEWCGROUP;
+    let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
     match spec.network {
         Network::Host => {}
         Network::None => flags |= CloneFlags::CLONE_NEWNET,

@@ -47,7 +47,7 @@ pub(crate) fn unshare(flags: nix::sched::CloneFlags) -> Result<(), Errno> {
 
 /// Forks; only for a process with one thread.
 pub(crate) fn fork() -> Result<Side, Errno> {
-    // SAFETY: the helper never starts a thread, so no lock can be held by another thread at this moment and the child
+    // SAFETY: neither the helper nor the warden ever starts a thread (only the step does, which does not fork), so no lock can be held by another thread at this moment and the child
     // may go on using the whole standard library.
     let pid = unsafe { libc::fork() };
     match pid {
