@@ -6,6 +6,8 @@ use dcbuild_tree::{Entry, Kind};
 /// The size of a header, and what everything is padded to.
 pub(crate) const BLOCK: usize = 512;
 
+type Records = Vec<(Vec<u8>, Vec<u8>)>;
+
 const NAME: usize = 100;
 const PREFIX: usize = 155;
 
@@ -25,7 +27,7 @@ pub(crate) struct Header<'a> {
 
 /// The whole bytes before an entry's content, or why there are none.
 pub(crate) fn encode(header: &Header<'_>, out: &mut Vec<u8>) -> Result<(), &'static str> {
-    let mut records: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    let mut records = Records::new();
     let (name, prefix) = split(&header.name, &mut records);
     if header.link.len() > NAME || is_wide(header.link) {
         records.push((b"linkpath".to_vec(), header.link.to_vec()));
@@ -76,7 +78,7 @@ fn is_wide(text: &[u8]) -> bool {
 }
 
 /// Gives the name field and the prefix field; a name that does not fit in them goes into a record.
-fn split<'a>(name: &'a [u8], records: &mut Vec<(Vec<u8>, Vec<u8>)>) -> (&'a [u8], &'a [u8]) {
+fn split<'a>(name: &'a [u8], records: &mut Records) -> (&'a [u8], &'a [u8]) {
     if !is_wide(name) {
         if name.len() <= NAME {
             return (name, b"");
@@ -96,7 +98,7 @@ fn split<'a>(name: &'a [u8], records: &mut Vec<(Vec<u8>, Vec<u8>)>) -> (&'a [u8]
     (name.get(..NAME).unwrap_or(name), b"")
 }
 
-fn xattr_records(entry: &Entry, records: &mut Vec<(Vec<u8>, Vec<u8>)>) -> Result<(), &'static str> {
+fn xattr_records(entry: &Entry, records: &mut Records) -> Result<(), &'static str> {
     for (name, value) in entry.meta.xattrs.iter() {
         if name.is_empty() || name.contains(&b'=') || name.contains(&0) {
             return Err("the name of an extended attribute is empty or has a '=' or a NUL");
@@ -119,7 +121,7 @@ fn time(time: UnixTime) -> String {
     }
 }
 
-fn pax(name: &[u8], mut records: Vec<(Vec<u8>, Vec<u8>)>, out: &mut Vec<u8>) {
+fn pax(name: &[u8], mut records: Records, out: &mut Vec<u8>) {
     records.sort();
     let mut data = Vec::new();
     for (key, value) in &records {
@@ -180,7 +182,7 @@ fn number(
     block: &mut [u8; BLOCK],
     (at, width): (usize, usize),
     number: u64,
-    (key, records): (&str, &mut Vec<(Vec<u8>, Vec<u8>)>),
+    (key, records): (&str, &mut Records),
 ) {
     let bits = (width - 1) * 3;
     if number >> bits == 0 {

@@ -57,7 +57,7 @@ impl<R: Read> Parser<R> {
                     let data = self.meta_data(size, start)?;
                     extra.take(flag, data).map_err(wrong)?;
                 }
-                _ => return self.member(&block, size, extra).map(Some).map_err(wrong),
+                _ => return Self::member(&block, size, extra).map(Some).map_err(wrong),
             }
         }
     }
@@ -109,7 +109,7 @@ impl<R: Read> Parser<R> {
         Ok(data)
     }
 
-    fn member(&self, block: &Block, size: u64, extra: Extra) -> Result<Raw, &'static str> {
+    fn member(block: &Block, size: u64, extra: Extra) -> Result<Raw, &'static str> {
         let mut flag = match block.byte(156) {
             0 | b'7' => b'0',
             flag => flag,
@@ -191,7 +191,7 @@ impl<R: Read> Parser<R> {
 }
 
 fn failed(error: io::Error) -> ReadLayerError {
-    if error.get_ref().is_some_and(|inner| inner.is::<GrowsTooMuch>()) {
+    if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<GrowsTooMuch>) {
         return ReadLayerError::GrowsTooMuch { max: limits::RATIO_MAX };
     }
     ReadLayerError::Read(error)

@@ -113,10 +113,10 @@ pub fn write_blob(
             assembler.run(changes, contents, &to_read)
         });
         let written = write_frames(out, form.compression, compressed);
-        let assembled = join(assembler);
+        let outcome = join(assembler);
         let diff_id = DiffId(Digest(join(hasher).into()));
         let written = written?;
-        let (files, tar_size) = assembled?;
+        let (files, tar_size) = outcome?;
         let digest = written.hash.map_or(diff_id.0, |hash| Digest(hash.finalize().into()));
         let blob = LayerBlob {
             digest: LayerDigest(digest),

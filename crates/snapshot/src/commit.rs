@@ -81,6 +81,8 @@ struct Differ<'a> {
     kept: BTreeSet<TreePath>,
     /// Folders whose time changed when a stub was made in them.
     touched: BTreeSet<TreePath>,
+    /// Folders in which the RUN itself made or removed names.
+    listed: BTreeSet<TreePath>,
     /// Folders of which nothing of the lower is seen.
     hidden: BTreeSet<TreePath>,
 }
@@ -105,8 +107,8 @@ impl<'a> Differ<'a> {
                 Found::Other { inode: None, .. } | Found::Whiteout => {}
             }
         }
-        let (kept, touched) = (BTreeSet::new(), BTreeSet::new());
-        Differ { root, form, found, names, kept, touched, hidden }
+        let (kept, touched, listed) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        Differ { root, form, found, names, kept, touched, listed, hidden }
     }
 
     fn run(mut self) -> Result<Changes, At> {
@@ -114,6 +116,7 @@ impl<'a> Differ<'a> {
         let mut inodes: Vec<(TreePath, u64)> = Vec::new();
         while let Some((path, found)) = self.found.pop_last() {
             let lower = self.lower(&path);
+            let was = lower.is_some();
             let change = match found {
                 Found::Whiteout => self.whiteout(&path, lower)?,
                 Found::Folder { entry, opaque } => self.folder(&path, entry, opaque, lower)?,
@@ -128,6 +131,9 @@ impl<'a> Differ<'a> {
             };
             if let Some(change) = change {
                 if let Some(parent) = path.parent() {
+                    if !was || !matches!(change, Change::Put(_)) {
+                        self.listed.insert(parent.clone());
+                    }
                     self.kept.insert(parent);
                 }
                 changes.0.insert(path, change);
@@ -197,7 +203,7 @@ impl<'a> Differ<'a> {
             return Ok(Some(Change::Put(entry)));
         }
         let stub = below.is_none() && self.form.stubs.contains(path);
-        let touched = self.touched.contains(path);
+        let touched = self.touched.contains(path) && !self.listed.contains(path);
         let unchanged = below.as_ref().is_some_and(|lower| same_folder(lower, &entry, touched));
         if !stub && !unchanged {
             return Ok(Some(Change::Put(entry)));

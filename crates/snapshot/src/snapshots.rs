@@ -41,7 +41,7 @@ pub struct Snapshot {
 #[derive(Debug)]
 struct Held {
     /// Carries the lock.
-    _entry: OwnedFd,
+    entry: OwnedFd,
     fs: OwnedFd,
 }
 
@@ -170,7 +170,7 @@ impl Snapshots {
     fn held(&self, layer: LayerId, entry: OwnedFd) -> Result<Snapshot, At> {
         let folder = self.dir.join(layer.0.hex()).join("fs");
         let fs = beneath::open_child(&entry, b"fs").map_err(at("open", &folder))?;
-        Ok(Snapshot { layer, folder, held: Arc::new(Held { _entry: entry, fs }) })
+        Ok(Snapshot { layer, folder, held: Arc::new(Held { entry, fs }) })
     }
 
     /// Takes the snapshots of all these layers into use, lowest first.
@@ -267,7 +267,7 @@ impl Snapshots {
         rustix::fs::syncfs(&self.root).map_err(at("sync", &self.dir))?;
         for layer in fresh {
             if let Some(snapshot) = self.find(&layer)? {
-                Marker::Synced.write(&snapshot.held._entry).map_err(at("mark", &self.dir))?;
+                Marker::Synced.write(&snapshot.held.entry).map_err(at("mark", &self.dir))?;
             }
         }
         // The marks themselves must not be lost once a record speaks of the layers.
