@@ -53,7 +53,7 @@ impl Tar {
         let mut data = String::new();
         for (key, value) in records {
             let rest = key.len() + value.len() + 3;
-            let len = (rest..).find(|len| rest + len.to_string().len() == *len).unwrap();
+            let len = (rest..rest + 20).find(|len| rest + len.to_string().len() == *len).unwrap();
             data.push_str(&format!("{len} {key}={value}\n"));
         }
         self.raw(b'x', "pax", "", data.as_bytes())
