@@ -1,1 +1,22 @@
-//! dcbuild-proto
+//! What dcbuild's processes say to each other: the messages, the documents inside them, and their conversions.
+//!
+//! `pb` is generated from `v1.proto` and committed. Documents stand in [`document`]; conversions between messages and the
+//! project's own types stand beside, each inwards conversion with its own error. This crate opens no connection.
+
+pub mod document;
+
+/// The messages and services, as generated.
+#[expect(
+    clippy::all,
+    clippy::pedantic,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    clippy::as_conversions,
+    unreachable_pub,
+    elided_lifetimes_in_paths,
+    let_underscore_drop,
+    reason = "generated code"
+)]
+pub mod pb {
+    include!("generated/dcbuild.v1.rs");
+}

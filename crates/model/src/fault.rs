@@ -1,7 +1,10 @@
 //! Who can mend a failure.
 
 /// Says who can mend a failure; sets exit code, gRPC code and whether a retry makes sense.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
 pub enum Fault {
     /// The request, the Dockerfile or a flag is wrong: its author mends it.
     Request,

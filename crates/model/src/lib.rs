@@ -14,6 +14,7 @@ pub mod record;
 pub mod result;
 pub mod scope;
 pub mod selection;
+mod text;
 pub mod time;
 
 pub use digest::{

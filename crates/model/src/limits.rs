@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// A Dockerfile, with its heredocs.
 pub const DOCKERFILE_BYTES_MAX: usize = 16 << 20;
-/// One line of a Dockerfile, before continuations are joined (BuildKit's own limit).
+/// One line of a Dockerfile, before continuations are joined (the limit of `BuildKit` too).
 pub const LINE_BYTES_MAX: usize = 65_535;
 /// One word after its variables are expanded.
 pub const EXPANSION_BYTES_MAX: usize = 1 << 20;
@@ -49,7 +49,7 @@ pub const ATTEMPTS_MAX: u32 = 3;
 /// How long a lease lasts without a renewal.
 pub const LEASE: Duration = Duration::from_secs(5);
 /// How long a lost client may take to attach again.
-pub const CLIENT_GONE: Duration = Duration::from_secs(300);
+pub const CLIENT_GONE: Duration = Duration::from_mins(5);
 /// Processes inside one step.
 pub const STEP_PROCESSES_MAX: u64 = 4_096;
 /// How long a process gets between SIGTERM and SIGKILL at a cancel.

@@ -3,7 +3,8 @@
 use crate::{AttemptId, SelectionDigest, StateDigest, StepKey, StepResult, WorkerId};
 
 /// Names the very results that a step was made from; a key alone does not say which execution is meant.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Lineage {
     /// The state below the step; none where the step has no parent (`COPY --link`, a base image).
     pub parent: Option<StateDigest>,
@@ -14,7 +15,8 @@ pub struct Lineage {
 }
 
 /// One named part of a key, kept so that two keys can be compared and a miss explained.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Component {
     /// What the part is, such as `arg VERSION` or `file src/main.c`.
     pub name: String,
@@ -23,7 +25,8 @@ pub struct Component {
 }
 
 /// The immutable result of a step, stored under its keys.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Record {
     /// The key in recipe form.
     pub recipe: StepKey,

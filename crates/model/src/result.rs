@@ -3,7 +3,10 @@
 use crate::{ChangeDigest, DiffId, LayerDigest, LayerId, StateDigest, UnixTime};
 
 /// How a layer's tar is compressed.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
 pub enum Compression {
     /// A plain tar.
     None,
@@ -25,7 +28,8 @@ impl Compression {
 }
 
 /// A layer of a base image: a blob that a registry already has.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct BaseLayer {
     /// The blob, as the registry names it.
     pub digest: LayerDigest,
@@ -40,7 +44,8 @@ pub struct BaseLayer {
 }
 
 /// A layer of a step's result, by its table of contents.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LayerRef {
     /// The digest of the stored TOC.
     pub layer: LayerId,
@@ -55,7 +60,8 @@ pub struct LayerRef {
 }
 
 /// The blob form of a layer.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LayerBlob {
     /// The blob.
     pub digest: LayerDigest,
@@ -68,7 +74,8 @@ pub struct LayerBlob {
 }
 
 /// What a step made: no layer, one, or all layers of a base image.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct StepResult {
     /// The layers, lowest first.
     pub layers: Vec<LayerRef>,

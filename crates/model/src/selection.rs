@@ -1,7 +1,10 @@
 //! What a step reads of one input, as far as it is known before anything ran.
 
 /// How selected paths count.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
 pub enum SelectionForm {
     /// As COPY and ADD read them: each source is a pattern; a folder stands for what it holds.
     Copy,
@@ -10,7 +13,10 @@ pub enum SelectionForm {
 }
 
 /// The part of an input tree that a step reads; equal selections of equal trees have equal digests.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(
+    Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize,
+)]
+#[serde(deny_unknown_fields)]
 pub struct Selection {
     /// How the sources are meant.
     pub form: SelectionForm,

@@ -3,7 +3,19 @@
 use std::fmt;
 
 /// A time since 1970, in UTC, that may lie before it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 pub struct UnixTime {
     /// Whole seconds.
     pub secs: i64,
@@ -55,7 +67,19 @@ impl fmt::Display for UnixTime {
 }
 
 /// Time as the log knows it, in milliseconds: stamped by the leader into each event, never going back.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 pub struct LogTime(pub u64);
 
 #[cfg(test)]

@@ -1,0 +1,408 @@
+//! The documents that travel inside messages, and are stored as they travelled: JSON, unknown fields refused.
+
+use std::collections::BTreeMap;
+
+use dcbuild_model::{
+    AttemptId, BuildId, Compression, ConfigDigest, DiffId, Epoch, Fault, JobId, LayerDigest,
+    LayerId, LayerRef, ManifestDigest, Scope, Selection, SelectionDigest, StepIndex, UnixTime,
+};
+use dcbuild_plan::{ImageTemplate, Request, Step};
+use serde::{Deserialize, Serialize};
+
+/// A build as a client submits it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Submission {
+    /// What is to be built.
+    pub request: Request,
+    /// What becomes of it; with none the target's steps are made and kept in the cache.
+    pub outputs: Vec<OutputSpec>,
+    /// Whether the build ends when its client stays away.
+    pub detached: bool,
+    /// Whether only the plan is wanted.
+    pub plan_only: bool,
+    /// Whether the client's folders can be read where they lie, by a worker in the same process.
+    pub in_place: bool,
+    /// A name for people, such as the first tag or the context's folder.
+    pub title: String,
+}
+
+/// How the layers of an output are compressed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerCompression {
+    /// The compression of new layers.
+    pub compression: Compression,
+    /// The level; the compression's own default if none.
+    pub level: Option<i32>,
+    /// Whether the base's layers are compressed anew too.
+    pub force: bool,
+}
+
+/// What becomes of a build's result.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutputSpec {
+    /// What is made.
+    pub kind: OutputKind,
+    /// How its layers are compressed.
+    pub layers: LayerCompression,
+    /// Whether manifest and config have OCI's media types, or docker's.
+    pub oci_media_types: bool,
+    /// Annotations of the manifest.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// The kinds of outputs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "type")]
+pub enum OutputKind {
+    /// An image: its blobs come to the store; the client, or a push, takes them from there.
+    Image {
+        /// Names, canonical.
+        names: Vec<String>,
+        /// Whether it is pushed under its names.
+        push: bool,
+        /// Whether it is pushed by digest only.
+        push_by_digest: bool,
+        /// Whether it is kept in the store by its names.
+        keep: bool,
+    },
+    /// The files alone, as one uncompressed tar in the store.
+    Files {},
+}
+
+/// What an output made.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "type")]
+pub enum OutputResult {
+    /// An image; its manifest and config are blobs of the store, and so are its layers unless it was only pushed.
+    Image {
+        /// The manifest.
+        manifest: ManifestDigest,
+        /// The manifest's size in bytes.
+        manifest_size: u64,
+        /// The manifest's media type.
+        media_type: String,
+        /// The config.
+        config: ConfigDigest,
+        /// The layers, lowest first.
+        layers: Vec<OutputLayer>,
+        /// The names.
+        names: Vec<String>,
+    },
+    /// A tar of the files.
+    Files {
+        /// The blob, by its digest.
+        tar: LayerDigest,
+        /// Its size in bytes.
+        size: u64,
+    },
+}
+
+/// A layer of an image that was made.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutputLayer {
+    /// The blob.
+    pub digest: LayerDigest,
+    /// The tar inside.
+    pub diff_id: DiffId,
+    /// The blob's size in bytes.
+    pub size: u64,
+    /// Its media type.
+    pub media_type: String,
+}
+
+/// What a build asks of its client.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "ask")]
+pub enum Question {
+    /// What does this part of a folder look like?
+    Selection {
+        /// The context.
+        context: String,
+        /// What is read of it.
+        selection: Selection,
+    },
+    /// Put this part of a folder into the store as a layer: a step that runs will read it.
+    Pack {
+        /// The context.
+        context: String,
+        /// What is read of it.
+        selection: Selection,
+    },
+    /// Resolve an image in an OCI layout of the client, and put its blobs into the store.
+    Layout {
+        /// The context.
+        context: String,
+        /// For this platform, as text.
+        platform: String,
+    },
+    /// Which credentials has the client for this registry?
+    Credentials {
+        /// The registry's host, with its port.
+        host: String,
+    },
+}
+
+/// A client's answer.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "answer")]
+pub enum Answer {
+    /// The digest of a selection.
+    Selection {
+        /// The digest.
+        digest: SelectionDigest,
+    },
+    /// A selection is in the store.
+    Packed {
+        /// The layer whose table of contents and blob were stored.
+        layer: LayerId,
+    },
+    /// A layout's image: manifest and config are blobs of the store now.
+    Layout {
+        /// The manifest.
+        manifest: ManifestDigest,
+    },
+    /// It could not be done; the reason is for people.
+    Failed {
+        /// Why.
+        message: String,
+    },
+}
+
+/// Where a worker finds a context.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "place")]
+pub enum ContextPlace {
+    /// In the client's folder: the worker lives in the client's process.
+    InPlace {},
+    /// In the store, as a layer that holds the selection and nothing else.
+    Packed {
+        /// The layer.
+        layer: LayerId,
+    },
+}
+
+/// A selection of a context that a leased step reads.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeasedContext {
+    /// The context.
+    pub name: String,
+    /// What is read.
+    pub selection: Selection,
+    /// Where it lies.
+    pub place: ContextPlace,
+}
+
+/// A step that a worker is to run.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeasedStep {
+    /// The step, with its place in the plan.
+    pub index: StepIndex,
+    /// What it does.
+    pub step: Step,
+    /// Whether the worker asks by result key before it runs.
+    pub ask: bool,
+}
+
+/// The state of an input or parent that is finished: its layers, lowest first.
+pub type Chain = Vec<LayerRef>;
+
+/// A job for a worker.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lease {
+    /// The attempt; names all that it makes on the worker.
+    pub attempt: AttemptId,
+    /// The fence of its reports.
+    pub epoch: Epoch,
+    /// The build.
+    pub build: BuildId,
+    /// The job.
+    pub job: JobId,
+    /// The scope that it reads and writes.
+    pub scope: Scope,
+    /// What is to be done.
+    pub work: Work,
+    /// Secret values that its steps name, as hex digits.
+    pub secrets: BTreeMap<String, String>,
+    /// Registry credentials that it needs, by host.
+    pub credentials: BTreeMap<String, RegistryCredentials>,
+}
+
+/// Credentials of a registry.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegistryCredentials {
+    /// The user.
+    pub username: String,
+    /// The password.
+    pub password: String,
+    /// The identity token; empty if there is none.
+    pub identity_token: String,
+}
+
+impl std::fmt::Debug for RegistryCredentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RegistryCredentials(..)")
+    }
+}
+
+/// What a lease is for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "work")]
+pub enum Work {
+    /// Steps, each upon the one before it.
+    Steps {
+        /// The steps.
+        steps: Vec<LeasedStep>,
+        /// The state below the first.
+        parent: Chain,
+        /// The states of the steps that they read.
+        inputs: Vec<(StepIndex, Chain)>,
+        /// The client's folders that they read.
+        contexts: Vec<LeasedContext>,
+    },
+    /// An output.
+    Output {
+        /// Which of the build's outputs.
+        output: u32,
+        /// What is to be made.
+        spec: OutputSpec,
+        /// The image's config but for what only the result knows.
+        image: Box<ImageTemplate>,
+        /// The state of the target.
+        state: Chain,
+        /// When each step of the template's history ended.
+        created: Vec<(StepIndex, UnixTime)>,
+    },
+}
+
+/// Why a step or an output did not succeed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepError {
+    /// What failed.
+    pub kind: StepErrorKind,
+    /// The whole story in one line, without a full stop.
+    pub message: String,
+    /// What to do about it, where that is known.
+    pub hint: Option<String>,
+}
+
+/// The kinds of failures of a step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "kind")]
+pub enum StepErrorKind {
+    /// The user's command ended with this code.
+    Exit {
+        /// The code.
+        code: i32,
+    },
+    /// The instruction cannot be carried out.
+    Rejected {},
+    /// It ran for too long.
+    TimeLimit {},
+    /// It used more memory than allowed.
+    MemoryLimit {},
+    /// It wrote more than allowed.
+    DiskLimit {},
+    /// A context file changed while it was read.
+    ContextChanged {},
+    /// The sandbox could not be made or died.
+    Sandbox {},
+    /// The worker's disk is full.
+    NoSpace {},
+    /// The store failed.
+    Store {},
+    /// A network or a registry failed.
+    Network {},
+    /// A fault of dcbuild itself.
+    Internal {},
+}
+
+/// How a build ended.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "outcome")]
+pub enum Outcome {
+    /// All outputs are there.
+    Done {
+        /// What they are, in the order of the submission.
+        outputs: Vec<OutputResult>,
+        /// How its steps went.
+        summary: Summary,
+    },
+    /// The plan, where only that was asked.
+    Planned {
+        /// The plan.
+        plan: Box<dcbuild_plan::Plan>,
+    },
+    /// It failed.
+    Failed(Failed),
+    /// Somebody cancelled it, or its client stayed away.
+    Canceled {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Why a build failed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Failed {
+    /// Who can mend it.
+    pub fault: Fault,
+    /// A name for programs, such as `STEP_FAILED`.
+    pub code: String,
+    /// The whole story in one line.
+    pub message: String,
+    /// What to do about it, where that is known.
+    pub hint: Option<String>,
+    /// The lines of the Dockerfile, first and last, from 1.
+    pub lines: Option<(u32, u32)>,
+    /// The vertex that failed, for its log.
+    pub vertex: Option<String>,
+    /// The exit code of the user's command, where that is what failed.
+    pub exit_code: Option<i32>,
+}
+
+/// How a build's steps went.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Summary {
+    /// Steps that ran.
+    pub ran: u32,
+    /// Steps taken from records.
+    pub hits: u32,
+    /// Steps that another build's attempt made.
+    pub shared: u32,
+    /// Steps that nobody needed.
+    pub unneeded: u32,
+}
+
+/// Writes a document.
+pub fn to_bytes<T: Serialize>(document: &T) -> Vec<u8> {
+    serde_json::to_vec(document).expect("documents have string keys and no failing parts")
+}
+
+/// Says why bytes are not the document that was expected.
+#[derive(Debug, thiserror::Error)]
+#[error("not a valid {what} document")]
+pub struct InvalidDocument {
+    /// The document's name.
+    pub what: &'static str,
+    /// Why not.
+    pub source: serde_json::Error,
+}
+
+/// Reads a document; unknown fields and variants are refused.
+pub fn from_bytes<T: for<'de> Deserialize<'de>>(
+    what: &'static str,
+    bytes: &[u8],
+) -> Result<T, InvalidDocument> {
+    serde_json::from_slice(bytes).map_err(|source| InvalidDocument { what, source })
+}
