@@ -9,14 +9,11 @@ pub(crate) fn ports(word: &str) -> Result<Vec<String>, String> {
         return Err(format!("no port specified: {word}<empty>"));
     }
     let invalid = || format!("invalid containerPort: {container}");
-    let (first, last) = match container.split_once('-') {
-        Some((first, last)) => {
-            (number(first).ok_or_else(invalid)?, number(last).ok_or_else(invalid)?)
-        }
-        None => {
-            let port = number(container).ok_or_else(invalid)?;
-            (port, port)
-        }
+    let (first, last) = if let Some((first, last)) = container.split_once('-') {
+        (number(first).ok_or_else(invalid)?, number(last).ok_or_else(invalid)?)
+    } else {
+        let port = number(container).ok_or_else(invalid)?;
+        (port, port)
     };
     if last < first {
         return Err(invalid());

@@ -32,10 +32,10 @@ fn go_quote(text: &str) -> String {
             '\x0b' => quoted.push_str("\\v"),
             char if is_printable(char) => quoted.push(char),
             char if u32::from(char) < 0x80 => {
-                quoted.push_str(&format!("\\x{:02x}", u32::from(char)))
+                quoted.push_str(&format!("\\x{:02x}", u32::from(char)));
             }
             char if u32::from(char) < 0x1_0000 => {
-                quoted.push_str(&format!("\\u{:04x}", u32::from(char)))
+                quoted.push_str(&format!("\\u{:04x}", u32::from(char)));
             }
             char => quoted.push_str(&format!("\\U{:08x}", u32::from(char))),
         }

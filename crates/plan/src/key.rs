@@ -154,17 +154,17 @@ impl Key {
         for source in sources {
             match source {
                 CopySource::Paths { input, patterns } => {
-                    self.texts(&format!("sources of input {input}"), patterns)
+                    self.texts(&format!("sources of input {input}"), patterns);
                 }
                 CopySource::Inline(file) => self.inline("inline", file),
             }
         }
         self.text("destination", dest);
         self.part("chown", format!("{chown:?}"), |encoder| {
-            encoder.option(chown.as_ref(), |e, chown| e.text(chown))
+            encoder.option(chown.as_ref(), |e, chown| e.text(chown));
         });
         self.part("chmod", format!("{chmod:?}"), |encoder| {
-            encoder.option(chmod.as_ref(), |e, chmod| e.text(chmod))
+            encoder.option(chmod.as_ref(), |e, chmod| e.text(chmod));
         });
         self.texts("exclude", exclude);
         self.flag("parents", *parents);

@@ -212,13 +212,15 @@ enum BytesText {
     Hex { hex: String },
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
 impl Serialize for Bytes {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match std::str::from_utf8(&self.0) {
             Ok(text) => BytesText::Text(text.into()),
-            Err(_) => {
-                BytesText::Hex { hex: self.0.iter().map(|byte| format!("{byte:02x}")).collect() }
-            }
+            Err(_) => BytesText::Hex { hex: hex(&self.0) },
         }
         .serialize(serializer)
     }
@@ -297,6 +299,10 @@ pub enum CopySource {
 }
 
 /// Copies files.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a flag of the Dockerfile, free of the others"
+)]
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CopyOp {

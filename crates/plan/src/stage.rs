@@ -36,6 +36,7 @@ pub(crate) struct Command {
 }
 
 /// A stage, or an image that only `--from` names.
+#[expect(clippy::struct_excessive_bools, reason = "four facts that do not depend on each other")]
 #[derive(Clone, Debug)]
 pub(crate) struct StageDraft {
     pub(crate) name: Option<String>,
@@ -312,14 +313,18 @@ impl<'a> Draft<'a> {
         let mut state = vec![Visit::New; self.stages.len()];
         for start in 0..self.stages.len() {
             // Walks with a stack of its own: a chain of ten thousand stages must not end in a stack overflow.
-            let mut path: Vec<(usize, Vec<(usize, (u32, u32))>)> = Vec::new();
+            let mut path: Vec<Open> = Vec::new();
             if state[start] == Visit::New {
                 state[start] = Visit::Open;
-                path.push((start, self.edges(start)));
+                path.push(Open {
+                    stage: start,
+                    through: self.stages[start].lines,
+                    edges: self.edges(start),
+                });
             }
-            while let Some((stage, edges)) = path.last_mut() {
-                let Some((next, at)) = edges.pop() else {
-                    state[*stage] = Visit::Done;
+            while let Some(open) = path.last_mut() {
+                let Some((next, through)) = open.edges.pop() else {
+                    state[open.stage] = Visit::Done;
                     path.pop();
                     continue;
                 };
@@ -327,31 +332,27 @@ impl<'a> Draft<'a> {
                     Visit::Done => {}
                     Visit::New => {
                         state[next] = Visit::Open;
-                        path.push((next, self.edges(next)));
+                        path.push(Open { stage: next, through, edges: self.edges(next) });
                     }
-                    Visit::Open => return Err(self.cycle(&path, next, at)),
+                    Visit::Open => return Err(self.cycle(&path, next, through)),
                 }
             }
         }
         Ok(())
     }
 
-    fn cycle(
-        &self,
-        path: &[(usize, Vec<(usize, (u32, u32))>)],
-        back_to: usize,
-        at: (u32, u32),
-    ) -> PlanError {
+    /// A circle is reported where the stage that it comes back to leaves for the next.
+    fn cycle(&self, path: &[Open], back_to: usize, last: (u32, u32)) -> PlanError {
         let title = |stage: usize| match &self.stages[stage].title {
             title if title.is_empty() => format!("stage-{stage}"),
             title => title.clone(),
         };
-        let from = path.iter().position(|(stage, _)| *stage == back_to).unwrap_or(0);
-        let mut names: Vec<String> = path[from..].iter().map(|(stage, _)| title(*stage)).collect();
+        let from = path.iter().position(|open| open.stage == back_to).unwrap_or(0);
+        let mut names: Vec<String> = path[from..].iter().map(|open| title(open.stage)).collect();
         names.push(title(back_to));
         PlanError::Instruction {
             message: format!("circular dependency detected on stage: {}", title(back_to)),
-            lines: at,
+            lines: path.get(from + 1).map_or(last, |open| open.through),
             hint: Some(format!("the circle is {}", names.join(" -> "))),
         }
     }
@@ -385,6 +386,7 @@ impl<'a> Draft<'a> {
 
     /// Resolves what all needed stages stand on and adds the triggers of bases, which may need further stages.
     fn ground(&mut self, target: usize) -> Result<Result<BTreeSet<usize>, Vec<Need>>, PlanError> {
+        self.refuse_bad_names()?;
         loop {
             let needed = self.reachable(target);
             let mut lacks = BTreeSet::new();
@@ -410,6 +412,16 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// A name that cannot be an image's is refused even in a stage that nobody needs.
+    fn refuse_bad_names(&self) -> Result<(), PlanError> {
+        for draft in &self.stages {
+            if let Base::Image(name) = &draft.base {
+                parse_reference(draft, name)?;
+            }
+        }
+        Ok(())
+    }
+
     fn triggers(&self, stage: usize, ground: &Ground<'_>) -> Vec<String> {
         if self.stages[stage].triggered {
             return Vec::new();
@@ -417,9 +429,11 @@ impl<'a> Draft<'a> {
         if let Base::Stage(base) = self.stages[stage].base {
             let commands = self.stages[base].commands.iter().filter(|command| !command.onbuild);
             return commands
-                .filter_map(|command| match &command.instruction.kind {
-                    InstructionKind::Onbuild(onbuild) => Some(onbuild.expression.clone()),
-                    _ => None,
+                .filter_map(|command| {
+                    let InstructionKind::Onbuild(onbuild) = &command.instruction.kind else {
+                        return None;
+                    };
+                    Some(onbuild.expression.clone())
                 })
                 .collect();
         }
@@ -478,10 +492,7 @@ impl<'a> Draft<'a> {
     }
 
     fn image(&self, draft: &StageDraft, name: &str) -> Result<Result<Ground<'a>, Need>, PlanError> {
-        let reference: ImageRef = name.parse().map_err(|error| {
-            PlanError::at(draft.lines, format!("failed to parse stage name \"{name}\": {error}"))
-        })?;
-        self.answer(draft, reference.to_string(), name)
+        self.answer(draft, parse_reference(draft, name)?.to_string(), name)
     }
 
     fn answer(
@@ -513,11 +524,25 @@ impl<'a> Draft<'a> {
     }
 }
 
+/// A stage on the path that is being looked at, the lines that led to it, and the edges not followed yet.
+struct Open {
+    stage: usize,
+    through: (u32, u32),
+    edges: Vec<(usize, (u32, u32))>,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Visit {
     New,
     Open,
     Done,
+}
+
+fn parse_reference(draft: &StageDraft, name: &str) -> Result<ImageRef, PlanError> {
+    let at = draft.lines;
+    name.parse().map_err(|error| {
+        PlanError::at(at, format!("failed to parse stage name \"{name}\": {error}"))
+    })
 }
 
 fn is_step(instruction: &Instruction) -> bool {

@@ -22,6 +22,7 @@ use crate::stage::{Base, Command, Draft, Ground, StageDraft, expansion, lines};
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A stage as far as it is carried out.
+#[expect(clippy::struct_excessive_bools, reason = "facts that do not depend on each other")]
 #[derive(Clone)]
 struct Stage {
     index: usize,
@@ -339,15 +340,19 @@ impl Walk<'_> {
         path: &str,
         instruction: &Instruction,
     ) -> Result<(), PlanError> {
-        let path = join(stage.cwd(), &self.word(stage, path)?);
+        // An absolute path stands in the config as written, a relative one cleaned: so BuildKit does.
+        let word = self.word(stage, path)?;
+        let path = if word.starts_with('/') { word } else { join(stage.cwd(), &word) };
         stage.image.config.working_dir.clone_from(&path);
         let label = self.title(stage, &instruction.source);
         if path == "/" {
             stage.line("WORKDIR /".into());
             return Ok(());
         }
-        let op =
-            Op::Workdir(WorkdirOp { path: path.clone(), user: stage.image.config.user.clone() });
+        let op = Op::Workdir(WorkdirOp {
+            path: join("/", &path),
+            user: stage.image.config.user.clone(),
+        });
         let step = self.step(stage, label, op, Vec::new());
         stage.history.push(HistoryLine { created_by: format!("WORKDIR {path}"), step: Some(step) });
         Ok(())

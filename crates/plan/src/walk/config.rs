@@ -18,7 +18,7 @@ impl Walk<'_> {
             InstructionKind::Env(pairs) => self.env(stage, pairs)?,
             InstructionKind::Label(pairs) => self.label(stage, pairs)?,
             InstructionKind::Maintainer(name) => {
-                stage.image.author = name.as_str().to_owned();
+                name.as_str().clone_into(&mut stage.image.author);
                 stage.line(format!("MAINTAINER {name}"));
             }
             InstructionKind::Cmd(form) => {
@@ -57,7 +57,7 @@ impl Walk<'_> {
                 stage.image.config.stop_signal = signal;
             }
             InstructionKind::Onbuild(onbuild) => {
-                stage.image.config.on_build.push(onbuild.expression.clone())
+                stage.image.config.on_build.push(onbuild.expression.clone());
             }
             InstructionKind::Add(_)
             | InstructionKind::Arg(_)

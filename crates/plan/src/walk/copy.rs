@@ -11,6 +11,7 @@ use crate::plan::{HistoryLine, PlanError};
 use crate::stage::{Command, expansion};
 
 /// What COPY and ADD have in common, expanded.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the Dockerfile")]
 struct Copied {
     keyword: &'static str,
     patterns: Vec<String>,
@@ -112,7 +113,7 @@ impl Walk<'_> {
             };
             match from {
                 Some((other, from)) => {
-                    inputs.push(self.stage_input(stage, other, &from, selection)?)
+                    inputs.push(self.stage_input(stage, other, &from, selection)?);
                 }
                 None => match self.context_input(stage, "context", selection)? {
                     Some(input) => inputs.push(input),
@@ -191,6 +192,9 @@ fn destination(stage: &Stage, dest: &str) -> String {
 
 fn history(copied: &Copied) -> String {
     let mut text = copied.keyword.to_owned();
+    if copied.parents {
+        text.push_str(" --parents");
+    }
     for (flag, value) in [("--chown", &copied.chown), ("--chmod", &copied.chmod)] {
         if let Some(value) = value {
             text.push_str(&format!(" {flag}={value}"));

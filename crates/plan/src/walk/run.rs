@@ -2,8 +2,8 @@
 
 use dcbuild_dockerfile::mount::FileAccess;
 use dcbuild_dockerfile::{
-    CommandForm, Heredoc, Mount, MountFlag, NetworkMode, RunInstruction, SecurityMode, expand_word,
-    expand_words,
+    CacheMount, CommandForm, Heredoc, Mount, MountFlag, NetworkMode, RunInstruction, SecurityMode,
+    SshMount, expand_word, expand_words,
 };
 use dcbuild_model::{Selection, SelectionForm};
 
@@ -39,7 +39,7 @@ impl Walk<'_> {
             );
             return Err(PlanError::at(stage.at, message));
         }
-        let (argv, scripts) = self.argv(stage, run);
+        let (argv, scripts) = Self::argv(stage, run);
         if argv.is_empty() {
             return Err(PlanError::at(stage.at, "RUN needs arguments: its JSON array is empty"));
         }
@@ -74,7 +74,7 @@ impl Walk<'_> {
     }
 
     /// The arguments, and the scripts that they name: a heredoc alone is the command, or the file if it has a `#!`.
-    fn argv(&self, stage: &Stage, run: &RunInstruction) -> (Vec<String>, Vec<InlineFile>) {
+    fn argv(stage: &Stage, run: &RunInstruction) -> (Vec<String>, Vec<InlineFile>) {
         let text = match &run.form {
             CommandForm::Exec(_) => return (with_shell(stage, &run.form), Vec::new()),
             CommandForm::Shell(text) => text,
@@ -180,44 +180,20 @@ impl Walk<'_> {
         let escape = self.draft.dockerfile.escape();
         let resolved = flag.resolve(&mut |word| expand_word(word, &lookup, escape));
         let mount = resolved.map_err(|error| PlanError::at(stage.at, error.to_string()))?;
+        let from = From { stage: from, name: flag.from.as_deref().unwrap_or("") };
         let kind = match mount {
             Mount::Bind(bind) => {
-                let (target, source) =
-                    (mount_target(stage, &bind.target)?, join("/", &bind.source));
-                let Some(input) = self.mount_input(stage, mounts, from, flag, &source)? else {
+                let target = mount_target(stage, &bind.target)?;
+                let source = join("/", &bind.source);
+                let Some(input) = self.mount_input(stage, mounts, &from, &source)? else {
                     return Ok(false);
                 };
                 MountKind::Bind { input, source, writable: !bind.read_only, target }
             }
-            Mount::Cache(cache) => {
-                let (target, source) =
-                    (mount_target(stage, &cache.target)?, join("/", &cache.source));
-                let input = match from {
-                    None => None,
-                    Some(_) => match self.mount_input(stage, mounts, from, flag, &source)? {
-                        Some(input) => Some(input),
-                        None => return Ok(false),
-                    },
-                };
-                let id = cache.id.unwrap_or_else(|| target.clone());
-                let (mode, uid, gid) = owned(cache.access, 0o755);
-                let sharing = match cache.sharing {
-                    dcbuild_dockerfile::CacheSharing::Shared => CacheSharing::Shared,
-                    dcbuild_dockerfile::CacheSharing::Private => CacheSharing::Private,
-                    dcbuild_dockerfile::CacheSharing::Locked => CacheSharing::Locked,
-                };
-                MountKind::Cache {
-                    id,
-                    sharing,
-                    input,
-                    source,
-                    readonly: cache.read_only,
-                    mode,
-                    uid,
-                    gid,
-                    target,
-                }
-            }
+            Mount::Cache(cache) => match self.cache_mount(stage, mounts, &from, cache)? {
+                Some(kind) => kind,
+                None => return Ok(false),
+            },
             Mount::Tmpfs(tmpfs) => {
                 let target = mount_target(stage, &tmpfs.target)?;
                 MountKind::Tmpfs { size: tmpfs.size_bytes.unwrap_or(0), target }
@@ -228,36 +204,43 @@ impl Walk<'_> {
                 let (id, env, required) = (secret.id, secret.env, secret.required);
                 MountKind::Secret(SecretMount { id, target, env, required, mode, uid, gid })
             }
-            Mount::Ssh(ssh) => {
-                let number = mounts
-                    .kinds
-                    .iter()
-                    .filter(|kind| matches!(kind, MountKind::Ssh { .. }))
-                    .count();
-                let target =
-                    ssh.target.unwrap_or_else(|| format!("/run/buildkit/ssh_agent.{number}"));
-                let (mode, uid, gid) = owned(ssh.access, 0o600);
-                let id = ssh.id.unwrap_or_else(|| "default".into());
-                MountKind::Ssh {
-                    id,
-                    target: join(stage.cwd(), &target),
-                    required: ssh.required,
-                    mode,
-                    uid,
-                    gid,
-                }
-            }
+            Mount::Ssh(ssh) => ssh_mount(stage, mounts, ssh),
         };
         mounts.kinds.push(kind);
         Ok(true)
+    }
+
+    fn cache_mount(
+        &mut self,
+        stage: &Stage,
+        mounts: &mut Mounts,
+        from: &From<'_>,
+        cache: CacheMount,
+    ) -> Result<Option<MountKind>, PlanError> {
+        let (target, source) = (mount_target(stage, &cache.target)?, join("/", &cache.source));
+        let input = match from.stage {
+            None => None,
+            Some(_) => match self.mount_input(stage, mounts, from, &source)? {
+                Some(input) => Some(input),
+                None => return Ok(None),
+            },
+        };
+        let id = cache.id.unwrap_or_else(|| target.clone());
+        let (mode, uid, gid) = owned(cache.access, 0o755);
+        let sharing = match cache.sharing {
+            dcbuild_dockerfile::CacheSharing::Shared => CacheSharing::Shared,
+            dcbuild_dockerfile::CacheSharing::Private => CacheSharing::Private,
+            dcbuild_dockerfile::CacheSharing::Locked => CacheSharing::Locked,
+        };
+        let readonly = cache.read_only;
+        Ok(Some(MountKind::Cache { id, sharing, input, source, readonly, mode, uid, gid, target }))
     }
 
     fn mount_input(
         &mut self,
         stage: &Stage,
         mounts: &mut Mounts,
-        from: Option<usize>,
-        flag: &MountFlag,
+        from: &From<'_>,
         source: &str,
     ) -> Result<Option<usize>, PlanError> {
         let selection = Selection {
@@ -266,10 +249,8 @@ impl Walk<'_> {
             exclude: Vec::new(),
             parents: false,
         };
-        let input = match from {
-            Some(other) => {
-                self.stage_input(stage, other, flag.from.as_deref().unwrap_or(""), selection)?
-            }
+        let input = match from.stage {
+            Some(other) => self.stage_input(stage, other, from.name, selection)?,
             None => match self.context_input(stage, "context", selection)? {
                 Some(input) => input,
                 None => return Ok(None),
@@ -278,6 +259,21 @@ impl Walk<'_> {
         mounts.inputs.push(input);
         Ok(Some(mounts.inputs.len() - 1))
     }
+}
+
+/// Whence a mount reads: a stage with its name as written, or the context.
+struct From<'a> {
+    stage: Option<usize>,
+    name: &'a str,
+}
+
+fn ssh_mount(stage: &Stage, mounts: &Mounts, ssh: SshMount) -> MountKind {
+    let number = mounts.kinds.iter().filter(|kind| matches!(kind, MountKind::Ssh { .. })).count();
+    let target = ssh.target.unwrap_or_else(|| format!("/run/buildkit/ssh_agent.{number}"));
+    let (mode, uid, gid) = owned(ssh.access, 0o600);
+    let id = ssh.id.unwrap_or_else(|| "default".into());
+    let target = join(stage.cwd(), &target);
+    MountKind::Ssh { id, target, required: ssh.required, mode, uid, gid }
 }
 
 fn mount_target(stage: &Stage, target: &str) -> Result<String, PlanError> {
@@ -304,19 +300,19 @@ fn is_heredoc_alone(text: &str, run: &RunInstruction) -> bool {
 
 /// The command as a history shows it: the declared ARGs in front.
 fn command_text(stage: &Stage, argv: &[String]) -> String {
-    let mut args: Vec<(String, String)> = Vec::new();
+    let mut declared: Vec<(String, String)> = Vec::new();
     for (name, value) in &stage.args {
         let value =
             stage.env.get(name).map_or_else(|| value.clone().unwrap_or_default(), str::to_owned);
-        match args.iter_mut().find(|(known, _)| known == name) {
+        match declared.iter_mut().find(|(known, _)| known == name) {
             Some((_, known)) => *known = value,
-            None => args.push((name.clone(), value)),
+            None => declared.push((name.clone(), value)),
         }
     }
     let mut words = Vec::new();
-    if !args.is_empty() {
-        words.push(format!("|{}", args.len()));
-        words.extend(args.into_iter().map(|(name, value)| format!("{name}={value}")));
+    if !declared.is_empty() {
+        words.push(format!("|{}", declared.len()));
+        words.extend(declared.into_iter().map(|(name, value)| format!("{name}={value}")));
     }
     words.extend(argv.iter().cloned());
     words.join(" ")
