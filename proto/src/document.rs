@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 /// A build as a client submits it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each says one thing of its own")]
 pub struct Submission {
     /// What is to be built.
     pub request: Request,

@@ -4,6 +4,7 @@
 //! project's own types stand beside, each inwards conversion with its own error. This crate opens no connection.
 
 pub mod document;
+pub mod progress;
 
 /// The messages and services, as generated.
 #[expect(
@@ -12,9 +13,6 @@ pub mod document;
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
     clippy::as_conversions,
-    unreachable_pub,
-    elided_lifetimes_in_paths,
-    let_underscore_drop,
     reason = "generated code"
 )]
 pub mod pb {
