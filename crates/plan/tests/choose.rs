@@ -1,0 +1,162 @@
+//! Which records are taken; above all: no layer ever lies on a parent that it was not made from.
+#![expect(clippy::unwrap_used, reason = "test")]
+
+use std::collections::BTreeMap;
+
+use dcbuild_model::{
+    AttemptId, ChangeDigest, Digest, LayerId, LayerRef, Lineage, Record, StateDigest, StepIndex,
+    StepResult, UnixTime, WorkerId,
+};
+use dcbuild_plan::choose::step_inputs;
+use dcbuild_plan::{ContextSource, Need, Plan, Planned, Request, Sources, choose, plan};
+use proptest::prelude::*;
+
+fn planned(dockerfile: &str) -> Plan {
+    let mut request = Request::new(dockerfile);
+    request.contexts.insert("base".into(), ContextSource::Folder {});
+    let mut sources = Sources::default();
+    loop {
+        match plan(&request, &sources).unwrap() {
+            Planned::Ready(plan) => return *plan,
+            Planned::Lacks(needs) => {
+                for need in needs {
+                    let Need::Selection { context, selection } = need else { panic!("{need:?}") };
+                    let digest = dcbuild_model::SelectionDigest(Digest::of(b"selection"));
+                    sources.selections.insert((context, selection), Ok(digest));
+                }
+            }
+        }
+    }
+}
+
+/// A record of a step that made `version`, upon the states of one execution of each step below.
+fn record(
+    plan: &Plan,
+    step: StepIndex,
+    version: u8,
+    states: &BTreeMap<StepIndex, StateDigest>,
+) -> Record {
+    let change = ChangeDigest(Digest::of(&[u8::try_from(step.0).unwrap(), version]));
+    let planned = plan.step(step);
+    let attempt = AttemptId::from_bits(u128::from(step.0) * 100 + u128::from(version));
+    Record {
+        recipe: planned.recipe,
+        outcome: None,
+        attempt,
+        worker: WorkerId::from_bits(1),
+        result: StepResult {
+            layers: vec![LayerRef {
+                layer: LayerId(change.0),
+                change,
+                entries: 1,
+                bytes: 1,
+                base: None,
+            }],
+            created: UnixTime::default(),
+        },
+        lineage: Lineage {
+            parent: planned.parent.map(|parent| states[&parent]),
+            inputs: step_inputs(plan, step).iter().map(|input| states[input]).collect(),
+            selections: Vec::new(),
+        },
+        components: Vec::new(),
+        took_ms: 0,
+    }
+}
+
+fn state(record: &Record) -> StateDigest {
+    record.result.state_after(record.lineage.parent.unwrap_or_else(StateDigest::empty))
+}
+
+/// Executes the whole plan once; each step makes the version that it is given.
+fn execution(plan: &Plan, versions: &[u8]) -> Vec<Record> {
+    let mut states = BTreeMap::new();
+    let mut records = Vec::new();
+    for (index, version) in (0..).map(StepIndex).zip(versions).take(plan.steps.len()) {
+        let record = record(plan, index, *version, &states);
+        states.insert(index, state(&record));
+        records.push(record);
+    }
+    records
+}
+
+const DIAMOND: &str = "FROM base AS a\nRUN a1\nRUN a2\nFROM base AS b\nRUN b1\nCOPY --from=a /x /x\nRUN b2\n\
+                       FROM base\nCOPY --from=a /x /x\nCOPY --from=b /y /y\nRUN c\n";
+
+proptest! {
+    #[test]
+    fn taken_records_lie_on_what_they_were_made_from(
+        executions in prop::collection::vec(prop::collection::vec(0u8..2, 16), 1..4),
+        present in prop::collection::vec(prop::collection::vec(any::<bool>(), 16), 4),
+    ) {
+        let plan = planned(DIAMOND);
+        let mut found: BTreeMap<StepIndex, Vec<Record>> = BTreeMap::new();
+        for (versions, present) in executions.iter().zip(&present) {
+            for (index, record) in (0..).map(StepIndex).zip(execution(&plan, versions)) {
+                if present[index.index()] {
+                    found.entry(index).or_default().push(record);
+                }
+            }
+        }
+        let wanted = plan.state.unwrap();
+        let choice = choose(&plan, &found, &[wanted]);
+        prop_assert!(choice.taken.contains_key(&wanted) || choice.run.contains(&wanted));
+        for (step, record) in &choice.taken {
+            prop_assert!(!choice.run.contains(step));
+            if let Some(parent) = plan.step(*step).parent {
+                let below = choice.taken.get(&parent);
+                prop_assert!(below.is_some(), "the parent of a taken record is taken");
+                prop_assert_eq!(Some(state(below.unwrap())), record.lineage.parent);
+            }
+            for (input, made_from) in step_inputs(&plan, *step).iter().zip(&record.lineage.inputs) {
+                prop_assert!(!choice.run.contains(input), "an input that runs anew may come out otherwise");
+                if let Some(input) = choice.taken.get(input) {
+                    prop_assert_eq!(state(input), *made_from);
+                }
+            }
+        }
+        for step in &choice.run {
+            let planned = plan.step(*step);
+            for needed in planned.parent.into_iter().chain(step_inputs(&plan, *step)) {
+                prop_assert!(choice.taken.contains_key(&needed) || choice.run.contains(&needed));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_nobody_needs_neither_runs_nor_is_taken() {
+    let plan = planned(DIAMOND);
+    let records = execution(&plan, &[0; 16]);
+    let all = (0..).map(StepIndex).zip(records.into_iter().map(|record| vec![record])).collect();
+    let choice = choose(&plan, &all, &[plan.state.unwrap()]);
+    assert!(choice.run.is_empty());
+    let chain = plan.chain(plan.state);
+    assert_eq!(
+        choice.taken.keys().copied().collect::<Vec<_>>(),
+        chain,
+        "the stages that were copied from are not"
+    );
+}
+
+#[test]
+fn a_missing_input_does_not_matter_when_its_reader_is_a_hit() {
+    let plan = planned(DIAMOND);
+    let records = execution(&plan, &[0; 16]);
+    let chain = plan.chain(plan.state);
+    let found = (0..).map(StepIndex).zip(records.into_iter().map(|record| vec![record]));
+    let found = found.filter(|(step, _)| chain.contains(step)).collect();
+    assert!(choose(&plan, &found, &[plan.state.unwrap()]).run.is_empty());
+}
+
+#[test]
+fn the_record_decided_last_wins_where_it_fits() {
+    let plan = planned("FROM base\nRUN a\n");
+    let (first, second) = (execution(&plan, &[0, 0]), execution(&plan, &[0, 1]));
+    let last = second[1].clone();
+    let found = BTreeMap::from([
+        (StepIndex(0), vec![first[0].clone()]),
+        (StepIndex(1), vec![first[1].clone(), last.clone()]),
+    ]);
+    assert_eq!(choose(&plan, &found, &[StepIndex(1)]).taken[&StepIndex(1)], last);
+}
