@@ -7,6 +7,7 @@
 mod beneath;
 pub mod find;
 pub mod hash;
+pub mod local;
 pub mod scan;
 pub mod stat_cache;
 mod walk;
@@ -23,6 +24,7 @@ use rustix::fs::{Mode, OFlags};
 
 pub use find::{FindError, Found, Origins, Source, find};
 pub use hash::{HashError, Hashed, hash};
+pub use local::{LocalContext, LocalContexts, LocalError};
 pub use scan::{Listing, ScanError};
 pub use stat_cache::StatCache;
 

@@ -5,6 +5,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -39,7 +40,8 @@ pub struct StatCache {
     file: PathBuf,
     /// Sorted by path.
     entries: Vec<(Vec<u8>, Known)>,
-    fresh: Vec<(TreePath, Known)>,
+    /// Hashed since; counts at once, though not all of it is saved.
+    fresh: HashMap<TreePath, Known>,
 }
 
 impl StatCache {
@@ -50,7 +52,7 @@ impl StatCache {
         let small = fs::metadata(&file).is_ok_and(|meta| meta.len() <= FILE_BYTES_MAX);
         let bytes = small.then(|| fs::read(&file).ok()).flatten();
         let entries = bytes.and_then(|bytes| decode(&bytes)).unwrap_or_default();
-        StatCache { file, entries, fresh: Vec::new() }
+        StatCache { file, entries, fresh: HashMap::new() }
     }
 
     /// How many files are remembered.
@@ -70,13 +72,16 @@ impl StatCache {
     }
 
     fn known(&self, path: &TreePath) -> Option<Known> {
+        if let Some(known) = self.fresh.get(path) {
+            return Some(*known);
+        }
         let place = self.entries.binary_search_by(|(name, _)| name.as_slice().cmp(path.as_bytes()));
         self.entries.get(place.ok()?).map(|(_, known)| *known)
     }
 
     /// Remembers a file for the next save.
     pub(crate) fn put(&mut self, path: TreePath, known: Known) {
-        self.fresh.push((path, known));
+        self.fresh.insert(path, known);
     }
 
     /// Writes what is known of the files of a listing, in one step that no other process sees half of; files that

@@ -54,8 +54,11 @@ fn many_processes_write_at_once() {
         for _ in 0..4 {
             scope.spawn(|| {
                 for count in 1..20 {
-                    let cache =
-                        StatCache { file: file.clone(), entries: Vec::new(), fresh: Vec::new() };
+                    let cache = StatCache {
+                        file: file.clone(),
+                        entries: Vec::new(),
+                        fresh: HashMap::new(),
+                    };
                     cache.write(&encode(&entries(count))).unwrap();
                     assert!(decode(&fs::read(&file).unwrap()).is_some());
                 }

@@ -1,0 +1,232 @@
+//! The folders of builds in this process, each listed once and each file of it hashed once, whoever asks.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use dcbuild_model::{BuildId, Fault, Selection, SelectionDigest, TreePath, UnixTime};
+use dcbuild_tree::{Ignore, Tree};
+
+use crate::{Context, ContextReader, HashError, Listing, OpenError, ScanError, StatCache, hash};
+
+/// Says why a part of a folder could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalError {
+    /// The folder could not be listed.
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    /// Its files could not be hashed.
+    #[error(transparent)]
+    Hash(#[from] HashError),
+}
+
+impl LocalError {
+    /// Who can mend it.
+    pub fn fault(&self) -> Fault {
+        match self {
+            LocalError::Scan(error) => error.fault(),
+            LocalError::Hash(error) => error.fault(),
+        }
+    }
+
+    /// What could help.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            LocalError::Scan(error) => error.hint(),
+            LocalError::Hash(error) => error.hint(),
+        }
+    }
+}
+
+/// What a selection sees, and the tree that holds it: its files, and all folders and links.
+type Seen = (SelectionDigest, Arc<Tree>);
+
+struct State {
+    listing: Option<Listing>,
+    cache: Option<StatCache>,
+    seen: BTreeMap<Selection, Seen>,
+}
+
+/// A folder of one build: listed when first asked, hashed as far as it was asked.
+pub struct LocalContext {
+    context: Context,
+    ignore: Ignore,
+    stat_cache: PathBuf,
+    now: UnixTime,
+    state: Mutex<State>,
+}
+
+impl std::fmt::Debug for LocalContext {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "LocalContext({})", self.context.root().display())
+    }
+}
+
+impl LocalContext {
+    /// Opens a folder; `now` is the time of the build's start, and files that change after it are hashed anew by the
+    /// next build. The context's own index is the one that origins in its trees carry.
+    pub fn new(context: Context, ignore: Ignore, stat_cache: &Path, now: UnixTime) -> LocalContext {
+        let state = State { listing: None, cache: None, seen: BTreeMap::new() };
+        let stat_cache = stat_cache.into();
+        LocalContext { context, ignore, stat_cache, now, state: Mutex::new(state) }
+    }
+
+    /// Opens a folder by its path.
+    pub fn open_folder(
+        root: &Path,
+        ignore: Ignore,
+        stat_cache: &Path,
+        index: u32,
+        now: UnixTime,
+    ) -> Result<LocalContext, OpenError> {
+        Ok(LocalContext::new(Context::open(root, index)?, ignore, stat_cache, now))
+    }
+
+    /// The folder.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Names what a selection sees; blocks while files are hashed.
+    pub fn select(&self, selection: &Selection) -> Result<SelectionDigest, LocalError> {
+        self.seen(selection).map(|(digest, _)| digest)
+    }
+
+    /// All folders and links, and the files that a selection asks for; blocks while they are hashed.
+    pub fn tree(&self, selection: &Selection) -> Result<Arc<Tree>, LocalError> {
+        self.seen(selection).map(|(_, tree)| tree)
+    }
+
+    /// Opens one file from its first byte on.
+    pub fn open(&self, path: &TreePath) -> io::Result<File> {
+        self.reader().open(path)
+    }
+
+    /// Opens files later.
+    pub fn reader(&self) -> ContextReader {
+        self.context.reader()
+    }
+
+    /// How many entries the folder holds, and the bytes of its files, once it was listed.
+    pub fn size(&self) -> Option<(usize, u64)> {
+        let state = self.lock();
+        state.listing.as_ref().map(|listing| (listing.len(), listing.bytes()))
+    }
+
+    /// Remembers the hashes for the next build.
+    pub fn save(&self) -> io::Result<()> {
+        match &mut *self.lock() {
+            State { listing: Some(listing), cache: Some(cache), .. } => cache.save(listing),
+            State { .. } => Ok(()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn seen(&self, selection: &Selection) -> Result<Seen, LocalError> {
+        let mut state = self.lock();
+        if let Some(found) = state.seen.get(selection) {
+            return Ok(found.clone());
+        }
+        let State { listing, cache, seen } = &mut *state;
+        if listing.is_none() {
+            *listing = Some(self.context.scan(&self.ignore, self.now)?);
+        }
+        let listing = listing.as_ref().expect("it was scanned just now, if not before");
+        let cache = cache.get_or_insert_with(|| StatCache::load(&self.stat_cache, &self.context));
+        let hashed = hash(&self.context, listing, std::slice::from_ref(selection), cache)?;
+        let digest = hashed.selections.first().copied();
+        let digest = digest.expect("each selection given has a digest");
+        let found = (digest, Arc::new(hashed.tree));
+        seen.insert(selection.clone(), found.clone());
+        Ok(found)
+    }
+}
+
+impl Drop for LocalContext {
+    fn drop(&mut self) {
+        // What was not remembered costs time and nothing else.
+        drop(self.save());
+    }
+}
+
+/// The folders of the builds in this process, by their names.
+#[derive(Debug, Default)]
+pub struct LocalContexts {
+    builds: Mutex<HashMap<BuildId, BTreeMap<String, Arc<LocalContext>>>>,
+}
+
+impl LocalContexts {
+    /// None yet.
+    pub fn new() -> LocalContexts {
+        LocalContexts::default()
+    }
+
+    /// Adds a folder to a build.
+    pub fn insert(&self, build: BuildId, name: impl Into<String>, context: Arc<LocalContext>) {
+        self.lock().entry(build).or_default().insert(name.into(), context);
+    }
+
+    /// A folder of a build.
+    pub fn get(&self, build: BuildId, name: &str) -> Option<Arc<LocalContext>> {
+        self.lock().get(&build)?.get(name).cloned()
+    }
+
+    /// Forgets a build's folders.
+    pub fn remove(&self, build: BuildId) {
+        let removed = self.lock().remove(&build);
+        // The last owner saves hashes: not under the lock.
+        drop(removed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<BuildId, BTreeMap<String, Arc<LocalContext>>>> {
+        self.builds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dcbuild_model::SelectionForm;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_hashed_once_though_two_selections_want_it() {
+        let (folder, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(folder.path().join("a"), "one").unwrap();
+        let now = UnixTime { secs: 4_000_000_000, nanos: 0 };
+        let ignore = Ignore::parse(b"").unwrap();
+        let local = LocalContext::open_folder(folder.path(), ignore, cache.path(), 0, now).unwrap();
+        let selection = |sources: &[&str]| Selection {
+            form: SelectionForm::Copy,
+            sources: sources.iter().map(|text| (*text).into()).collect(),
+            exclude: vec![],
+            parents: false,
+        };
+        let first = local.select(&selection(&["a"])).unwrap();
+        // Its content changes where neither size nor time shows it: whoever reads again would see it.
+        let path = folder.path().join("a");
+        let stat = std::fs::metadata(&path).unwrap();
+        std::fs::write(&path, "two").unwrap();
+        std::fs::File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_modified(stat.modified().unwrap())
+            .unwrap();
+        assert_eq!(local.select(&selection(&["a"])).unwrap(), first);
+        assert_eq!(local.tree(&selection(&["a"])).unwrap().len(), 1);
+        assert!(local.select(&selection(&["missing"])).is_err());
+
+        let contexts = LocalContexts::new();
+        let build = BuildId::from_bits(1);
+        contexts.insert(build, "context", Arc::new(local));
+        assert!(contexts.get(build, "context").is_some());
+        contexts.remove(build);
+        assert!(contexts.get(build, "context").is_none());
+    }
+}
