@@ -1,4 +1,6 @@
-//! Shows a plan to people: as text, as JSON, and as a graph in the DOT language.
+//! Shows a plan to people: as text, as JSON, as a graph in the DOT language, and as a picture.
+
+mod svg;
 
 use std::fmt::Write as _;
 
@@ -6,6 +8,8 @@ use dcbuild_model::StepIndex;
 
 use crate::op::{InputSource, Op};
 use crate::plan::Plan;
+
+pub use svg::svg;
 
 /// The plan as lines of text: stages, steps with keys and what they wait for, history and config.
 pub fn text(plan: &Plan) -> String {
