@@ -13,6 +13,7 @@ use rustix::process::{
     set_parent_process_death_signal, waitpid,
 };
 
+use crate::cgroup::Groups;
 use crate::inside;
 use crate::report::{Failure, Order, Report};
 use crate::sys::{self, Side};
@@ -95,10 +96,11 @@ fn guard(caller: &mut UnixStream, order: &Order, lifeline: OwnedFd) -> Result<()
     set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(Failure::machine("bind the warden to the helper"))?;
     unshare_pids()?;
-    match sys::fork().map_err(Failure::machine("start the step"))? {
+    let (side, groups) = fork_step(order).map_err(Failure::machine("start the step"))?;
+    match side {
         Side::Child => {
             drop(lifeline);
-            let failure = inside::become_step(caller, order);
+            let failure = inside::become_step(caller, order, groups);
             tell(caller, &Report::Failed(failure));
             sys::exit(1)
         }
@@ -113,6 +115,16 @@ fn guard(caller: &mut UnixStream, order: &Order, lifeline: OwnedFd) -> Result<()
             Ok(())
         }
     }
+}
+
+/// Starts the step's process, in its group from the first moment where the kernel can.
+fn fork_step(order: &Order) -> Result<(Side, Groups), Errno> {
+    if let Some(group) = order.cgroup.unified()
+        && let Ok(side) = sys::fork_into(group.as_fd())
+    {
+        return Ok((side, Groups::Joined));
+    }
+    Ok((sys::fork()?, Groups::ToJoin))
 }
 
 /// Waits for a child, which is killed as soon as `line` shows its end.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -31,7 +31,34 @@ pub(crate) enum Hierarchy {
 
 /// The groups that a cell joins.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct CgroupPaths(pub(crate) Vec<PathBuf>);
+pub(crate) struct CgroupPaths(Vec<PathBuf>);
+
+/// Whether a process is in its groups yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Groups {
+    Joined,
+    ToJoin,
+}
+
+impl CgroupPaths {
+    /// Moves this process, which has one thread, into the groups.
+    pub(crate) fn join(&self) -> io::Result<()> {
+        self.0.iter().try_for_each(|group| {
+            // A thread that moves itself waits for nothing; moving a process waits milliseconds for the whole machine.
+            match fs::OpenOptions::new().write(true).open(group.join("tasks")) {
+                Ok(mut tasks) => tasks.write_all(b"0"),
+                // Version 2.
+                Err(_) => fs::write(group.join("cgroup.procs"), "0"),
+            }
+        })
+    }
+
+    /// Opens the one group of version 2.
+    pub(crate) fn unified(&self) -> Option<fs::File> {
+        let [group] = self.0.as_slice() else { return None };
+        group.join("cgroup.controllers").exists().then(|| fs::File::open(group).ok())?
+    }
+}
 
 /// What the kernel counted in a group.
 #[derive(Clone, Copy, Debug, Default)]
@@ -89,7 +116,6 @@ impl Hierarchy {
         match self {
             Hierarchy::Absent => {}
             Hierarchy::V1 { memory, pids, cpu } => {
-                // Joining a group takes milliseconds, so it is joined for a limit only.
                 if let (Some(memory), Some(bytes)) = (memory, limits.memory_bytes_max) {
                     let path = make(memory)?;
                     fs::write(path.join("memory.limit_in_bytes"), bytes.to_string())?;

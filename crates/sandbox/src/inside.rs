@@ -1,10 +1,9 @@
 //! The step's process, from its first moment to the exec of its program.
 
-use std::fs;
+use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::thread::JoinHandle;
 
 use nix::sched::CloneFlags;
 use rustix::fs::{Mode, OFlags};
@@ -13,9 +12,10 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use rustix::process::{Signal, chdir, fchdir, pivot_root, set_parent_process_death_signal};
 
 use crate::cell::tell;
+use crate::cgroup::Groups;
 use crate::launch::{self, Program};
 use crate::report::{Failure, Order, Report};
-use crate::spec::{CellSpec, Network};
+use crate::spec::Network;
 use crate::target::{Kind, Root};
 use crate::user::{Identity, resolve_user};
 use crate::{devices, mounts, privilege, sys};
@@ -24,8 +24,8 @@ use crate::{devices, mounts, privilege, sys};
 const ACCOUNTS_BYTES_MAX: u64 = dcbuild_model::limits::PASSWD_BYTES_MAX;
 
 /// Becomes the step's program; returns only why it could not.
-pub(crate) fn become_step(caller: &mut UnixStream, order: &Order) -> Failure {
-    let prepared = match prepare(caller, order) {
+pub(crate) fn become_step(caller: &mut UnixStream, order: &Order, groups: Groups) -> Failure {
+    let prepared = match prepare(caller, order, groups) {
         Ok(prepared) => prepared,
         Err(failure) => return failure,
     };
@@ -33,26 +33,22 @@ pub(crate) fn become_step(caller: &mut UnixStream, order: &Order) -> Failure {
     launch::exec(&prepared)
 }
 
-fn prepare(caller: &mut UnixStream, order: &Order) -> Result<Program, Failure> {
+fn prepare(caller: &mut UnixStream, order: &Order, groups: Groups) -> Result<Program, Failure> {
     let spec = &order.spec;
     set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(Failure::machine("bind the step to the warden"))?;
     rustix::process::setsid().map_err(Failure::machine("start a session"))?;
     // Restored below for the program; until then modes are what the code says.
     rustix::process::umask(Mode::empty());
-    let joining = join_groups(order.cgroup.0.clone());
-    enter_namespaces(spec)?;
+    if groups == Groups::ToJoin {
+        order.cgroup.join().map_err(Failure::io("join the control groups"))?;
+    }
+    enter_namespaces(order)?;
     let mut root = mounts::mount_root(&spec.rootfs, &order.places)?;
     devices::mount_system(&mut root, spec)?;
     mounts::mount_all(&mut root, order)?;
     let identity = identity(&root, &spec.user)?;
     let cwd = working_folder(&mut root, &spec.cwd)?;
-    joining.join().unwrap_or_else(|_| {
-        Err(Failure::Machine {
-            action: "join the control groups".to_owned(),
-            reason: "the thread that does it died".to_owned(),
-        })
-    })?;
     sys::unshare(CloneFlags::CLONE_NEWCGROUP)
         .map_err(Failure::machine("make a control group namespace"))?;
     enter_root(&root, &cwd)?;
@@ -67,23 +63,14 @@ fn prepare(caller: &mut UnixStream, order: &Order) -> Result<Program, Failure> {
     Ok(program)
 }
 
-/// Moves this process into its groups; the kernel takes milliseconds for it, in which the root is mounted.
-fn join_groups(groups: Vec<PathBuf>) -> JoinHandle<Result<(), Failure>> {
-    std::thread::spawn(move || {
-        groups.iter().try_for_each(|group| {
-            fs::write(group.join("cgroup.procs"), "0")
-                .map_err(Failure::io(format!("join the control group '{}'", group.display())))
-        })
-    })
-}
-
-fn enter_namespaces(spec: &CellSpec) -> Result<(), Failure> {
+fn enter_namespaces(order: &Order) -> Result<(), Failure> {
+    let spec = &order.spec;
     let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
     match spec.network {
         Network::Host => {}
         Network::None => flags |= CloneFlags::CLONE_NEWNET,
         Network::Isolated => {
-            return Err(Failure::Refused("an isolated network is not at hand".to_owned()));
+            enter_network(order).map_err(Failure::io("enter the step's network"))?;
         }
     }
     sys::unshare(flags).map_err(Failure::machine("make namespaces"))?;
@@ -94,6 +81,12 @@ fn enter_namespaces(spec: &CellSpec) -> Result<(), Failure> {
         .map_err(Failure::machine("set the host name"))?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(Failure::machine("part from the host's mounts"))
+}
+
+fn enter_network(order: &Order) -> io::Result<()> {
+    let path = order.network.as_ref().ok_or(io::ErrorKind::NotFound)?;
+    let namespace = File::open(path)?;
+    Ok(nix::sched::setns(namespace, CloneFlags::CLONE_NEWNET)?)
 }
 
 fn identity(root: &Root, user: &str) -> Result<Identity, Failure> {

@@ -15,8 +15,10 @@ mod devices;
 mod inside;
 mod launch;
 mod mounts;
+mod network;
 mod privilege;
 mod report;
+mod resolvers;
 mod run;
 mod seccomp;
 mod spec;
@@ -25,6 +27,7 @@ mod target;
 mod user;
 
 pub use cell::{CELL_ARGUMENT, cell_main};
+pub use network::{IsolateError, IsolatedConfig};
 pub use run::{
     CellError, CellExit, CellTimings, Outcome, Sandbox, SandboxConfig, SandboxError, Stream,
 };

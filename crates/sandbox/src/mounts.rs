@@ -1,7 +1,6 @@
 //! The step's root and what is mounted over it, all by descriptor.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -14,7 +13,8 @@ use rustix::mount::{
 };
 
 use crate::report::{Failure, Order, Places};
-use crate::spec::{CellSpec, Mount, Network, Rootfs};
+use crate::resolvers;
+use crate::spec::{CellSpec, Mount, Rootfs};
 use crate::sys::{self, attr};
 use crate::target::{Kind, Root, open_in};
 
@@ -135,8 +135,10 @@ pub(crate) fn mount_all(root: &mut Root, order: &Order) -> Result<(), Failure> {
         uid: 0,
         gid: 0,
     };
-    let mut all =
-        vec![file("/etc/hosts", hosts(spec)), file("/etc/resolv.conf", resolv_conf(spec.network))];
+    let mut all = vec![
+        file("/etc/hosts", hosts(spec)),
+        file("/etc/resolv.conf", resolvers::text_for(spec.network)),
+    ];
     all.extend(spec.mounts.iter().cloned());
     all.sort_by_key(|mount| depth(mount.target()));
     for (number, mount) in all.iter().enumerate() {
@@ -247,46 +249,9 @@ fn hosts(spec: &CellSpec) -> String {
     text
 }
 
-/// The host's resolvers; on a network of its own a step cannot reach the host's loopback.
-fn resolv_conf(network: Network) -> String {
-    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    if network == Network::Host {
-        return text;
-    }
-    without_loopback(&text)
-}
-
-fn without_loopback(text: &str) -> String {
-    let reachable = |line: &&str| {
-        let mut words = line.split_whitespace();
-        let address = match (words.next(), words.next()) {
-            (Some("nameserver"), Some(address)) => address.parse::<IpAddr>(),
-            _ => return true,
-        };
-        !address.is_ok_and(|address| address.is_loopback())
-    };
-    let mut kept: String = text.lines().filter(reachable).flat_map(|line| [line, "\n"]).collect();
-    if !kept.lines().any(|line| line.trim_start().starts_with("nameserver")) {
-        kept.push_str("nameserver 8.8.8.8\nnameserver 8.8.4.4\n");
-    }
-    kept
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn resolvers_on_the_loopback_are_replaced() {
-        assert_eq!(
-            without_loopback("search a\nnameserver 127.0.0.53\n"),
-            "search a\nnameserver 8.8.8.8\nnameserver 8.8.4.4\n"
-        );
-        assert_eq!(
-            without_loopback("nameserver 127.0.0.53\nnameserver 10.0.0.2"),
-            "nameserver 10.0.0.2\n"
-        );
-    }
 
     #[test]
     fn targets_stay_off_the_system() {

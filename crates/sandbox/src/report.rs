@@ -11,6 +11,8 @@ pub(crate) struct Order {
     pub(crate) spec: CellSpec,
     pub(crate) cgroup: CgroupPaths,
     pub(crate) places: Places,
+    /// The network namespace of an isolated step.
+    pub(crate) network: Option<std::path::PathBuf>,
 }
 
 /// Empty folders of the host; each cell mounts over them in its own mount namespace, so all cells share them.

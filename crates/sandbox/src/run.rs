@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cell::CELL_ARGUMENT;
 use crate::cgroup::{Cgroup, Hierarchy};
+use crate::network::{IsolateError, IsolatedConfig, Networks, Slot};
 use crate::report::{Failure, Order, Places, Report};
 use crate::spec::{CellSpec, Network};
 
@@ -82,6 +83,9 @@ pub enum CellError {
         /// The kind.
         kind: Network,
     },
+    /// A network of the step's own could not be made.
+    #[error("could not make a network for the step")]
+    Network(#[source] IsolateError),
     /// The helper process could not be started or talked to.
     #[error("could not {action} the step's helper process")]
     Helper {
@@ -160,6 +164,7 @@ pub struct Sandbox {
     exe: PathBuf,
     places: Places,
     hierarchy: Arc<Hierarchy>,
+    networks: Option<Arc<Networks>>,
 }
 
 impl Sandbox {
@@ -179,7 +184,13 @@ impl Sandbox {
             files: place("files")?,
         };
         let hierarchy = Arc::new(Hierarchy::find(&config.cgroup_root, &config.cgroup_name));
-        Ok(Sandbox { exe: config.exe, places, hierarchy })
+        Ok(Sandbox { exe: config.exe, places, hierarchy, networks: None })
+    }
+
+    /// Adds networks of their own for steps; it changes the host's rules for packets and lets it forward them.
+    pub fn isolated(mut self, config: IsolatedConfig) -> Result<Sandbox, IsolateError> {
+        self.networks = Some(Arc::new(Networks::start(config)?));
+        Ok(self)
     }
 
     /// Whether limits on memory, processes and processors can be set here.
@@ -189,7 +200,7 @@ impl Sandbox {
 
     /// Whether steps can have this kind of network here.
     pub fn has_network(&self, kind: Network) -> bool {
-        kind != Network::Isolated
+        kind != Network::Isolated || self.networks.is_some()
     }
 
     /// Kills and removes what attempts left that are not `live`; call it before the first step.
@@ -205,16 +216,23 @@ impl Sandbox {
         stop: CancellationToken,
     ) -> Result<CellExit, CellError> {
         check(&spec)?;
-        if !self.has_network(spec.network) {
-            return Err(CellError::NetworkUnavailable { kind: spec.network });
-        }
+        let network = self.network(spec.network).await?;
         let attempt = spec.attempt.clone();
         let (hierarchy, name, limits) =
             (Arc::clone(&self.hierarchy), spec.attempt.clone(), spec.limits.clone());
         let cgroup = blocking(move || hierarchy.make(&name, &limits))
             .await
             .map_err(|source| CellError::Cgroup { attempt: attempt.clone(), source })?;
-        let ended = self.supervise(spec, &cgroup, output, stop).await;
+        let ended = {
+            let order = Order {
+                spec,
+                cgroup: cgroup.paths().clone(),
+                places: self.places.clone(),
+                network: network.as_ref().map(Slot::path),
+            };
+            self.supervise(order, &cgroup, output, stop).await
+        };
+        drop(network);
         let counts = cgroup.counts();
         if let Err(error) = blocking(move || cgroup.remove()).await {
             // The step's end is worth more than an empty group, which the next sweep finds.
@@ -229,15 +247,30 @@ impl Sandbox {
         })
     }
 
+    /// Takes a network for a step that is to have one of its own.
+    async fn network(&self, kind: Network) -> Result<Option<Slot>, CellError> {
+        if kind != Network::Isolated {
+            return Ok(None);
+        }
+        let networks = self.networks.clone().ok_or(CellError::NetworkUnavailable { kind })?;
+        match tokio::task::spawn_blocking(move || networks.take()).await {
+            Ok(Ok(slot)) => Ok(Some(slot)),
+            Ok(Err(source)) => Err(CellError::Network(source)),
+            Err(died) => Err(CellError::Machine {
+                action: "make a network for the step".to_owned(),
+                reason: died.to_string(),
+            }),
+        }
+    }
+
     async fn supervise(
         &self,
-        spec: CellSpec,
+        order: Order,
         cgroup: &Cgroup,
         output: mpsc::Sender<(Stream, Bytes)>,
         stop: CancellationToken,
     ) -> Result<(Vec<Report>, CellTimings), CellError> {
-        let limit = spec.limits.timeout;
-        let order = Order { spec, cgroup: cgroup.paths().clone(), places: self.places.clone() };
+        let limit = order.spec.limits.timeout;
         let started = Instant::now();
         let (mut child, (reader, mut writer)) = start(&self.exe)?;
         let mut line = serde_json::to_vec(&order).map_err(|error| CellError::Refused {

@@ -47,12 +47,31 @@ pub(crate) fn unshare(flags: nix::sched::CloneFlags) -> Result<(), Errno> {
 
 /// Forks; only for a process with one thread.
 pub(crate) fn fork() -> Result<Side, Errno> {
-    // SAFETY: neither the helper nor the warden ever starts a thread (only the step does, which does not fork), so no lock can be held by another thread at this moment and the child
-    // may go on using the whole standard library.
+    // SAFETY: neither the helper nor the warden ever starts a thread, so no lock can be held by another thread at this
+    // moment and the child may go on using the whole standard library.
     let pid = unsafe { libc::fork() };
     match pid {
         0 => Ok(Side::Child),
         pid => Pid::from_raw(pid).filter(|_| pid > 0).map(Side::Parent).ok_or_else(errno),
+    }
+}
+
+/// Forks a child that is in a control group of version 2 from its first moment; only for a process with one thread.
+pub(crate) fn fork_into(group: BorrowedFd<'_>) -> Result<Side, Errno> {
+    const INTO_CGROUP: u64 = 0x2_0000_0000;
+    // SAFETY: clone_args is plain data for which all zeroes is a value.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    args.flags = INTO_CGROUP;
+    args.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
+    args.cgroup = u64::try_from(group.as_raw_fd()).map_err(|_| Errno::BADF)?;
+    // SAFETY: the struct has the size that the kernel is told. Nothing is shared with the child, which goes on on a copy
+    // of this stack as after fork; and what holds for fork above holds here.
+    let pid =
+        unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    match i32::try_from(pid) {
+        Ok(0) => Ok(Side::Child),
+        Ok(pid) => Pid::from_raw(pid).filter(|_| pid > 0).map(Side::Parent).ok_or_else(errno),
+        Err(_) => Err(errno()),
     }
 }
 

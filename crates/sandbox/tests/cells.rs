@@ -4,14 +4,17 @@
 #![expect(clippy::print_stdout, reason = "the harness's language is spoken on standard output")]
 
 use std::collections::BTreeSet;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use dcbuild_sandbox::{
-    CELL_ARGUMENT, CellError, CellExit, CellSpec, Limits, Mount, Network, Outcome, Rootfs, Sandbox,
-    SandboxConfig, SecretBytes, Security, Stream, Ulimit, UlimitResource, cell_main,
+    CELL_ARGUMENT, CellError, CellExit, CellSpec, IsolatedConfig, Limits, Mount, Network, Outcome,
+    Rootfs, Sandbox, SandboxConfig, SecretBytes, Security, Stream, Ulimit, UlimitResource,
+    cell_main,
 };
 use expect_test::{Expect, expect};
 use tokio::sync::mpsc;
@@ -30,6 +33,8 @@ const TESTS: &[(&str, fn())] = &[
     ("working_folder_stays_inside", working_folder_stays_inside),
     ("links_in_the_image_are_harmless", links_in_the_image_are_harmless),
     ("no_network_is_a_loopback", no_network_is_a_loopback),
+    ("isolated_steps_reach_out_and_nothing_near", isolated_steps_reach_out_and_nothing_near),
+    ("isolated_networks_end_with_their_process", isolated_networks_end_with_their_process),
     ("memory_limit", memory_limit),
     ("processes_limit", processes_limit),
     ("stop_leaves_nothing", stop_leaves_nothing),
@@ -45,7 +50,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.first().map(String::as_str) {
         Some(CELL_ARGUMENT) => return cell_main(),
-        Some("hold") => return hold(&arguments[1]),
+        Some("hold") => return hold(&arguments[1..]),
         _ => {}
     }
     if arguments.iter().any(|each| each == "--list") {
@@ -58,16 +63,27 @@ fn main() -> ExitCode {
     }
     assert!(Path::new("/bin/busybox").exists(), "these tests need busybox-static at /bin/busybox");
     assert!(rustix_uid() == 0, "these tests need to be root");
-    let wanted: Vec<_> = arguments.iter().filter(|each| !each.starts_with("--")).collect();
-    let mut all = true;
-    for (name, test) in TESTS {
-        if wanted.is_empty() || wanted.iter().any(|each| name.contains(each.as_str())) {
-            let passed = std::panic::catch_unwind(test).is_ok();
-            println!("{name}: {}", if passed { "ok" } else { "FAILED" });
-            all &= passed;
-        }
+    let exact = arguments.iter().any(|each| each == "--exact");
+    let filters: Vec<_> = arguments.iter().filter(|each| !each.starts_with("--")).collect();
+    let matches =
+        |name: &str, filter: &str| if exact { name == filter } else { name.contains(filter) };
+    let wanted: Vec<_> = TESTS
+        .iter()
+        .filter(|(name, _)| filters.is_empty() || filters.iter().any(|each| matches(name, each)))
+        .collect();
+    println!("\nrunning {} tests", wanted.len());
+    let mut failed = 0;
+    for (name, test) in &wanted {
+        let passed = std::panic::catch_unwind(test).is_ok();
+        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+        failed += usize::from(!passed);
     }
-    if all { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let result = if failed == 0 { "ok" } else { "FAILED" };
+    let (passed, out) = (wanted.len() - failed, TESTS.len() - wanted.len());
+    println!(
+        "\ntest result: {result}. {passed} passed; {failed} failed; 0 ignored; 0 measured; {out} filtered out\n"
+    );
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn rustix_uid() -> u32 {
@@ -103,7 +119,7 @@ impl Fixture {
         for name in [
             "sh", "cat", "ls", "id", "stat", "sleep", "mount", "unshare", "touch", "dd", "env",
             "tr", "grep", "hostname", "mknod", "kill", "head", "setsid", "chmod", "mkdir", "ip",
-            "true", "su", "readlink", "tail",
+            "true", "su", "readlink", "tail", "nc",
         ] {
             symlink("busybox", lower.join("bin").join(name)).unwrap();
         }
@@ -519,7 +535,192 @@ fn no_network_is_a_loopback() {
     );
     let mut spec = fixture.spec("true");
     spec.network = Network::Isolated;
-    assert!(fixture.run(spec).exit.is_err() || fixture.sandbox.has_network(Network::Isolated));
+    let exit = fixture.run(spec).exit;
+    assert!(matches!(exit, Err(CellError::NetworkUnavailable { .. })), "{exit:?}");
+    assert!(!fixture.sandbox.has_network(Network::Isolated));
+}
+
+/// A host and a machine beyond it, in two network namespaces that end with the test's threads.
+struct World {
+    internet: std::thread::JoinHandle<()>,
+    stop: std::sync::mpsc::SyncSender<()>,
+}
+
+fn unshare_network() {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+}
+
+fn ip(arguments: &str) {
+    let done = std::process::Command::new("ip").args(arguments.split(' ')).output().unwrap();
+    assert!(done.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// Answers every connection with one word, as long as the process lives.
+fn serve(address: &str, word: &'static str) {
+    let listener = TcpListener::bind(address).unwrap();
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let _gone = connection.unwrap().write_all(word.as_bytes());
+        }
+    });
+}
+
+fn answers(address: &str) -> String {
+    let mut word = String::new();
+    let timeout = Duration::from_secs(2);
+    let mut stream = TcpStream::connect_timeout(&address.parse().unwrap(), timeout).unwrap();
+    std::io::Read::read_to_string(&mut stream, &mut word).unwrap();
+    word
+}
+
+impl World {
+    /// Makes this thread's network a host that has 203.0.113.1, with a machine at 203.0.113.2 that also answers at the
+    /// address of a cloud's metadata and at a private one.
+    fn new() -> World {
+        unshare_network();
+        ip("link set lo up");
+        let (tell, told) = std::sync::mpsc::channel();
+        let (stop, stopped) = std::sync::mpsc::sync_channel(0);
+        let (joined, go) = std::sync::mpsc::channel();
+        let internet = std::thread::spawn(move || {
+            unshare_network();
+            tell.send(nix::unistd::gettid()).unwrap();
+            go.recv().unwrap();
+            for address in ["203.0.113.2/24", "169.254.169.254/32", "10.9.0.1/32"] {
+                ip(&format!("addr add {address} dev net0"));
+            }
+            ip("link set net0 up");
+            serve("0.0.0.0:80", "internet");
+            tell.send(nix::unistd::gettid()).unwrap();
+            let _stopped = stopped.recv();
+        });
+        ip(&format!("link add up0 type veth peer name net0 netns {}", told.recv().unwrap()));
+        ip("addr add 203.0.113.1/24 dev up0");
+        ip("link set up0 up");
+        joined.send(()).unwrap();
+        told.recv().unwrap();
+        ip("route add default via 203.0.113.2");
+        serve("0.0.0.0:81", "host");
+        for address in ["203.0.113.2:80", "169.254.169.254:80", "10.9.0.1:80"] {
+            assert_eq!(answers(address), "internet");
+        }
+        for address in ["127.0.0.1:81", "203.0.113.1:81"] {
+            assert_eq!(answers(address), "host");
+        }
+        World { internet, stop }
+    }
+
+    fn end(self) {
+        drop(self.stop);
+        self.internet.join().unwrap();
+    }
+}
+
+/// The network cards of steps on this thread's host.
+fn cards() -> usize {
+    let done = std::process::Command::new("ip").args(["-o", "link"]).output().unwrap();
+    String::from_utf8(done.stdout).unwrap().matches(": dcb").count()
+}
+
+/// Does something in a thread of its own, whose network is changed.
+fn apart(work: fn()) {
+    if let Err(panic) = std::thread::spawn(work).join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn isolated_steps_reach_out_and_nothing_near() {
+    apart(|| {
+        let world = World::new();
+        let fixture = Fixture::new("isolated");
+        let config =
+            IsolatedConfig { refused: vec![([10, 9, 0, 0].into(), 16)], ..Default::default() };
+        let isolated = fixture.sandbox.clone().isolated(config).unwrap();
+        assert!(isolated.has_network(Network::Isolated));
+        let own = "own=$(ip -4 -o addr show dev eth0 | grep -oE '10[.][0-9.]+' | head -n 1)";
+        let server = format!(
+            "{own}; while :; do echo step | nc -l -p 82; done & sleep 0.2
+            echo $own $(nc -w 1 $own 82); sleep 98764"
+        );
+        let mut server = fixture.spec(&server);
+        server.network = Network::Isolated;
+        server.attempt = "attempt-2".to_owned();
+        server.rootfs.upper = fixture.dir.path().join("upper-2");
+        server.rootfs.work = fixture.dir.path().join("work-2");
+        std::fs::create_dir(&server.rootfs.upper).unwrap();
+        std::fs::create_dir(&server.rootfs.work).unwrap();
+        let stop = CancellationToken::new();
+        let (tx, mut rx) = mpsc::channel::<(Stream, bytes::Bytes)>(4);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let ran = runtime.block_on(async {
+            let probe = async {
+                let (_, bytes) = rx.recv().await.unwrap();
+                let line = String::from_utf8(bytes.to_vec()).unwrap();
+                let (other, word) = line.trim().split_once(' ').unwrap();
+                assert_eq!(word, "step", "a step reaches itself");
+                let mut spec = fixture.spec(&format!(
+                    "{own}; try() {{ echo $1 $2: $(nc -w 1 $1 $2 2>/dev/null </dev/null); }}
+                    gateway=${{own%.*}}.$((${{own##*.}} - 1))
+                    try 203.0.113.2 80; try 127.0.0.1 81; try 203.0.113.1 81; try 169.254.169.254 80; try 10.9.0.1 80
+                    [ \"$(try $gateway 81)\" = \"$gateway 81:\" ] && echo no gateway
+                    [ \"$(try {other} 82)\" = \"{other} 82:\" ] && echo no other step
+                    ls /sys/class/net; [ $own != {other} ] && echo two"
+                ));
+                spec.network = Network::Isolated;
+                let (tx, mut rx) = mpsc::channel::<(Stream, bytes::Bytes)>(4);
+                let mut text = Vec::new();
+                let hear = async {
+                    while let Some((_, bytes)) = rx.recv().await {
+                        text.extend_from_slice(&bytes);
+                    }
+                };
+                let (exit, ()) = tokio::join!(isolated.run(spec, tx, CancellationToken::new()), hear);
+                stop.cancel();
+                format!("{}{:?}\n", String::from_utf8(text).unwrap(), exit.map(|exit| exit.outcome))
+            };
+            let (exit, ran) = tokio::join!(isolated.run(server, tx, stop.clone()), probe);
+            assert!(matches!(exit, Err(CellError::Stopped)), "{exit:?}");
+            ran
+        });
+        expect![[r#"
+            203.0.113.2 80: internet
+            127.0.0.1 81:
+            203.0.113.1 81:
+            169.254.169.254 80:
+            10.9.0.1 80:
+            no gateway
+            no other step
+            eth0
+            lo
+            two
+            Ok(Exited(0))
+        "#]]
+        .assert_eq(&ran);
+        assert!(fixture.groups_left().is_empty());
+        drop(isolated);
+        wait_for("the end of all cards", || cards() == 0);
+        world.end();
+    });
+}
+
+fn isolated_networks_end_with_their_process() {
+    apart(|| {
+        unshare_network();
+        let fixture = Fixture::new("hold-isolated");
+        let mut caller = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["hold", "isolated"])
+            .arg(fixture.dir.path())
+            .spawn()
+            .unwrap();
+        wait_for("the step", || running("98763") >= 2);
+        assert!(cards() >= 2, "the step's and a spare one");
+        caller.kill().unwrap();
+        caller.wait().unwrap();
+        wait_for("the step's end", || running("98763") == 0);
+        wait_for("the end of all cards", || cards() == 0);
+        // What the rules of the dead process name is nobody's; a second start puts the same in force.
+        fixture.sandbox.clone().isolated(IsolatedConfig::default()).unwrap();
+    });
 }
 
 fn memory_limit() {
@@ -592,9 +793,14 @@ fn wait_for(what: &str, condition: impl Fn() -> bool) {
 }
 
 /// Runs a step until it is killed itself.
-fn hold(dir: &str) -> ExitCode {
-    let sandbox = sandbox(Path::new(dir), "dcbuild-test-hold");
-    let spec = spec(Path::new(dir), "(setsid sleep 98763 &); sleep 98763");
+fn hold(arguments: &[String]) -> ExitCode {
+    let dir = Path::new(arguments.last().unwrap());
+    let mut sandbox = sandbox(dir, "dcbuild-test-hold");
+    let mut spec = spec(dir, "(setsid sleep 98763 &); sleep 98763");
+    if arguments[0] == "isolated" {
+        sandbox = sandbox.isolated(IsolatedConfig::default()).unwrap();
+        spec.network = Network::Isolated;
+    }
     let _ended = run(&sandbox, spec, CancellationToken::new());
     ExitCode::FAILURE
 }

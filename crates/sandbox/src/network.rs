@@ -1,0 +1,271 @@
+//! Networks of their own for steps: a way out, none to the host and none to each other.
+//!
+//! Each step has a network namespace that is used once. Its card is one end of a pair; the other end is on the host, and
+//! its name is the claim to four addresses of the pool, so that processes of one host do not take the same. A namespace
+//! ends with the last process in it and the last descriptor of it, and takes the pair along: nothing has to be swept.
+//! What stays on the host is the table of rules, which names no step, and the switch that lets it forward packets.
+
+mod links;
+mod netlink;
+mod rules;
+
+use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+
+use nix::sched::CloneFlags;
+use rustix::io::Errno;
+
+use crate::network::links::Links;
+use crate::network::rules::{Range, Rules};
+use crate::resolvers;
+use crate::sys;
+
+/// How the names of the host's ends begin.
+const NAME_PREFIX: &str = "dcb";
+/// The step's end.
+const INNER_NAME: &str = "eth0";
+/// The pool is the network of this prefix around its first address.
+const POOL_PREFIX: u8 = 16;
+/// Each step has the network of this prefix: two ends, and two addresses that are no machine's.
+const PAIR_PREFIX: u8 = 30;
+/// How many pairs the pool holds.
+const PAIRS: u32 = 1 << (PAIR_PREFIX - POOL_PREFIX);
+/// The addresses of machines' own services, such as those that hand out a cloud's credentials.
+const LINK_LOCAL: Range = Range { first: Ipv4Addr::new(169, 254, 0, 0), prefix: 16 };
+/// The switch that lets the host forward packets.
+const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
+
+/// How steps with a network of their own are connected.
+#[derive(Clone, Debug)]
+pub struct IsolatedConfig {
+    /// The /16 that steps have their addresses from; nothing else on the host's networks may use it.
+    pub pool: Ipv4Addr,
+    /// Networks that no step may reach, each an address and the length of its prefix.
+    pub refused: Vec<(Ipv4Addr, u8)>,
+    /// How many networks are kept ready.
+    pub spares: usize,
+}
+
+impl Default for IsolatedConfig {
+    fn default() -> IsolatedConfig {
+        IsolatedConfig { pool: Ipv4Addr::new(10, 213, 0, 0), refused: Vec::new(), spares: 2 }
+    }
+}
+
+/// Says why steps cannot have networks of their own here.
+#[derive(Debug, thiserror::Error)]
+pub enum IsolateError {
+    /// The kernel lacks a part or the process a right.
+    #[error("could not {action}")]
+    Kernel {
+        /// What was tried.
+        action: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Every address of the pool is taken.
+    #[error("no address of the pool {pool}/{POOL_PREFIX} is free")]
+    PoolFull {
+        /// The pool.
+        pool: Ipv4Addr,
+    },
+}
+
+fn kernel(action: &'static str) -> impl FnOnce(Errno) -> IsolateError {
+    move |errno| IsolateError::Kernel { action, source: errno.into() }
+}
+
+/// Networks of steps, some of them ready.
+#[derive(Debug)]
+pub(crate) struct Networks {
+    maker: Arc<Maker>,
+    ready: Mutex<Receiver<Slot>>,
+}
+
+/// What makes networks.
+#[derive(Debug)]
+struct Maker {
+    host: Mutex<Links>,
+    pool: u32,
+    rules: Rules,
+    table: String,
+    group: u32,
+    next: AtomicU32,
+}
+
+/// The network of one step; it ends with the last process in it once this is dropped.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    namespace: File,
+}
+
+impl Slot {
+    /// Where a child of this process finds the namespace as long as this is held.
+    pub(crate) fn path(&self) -> PathBuf {
+        format!("/proc/{}/fd/{}", std::process::id(), self.namespace.as_raw_fd()).into()
+    }
+}
+
+impl Networks {
+    /// Puts the rules in force, turns forwarding on, and makes the first network to see that it can be done.
+    pub(crate) fn start(config: IsolatedConfig) -> Result<Networks, IsolateError> {
+        let maker = Arc::new(Maker::new(&config)?);
+        maker
+            .rules
+            .install(&maker.table, maker.group)
+            .map_err(kernel("put the rules for the packets of steps in force"))?;
+        forward().map_err(|source| IsolateError::Kernel {
+            action: "let the host forward packets",
+            source,
+        })?;
+        let first = maker.make()?;
+        let (tx, rx) = sync_channel(config.spares.max(1));
+        // The queue has room for at least one, and its other end is held here.
+        let _sent = tx.try_send(first);
+        let stocking = Arc::clone(&maker);
+        std::thread::Builder::new()
+            .name("networks".to_owned())
+            .spawn(move || stock(&stocking, &tx))
+            .map_err(|source| IsolateError::Kernel { action: "start a thread", source })?;
+        Ok(Networks { maker, ready: Mutex::new(rx) })
+    }
+
+    /// Takes a network for one step.
+    pub(crate) fn take(&self) -> Result<Slot, IsolateError> {
+        let ready = self.ready.lock().map_or(None, |ready| ready.recv().ok());
+        match ready {
+            Some(slot) => Ok(slot),
+            // The stock ended with an error, which this finds again.
+            None => self.maker.make(),
+        }
+    }
+}
+
+/// Keeps the queue full until nobody takes from it, or nothing can be made any more.
+fn stock(maker: &Maker, ready: &SyncSender<Slot>) {
+    loop {
+        match maker.make() {
+            Ok(slot) => {
+                if ready.send(slot).is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "networks of steps are made one by one from now on");
+                return;
+            }
+        }
+    }
+}
+
+impl Maker {
+    fn new(config: &IsolatedConfig) -> Result<Maker, IsolateError> {
+        let pool = Range { first: config.pool, prefix: POOL_PREFIX };
+        let ranges =
+            config.refused.iter().map(|(first, prefix)| Range { first: *first, prefix: *prefix });
+        let refused: Vec<_> = [LINK_LOCAL].into_iter().chain(ranges).collect();
+        let resolv_conf = resolvers::of_host();
+        let nameservers = resolvers::servers(&resolv_conf)
+            .filter_map(|server| match server {
+                // Some clouds serve names where they serve credentials.
+                IpAddr::V4(server) if server.is_link_local() => Some(server),
+                _ => None,
+            })
+            .collect();
+        let rules = Rules { pool, prefix: NAME_PREFIX, refused, nameservers };
+        let group = group(&rules);
+        Ok(Maker {
+            host: Mutex::new(Links::open().map_err(kernel("talk to the kernel"))?),
+            pool: u32::from(config.pool) & u32::MAX << (32 - u32::from(POOL_PREFIX)),
+            rules,
+            table: format!("dcbuild-{group:08x}"),
+            group,
+            // Somewhere, so that several processes do not try the same names.
+            next: AtomicU32::new(std::process::id().wrapping_mul(101)),
+        })
+    }
+
+    fn make(&self) -> Result<Slot, IsolateError> {
+        // Somebody may have emptied the host's rules since.
+        if !rules::is_installed(&self.table).map_err(kernel("look at the rules"))? {
+            self.rules
+                .install(&self.table, self.group)
+                .map_err(kernel("put the rules for the packets of steps in force"))?;
+        }
+        let (namespace, mut inside) = fresh_namespace()?;
+        let (name, first) = self.claim(&namespace)?;
+        let (outer, inner) = (Ipv4Addr::from(first + 1), Ipv4Addr::from(first + 2));
+        let connect = |host: &mut Links| {
+            host.add_address(&name, outer, PAIR_PREFIX)?;
+            inside.bring_up("lo")?;
+            inside.bring_up(INNER_NAME)?;
+            inside.add_address(INNER_NAME, inner, PAIR_PREFIX)?;
+            inside.add_default_route(outer)
+        };
+        self.on_host(connect).map_err(kernel("connect a step's network"))?;
+        Ok(Slot { namespace })
+    }
+
+    /// Makes the pair under the first name that is free; the name stands for its addresses.
+    fn claim(&self, namespace: &File) -> Result<(String, u32), IsolateError> {
+        for _ in 0..PAIRS {
+            let number = self.next.fetch_add(1, Ordering::Relaxed) % PAIRS;
+            let name = format!("{NAME_PREFIX}{number}");
+            let made = self
+                .on_host(|host| host.make_pair(&name, self.group, INNER_NAME, namespace.as_fd()));
+            match made {
+                Ok(()) => return Ok((name, self.pool + number * 4)),
+                Err(Errno::EXIST) => {}
+                Err(errno) => return Err(kernel("make a pair of network cards")(errno)),
+            }
+        }
+        Err(IsolateError::PoolFull { pool: self.pool.into() })
+    }
+
+    fn on_host<T>(&self, work: impl FnOnce(&mut Links) -> Result<T, Errno>) -> Result<T, Errno> {
+        // A panic of another holder leaves a socket that is as good as before.
+        let mut host = self.host.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        work(&mut host)
+    }
+}
+
+/// The group of cards that the same rules are for.
+fn group(rules: &Rules) -> u32 {
+    let mut hasher = DefaultHasher::new();
+    rules.hash(&mut hasher);
+    // Never zero, which every card has that nobody gave a group; and positive, as some tools want it.
+    let low = u32::try_from(hasher.finish() & 0x7fff_ffff).unwrap_or_default();
+    low | 1 << 30
+}
+
+fn forward() -> io::Result<()> {
+    if std::fs::read_to_string(FORWARDING)?.trim() == "1" {
+        return Ok(());
+    }
+    std::fs::write(FORWARDING, "1")
+}
+
+/// Makes a network namespace, and a socket in it.
+fn fresh_namespace() -> Result<(File, Links), IsolateError> {
+    let make = || {
+        sys::unshare(CloneFlags::CLONE_NEWNET).map_err(kernel("make a network namespace"))?;
+        let namespace = File::open("/proc/thread-self/ns/net").map_err(|source| {
+            IsolateError::Kernel { action: "hold a network namespace", source }
+        })?;
+        Ok((namespace, Links::open().map_err(kernel("talk to the kernel"))?))
+    };
+    // A namespace belongs to a thread, and this one's must stay what it is.
+    std::thread::scope(|scope| {
+        scope.spawn(make).join().unwrap_or_else(|_| {
+            let source = io::Error::other("the thread that does it died");
+            Err(IsolateError::Kernel { action: "make a network namespace", source })
+        })
+    })
+}
