@@ -1,0 +1,70 @@
+//! What a store's failure looks like on the wire, and what it means on the other side.
+
+use dcbuild_model::BlobDigest;
+use dcbuild_store::StoreError;
+use tonic::{Code, Status};
+
+/// What a store on the other side answered instead of what it was asked for.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{message} ({code:?})")]
+pub struct Answer {
+    /// The kind of failure.
+    pub code: Code,
+    /// The words of the other side, cut at 1,000 characters.
+    pub message: String,
+}
+
+impl From<Status> for Answer {
+    fn from(status: Status) -> Answer {
+        Answer { code: status.code(), message: status.message().chars().take(1_000).collect() }
+    }
+}
+
+/// Says a store's failure on the wire; only what the other side can use goes along.
+pub fn status_of(error: &StoreError) -> Status {
+    let code = match error {
+        StoreError::NotFound { .. } => Code::NotFound,
+        StoreError::Corrupt { .. } => Code::DataLoss,
+        StoreError::DigestMismatch { .. } => Code::InvalidArgument,
+        StoreError::TooLarge { .. } => Code::OutOfRange,
+        StoreError::Content { .. } => Code::Aborted,
+        StoreError::Encode { .. } => Code::Internal,
+        StoreError::Io { .. } | StoreError::Unavailable { .. } | StoreError::Stopped => {
+            Code::Unavailable
+        }
+    };
+    let mut message = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        message.push_str(": ");
+        message.push_str(&error.to_string());
+        cause = error.source();
+    }
+    Status::new(code, message)
+}
+
+/// Reads a failure that speaks of one blob.
+pub(crate) fn error_of(store: &str, blob: &BlobDigest, status: Status) -> StoreError {
+    match status.code() {
+        Code::NotFound => StoreError::NotFound { blob: *blob },
+        Code::DataLoss => StoreError::Corrupt { blob: *blob },
+        _ => unavailable(store, status),
+    }
+}
+
+pub(crate) fn unavailable(store: &str, status: Status) -> StoreError {
+    StoreError::Unavailable { store: store.to_owned(), source: Answer::from(status).into() }
+}
+
+/// Whether asking again could help: the connection failed, not the question.
+pub(crate) fn may_pass(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::Unavailable
+            | Code::Unknown
+            | Code::Internal
+            | Code::Cancelled
+            | Code::DeadlineExceeded
+            | Code::ResourceExhausted
+    )
+}

@@ -1,0 +1,259 @@
+//! The side that has no store.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dcbuild_model::{BlobDigest, Compression, LayerDigest, LayerId, limits};
+use dcbuild_proto::document::{from_bytes, to_bytes};
+use dcbuild_proto::pb;
+use dcbuild_proto::pb::store_client::StoreClient;
+use dcbuild_store::{
+    BlobStore, BlobStream, ByteRange, HashedBase, LayerIndex, StoreError, StoredBlob, Verified,
+};
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt as _};
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+
+use crate::answer::{error_of, may_pass, unavailable};
+use crate::service::pieces;
+
+/// How often a read that makes no headway is taken up again.
+const TRIES: u32 = 5;
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// How many digests one question holds.
+const DIGESTS_MAX: usize = 10_000;
+
+/// A store that is reached over a connection; every byte of a whole read is hashed here.
+#[derive(Clone)]
+pub struct RemoteStore {
+    wire: Arc<Verified<Wire>>,
+}
+
+struct Wire {
+    client: StoreClient<Channel>,
+    /// What errors call the store.
+    name: String,
+}
+
+impl RemoteStore {
+    /// Reaches the store behind a channel; `name` is what errors call it.
+    pub fn new(channel: Channel, name: impl Into<String>) -> RemoteStore {
+        let client = StoreClient::new(channel).max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
+        RemoteStore { wire: Arc::new(Verified(Wire { client, name: name.into() })) }
+    }
+}
+
+#[async_trait::async_trait]
+impl BlobStore for RemoteStore {
+    async fn find_missing(&self, blobs: &[BlobDigest]) -> Result<Vec<BlobDigest>, StoreError> {
+        self.wire.find_missing(blobs).await
+    }
+
+    async fn get(&self, blob: &BlobDigest, range: ByteRange) -> Result<BlobStream, StoreError> {
+        self.wire.get(blob, range).await
+    }
+
+    async fn put(&self, blob: &BlobDigest, content: BlobStream) -> Result<u64, StoreError> {
+        self.wire.put(blob, content).await
+    }
+}
+
+impl Wire {
+    fn unavailable(&self, status: Status) -> StoreError {
+        unavailable(&self.name, status)
+    }
+
+    fn nonsense(&self, message: impl Into<String>) -> StoreError {
+        self.unavailable(Status::internal(message))
+    }
+}
+
+#[async_trait::async_trait]
+impl BlobStore for Wire {
+    async fn find_missing(&self, blobs: &[BlobDigest]) -> Result<Vec<BlobDigest>, StoreError> {
+        let mut missing = Vec::new();
+        for blobs in blobs.chunks(DIGESTS_MAX) {
+            let blobs = blobs.iter().map(ToString::to_string).collect();
+            let request = pb::FindMissingRequest { blobs };
+            let reply = self.client.clone().find_missing(request).await;
+            for text in reply.map_err(|status| self.unavailable(status))?.into_inner().missing {
+                let blob = text.parse().map_err(|_| self.nonsense("a digest is malformed"))?;
+                missing.push(blob);
+            }
+        }
+        Ok(missing)
+    }
+
+    async fn get(&self, blob: &BlobDigest, range: ByteRange) -> Result<BlobStream, StoreError> {
+        let mut reading = Reading {
+            client: self.client.clone(),
+            name: self.name.clone(),
+            blob: *blob,
+            range,
+            pieces: None,
+            failed: 0,
+        };
+        reading.open().await?;
+        let pieces = futures::stream::try_unfold(reading, |mut reading| async move {
+            Ok(reading.next().await?.map(|bytes| (bytes, reading)))
+        });
+        Ok(pieces.boxed())
+    }
+
+    async fn put(&self, blob: &BlobDigest, content: BlobStream) -> Result<u64, StoreError> {
+        let broken = Broken::default();
+        let request = put_pieces(*blob, content, broken.clone());
+        let reply = self.client.clone().put(request).await;
+        if let Some(error) = broken.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Err(error);
+        }
+        let reply = reply.map_err(|status| error_of(&self.name, blob, status))?;
+        Ok(reply.into_inner().size)
+    }
+}
+
+/// Why content ended early, if it did.
+type Broken = Arc<Mutex<Option<StoreError>>>;
+
+/// A type without a lifetime in it, which the compiler would lose where it proves that a call is `Send`.
+struct PutPieces(BoxStream<'static, pb::PutPiece>);
+
+impl Stream for PutPieces {
+    type Item = pb::PutPiece;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<pb::PutPiece>> {
+        self.0.poll_next_unpin(cx)
+    }
+}
+
+/// A stream of requests cannot carry an error. It ends early instead, and the other side finds that the bytes so far are
+/// not the blob.
+fn put_pieces(blob: BlobDigest, content: BlobStream, broken: Broken) -> PutPieces {
+    let first = pb::PutPiece { blob: blob.to_string(), bytes: Bytes::new() };
+    let rest = pieces(content).scan(broken, |broken, item| {
+        let piece = match item {
+            Ok(bytes) => Some(pb::PutPiece { blob: String::new(), bytes }),
+            Err(error) => {
+                *broken.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                None
+            }
+        };
+        std::future::ready(piece)
+    });
+    PutPieces(futures::stream::iter([first]).chain(rest).boxed())
+}
+
+/// A read that goes on where it was cut.
+struct Reading {
+    client: StoreClient<Channel>,
+    name: String,
+    blob: BlobDigest,
+    /// What is still to come.
+    range: ByteRange,
+    pieces: Option<Streaming<pb::Piece>>,
+    /// How often it failed since the last byte came.
+    failed: u32,
+}
+
+impl Reading {
+    async fn open(&mut self) -> Result<(), StoreError> {
+        loop {
+            let ByteRange { start, length } = self.range;
+            let request = pb::GetRequest { blob: self.blob.to_string(), start, length };
+            match self.client.get(request).await {
+                Ok(reply) => {
+                    self.pieces = Some(reply.into_inner());
+                    return Ok(());
+                }
+                Err(status) => self.pause(status).await?,
+            }
+        }
+    }
+
+    /// Waits before another try, unless that is of no use.
+    async fn pause(&mut self, status: Status) -> Result<(), StoreError> {
+        self.failed += 1;
+        if self.failed >= TRIES || !may_pass(&status) {
+            return Err(error_of(&self.name, &self.blob, status));
+        }
+        tokio::time::sleep(FIRST_PAUSE * 2_u32.pow(self.failed - 1)).await;
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+        loop {
+            let Some(pieces) = &mut self.pieces else {
+                self.open().await?;
+                continue;
+            };
+            match pieces.message().await {
+                Ok(None) => return Ok(None),
+                Ok(Some(piece)) => {
+                    let length = u64::try_from(piece.bytes.len()).unwrap_or(u64::MAX);
+                    self.range.start = self.range.start.saturating_add(length);
+                    self.range.length = self.range.length.map(|left| left.saturating_sub(length));
+                    self.failed = 0;
+                    return Ok(Some(piece.bytes));
+                }
+                Err(status) => {
+                    self.pieces = None;
+                    self.pause(status).await?;
+                }
+            }
+        }
+    }
+}
+
+impl RemoteStore {
+    fn wire(&self) -> (StoreClient<Channel>, impl Fn(Status) -> StoreError) {
+        (self.wire.0.client.clone(), |status| self.wire.0.unavailable(status))
+    }
+
+    fn malformed(&self, error: dcbuild_proto::document::InvalidDocument) -> StoreError {
+        StoreError::Unavailable { store: self.wire.0.name.clone(), source: error.into() }
+    }
+}
+
+#[async_trait::async_trait]
+impl LayerIndex for RemoteStore {
+    async fn find_blob(
+        &self,
+        layer: &LayerId,
+        compression: Compression,
+    ) -> Result<Option<StoredBlob>, StoreError> {
+        let (mut client, failed) = self.wire();
+        let (layer, compression) = (layer.to_string(), compression.name().to_owned());
+        let request = pb::FindLayerRequest { layer, compression };
+        let reply = client.find_layer(request).await.map_err(failed)?.into_inner();
+        let read = |bytes: Bytes| from_bytes("stored blob", &bytes);
+        reply.stored.map(read).transpose().map_err(|error| self.malformed(error))
+    }
+
+    async fn put_blob(&self, layer: &LayerId, stored: &StoredBlob) -> Result<(), StoreError> {
+        let (mut client, failed) = self.wire();
+        let stored = to_bytes(stored).into();
+        let request = pb::PutLayerRequest { layer: layer.to_string(), stored };
+        client.put_layer(request).await.map_err(failed)?;
+        Ok(())
+    }
+
+    async fn find_base(&self, digest: &LayerDigest) -> Result<Option<HashedBase>, StoreError> {
+        let (mut client, failed) = self.wire();
+        let request = pb::FindBaseRequest { digest: digest.to_string() };
+        let reply = client.find_base(request).await.map_err(failed)?.into_inner();
+        let read = |bytes: Bytes| from_bytes("hashed base", &bytes);
+        reply.base.map(read).transpose().map_err(|error| self.malformed(error))
+    }
+
+    async fn put_base(&self, digest: &LayerDigest, base: &HashedBase) -> Result<(), StoreError> {
+        let (mut client, failed) = self.wire();
+        let base = to_bytes(base).into();
+        let request = pb::PutBaseRequest { digest: digest.to_string(), base };
+        client.put_base(request).await.map_err(failed)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,147 @@
+//! The remote store keeps the contract of any store, and survives a connection that is cut.
+#![expect(clippy::unwrap_used, reason = "test")]
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use dcbuild_model::limits::CHUNK_BYTES;
+use dcbuild_model::{
+    BlobDigest, ChangeDigest, Compression, DiffId, Digest, LayerBlob, LayerDigest, LayerId,
+};
+use dcbuild_remote::{RemoteStore, StoreService};
+use dcbuild_store::{
+    BlobStore, BlobStream, ByteRange, HashedBase, LayerIndex, StoreError, StoredBlob, read_bytes,
+    stream_of,
+};
+use dcbuild_testkit::{MemoryBlobs, contract};
+use futures::StreamExt as _;
+use hyper_util::rt::TokioIo;
+use tokio_util::task::TaskTracker;
+use tonic::transport::{Endpoint, Server};
+
+#[derive(Default)]
+struct MemoryLayers {
+    blobs: Mutex<BTreeMap<(LayerId, Compression), StoredBlob>>,
+    bases: Mutex<BTreeMap<LayerDigest, HashedBase>>,
+}
+
+#[async_trait::async_trait]
+impl LayerIndex for MemoryLayers {
+    async fn find_blob(
+        &self,
+        layer: &LayerId,
+        compression: Compression,
+    ) -> Result<Option<StoredBlob>, StoreError> {
+        Ok(self.blobs.lock().unwrap().get(&(*layer, compression)).cloned())
+    }
+
+    async fn put_blob(&self, layer: &LayerId, stored: &StoredBlob) -> Result<(), StoreError> {
+        let key = (*layer, stored.blob.compression);
+        self.blobs.lock().unwrap().insert(key, stored.clone());
+        Ok(())
+    }
+
+    async fn find_base(&self, digest: &LayerDigest) -> Result<Option<HashedBase>, StoreError> {
+        Ok(self.bases.lock().unwrap().get(digest).cloned())
+    }
+
+    async fn put_base(&self, digest: &LayerDigest, base: &HashedBase) -> Result<(), StoreError> {
+        self.bases.lock().unwrap().insert(*digest, base.clone());
+        Ok(())
+    }
+}
+
+async fn remote(blobs: Arc<dyn BlobStore>) -> RemoteStore {
+    let (ours, theirs) = tokio::io::duplex(1 << 16);
+    let service = StoreService::new(blobs, Arc::new(MemoryLayers::default()));
+    let streams = futures::stream::iter([Ok::<_, std::io::Error>(theirs)]);
+    let server = Server::builder().add_service(service.into_server());
+    drop(TaskTracker::new().spawn(async move { server.serve_with_incoming(streams).await }));
+    let mut ours = Some(TokioIo::new(ours));
+    let connector = tower::service_fn(move |_| {
+        let stream = ours.take().ok_or_else(|| std::io::Error::other("used up"));
+        std::future::ready(stream)
+    });
+    let endpoint = Endpoint::from_static("http://store");
+    let channel = endpoint.connect_with_connector(connector).await.unwrap();
+    RemoteStore::new(channel, "remote")
+}
+
+#[tokio::test]
+async fn it_is_a_blob_store_like_any_other() {
+    contract::blobs(&remote(Arc::new(MemoryBlobs::default())).await).await;
+}
+
+#[tokio::test]
+async fn large_blobs_travel_in_pieces() {
+    let store = remote(Arc::new(MemoryBlobs::default())).await;
+    let bytes: Vec<u8> = (0..=255).cycle().take(3 * CHUNK_BYTES + 17).collect();
+    let blob = BlobDigest(Digest::of(&bytes));
+    store.put(&blob, stream_of(bytes.clone())).await.unwrap();
+    assert_eq!(read_bytes(&store, &blob, u64::MAX).await.unwrap(), bytes);
+}
+
+#[tokio::test]
+async fn wrong_bytes_are_not_believed() {
+    let memory = Arc::new(MemoryBlobs::default());
+    let blob = memory.insert("right");
+    let store = remote(memory.clone()).await;
+    memory.corrupt(&blob, "wrong");
+    let read = read_bytes(&store, &blob, 100).await;
+    assert!(matches!(read, Err(StoreError::Corrupt { .. })), "{read:?}");
+}
+
+#[tokio::test]
+async fn layers_and_bases_are_found_again() {
+    let store = remote(Arc::new(MemoryBlobs::default())).await;
+    let digest = Digest::of(b"x");
+    let (layer, base) = (LayerId(digest), LayerDigest(digest));
+    assert_eq!(store.find_blob(&layer, Compression::Zstd).await.unwrap(), None);
+    let compression = Compression::Zstd;
+    let blob = LayerBlob { digest: base, diff_id: DiffId(digest), size: 7, compression };
+    let stored = StoredBlob { blob, index: BlobDigest(digest) };
+    store.put_blob(&layer, &stored).await.unwrap();
+    assert_eq!(store.find_blob(&layer, compression).await.unwrap(), Some(stored));
+    assert_eq!(store.find_blob(&layer, Compression::None).await.unwrap(), None);
+    let change = ChangeDigest(digest);
+    let hashed = HashedBase { layer, diff_id: DiffId(digest), change, entries: 2, bytes: 3 };
+    assert_eq!(store.find_base(&base).await.unwrap(), None);
+    store.put_base(&base, &hashed).await.unwrap();
+    assert_eq!(store.find_base(&base).await.unwrap(), Some(hashed));
+}
+
+/// Gives four bytes of what is asked for and then fails, as often as told.
+struct Cut {
+    blobs: MemoryBlobs,
+    cuts: AtomicU32,
+}
+
+#[async_trait::async_trait]
+impl BlobStore for Cut {
+    async fn find_missing(&self, blobs: &[BlobDigest]) -> Result<Vec<BlobDigest>, StoreError> {
+        self.blobs.find_missing(blobs).await
+    }
+
+    async fn get(&self, blob: &BlobDigest, range: ByteRange) -> Result<BlobStream, StoreError> {
+        if self.cuts.load(Ordering::SeqCst) == 0 {
+            return self.blobs.get(blob, range).await;
+        }
+        self.cuts.fetch_sub(1, Ordering::SeqCst);
+        let some = self.blobs.get(blob, ByteRange::new(range.start, 4)).await?;
+        Ok(some.chain(futures::stream::iter([Err(StoreError::Stopped)])).boxed())
+    }
+
+    async fn put(&self, blob: &BlobDigest, content: BlobStream) -> Result<u64, StoreError> {
+        self.blobs.put(blob, content).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cut_read_goes_on_where_it_was() {
+    let blobs = MemoryBlobs::default();
+    let bytes = b"one byte after the other, and then some more";
+    let blob = blobs.insert(&bytes[..]);
+    let store = remote(Arc::new(Cut { blobs, cuts: AtomicU32::new(8) })).await;
+    assert_eq!(read_bytes(&store, &blob, 100).await.unwrap(), bytes[..]);
+}
