@@ -1,0 +1,120 @@
+//! A coordinator and workers, as processes of this machine.
+
+use std::ffi::OsStr;
+use std::time::Duration;
+
+use crate::home::Home;
+use crate::registry::{free_port, wait_until_open};
+use crate::running::{Finished, Running};
+use crate::wait::{LONG, wait_for};
+
+/// A coordinator, its workers, and the folders of each.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Where all of it lies.
+    pub home: Home,
+    /// The coordinator's address, as a URL.
+    pub url: String,
+    address: String,
+    coordinator: Option<Running>,
+    workers: Vec<Option<Running>>,
+}
+
+impl Cluster {
+    /// Starts a coordinator and as many workers, each with as many slots.
+    pub fn start(config: &str, workers: usize, slots: u32) -> Cluster {
+        let address = format!("127.0.0.1:{}", free_port());
+        let http = format!("127.0.0.1:{}", free_port());
+        let config = format!("{config}\n[coordinator]\nhttp_listen = \"{http}\"\n");
+        let mut cluster = Cluster {
+            home: Home::new(&config),
+            url: format!("http://{address}"),
+            address,
+            coordinator: None,
+            workers: Vec::new(),
+        };
+        cluster.start_coordinator();
+        for _ in 0..workers {
+            cluster.start_worker(slots);
+        }
+        cluster
+    }
+
+    /// Starts the coordinator, on what an earlier one left.
+    pub fn start_coordinator(&mut self) {
+        let store = format!("dir:{}", self.home.arg("store"));
+        let data = self.home.arg("coordinator");
+        let arguments =
+            ["coordinator", "--listen", &self.address, "--data-dir", &data, "--store", &store];
+        let process = self.home.start(arguments);
+        wait_until_open(&self.address, &process);
+        self.coordinator = Some(process);
+    }
+
+    /// Starts one more worker, and gives its number.
+    pub fn start_worker(&mut self, slots: u32) -> usize {
+        let number = self.workers.len();
+        let data = self.home.arg(&format!("worker-{number}"));
+        let slots = slots.to_string();
+        let arguments =
+            ["worker", "--coordinator", &self.url, "--data-dir", &data, "--slots", &slots];
+        self.workers.push(Some(self.home.start(arguments)));
+        number
+    }
+
+    /// Ends the coordinator as `kill -9` does.
+    pub fn kill_coordinator(&mut self) {
+        self.coordinator.take().unwrap().kill();
+    }
+
+    /// Ends a worker as `kill -9` does.
+    pub fn kill_worker(&mut self, number: usize) {
+        self.workers[number].take().unwrap().kill();
+    }
+
+    /// The arguments of a client's command.
+    fn arguments<'a>(&'a self, word: &'a str, rest: &[&'a str]) -> Vec<&'a str> {
+        [word, "--coordinator", &self.url].into_iter().chain(rest.iter().copied()).collect()
+    }
+
+    /// Starts a client.
+    pub fn client(&self, word: &str, rest: &[&str]) -> Running {
+        self.home.start(self.arguments(word, rest).iter().map(OsStr::new))
+    }
+
+    /// Runs a client to its end.
+    pub fn ask(&self, word: &str, rest: &[&str]) -> Finished {
+        self.client(word, rest).finish(LONG)
+    }
+
+    /// Waits until some process has the word as an argument, and says which worker it belongs to.
+    pub fn worker_that_runs(&self, word: &str) -> usize {
+        wait_for(
+            &format!("a worker runs {word}"),
+            Duration::from_secs(30),
+            || self.workers.iter().position(|it| it.as_ref().is_some_and(|it| runs(it.id(), word))),
+            || self.said(),
+        )
+    }
+
+    /// What its processes said.
+    pub fn said(&self) -> String {
+        let all = self.coordinator.iter().chain(self.workers.iter().flatten());
+        all.fold(String::new(), |text, it| {
+            text + &format!("{}:\n{}{}", it.id(), it.stdout(), it.stderr())
+        })
+    }
+}
+
+/// Whether a process below this one has the word as an argument.
+fn runs(id: u32, word: &str) -> bool {
+    let Ok(tasks) = std::fs::read_dir(format!("/proc/{id}/task")) else { return false };
+    tasks.flatten().any(|task| {
+        let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        children.split_whitespace().any(|child| {
+            let arguments = std::fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
+            let here = arguments.split(|byte| *byte == 0).any(|it| it == word.as_bytes());
+            here || child.parse().is_ok_and(|child| runs(child, word))
+        })
+    })
+}

@@ -1,0 +1,166 @@
+//! One coordinator and its workers: builds, losses, and clients that come and go.
+
+use std::time::Duration;
+
+use dcbuild_tests::cluster::Cluster;
+use dcbuild_tests::files::{ContextEntry, write_context};
+use dcbuild_tests::image::Image;
+use dcbuild_tests::registry::Registry;
+use dcbuild_tests::running::process_with_argument;
+use dcbuild_tests::story::{GO, fill};
+use dcbuild_tests::wait::{LONG, Stopwatch, wait_for};
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// A cluster with a registry, and contexts beside it.
+struct Site {
+    cluster: Cluster,
+    _registry: Registry,
+}
+
+impl Site {
+    fn start(workers: usize, slots: u32) -> Site {
+        let registry = Registry::start();
+        fill(&registry);
+        let cluster = Cluster::start(&registry.as_docker_io(), workers, slots);
+        Site { cluster, _registry: registry }
+    }
+
+    /// Writes a context, and gives its path.
+    fn context(&self, dockerfile: &str) -> String {
+        write_context(
+            &self.cluster.home.path("context"),
+            &[ContextEntry::file("Dockerfile", dockerfile)],
+        );
+        self.cluster.home.arg("context")
+    }
+
+    fn output(&self) -> String {
+        format!("type=oci,dest={}", self.cluster.home.arg("image.tar"))
+    }
+
+    fn image(&self) -> Image {
+        Image::read_tar(&self.cluster.home.path("image.tar"))
+    }
+
+    fn wait_for_process(&self, word: &str) {
+        wait_for(word, SOON, || process_with_argument(word).then_some(()), || self.cluster.said());
+    }
+}
+
+/// Tells the processes of this test from those of others: a number of seconds that only it sleeps.
+fn own_seconds(whole: u32, digit: u32) -> String {
+    format!("{whole}.{digit}{}", 1_000_000 + std::process::id())
+}
+
+#[test]
+fn submit_makes_the_tree_that_build_makes() {
+    let site = Site::start(2, 2);
+    let context = site.context(GO);
+    let output = site.output();
+    site.cluster.ask("submit", &["--output", &output, &context]).well();
+    let submitted = site.image();
+    site.cluster.home.run(["build", "--output", &output, &context]).well();
+    assert_eq!(submitted.tree().text("bin/hello"), site.image().tree().text("bin/hello"));
+    assert_eq!(submitted.config["config"], site.image().config["config"]);
+    site.cluster.ask("submit", &["--output", &output, &context]).well();
+    assert_eq!(site.image().digest, submitted.digest, "a second submit finds everything");
+}
+
+#[test]
+fn stages_run_at_once_on_different_workers() {
+    let site = Site::start(2, 1);
+    let seconds = [own_seconds(3, 1), own_seconds(3, 2)];
+    let [one, other] = &seconds;
+    let dockerfile = format!(
+        "FROM busybox:golden AS one\nRUN sleep {one} && echo 1 > /one\n\
+         FROM busybox:golden AS other\nRUN sleep {other} && echo 2 > /other\n\
+         FROM scratch\nCOPY --from=one /one /\nCOPY --from=other /other /\n"
+    );
+    let context = site.context(&dockerfile);
+    let output = site.output();
+    let build = site.cluster.client("submit", &["--output", &output, &context]);
+    assert_ne!(site.cluster.worker_that_runs(one), site.cluster.worker_that_runs(other));
+    build.finish(LONG).well();
+    let tree = site.image().tree();
+    assert_eq!((tree.text("one"), tree.text("other")), (Some("1\n".into()), Some("2\n".into())));
+}
+
+#[test]
+fn a_lost_worker_s_step_is_finished_by_the_other() {
+    let mut site = Site::start(2, 1);
+    let seconds = own_seconds(4, 3);
+    let context = site.context(&format!(
+        "FROM busybox:golden\nRUN echo before > /before\nRUN sleep {seconds}; echo after > /after\n"
+    ));
+    let output = site.output();
+    let build = site.cluster.client("submit", &["--output", &output, &context]);
+    let worker = site.cluster.worker_that_runs(&seconds);
+    site.cluster.kill_worker(worker);
+    let next = wait_for(
+        "another worker runs the step",
+        SOON,
+        || Some(site.cluster.worker_that_runs(&seconds)).filter(|next| *next != worker),
+        || site.cluster.said(),
+    );
+    assert_ne!(next, worker);
+    build.finish(LONG).well();
+    let tree = site.image().tree();
+    assert_eq!(tree.text("before").unwrap_or_default(), "before\n");
+    assert_eq!(tree.text("after").unwrap_or_default(), "after\n");
+}
+
+#[test]
+fn a_coordinator_that_comes_back_goes_on() {
+    let mut site = Site::start(1, 2);
+    let seconds = own_seconds(5, 4);
+    let context = site.context(&format!(
+        "FROM busybox:golden\nRUN sleep {seconds}; echo a > /a\nRUN echo b > /b\n"
+    ));
+    let output = site.output();
+    let build = site.cluster.client("submit", &["--output", &output, &context]);
+    site.wait_for_process(&seconds);
+    site.cluster.kill_coordinator();
+    site.cluster.start_coordinator();
+    build.finish(LONG).well();
+    let tree = site.image().tree();
+    assert_eq!((tree.text("a"), tree.text("b")), (Some("a\n".into()), Some("b\n".into())));
+}
+
+#[test]
+fn a_detached_build_is_listed_followed_and_read() {
+    let site = Site::start(1, 2);
+    let seconds = own_seconds(2, 5);
+    let context =
+        site.context(&format!("FROM busybox:golden\nRUN echo spoken words; sleep {seconds}\n"));
+    let detached = site.cluster.ask("submit", &["--detach", &context]).well();
+    let id = detached.stdout.split_whitespace().last().unwrap_or_default().to_owned();
+    assert!(!id.is_empty(), "{detached:?}");
+    let list = site.cluster.ask("ps", &[]).well();
+    assert!(list.stdout.contains(&id), "{}", list.stdout);
+    let attached = site.cluster.ask("attach", &[&id, "--progress", "plain"]).well();
+    assert!(attached.stderr.contains("spoken words"), "{}", attached.stderr);
+    let logs = site.cluster.ask("logs", &[&id]).well();
+    let all = logs.stdout + &logs.stderr;
+    assert!(all.contains("spoken words"), "{all}");
+}
+
+#[test]
+fn a_cancelled_build_stops_soon() {
+    let site = Site::start(1, 2);
+    let seconds = own_seconds(600, 6);
+    let context = site.context(&format!("FROM busybox:golden\nRUN sleep {seconds}\n"));
+    let detached = site.cluster.ask("submit", &["--detach", &context]).well();
+    let id = detached.stdout.split_whitespace().last().unwrap_or_default().to_owned();
+    site.wait_for_process(&seconds);
+    let watch = Stopwatch::start();
+    site.cluster.ask("cancel", &[&id]).well();
+    wait_for(
+        "the step is gone",
+        Duration::from_secs(5),
+        || (!process_with_argument(&seconds)).then_some(()),
+        || site.cluster.said(),
+    );
+    assert!(watch.passed() < Duration::from_secs(10));
+    site.cluster.ask("attach", &[&id, "--progress", "plain"]).failed();
+}
