@@ -22,12 +22,10 @@ pub struct Cluster {
 
 impl Cluster {
     /// Starts a coordinator and as many workers, each with as many slots.
-    pub fn start(config: &str, workers: usize, slots: u32) -> Cluster {
+    pub fn start(home: Home, workers: usize, slots: u32) -> Cluster {
         let address = format!("127.0.0.1:{}", free_port());
-        let http = format!("127.0.0.1:{}", free_port());
-        let config = format!("{config}\n[coordinator]\nhttp_listen = \"{http}\"\n");
         let mut cluster = Cluster {
-            home: Home::new(&config),
+            home,
             url: format!("http://{address}"),
             address,
             coordinator: None,
@@ -44,8 +42,10 @@ impl Cluster {
     pub fn start_coordinator(&mut self) {
         let store = format!("dir:{}", self.home.arg("store"));
         let data = self.home.arg("coordinator");
-        let arguments =
-            ["coordinator", "--listen", &self.address, "--data-dir", &data, "--store", &store];
+        let http = format!("127.0.0.1:{}", free_port());
+        let places = ["--listen", &self.address, "--http-listen", &http];
+        let folders = ["--data-dir", &data, "--store", &store];
+        let arguments = ["coordinator"].into_iter().chain(places).chain(folders);
         let process = self.home.start(arguments);
         wait_until_open(&self.address, &process);
         self.coordinator = Some(process);

@@ -28,16 +28,22 @@ pub fn binary() -> PathBuf {
 #[derive(Debug)]
 pub struct Home {
     folder: TempDir,
+    binary: PathBuf,
 }
 
 impl Home {
     /// Makes one with this configuration. RUN has the host's network there, so that no test needs leave to make one.
     pub fn new(config: &str) -> Home {
+        Home::with_binary(binary(), config)
+    }
+
+    /// As [`Home::new`], for a binary that lies elsewhere.
+    pub fn with_binary(binary: PathBuf, config: &str) -> Home {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("user")).unwrap();
         let config = format!("[build]\nnetwork = \"host\"\n\n{config}");
         std::fs::write(folder.path().join("config.toml"), config).unwrap();
-        Home { folder }
+        Home { folder, binary }
     }
 
     /// A path in it.
@@ -52,7 +58,7 @@ impl Home {
 
     /// The binary with these arguments, in a clean environment.
     pub fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
-        let mut command = Command::new(binary());
+        let mut command = Command::new(&self.binary);
         let path = std::env::var_os("PATH").unwrap_or_default();
         command
             .args(arguments)

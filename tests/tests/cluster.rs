@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use dcbuild_tests::cluster::Cluster;
 use dcbuild_tests::files::{ContextEntry, write_context};
+use dcbuild_tests::home::Home;
 use dcbuild_tests::image::Image;
 use dcbuild_tests::registry::Registry;
 use dcbuild_tests::running::process_with_argument;
@@ -22,7 +23,7 @@ impl Site {
     fn start(workers: usize, slots: u32) -> Site {
         let registry = Registry::start();
         fill(&registry);
-        let cluster = Cluster::start(&registry.as_docker_io(), workers, slots);
+        let cluster = Cluster::start(Home::new(&registry.as_docker_io()), workers, slots);
         Site { cluster, _registry: registry }
     }
 
