@@ -1,1 +1,21 @@
-//! dcbuild-client
+//! The client of a build: reads flags, hands a build over, answers what it asks, shows how it goes, fetches what it made.
+//!
+//! It decides nothing about steps and caches, and runs nothing. Start with [`Wanted`] for what a command line asks,
+//! [`prepare`](fn@prepare) for what that needs of the disk, and [`Client::build`] for the rest.
+
+pub mod args;
+mod csv;
+pub mod flag_error;
+pub mod output;
+pub mod parse;
+pub mod prepare;
+pub mod rpc;
+pub mod wanted;
+
+pub use args::BuildFlags;
+pub use flag_error::FlagError;
+pub use output::{ClientOutput, Dest, Output};
+pub use parse::{NamedContext, SecretSource};
+pub use prepare::{Place, PrepareError, Prepared, prepare};
+pub use rpc::{ListedBuild, ListedImage, RpcError};
+pub use wanted::{DockerfilePlace, Handover, MainContext, Purpose, Wanted};

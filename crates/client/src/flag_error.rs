@@ -1,0 +1,100 @@
+//! What is wrong with a flag.
+
+use dcbuild_model::{Fault, ParsePlatformError};
+use dcbuild_oci::{InvalidLayout, ParseReferenceError};
+use dcbuild_process::Hint;
+use dcbuild_progress::mode::ParseModeError;
+
+/// Says which flag of a build cannot be meant, and why.
+#[derive(Debug, thiserror::Error)]
+pub enum FlagError {
+    /// The value is not of the form that the flag has.
+    #[error("--{flag} '{value}' is malformed: {problem}")]
+    Malformed {
+        /// The flag, without its dashes.
+        flag: &'static str,
+        /// The value, as given.
+        value: String,
+        /// What is wrong.
+        problem: String,
+        /// What a right one looks like.
+        example: &'static str,
+    },
+    /// This version cannot do it.
+    #[error("--{flag} '{value}' is not supported")]
+    Unsupported {
+        /// The flag, without its dashes.
+        flag: &'static str,
+        /// The value, as given.
+        value: String,
+        /// What to do instead.
+        instead: &'static str,
+    },
+    /// Two flags that cannot stand together.
+    #[error("{first} and {second} do not go together")]
+    Conflict {
+        /// One.
+        first: String,
+        /// The other.
+        second: String,
+        /// What to do instead.
+        instead: &'static str,
+    },
+    /// A flag that needs another one.
+    #[error("{what} needs {needs}")]
+    Needs {
+        /// What was asked.
+        what: String,
+        /// What is lacking.
+        needs: &'static str,
+    },
+    /// The name of an image is none.
+    #[error("--{flag} '{value}' is no name of an image")]
+    Name {
+        /// The flag, without its dashes.
+        flag: &'static str,
+        /// The value, as given.
+        value: String,
+        /// What is wrong.
+        source: ParseReferenceError,
+    },
+    /// The platform is none.
+    #[error("--platform is malformed")]
+    Platform(#[source] ParsePlatformError),
+    /// The layout is none.
+    #[error("--build-context '{value}' names no layout")]
+    Layout {
+        /// The value, as given.
+        value: String,
+        /// What is wrong.
+        source: InvalidLayout,
+    },
+    /// The mode is none.
+    #[error("--progress is malformed")]
+    Progress(#[source] ParseModeError),
+}
+
+impl FlagError {
+    /// Who can mend it.
+    pub fn fault(&self) -> Fault {
+        Fault::Request
+    }
+}
+
+impl Hint for FlagError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            FlagError::Malformed { example, .. } => Some(format!("such as {example}")),
+            FlagError::Unsupported { instead, .. } | FlagError::Conflict { instead, .. } => {
+                Some((*instead).to_owned())
+            }
+            FlagError::Needs { .. } => None,
+            FlagError::Name { .. } => Some("such as -t registry.example.com/team/app:1.2".into()),
+            FlagError::Platform(_) => Some("such as --platform linux/amd64".into()),
+            FlagError::Layout { .. } => {
+                Some("such as --build-context base=oci-layout://DIR:TAG".into())
+            }
+            FlagError::Progress(_) => Some("such as --progress=plain".into()),
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! `--output`, `--push` and `--load`: what the workers make of the result, and what the client then fetches.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use dcbuild_model::Compression;
+use dcbuild_oci::ImageRef;
+use dcbuild_proto::document::{LayerCompression, OutputKind, OutputSpec};
+
+use crate::FlagError;
+use crate::csv;
+
+const EXAMPLE: &str = "-o DIR, -o type=oci,dest=app.tar or -o type=image,name=app:1,push=true";
+
+/// Where the bytes of an output go.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Dest {
+    /// To standard output.
+    Stdout,
+    /// Into a file, which is replaced.
+    File(PathBuf),
+}
+
+/// What the client does with an output once the workers have made it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ClientOutput {
+    /// Nothing: it is in the store, or was pushed.
+    Image,
+    /// Writes an OCI layout as a tar.
+    OciTar {
+        /// Where to.
+        dest: Dest,
+    },
+    /// Writes an OCI layout into a folder.
+    OciFolder {
+        /// The folder.
+        dest: PathBuf,
+    },
+    /// Writes an archive as `docker save` does.
+    DockerTar {
+        /// Where to.
+        dest: Dest,
+    },
+    /// Loads the image into the docker daemon.
+    Load,
+    /// Writes the files as a tar.
+    Tar {
+        /// Where to.
+        dest: Dest,
+    },
+    /// Writes the files into a folder.
+    Local {
+        /// The folder.
+        dest: PathBuf,
+    },
+}
+
+impl ClientOutput {
+    /// Whether it writes to standard output.
+    pub fn is_stdout(&self) -> bool {
+        match self {
+            ClientOutput::OciTar { dest }
+            | ClientOutput::DockerTar { dest }
+            | ClientOutput::Tar { dest } => *dest == Dest::Stdout,
+            ClientOutput::Image
+            | ClientOutput::OciFolder { .. }
+            | ClientOutput::Load
+            | ClientOutput::Local { .. } => false,
+        }
+    }
+}
+
+/// One output: what is made, and what then becomes of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Output {
+    /// What the workers make.
+    pub spec: OutputSpec,
+    /// What the client does.
+    pub client: ClientOutput,
+}
+
+/// What counts for all outputs.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Naming {
+    /// `--tag`.
+    pub names: Vec<ImageRef>,
+    /// `--annotation`.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Reads all that the flags say of outputs; with none, and nothing that wants an image, the list is empty.
+pub fn outputs(
+    written: &[String],
+    shorthands: Shorthands,
+    naming: &Naming,
+) -> Result<Vec<Output>, FlagError> {
+    let mut asked = written.iter().map(|text| Asked::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    let cache_only = asked.iter().any(|asked| asked.kind == Type::CacheOnly);
+    asked.retain(|asked| asked.kind != Type::CacheOnly);
+    if shorthands.push {
+        let mut images = asked.iter_mut().filter(|asked| asked.kind == Type::Image).peekable();
+        if images.peek().is_none() {
+            asked.push(Asked::new("--push", Type::Registry));
+        } else {
+            images.for_each(|asked| asked.push = true);
+        }
+    }
+    let loads = |asked: &Asked| asked.kind == Type::Docker && asked.dest.is_none();
+    if shorthands.load && !asked.iter().any(loads) {
+        asked.push(Asked::new("--load", Type::Docker));
+    }
+    let image = !naming.names.is_empty() || shorthands.digest_wanted;
+    if asked.is_empty() && image && !cache_only {
+        asked.push(Asked::new("-t", Type::Image));
+    }
+    // A daemon unpacks what it loads at once: compressing for it would be for nothing, but for an image made anyway.
+    let same = asked.iter().find(|asked| asked.kind.is_image() && !loads(asked));
+    let same = same.map(Asked::layers);
+    asked.into_iter().map(|asked| asked.understood(naming, same)).collect()
+}
+
+/// The flags that stand for outputs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+pub struct Shorthands {
+    /// `--push`.
+    pub push: bool,
+    /// `--load`.
+    pub load: bool,
+    /// Something asks for the image's digest, such as `--iidfile`.
+    pub digest_wanted: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Type {
+    Image,
+    Registry,
+    Docker,
+    Oci,
+    Tar,
+    Local,
+    CacheOnly,
+}
+
+impl Type {
+    fn is_image(self) -> bool {
+        !matches!(self, Type::Tar | Type::Local | Type::CacheOnly)
+    }
+}
+
+/// An output as it was written, each attribute read but not yet understood together.
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an attribute of its own")]
+struct Asked {
+    written: String,
+    kind: Type,
+    dest: Option<String>,
+    names: Option<Vec<ImageRef>>,
+    push: bool,
+    push_by_digest: bool,
+    tar: Option<bool>,
+    compression: Option<Compression>,
+    level: Option<i32>,
+    force: bool,
+    oci_media_types: Option<bool>,
+    annotations: BTreeMap<String, String>,
+}
+
+impl Asked {
+    fn new(written: &str, kind: Type) -> Asked {
+        Asked {
+            written: written.to_owned(),
+            kind,
+            dest: None,
+            names: None,
+            push: false,
+            push_by_digest: false,
+            tar: None,
+            compression: None,
+            level: None,
+            force: false,
+            oci_media_types: None,
+            annotations: BTreeMap::new(),
+        }
+    }
+
+    fn parse(text: &str) -> Result<Asked, FlagError> {
+        let malformed = |problem: String| malformed(text, problem);
+        let pairs = csv::pairs(text).ok_or_else(|| malformed("a quote is not closed".into()))?;
+        if let [(_, None)] = pairs.as_slice() {
+            let kind = if text == "-" { Type::Tar } else { Type::Local };
+            return Ok(Asked { dest: Some(text.to_owned()), ..Asked::new(text, kind) });
+        }
+        let kind =
+            pairs.iter().find(|(key, _)| key == "type").and_then(|(_, value)| value.as_deref());
+        let kind = match kind.ok_or_else(|| malformed("it has no type=".into()))? {
+            "image" => Type::Image,
+            "registry" => Type::Registry,
+            "docker" => Type::Docker,
+            "oci" => Type::Oci,
+            "tar" => Type::Tar,
+            "local" => Type::Local,
+            "cacheonly" => Type::CacheOnly,
+            other => {
+                let types = "image, registry, docker, oci, tar, local or cacheonly";
+                return Err(malformed(format!("'{other}' is no type ({types})")));
+            }
+        };
+        let mut asked = Asked::new(text, kind);
+        for (key, value) in pairs {
+            let value = value.ok_or_else(|| malformed(format!("'{key}' has no value")))?;
+            asked.set(&key, value)?;
+        }
+        Ok(asked)
+    }
+
+    fn set(&mut self, key: &str, value: String) -> Result<(), FlagError> {
+        let flag = |value: &str| self.flag(key, value);
+        match key {
+            "type" => {}
+            "dest" => self.dest = Some(value),
+            "push" => self.push = flag(&value)?,
+            "push-by-digest" => self.push_by_digest = flag(&value)?,
+            "tar" => self.tar = Some(flag(&value)?),
+            "force-compression" => self.force = flag(&value)?,
+            "oci-mediatypes" => self.oci_media_types = Some(flag(&value)?),
+            "name" => self.names = Some(read_names(&value)?),
+            "compression" => self.compression = Some(self.read_compression(&value)?),
+            "compression-level" => {
+                let level = value.parse().map_err(|_| self.malformed_value(key, &value))?;
+                self.level = Some(level);
+            }
+            key => match annotation(key) {
+                Some(name) => {
+                    self.annotations.insert(name.to_owned(), value);
+                }
+                None => {
+                    return Err(malformed(&self.written, format!("'{key}' is no known attribute")));
+                }
+            },
+        }
+        Ok(())
+    }
+
+    fn malformed_value(&self, key: &str, value: &str) -> FlagError {
+        malformed(&self.written, format!("{key}={value}"))
+    }
+
+    fn flag(&self, key: &str, value: &str) -> Result<bool, FlagError> {
+        match value {
+            "true" | "1" => Ok(true),
+            "false" | "0" => Ok(false),
+            _ => Err(self.malformed_value(key, value)),
+        }
+    }
+
+    fn read_compression(&self, value: &str) -> Result<Compression, FlagError> {
+        match value {
+            "gzip" => Ok(Compression::Gzip),
+            "zstd" => Ok(Compression::Zstd),
+            "uncompressed" => Ok(Compression::None),
+            "estargz" => Err(FlagError::Unsupported {
+                flag: "output",
+                value: self.written.clone(),
+                instead: "use compression=zstd or gzip; layers of both are seekable",
+            }),
+            _ => Err(self.malformed_value("compression", value)),
+        }
+    }
+
+    fn layers(&self) -> LayerCompression {
+        let compression = self.compression.unwrap_or(Compression::Gzip);
+        LayerCompression { compression, level: self.level, force: self.force }
+    }
+
+    fn understood(
+        self,
+        naming: &Naming,
+        same: Option<LayerCompression>,
+    ) -> Result<Output, FlagError> {
+        let client = self.client()?;
+        let mut layers = self.layers();
+        if let (ClientOutput::Load, None) = (&client, self.compression) {
+            let plain = LayerCompression { compression: Compression::None, ..layers };
+            layers = same.unwrap_or(plain);
+        }
+        let kind = match self.kind {
+            Type::Tar | Type::Local | Type::CacheOnly => OutputKind::Files {},
+            Type::Image | Type::Registry | Type::Docker | Type::Oci => self.image_kind(naming)?,
+        };
+        // Docker's media types have no word for zstd.
+        let oci = layers.compression == Compression::Zstd || self.kind != Type::Docker;
+        let mut annotations = naming.annotations.clone();
+        annotations.extend(self.annotations);
+        if !matches!(kind, OutputKind::Image { .. }) {
+            annotations.clear();
+        }
+        let oci_media_types = self.oci_media_types.unwrap_or(oci) || !annotations.is_empty();
+        Ok(Output { spec: OutputSpec { kind, layers, oci_media_types, annotations }, client })
+    }
+
+    fn image_kind(&self, naming: &Naming) -> Result<OutputKind, FlagError> {
+        let push = self.push || self.kind == Type::Registry;
+        if push && !matches!(self.kind, Type::Image | Type::Registry) {
+            return Err(malformed(&self.written, "push=true is for type=image".into()));
+        }
+        let names = self.names.as_ref().unwrap_or(&naming.names);
+        if push && names.is_empty() {
+            return Err(FlagError::Needs {
+                what: self.written.clone(),
+                needs: "a name to push to (-t NAME)",
+            });
+        }
+        let kept = match self.kind {
+            Type::Image => !self.push_by_digest,
+            Type::Docker => self.dest.is_none(),
+            Type::Registry | Type::Oci | Type::Tar | Type::Local | Type::CacheOnly => false,
+        };
+        Ok(OutputKind::Image {
+            keep: kept && !names.is_empty(),
+            names: names.iter().map(ToString::to_string).collect(),
+            push,
+            push_by_digest: self.push_by_digest,
+        })
+    }
+
+    fn client(&self) -> Result<ClientOutput, FlagError> {
+        let dest = || match self.dest.as_deref() {
+            None | Some("-") => Dest::Stdout,
+            Some(path) => Dest::File(path.into()),
+        };
+        let folder = |what: &str| match self.dest.as_deref() {
+            None | Some("" | "-") => {
+                let what = format!("{what} ('{}')", self.written);
+                Err(FlagError::Needs { what, needs: "a folder (dest=DIR)" })
+            }
+            Some(path) => Ok(PathBuf::from(path)),
+        };
+        match (self.kind, self.tar) {
+            (Type::Image | Type::Registry, _) if self.dest.is_some() => Err(malformed(
+                &self.written,
+                "an image in the store or a registry has no dest=".into(),
+            )),
+            (Type::Image | Type::Registry | Type::CacheOnly, _) => Ok(ClientOutput::Image),
+            (Type::Docker | Type::Oci, Some(false)) => {
+                Ok(ClientOutput::OciFolder { dest: folder("tar=false")? })
+            }
+            (Type::Docker, _) if self.dest.is_none() => Ok(ClientOutput::Load),
+            (Type::Docker, _) => Ok(ClientOutput::DockerTar { dest: dest() }),
+            (Type::Oci, _) => Ok(ClientOutput::OciTar { dest: dest() }),
+            (Type::Tar, _) => Ok(ClientOutput::Tar { dest: dest() }),
+            (Type::Local, _) => Ok(ClientOutput::Local { dest: folder("type=local")? }),
+        }
+    }
+}
+
+fn read_names(value: &str) -> Result<Vec<ImageRef>, FlagError> {
+    value.split(',').map(|name| image_name("output", name.trim())).collect()
+}
+
+/// The annotation that an attribute names, if it names one of the manifest.
+fn annotation(key: &str) -> Option<&str> {
+    let rest = key.strip_prefix("annotation")?;
+    rest.strip_prefix('.')
+        .or_else(|| rest.strip_prefix("-manifest."))
+        .filter(|name| !name.is_empty())
+}
+
+fn malformed(text: &str, problem: String) -> FlagError {
+    FlagError::Malformed { flag: "output", value: text.to_owned(), problem, example: EXAMPLE }
+}
+
+/// Reads what names an image.
+pub(crate) fn image_reference(flag: &'static str, text: &str) -> Result<ImageRef, FlagError> {
+    text.parse().map_err(|source| FlagError::Name { flag, value: text.to_owned(), source })
+}
+
+/// Reads the name of an image that is made: a tag, and no digest.
+pub(crate) fn image_name(flag: &'static str, text: &str) -> Result<ImageRef, FlagError> {
+    let name = image_reference(flag, text)?;
+    if name.digest().is_some() {
+        return Err(FlagError::Malformed {
+            flag,
+            value: text.to_owned(),
+            problem: "a digest comes of the build, and cannot be given".into(),
+            example: "-t registry.example.com/team/app:1.2",
+        });
+    }
+    Ok(name)
+}

@@ -1,0 +1,326 @@
+//! The values of single flags.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use dcbuild_model::Platform;
+use dcbuild_oci::LayoutRef;
+use dcbuild_plan::{ContextSource, RunNetwork, Ulimit};
+use dcbuild_process::Env;
+
+use crate::FlagError;
+use crate::csv;
+
+fn malformed(
+    flag: &'static str,
+    value: &str,
+    problem: impl Into<String>,
+    example: &'static str,
+) -> FlagError {
+    FlagError::Malformed { flag, value: value.to_owned(), problem: problem.into(), example }
+}
+
+/// Reads `NAME=VALUE` pairs; a name alone has the environment's value, or is left out where there is none.
+pub(crate) fn build_args(
+    given: &[String],
+    env: &Env,
+) -> Result<BTreeMap<String, String>, FlagError> {
+    let mut args = BTreeMap::new();
+    for text in given {
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (text.as_str(), env.get(text)),
+        };
+        if name.is_empty() {
+            return Err(malformed("build-arg", text, "it has no name", "--build-arg VERSION=1.2"));
+        }
+        if let Some(value) = value {
+            args.insert(name.to_owned(), value.to_owned());
+        }
+    }
+    Ok(args)
+}
+
+/// Reads labels; one without a value has an empty one.
+pub(crate) fn labels(given: &[String]) -> Result<BTreeMap<String, String>, FlagError> {
+    let label = |text: &String| {
+        let (name, value) = text.split_once('=').unwrap_or((text, ""));
+        if name.is_empty() {
+            return Err(malformed("label", text, "it has no name", "--label version=1.2"));
+        }
+        Ok((name.to_owned(), value.to_owned()))
+    };
+    given.iter().map(label).collect()
+}
+
+/// Reads annotations of the manifest.
+pub(crate) fn annotations(given: &[String]) -> Result<BTreeMap<String, String>, FlagError> {
+    const FLAG: &str = "annotation";
+    const KINDS: [&str; 4] = ["manifest", "index", "manifest-descriptor", "index-descriptor"];
+    let mut annotations = BTreeMap::new();
+    for text in given {
+        let kinds = text
+            .split_once(':')
+            .filter(|(kinds, _)| kinds.split(',').all(|kind| KINDS.contains(&kind)));
+        if kinds.is_some_and(|(kinds, _)| kinds != "manifest") {
+            let instead = "only the manifest can be annotated: --annotation manifest:NAME=VALUE";
+            return Err(FlagError::Unsupported { flag: FLAG, value: text.clone(), instead });
+        }
+        let pair = kinds.map_or(text.as_str(), |(_, rest)| rest);
+        match pair.split_once('=') {
+            Some((name, value)) if !name.is_empty() => {
+                annotations.insert(name.to_owned(), value.to_owned());
+            }
+            _ => {
+                let example = "--annotation org.opencontainers.image.title=app";
+                return Err(malformed(FLAG, text, "it is no NAME=VALUE", example));
+            }
+        }
+    }
+    Ok(annotations)
+}
+
+/// What a named context stands for here.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NamedContext {
+    /// A folder.
+    Folder(PathBuf),
+    /// An image of a registry, as written.
+    Image(String),
+    /// An image of a layout on this machine.
+    Layout(LayoutRef),
+    /// A stage.
+    Target(String),
+}
+
+impl NamedContext {
+    /// What the plan is told of it.
+    pub fn source(&self) -> ContextSource {
+        match self {
+            NamedContext::Folder(_) => ContextSource::Folder {},
+            NamedContext::Image(reference) => {
+                ContextSource::DockerImage { reference: reference.clone() }
+            }
+            NamedContext::Layout(layout) => {
+                let digest = layout.digest.map(|digest| digest.to_string());
+                let reference = digest.or_else(|| layout.tag.clone()).unwrap_or_default();
+                ContextSource::OciLayout { reference }
+            }
+            NamedContext::Target(name) => ContextSource::Target { name: name.clone() },
+        }
+    }
+}
+
+/// Reads named contexts; of two with one name the later counts.
+pub(crate) fn build_contexts(
+    given: &[String],
+) -> Result<BTreeMap<String, NamedContext>, FlagError> {
+    const FLAG: &str = "build-context";
+    let mut contexts = BTreeMap::new();
+    for text in given {
+        let bad = |problem| malformed(FLAG, text, problem, "--build-context assets=../assets");
+        let (name, value) = text.split_once('=').ok_or_else(|| bad("it is no NAME=VALUE"))?;
+        if name.is_empty() || value.is_empty() {
+            return Err(bad("name or value is empty"));
+        }
+        if name.eq_ignore_ascii_case("context") || name.eq_ignore_ascii_case("scratch") {
+            return Err(bad("this name is taken"));
+        }
+        let context = if let Some(reference) = value.strip_prefix("docker-image://") {
+            crate::output::image_reference(FLAG, reference)?;
+            NamedContext::Image(reference.to_owned())
+        } else if value.starts_with("oci-layout://") {
+            let layout = value.parse();
+            let failed = |source| FlagError::Layout { value: value.to_owned(), source };
+            NamedContext::Layout(layout.map_err(failed)?)
+        } else if let Some(stage) = value.strip_prefix("target:") {
+            NamedContext::Target(stage.to_owned())
+        } else if is_remote(value) {
+            let instead = "fetch it first, and give the folder";
+            return Err(FlagError::Unsupported { flag: FLAG, value: text.clone(), instead });
+        } else {
+            NamedContext::Folder(value.into())
+        };
+        contexts.insert(name.to_owned(), context);
+    }
+    Ok(contexts)
+}
+
+/// Whether a context is an address and no folder.
+pub(crate) fn is_remote(text: &str) -> bool {
+    let schemes = ["http://", "https://", "git://", "ssh://", "git@", "github.com/"];
+    schemes.iter().any(|scheme| text.starts_with(scheme))
+}
+
+/// Where the value of a secret lies.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SecretSource {
+    /// In a file.
+    File(PathBuf),
+    /// In a variable of the environment; an absent one is empty.
+    Env(String),
+}
+
+/// Reads secrets: `id=ID[,src=FILE][,env=NAME][,type=file|env]`.
+pub(crate) fn secrets(
+    given: &[String],
+    env: &Env,
+) -> Result<BTreeMap<String, SecretSource>, FlagError> {
+    given.iter().map(|text| secret(text, env)).collect()
+}
+
+fn secret(text: &str, env: &Env) -> Result<(String, SecretSource), FlagError> {
+    let bad = |problem: String| {
+        malformed("secret", text, problem, "--secret id=token,src=token.txt or id=token,env=TOKEN")
+    };
+    let pairs = csv::pairs(text).ok_or_else(|| bad("a quote is not closed".into()))?;
+    let (mut id, mut file, mut variable, mut kind) = (None, None, None, None);
+    for (key, value) in pairs {
+        let value = value.ok_or_else(|| bad(format!("'{key}' has no value")))?;
+        match key.as_str() {
+            "id" => id = Some(value),
+            "src" | "source" => file = Some(value),
+            "env" => variable = Some(value),
+            "type" if matches!(value.as_str(), "file" | "env") => kind = Some(value),
+            "type" => return Err(bad(format!("'{value}' is no type of secret (file or env)"))),
+            _ => return Err(bad(format!("'{key}' is no known attribute"))),
+        }
+    }
+    let id = id.filter(|id| !id.is_empty()).ok_or_else(|| bad("it has no id=".into()))?;
+    if kind.as_deref() == Some("env") && variable.is_none() {
+        variable = file.take();
+    }
+    let source = match (variable, file) {
+        (Some(_), Some(_)) => return Err(bad("it has both src= and env=".into())),
+        (Some(variable), None) => SecretSource::Env(variable),
+        (None, Some(file)) => SecretSource::File(file.into()),
+        // Neither is given: the id itself names the one or the other.
+        (None, None) if kind.as_deref() == Some("env") => SecretSource::Env(id.clone()),
+        (None, None) if kind.is_none() && env.get_os(&id).is_some() => {
+            SecretSource::Env(id.clone())
+        }
+        (None, None) => SecretSource::File(id.clone().into()),
+    };
+    Ok((id, source))
+}
+
+/// Reads a line of `/etc/hosts`: `HOST:IP` or `HOST=IP`, an address of version 6 perhaps in brackets.
+pub(crate) fn add_host(text: &str) -> Result<(String, String), FlagError> {
+    const FLAG: &str = "add-host";
+    let bad = |problem: &str| malformed(FLAG, text, problem, "--add-host db:10.0.0.7");
+    let (host, address) = text
+        .split_once('=')
+        .or_else(|| text.split_once(':'))
+        .ok_or_else(|| bad("it is no HOST:IP"))?;
+    if host.is_empty() || host.contains(char::is_whitespace) {
+        return Err(bad("it names no host"));
+    }
+    if address == "host-gateway" {
+        let instead = "give the address itself, or build with --network host";
+        return Err(FlagError::Unsupported { flag: FLAG, value: text.to_owned(), instead });
+    }
+    let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
+    let address: IpAddr = bare.parse().map_err(|_| bad("the address is no IP address"))?;
+    Ok((host.to_owned(), address.to_string()))
+}
+
+/// Reads a limit: `NAME=SOFT[:HARD]`.
+pub(crate) fn ulimit(text: &str) -> Result<Ulimit, FlagError> {
+    const NAMES: [&str; 15] = [
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
+    ];
+    let bad = |problem: &str| malformed("ulimit", text, problem, "--ulimit nofile=1024:2048");
+    let (name, limits) = text.split_once('=').ok_or_else(|| bad("it is no NAME=SOFT[:HARD]"))?;
+    if !NAMES.contains(&name) {
+        return Err(bad(&format!("'{name}' is no limit ({})", NAMES.join(", "))));
+    }
+    let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
+    let number = |text: &str| {
+        let number = text.parse::<i64>().ok().filter(|number| *number >= -1);
+        number.ok_or_else(|| bad("a limit is a number, or -1 for none"))
+    };
+    let (soft, hard) = (number(soft)?, number(hard)?);
+    if hard != -1 && (soft > hard || soft == -1) {
+        return Err(bad("the soft limit is above the hard one"));
+    }
+    Ok(Ulimit { name: name.to_owned(), soft, hard })
+}
+
+/// Reads a size as docker writes it: a number of bytes, or with a unit that is always a power of 1024.
+pub(crate) fn shm_size(text: &str) -> Result<u64, FlagError> {
+    let parse = || {
+        let lower = text.trim().to_lowercase();
+        let end = lower.find(|ch: char| !ch.is_ascii_digit() && ch != '.').unwrap_or(lower.len());
+        let (number, unit) = lower.split_at(end);
+        let shift = match unit.trim_start() {
+            "" | "b" => 0,
+            "k" | "kb" | "kib" => 10,
+            "m" | "mb" | "mib" => 20,
+            "g" | "gb" | "gib" => 30,
+            "t" | "tb" | "tib" => 40,
+            _ => return None,
+        };
+        let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
+        let part = part.get(..part.len().min(9)).filter(|part| !part.is_empty())?;
+        let scale = 10_u128.pow(u32::try_from(part.len()).ok()?);
+        let exact = u128::from(whole.parse::<u64>().ok()?) * scale + part.parse::<u128>().ok()?;
+        u64::try_from((exact << shift) / scale).ok()
+    };
+    parse().ok_or_else(|| malformed("shm-size", text, "it is no size", "--shm-size 128m"))
+}
+
+/// Reads `--network`.
+pub(crate) fn network(text: Option<&str>) -> Result<RunNetwork, FlagError> {
+    match text {
+        None | Some("" | "default") => Ok(RunNetwork::Default),
+        Some("none") => Ok(RunNetwork::None),
+        Some("host") => Ok(RunNetwork::Host),
+        Some(other) => {
+            let problem = "it is none of default, none and host";
+            Err(malformed("network", other, problem, "--network none"))
+        }
+    }
+}
+
+/// Reads `--allow`.
+pub(crate) fn allow(text: &str) -> Result<String, FlagError> {
+    match text {
+        "network.host" | "security.insecure" => Ok(text.to_owned()),
+        other => {
+            let problem = "it is neither network.host nor security.insecure";
+            Err(malformed("allow", other, problem, "--allow network.host"))
+        }
+    }
+}
+
+/// Reads `--platform`: one, as yet.
+pub(crate) fn platform(given: &[String]) -> Result<Option<Platform>, FlagError> {
+    let all: Vec<&str> = given.iter().flat_map(|text| text.split(',')).collect();
+    match all.as_slice() {
+        [] => Ok(None),
+        [one] => one.trim().parse().map(Some).map_err(FlagError::Platform),
+        several => Err(FlagError::Unsupported {
+            flag: "platform",
+            value: several.join(","),
+            instead: "build one platform at a time",
+        }),
+    }
+}

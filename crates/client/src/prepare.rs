@@ -1,0 +1,266 @@
+//! What a build needs of this machine's disk before it is handed over: its Dockerfile, its folders, its secrets.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dcbuild_context::{Context, FindError, LocalContext, OpenError, Origins, find};
+use dcbuild_model::{Fault, TreePath, UnixTime, limits};
+use dcbuild_oci::LayoutRef;
+use dcbuild_process::{Env, Hint, Proxies, ProxiesError};
+use dcbuild_tree::{Ignore, IgnoreError};
+
+use crate::parse::{NamedContext, SecretSource};
+use crate::wanted::{DockerfilePlace, MainContext, Wanted};
+
+/// A secret is refused above this, as docker does.
+const SECRET_BYTES_MAX: u64 = 500 << 10;
+const IGNORE_BYTES_MAX: u64 = 1 << 20;
+
+/// Says why a build could not be handed over.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// There is no Dockerfile.
+    #[error(transparent)]
+    Find(#[from] FindError),
+    /// A folder is none.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The patterns of an ignore file are malformed.
+    #[error("could not understand '{}'", path.display())]
+    Ignore {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: IgnoreError,
+    },
+    /// A file that a flag names could not be read.
+    #[error("could not read '{}' for --{flag}", path.display())]
+    Read {
+        /// The flag.
+        flag: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A secret is too large.
+    #[error("the secret '{id}' is larger than {SECRET_BYTES_MAX} bytes")]
+    LargeSecret {
+        /// Its id.
+        id: String,
+    },
+    /// The Dockerfile on standard input is too large.
+    #[error("the Dockerfile on standard input is larger than {max} bytes")]
+    LargeDockerfile {
+        /// The limit.
+        max: usize,
+    },
+    /// Standard input holds an archive.
+    #[error("standard input is an archive, and no Dockerfile")]
+    Archive,
+    /// Docker's configuration could not be read.
+    #[error(transparent)]
+    Proxies(#[from] ProxiesError),
+    /// No empty folder could be made.
+    #[error("could not make an empty folder to build in")]
+    Empty(#[source] std::io::Error),
+}
+
+impl PrepareError {
+    /// Who can mend it.
+    pub fn fault(&self) -> Fault {
+        match self {
+            PrepareError::Empty(_) => Fault::Cluster,
+            _ => Fault::Request,
+        }
+    }
+}
+
+impl Hint for PrepareError {
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            PrepareError::Find(error) => error.hint()?,
+            PrepareError::Open(error) => error.hint()?,
+            PrepareError::Archive => "unpack it into a folder, and build that",
+            PrepareError::LargeSecret { .. } => "give the secret itself, not a file that holds it",
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+/// Where a build is prepared.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The folder that relative paths start from.
+    pub working: &'a Path,
+    /// Where hashes of context files are remembered.
+    pub stat_cache: &'a Path,
+    /// The time of the build's start.
+    pub now: UnixTime,
+    /// The environment.
+    pub env: &'a Env,
+}
+
+/// A build that can be handed over.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The Dockerfile's text.
+    pub dockerfile: String,
+    /// Its name, for messages.
+    pub filename: String,
+    /// The folders, by name; `context` is the build's own.
+    pub contexts: Vec<(String, Arc<LocalContext>)>,
+    /// The layouts, by name.
+    pub layouts: BTreeMap<String, LayoutRef>,
+    /// The values of secrets, by id.
+    pub secrets: BTreeMap<String, Vec<u8>>,
+    /// The proxies of docker's configuration.
+    pub proxies: Proxies,
+    /// Lives as long as the build.
+    empty: Option<tempfile::TempDir>,
+}
+
+impl Prepared {
+    /// Whether the build reads no folder of the user.
+    pub fn has_no_folder(&self) -> bool {
+        self.empty.is_some()
+    }
+}
+
+/// Opens what a build reads; `stdin` is read only if the build says so. Blocks.
+pub fn prepare(
+    wanted: &Wanted,
+    place: Place<'_>,
+    stdin: &mut dyn Read,
+) -> Result<Prepared, PrepareError> {
+    let empty = match wanted.context {
+        MainContext::Nothing => Some(tempfile::tempdir().map_err(PrepareError::Empty)?),
+        MainContext::Folder(_) => None,
+    };
+    let root = match (&wanted.context, &empty) {
+        (MainContext::Folder(folder), _) => place.working.join(folder),
+        (MainContext::Nothing, empty) => {
+            empty.as_ref().map(|empty| empty.path().to_owned()).unwrap_or_default()
+        }
+    };
+    let main = Context::open(&root, 0)?;
+    let (dockerfile, filename, ignore) = read_dockerfile(&wanted.dockerfile, &main, place, stdin)?;
+    let local = LocalContext::new(main, ignore, place.stat_cache, place.now);
+    let mut contexts = vec![("context".to_owned(), Arc::new(local))];
+    let mut layouts = BTreeMap::new();
+    for (name, context) in &wanted.contexts {
+        match context {
+            NamedContext::Folder(folder) => {
+                let index = u32::try_from(contexts.len()).unwrap_or(u32::MAX);
+                let context = Context::open(&place.working.join(folder), index)?;
+                let ignore = ignore_of(&context)?;
+                let local = LocalContext::new(context, ignore, place.stat_cache, place.now);
+                contexts.push((name.clone(), Arc::new(local)));
+            }
+            NamedContext::Layout(layout) => {
+                let folder = place.working.join(&layout.folder);
+                let folder = folder.to_string_lossy().into_owned();
+                layouts.insert(name.clone(), LayoutRef { folder, ..layout.clone() });
+            }
+            NamedContext::Image(_) | NamedContext::Target(_) => {}
+        }
+    }
+    Ok(Prepared {
+        dockerfile,
+        filename,
+        contexts,
+        layouts,
+        secrets: read_secrets(&wanted.secrets, place)?,
+        proxies: Proxies::load(place.env)?,
+        empty,
+    })
+}
+
+fn read_dockerfile(
+    which: &DockerfilePlace,
+    context: &Context,
+    place: Place<'_>,
+    stdin: &mut dyn Read,
+) -> Result<(String, String, Ignore), PrepareError> {
+    let file = match which {
+        DockerfilePlace::Stdin => {
+            let text = dockerfile_of_stdin(stdin)?;
+            return Ok((text, "Dockerfile".into(), ignore_of(context)?));
+        }
+        DockerfilePlace::Usual => None,
+        DockerfilePlace::File(file) => Some(file.as_path()),
+    };
+    let found = find(Origins { context, file, working: place.working })?;
+    let ignore = match found.ignore {
+        Some(source) => Ignore::parse(&source.bytes)
+            .map_err(|error| PrepareError::Ignore { path: source.path, source: error })?,
+        None => Ignore::default(),
+    };
+    let usual = found.dockerfile.path.file_name().unwrap_or_default().to_string_lossy();
+    let filename =
+        file.map_or_else(|| usual.clone().into_owned(), |file| file.display().to_string());
+    let text = String::from_utf8_lossy(&found.dockerfile.bytes).into_owned();
+    Ok((text, filename, ignore))
+}
+
+fn dockerfile_of_stdin(stdin: &mut dyn Read) -> Result<String, PrepareError> {
+    let max = limits::DOCKERFILE_BYTES_MAX;
+    let failed = |source| PrepareError::Read { flag: "file", path: "-".into(), source };
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
+    stdin.take(limit).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() > max {
+        return Err(PrepareError::LargeDockerfile { max });
+    }
+    let packed = [&b"\x1f\x8b"[..], b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"];
+    let tar = bytes.get(257..262) == Some(b"ustar");
+    if tar || packed.iter().any(|magic| bytes.starts_with(magic)) {
+        return Err(PrepareError::Archive);
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The ignore file of a folder that has no Dockerfile of this build.
+fn ignore_of(context: &Context) -> Result<Ignore, PrepareError> {
+    const NAME: &str = ".dockerignore";
+    let path = context.root().join(NAME);
+    let failed = |source| PrepareError::Read { flag: "build-context", path: path.clone(), source };
+    let file = match context.reader().open(&TreePath::root().join(NAME.as_bytes())) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Ignore::default()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut bytes = Vec::new();
+    file.take(IGNORE_BYTES_MAX).read_to_end(&mut bytes).map_err(failed)?;
+    Ignore::parse(&bytes).map_err(|source| PrepareError::Ignore { path: path.clone(), source })
+}
+
+fn read_secrets(
+    secrets: &BTreeMap<String, SecretSource>,
+    place: Place<'_>,
+) -> Result<BTreeMap<String, Vec<u8>>, PrepareError> {
+    let read = |(id, source): (&String, &SecretSource)| {
+        let value = match source {
+            SecretSource::Env(name) => {
+                let value = place.env.get_os(name).unwrap_or_default();
+                value.as_encoded_bytes().to_vec()
+            }
+            SecretSource::File(file) => {
+                let failed =
+                    |source| PrepareError::Read { flag: "secret", path: file.clone(), source };
+                let open = std::fs::File::open(place.working.join(file)).map_err(failed)?;
+                let mut value = Vec::new();
+                open.take(SECRET_BYTES_MAX + 1).read_to_end(&mut value).map_err(failed)?;
+                value
+            }
+        };
+        if u64::try_from(value.len()).unwrap_or(u64::MAX) > SECRET_BYTES_MAX {
+            return Err(PrepareError::LargeSecret { id: id.clone() });
+        }
+        Ok((id.clone(), value))
+    };
+    secrets.iter().map(read).collect()
+}

@@ -1,0 +1,313 @@
+//! The client's side of the `Builds` service: the only place here that knows the messages.
+
+use std::collections::BTreeMap;
+
+use dcbuild_model::{
+    BuildId, Fault, InvalidId, ManifestDigest, ParseDigestError, UnixTime, limits,
+};
+use dcbuild_process::Hint;
+use dcbuild_progress::Update;
+use dcbuild_proto::document::{
+    Answer, InvalidDocument, Outcome, Question, RegistryCredentials, Submission, from_bytes,
+    to_bytes,
+};
+use dcbuild_proto::pb;
+use dcbuild_proto::pb::build_event::Event as Wire;
+use dcbuild_proto::pb::builds_client::BuildsClient;
+use dcbuild_proto::pb::client_message::Message;
+use dcbuild_proto::progress::InvalidUpdate;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Code, Status, Streaming};
+
+/// How many answers may wait to be sent.
+const ANSWERS_MAX: usize = 16;
+
+/// Says why a coordinator did not do as it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum RpcError {
+    /// It refused, or was not to be reached.
+    #[error("the coordinator could not {what}: {message}")]
+    Refused {
+        /// What it was asked.
+        what: &'static str,
+        /// The kind of failure.
+        code: Code,
+        /// Its words.
+        message: String,
+    },
+    /// It ended the conversation.
+    #[error("the coordinator ended the conversation before the build had ended")]
+    Ended,
+    /// A document cannot be read.
+    #[error("the coordinator sent something that cannot be read")]
+    Document(#[from] InvalidDocument),
+    /// An update cannot be read.
+    #[error("the coordinator sent progress that cannot be read")]
+    Update(#[from] InvalidUpdate),
+    /// A message is of no known kind.
+    #[error("the coordinator sent a message of a kind that this version does not know")]
+    Unknown,
+    /// An id is none.
+    #[error("the coordinator sent an id that is none")]
+    Id(#[from] InvalidId),
+    /// A digest is none.
+    #[error("the coordinator sent a digest that is none")]
+    Digest(#[from] ParseDigestError),
+}
+
+impl RpcError {
+    fn of(what: &'static str) -> impl FnOnce(Status) -> RpcError {
+        move |status| {
+            let message = status.message().chars().take(2_000).collect();
+            RpcError::Refused { what, code: status.code(), message }
+        }
+    }
+
+    /// Whether the question may be asked again: it was the connection that failed, or nobody knows.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            RpcError::Ended => true,
+            RpcError::Refused { code, .. } => matches!(
+                code,
+                Code::Unavailable
+                    | Code::Unknown
+                    | Code::Cancelled
+                    | Code::DeadlineExceeded
+                    | Code::Internal
+                    | Code::ResourceExhausted
+            ),
+            _ => false,
+        }
+    }
+
+    /// Who can mend it.
+    pub fn fault(&self) -> Fault {
+        match self {
+            RpcError::Refused { code, .. } => match code {
+                Code::InvalidArgument | Code::NotFound | Code::AlreadyExists => Fault::Request,
+                Code::FailedPrecondition | Code::PermissionDenied | Code::Unauthenticated => {
+                    Fault::Request
+                }
+                _ => Fault::Cluster,
+            },
+            RpcError::Ended => Fault::Cluster,
+            _ => Fault::Bug,
+        }
+    }
+}
+
+impl Hint for RpcError {
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            RpcError::Refused { code: Code::Unavailable, .. } | RpcError::Ended => {
+                "is the coordinator running, and its address right?"
+            }
+            RpcError::Update(_) | RpcError::Document(_) | RpcError::Unknown => {
+                "client and coordinator must be of the same version"
+            }
+            _ => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+/// What happens in a build, as its client hears it.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Update(Update),
+    Question { number: u64, ask: Question },
+    Finished(Box<Outcome>),
+    CaughtUp,
+}
+
+/// What a client says to a build.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    Answer(Answer),
+    /// Empty credentials mean that there are none.
+    Credentials(RegistryCredentials),
+}
+
+/// How a client attends a build.
+#[derive(Clone, Debug)]
+pub(crate) enum Role {
+    /// It answers, and knows these secrets.
+    Answers(BTreeMap<String, Vec<u8>>),
+    /// It looks on.
+    LooksOn,
+}
+
+/// A build in a coordinator's list.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListedBuild {
+    /// Its id.
+    pub id: BuildId,
+    /// How far it is: waiting, running, done, failed or canceled.
+    pub state: String,
+    /// Its name, for people.
+    pub name: String,
+    /// When it was submitted.
+    pub submitted: Option<UnixTime>,
+    /// When it ended.
+    pub ended: Option<UnixTime>,
+}
+
+/// A named image in a coordinator's list.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListedImage {
+    /// Its name.
+    pub name: String,
+    /// Its manifest.
+    pub manifest: ManifestDigest,
+    /// When it got the name.
+    pub tagged: Option<UnixTime>,
+    /// The bytes of its blobs.
+    pub size: u64,
+}
+
+/// The builds of a coordinator.
+#[derive(Clone)]
+pub(crate) struct Builds {
+    client: BuildsClient<Channel>,
+}
+
+/// A conversation with a build.
+pub(crate) struct Session {
+    events: Streaming<pb::BuildEvent>,
+    pub(crate) replies: Replies,
+}
+
+/// Where answers go.
+#[derive(Clone)]
+pub(crate) struct Replies(mpsc::Sender<pb::ClientMessage>);
+
+impl Builds {
+    pub(crate) fn new(channel: Channel) -> Builds {
+        let client =
+            BuildsClient::new(channel).max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
+        Builds { client }
+    }
+
+    pub(crate) async fn submit(
+        &self,
+        id: BuildId,
+        submission: &Submission,
+    ) -> Result<(), RpcError> {
+        let submission = to_bytes(submission).into();
+        let request = pb::SubmitRequest { build: id.to_string(), submission };
+        self.client.clone().submit(request).await.map_err(RpcError::of("take the build"))?;
+        Ok(())
+    }
+
+    pub(crate) async fn attend(
+        &self,
+        id: BuildId,
+        from_event: u64,
+        role: Role,
+    ) -> Result<Session, RpcError> {
+        let (sender, receiver) = mpsc::channel(ANSWERS_MAX);
+        let (answers, secrets) = match role {
+            Role::LooksOn => (false, BTreeMap::new()),
+            Role::Answers(secrets) => (true, secrets),
+        };
+        let secrets = secrets.into_iter().map(|(id, value)| (id, value.into())).collect();
+        let attach = pb::Attach { build: id.to_string(), from_event, answers, secrets };
+        let replies = Replies(sender);
+        replies.send(Message::Attach(attach)).await;
+        let reply = self.client.clone().attend(ReceiverStream::new(receiver)).await;
+        let events = reply.map_err(RpcError::of("show the build"))?.into_inner();
+        Ok(Session { events, replies })
+    }
+
+    pub(crate) async fn cancel(&self, id: BuildId) -> Result<(), RpcError> {
+        let request = pb::CancelRequest { build: id.to_string() };
+        self.client.clone().cancel(request).await.map_err(RpcError::of("cancel the build"))?;
+        Ok(())
+    }
+
+    pub(crate) async fn list(&self) -> Result<Vec<ListedBuild>, RpcError> {
+        let reply = self.client.clone().list(pb::ListRequest {}).await;
+        let builds = reply.map_err(RpcError::of("list its builds"))?.into_inner().builds;
+        builds
+            .into_iter()
+            .map(|build| {
+                Ok(ListedBuild {
+                    id: build.build.parse()?,
+                    state: build.state,
+                    name: build.name,
+                    submitted: build.submitted.map(TryInto::try_into).transpose()?,
+                    ended: build.ended.map(TryInto::try_into).transpose()?,
+                })
+            })
+            .collect()
+    }
+
+    pub(crate) async fn images(&self) -> Result<Vec<ListedImage>, RpcError> {
+        let reply = self.client.clone().list_images(pb::ListImagesRequest {}).await;
+        let images = reply.map_err(RpcError::of("list its images"))?.into_inner().images;
+        images
+            .into_iter()
+            .map(|image| {
+                Ok(ListedImage {
+                    name: image.name,
+                    manifest: image.manifest.parse()?,
+                    tagged: image.tagged.map(TryInto::try_into).transpose()?,
+                    size: image.size,
+                })
+            })
+            .collect()
+    }
+
+    pub(crate) async fn remove_image(&self, name: &str) -> Result<bool, RpcError> {
+        let request = pb::RemoveImageRequest { name: name.to_owned() };
+        let reply = self.client.clone().remove_image(request).await;
+        Ok(reply.map_err(RpcError::of("remove the name"))?.into_inner().removed)
+    }
+}
+
+impl Session {
+    /// The next event, with its number among the build's.
+    pub(crate) async fn next(&mut self) -> Result<(u64, Event), RpcError> {
+        let event = self.events.message().await.map_err(RpcError::of("show the build"))?;
+        let pb::BuildEvent { number, event } = event.ok_or(RpcError::Ended)?;
+        let event = match event.ok_or(RpcError::Unknown)? {
+            Wire::Question(question) => {
+                let ask = from_bytes("question", &question.ask)?;
+                Event::Question { number: question.question, ask }
+            }
+            Wire::Vertex(vertex) => Event::Update(Update::Vertex(vertex.try_into()?)),
+            Wire::Status(status) => Event::Update(Update::Status(status.try_into()?)),
+            Wire::Log(log) => Event::Update(Update::Log(log.try_into()?)),
+            Wire::Warning(warning) => Event::Update(Update::Warning(warning.try_into()?)),
+            Wire::Finished(finished) => {
+                Event::Finished(Box::new(from_bytes("outcome", &finished.outcome)?))
+            }
+            Wire::CaughtUp(pb::CaughtUp {}) => Event::CaughtUp,
+        };
+        Ok((number, event))
+    }
+}
+
+impl Replies {
+    async fn send(&self, message: Message) {
+        // Where the conversation has ended, reading from it says so.
+        drop(self.0.send(pb::ClientMessage { message: Some(message) }).await);
+    }
+
+    pub(crate) async fn reply(&self, question: u64, reply: Reply) {
+        let message = match reply {
+            Reply::Answer(answer) => {
+                Message::Answer(pb::Answer { question, answer: to_bytes(&answer).into() })
+            }
+            Reply::Credentials(found) => Message::Credentials(pb::Credentials {
+                question,
+                username: found.username,
+                password: found.password.into_bytes().into(),
+                identity_token: found.identity_token.into_bytes().into(),
+            }),
+        };
+        self.send(message).await;
+    }
+}

@@ -1,0 +1,255 @@
+//! What a command line asks, understood: the flags and the environment become one value, and that a submission.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use dcbuild_plan::{NoCache, PullPolicy, Request, RunNetwork};
+use dcbuild_process::{Env, Proxies};
+use dcbuild_progress::Mode;
+use dcbuild_proto::document::Submission;
+
+use crate::FlagError;
+use crate::args::BuildFlags;
+use crate::output::{self, ClientOutput, Naming, Output, Shorthands};
+use crate::parse::{self, NamedContext, SecretSource};
+
+/// The folder that a build reads.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum MainContext {
+    /// This one.
+    Folder(PathBuf),
+    /// None: standard input holds the Dockerfile and there is nothing else.
+    Nothing,
+}
+
+/// Where the Dockerfile is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum DockerfilePlace {
+    /// In the context, under its usual name.
+    Usual,
+    /// Here.
+    File(PathBuf),
+    /// On standard input.
+    Stdin,
+}
+
+/// What a build is to be, with all that its flags say.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The folder that it reads.
+    pub context: MainContext,
+    /// Where the Dockerfile is.
+    pub dockerfile: DockerfilePlace,
+    /// Named contexts.
+    pub contexts: BTreeMap<String, NamedContext>,
+    /// Secrets, by id.
+    pub secrets: BTreeMap<String, SecretSource>,
+    /// What becomes of the result.
+    pub outputs: Vec<Output>,
+    /// Where the image's id is written.
+    pub iidfile: Option<PathBuf>,
+    /// Where what was made is written.
+    pub metadata_file: Option<PathBuf>,
+    /// How progress is shown.
+    pub mode: Mode,
+    /// The request, all but the Dockerfile and the proxies.
+    request: Request,
+    title: String,
+}
+
+/// What a build is handed over for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Purpose {
+    /// To be built while the client stays.
+    #[default]
+    Build,
+    /// To be built though the client leaves when its bytes are safe.
+    Detached,
+    /// To be planned.
+    Plan,
+}
+
+/// How the build is handed over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Handover {
+    /// What for.
+    pub purpose: Purpose,
+    /// Whether the worker lives in this process, and reads folders where they lie.
+    pub in_place: bool,
+}
+
+impl Wanted {
+    /// Reads flags; values that they take from the environment are taken from `env`.
+    pub fn new(flags: &BuildFlags, env: &Env) -> Result<Wanted, FlagError> {
+        refuse(flags)?;
+        let (context, dockerfile) = places(flags)?;
+        let names = flags.tags.iter().map(|tag| output::image_name("tag", tag));
+        let names = names.collect::<Result<Vec<_>, _>>()?;
+        let annotations = parse::annotations(&flags.annotations)?;
+        let contexts = parse::build_contexts(&flags.build_contexts)?;
+        let mode = match flags.progress.as_deref().or_else(|| env.progress()) {
+            _ if flags.quiet => Mode::Quiet,
+            None | Some("") => Mode::Auto,
+            Some(mode) => mode.parse().map_err(FlagError::Progress)?,
+        };
+        let shorthands = Shorthands {
+            push: flags.push,
+            load: flags.load,
+            digest_wanted: mode == Mode::Quiet
+                || flags.iidfile.is_some()
+                || flags.metadata_file.is_some(),
+        };
+        let title = match (names.first(), &context) {
+            (Some(name), _) => name.familiar(),
+            (None, MainContext::Folder(folder)) => title_of(folder),
+            (None, MainContext::Nothing) => "Dockerfile".to_owned(),
+        };
+        let outputs = output::outputs(&flags.outputs, shorthands, &Naming { names, annotations })?;
+        let mut stdout = outputs.iter().filter(|output| output.client.is_stdout());
+        if let (Some(_), Some(_)) = (stdout.next(), stdout.next()) {
+            let word = || "an output to standard output".to_owned();
+            let instead = "give all but one of them a dest=";
+            return Err(FlagError::Conflict {
+                first: word(),
+                second: "another one".into(),
+                instead,
+            });
+        }
+        Ok(Wanted {
+            request: request(flags, env, &contexts)?,
+            secrets: parse::secrets(&flags.secrets, env)?,
+            iidfile: flags.iidfile.clone(),
+            metadata_file: flags.metadata_file.clone(),
+            context,
+            dockerfile,
+            contexts,
+            outputs,
+            mode,
+            title,
+        })
+    }
+
+    /// What the client does with each output, in the order of the submission.
+    pub fn client_outputs(&self) -> Vec<ClientOutput> {
+        self.outputs.iter().map(|output| output.client.clone()).collect()
+    }
+
+    /// The submission of this build, now that its Dockerfile was read.
+    pub fn submission(
+        &self,
+        dockerfile: String,
+        filename: String,
+        proxies: &Proxies,
+        handover: Handover,
+    ) -> Submission {
+        let proxies = proxies.build_args().into_iter().collect();
+        Submission {
+            request: Request { dockerfile, filename, proxies, ..self.request.clone() },
+            outputs: self.outputs.iter().map(|output| output.spec.clone()).collect(),
+            detached: handover.purpose == Purpose::Detached,
+            plan_only: handover.purpose == Purpose::Plan,
+            in_place: handover.in_place,
+            title: self.title.clone(),
+        }
+    }
+}
+
+fn title_of(folder: &std::path::Path) -> String {
+    let name = folder.file_name().map(|name| name.to_string_lossy().into_owned());
+    name.unwrap_or_else(|| folder.display().to_string())
+}
+
+/// Flags that docker has and this version does not do, each with what to do instead.
+fn refuse(flags: &BuildFlags) -> Result<(), FlagError> {
+    let method = flags.call.as_deref().filter(|method| !matches!(*method, "build" | ""));
+    let check = flags.check.then_some("true");
+    let no_check = "use `dcbuild plan` to see that a Dockerfile is sound";
+    let cache = "leave it out: the store is the cache, and is found by itself";
+    let agent = "use a secret file (--secret) for keys";
+    for (flag, value, instead) in [
+        ("ssh", flags.ssh.first().map(String::as_str), agent),
+        ("cache-from", flags.cache_from.first().map(String::as_str), cache),
+        ("cache-to", flags.cache_to.first().map(String::as_str), cache),
+        ("check", check, no_check),
+        ("call", method, no_check),
+    ] {
+        if let Some(value) = value {
+            return Err(FlagError::Unsupported { flag, value: value.to_owned(), instead });
+        }
+    }
+    Ok(())
+}
+
+fn places(flags: &BuildFlags) -> Result<(MainContext, DockerfilePlace), FlagError> {
+    let stdin = flags.file.as_ref().is_some_and(|file| file.as_os_str() == "-");
+    let dockerfile = match &flags.file {
+        Some(_) if stdin => DockerfilePlace::Stdin,
+        Some(file) => DockerfilePlace::File(file.clone()),
+        None => DockerfilePlace::Usual,
+    };
+    match flags.context.as_str() {
+        "-" if flags.file.is_some() => Err(FlagError::Conflict {
+            first: "the context '-'".into(),
+            second: "--file".into(),
+            instead: "give a folder and `-f -` to build it with a Dockerfile from standard input",
+        }),
+        "-" => Ok((MainContext::Nothing, DockerfilePlace::Stdin)),
+        "" => Err(FlagError::Needs { what: "a build".into(), needs: "a context, such as '.'" }),
+        context if parse::is_remote(context) => Err(FlagError::Unsupported {
+            flag: "context",
+            value: context.to_owned(),
+            instead: "fetch it first, and give the folder",
+        }),
+        context => Ok((MainContext::Folder(context.into()), dockerfile)),
+    }
+}
+
+fn request(
+    flags: &BuildFlags,
+    env: &Env,
+    contexts: &BTreeMap<String, NamedContext>,
+) -> Result<Request, FlagError> {
+    let mut build_args = parse::build_args(&flags.build_args, env)?;
+    if let Some(epoch) = env.source_date_epoch() {
+        build_args.entry("SOURCE_DATE_EPOCH".into()).or_insert_with(|| epoch.to_owned());
+    }
+    let network = parse::network(flags.network.as_deref())?;
+    let mut allow = flags
+        .allow
+        .iter()
+        .map(|what| parse::allow(what))
+        .collect::<Result<std::collections::BTreeSet<_>, _>>()?;
+    if network == RunNetwork::Host {
+        allow.insert("network.host".into());
+    }
+    let no_cache = match flags.no_cache_filter.as_slice() {
+        _ if flags.no_cache => NoCache::All,
+        [] => NoCache::Nothing,
+        stages => {
+            NoCache::Stages { names: stages.iter().map(|name| name.to_lowercase()).collect() }
+        }
+    };
+    Ok(Request {
+        target: flags.target.clone().filter(|target| !target.is_empty()),
+        hostname: build_args.get("BUILDKIT_SANDBOX_HOSTNAME").cloned().unwrap_or_default(),
+        build_args,
+        labels: parse::labels(&flags.labels)?,
+        platform: parse::platform(&flags.platform)?,
+        contexts: contexts.iter().map(|(name, it)| (name.clone(), it.source())).collect(),
+        no_cache,
+        pull: if flags.pull { PullPolicy::Always } else { PullPolicy::IfMissing },
+        network,
+        allow,
+        hosts: flags
+            .add_hosts
+            .iter()
+            .map(|text| parse::add_host(text))
+            .collect::<Result<_, _>>()?,
+        ulimits: flags.ulimits.iter().map(|text| parse::ulimit(text)).collect::<Result<_, _>>()?,
+        shm_bytes: flags.shm_size.as_deref().map(parse::shm_size).transpose()?.unwrap_or(0),
+        ..Request::new("")
+    })
+}
