@@ -1,6 +1,7 @@
 //! Times `/bin/true` in cells of several kinds: `cargo run --release --example speed`, as root, with busybox-static.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "an example for people")]
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -15,11 +16,18 @@ use tokio_util::sync::CancellationToken;
 const RUNS: usize = 200;
 
 fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some(CELL_ARGUMENT) {
-        return cell_main();
+    match std::env::args().nth(1).as_deref() {
+        Some(CELL_ARGUMENT) => return cell_main(),
+        Some("nothing") => return ExitCode::SUCCESS,
+        _ => {}
     }
     let dir = tempfile::tempdir().unwrap();
-    std::fs::create_dir_all(dir.path().join("lower/bin")).unwrap();
+    for folder in ["bin", "dev", "etc", "proc", "sys"] {
+        std::fs::create_dir_all(dir.path().join("lower").join(folder)).unwrap();
+    }
+    for file in ["hosts", "resolv.conf"] {
+        std::fs::write(dir.path().join("lower/etc").join(file), "").unwrap();
+    }
     std::fs::copy("/bin/busybox", dir.path().join("lower/bin/true")).unwrap();
     let sandbox = Sandbox::new(SandboxConfig {
         exe: std::env::current_exe().unwrap(),
@@ -28,12 +36,16 @@ fn main() -> ExitCode {
         cgroup_name: "dcbuild-speed".to_owned(),
     })
     .unwrap();
+    sandbox.sweep(&BTreeSet::new()).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let sandbox = if std::env::args().any(|each| each == "--isolated") {
         sandbox.isolated(IsolatedConfig::default()).unwrap()
     } else {
         sandbox
     };
+    let mut times: Vec<_> = (0..RUNS).map(|_| runtime.block_on(nothing())).collect();
+    times.sort();
+    println!("a process that does nothing: median {:?}, best {:?}", times[RUNS / 2], times[0]);
     let memory = Limits { memory_bytes_max: Some(1 << 30), ..Limits::default() };
     let cpu = Limits { cpu_millis_max: Some(2000), ..memory.clone() };
     for (name, network, limits) in [
@@ -60,6 +72,13 @@ fn main() -> ExitCode {
         );
     }
     ExitCode::SUCCESS
+}
+
+async fn nothing() -> Duration {
+    let started = tokio::time::Instant::now();
+    let exe = std::env::current_exe().unwrap();
+    tokio::process::Command::new(exe).arg("nothing").status().await.unwrap();
+    started.elapsed()
 }
 
 async fn run(sandbox: &Sandbox, spec: CellSpec) -> (Duration, CellTimings) {

@@ -65,17 +65,10 @@ fn prepare(caller: &mut UnixStream, order: &Order, groups: Groups) -> Result<Pro
 
 fn enter_namespaces(order: &Order) -> Result<(), Failure> {
     let spec = &order.spec;
-    let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
-    match spec.network {
-        Network::Host => {}
-        Network::None => flags |= CloneFlags::CLONE_NEWNET,
-        Network::Isolated => {
-            enter_network(order).map_err(Failure::io("enter the step's network"))?;
-        }
-    }
+    let flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
     sys::unshare(flags).map_err(Failure::machine("make namespaces"))?;
-    if spec.network == Network::None {
-        sys::loopback_up().map_err(Failure::machine("bring the loopback up"))?;
+    if spec.network != Network::Host {
+        enter_network(order).map_err(Failure::io("enter the step's network"))?;
     }
     rustix::system::sethostname(spec.hostname.as_bytes())
         .map_err(Failure::machine("set the host name"))?;

@@ -12,6 +12,7 @@
 mod cell;
 mod cgroup;
 mod devices;
+mod error;
 mod inside;
 mod launch;
 mod mounts;
@@ -27,10 +28,9 @@ mod target;
 mod user;
 
 pub use cell::{CELL_ARGUMENT, cell_main};
+pub use error::{CellError, SandboxError};
 pub use network::{IsolateError, IsolatedConfig};
-pub use run::{
-    CellError, CellExit, CellTimings, Outcome, Sandbox, SandboxConfig, SandboxError, Stream,
-};
+pub use run::{CellExit, CellTimings, Outcome, Sandbox, SandboxConfig, Stream};
 pub use spec::{
     CellSpec, Limits, Mount, Network, Rootfs, SecretBytes, Security, Ulimit, UlimitResource,
 };

@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, openat};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
-    open_tree, unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
 use crate::report::{Failure, Order, Places};
@@ -154,8 +153,8 @@ pub(crate) fn mount_all(root: &mut Root, order: &Order) -> Result<(), Failure> {
         let target = root.target(mount.target(), kind).map_err(refused)?;
         attach(&source, &target).map_err(refused)?;
     }
-    unmount(&order.places.files, UnmountFlags::DETACH)
-        .map_err(Failure::machine("let go of files in memory"))
+    // What is attached to the places goes with the host's mounts; to detach it alone costs a grace period.
+    Ok(())
 }
 
 fn depth(target: &str) -> usize {
@@ -196,10 +195,7 @@ fn source(
             attach(&tree, open_path(&order.places.stage).map_err(fail)?).map_err(fail)?;
             let readonly = if scratch.is_none() { attr::RDONLY } else { 0 };
             let found = inner(tree, subpath);
-            let copy = found
-                .and_then(|found| copy_mount(found.as_fd(), readonly | attr::NODEV).map_err(fail));
-            unmount(&order.places.stage, UnmountFlags::DETACH).map_err(fail)?;
-            copy
+            found.and_then(|found| copy_mount(found.as_fd(), readonly | attr::NODEV).map_err(fail))
         }
         Mount::Tmpfs { bytes_max, .. } => {
             let size = bytes_max.map(|bytes| bytes.to_string());

@@ -1,6 +1,6 @@
-//! Networks of their own for steps: a way out, none to the host and none to each other.
+//! Networks of their own for steps: nothing at all, or a way out but none to the host and none to each other.
 //!
-//! Each step has a network namespace that is used once. Its card is one end of a pair; the other end is on the host, and
+//! Each step has a network namespace that is used once. The card of one with a way out is one end of a pair; the other end is on the host, and
 //! its name is the claim to four addresses of the pool, so that processes of one host do not take the same. A namespace
 //! ends with the last process in it and the last descriptor of it, and takes the pair along: nothing has to be swept.
 //! What stays on the host is the table of rules, which names no step, and the switch that lets it forward packets.
@@ -16,8 +16,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use nix::sched::CloneFlags;
 use rustix::io::Errno;
@@ -39,6 +39,8 @@ const PAIR_PREFIX: u8 = 30;
 const PAIRS: u32 = 1 << (PAIR_PREFIX - POOL_PREFIX);
 /// The addresses of machines' own services, such as those that hand out a cloud's credentials.
 const LINK_LOCAL: Range = Range { first: Ipv4Addr::new(169, 254, 0, 0), prefix: 16 };
+/// How many namespaces with a loopback are kept ready.
+const LOOPBACK_SPARES: usize = 1;
 /// The switch that lets the host forward packets.
 const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 
@@ -82,12 +84,20 @@ fn kernel(action: &'static str) -> impl FnOnce(Errno) -> IsolateError {
     move |errno| IsolateError::Kernel { action, source: errno.into() }
 }
 
-/// Networks of steps, some of them ready.
+/// Networks with a way out.
 #[derive(Debug)]
 pub(crate) struct Networks {
     maker: Arc<Maker>,
-    ready: Mutex<Receiver<Slot>>,
+    stock: Stock,
 }
+
+/// Networks of nothing but a loopback; the first that is taken starts their stock.
+#[derive(Debug, Default)]
+pub(crate) struct Loopbacks(OnceLock<Option<Stock>>);
+
+/// Some networks that are ready: making one takes longer than most of the rest of a cell.
+#[derive(Debug)]
+struct Stock(Mutex<Receiver<Slot>>);
 
 /// What makes networks.
 #[derive(Debug)]
@@ -125,43 +135,63 @@ impl Networks {
             action: "let the host forward packets",
             source,
         })?;
-        let first = maker.make()?;
-        let (tx, rx) = sync_channel(config.spares.max(1));
-        // The queue has room for at least one, and its other end is held here.
-        let _sent = tx.try_send(first);
+        // Rather now than with the first step.
+        drop(maker.make()?);
         let stocking = Arc::clone(&maker);
-        std::thread::Builder::new()
-            .name("networks".to_owned())
-            .spawn(move || stock(&stocking, &tx))
+        let stock = Stock::start(config.spares, move || stocking.make())
             .map_err(|source| IsolateError::Kernel { action: "start a thread", source })?;
-        Ok(Networks { maker, ready: Mutex::new(rx) })
+        Ok(Networks { maker, stock })
     }
 
     /// Takes a network for one step.
     pub(crate) fn take(&self) -> Result<Slot, IsolateError> {
-        let ready = self.ready.lock().map_or(None, |ready| ready.recv().ok());
-        match ready {
-            Some(slot) => Ok(slot),
-            // The stock ended with an error, which this finds again.
-            None => self.maker.make(),
-        }
+        self.stock.take().map_or_else(|| self.maker.make(), Ok)
     }
 }
 
-/// Keeps the queue full until nobody takes from it, or nothing can be made any more.
-fn stock(maker: &Maker, ready: &SyncSender<Slot>) {
-    loop {
-        match maker.make() {
-            Ok(slot) => {
-                if ready.send(slot).is_err() {
-                    return;
+impl Loopbacks {
+    /// Takes a network for one step.
+    pub(crate) fn take(&self) -> Result<Slot, IsolateError> {
+        let stock = self.0.get_or_init(|| Stock::start(LOOPBACK_SPARES, make_loopback).ok());
+        stock.as_ref().and_then(Stock::take).map_or_else(make_loopback, Ok)
+    }
+}
+
+fn make_loopback() -> Result<Slot, IsolateError> {
+    let (namespace, mut inside) = fresh_namespace()?;
+    inside.bring_up("lo").map_err(kernel("bring a loopback up"))?;
+    Ok(Slot { namespace })
+}
+
+impl Stock {
+    /// Starts a thread that makes networks until nobody takes them, or one cannot be made.
+    fn start(
+        spares: usize,
+        make: impl Fn() -> Result<Slot, IsolateError> + Send + 'static,
+    ) -> io::Result<Stock> {
+        let (tx, rx) = sync_channel(spares);
+        let work = move || {
+            loop {
+                match make() {
+                    Ok(slot) => {
+                        if tx.send(slot).is_err() {
+                            return;
+                        }
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "networks of steps are made one by one from now on");
+                        return;
+                    }
                 }
             }
-            Err(error) => {
-                tracing::warn!(%error, "networks of steps are made one by one from now on");
-                return;
-            }
-        }
+        };
+        std::thread::Builder::new().name("networks".to_owned()).spawn(work)?;
+        Ok(Stock(Mutex::new(rx)))
+    }
+
+    /// Takes one; none where the thread has ended with an error, which whoever makes one finds again.
+    fn take(&self) -> Option<Slot> {
+        self.0.lock().ok()?.recv().ok()
     }
 }
 

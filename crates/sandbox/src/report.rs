@@ -11,7 +11,7 @@ pub(crate) struct Order {
     pub(crate) spec: CellSpec,
     pub(crate) cgroup: CgroupPaths,
     pub(crate) places: Places,
-    /// The network namespace of an isolated step.
+    /// The step's network namespace; none for the host's.
     pub(crate) network: Option<std::path::PathBuf>,
 }
 

@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cell::CELL_ARGUMENT;
 use crate::cgroup::{Cgroup, Hierarchy};
-use crate::network::{IsolateError, IsolatedConfig, Networks, Slot};
+use crate::error::{CellError, SandboxError};
+use crate::network::{IsolateError, IsolatedConfig, Loopbacks, Networks, Slot};
 use crate::report::{Failure, Order, Places, Report};
 use crate::spec::{CellSpec, Network};
 
@@ -42,78 +43,6 @@ pub struct SandboxConfig {
     pub cgroup_root: PathBuf,
     /// The group below which each attempt has its own.
     pub cgroup_name: String,
-}
-
-/// Says why there can be no sandbox.
-#[derive(Debug, thiserror::Error)]
-pub enum SandboxError {
-    /// A folder of the state could not be made.
-    #[error("could not make '{}'", .path.display())]
-    State {
-        /// The folder.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// Groups of dead attempts could not be removed.
-    #[error("could not sweep the control groups of earlier attempts")]
-    Sweep(#[source] io::Error),
-}
-
-/// Says why a step has no exit.
-#[derive(Debug, thiserror::Error)]
-pub enum CellError {
-    /// The step asks for what cannot be; trying again changes nothing.
-    #[error("{reason}")]
-    Refused {
-        /// What is wrong, in words for the step's author.
-        reason: String,
-    },
-    /// This machine could not make the cell.
-    #[error("could not {action}: {reason}")]
-    Machine {
-        /// What was tried.
-        action: String,
-        /// Why not.
-        reason: String,
-    },
-    /// A network of this kind cannot be had here.
-    #[error("this sandbox has no network of the kind {kind:?}")]
-    NetworkUnavailable {
-        /// The kind.
-        kind: Network,
-    },
-    /// A network of the step's own could not be made.
-    #[error("could not make a network for the step")]
-    Network(#[source] IsolateError),
-    /// The helper process could not be started or talked to.
-    #[error("could not {action} the step's helper process")]
-    Helper {
-        /// What was tried.
-        action: &'static str,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The control group could not be made.
-    #[error("could not make the control group of attempt {attempt}")]
-    Cgroup {
-        /// The attempt.
-        attempt: String,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The helper ended without a word.
-    #[error("the step's helper process died")]
-    HelperDied,
-    /// The step took longer than its limit and was killed.
-    #[error("the step took longer than {limit:?}")]
-    TimedOut {
-        /// The limit.
-        limit: Duration,
-    },
-    /// The caller stopped the step.
-    #[error("the step was stopped")]
-    Stopped,
 }
 
 /// Which of the two outputs.
@@ -164,6 +93,7 @@ pub struct Sandbox {
     exe: PathBuf,
     places: Places,
     hierarchy: Arc<Hierarchy>,
+    loopbacks: Arc<Loopbacks>,
     networks: Option<Arc<Networks>>,
 }
 
@@ -184,7 +114,13 @@ impl Sandbox {
             files: place("files")?,
         };
         let hierarchy = Arc::new(Hierarchy::find(&config.cgroup_root, &config.cgroup_name));
-        Ok(Sandbox { exe: config.exe, places, hierarchy, networks: None })
+        Ok(Sandbox {
+            exe: config.exe,
+            places,
+            hierarchy,
+            loopbacks: Arc::default(),
+            networks: None,
+        })
     }
 
     /// Adds networks of their own for steps; it changes the host's rules for packets and lets it forward them.
@@ -249,18 +185,21 @@ impl Sandbox {
 
     /// Takes a network for a step that is to have one of its own.
     async fn network(&self, kind: Network) -> Result<Option<Slot>, CellError> {
-        if kind != Network::Isolated {
-            return Ok(None);
-        }
-        let networks = self.networks.clone().ok_or(CellError::NetworkUnavailable { kind })?;
-        match tokio::task::spawn_blocking(move || networks.take()).await {
-            Ok(Ok(slot)) => Ok(Some(slot)),
-            Ok(Err(source)) => Err(CellError::Network(source)),
-            Err(died) => Err(CellError::Machine {
+        let (loopbacks, networks) = (Arc::clone(&self.loopbacks), self.networks.clone());
+        let taken = tokio::task::spawn_blocking(move || match kind {
+            Network::Host => Ok(None),
+            Network::None => loopbacks.take().map(Some).map_err(CellError::Network),
+            Network::Isolated => {
+                let networks = networks.ok_or(CellError::NetworkUnavailable { kind })?;
+                networks.take().map(Some).map_err(CellError::Network)
+            }
+        });
+        taken.await.unwrap_or_else(|died| {
+            Err(CellError::Machine {
                 action: "make a network for the step".to_owned(),
                 reason: died.to_string(),
-            }),
-        }
+            })
+        })
     }
 
     async fn supervise(

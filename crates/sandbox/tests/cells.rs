@@ -134,6 +134,18 @@ impl Fixture {
         spec(self.dir.path(), script)
     }
 
+    /// A step that can run beside another, on a network of its own.
+    fn second_spec(&self, script: &str) -> CellSpec {
+        let mut spec = self.spec(script);
+        spec.network = Network::Isolated;
+        "attempt-2".clone_into(&mut spec.attempt);
+        spec.rootfs.upper = self.dir.path().join("upper-2");
+        spec.rootfs.work = self.dir.path().join("work-2");
+        std::fs::create_dir(&spec.rootfs.upper).unwrap();
+        std::fs::create_dir(&spec.rootfs.work).unwrap();
+        spec
+    }
+
     fn run(&self, spec: CellSpec) -> Ran {
         run(&self.sandbox, spec, CancellationToken::new())
     }
@@ -642,13 +654,7 @@ fn isolated_steps_reach_out_and_nothing_near() {
             "{own}; while :; do echo step | nc -l -p 82; done & sleep 0.2
             echo $own $(nc -w 1 $own 82); sleep 98764"
         );
-        let mut server = fixture.spec(&server);
-        server.network = Network::Isolated;
-        server.attempt = "attempt-2".to_owned();
-        server.rootfs.upper = fixture.dir.path().join("upper-2");
-        server.rootfs.work = fixture.dir.path().join("work-2");
-        std::fs::create_dir(&server.rootfs.upper).unwrap();
-        std::fs::create_dir(&server.rootfs.work).unwrap();
+        let server = fixture.second_spec(&server);
         let stop = CancellationToken::new();
         let (tx, mut rx) = mpsc::channel::<(Stream, bytes::Bytes)>(4);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -656,15 +662,15 @@ fn isolated_steps_reach_out_and_nothing_near() {
             let probe = async {
                 let (_, bytes) = rx.recv().await.unwrap();
                 let line = String::from_utf8(bytes.to_vec()).unwrap();
-                let (other, word) = line.trim().split_once(' ').unwrap();
-                assert_eq!(word, "step", "a step reaches itself");
+                let (near, said) = line.trim().split_once(' ').unwrap();
+                assert_eq!(said, "step", "a step reaches itself");
                 let mut spec = fixture.spec(&format!(
                     "{own}; try() {{ echo $1 $2: $(nc -w 1 $1 $2 2>/dev/null </dev/null); }}
                     gateway=${{own%.*}}.$((${{own##*.}} - 1))
                     try 203.0.113.2 80; try 127.0.0.1 81; try 203.0.113.1 81; try 169.254.169.254 80; try 10.9.0.1 80
                     [ \"$(try $gateway 81)\" = \"$gateway 81:\" ] && echo no gateway
-                    [ \"$(try {other} 82)\" = \"{other} 82:\" ] && echo no other step
-                    ls /sys/class/net; [ $own != {other} ] && echo two"
+                    [ \"$(try {near} 82)\" = \"{near} 82:\" ] && echo no other step
+                    ls /sys/class/net; [ $own != {near} ] && echo two"
                 ));
                 spec.network = Network::Isolated;
                 let (tx, mut rx) = mpsc::channel::<(Stream, bytes::Bytes)>(4);
@@ -706,17 +712,17 @@ fn isolated_steps_reach_out_and_nothing_near() {
 fn isolated_networks_end_with_their_process() {
     apart(|| {
         unshare_network();
-        let fixture = Fixture::new("hold-isolated");
+        let fixture = Fixture::new("hold-98765");
         let mut caller = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["hold", "isolated"])
             .arg(fixture.dir.path())
             .spawn()
             .unwrap();
-        wait_for("the step", || running("98763") >= 2);
+        wait_for("the step", || running("98765") >= 2);
         assert!(cards() >= 2, "the step's and a spare one");
         caller.kill().unwrap();
         caller.wait().unwrap();
-        wait_for("the step's end", || running("98763") == 0);
+        wait_for("the step's end", || running("98765") == 0);
         wait_for("the end of all cards", || cards() == 0);
         // What the rules of the dead process name is nobody's; a second start puts the same in force.
         fixture.sandbox.clone().isolated(IsolatedConfig::default()).unwrap();
@@ -795,9 +801,11 @@ fn wait_for(what: &str, condition: impl Fn() -> bool) {
 /// Runs a step until it is killed itself.
 fn hold(arguments: &[String]) -> ExitCode {
     let dir = Path::new(arguments.last().unwrap());
-    let mut sandbox = sandbox(dir, "dcbuild-test-hold");
-    let mut spec = spec(dir, "(setsid sleep 98763 &); sleep 98763");
-    if arguments[0] == "isolated" {
+    let isolated = arguments[0] == "isolated";
+    let seconds = if isolated { "98765" } else { "98763" };
+    let mut sandbox = sandbox(dir, &format!("dcbuild-test-hold-{seconds}"));
+    let mut spec = spec(dir, &format!("(setsid sleep {seconds} &); sleep {seconds}"));
+    if isolated {
         sandbox = sandbox.isolated(IsolatedConfig::default()).unwrap();
         spec.network = Network::Isolated;
     }
@@ -806,7 +814,7 @@ fn hold(arguments: &[String]) -> ExitCode {
 }
 
 fn caller_killed_leaves_nothing() {
-    let fixture = Fixture::new("hold");
+    let fixture = Fixture::new("hold-98763");
     let mut caller = std::process::Command::new(std::env::current_exe().unwrap())
         .arg("hold")
         .arg(fixture.dir.path())

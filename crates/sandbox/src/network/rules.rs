@@ -162,7 +162,7 @@ impl Rules {
         }
         let answers = [
             Expression("ct", Attributes::new().network_number(1, REGISTER).network_number(2, 0)),
-            masked(&ESTABLISHED_OR_RELATED.to_ne_bytes()),
+            masked(ESTABLISHED_OR_RELATED.to_ne_bytes()),
             compare(UNEQUAL, &[0; 4]),
         ];
         rules.push(("through", all([to_step(), answers.into(), accept_it()])));
@@ -226,12 +226,12 @@ fn compare(operation: u32, value: &[u8]) -> Expression {
     Expression("cmp", attributes)
 }
 
-fn masked(mask: &[u8; 4]) -> Expression {
+fn masked(mask: [u8; 4]) -> Expression {
     let attributes = Attributes::new()
         .network_number(1, REGISTER)
         .network_number(2, REGISTER)
         .network_number(3, 4)
-        .nest(4, Attributes::new().bytes(1, mask))
+        .nest(4, Attributes::new().bytes(1, &mask))
         .nest(5, Attributes::new().bytes(1, &[0; 4]));
     Expression("bitwise", attributes)
 }
@@ -241,7 +241,7 @@ fn within(offset: u32, range: Range, operation: u32) -> Vec<Expression> {
     let mask = u32::MAX.checked_shl(32_u32.saturating_sub(range.prefix.into())).unwrap_or(0);
     let mut expressions = is(meta(META_FAMILY), EQUAL, &[FAMILY_IPV4]);
     expressions.push(payload(BASE_NETWORK, offset, 4));
-    expressions.push(masked(&mask.to_be_bytes()));
+    expressions.push(masked(mask.to_be_bytes()));
     let first = u32::from(range.first) & mask;
     expressions.push(compare(operation, &first.to_be_bytes()));
     expressions

@@ -1,0 +1,80 @@
+//! Why there is no sandbox, or a step has no exit.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::network::IsolateError;
+use crate::spec::Network;
+
+/// Says why there can be no sandbox.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// A folder of the state could not be made.
+    #[error("could not make '{}'", .path.display())]
+    State {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Groups of dead attempts could not be removed.
+    #[error("could not sweep the control groups of earlier attempts")]
+    Sweep(#[source] io::Error),
+}
+
+/// Says why a step has no exit.
+#[derive(Debug, thiserror::Error)]
+pub enum CellError {
+    /// The step asks for what cannot be; trying again changes nothing.
+    #[error("{reason}")]
+    Refused {
+        /// What is wrong, in words for the step's author.
+        reason: String,
+    },
+    /// This machine could not make the cell.
+    #[error("could not {action}: {reason}")]
+    Machine {
+        /// What was tried.
+        action: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A network of this kind cannot be had here.
+    #[error("this sandbox has no network of the kind {kind:?}")]
+    NetworkUnavailable {
+        /// The kind.
+        kind: Network,
+    },
+    /// A network of the step's own could not be made.
+    #[error("could not make a network for the step")]
+    Network(#[source] IsolateError),
+    /// The helper process could not be started or talked to.
+    #[error("could not {action} the step's helper process")]
+    Helper {
+        /// What was tried.
+        action: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The control group could not be made.
+    #[error("could not make the control group of attempt {attempt}")]
+    Cgroup {
+        /// The attempt.
+        attempt: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The helper ended without a word.
+    #[error("the step's helper process died")]
+    HelperDied,
+    /// The step took longer than its limit and was killed.
+    #[error("the step took longer than {limit:?}")]
+    TimedOut {
+        /// The limit.
+        limit: Duration,
+    },
+    /// The caller stopped the step.
+    #[error("the step was stopped")]
+    Stopped,
+}
