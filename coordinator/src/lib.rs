@@ -1,1 +1,28 @@
-//! dcbuild-coordinator
+//! The coordinator: plans builds, keeps the log that the scheduler lives by, hands jobs to workers, tells clients.
+//!
+//! It moves no files and runs no step: bytes of layers pass through it only where it serves a folder store. Start with
+//! [`Coordinator::start`]; [`book`] holds what is known of builds and workers, `core` is the loop that alone changes it,
+//! `driver` takes one build from its submission to a graph.
+
+pub mod config;
+pub mod log;
+
+mod book;
+mod build;
+mod coordinator;
+mod core;
+mod driver;
+mod graph;
+mod images;
+mod journal;
+mod lease;
+mod memory;
+mod metrics;
+mod planned;
+mod questions;
+mod records;
+mod rpc;
+
+pub use config::{CoordinatorConfig, Holds, Parts, Stores};
+pub use coordinator::{Coordinator, ServeError, StartError};
+pub use memory::{Incoming, MemoryConnector, in_memory};

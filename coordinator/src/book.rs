@@ -1,0 +1,349 @@
+//! What is known of builds, workers and attempts, beside the scheduler: changed by entries of the log alone.
+//!
+//! Every change makes entries, which are to be durable, and effects, which are done once the entries are. After a
+//! restart the same entries make the same book; their effects are thrown away.
+
+mod actions;
+mod builds;
+mod ends;
+mod reports;
+mod workers;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use dcbuild_model::{
+    AttemptId, BlobDigest, BuildId, Epoch, LogTime, Record, Scope, StateDigest, StepIndex,
+    UnixTime, WorkerId,
+};
+use dcbuild_progress::Update;
+use dcbuild_proto::document::{Outcome, OutputResult, StepError, Submission};
+use dcbuild_scheduler::{Event, How, Lease, Refusal, Scheduler, Work};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::build::Build;
+use crate::lease::Wanted;
+use crate::log::{Entry, StoredEvent};
+use crate::planned::PlannedBuild;
+
+pub(crate) use builds::{SubmitError, Summarised};
+pub(crate) use reports::{Hello, Report};
+
+/// What a worker is told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Order {
+    /// A lease document.
+    Lease(Vec<u8>),
+    /// End an attempt, at once or behind a step.
+    Stop { attempt: AttemptId, after: Option<StepIndex> },
+}
+
+/// What is to be done once the entries are durable, in order.
+pub(crate) enum Effect {
+    /// Tell a worker; one whose queue is full is cut off.
+    Order { orders: mpsc::Sender<Order>, order: Order },
+    /// Tell a build's watchers.
+    Tell { build: Arc<Build>, update: Update },
+    /// Copy to one build what was told another of a vertex.
+    CopyLog { from: Arc<Build>, to: Arc<Build>, vertex: dcbuild_progress::VertexId },
+    /// Tell a build's watchers the end.
+    Finish { build: Arc<Build>, outcome: Box<Outcome> },
+    /// Begin to plan a build.
+    Drive(Arc<Build>),
+    /// Get from the client what a lease needs, then hand it out.
+    Want { build: Arc<Build>, attempt: AttemptId, wanted: Wanted },
+    /// Keep a record for later builds.
+    Keep(Arc<Record>),
+    /// The build is forgotten: its events go.
+    Forget(BuildId),
+    /// Answer whoever asked.
+    Answer(Box<dyn FnOnce() + Send>),
+}
+
+/// A step's result in one build.
+#[derive(Clone, Debug)]
+pub(crate) struct Settled {
+    pub(crate) record: Arc<Record>,
+    pub(crate) how: Settling,
+}
+
+/// Where it came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Settling {
+    Taken,
+    By(How),
+}
+
+/// A build.
+pub(crate) struct Active {
+    pub(crate) desk: Arc<Build>,
+    pub(crate) planned: Option<Arc<PlannedBuild>>,
+    pub(crate) results: BTreeMap<StepIndex, Settled>,
+    /// Selections packed after the plan was made.
+    pub(crate) packs: Vec<(String, dcbuild_model::Selection, dcbuild_model::LayerId)>,
+    assembled: BTreeMap<BlobDigest, OutputResult>,
+    outputs: BTreeMap<u32, OutputResult>,
+    /// Vertices that run, since when.
+    running: BTreeMap<Piece, UnixTime>,
+    error: Option<(Option<StepIndex>, StepError)>,
+    /// Why it was cancelled, if it was.
+    reason: Option<String>,
+    /// Clients that answer.
+    attending: u32,
+    /// Since when there is none, while the scheduler does not count.
+    alone: Option<Instant>,
+    /// Whether the scheduler has it.
+    scheduled: bool,
+    ended: Option<(UnixTime, Box<Outcome>)>,
+}
+
+/// A piece of a build that a person sees.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Piece {
+    Step(StepIndex),
+    Output(u32),
+}
+
+/// A lease that was handed out, or waits for what only the client has.
+struct Attempt {
+    lease: Lease,
+    made: BTreeMap<StepIndex, Arc<Record>>,
+    /// Bytes of each step's log.
+    logged: BTreeMap<StepIndex, u64>,
+}
+
+/// A worker that is not lost.
+struct Member {
+    session: Option<Session>,
+    heard: Instant,
+}
+
+struct Session {
+    number: u64,
+    orders: mpsc::Sender<Order>,
+}
+
+/// The time, by all clocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Now {
+    pub(crate) wall: UnixTime,
+    pub(crate) instant: Instant,
+}
+
+/// Makes the shared part of a build; its journal lies where the shell says.
+pub(crate) type MakeDesk = Box<dyn Fn(BuildId, Submission, UnixTime) -> Arc<Build> + Send>;
+
+/// Counts for gauges.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) ran: u64,
+    pub(crate) hits_probed: u64,
+    pub(crate) hits_outcome: u64,
+    pub(crate) shared: u64,
+    pub(crate) retries: u64,
+}
+
+/// All of it.
+pub(crate) struct Book {
+    scheduler: Scheduler,
+    scope: Scope,
+    builds_max: usize,
+    make_desk: MakeDesk,
+    now: Now,
+    last: LogTime,
+    entries: Vec<Entry>,
+    effects: Vec<Effect>,
+    replaying: bool,
+    builds: BTreeMap<BuildId, Active>,
+    attempts: BTreeMap<AttemptId, Attempt>,
+    workers: BTreeMap<WorkerId, Member>,
+    sessions: u64,
+    records: BTreeMap<BlobDigest, Arc<Record>>,
+    /// Records whose blobs are not durable yet, with the worker that has them.
+    undurable: BTreeMap<(AttemptId, StepIndex), (WorkerId, Arc<Record>)>,
+    /// Steps that share another's attempt, by that.
+    followers: BTreeMap<(BuildId, StepIndex), BTreeSet<(BuildId, StepIndex)>>,
+    alarms: BTreeSet<LogTime>,
+    pub(crate) tally: Tally,
+}
+
+/// What a book is made with.
+pub(crate) struct BookParts {
+    pub(crate) scope: Scope,
+    pub(crate) builds_max: usize,
+    pub(crate) make_desk: MakeDesk,
+}
+
+impl Book {
+    pub(crate) fn new(parts: BookParts, seed: u128, now: Now) -> Book {
+        let mut book = Book {
+            scheduler: Scheduler::new(seed),
+            scope: parts.scope,
+            builds_max: parts.builds_max,
+            make_desk: parts.make_desk,
+            now,
+            last: LogTime(0),
+            entries: Vec::new(),
+            effects: Vec::new(),
+            replaying: false,
+            builds: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            workers: BTreeMap::new(),
+            sessions: 0,
+            records: BTreeMap::new(),
+            undurable: BTreeMap::new(),
+            followers: BTreeMap::new(),
+            alarms: BTreeSet::new(),
+            tally: Tally::default(),
+        };
+        let seed = format!("{seed:x}");
+        book.entries.push(Entry::Founded { version: crate::log::VERSION, seed });
+        book
+    }
+
+    /// Makes the book that these entries made before; effects that are left are those of the restart.
+    pub(crate) fn replay(parts: BookParts, seed: u128, entries: Vec<Entry>, now: Now) -> Book {
+        let mut book = Book::new(parts, seed, now);
+        book.replaying = true;
+        for entry in entries {
+            book.take(entry);
+        }
+        book.replaying = false;
+        book.entries.clear();
+        book.effects.clear();
+        book.recover();
+        book
+    }
+
+    /// Sets the time of all that follows.
+    pub(crate) fn at(&mut self, now: Now) {
+        self.now = now;
+    }
+
+    /// What is to be durable, and then to be done.
+    pub(crate) fn drain(&mut self) -> (Vec<Entry>, Vec<Effect>) {
+        (std::mem::take(&mut self.entries), std::mem::take(&mut self.effects))
+    }
+
+    /// Answers once all that came before is durable.
+    pub(crate) fn answer(&mut self, answer: Box<dyn FnOnce() + Send>) {
+        self.effects.push(Effect::Answer(answer));
+    }
+
+    pub(crate) fn counts(&self) -> dcbuild_scheduler::Counts {
+        self.scheduler.counts()
+    }
+
+    fn record(&mut self, entry: Entry) {
+        self.entries.push(entry.clone());
+        self.take(entry);
+    }
+
+    /// Takes an entry, new or from the log.
+    fn take(&mut self, entry: Entry) {
+        match entry {
+            Entry::Founded { .. } => {}
+            Entry::Submitted { build, time, submission } => {
+                self.take_submitted(build, time, *submission);
+            }
+            Entry::Planned { build, planned } => self.take_planned(build, *planned),
+            Entry::Made { attempt, step, record } => self.take_made(attempt, step, *record),
+            Entry::Assembled { build, digest, result } => {
+                if let Some(active) = self.builds.get_mut(&build) {
+                    active.assembled.insert(digest, result);
+                }
+            }
+            Entry::Failed { build, step, error } => self.take_error(build, step, error),
+            Entry::Ended { build, time, outcome } => self.take_ended(build, time, outcome),
+            Entry::Event { time, event } => {
+                self.apply_at(time, event.into());
+            }
+        }
+    }
+
+    fn log_now(&self) -> LogTime {
+        let secs = u64::try_from(self.now.wall.secs).unwrap_or(0);
+        let millis = secs.saturating_mul(1_000) + u64::from(self.now.wall.nanos / 1_000_000);
+        self.last.max(LogTime(millis))
+    }
+
+    /// Logs an event and applies it; the refusal, if it changed nothing.
+    fn apply(&mut self, event: Event) -> Option<Refusal> {
+        let time = self.log_now();
+        self.entries.push(Entry::Event { time, event: StoredEvent::from(&event) });
+        self.apply_at(time, event)
+    }
+
+    fn apply_at(&mut self, time: LogTime, event: Event) -> Option<Refusal> {
+        self.last = self.last.max(time);
+        self.before(&event);
+        let spent = Book::spent(&event);
+        let actions = self.scheduler.apply(time, event);
+        let mut refusal = None;
+        for action in actions {
+            match action {
+                dcbuild_scheduler::Action::Refused(why) => refusal = Some(why),
+                action => self.act(action),
+            }
+        }
+        self.after(&spent, refusal.as_ref());
+        refusal
+    }
+
+    fn tell(&mut self, build: BuildId, update: Update) {
+        if let Some(active) = self.builds.get(&build) {
+            self.effects.push(Effect::Tell { build: active.desk.clone(), update });
+        }
+    }
+
+    /// When something is due by the log's time, as a wait from now.
+    pub(crate) fn next_alarm(&self) -> Option<std::time::Duration> {
+        let due = self.alarms.first()?;
+        Some(std::time::Duration::from_millis(due.0.saturating_sub(self.log_now().0)))
+    }
+
+    /// Looks for what time alone brings about.
+    pub(crate) fn tick(&mut self) {
+        self.lose_silent();
+        self.end_alone();
+        let now = self.log_now();
+        if self.alarms.first().is_some_and(|due| *due <= now) {
+            self.alarms = self.alarms.split_off(&LogTime(now.0 + 1));
+            self.apply(Event::Tick);
+        }
+    }
+
+    /// The state that a step of a build made, as an attempt of that build sees it.
+    fn state_of(&self, attempt: &Attempt, step: StepIndex) -> Option<StateDigest> {
+        let active = self.builds.get(&attempt.lease.build)?;
+        let planned = active.planned.as_ref()?;
+        let mut state = StateDigest::empty();
+        for at in planned.plan.chain(Some(step)) {
+            let settled = || active.results.get(&at).map(|settled| &settled.record);
+            let record = attempt.made.get(&at).or_else(settled)?;
+            state = record.result.state_after(state);
+        }
+        Some(state)
+    }
+
+    /// The state below a step.
+    fn state_below(&self, attempt: &Attempt, step: StepIndex) -> Option<StateDigest> {
+        let planned = self.builds.get(&attempt.lease.build)?.planned.as_ref()?;
+        match planned.plan.steps.get(step.index())?.parent {
+            None => Some(StateDigest::empty()),
+            Some(parent) => self.state_of(attempt, parent),
+        }
+    }
+
+    fn has_step(&self, attempt: AttemptId, step: StepIndex) -> bool {
+        self.attempts.get(&attempt).is_some_and(|attempt| match &attempt.lease.work {
+            Work::Steps(steps) => steps.contains(&step),
+            Work::Output(_) => false,
+        })
+    }
+
+    fn epoch_of(&self, attempt: AttemptId) -> Option<Epoch> {
+        self.attempts.get(&attempt).map(|attempt| attempt.lease.epoch)
+    }
+}

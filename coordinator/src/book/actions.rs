@@ -1,0 +1,220 @@
+//! What the scheduler wants done, as changes of the book and effects.
+
+use std::collections::BTreeMap;
+
+use dcbuild_model::{AttemptId, BuildId, Fault, StepIndex, WorkerId};
+use dcbuild_progress::{Update, VertexState, Warning};
+use dcbuild_proto::document;
+use dcbuild_scheduler::{Action, Event, How, InfraFault, Lease, Made, Note, StepFault, Work};
+
+use super::{Attempt, Book, Effect, Order, Piece, Settled, Settling};
+use crate::lease::{self, Lacking};
+
+impl Book {
+    pub(super) fn act(&mut self, action: Action) {
+        match action {
+            Action::Accepted { .. } | Action::Refused(_) => {}
+            Action::Lease(lease) => self.lease(lease),
+            Action::StopAttempt { worker, attempt, why: _ } => {
+                self.order(worker, Order::Stop { attempt, after: None });
+                self.drop_attempt(attempt);
+            }
+            Action::CutAttempt { worker, attempt, last } => {
+                if let Some(Attempt { lease: Lease { work: Work::Steps(steps), .. }, .. }) =
+                    self.attempts.get_mut(&attempt)
+                {
+                    steps.retain(|step| *step <= last);
+                }
+                self.order(worker, Order::Stop { attempt, after: Some(last) });
+            }
+            Action::Subscribed { build, step, owner, owner_step } => {
+                self.follow((build, step), (owner, owner_step));
+            }
+            Action::StepSettled { build, step, made, how } => self.settled(build, step, made, how),
+            Action::OutputSettled { build, output, result } => {
+                if let Some(active) = self.builds.get_mut(&build)
+                    && let Some(made) = active.assembled.get(&result).cloned()
+                {
+                    active.outputs.insert(output.0, made);
+                }
+                self.complete(build, Piece::Output(output.0));
+            }
+            Action::Note { build, note } => self.note(build, note),
+            Action::BuildEnded { build, outcome } => self.build_ended(build, outcome),
+            Action::Forgotten { .. } => {}
+            Action::WakeAt(time) => {
+                self.alarms.insert(time);
+            }
+        }
+    }
+
+    pub(super) fn order(&mut self, worker: WorkerId, order: Order) {
+        let session = self.workers.get(&worker).and_then(|member| member.session.as_ref());
+        if let Some(session) = session {
+            let orders = session.orders.clone();
+            self.effects.push(Effect::Order { orders, order });
+        }
+    }
+
+    /// Notes a lease and hands it out; one that was noted before keeps what it made.
+    fn lease(&mut self, lease: Lease) {
+        let attempt = lease.attempt;
+        let older: Vec<AttemptId> = self
+            .attempts
+            .iter()
+            .filter(|(id, it)| it.lease.job == lease.job && **id != attempt)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in older {
+            self.attempts.remove(&id);
+        }
+        let (made, logged) = match self.attempts.remove(&attempt) {
+            Some(known) => (known.made, known.logged),
+            None => (BTreeMap::new(), BTreeMap::new()),
+        };
+        self.attempts.insert(attempt, Attempt { lease, made, logged });
+        self.deliver(attempt);
+    }
+
+    /// Hands a lease to its worker, or says what it wants of the client first.
+    pub(crate) fn deliver(&mut self, attempt: AttemptId) {
+        if self.replaying {
+            return;
+        }
+        let Some(Attempt { lease, .. }) = self.attempts.get(&attempt) else { return };
+        let (worker, build) = (lease.worker, lease.build);
+        let Some(active) = self.builds.get(&build) else { return };
+        let now = self.now.wall;
+        match lease::document(active, &self.scope, lease) {
+            Ok(written) => {
+                if let Work::Output(output) = lease.work {
+                    let piece = Piece::Output(output.0);
+                    self.tell_piece(build, piece, VertexState::Running { started: now });
+                }
+                self.order(worker, Order::Lease(document::to_bytes(&written)));
+            }
+            Err(Lacking::Client(wanted)) => {
+                let build = active.desk.clone();
+                self.effects.push(Effect::Want { build, attempt, wanted });
+            }
+            Err(Lacking::Result(step)) => {
+                tracing::error!(%build, %attempt, ?step, "a lease stands on what is not there");
+                let message = "a job was leased before what it stands on was there".to_owned();
+                self.fail_hopeless(build, message);
+            }
+        }
+    }
+
+    /// Ends a build for a fault of our own; its attempts are stopped.
+    fn fail_hopeless(&mut self, build: BuildId, message: String) {
+        self.end_failed(build, Fault::Bug, "INTERNAL", message);
+        self.apply(Event::Cancel { build });
+    }
+
+    pub(super) fn drop_attempt(&mut self, attempt: AttemptId) {
+        if let Some(dropped) = self.attempts.remove(&attempt) {
+            self.clear_if_over(dropped.lease.build);
+        }
+    }
+
+    /// A step shares another's attempt: it is shown as that, from the first byte of its log.
+    fn follow(&mut self, follower: (BuildId, StepIndex), owner: (BuildId, StepIndex)) {
+        if !self.followers.entry(owner).or_default().insert(follower) {
+            return;
+        }
+        let (Some(theirs), Some(mine)) = (self.builds.get(&owner.0), self.builds.get(&follower.0))
+        else {
+            return;
+        };
+        let Some(vertex) = theirs.step_vertex(owner.1) else { return };
+        let started = theirs.running.get(&Piece::Step(owner.1)).copied();
+        let (from, to) = (theirs.desk.clone(), mine.desk.clone());
+        if let Some(started) = started {
+            let piece = Piece::Step(follower.1);
+            self.tell_piece(follower.0, piece, VertexState::Running { started });
+        }
+        self.effects.push(Effect::CopyLog { from, to, vertex });
+    }
+
+    /// Those to whom a step of an attempt is shown: its own build, and all that share it.
+    pub(super) fn viewers(&self, at: (BuildId, StepIndex)) -> Vec<(BuildId, StepIndex)> {
+        let followers = self.followers.get(&at).into_iter().flatten().copied();
+        std::iter::once(at).chain(followers).collect()
+    }
+
+    fn settled(&mut self, build: BuildId, step: StepIndex, made: Made, how: How) {
+        let Some(record) = self.records.get(&made.record).cloned() else {
+            tracing::error!(%build, step = step.0, "a step settled with a record that is not known");
+            return;
+        };
+        let Some(active) = self.builds.get_mut(&build) else { return };
+        active.results.insert(step, Settled { record, how: Settling::By(how) });
+        let ran = active.running.contains_key(&Piece::Step(step));
+        match how {
+            How::Ran { .. } => self.tally.ran += 1,
+            How::Shared { .. } => self.tally.shared += 1,
+            How::Hit => self.tally.hits_outcome += 1,
+        }
+        if matches!(how, How::Hit) || !ran {
+            let completed = self.now.wall;
+            let state = match how {
+                How::Ran { .. } => VertexState::Done { started: completed, completed },
+                How::Hit | How::Shared { .. } => VertexState::Cached { completed },
+            };
+            self.tell_piece(build, Piece::Step(step), state);
+        } else {
+            self.complete(build, Piece::Step(step));
+        }
+    }
+
+    fn complete(&mut self, build: BuildId, piece: Piece) {
+        let completed = self.now.wall;
+        let active = self.builds.get(&build);
+        let started = active.and_then(|it| it.running.get(&piece).copied()).unwrap_or(completed);
+        self.tell_piece(build, piece, VertexState::Done { started, completed });
+    }
+
+    fn note(&mut self, build: BuildId, note: Note) {
+        let (step, short) = match note {
+            Note::NoWorker { platform, requests: _ } => {
+                let what = platform.map_or_else(String::new, |it| format!(" for {it}"));
+                (None, format!("no worker{what} is there; the build waits"))
+            }
+            Note::Retry { step, fault, attempts, attempts_max } => {
+                self.tally.retries += 1;
+                let cause = super::ends::infra(fault);
+                (step, format!("attempt {attempts} of {attempts_max} was lost to {cause}"))
+            }
+            Note::Withdrawn { step } => {
+                if let Some(active) = self.builds.get_mut(&build) {
+                    active.results.remove(&step);
+                }
+                self.tell_piece(build, Piece::Step(step), VertexState::Waiting);
+                (Some(step), "its result was lost; it is made again if it is needed".to_owned())
+            }
+        };
+        let Some(active) = self.builds.get(&build) else { return };
+        let first = || active.planned.as_ref()?.plan.state;
+        let vertex = step.or_else(first).and_then(|step| active.step_vertex(step));
+        let vertex = vertex.unwrap_or_else(|| dcbuild_progress::VertexId::of("build"));
+        let warning = Warning { vertex, short, detail: Vec::new(), url: None };
+        self.tell(build, Update::Warning(warning));
+    }
+}
+
+/// What a worker's words for a failure mean to the scheduler.
+pub(super) fn fault_of(kind: document::StepErrorKind) -> StepFault {
+    use document::StepErrorKind as Kind;
+    match kind {
+        Kind::Exit { code } => StepFault::Exit { code },
+        Kind::Rejected {} | Kind::ContextChanged {} => StepFault::Rejected,
+        Kind::TimeLimit {} => StepFault::TimeLimit,
+        Kind::MemoryLimit {} => StepFault::MemoryLimit,
+        Kind::DiskLimit {} => StepFault::DiskLimit,
+        Kind::Sandbox {} => StepFault::Infra(InfraFault::Sandbox),
+        Kind::NoSpace {} => StepFault::Infra(InfraFault::NoSpace),
+        Kind::Store {} => StepFault::Infra(InfraFault::Store),
+        Kind::Network {} => StepFault::Infra(InfraFault::Network),
+        Kind::Internal {} => StepFault::Infra(InfraFault::Internal),
+    }
+}

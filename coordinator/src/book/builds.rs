@@ -1,0 +1,352 @@
+//! The life of a build: submitted, planned, attended, cancelled.
+
+use std::sync::Arc;
+
+use dcbuild_model::{BuildId, Digest, LayerId, Selection, StepIndex, UnixTime, limits};
+use dcbuild_progress::{Update, Vertex, VertexId, VertexState};
+use dcbuild_proto::document::{self, Outcome, Submission};
+use dcbuild_scheduler::{Event, Graph, How, Presence};
+
+use super::{Active, Book, Effect, Piece, Settled, Settling};
+use crate::build::Build;
+use crate::log::Entry;
+use crate::planned::{PlannedBuild, inputs_of, record_digest};
+
+/// Says why a build was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SubmitError {
+    #[error("build {0} exists and is another request")]
+    Exists(BuildId),
+    #[error("{max} builds are under way already")]
+    Full { max: usize },
+}
+
+/// A build in a list.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Summarised {
+    pub(crate) build: BuildId,
+    pub(crate) state: &'static str,
+    pub(crate) name: String,
+    pub(crate) submitted: UnixTime,
+    pub(crate) ended: Option<UnixTime>,
+}
+
+impl Book {
+    /// Takes a build; the same again is the same build.
+    pub(crate) fn submit(
+        &mut self,
+        build: BuildId,
+        submission: Submission,
+    ) -> Result<(), SubmitError> {
+        if let Some(active) = self.builds.get(&build) {
+            let same = active.desk.submission == submission;
+            return if same { Ok(()) } else { Err(SubmitError::Exists(build)) };
+        }
+        let running = self.builds.values().filter(|active| active.ended.is_none()).count();
+        if running >= self.builds_max {
+            return Err(SubmitError::Full { max: self.builds_max });
+        }
+        let (time, submission) = (self.now.wall, Box::new(submission));
+        self.record(Entry::Submitted { build, time, submission });
+        if let Some(active) = self.builds.get(&build) {
+            self.effects.push(Effect::Drive(active.desk.clone()));
+        }
+        Ok(())
+    }
+
+    pub(super) fn take_submitted(
+        &mut self,
+        build: BuildId,
+        time: UnixTime,
+        submission: Submission,
+    ) {
+        let desk = (self.make_desk)(build, submission, time);
+        let active = Active {
+            desk,
+            planned: None,
+            results: std::collections::BTreeMap::new(),
+            packs: Vec::new(),
+            assembled: std::collections::BTreeMap::new(),
+            outputs: std::collections::BTreeMap::new(),
+            running: std::collections::BTreeMap::new(),
+            error: None,
+            reason: None,
+            attending: 0,
+            alone: Some(self.now.instant),
+            scheduled: false,
+            ended: None,
+        };
+        self.builds.insert(build, active);
+    }
+
+    /// Hands a planned build to the scheduler.
+    pub(crate) fn planned(&mut self, build: BuildId, planned: PlannedBuild, graph: Graph) {
+        let Some(active) = self.builds.get(&build) else { return };
+        if active.ended.is_some() || active.scheduled {
+            return;
+        }
+        let submission = &active.desk.submission;
+        let body = Digest::of(&document::to_bytes(submission));
+        let detached = submission.detached;
+        let alone = active.attending == 0 && !detached;
+        self.record(Entry::Planned { build, planned: Box::new(planned) });
+        self.tell_plan(build);
+        let submission = dcbuild_scheduler::Submission {
+            build,
+            body,
+            scope: self.scope.clone(),
+            priority: 0,
+            presence: if detached { Presence::Detached } else { Presence::Attached },
+            graph,
+        };
+        if let Some(refusal) = self.apply(Event::Submit(submission)) {
+            self.end_failed(build, dcbuild_model::Fault::Cluster, "REFUSED", refusal.to_string());
+        } else if alone {
+            self.apply(Event::ClientGone { build });
+        }
+    }
+
+    pub(super) fn take_planned(&mut self, build: BuildId, planned: PlannedBuild) {
+        let Some(active) = self.builds.get_mut(&build) else { return };
+        for (step, record) in &planned.taken {
+            let record = Arc::new(record.clone());
+            self.records.insert(record_digest(&record), record.clone());
+            active.results.insert(*step, Settled { record, how: Settling::Taken });
+        }
+        active.planned = Some(Arc::new(planned));
+        active.scheduled = true;
+        active.alone = None;
+    }
+
+    /// Shows all steps: those that were taken as cached, the others as waiting.
+    fn tell_plan(&mut self, build: BuildId) {
+        let Some(active) = self.builds.get(&build) else { return };
+        let Some(planned) = active.planned.clone() else { return };
+        let taken: std::collections::BTreeMap<_, _> = planned.taken.iter().cloned().collect();
+        let wanted: Vec<StepIndex> = planned.plan.state.into_iter().collect();
+        let run = crate::planned::to_run(&planned.plan, &taken, &wanted);
+        self.tally.hits_probed += u64::try_from(taken.len()).unwrap_or(0);
+        let completed = self.now.wall;
+        for step in (0..).map(StepIndex).take(planned.plan.steps.len()) {
+            if taken.contains_key(&step) {
+                self.tell_piece(build, Piece::Step(step), VertexState::Cached { completed });
+            } else if run.contains(&step) {
+                self.tell_piece(build, Piece::Step(step), VertexState::Waiting);
+            }
+        }
+    }
+
+    /// Says how far a piece of a build is.
+    pub(super) fn tell_piece(&mut self, build: BuildId, piece: Piece, state: VertexState) {
+        let Some(active) = self.builds.get_mut(&build) else { return };
+        match &state {
+            VertexState::Running { started } => {
+                active.running.insert(piece, *started);
+            }
+            _ => {
+                active.running.remove(&piece);
+            }
+        }
+        if let Some(vertex) = active.vertex(piece, state) {
+            self.tell(build, Update::Vertex(vertex));
+        }
+    }
+
+    /// A client that answers attached.
+    pub(crate) fn attached(&mut self, build: BuildId) {
+        let Some(active) = self.builds.get_mut(&build) else { return };
+        active.attending += 1;
+        active.alone = None;
+        if active.attending == 1 && active.scheduled && active.ended.is_none() {
+            self.apply(Event::ClientBack { build });
+        }
+    }
+
+    /// A client that answers went away.
+    pub(crate) fn left(&mut self, build: BuildId) {
+        let now = self.now.instant;
+        let Some(active) = self.builds.get_mut(&build) else { return };
+        active.attending = active.attending.saturating_sub(1);
+        if active.attending > 0 || active.ended.is_some() || active.desk.submission.detached {
+            return;
+        }
+        if active.scheduled {
+            self.apply(Event::ClientGone { build });
+        } else {
+            active.alone = Some(now);
+        }
+    }
+
+    /// Ends builds that nobody attended while they were planned.
+    pub(super) fn end_alone(&mut self) {
+        let now = self.now.instant;
+        let gone = |active: &Active| {
+            !active.scheduled
+                && active.ended.is_none()
+                && !active.desk.submission.detached
+                && active.alone.is_some_and(|since| now - since >= limits::CLIENT_GONE)
+        };
+        let gone: Vec<BuildId> =
+            self.builds.iter().filter(|(_, active)| gone(active)).map(|(id, _)| *id).collect();
+        for build in gone {
+            self.end(build, Outcome::Canceled { reason: super::ends::CLIENT_GONE.into() });
+        }
+    }
+
+    /// Cancels a build; false if there is none.
+    pub(crate) fn cancel(&mut self, build: BuildId, reason: &str) -> bool {
+        let Some(active) = self.builds.get_mut(&build) else { return false };
+        if active.ended.is_some() {
+            return true;
+        }
+        active.reason = Some(reason.to_owned());
+        if active.scheduled {
+            self.apply(Event::Cancel { build });
+        } else {
+            self.end(build, Outcome::Canceled { reason: reason.to_owned() });
+        }
+        true
+    }
+
+    /// A selection is in the store since the plan was made.
+    pub(crate) fn packed(&mut self, build: BuildId, packs: Vec<(String, Selection, LayerId)>) {
+        if let Some(active) = self.builds.get_mut(&build) {
+            active.packs.extend(packs);
+        }
+    }
+
+    pub(crate) fn find(&self, build: BuildId) -> Option<Arc<Build>> {
+        self.builds.get(&build).map(|active| active.desk.clone())
+    }
+
+    /// All builds, the newest first.
+    pub(crate) fn list(&self) -> Vec<Summarised> {
+        let summarised = |(build, active): (&BuildId, &Active)| Summarised {
+            build: *build,
+            state: active.state(),
+            name: active.desk.submission.title.clone(),
+            submitted: active.desk.submitted,
+            ended: active.ended.as_ref().map(|(time, _)| *time),
+        };
+        let mut list: Vec<Summarised> = self.builds.iter().map(summarised).collect();
+        list.sort_by_key(|it| std::cmp::Reverse((it.submitted, it.build)));
+        list
+    }
+
+    /// After a replay: what should be under way is said again, and builds without a plan are planned again.
+    pub(super) fn recover(&mut self) {
+        let now = self.now.instant;
+        for member in self.workers.values_mut() {
+            member.heard = now;
+            member.session = None;
+        }
+        let mut planless = Vec::new();
+        let (mut scheduled, mut alone) = (Vec::new(), Vec::new());
+        for (build, active) in &mut self.builds {
+            active.attending = 0;
+            active.running.clear();
+            if let Some((_, outcome)) = &active.ended {
+                // The end is the last that is logged, so the watchers may not have been told.
+                if active.desk.journal.count() == 0 || !crate::rpc::events::is_told(&active.desk) {
+                    active.desk.finish(outcome);
+                } else {
+                    active.desk.journal.end();
+                    active.desk.over.cancel();
+                }
+            } else if active.scheduled {
+                scheduled.push(*build);
+                if !active.desk.submission.detached {
+                    alone.push(*build);
+                }
+            } else {
+                active.alone = Some(now);
+                planless.push(active.desk.clone());
+            }
+        }
+        self.effects.extend(planless.into_iter().map(Effect::Drive));
+        for build in scheduled {
+            self.tell_settled(build);
+        }
+        for build in alone {
+            self.apply(Event::ClientGone { build });
+        }
+        self.apply(Event::Recovered);
+    }
+
+    /// Says again which steps are done; what is told twice is shown once.
+    fn tell_settled(&mut self, build: BuildId) {
+        let Some(active) = self.builds.get(&build) else { return };
+        let settled: Vec<(StepIndex, Settling)> =
+            active.results.iter().map(|(step, settled)| (*step, settled.how)).collect();
+        let told = crate::rpc::events::completed(&active.desk);
+        let completed = self.now.wall;
+        for (step, how) in settled {
+            let Some(id) = self.builds.get(&build).and_then(|it| it.step_vertex(step)) else {
+                continue;
+            };
+            if told.contains(&id) {
+                continue;
+            }
+            let state = match how {
+                Settling::By(How::Ran { .. }) => {
+                    VertexState::Done { started: completed, completed }
+                }
+                Settling::Taken | Settling::By(How::Hit | How::Shared { .. }) => {
+                    VertexState::Cached { completed }
+                }
+            };
+            self.tell_piece(build, Piece::Step(step), state);
+        }
+    }
+}
+
+impl Active {
+    fn state(&self) -> &'static str {
+        match &self.ended {
+            None if self.scheduled => "running",
+            None => "waiting",
+            Some((_, outcome)) => match **outcome {
+                Outcome::Done { .. } | Outcome::Planned { .. } => "done",
+                Outcome::Failed(_) => "failed",
+                Outcome::Canceled { .. } => "canceled",
+            },
+        }
+    }
+
+    pub(super) fn step_vertex(&self, step: StepIndex) -> Option<VertexId> {
+        let planned = self.planned.as_ref()?;
+        Some(VertexId(planned.plan.steps.get(step.index())?.recipe.0))
+    }
+
+    pub(super) fn piece_vertex(&self, piece: Piece) -> Option<VertexId> {
+        match piece {
+            Piece::Step(step) => self.step_vertex(step),
+            Piece::Output(output) => Some(VertexId::of(&format!("output {output}"))),
+        }
+    }
+
+    fn vertex(&self, piece: Piece, state: VertexState) -> Option<Vertex> {
+        let id = self.piece_vertex(piece)?;
+        let plan = &self.planned.as_ref()?.plan;
+        let (name, inputs) = match piece {
+            Piece::Step(step) => {
+                let step = plan.steps.get(step.index())?;
+                let needs = step.parent.into_iter().chain(inputs_of(step));
+                (step.name.clone(), needs.filter_map(|on| self.step_vertex(on)).collect())
+            }
+            Piece::Output(output) => {
+                let at = usize::try_from(output).ok()?;
+                let kind = &self.desk.submission.outputs.get(at)?.kind;
+                let name = match kind {
+                    document::OutputKind::Image { .. } => "exporting to image",
+                    document::OutputKind::Files {} => "exporting files",
+                };
+                (
+                    name.to_owned(),
+                    plan.state.and_then(|on| self.step_vertex(on)).into_iter().collect(),
+                )
+            }
+        };
+        Some(Vertex { id, name, inputs, state })
+    }
+}

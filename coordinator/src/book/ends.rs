@@ -1,0 +1,229 @@
+//! How builds end, and what is left of them.
+
+use dcbuild_model::{BuildId, Fault, UnixTime};
+use dcbuild_progress::VertexState;
+use dcbuild_proto::document::{Failed, Outcome, StepErrorKind, Summary};
+use dcbuild_scheduler as scheduler;
+use dcbuild_scheduler::{CancelledBy, Failure, How};
+
+use super::{Active, Book, Effect, Piece, Settling};
+use crate::log::Entry;
+
+pub(super) const CLIENT_GONE: &str = "no client came back in time";
+/// Ended builds that can still be attended.
+const ENDED_MAX: usize = 1_000;
+
+impl Book {
+    /// Ends a build that the scheduler does not have, or has ended.
+    pub(crate) fn end(&mut self, build: BuildId, outcome: Outcome) {
+        let Some(active) = self.builds.get(&build) else { return };
+        if active.ended.is_some() {
+            return;
+        }
+        let desk = active.desk.clone();
+        let failed = match &outcome {
+            Outcome::Failed(Failed { vertex: Some(vertex), message, .. }) => {
+                Some((vertex.clone(), message.clone()))
+            }
+            _ => None,
+        };
+        self.tell_stopped(build, failed);
+        let (time, outcome) = (self.now.wall, Box::new(outcome));
+        self.record(Entry::Ended { build, time, outcome: outcome.clone() });
+        self.effects.push(Effect::Finish { build: desk, outcome });
+        self.forget_oldest();
+    }
+
+    pub(super) fn end_failed(&mut self, build: BuildId, fault: Fault, code: &str, message: String) {
+        self.end(build, Outcome::Failed(crate::driver::failed(fault, code, message)));
+    }
+
+    /// Shows what was running as failed or stopped.
+    fn tell_stopped(&mut self, build: BuildId, failed: Option<(String, String)>) {
+        let completed = self.now.wall;
+        let Some(active) = self.builds.get(&build) else { return };
+        let mut running = active.running.clone();
+        let named = |piece: &Piece| {
+            let id = active.piece_vertex(*piece)?.to_string();
+            failed.as_ref().filter(|(vertex, _)| *vertex == id)
+        };
+        // One that failed without having been seen to begin is shown too.
+        if let Some(planned) = &active.planned {
+            for step in (0..).map(dcbuild_model::StepIndex).take(planned.plan.steps.len()) {
+                if named(&Piece::Step(step)).is_some() {
+                    running.entry(Piece::Step(step)).or_insert(completed);
+                }
+            }
+        }
+        let states: Vec<(Piece, VertexState)> = running
+            .into_iter()
+            .map(|(piece, started)| match named(&piece) {
+                Some((_, error)) => {
+                    let error = error.clone();
+                    (piece, VertexState::Failed { started, completed, error })
+                }
+                None => (piece, VertexState::Canceled { started, completed }),
+            })
+            .collect();
+        for (piece, state) in states {
+            self.tell_piece(build, piece, state);
+        }
+    }
+
+    pub(super) fn take_ended(&mut self, build: BuildId, time: UnixTime, outcome: Box<Outcome>) {
+        if let Some(active) = self.builds.get_mut(&build) {
+            active.ended = Some((time, outcome));
+            active.running.clear();
+            active.alone = None;
+        }
+        self.clear_if_over(build);
+    }
+
+    /// Lets go of an ended build's plan and results once none of its attempts goes on.
+    pub(super) fn clear_if_over(&mut self, build: BuildId) {
+        if self.attempts.values().any(|attempt| attempt.lease.build == build) {
+            return;
+        }
+        let Some(active) = self.builds.get_mut(&build) else { return };
+        if active.ended.is_none() {
+            return;
+        }
+        active.planned = None;
+        active.results.clear();
+        active.assembled.clear();
+        active.outputs.clear();
+        active.packs.clear();
+        active.error = None;
+        self.followers.retain(|(owner, _), _| *owner != build);
+        // A record that no build uses is the store's alone.
+        self.records.retain(|_, record| std::sync::Arc::strong_count(record) > 1);
+    }
+
+    fn forget_oldest(&mut self) {
+        let mut ended: Vec<(UnixTime, BuildId)> = self
+            .builds
+            .iter()
+            .filter_map(|(build, active)| Some((active.ended.as_ref()?.0, *build)))
+            .collect();
+        if ended.len() <= ENDED_MAX {
+            return;
+        }
+        ended.sort_unstable();
+        let surplus = ended.len() - ENDED_MAX;
+        for (_, build) in ended.into_iter().take(surplus) {
+            self.builds.remove(&build);
+            self.effects.push(Effect::Forget(build));
+        }
+    }
+
+    /// The scheduler says that a build has ended.
+    pub(super) fn build_ended(&mut self, build: BuildId, outcome: scheduler::Outcome) {
+        // During a replay the entry that follows says how.
+        if self.replaying {
+            return;
+        }
+        let Some(active) = self.builds.get(&build).filter(|it| it.ended.is_none()) else { return };
+        let outcome = match outcome {
+            scheduler::Outcome::Done => active.done(),
+            scheduler::Outcome::Failed(failure) => Outcome::Failed(active.failed(failure)),
+            scheduler::Outcome::Cancelled(by) => {
+                let said = match by {
+                    CancelledBy::Request => "cancelled",
+                    CancelledBy::ClientGone => CLIENT_GONE,
+                };
+                let reason = active.reason.clone().unwrap_or_else(|| said.to_owned());
+                Outcome::Canceled { reason }
+            }
+        };
+        self.end(build, outcome);
+    }
+}
+
+impl Active {
+    fn done(&self) -> Outcome {
+        let asked = self.desk.submission.outputs.len();
+        let outputs: Vec<_> = self.outputs.values().cloned().collect();
+        if outputs.len() != asked {
+            let message = format!("{} of {asked} outputs were reported", outputs.len());
+            return Outcome::Failed(crate::driver::failed(Fault::Bug, "OUTPUT_MISSING", message));
+        }
+        Outcome::Done { outputs, summary: self.summary() }
+    }
+
+    fn summary(&self) -> Summary {
+        let mut summary = Summary::default();
+        for settled in self.results.values() {
+            match settled.how {
+                Settling::Taken | Settling::By(How::Hit) => summary.hits += 1,
+                Settling::By(How::Ran { .. }) => summary.ran += 1,
+                Settling::By(How::Shared { .. }) => summary.shared += 1,
+            }
+        }
+        let steps = self.planned.as_ref().map_or(0, |planned| planned.plan.steps.len());
+        let unneeded = steps.saturating_sub(self.results.len());
+        summary.unneeded = u32::try_from(unneeded).unwrap_or(u32::MAX);
+        summary
+    }
+
+    fn failed(&self, failure: Failure) -> Failed {
+        let piece = match failure {
+            Failure::Step { step, .. } | Failure::AttemptsExhausted { step: Some(step), .. } => {
+                Some(Piece::Step(step))
+            }
+            Failure::InputsExhausted { input } => Some(Piece::Step(input)),
+            Failure::Output { output, .. } => Some(Piece::Output(output.0)),
+            Failure::AttemptsExhausted { step: None, .. } => None,
+        };
+        let step = match piece {
+            Some(Piece::Step(step)) => Some(step),
+            _ => None,
+        };
+        let told = self.error.as_ref().filter(|(at, _)| *at == step).map(|(_, error)| error);
+        let message = told.map_or_else(|| plain(failure), |error| error.message.clone());
+        let planned = step.and_then(|at| self.planned.as_ref()?.plan.steps.get(at.index()));
+        let exit_code = match failure {
+            Failure::Step { fault: scheduler::StepFault::Exit { code }, .. } => Some(code),
+            _ => None,
+        };
+        let fault = match told.map(|error| error.kind) {
+            Some(StepErrorKind::Internal {}) => Fault::Bug,
+            _ => failure.fault(),
+        };
+        Failed {
+            fault,
+            code: failure.code().into(),
+            message,
+            hint: told.and_then(|error| error.hint.clone()),
+            lines: planned.map(|step| step.lines),
+            vertex: piece.and_then(|piece| self.piece_vertex(piece)).map(|it| it.to_string()),
+            exit_code,
+        }
+    }
+}
+
+/// What can be said of a failure when the worker's own words are lost.
+fn plain(failure: Failure) -> String {
+    match failure {
+        Failure::Step { fault: scheduler::StepFault::Exit { code }, .. } => {
+            format!("the command ended with exit code {code}")
+        }
+        Failure::Step { .. } => "the step could not be carried out".into(),
+        Failure::Output { .. } => "the output could not be made".into(),
+        Failure::AttemptsExhausted { last, .. } => {
+            format!("all attempts were lost to faults of machines, the last to {}", infra(last))
+        }
+        Failure::InputsExhausted { .. } => "the result of a step was lost again and again".into(),
+    }
+}
+
+pub(super) fn infra(fault: scheduler::InfraFault) -> &'static str {
+    match fault {
+        scheduler::InfraFault::WorkerLost => "a lost worker",
+        scheduler::InfraFault::Sandbox => "a sandbox that failed",
+        scheduler::InfraFault::NoSpace => "a full disk",
+        scheduler::InfraFault::NoMemory => "a machine without memory",
+        scheduler::InfraFault::Store => "a store that failed",
+        scheduler::InfraFault::Network => "a network that failed",
+        scheduler::InfraFault::Internal => "a fault of the worker",
+    }
+}

@@ -1,0 +1,278 @@
+//! What workers report, and what they ask.
+
+use std::sync::Arc;
+
+use dcbuild_model::{
+    AttemptId, BlobDigest, BuildId, Digest, Platform, Record, StepIndex, WorkerId, limits,
+};
+use dcbuild_progress::{Log, Update, VertexId, VertexState};
+use dcbuild_proto::document::{self, OutputResult, StepError};
+use dcbuild_scheduler::{Event, Fence, InfraFault, Refusal, Return, StepFault, Work};
+
+use super::actions::fault_of;
+use super::{Attempt, Book, Order, Piece};
+use crate::log::Entry;
+use crate::planned::{self, inputs_of};
+use crate::records::AskedStep;
+
+/// What a worker says of itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Hello {
+    pub(crate) worker: WorkerId,
+    pub(crate) slots: u32,
+    pub(crate) platforms: Vec<Platform>,
+    pub(crate) memory_bytes: u64,
+    pub(crate) cpu_millis: u64,
+    pub(crate) running: Vec<AttemptId>,
+}
+
+/// What a worker reports in its session.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Report {
+    Renew,
+    Started { fence: Fence, step: StepIndex },
+    Done { fence: Fence, step: StepIndex, record: Box<Record>, hit: bool },
+    Durable { attempt: AttemptId, step: StepIndex },
+    Failed { fence: Fence, step: Option<StepIndex>, error: StepError },
+    OutputDone { fence: Fence, result: OutputResult },
+    Returned { fence: Fence, lost: Option<StepIndex> },
+    JobEnded { fence: Fence },
+    Progress { attempt: AttemptId, update: Update },
+    Goodbye,
+}
+
+impl Book {
+    /// Takes a report of a worker's session.
+    pub(crate) fn report(&mut self, worker: WorkerId, session: u64, report: Report) {
+        if !self.hear(worker, session) {
+            return;
+        }
+        match report {
+            Report::Renew => {}
+            Report::Started { fence, step } => {
+                if self.holds(worker, fence) && self.has_step(fence.attempt, step) {
+                    self.started(fence.attempt, step);
+                }
+            }
+            Report::Done { fence, step, record, hit } => {
+                if self.holds(worker, fence) {
+                    self.step_done(worker, fence, (step, hit), record);
+                }
+            }
+            Report::Durable { attempt, step } => {
+                if self.undurable.contains_key(&(attempt, step)) {
+                    self.apply(Event::StepDurable { attempt, step });
+                }
+            }
+            Report::Failed { fence, step, error } => {
+                if self.holds(worker, fence) {
+                    self.failed(fence, step, error);
+                }
+            }
+            Report::OutputDone { fence, result } => {
+                if self.holds(worker, fence) {
+                    self.output_done(fence, result);
+                }
+            }
+            Report::Returned { fence, lost } => {
+                if self.holds(worker, fence) {
+                    let why = lost.map_or(Return::Draining, Return::InputLost);
+                    self.apply(Event::JobReturned { fence, why });
+                }
+            }
+            // The scheduler knows by the last report of the attempt; a stop needs no answer.
+            Report::JobEnded { .. } => {}
+            Report::Progress { attempt, update } => self.progress(worker, attempt, update),
+            Report::Goodbye => {
+                self.apply(Event::WorkerLost { worker });
+            }
+        }
+    }
+
+    /// Whether a worker has this attempt under this epoch; one that has not is told to stop.
+    fn holds(&mut self, worker: WorkerId, fence: Fence) -> bool {
+        let Fence { attempt, epoch } = fence;
+        let holder = self.attempts.get(&attempt).map(|it| it.lease.worker);
+        let holds = holder == Some(worker) && self.epoch_of(attempt) == Some(epoch);
+        if !holds {
+            tracing::debug!(%worker, %attempt, "a report of an old lease is refused");
+            self.order(worker, Order::Stop { attempt, after: None });
+        }
+        holds
+    }
+
+    fn started(&mut self, attempt: AttemptId, step: StepIndex) {
+        let Some(build) = self.attempts.get(&attempt).map(|it| it.lease.build) else { return };
+        let started = self.now.wall;
+        for (build, step) in self.viewers((build, step)) {
+            self.tell_piece(build, Piece::Step(step), VertexState::Running { started });
+        }
+    }
+
+    fn step_done(
+        &mut self,
+        worker: WorkerId,
+        fence: Fence,
+        (step, hit): (StepIndex, bool),
+        record: Box<Record>,
+    ) {
+        let Some(attempt) = self.attempts.get(&fence.attempt) else { return };
+        let below = self.state_below(attempt, step);
+        let recipe = self
+            .builds
+            .get(&attempt.lease.build)
+            .and_then(|active| active.planned.as_ref()?.plan.steps.get(step.index()))
+            .map(|step| step.recipe);
+        let fits = recipe == Some(record.recipe)
+            && below.is_some_and(|below| record.lineage.parent.is_none_or(|it| it == below));
+        let (Some(below), true) = (below, fits) else {
+            tracing::error!(%worker, attempt = %fence.attempt, step = step.0,
+                "a record is not of the step that it was reported for");
+            let fault = StepFault::Infra(InfraFault::Internal);
+            self.order(worker, Order::Stop { attempt: fence.attempt, after: None });
+            self.apply(Event::StepFailed { fence, step, fault });
+            return;
+        };
+        let made = planned::made(&record, below);
+        self.record(Entry::Made { attempt: fence.attempt, step, record });
+        let event = if hit {
+            Event::StepHit { fence, step, made }
+        } else {
+            Event::StepDone { fence, step, made }
+        };
+        if let Some(refusal) = self.apply(event) {
+            self.refused(worker, &refusal);
+        }
+    }
+
+    fn refused(&mut self, worker: WorkerId, refusal: &Refusal) {
+        tracing::debug!(%worker, %refusal, "a report is refused");
+        if let Refusal::UnknownAttempt(attempt) | Refusal::OldEpoch { attempt, .. } = refusal {
+            self.order(worker, Order::Stop { attempt: *attempt, after: None });
+        }
+    }
+
+    pub(super) fn take_made(&mut self, attempt: AttemptId, step: StepIndex, record: Record) {
+        let Some(known) = self.attempts.get_mut(&attempt) else { return };
+        let record = Arc::new(record);
+        self.records.insert(planned::record_digest(&record), record.clone());
+        known.made.insert(step, record.clone());
+        self.undurable.insert((attempt, step), (known.lease.worker, record));
+    }
+
+    fn failed(&mut self, fence: Fence, step: Option<StepIndex>, error: StepError) {
+        let Some(build) = self.attempts.get(&fence.attempt).map(|it| it.lease.build) else {
+            return;
+        };
+        let fault = fault_of(error.kind);
+        self.record(Entry::Failed { build, step, error });
+        match step {
+            Some(step) => self.apply(Event::StepFailed { fence, step, fault }),
+            None => self.apply(Event::OutputFailed { fence, fault }),
+        };
+    }
+
+    /// Notes why a step failed, for its own build and those that share it.
+    pub(super) fn take_error(&mut self, build: BuildId, step: Option<StepIndex>, error: StepError) {
+        let viewers = match step {
+            None => vec![(build, None)],
+            Some(step) => {
+                let viewers = self.viewers((build, step)).into_iter();
+                viewers.map(|(build, step)| (build, Some(step))).collect()
+            }
+        };
+        for (build, step) in viewers {
+            if let Some(active) = self.builds.get_mut(&build) {
+                active.error = Some((step, error.clone()));
+            }
+        }
+    }
+
+    fn output_done(&mut self, fence: Fence, result: OutputResult) {
+        let Some(build) = self.attempts.get(&fence.attempt).map(|it| it.lease.build) else {
+            return;
+        };
+        let digest = BlobDigest(Digest::of(&document::to_bytes(&result)));
+        self.record(Entry::Assembled { build, digest, result });
+        self.apply(Event::OutputDone { fence, result: digest });
+    }
+
+    /// Shows what a worker says of a running attempt, at the piece that it is about.
+    fn progress(&mut self, worker: WorkerId, id: AttemptId, update: Update) {
+        let Some(attempt) = self.attempts.get(&id).filter(|it| it.lease.worker == worker) else {
+            return;
+        };
+        let build = attempt.lease.build;
+        let Some(active) = self.builds.get(&build) else { return };
+        let said = match &update {
+            Update::Status(status) => status.vertex,
+            Update::Log(log) => log.vertex,
+            Update::Vertex(_) | Update::Warning(_) => return,
+        };
+        let step = match &attempt.lease.work {
+            Work::Output(output) => {
+                if let Some(vertex) = active.piece_vertex(Piece::Output(output.0)) {
+                    self.tell(build, at_vertex(update, vertex));
+                }
+                return;
+            }
+            Work::Steps(steps) => {
+                let named = |step: &&StepIndex| active.step_vertex(**step) == Some(said);
+                let current = || steps.iter().find(|step| !attempt.made.contains_key(step));
+                steps.iter().find(named).or_else(current).copied()
+            }
+        };
+        let Some(step) = step else { return };
+        let Some(update) = self.limited(id, step, update) else { return };
+        for (build, step) in self.viewers((build, step)) {
+            let vertex = self.builds.get(&build).and_then(|active| active.step_vertex(step));
+            if let Some(vertex) = vertex {
+                self.tell(build, at_vertex(update.clone(), vertex));
+            }
+        }
+    }
+
+    /// Cuts a step's log at its limit, and says so where it is cut.
+    fn limited(&mut self, id: AttemptId, step: StepIndex, update: Update) -> Option<Update> {
+        let Update::Log(log) = update else { return Some(update) };
+        let attempt: &mut Attempt = self.attempts.get_mut(&id)?;
+        let logged = attempt.logged.entry(step).or_default();
+        if *logged >= limits::STEP_LOG_BYTES_MAX {
+            return None;
+        }
+        *logged = logged.saturating_add(u64::try_from(log.bytes.len()).unwrap_or(u64::MAX));
+        if *logged < limits::STEP_LOG_BYTES_MAX {
+            return Some(Update::Log(log));
+        }
+        let text = format!("[the log is cut here, at {} bytes]\n", limits::STEP_LOG_BYTES_MAX);
+        Some(Update::Log(Log { bytes: text.into_bytes(), ..log }))
+    }
+
+    /// What a worker needs to look a step up by result key; none if it may take no record, or the lease is over.
+    pub(crate) fn asked_step(&self, fence: Fence, step: StepIndex) -> Option<AskedStep> {
+        let attempt = self.attempts.get(&fence.attempt)?;
+        if attempt.lease.epoch != fence.epoch || !self.has_step(fence.attempt, step) {
+            return None;
+        }
+        let planned = self.builds.get(&attempt.lease.build)?.planned.as_ref()?;
+        let asked = planned.plan.steps.get(step.index())?;
+        if asked.fresh {
+            return None;
+        }
+        let inputs: Option<Vec<_>> =
+            inputs_of(asked).map(|input| self.state_of(attempt, input)).collect();
+        Some(AskedStep {
+            step: Box::new(asked.clone()),
+            parent: self.state_below(attempt, step)?,
+            inputs: inputs?,
+        })
+    }
+}
+
+fn at_vertex(update: Update, vertex: VertexId) -> Update {
+    match update {
+        Update::Status(status) => Update::Status(dcbuild_progress::Status { vertex, ..status }),
+        Update::Log(log) => Update::Log(Log { vertex, ..log }),
+        other => other,
+    }
+}

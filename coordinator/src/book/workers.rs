@@ -1,0 +1,151 @@
+//! Workers come, are silent and go.
+
+use std::collections::BTreeSet;
+
+use dcbuild_model::{AttemptId, StepIndex, WorkerId, limits};
+use dcbuild_scheduler::{Event, Refusal, Requests, Work, WorkerFacts};
+use tokio::sync::mpsc;
+
+use super::{Book, Effect, Hello, Member, Order, Session};
+
+/// What an event takes away from its attempt once it was applied.
+pub(super) enum Spent {
+    Nothing,
+    Attempt(AttemptId),
+    Step(AttemptId, StepIndex),
+}
+
+impl Book {
+    /// A worker's session began; returns the number that its reports carry.
+    pub(crate) fn join(&mut self, hello: Hello, orders: mpsc::Sender<Order>) -> u64 {
+        self.sessions += 1;
+        let session = Session { number: self.sessions, orders };
+        let known = self.workers.contains_key(&hello.worker);
+        let member = Member { session: Some(session), heard: self.now.instant };
+        self.workers.insert(hello.worker, member);
+        if !known {
+            let facts = WorkerFacts {
+                worker: hello.worker,
+                slots: hello.slots,
+                capacity: Requests {
+                    memory_bytes: hello.memory_bytes,
+                    cpu_millis: hello.cpu_millis,
+                },
+                platforms: hello.platforms.into_iter().collect::<BTreeSet<_>>(),
+            };
+            self.apply(Event::WorkerJoined(facts));
+        }
+        self.apply(Event::WorkerBack { worker: hello.worker, running: hello.running });
+        self.sessions
+    }
+
+    /// A session's stream ended; its worker has until the end of its lease to come back.
+    pub(crate) fn session_ended(&mut self, worker: WorkerId, number: u64) {
+        if let Some(member) = self.workers.get_mut(&worker)
+            && member.session.as_ref().is_some_and(|session| session.number == number)
+        {
+            member.session = None;
+        }
+    }
+
+    /// Ends the session behind a queue of orders.
+    pub(crate) fn cut_off(&mut self, orders: &mpsc::Sender<Order>) {
+        for member in self.workers.values_mut() {
+            if member.session.as_ref().is_some_and(|it| it.orders.same_channel(orders)) {
+                member.session = None;
+            }
+        }
+    }
+
+    /// Notes a sign of life; false if the worker was lost or has another session by now.
+    pub(super) fn hear(&mut self, worker: WorkerId, number: u64) -> bool {
+        let now = self.now.instant;
+        let Some(member) = self.workers.get_mut(&worker) else { return false };
+        let current = member.session.as_ref().is_some_and(|session| session.number == number);
+        if current {
+            member.heard = now;
+        }
+        current
+    }
+
+    pub(super) fn lose_silent(&mut self) {
+        let now = self.now.instant;
+        let silent: Vec<WorkerId> = self
+            .workers
+            .iter()
+            .filter(|(_, member)| now - member.heard >= limits::LEASE)
+            .map(|(worker, _)| *worker)
+            .collect();
+        for worker in silent {
+            tracing::warn!(%worker, "a worker is lost: it was silent for the length of its lease");
+            self.apply(Event::WorkerLost { worker });
+        }
+    }
+
+    /// What an event changes beside the scheduler, before that decides.
+    pub(super) fn before(&mut self, event: &Event) {
+        match event {
+            Event::WorkerJoined(facts) => {
+                let heard = self.now.instant;
+                self.workers.entry(facts.worker).or_insert(Member { session: None, heard });
+            }
+            Event::WorkerLost { worker } => {
+                self.workers.remove(worker);
+                let lost: Vec<AttemptId> = self
+                    .attempts
+                    .iter()
+                    .filter(|(_, it)| it.lease.worker == *worker)
+                    .map(|(id, _)| *id)
+                    .collect();
+                for attempt in lost {
+                    self.drop_attempt(attempt);
+                }
+                self.undurable.retain(|_, (holder, _)| holder != worker);
+            }
+            Event::StepDurable { attempt, step } => {
+                if let Some((_, record)) = self.undurable.remove(&(*attempt, *step)) {
+                    self.effects.push(Effect::Keep(record));
+                }
+            }
+            Event::StepHit { fence, step, .. } => {
+                if let Some((_, record)) = self.undurable.remove(&(fence.attempt, *step)) {
+                    self.effects.push(Effect::Keep(record));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn spent(event: &Event) -> Spent {
+        match event {
+            Event::StepDone { fence, step, .. } | Event::StepHit { fence, step, .. } => {
+                Spent::Step(fence.attempt, *step)
+            }
+            Event::StepFailed { fence, .. }
+            | Event::OutputDone { fence, .. }
+            | Event::OutputFailed { fence, .. }
+            | Event::JobReturned { fence, .. } => Spent::Attempt(fence.attempt),
+            _ => Spent::Nothing,
+        }
+    }
+
+    /// Lets go of what an event used up.
+    pub(super) fn after(&mut self, spent: &Spent, refusal: Option<&Refusal>) {
+        match spent {
+            Spent::Step(attempt, step) => {
+                if refusal.is_some() {
+                    self.undurable.remove(&(*attempt, *step));
+                }
+                let last = self.attempts.get(attempt).is_some_and(|it| match &it.lease.work {
+                    Work::Steps(steps) => steps.last() == Some(step),
+                    Work::Output(_) => false,
+                });
+                if last && refusal.is_none() {
+                    self.drop_attempt(*attempt);
+                }
+            }
+            Spent::Attempt(attempt) if refusal.is_none() => self.drop_attempt(*attempt),
+            Spent::Attempt(_) | Spent::Nothing => {}
+        }
+    }
+}

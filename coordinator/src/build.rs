@@ -1,0 +1,199 @@
+//! What a build, its driver and its clients share.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use dcbuild_model::{BuildId, UnixTime};
+use dcbuild_progress::{Update, Vertex, VertexId, VertexState};
+use dcbuild_proto::document::{Answer, Outcome, Question, RegistryCredentials, Submission};
+use tokio_util::sync::CancellationToken;
+
+use crate::journal::Journal;
+use crate::questions::{Questions, Reply};
+use crate::rpc::events;
+
+/// Says why a question has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum AskError {
+    /// The client could not do it.
+    #[error("{0}")]
+    Failed(String),
+    /// The build ended first.
+    #[error("the build has ended")]
+    Ended,
+}
+
+/// A build, as far as it is not the scheduler's.
+pub(crate) struct Build {
+    pub(crate) id: BuildId,
+    pub(crate) submission: Submission,
+    pub(crate) submitted: UnixTime,
+    pub(crate) journal: Journal,
+    pub(crate) questions: Questions,
+    /// Cancelled when the build has ended.
+    pub(crate) over: CancellationToken,
+    confided: Mutex<Confided>,
+    /// Held while credentials are asked for, so that each registry's are asked for once.
+    asking: tokio::sync::Mutex<()>,
+}
+
+/// What clients confided; never in the log, gone with the process.
+#[derive(Default)]
+struct Confided {
+    secrets: BTreeMap<String, Vec<u8>>,
+    credentials: BTreeMap<String, Option<RegistryCredentials>>,
+    /// Whether a client that answers has been there.
+    met: bool,
+}
+
+impl Build {
+    pub(crate) fn new(
+        id: BuildId,
+        submission: Submission,
+        submitted: UnixTime,
+        journal: Journal,
+    ) -> Build {
+        let micros = u64::try_from(submitted.secs).unwrap_or(0).wrapping_mul(1_000_000);
+        let first = micros.wrapping_add(journal.count() << 8);
+        Build {
+            id,
+            submission,
+            submitted,
+            journal,
+            questions: Questions::new(first),
+            over: CancellationToken::new(),
+            confided: Mutex::default(),
+            asking: tokio::sync::Mutex::default(),
+        }
+    }
+
+    fn confided(&self) -> MutexGuard<'_, Confided> {
+        self.confided.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn tell(&self, update: Update) {
+        self.journal.push(events::encode_update(update));
+    }
+
+    pub(crate) fn finish(&self, outcome: &Outcome) {
+        self.journal.push(events::encode_outcome(outcome));
+        self.journal.end();
+        self.over.cancel();
+        *self.confided() = Confided::default();
+    }
+
+    /// Asks the attending client, now or when one is there.
+    pub(crate) async fn ask(&self, question: Question) -> Result<Reply, AskError> {
+        let answer = self.questions.ask(question);
+        self.journal.nudge();
+        let reply = tokio::select! {
+            () = self.over.cancelled() => return Err(AskError::Ended),
+            reply = answer => reply.map_err(|_| AskError::Ended)?,
+        };
+        match reply {
+            Reply::Answer(Answer::Failed { message }) => Err(AskError::Failed(message)),
+            reply => Ok(reply),
+        }
+    }
+
+    /// The client's credentials for a registry; asked for once.
+    pub(crate) async fn credentials(
+        &self,
+        host: &str,
+    ) -> Result<Option<RegistryCredentials>, AskError> {
+        let _one = self.asking.lock().await;
+        if let Some(known) = self.known_credentials(host) {
+            return Ok(known);
+        }
+        let found = match self.ask(Question::Credentials { host: host.into() }).await {
+            Ok(Reply::Credentials(found)) => found,
+            Ok(Reply::Answer(_)) => None,
+            Err(AskError::Failed(message)) => {
+                tracing::debug!(host, message, "the client has no credentials");
+                None
+            }
+            Err(AskError::Ended) => return Err(AskError::Ended),
+        };
+        self.confided().credentials.insert(host.into(), found.clone());
+        Ok(found)
+    }
+
+    /// Credentials that are known already: none is unknown, an empty answer is known.
+    pub(crate) fn known_credentials(&self, host: &str) -> Option<Option<RegistryCredentials>> {
+        self.confided().credentials.get(host).cloned()
+    }
+
+    /// The hosts that the client gave credentials for.
+    pub(crate) fn credentialed(&self) -> BTreeSet<String> {
+        let confided = self.confided();
+        let known = confided.credentials.iter().filter(|(_, found)| found.is_some());
+        known.map(|(host, _)| host.clone()).collect()
+    }
+
+    /// Takes the secrets of a client that answers.
+    pub(crate) fn confide(&self, secrets: BTreeMap<String, Vec<u8>>) {
+        let mut confided = self.confided();
+        confided.secrets.extend(secrets);
+        confided.met = true;
+        drop(confided);
+        self.journal.nudge();
+    }
+
+    pub(crate) fn secret(&self, id: &str) -> Option<Vec<u8>> {
+        self.confided().secrets.get(id).cloned()
+    }
+
+    /// Waits until a client that answers has been there, so that its secrets are known.
+    pub(crate) async fn met(&self) -> Result<(), AskError> {
+        let mut changed = self.journal.watch();
+        while !self.confided().met {
+            tokio::select! {
+                () = self.over.cancelled() => return Err(AskError::Ended),
+                seen = changed.changed() => seen.map_err(|_| AskError::Ended)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A piece of work of the coordinator itself that a person sees.
+pub(crate) struct Shown<'a> {
+    build: &'a Build,
+    clock: &'a dyn dcbuild_process::Clock,
+    vertex: Vertex,
+    started: UnixTime,
+}
+
+impl<'a> Shown<'a> {
+    pub(crate) fn start(
+        build: &'a Build,
+        clock: &'a dyn dcbuild_process::Clock,
+        name: impl Into<String>,
+    ) -> Shown<'a> {
+        let (name, started) = (name.into(), clock.now());
+        let id = VertexId::of(&name);
+        let state = VertexState::Running { started };
+        let vertex = Vertex { id, name, inputs: Vec::new(), state };
+        build.tell(Update::Vertex(vertex.clone()));
+        Shown { build, clock, vertex, started }
+    }
+
+    pub(crate) fn id(&self) -> VertexId {
+        self.vertex.id
+    }
+
+    pub(crate) fn done(self) {
+        let completed = self.clock.now();
+        self.end(VertexState::Done { started: self.started, completed });
+    }
+
+    pub(crate) fn failed(self, error: impl Into<String>) {
+        let completed = self.clock.now();
+        let state = VertexState::Failed { started: self.started, completed, error: error.into() };
+        self.end(state);
+    }
+
+    fn end(&self, state: VertexState) {
+        self.build.tell(Update::Vertex(Vertex { state, ..self.vertex.clone() }));
+    }
+}

@@ -1,0 +1,72 @@
+//! What a coordinator is made of.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dcbuild_model::{LayerId, Scope};
+use dcbuild_process::Clock;
+use dcbuild_registry::RegistryConfig;
+use dcbuild_store::{BlobStore, FolderStore, ImageNames, LayerIndex, StepIndex};
+
+/// What a coordinator is told at its start.
+#[derive(Clone, Debug)]
+pub struct CoordinatorConfig {
+    /// Where the log and the events of builds lie; without a folder all is in memory and ends with the process.
+    pub data_dir: Option<PathBuf>,
+    /// How registries are reached.
+    pub registries: RegistryConfig,
+    /// The scope that builds read and write.
+    pub scope: Scope,
+    /// Builds that may be under way at a time.
+    pub builds_max: usize,
+}
+
+impl Default for CoordinatorConfig {
+    fn default() -> CoordinatorConfig {
+        CoordinatorConfig {
+            data_dir: None,
+            registries: RegistryConfig::default(),
+            scope: Scope::local(),
+            builds_max: 1_000,
+        }
+    }
+}
+
+/// The store, by what it can do.
+#[derive(Clone)]
+pub struct Stores {
+    /// Blobs.
+    pub blobs: Arc<dyn BlobStore>,
+    /// Records of steps.
+    pub steps: Arc<dyn StepIndex>,
+    /// Forms of layers.
+    pub layers: Arc<dyn LayerIndex>,
+    /// Names of images.
+    pub names: Arc<dyn ImageNames>,
+}
+
+impl Stores {
+    /// A folder store, in all its parts.
+    pub fn folder(store: FolderStore) -> Stores {
+        let store = Arc::new(store);
+        Stores { blobs: store.clone(), steps: store.clone(), layers: store.clone(), names: store }
+    }
+}
+
+/// Knows which layers a worker of this process has on its disk.
+#[async_trait::async_trait]
+pub trait Holds: Send + Sync {
+    /// Says for each layer whether a RUN can stand on it without the store's blob.
+    async fn holds(&self, layers: &[LayerId]) -> Vec<bool>;
+}
+
+/// What a coordinator leans on.
+#[derive(Clone)]
+pub struct Parts {
+    /// The store.
+    pub stores: Stores,
+    /// What a worker of this process has on its disk, if there is one.
+    pub holds: Option<Arc<dyn Holds>>,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+}

@@ -1,0 +1,212 @@
+//! Puts the parts together, and serves them.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dcbuild_model::{BuildId, Digest, UnixTime};
+use dcbuild_process::new_bits;
+use dcbuild_proto::document::Submission;
+use futures::Stream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::server::{Connected, Server};
+
+use crate::book::{Book, BookParts, MakeDesk, Now};
+use crate::build::Build;
+use crate::config::{CoordinatorConfig, Parts};
+use crate::core::{Core, CoreHandle, CoreParts};
+use crate::driver::DriverParts;
+use crate::journal::Journal;
+use crate::log::{Entry, FileLog, Log, LogError, MemoryLog, VERSION};
+use crate::records::Records;
+use crate::rpc::{self, Services};
+
+/// Says why a coordinator could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data folder could not be made.
+    #[error("could not make the data folder {path}", path = path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The log could not be read.
+    #[error("could not open the log")]
+    Log(#[source] LogError),
+    /// The log is of another form, or does not begin with its foundation.
+    #[error("the log has the form {found}, and this version knows form {VERSION}")]
+    Form {
+        /// The form; 0 where the log does not say.
+        found: u32,
+    },
+}
+
+/// Says why a coordinator stopped serving.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The server failed.
+    #[error("could not serve")]
+    Server(#[source] tonic::transport::Error),
+    /// The page of health and metrics failed.
+    #[error("could not serve health and metrics")]
+    Metrics(#[source] io::Error),
+}
+
+/// A coordinator that runs; clones are the same one.
+#[derive(Clone)]
+pub struct Coordinator {
+    services: Services,
+    tracker: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Coordinator {
+    /// Opens the log, goes on with what it says, and begins to take commands.
+    pub fn start(config: CoordinatorConfig, parts: Parts) -> Result<Coordinator, StartError> {
+        let (log, entries) = open_log(&config)?;
+        let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
+        let records = Records {
+            stores: parts.stores.clone(),
+            holds: parts.holds.clone(),
+            scope: config.scope.clone(),
+        };
+        let clock = parts.clock.clone();
+        let key = [new_bits(&*clock).to_le_bytes(), rand::random::<[u8; 16]>()].concat();
+        let driver = DriverParts {
+            records: records.clone(),
+            registries: config.registries.clone(),
+            clock: clock.clone(),
+            mac_key: Digest::of(&key),
+        };
+        let now = Now { wall: clock.now(), instant: Instant::now() };
+        let book_parts = BookParts {
+            scope: config.scope.clone(),
+            builds_max: config.builds_max,
+            make_desk: make_desk(config.data_dir.clone()),
+        };
+        let book = match seed_of(&entries)? {
+            Some(seed) => Book::replay(book_parts, seed, entries, now),
+            None => Book::new(book_parts, rand::random(), now),
+        };
+        let (handle, commands) = CoreHandle::new();
+        let core_parts = CoreParts {
+            clock,
+            driver,
+            tracker: tracker.clone(),
+            handle: handle.clone(),
+            forget: forget(config.data_dir),
+        };
+        let core = Core { book, log, parts: core_parts };
+        let stopping = stop.clone();
+        tracker.spawn(async move {
+            if let Err(error) = core.run(commands, stopping.clone()).await {
+                let error = dcbuild_process::report(&error).to_string();
+                tracing::error!(error, "the coordinator stops: its log failed");
+            }
+            stopping.cancel();
+        });
+        let services =
+            Services { core: handle, records, tracker: tracker.clone(), stop: stop.clone() };
+        Ok(Coordinator { services, tracker, stop })
+    }
+
+    /// Serves connections until the coordinator or `stop` is stopped.
+    pub async fn serve<I, C>(&self, incoming: I, stop: CancellationToken) -> Result<(), ServeError>
+    where
+        I: Stream<Item = io::Result<C>>,
+        C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    {
+        let stopped = self.stop.clone();
+        let either = async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = stopped.cancelled() => {}
+            }
+        };
+        Server::builder()
+            .http2_keepalive_interval(Some(std::time::Duration::from_secs(10)))
+            .initial_stream_window_size(8 << 20)
+            .initial_connection_window_size(16 << 20)
+            .add_routes(rpc::routes(&self.services))
+            .serve_with_incoming_shutdown(incoming, either)
+            .await
+            .map_err(ServeError::Server)
+    }
+
+    /// Serves `/healthz` and `/metrics` until the coordinator stops.
+    pub async fn serve_metrics(&self, listener: TcpListener) -> Result<(), ServeError> {
+        let stop = self.stop.clone().cancelled_owned();
+        axum::serve(listener, crate::metrics::router(self.services.core.clone()))
+            .with_graceful_shutdown(stop)
+            .await
+            .map_err(ServeError::Metrics)
+    }
+
+    /// A token that is cancelled when the coordinator has stopped, by itself or by [`Coordinator::stop`].
+    pub fn stopped(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Stops: streams end, builds wait for the next start, and the log is let go.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+}
+
+fn open_log(config: &CoordinatorConfig) -> Result<(Box<dyn Log>, Vec<Entry>), StartError> {
+    let Some(dir) = &config.data_dir else { return Ok((Box::new(MemoryLog), Vec::new())) };
+    let builds = dir.join("builds");
+    let made = std::fs::create_dir_all(&builds);
+    made.map_err(|source| StartError::Folder { path: builds, source })?;
+    let (log, entries) = FileLog::open(dir).map_err(StartError::Log)?;
+    Ok((Box::new(log), entries))
+}
+
+/// The scheduler's seed, from the first entry; none for a log that is still empty.
+fn seed_of(entries: &[Entry]) -> Result<Option<u128>, StartError> {
+    match entries.first() {
+        None => Ok(None),
+        Some(Entry::Founded { version: VERSION, seed }) => {
+            let seed = u128::from_str_radix(seed, 16);
+            seed.map(Some).map_err(|_| StartError::Form { found: VERSION })
+        }
+        Some(Entry::Founded { version, .. }) => Err(StartError::Form { found: *version }),
+        Some(_) => Err(StartError::Form { found: 0 }),
+    }
+}
+
+fn events_path(dir: &std::path::Path, build: BuildId) -> PathBuf {
+    dir.join("builds").join(format!("{build}.events"))
+}
+
+fn make_desk(dir: Option<PathBuf>) -> MakeDesk {
+    Box::new(move |id: BuildId, submission: Submission, submitted: UnixTime| {
+        let journal = match &dir {
+            None => Journal::in_memory(),
+            // A build whose events cannot be kept on disk is built all the same.
+            Some(dir) => Journal::open(&events_path(dir, id)).unwrap_or_else(|error| {
+                tracing::warn!(error = %dcbuild_process::report(&error), "events stay in memory");
+                Journal::in_memory()
+            }),
+        };
+        Arc::new(Build::new(id, submission, submitted, journal))
+    })
+}
+
+fn forget(dir: Option<PathBuf>) -> Box<dyn Fn(BuildId) + Send> {
+    Box::new(move |build| {
+        if let Some(dir) = &dir
+            && let Err(error) = std::fs::remove_file(events_path(dir, build))
+        {
+            tracing::debug!(%build, %error, "the events of a forgotten build stay behind");
+        }
+    })
+}

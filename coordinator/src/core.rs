@@ -1,0 +1,368 @@
+//! The one task that changes the book: commands in, entries to the log, then effects.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dcbuild_model::{AttemptId, BuildId, StepIndex, WorkerId};
+use dcbuild_process::Clock;
+use dcbuild_progress::{Update, VertexId};
+use dcbuild_proto::document::{Outcome, Submission};
+use dcbuild_scheduler::{Counts, Fence, Graph};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::book::{Book, Effect, Hello, Now, Order, Report, SubmitError, Summarised, Tally};
+use crate::build::{AskError, Build};
+use crate::driver::{Driven, DriverParts, drive, pack};
+use crate::lease::Wanted;
+use crate::log::{Log, LogError};
+use crate::planned::PlannedBuild;
+use crate::records::AskedStep;
+
+/// Commands that wait; who sends more waits too.
+const COMMANDS_MAX: usize = 1_024;
+/// Commands made durable by one write.
+const BATCH_MAX: usize = 256;
+const TICK: Duration = Duration::from_secs(1);
+
+/// What the shell asks of the core.
+pub(crate) enum Command {
+    Submit {
+        build: BuildId,
+        submission: Box<Submission>,
+        reply: oneshot::Sender<Result<(), SubmitError>>,
+    },
+    Planned {
+        build: BuildId,
+        ready: Box<(PlannedBuild, Graph)>,
+    },
+    End {
+        build: BuildId,
+        outcome: Box<Outcome>,
+    },
+    Cancel {
+        build: BuildId,
+        reason: String,
+        reply: Option<oneshot::Sender<bool>>,
+    },
+    Attached {
+        build: BuildId,
+    },
+    Left {
+        build: BuildId,
+    },
+    Find {
+        build: BuildId,
+        reply: oneshot::Sender<Option<Arc<Build>>>,
+    },
+    List {
+        reply: oneshot::Sender<Vec<Summarised>>,
+    },
+    Hello {
+        hello: Hello,
+        orders: mpsc::Sender<Order>,
+        reply: oneshot::Sender<u64>,
+    },
+    Report {
+        worker: WorkerId,
+        session: u64,
+        report: Report,
+    },
+    SessionEnded {
+        worker: WorkerId,
+        session: u64,
+    },
+    Ask {
+        fence: Fence,
+        step: StepIndex,
+        reply: oneshot::Sender<Option<AskedStep>>,
+    },
+    Deliver {
+        attempt: AttemptId,
+        build: BuildId,
+        packs: Vec<(String, dcbuild_model::Selection, dcbuild_model::LayerId)>,
+    },
+    Gauge {
+        reply: oneshot::Sender<(Counts, Tally, BTreeMap<&'static str, usize>)>,
+    },
+}
+
+/// Says that the core has stopped.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the coordinator is stopping")]
+pub(crate) struct Stopped;
+
+/// The way to the core; clones lead to the same.
+#[derive(Clone)]
+pub(crate) struct CoreHandle(mpsc::Sender<Command>);
+
+impl CoreHandle {
+    pub(crate) fn new() -> (CoreHandle, mpsc::Receiver<Command>) {
+        let (tx, rx) = mpsc::channel(COMMANDS_MAX);
+        (CoreHandle(tx), rx)
+    }
+
+    pub(crate) async fn send(&self, command: Command) -> Result<(), Stopped> {
+        self.0.send(command).await.map_err(|_| Stopped)
+    }
+
+    pub(crate) async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.send(command(reply)).await?;
+        answer.await.map_err(|_| Stopped)
+    }
+}
+
+/// What the core leans on.
+pub(crate) struct CoreParts {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) driver: DriverParts,
+    pub(crate) tracker: TaskTracker,
+    pub(crate) handle: CoreHandle,
+    /// Removes what is kept of a build on disk.
+    pub(crate) forget: Box<dyn Fn(BuildId) + Send>,
+}
+
+pub(crate) struct Core {
+    pub(crate) book: Book,
+    pub(crate) log: Box<dyn Log>,
+    pub(crate) parts: CoreParts,
+}
+
+impl Core {
+    /// Runs until it is told to stop or the log fails.
+    pub(crate) async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        stop: CancellationToken,
+    ) -> Result<(), LogError> {
+        let mut next_tick = Instant::now() + TICK;
+        self.settle().await?;
+        loop {
+            let mut batch = Vec::new();
+            let alarm = self.book.next_alarm().map(|wait| Instant::now() + wait);
+            let wake = alarm.map_or(next_tick, |alarm| alarm.min(next_tick));
+            // What waits in the queue is heard before anybody is found silent.
+            let woken = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                count = commands.recv_many(&mut batch, BATCH_MAX) => {
+                    if count == 0 {
+                        return Ok(());
+                    }
+                    false
+                }
+                () = tokio::time::sleep_until(wake) => true,
+            };
+            self.book.at(self.now());
+            for command in batch {
+                self.meet(command);
+            }
+            if woken || (Instant::now() >= next_tick && commands.is_empty()) {
+                self.book.tick();
+                next_tick = Instant::now() + TICK;
+            }
+            self.settle().await?;
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now { wall: self.parts.clock.now(), instant: Instant::now() }
+    }
+
+    fn meet(&mut self, command: Command) {
+        let book = &mut self.book;
+        match command {
+            Command::Submit { build, submission, reply } => {
+                let taken = book.submit(build, *submission);
+                self.answer(reply, taken);
+            }
+            Command::Planned { build, ready } => {
+                let (planned, graph) = *ready;
+                book.planned(build, planned, graph);
+            }
+            Command::End { build, outcome } => book.end(build, *outcome),
+            Command::Cancel { build, reason, reply } => {
+                let known = book.cancel(build, &reason);
+                if let Some(reply) = reply {
+                    self.answer(reply, known);
+                }
+            }
+            Command::Attached { build } => book.attached(build),
+            Command::Left { build } => book.left(build),
+            Command::Find { build, reply } => {
+                let found = book.find(build);
+                self.answer(reply, found);
+            }
+            Command::List { reply } => {
+                let list = book.list();
+                self.answer(reply, list);
+            }
+            Command::Hello { hello, orders, reply } => {
+                let session = book.join(hello, orders);
+                self.answer(reply, session);
+            }
+            Command::Report { worker, session, report } => book.report(worker, session, report),
+            Command::SessionEnded { worker, session } => book.session_ended(worker, session),
+            Command::Ask { fence, step, reply } => {
+                let asked = book.asked_step(fence, step);
+                self.answer(reply, asked);
+            }
+            Command::Deliver { attempt, build, packs } => {
+                book.packed(build, packs);
+                book.deliver(attempt);
+            }
+            Command::Gauge { reply } => {
+                let mut states = BTreeMap::new();
+                for build in book.list() {
+                    *states.entry(build.state).or_default() += 1;
+                }
+                let gauge = (book.counts(), book.tally, states);
+                self.answer(reply, gauge);
+            }
+        }
+    }
+
+    /// Answers once all that came before is durable.
+    fn answer<T: Send + 'static>(&mut self, reply: oneshot::Sender<T>, value: T) {
+        // Whoever asked may have gone.
+        self.book.answer(Box::new(move || drop(reply.send(value))));
+    }
+
+    /// Makes the entries durable, then does the effects.
+    async fn settle(&mut self) -> Result<(), LogError> {
+        let (entries, effects) = self.book.drain();
+        if !entries.is_empty() {
+            self.append(entries).await?;
+        }
+        for effect in effects {
+            self.perform(effect);
+        }
+        Ok(())
+    }
+
+    async fn append(&mut self, entries: Vec<crate::log::Entry>) -> Result<(), LogError> {
+        if !self.log.waits() {
+            return self.log.append(&entries);
+        }
+        let mut log = std::mem::replace(&mut self.log, Box::new(crate::log::MemoryLog));
+        let appended = tokio::task::spawn_blocking(move || {
+            let appended = log.append(&entries);
+            (log, appended)
+        });
+        match appended.await {
+            Ok((log, appended)) => {
+                self.log = log;
+                appended
+            }
+            Err(error) => Err(LogError::Stopped { source: error }),
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Order { orders, order } => {
+                if orders.try_send(order).is_err() {
+                    // Its stream ends with the last sender; when it comes back it is told all again.
+                    tracing::warn!("a worker takes no orders and is cut off");
+                    self.book.cut_off(&orders);
+                }
+            }
+            Effect::Tell { build, update } => build.tell(update),
+            Effect::CopyLog { from, to, vertex } => copy_log(&from, &to, vertex),
+            Effect::Finish { build, outcome } => build.finish(&outcome),
+            Effect::Drive(build) => self.drive(build),
+            Effect::Want { build, attempt, wanted } => self.want(build, attempt, wanted),
+            Effect::Keep(record) => self.keep(record),
+            Effect::Forget(build) => (self.parts.forget)(build),
+            Effect::Answer(answer) => answer(),
+        }
+    }
+
+    fn drive(&self, build: Arc<Build>) {
+        let (handle, parts) = (self.parts.handle.clone(), self.parts.driver.clone());
+        let id = build.id;
+        self.parts.tracker.spawn(async move {
+            let command = match drive(build, parts).await {
+                Driven::Ready(ready) => Command::Planned { build: id, ready },
+                Driven::Over(outcome) => Command::End { build: id, outcome },
+                Driven::Dropped => return,
+            };
+            // A core that has stopped plans it again in its next life.
+            drop(handle.send(command).await);
+        });
+    }
+
+    fn want(&self, build: Arc<Build>, attempt: AttemptId, wanted: Wanted) {
+        let handle = self.parts.handle.clone();
+        self.parts.tracker.spawn(async move {
+            let id = build.id;
+            let limit = dcbuild_model::limits::CLIENT_GONE;
+            let command = match tokio::time::timeout(limit, fetch(&build, wanted)).await {
+                Ok(Ok(packs)) => Command::Deliver { attempt, build: id, packs },
+                Ok(Err(AskError::Ended)) => return,
+                Ok(Err(AskError::Failed(reason))) => {
+                    Command::Cancel { build: id, reason, reply: None }
+                }
+                Err(_) => {
+                    let reason =
+                        "a step needs secrets, credentials or files of the client, and no \
+                                  client attached to give them"
+                            .into();
+                    Command::Cancel { build: id, reason, reply: None }
+                }
+            };
+            drop(handle.send(command).await);
+        });
+    }
+
+    fn keep(&self, record: Arc<dcbuild_model::Record>) {
+        let records = self.parts.driver.records.clone();
+        self.parts.tracker.spawn(async move {
+            if let Err(error) = records.stores.steps.put(&records.scope, &record).await {
+                let error = crate::images::chain(&error);
+                tracing::warn!(error, "a record could not be kept; the step will run again");
+            }
+        });
+    }
+}
+
+async fn fetch(
+    build: &Build,
+    wanted: Wanted,
+) -> Result<Vec<(String, dcbuild_model::Selection, dcbuild_model::LayerId)>, AskError> {
+    if !wanted.secrets.is_empty() {
+        build.met().await?;
+        if let Some(id) = wanted.secrets.iter().find(|id| build.secret(id).is_none()) {
+            return Err(AskError::Failed(format!("the client did not bring the secret '{id}'")));
+        }
+    }
+    for host in wanted.hosts {
+        build.credentials(&host).await?;
+    }
+    let mut packs = Vec::new();
+    for (context, selection) in wanted.packs {
+        packs.push(pack(build, context, selection).await?);
+    }
+    Ok(packs)
+}
+
+/// Tells one build what another was told of a vertex so far.
+fn copy_log(from: &Build, to: &Build, vertex: VertexId) {
+    for update in crate::rpc::events::updates(from) {
+        let of = match &update {
+            Update::Log(log) => log.vertex,
+            Update::Status(status) => status.vertex,
+            Update::Vertex(_) | Update::Warning(_) => continue,
+        };
+        if of == vertex {
+            to.tell(update);
+        }
+    }
+}

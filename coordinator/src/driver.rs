@@ -1,0 +1,316 @@
+//! Takes a build from its submission to a graph: sources, plan, records, packs.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use dcbuild_model::{Digest, Fault, LayerId, Selection, SelectionDigest, limits};
+use dcbuild_plan::{
+    Choice, ImageAnswer, Need, Plan, PlanError, Planned, Request, Sources, choose, plan,
+};
+use dcbuild_process::Clock;
+use dcbuild_progress::{Update, Warning};
+use dcbuild_proto::document::{Answer, Failed, Outcome, OutputKind, Question, Summary};
+use dcbuild_registry::RegistryConfig;
+use dcbuild_scheduler::Graph;
+use futures::StreamExt as _;
+
+use crate::build::{AskError, Build, Shown};
+use crate::graph::{GraphKind, graph};
+use crate::images::Images;
+use crate::planned::{PlannedBuild, contexts_of, keep_grounded, secrets_of, to_run};
+use crate::questions::Reply;
+use crate::records::Records;
+
+/// Sources looked for at a time by one build.
+const LOOKUPS_MAX: usize = 16;
+
+/// What drivers lean on.
+#[derive(Clone)]
+pub(crate) struct DriverParts {
+    pub(crate) records: Records,
+    pub(crate) registries: RegistryConfig,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) mac_key: Digest,
+}
+
+/// What a driver comes to.
+pub(crate) enum Driven {
+    /// The build can be scheduled.
+    Ready(Box<(PlannedBuild, Graph)>),
+    /// It has ended without the scheduler.
+    Over(Box<Outcome>),
+    /// Somebody else ended it.
+    Dropped,
+}
+
+/// Why a driver stops before the graph.
+enum Stop {
+    Failed(Failed),
+    Ended,
+}
+
+impl From<AskError> for Stop {
+    fn from(error: AskError) -> Stop {
+        match error {
+            AskError::Ended => Stop::Ended,
+            AskError::Failed(message) => Stop::Failed(failed(Fault::Request, "CLIENT", message)),
+        }
+    }
+}
+
+pub(crate) fn failed(fault: Fault, code: &str, message: String) -> Failed {
+    Failed {
+        fault,
+        code: code.into(),
+        message,
+        hint: None,
+        lines: None,
+        vertex: None,
+        exit_code: None,
+    }
+}
+
+/// Drives a build to its graph.
+pub(crate) async fn drive(build: Arc<Build>, parts: DriverParts) -> Driven {
+    let driver = Driver { build, parts };
+    let over = driver.build.over.clone();
+    let driven = tokio::select! {
+        () = over.cancelled() => return Driven::Dropped,
+        driven = driver.run() => driven,
+    };
+    match driven {
+        Ok(driven) => driven,
+        Err(Stop::Ended) => Driven::Dropped,
+        Err(Stop::Failed(failed)) => Driven::Over(Box::new(Outcome::Failed(failed))),
+    }
+}
+
+struct Driver {
+    build: Arc<Build>,
+    parts: DriverParts,
+}
+
+impl Driver {
+    async fn run(&self) -> Result<Driven, Stop> {
+        let plan = self.plan().await?;
+        let submission = &self.build.submission;
+        if submission.plan_only {
+            return Ok(Driven::Over(Box::new(Outcome::Planned { plan })));
+        }
+        let wanted: Vec<_> = plan.state.into_iter().collect();
+        let found = self.parts.records.probe(&plan).await;
+        let Choice { mut taken, run: _ } = choose(&plan, &found, &wanted);
+        keep_grounded(&plan, &mut taken);
+        let run = to_run(&plan, &taken, &wanted);
+        let named: BTreeSet<String> = run
+            .iter()
+            .flat_map(|step| secrets_of(plan.step(*step)))
+            .map(|(id, _)| id.to_owned())
+            .collect();
+        if !named.is_empty() {
+            self.build.met().await?;
+        }
+        let reads = run.iter().flat_map(|step| contexts_of(plan.step(*step)));
+        let packs =
+            self.packs(reads.map(|(name, it)| (name.clone(), it.clone())).collect()).await?;
+        self.push_credentials().await?;
+        let kind = GraphKind { scope: &self.parts.records.scope, mac_key: self.parts.mac_key };
+        let secret = |id: &str| self.build.secret(id);
+        let graph = graph(&kind, &plan, &taken, submission.outputs.len(), &secret);
+        if graph.outputs.is_empty() && graph.wanted.is_empty() {
+            let summary = Summary::default();
+            return Ok(Driven::Over(Box::new(Outcome::Done { outputs: Vec::new(), summary })));
+        }
+        let planned = PlannedBuild {
+            plan: *plan,
+            taken: taken.into_iter().collect(),
+            packs,
+            secrets: named.into_iter().filter(|id| secret(id).is_some()).collect(),
+            hosts: self.build.credentialed(),
+        };
+        Ok(Driven::Ready(Box::new((planned, graph))))
+    }
+
+    async fn plan(&self) -> Result<Box<Plan>, Stop> {
+        let request = Arc::new(self.build.submission.request.clone());
+        let clock = &*self.parts.clock;
+        let name = format!("[internal] load build definition from {}", request.filename);
+        let shown = Shown::start(&self.build, clock, name);
+        let vertex = shown.id();
+        let mut sources = Arc::new(Sources::default());
+        let mut planned = plan_once(&request, &sources).await;
+        match &planned {
+            Ok(_) => shown.done(),
+            Err(Stop::Failed(failed)) => shown.failed(failed.message.clone()),
+            Err(Stop::Ended) => {}
+        }
+        for _ in 0..limits::PLAN_ROUNDS_MAX {
+            let needs = match planned? {
+                Planned::Ready(plan) => {
+                    for (line, text) in &plan.warnings {
+                        let short = format!("{text} (line {line})");
+                        let warning = Warning { vertex, short, detail: Vec::new(), url: None };
+                        self.build.tell(Update::Warning(warning));
+                    }
+                    return Ok(plan);
+                }
+                Planned::Lacks(needs) => needs,
+            };
+            let mut known = Sources::clone(&sources);
+            self.look_up(needs, &mut known).await?;
+            sources = Arc::new(known);
+            planned = plan_once(&request, &sources).await;
+        }
+        let message =
+            format!("the plan asked for sources in more than {} rounds", limits::PLAN_ROUNDS_MAX);
+        Err(Stop::Failed(failed(Fault::Request, "PLAN_ROUNDS", message)))
+    }
+
+    /// Looks for all sources of a round at once.
+    async fn look_up(&self, needs: Vec<Need>, sources: &mut Sources) -> Result<(), Stop> {
+        let images = Images::new(
+            self.build.clone(),
+            self.parts.records.stores.clone(),
+            self.parts.records.scope.clone(),
+            self.parts.registries.clone(),
+        );
+        let (mut references, mut selections) = (Vec::new(), Vec::new());
+        for need in needs {
+            match need {
+                Need::Image { reference, platform } => references.push((reference, platform)),
+                Need::Selection { context, selection } => selections.push((context, selection)),
+            }
+        }
+        let lookups = references.into_iter().map(|(reference, platform)| async {
+            let answer = self.image(&images, &reference, &platform).await;
+            ((reference, platform), answer)
+        });
+        let images = futures::stream::iter(lookups).buffer_unordered(LOOKUPS_MAX).collect();
+        let (images, selections): (Vec<_>, _) = tokio::join!(images, self.selections(selections));
+        sources.images.extend(images);
+        sources.selections.extend(selections?);
+        if self.build.over.is_cancelled() {
+            return Err(Stop::Ended);
+        }
+        Ok(())
+    }
+
+    async fn image(
+        &self,
+        images: &Images,
+        reference: &str,
+        platform: &dcbuild_model::Platform,
+    ) -> ImageAnswer {
+        let name = format!("[internal] load metadata for {reference}");
+        let shown = Shown::start(&self.build, &*self.parts.clock, name);
+        let answer = images.resolve(reference, platform).await;
+        match &answer {
+            Ok(_) => shown.done(),
+            Err(error) => shown.failed(error.clone()),
+        }
+        answer
+    }
+
+    async fn selections(
+        &self,
+        asked: Vec<(String, Selection)>,
+    ) -> Result<Vec<((String, Selection), Result<SelectionDigest, String>)>, Stop> {
+        if asked.is_empty() {
+            return Ok(Vec::new());
+        }
+        let shown = Shown::start(&self.build, &*self.parts.clock, "[internal] load build context");
+        let lookups = asked.into_iter().map(|(context, selection)| async {
+            let question =
+                Question::Selection { context: context.clone(), selection: selection.clone() };
+            let answer = match self.build.ask(question).await {
+                Ok(Reply::Answer(Answer::Selection { digest })) => Ok(digest),
+                Ok(_) => Err("the client gave another answer".into()),
+                Err(AskError::Failed(message)) => Err(message),
+                Err(AskError::Ended) => return Err(Stop::Ended),
+            };
+            Ok(((context, selection), answer))
+        });
+        let found: Vec<Result<_, Stop>> =
+            futures::stream::iter(lookups).buffer_unordered(LOOKUPS_MAX).collect().await;
+        let found: Vec<_> = found.into_iter().collect::<Result<_, _>>()?;
+        match found.iter().find_map(|(_, answer)| answer.as_ref().err()) {
+            Some(error) => shown.failed(error.clone()),
+            None => shown.done(),
+        }
+        Ok(found)
+    }
+
+    /// Has the client pack what steps that run will read, unless they read it where it lies.
+    async fn packs(
+        &self,
+        reads: BTreeSet<(String, Selection)>,
+    ) -> Result<Vec<(String, Selection, LayerId)>, Stop> {
+        if self.build.submission.in_place || reads.is_empty() {
+            return Ok(Vec::new());
+        }
+        let shown = Shown::start(&self.build, &*self.parts.clock, "[internal] send build context");
+        let packs = reads.into_iter().map(|(name, selection)| pack(&self.build, name, selection));
+        let packed: Vec<Result<_, AskError>> =
+            futures::stream::iter(packs).buffer_unordered(LOOKUPS_MAX).collect().await;
+        let packed: Result<Vec<_>, AskError> = packed.into_iter().collect();
+        match &packed {
+            Ok(_) => shown.done(),
+            Err(error) => shown.failed(error.to_string()),
+        }
+        Ok(packed?)
+    }
+
+    /// Asks for the credentials of registries that will be pushed to, while the client is surely there.
+    async fn push_credentials(&self) -> Result<(), Stop> {
+        let mut hosts = BTreeSet::new();
+        for output in &self.build.submission.outputs {
+            if let OutputKind::Image { names, push: true, .. } = &output.kind {
+                hosts.extend(names.iter().map(|name| host_of(name).to_owned()));
+            }
+        }
+        for host in hosts {
+            self.build.credentials(&host).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The registry of a canonical name or repository.
+pub(crate) fn host_of(name: &str) -> &str {
+    name.split('/').next().unwrap_or(name)
+}
+
+/// Has the client put a selection into the store.
+pub(crate) async fn pack(
+    build: &Build,
+    context: String,
+    selection: Selection,
+) -> Result<(String, Selection, LayerId), AskError> {
+    let question = Question::Pack { context: context.clone(), selection: selection.clone() };
+    match build.ask(question).await? {
+        Reply::Answer(Answer::Packed { layer }) => Ok((context, selection, layer)),
+        _ => Err(AskError::Failed("the client gave another answer".into())),
+    }
+}
+
+/// Plans on a thread that may take its time.
+async fn plan_once(request: &Arc<Request>, sources: &Arc<Sources>) -> Result<Planned, Stop> {
+    let (request, sources) = (request.clone(), sources.clone());
+    let planned = tokio::task::spawn_blocking(move || plan(&request, &sources)).await;
+    match planned {
+        Ok(Ok(planned)) => Ok(planned),
+        Ok(Err(error)) => Err(Stop::Failed(plan_failed(&error))),
+        Err(error) => {
+            let message = format!("the planner stopped: {error}");
+            Err(Stop::Failed(failed(Fault::Bug, "PLANNER", message)))
+        }
+    }
+}
+
+fn plan_failed(error: &PlanError) -> Failed {
+    Failed {
+        lines: error.lines(),
+        hint: error.hint(),
+        ..failed(Fault::Request, "PLAN_FAILED", crate::images::chain(error))
+    }
+}

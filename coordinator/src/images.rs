@@ -1,0 +1,202 @@
+//! Finds the images that a plan asks for: by name in the store, at a registry, or in a layout of the client.
+
+use std::error::Error;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use dcbuild_model::limits::{CONFIG_BYTES_MAX, MANIFEST_BYTES_MAX};
+use dcbuild_model::{BlobDigest, LayerDigest, ManifestDigest, Platform, Scope};
+use dcbuild_oci::{Descriptor, ImageRef};
+use dcbuild_plan as plan;
+use dcbuild_proto::document::{Answer, Question};
+use dcbuild_registry::{
+    BlobStream, Credential, CredentialError, CredentialSource, FetchedManifest, ImageSource,
+    PullError, RegistryClient, RegistryConfig, ResolvedImage, Secret,
+};
+use dcbuild_store::{NamedImage, StoreError};
+use futures::StreamExt as _;
+
+use crate::build::Build;
+use crate::config::Stores;
+use crate::questions::Reply;
+
+/// Asks the build's client for credentials when a registry wants some.
+struct ClientCredentials(Arc<Build>);
+
+#[async_trait]
+impl CredentialSource for ClientCredentials {
+    async fn credential(&self, registry: &str) -> Result<Option<Credential>, CredentialError> {
+        // A build that ended gets no credentials; the pull then fails by itself.
+        let found = self.0.credentials(registry).await.ok().flatten();
+        Ok(found.map(|found| {
+            if found.identity_token.is_empty() {
+                let password = Secret::new(found.password);
+                Credential::Basic { username: found.username, password }
+            } else {
+                Credential::Identity { token: Secret::new(found.identity_token) }
+            }
+        }))
+    }
+}
+
+/// Finds images for one build.
+pub(crate) struct Images {
+    build: Arc<Build>,
+    stores: Stores,
+    scope: Scope,
+    client: Result<RegistryClient, String>,
+}
+
+impl Images {
+    pub(crate) fn new(
+        build: Arc<Build>,
+        stores: Stores,
+        scope: Scope,
+        registries: RegistryConfig,
+    ) -> Images {
+        let credentials = Arc::new(ClientCredentials(build.clone()));
+        let client = RegistryClient::new(registries, credentials).map_err(|error| chain(&error));
+        Images { build, stores, scope, client }
+    }
+
+    /// Finds an image for a platform, or says why not.
+    pub(crate) async fn resolve(&self, reference: &str, platform: &Platform) -> plan::ImageAnswer {
+        if let Some(context) = reference.strip_prefix("layout:") {
+            return self.in_layout(context, platform).await;
+        }
+        if self.build.submission.request.pull == plan::PullPolicy::IfMissing
+            && let Some(found) = self.by_name(reference, platform).await
+        {
+            return Ok(found);
+        }
+        self.at_registry(reference, platform).await
+    }
+
+    async fn in_layout(&self, context: &str, platform: &Platform) -> plan::ImageAnswer {
+        let question = Question::Layout { context: context.into(), platform: platform.to_string() };
+        let manifest = match self.build.ask(question).await {
+            Ok(Reply::Answer(Answer::Layout { manifest })) => manifest,
+            Ok(_) => return Err("the client gave another answer".into()),
+            Err(error) => return Err(error.to_string()),
+        };
+        let image = StoredImage::new(&self.stores, format!("layout {context}"), manifest);
+        let found = image.resolve(platform).await.map_err(|error| chain(&error))?;
+        Ok(resolved(found, plan::ImageSource::Layout { context: context.into() }))
+    }
+
+    /// An image that was kept under this name, if all of it can still be had.
+    async fn by_name(&self, reference: &str, platform: &Platform) -> Option<plan::ResolvedImage> {
+        let found = self.stores.names.find(&self.scope, reference).await;
+        let NamedImage { manifest, .. } = match found {
+            Ok(found) => found?,
+            Err(error) => {
+                tracing::warn!(error = %dcbuild_process::report(&error), "no image names");
+                return None;
+            }
+        };
+        let image = StoredImage::new(&self.stores, reference.into(), manifest);
+        let found = match image.resolve(platform).await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::debug!(reference, error = %chain(&error), "the kept image does not do");
+                return None;
+            }
+        };
+        let layers: Vec<BlobDigest> =
+            found.layers().iter().map(|layer| BlobDigest(layer.digest)).collect();
+        let missing = self.stores.blobs.find_missing(&layers).await.ok()?;
+        for blob in missing {
+            let base = self.stores.layers.find_base(&LayerDigest(blob.0)).await;
+            if !matches!(base, Ok(Some(_))) {
+                return None;
+            }
+        }
+        Some(resolved(found, plan::ImageSource::Store {}))
+    }
+
+    async fn at_registry(&self, reference: &str, platform: &Platform) -> plan::ImageAnswer {
+        let client = self.client.as_ref().map_err(Clone::clone)?;
+        let image: ImageRef = reference.parse().map_err(|error| chain(&error))?;
+        let repository = image.repository().to_string();
+        let found = client.image(image).resolve(platform).await.map_err(|error| chain(&error))?;
+        Ok(resolved(found, plan::ImageSource::Registry { repository }))
+    }
+}
+
+fn resolved(found: ResolvedImage, source: plan::ImageSource) -> plan::ResolvedImage {
+    let layers = found.manifest.layers.iter().zip(&found.config.diff_ids);
+    let layer = |(layer, diff_id): (&Descriptor, &dcbuild_model::DiffId)| plan::ImageLayer {
+        digest: LayerDigest(layer.digest),
+        diff_id: *diff_id,
+        size: layer.size,
+        media_type: layer.media_type.clone(),
+    };
+    plan::ResolvedImage {
+        manifest: found.manifest_digest,
+        named: found.root,
+        config_digest: found.config_digest,
+        layers: layers.map(layer).collect(),
+        config: found.config,
+        source,
+    }
+}
+
+/// An error with all that caused it, in one line.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// An image whose manifest and config are blobs of the store.
+struct StoredImage {
+    stores: Stores,
+    name: String,
+    manifest: ManifestDigest,
+}
+
+impl StoredImage {
+    fn new(stores: &Stores, name: String, manifest: ManifestDigest) -> StoredImage {
+        StoredImage { stores: stores.clone(), name, manifest }
+    }
+
+    async fn read(&self, digest: dcbuild_model::Digest, max: usize) -> Result<Bytes, PullError> {
+        let max = u64::try_from(max).unwrap_or(u64::MAX);
+        let blob = BlobDigest(digest);
+        let read = dcbuild_store::read_bytes(&*self.stores.blobs, &blob, max);
+        read.await.map_err(|error| self.missing(digest, error))
+    }
+
+    fn missing(&self, digest: dcbuild_model::Digest, error: StoreError) -> PullError {
+        tracing::debug!(error = %chain(&error), "a blob of a stored image is missing");
+        PullError::NoBlob { image: self.name.clone(), digest }
+    }
+}
+
+#[async_trait]
+impl ImageSource for StoredImage {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    async fn root(&self) -> Result<FetchedManifest, PullError> {
+        self.manifest(self.manifest).await
+    }
+
+    async fn manifest(&self, digest: ManifestDigest) -> Result<FetchedManifest, PullError> {
+        let bytes = self.read(digest.0, MANIFEST_BYTES_MAX).await?;
+        Ok(FetchedManifest { digest, media_type: None, bytes })
+    }
+
+    async fn blob(&self, descriptor: &Descriptor) -> Result<BlobStream, PullError> {
+        // Only configs are read here; layers are the worker's.
+        let bytes = self.read(descriptor.digest, CONFIG_BYTES_MAX).await?;
+        Ok(futures::stream::once(std::future::ready(Ok(bytes))).boxed())
+    }
+}

@@ -1,0 +1,218 @@
+//! The documents that workers are given: a job with all that it stands on.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dcbuild_model::{LayerId, LayerRef, Scope, Selection, StepIndex, UnixTime};
+use dcbuild_plan::{ImageSource, Op, Plan, Step};
+use dcbuild_proto::document::{
+    Chain, ContextPlace, Lease, LeasedContext, LeasedStep, OutputKind, OutputSpec,
+    RegistryCredentials, Work,
+};
+use dcbuild_scheduler as scheduler;
+
+use crate::book::Active;
+use crate::driver::host_of;
+use crate::planned::{PlannedBuild, contexts_of, inputs_of, secrets_of};
+
+/// What keeps a lease from being handed out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Lacking {
+    /// The build is not planned, or a step that should be there is not: a fault of ours.
+    Result(Option<StepIndex>),
+    /// What only the client has.
+    Client(Wanted),
+}
+
+/// What is wanted of the client before a lease can be handed out.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Wanted {
+    /// Values of secrets.
+    pub(crate) secrets: BTreeSet<String>,
+    /// Credentials for these registries.
+    pub(crate) hosts: BTreeSet<String>,
+    /// Selections that are to be packed.
+    pub(crate) packs: Vec<(String, Selection)>,
+}
+
+/// Writes the document of a lease.
+pub(crate) fn document(
+    active: &Active,
+    scope: &Scope,
+    lease: &scheduler::Lease,
+) -> Result<Lease, Lacking> {
+    let planned = active.planned.as_deref().ok_or(Lacking::Result(None))?;
+    let mut writer = Writer { active, planned, wanted: Wanted::default() };
+    let mut hosts = BTreeSet::new();
+    let mut secrets = BTreeMap::new();
+    let work = match &lease.work {
+        scheduler::Work::Steps(steps) => {
+            for step in steps {
+                writer.secrets(planned.plan.step(*step), &mut secrets);
+            }
+            writer.steps(steps, &mut hosts)?
+        }
+        scheduler::Work::Output(output) => writer.output(output.0, &mut hosts)?,
+    };
+    let credentials = writer.credentials(hosts);
+    if writer.wanted != Wanted::default() {
+        return Err(Lacking::Client(writer.wanted));
+    }
+    Ok(Lease {
+        attempt: lease.attempt,
+        epoch: lease.epoch,
+        build: lease.build,
+        job: lease.job,
+        scope: scope.clone(),
+        work,
+        secrets,
+        credentials,
+    })
+}
+
+struct Writer<'a> {
+    active: &'a Active,
+    planned: &'a PlannedBuild,
+    wanted: Wanted,
+}
+
+impl Writer<'_> {
+    fn plan(&self) -> &Plan {
+        &self.planned.plan
+    }
+
+    fn chain(&self, state: Option<StepIndex>) -> Result<Chain, Lacking> {
+        let mut chain = Vec::new();
+        for step in self.plan().chain(state) {
+            let settled = self.active.results.get(&step).ok_or(Lacking::Result(Some(step)))?;
+            chain.extend(settled.record.result.layers.iter().cloned());
+        }
+        Ok(chain)
+    }
+
+    fn steps(
+        &mut self,
+        steps: &[StepIndex],
+        hosts: &mut BTreeSet<String>,
+    ) -> Result<Work, Lacking> {
+        let first = steps.first().ok_or(Lacking::Result(None))?;
+        let parent = self.chain(self.plan().step(*first).parent)?;
+        hosts_of(&parent, hosts);
+        let (mut leased, mut inputs, mut contexts) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+        for at in steps {
+            let step = self.planned.plan.step(*at);
+            for input in inputs_of(step).filter(|input| !steps.contains(input)) {
+                let chain = self.chain(Some(input))?;
+                hosts_of(&chain, hosts);
+                inputs.insert(input, chain);
+            }
+            if let Op::Image(image) = &step.op
+                && let ImageSource::Registry { repository } = &image.source
+            {
+                hosts.insert(host_of(repository).to_owned());
+            }
+            for (name, selection) in contexts_of(step) {
+                if let Some(place) = self.place(name, selection) {
+                    contexts.insert((name.clone(), selection.clone()), place);
+                }
+            }
+            leased.push(LeasedStep { index: *at, step: step.clone(), ask: self.asks(step) });
+        }
+        let contexts = contexts
+            .into_iter()
+            .map(|((name, selection), place)| LeasedContext { name, selection, place })
+            .collect();
+        Ok(Work::Steps { steps: leased, parent, inputs: inputs.into_iter().collect(), contexts })
+    }
+
+    /// Whether something that the step stands on or reads was made after the probe, which asked by recipe alone.
+    fn asks(&self, step: &Step) -> bool {
+        let taken = |at: StepIndex| self.planned.taken.iter().any(|(taken, _)| *taken == at);
+        !step.fresh && step.parent.into_iter().chain(inputs_of(step)).any(|on| !taken(on))
+    }
+
+    fn place(&mut self, name: &str, selection: &Selection) -> Option<ContextPlace> {
+        if self.active.desk.submission.in_place {
+            return Some(ContextPlace::InPlace {});
+        }
+        let packs = self.planned.packs.iter().chain(&self.active.packs);
+        let packed: Option<LayerId> = packs
+            .filter(|(context, packed, _)| context == name && packed == selection)
+            .map(|(_, _, layer)| *layer)
+            .next_back();
+        if packed.is_none() {
+            self.wanted.packs.push((name.to_owned(), selection.clone()));
+        }
+        packed.map(|layer| ContextPlace::Packed { layer })
+    }
+
+    fn secrets(&mut self, step: &Step, secrets: &mut BTreeMap<String, String>) {
+        for (id, _) in secrets_of(step) {
+            match self.active.desk.secret(id) {
+                Some(value) => {
+                    secrets.insert(id.to_owned(), hex(&value));
+                }
+                // The client gave it to an earlier life of this coordinator.
+                None if self.planned.secrets.contains(id) => {
+                    self.wanted.secrets.insert(id.to_owned());
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn credentials(&mut self, hosts: BTreeSet<String>) -> BTreeMap<String, RegistryCredentials> {
+        let mut credentials = BTreeMap::new();
+        for host in hosts {
+            match self.active.desk.known_credentials(&host) {
+                Some(Some(found)) => {
+                    credentials.insert(host, found);
+                }
+                None if self.planned.hosts.contains(&host) => {
+                    self.wanted.hosts.insert(host);
+                }
+                Some(None) | None => {}
+            }
+        }
+        credentials
+    }
+
+    fn output(&self, output: u32, hosts: &mut BTreeSet<String>) -> Result<Work, Lacking> {
+        let plan = self.plan();
+        let at = usize::try_from(output).unwrap_or(usize::MAX);
+        let spec: &OutputSpec =
+            self.active.desk.submission.outputs.get(at).ok_or(Lacking::Result(None))?;
+        let state = self.chain(plan.state)?;
+        hosts_of(&state, hosts);
+        if let OutputKind::Image { names, push: true, .. } = &spec.kind {
+            hosts.extend(names.iter().map(|name| host_of(name).to_owned()));
+        }
+        let created = |step: StepIndex| -> Option<(StepIndex, UnixTime)> {
+            Some((step, self.active.results.get(&step)?.record.result.created))
+        };
+        let chain = plan.chain(plan.state);
+        let named = plan.image.history.iter().filter_map(|line| line.step);
+        let steps: BTreeSet<StepIndex> = named.chain(chain).collect();
+        Ok(Work::Output {
+            output,
+            spec: spec.clone(),
+            image: Box::new(plan.image.clone()),
+            state,
+            created: steps.into_iter().filter_map(created).collect(),
+        })
+    }
+}
+
+fn hosts_of(chain: &[LayerRef], hosts: &mut BTreeSet<String>) {
+    let repositories = chain.iter().filter_map(|layer| layer.base.as_ref());
+    let repositories = repositories.map(|base| base.repository.as_str());
+    hosts.extend(repositories.filter(|it| !it.is_empty()).map(|it| host_of(it).to_owned()));
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String does not fail.
+        let _ok = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -1,0 +1,184 @@
+//! A log in a file: each entry with its length and the front of its digest, synced before the append returns.
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+
+use dcbuild_model::Digest;
+use dcbuild_store::{KeyLock, KeyLocks, LockMode};
+
+use super::{Entry, Log, LogError};
+
+const FILE: &str = "log-1";
+const HEAD_BYTES: usize = 12;
+const ENTRY_BYTES_MAX: usize = 256 << 20;
+
+/// A log in a folder that belongs to one coordinator at a time.
+#[derive(Debug)]
+pub struct FileLog {
+    path: PathBuf,
+    file: File,
+    _lock: KeyLock,
+}
+
+impl FileLog {
+    /// Opens a folder's log and reads all its entries; a last append that was cut off is taken away.
+    pub fn open(dir: &Path) -> Result<(FileLog, Vec<Entry>), LogError> {
+        let lock_error = |source| LogError::Lock { path: dir.into(), source };
+        let locks = KeyLocks::open(&dir.join("lock")).map_err(lock_error)?;
+        let lock = locks.try_lock("coordinator", LockMode::Exclusive).map_err(lock_error)?;
+        let lock = lock.ok_or_else(|| LogError::InUse { path: dir.into() })?;
+        let path = dir.join(FILE);
+        let io = |source| LogError::Io { path: path.clone(), source };
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(io)?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(io)?;
+        let (entries, whole) = read_entries(&path, &bytes)?;
+        if whole < bytes.len() {
+            let lost = bytes.len() - whole;
+            tracing::warn!(path = %path.display(), lost, "the log's last append was cut off");
+        }
+        let end = u64::try_from(whole).unwrap_or(u64::MAX);
+        file.set_len(end).map_err(io)?;
+        file.seek(SeekFrom::Start(end)).map_err(io)?;
+        file.sync_all().map_err(io)?;
+        // The file's name must last as well.
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)?;
+        Ok((FileLog { path, file, _lock: lock }, entries))
+    }
+}
+
+impl Log for FileLog {
+    fn append(&mut self, entries: &[Entry]) -> Result<(), LogError> {
+        let mut bytes = Vec::new();
+        for entry in entries {
+            let json = dcbuild_proto::document::to_bytes(entry);
+            if json.len() > ENTRY_BYTES_MAX {
+                return Err(LogError::TooLarge { bytes: json.len(), max: ENTRY_BYTES_MAX });
+            }
+            let length = u32::try_from(json.len()).unwrap_or(u32::MAX);
+            bytes.extend_from_slice(&length.to_le_bytes());
+            bytes.extend_from_slice(&front(&json));
+            bytes.extend_from_slice(&json);
+        }
+        let written = self.file.write_all(&bytes).and_then(|()| self.file.sync_data());
+        written.map_err(|source| LogError::Io { path: self.path.clone(), source })
+    }
+
+    fn waits(&self) -> bool {
+        true
+    }
+}
+
+fn front(json: &[u8]) -> [u8; 8] {
+    let mut front = [0; 8];
+    front.copy_from_slice(&Digest::of(json).0[..8]);
+    front
+}
+
+/// The frame at a place: its content if that is whole, and where the next would begin.
+enum Frame<'a> {
+    Whole { json: &'a [u8], next: usize },
+    Broken { next: usize },
+    Cut,
+}
+
+fn frame(bytes: &[u8], at: usize) -> Frame<'_> {
+    let Some((head, rest)) = bytes.get(at..).and_then(|rest| rest.split_at_checked(HEAD_BYTES))
+    else {
+        return Frame::Cut;
+    };
+    let (length, digest) = head.split_at(4);
+    let length = length.try_into().map(u32::from_le_bytes).unwrap_or(u32::MAX);
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    let Some(json) = rest.get(..length) else { return Frame::Cut };
+    let next = at + HEAD_BYTES + length;
+    if length > 0 && front(json) == digest {
+        Frame::Whole { json, next }
+    } else {
+        Frame::Broken { next }
+    }
+}
+
+/// Reads entries up to the first that is not whole; whole ones behind that mean damage, since appends are in order.
+fn read_entries(path: &Path, bytes: &[u8]) -> Result<(Vec<Entry>, usize), LogError> {
+    let mut entries = Vec::new();
+    let mut at = 0;
+    loop {
+        let place = u64::try_from(at).unwrap_or(u64::MAX);
+        match frame(bytes, at) {
+            Frame::Whole { json, next } => {
+                let entry = serde_json::from_slice(json).map_err(|source| LogError::Unknown {
+                    path: path.into(),
+                    at: place,
+                    source,
+                })?;
+                entries.push(entry);
+                at = next;
+            }
+            Frame::Broken { next } if matches!(frame(bytes, next), Frame::Whole { .. }) => {
+                return Err(LogError::Damaged { path: path.into(), at: place });
+            }
+            Frame::Broken { .. } | Frame::Cut => return Ok((entries, at)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(count: u128) -> Vec<Entry> {
+        (0..count).map(|n| Entry::Founded { version: 1, seed: format!("{n:x}") }).collect()
+    }
+
+    #[test]
+    fn entries_survive_and_a_torn_tail_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, found) = FileLog::open(dir.path()).unwrap();
+        assert_eq!(found, []);
+        log.append(&entries(3)).unwrap();
+        drop(log);
+        let path = dir.path().join(FILE);
+        let whole = std::fs::read(&path).unwrap();
+        let last = whole.len() / 3;
+        for cut in 1..last {
+            std::fs::write(&path, &whole[..whole.len() - cut]).unwrap();
+            let (_, found) = FileLog::open(dir.path()).unwrap();
+            assert_eq!(found, entries(2), "cut {cut}");
+            assert_eq!(std::fs::metadata(&path).unwrap().len(), (2 * last).try_into().unwrap());
+        }
+        let (mut log, _) = FileLog::open(dir.path()).unwrap();
+        log.append(&entries(1)).unwrap();
+        drop(log);
+        assert_eq!(FileLog::open(dir.path()).unwrap().1.len(), 3);
+    }
+
+    #[test]
+    fn damage_in_the_middle_is_no_torn_tail() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, _) = FileLog::open(dir.path()).unwrap();
+        log.append(&entries(3)).unwrap();
+        drop(log);
+        let path = dir.path().join(FILE);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[HEAD_BYTES + 3] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        assert!(matches!(FileLog::open(dir.path()), Err(LogError::Damaged { at: 0, .. })));
+    }
+
+    #[test]
+    fn a_folder_has_one_coordinator() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = FileLog::open(dir.path()).unwrap();
+        assert!(matches!(FileLog::open(dir.path()), Err(LogError::InUse { .. })));
+        drop(first);
+        assert!(FileLog::open(dir.path()).is_ok());
+    }
+}

@@ -1,0 +1,74 @@
+//! Health and metrics, for probes and Prometheus.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use crate::book::Tally;
+use crate::core::{Command, CoreHandle};
+use dcbuild_scheduler::Counts;
+
+/// The page of a coordinator.
+pub(crate) fn router(core: CoreHandle) -> axum::Router {
+    axum::Router::new()
+        .route("/healthz", get(healthz))
+        .route("/metrics", get(metrics))
+        .with_state(core)
+}
+
+/// Healthy is a coordinator whose core answers.
+async fn healthz(State(core): State<CoreHandle>) -> Response {
+    match core.ask(|reply| Command::Gauge { reply }).await {
+        Ok(_) => "ok\n".into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
+    }
+}
+
+async fn metrics(State(core): State<CoreHandle>) -> Response {
+    match core.ask(|reply| Command::Gauge { reply }).await {
+        Ok((counts, tally, builds)) => text(&counts, &tally, &builds).into_response(),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
+    }
+}
+
+fn text(counts: &Counts, tally: &Tally, builds: &BTreeMap<&'static str, usize>) -> String {
+    let mut page = String::new();
+    let mut family = |name: &str, kind: &str, help: &str, rows: &[(&str, u64)]| {
+        // Writing to a String does not fail.
+        let _head = write!(page, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        for (labels, value) in rows {
+            let _row = writeln!(page, "{name}{labels} {value}");
+        }
+    };
+    let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    let states: Vec<(String, u64)> = builds
+        .iter()
+        .map(|(state, number)| (format!("{{state=\"{state}\"}}"), count(*number)))
+        .collect();
+    let states: Vec<(&str, u64)> = states.iter().map(|(label, n)| (label.as_str(), *n)).collect();
+    family("dcbuild_builds", "gauge", "Builds that are remembered.", &states);
+    let jobs = [
+        ("{state=\"queued\"}", count(counts.queued_jobs)),
+        ("{state=\"leased\"}", count(counts.leased_jobs)),
+    ];
+    family("dcbuild_jobs", "gauge", "Jobs that wait or run.", &jobs);
+    let workers = [
+        ("{slot=\"free\"}", count(counts.free_workers)),
+        ("{slot=\"none\"}", count(counts.workers.saturating_sub(counts.free_workers))),
+    ];
+    family("dcbuild_workers", "gauge", "Workers, by whether a slot is free.", &workers);
+    let steps = [
+        ("{how=\"ran\"}", tally.ran),
+        ("{how=\"shared\"}", tally.shared),
+        ("{how=\"hit_recipe\"}", tally.hits_probed),
+        ("{how=\"hit_result\"}", tally.hits_outcome),
+    ];
+    family("dcbuild_steps_total", "counter", "Steps with a result, by its origin.", &steps);
+    let retries = [("", tally.retries)];
+    family("dcbuild_retries_total", "counter", "Attempts lost to faults of machines.", &retries);
+    page
+}

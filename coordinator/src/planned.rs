@@ -1,0 +1,110 @@
+//! A build that is planned: all that must be known to go on with it after a restart.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dcbuild_model::{BlobDigest, Digest, LayerId, Record, Selection, StateDigest, StepIndex};
+use dcbuild_plan::{InputSource, MountKind, Op, Plan, Step};
+use dcbuild_proto::document;
+use dcbuild_scheduler::Made;
+use serde::{Deserialize, Serialize};
+
+/// A plan with what was decided and packed for it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlannedBuild {
+    /// The plan.
+    pub plan: Plan,
+    /// The records that were taken.
+    pub taken: Vec<(StepIndex, Record)>,
+    /// Where selections of contexts lie in the store.
+    pub packs: Vec<(String, Selection, LayerId)>,
+    /// Secrets that the client gave, by id.
+    pub secrets: BTreeSet<String>,
+    /// Registries that the client gave credentials for.
+    pub hosts: BTreeSet<String>,
+}
+
+/// The digest that the scheduler knows a record by.
+pub(crate) fn record_digest(record: &Record) -> BlobDigest {
+    BlobDigest(Digest::of(&document::to_bytes(record)))
+}
+
+/// What a record made upon a state.
+pub(crate) fn made(record: &Record, parent: StateDigest) -> Made {
+    Made { state: record.result.state_after(parent), record: record_digest(record) }
+}
+
+/// The ids of the secrets that a step names, and whether each is required.
+pub(crate) fn secrets_of(step: &Step) -> Vec<(&str, bool)> {
+    let Op::Run(run) = &step.op else { return Vec::new() };
+    run.mounts
+        .iter()
+        .filter_map(|mount| match mount {
+            MountKind::Secret(secret) => Some((secret.id.as_str(), secret.required)),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The contexts that a step reads.
+pub(crate) fn contexts_of(step: &Step) -> impl Iterator<Item = (&String, &Selection)> {
+    step.inputs.iter().filter_map(|input| match &input.source {
+        InputSource::Context { name, .. } => Some((name, &input.selection)),
+        InputSource::Step { .. } | InputSource::Scratch {} => None,
+    })
+}
+
+/// The steps that a step reads, in the order of its lineage.
+pub(crate) fn inputs_of(step: &Step) -> impl Iterator<Item = StepIndex> {
+    step.inputs.iter().filter_map(|input| match input.source {
+        InputSource::Step { step } => Some(step),
+        InputSource::Scratch {} | InputSource::Context { .. } => None,
+    })
+}
+
+/// Drops taken records that say nothing of their parent where the parent is not taken: only their chain makes a state.
+pub(crate) fn keep_grounded(plan: &Plan, taken: &mut BTreeMap<StepIndex, Record>) {
+    for step in (0..plan.steps.len()).filter_map(|at| u32::try_from(at).ok()).map(StepIndex) {
+        let parent = plan.step(step).parent;
+        if parent.is_some_and(|parent| !taken.contains_key(&parent)) {
+            taken.remove(&step);
+        }
+    }
+}
+
+/// The states that taken records make.
+pub(crate) fn states(
+    plan: &Plan,
+    taken: &BTreeMap<StepIndex, Record>,
+) -> BTreeMap<StepIndex, StateDigest> {
+    let mut states = BTreeMap::new();
+    for (step, record) in taken {
+        let below = match plan.step(*step).parent {
+            None => Some(StateDigest::empty()),
+            Some(parent) => states.get(&parent).copied(),
+        };
+        if let Some(below) = below {
+            states.insert(*step, record.result.state_after(below));
+        }
+    }
+    states
+}
+
+/// The steps that will run or be asked for, unless others make them: what is wanted, less what is taken.
+pub(crate) fn to_run(
+    plan: &Plan,
+    taken: &BTreeMap<StepIndex, Record>,
+    wanted: &[StepIndex],
+) -> BTreeSet<StepIndex> {
+    let mut open: BTreeSet<StepIndex> = wanted.iter().copied().collect();
+    let mut run = BTreeSet::new();
+    while let Some(step) = open.pop_last() {
+        if taken.contains_key(&step) || !run.insert(step) {
+            continue;
+        }
+        let planned = plan.step(step);
+        open.extend(planned.parent);
+        open.extend(inputs_of(planned));
+    }
+    run
+}

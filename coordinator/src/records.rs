@@ -1,0 +1,149 @@
+//! Records of steps: which of those found count, and which are found for a result key.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use dcbuild_model::{
+    BlobDigest, Compression, LayerId, LayerRef, Lineage, Record, Scope, StateDigest, StepIndex,
+    StepKey,
+};
+use dcbuild_plan::{Plan, Step};
+use dcbuild_store::StoreError;
+
+use crate::config::{Holds, Stores};
+
+/// Keys asked for at a time.
+const KEYS_MAX: usize = 1_000;
+
+/// Finds records in the store.
+#[derive(Clone)]
+pub(crate) struct Records {
+    pub(crate) stores: Stores,
+    pub(crate) holds: Option<Arc<dyn Holds>>,
+    pub(crate) scope: Scope,
+}
+
+/// A step whose result key a worker asks for, with what its parent and inputs turned out to be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct AskedStep {
+    pub(crate) step: Box<Step>,
+    pub(crate) parent: StateDigest,
+    pub(crate) inputs: Vec<StateDigest>,
+}
+
+impl Records {
+    /// Finds all records for the steps of a plan that may take some; a store that fails costs hits, not the build.
+    pub(crate) async fn probe(&self, plan: &Plan) -> BTreeMap<StepIndex, Vec<Record>> {
+        let open: Vec<(StepIndex, StepKey)> = (0..)
+            .map(StepIndex)
+            .zip(&plan.steps)
+            .filter(|(_, step)| !step.fresh)
+            .map(|(at, step)| (at, step.recipe))
+            .collect();
+        let mut found = BTreeMap::new();
+        for part in open.chunks(KEYS_MAX) {
+            let keys: Vec<StepKey> = part.iter().map(|(_, key)| *key).collect();
+            match self.stores.steps.find(&self.scope, &keys).await {
+                Ok(lists) => found.extend(part.iter().map(|(at, _)| *at).zip(lists)),
+                Err(error) => warn(&error),
+            }
+        }
+        self.keep_available(&mut found).await;
+        found
+    }
+
+    /// Finds a record for a result key and says it in the words of the step that asked.
+    pub(crate) async fn find_outcome(&self, asked: &AskedStep, key: StepKey) -> Option<Record> {
+        let lists = match self.stores.steps.find(&self.scope, &[key]).await {
+            Ok(lists) => lists,
+            Err(error) => {
+                warn(&error);
+                return None;
+            }
+        };
+        let records = lists.into_iter().next().unwrap_or_default();
+        let same = |record: &Record| {
+            record.outcome == Some(key)
+                && record.lineage.inputs.len() == asked.inputs.len()
+                && record.lineage.parent.is_none_or(|parent| parent == asked.parent)
+        };
+        let mut found =
+            BTreeMap::from([(StepIndex(0), records.into_iter().filter(same).collect::<Vec<_>>())]);
+        self.keep_available(&mut found).await;
+        let record = found.remove(&StepIndex(0))?.pop()?;
+        Some(Record {
+            recipe: asked.step.recipe,
+            components: asked.step.components.clone(),
+            lineage: Lineage {
+                parent: record.lineage.parent,
+                inputs: asked.inputs.clone(),
+                selections: record.lineage.selections.clone(),
+            },
+            ..record
+        })
+    }
+
+    /// Drops the records with a layer that nobody has any more.
+    async fn keep_available(&self, found: &mut BTreeMap<StepIndex, Vec<Record>>) {
+        let layers: BTreeMap<LayerId, LayerRef> = found
+            .values()
+            .flatten()
+            .flat_map(|record| &record.result.layers)
+            .map(|layer| (layer.layer, layer.clone()))
+            .collect();
+        let there = match self.available(&layers).await {
+            Ok(there) => there,
+            Err(error) => {
+                warn(&error);
+                BTreeSet::new()
+            }
+        };
+        for records in found.values_mut() {
+            records.retain(|record| {
+                record.result.layers.iter().all(|layer| there.contains(&layer.layer))
+            });
+        }
+    }
+
+    async fn available(
+        &self,
+        layers: &BTreeMap<LayerId, LayerRef>,
+    ) -> Result<BTreeSet<LayerId>, StoreError> {
+        let ids: Vec<LayerId> = layers.keys().copied().collect();
+        let mut there = BTreeSet::new();
+        if let Some(holds) = &self.holds {
+            let held = holds.holds(&ids).await;
+            there.extend(ids.iter().zip(held).filter(|(_, held)| *held).map(|(id, _)| *id));
+        }
+        // For each layer that is not held: the blobs without which it cannot be had.
+        let mut wanted: Vec<(LayerId, Vec<BlobDigest>)> = Vec::new();
+        for (id, layer) in layers.iter().filter(|(id, _)| !there.contains(id)) {
+            let contents = BlobDigest(id.0);
+            if let Some(base) = &layer.base {
+                if self.stores.layers.find_base(&base.digest).await?.is_some() {
+                    wanted.push((*id, vec![contents]));
+                }
+                continue;
+            }
+            for form in [Compression::Zstd, Compression::Gzip, Compression::None] {
+                if let Some(stored) = self.stores.layers.find_blob(id, form).await? {
+                    let blob = BlobDigest(stored.blob.digest.0);
+                    wanted.push((*id, vec![contents, blob, stored.index]));
+                }
+            }
+        }
+        let blobs: BTreeSet<BlobDigest> =
+            wanted.iter().flat_map(|(_, blobs)| blobs.iter().copied()).collect();
+        let blobs: Vec<BlobDigest> = blobs.into_iter().collect();
+        let missing: BTreeSet<BlobDigest> =
+            self.stores.blobs.find_missing(&blobs).await?.into_iter().collect();
+        let whole = wanted.iter().filter(|(_, blobs)| blobs.iter().all(|it| !missing.contains(it)));
+        there.extend(whole.map(|(id, _)| *id));
+        Ok(there)
+    }
+}
+
+fn warn(error: &StoreError) {
+    let error = crate::images::chain(error);
+    tracing::warn!(error, "records could not be looked up; steps run instead");
+}

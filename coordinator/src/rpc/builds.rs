@@ -1,0 +1,316 @@
+//! The client plane.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dcbuild_model::{BlobDigest, BuildId};
+use dcbuild_proto::document::{self, RegistryCredentials, Submission};
+use dcbuild_proto::pb;
+use dcbuild_store::NamedImage;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Services, events, guarded, invalid};
+use crate::book::{SubmitError, Summarised};
+use crate::build::Build;
+use crate::core::Command;
+use crate::questions::Reply;
+
+const EVENTS_MAX: usize = 64;
+const SECRETS_MAX: usize = 256;
+
+pub(super) struct BuildsService(pub(super) Services);
+
+fn build_id(text: &str) -> Result<BuildId, Status> {
+    text.parse().map_err(|error: dcbuild_model::InvalidId| invalid(error))
+}
+
+#[tonic::async_trait]
+impl pb::builds_server::Builds for BuildsService {
+    async fn submit(
+        &self,
+        request: Request<pb::SubmitRequest>,
+    ) -> Result<Response<pb::SubmitReply>, Status> {
+        guarded("Submit", async {
+            let request = request.into_inner();
+            let build = build_id(&request.build)?;
+            let submission: Submission =
+                document::from_bytes("submission", &request.submission).map_err(invalid)?;
+            let submission = Box::new(submission);
+            let taken =
+                self.0.core.ask(|reply| Command::Submit { build, submission, reply }).await?;
+            taken.map(|()| pb::SubmitReply {}).map_err(|error| match error {
+                SubmitError::Exists(_) => Status::already_exists(error.to_string()),
+                SubmitError::Full { .. } => Status::resource_exhausted(error.to_string()),
+            })
+        })
+        .await
+    }
+
+    type AttendStream = ReceiverStream<Result<pb::BuildEvent, Status>>;
+
+    async fn attend(
+        &self,
+        request: Request<Streaming<pb::ClientMessage>>,
+    ) -> Result<Response<Self::AttendStream>, Status> {
+        guarded("Attend", async {
+            let mut messages = request.into_inner();
+            let attach = first(&mut messages).await?;
+            let id = build_id(&attach.build)?;
+            let build = self.0.core.ask(|reply| Command::Find { build: id, reply }).await?;
+            let build =
+                build.ok_or_else(|| Status::not_found(format!("there is no build {id}")))?;
+            let (tx, rx) = mpsc::channel(EVENTS_MAX);
+            if attach.answers {
+                if attach.secrets.len() > SECRETS_MAX {
+                    return Err(Status::invalid_argument(format!(
+                        "more than {SECRETS_MAX} secrets"
+                    )));
+                }
+                let value = |(id, value): (String, _)| (id, Vec::from(value));
+                let secrets: BTreeMap<String, Vec<u8>> =
+                    attach.secrets.into_iter().map(value).collect();
+                self.0.core.send(Command::Attached { build: id }).await?;
+                build.confide(secrets);
+            }
+            let attendance = Attendance {
+                services: self.0.clone(),
+                build,
+                from: attach.from_event,
+                answers: attach.answers,
+            };
+            self.0.tracker.spawn(attendance.run(messages, tx));
+            Ok(ReceiverStream::new(rx))
+        })
+        .await
+    }
+
+    async fn cancel(
+        &self,
+        request: Request<pb::CancelRequest>,
+    ) -> Result<Response<pb::CancelReply>, Status> {
+        guarded("Cancel", async {
+            let build = build_id(&request.into_inner().build)?;
+            let reason = "cancelled by request".to_owned();
+            let command = |reply| Command::Cancel { build, reason, reply: Some(reply) };
+            let known = self.0.core.ask(command).await?;
+            let missing = || Status::not_found(format!("there is no build {build}"));
+            known.then_some(pb::CancelReply {}).ok_or_else(missing)
+        })
+        .await
+    }
+
+    async fn list(&self, _: Request<pb::ListRequest>) -> Result<Response<pb::ListReply>, Status> {
+        guarded("List", async {
+            let list = self.0.core.ask(|reply| Command::List { reply }).await?;
+            Ok(pb::ListReply { builds: list.into_iter().map(summary).collect() })
+        })
+        .await
+    }
+
+    async fn list_images(
+        &self,
+        _: Request<pb::ListImagesRequest>,
+    ) -> Result<Response<pb::ListImagesReply>, Status> {
+        guarded("ListImages", async {
+            let records = &self.0.records;
+            let list = records.stores.names.list(&records.scope).await.map_err(store_failed)?;
+            let mut images = Vec::new();
+            for image in list {
+                images.push(self.image(image).await);
+            }
+            Ok(pb::ListImagesReply { images })
+        })
+        .await
+    }
+
+    async fn remove_image(
+        &self,
+        request: Request<pb::RemoveImageRequest>,
+    ) -> Result<Response<pb::RemoveImageReply>, Status> {
+        guarded("RemoveImage", async {
+            let name = request.into_inner().name;
+            let records = &self.0.records;
+            let removed = records.stores.names.remove(&records.scope, &name).await;
+            Ok(pb::RemoveImageReply { removed: removed.map_err(store_failed)? })
+        })
+        .await
+    }
+}
+
+impl BuildsService {
+    /// An image of the list; its size is what its manifest says of its blobs, and 0 if that is gone.
+    async fn image(&self, image: NamedImage) -> pb::Image {
+        let blob = BlobDigest(image.manifest.0);
+        let max = u64::try_from(dcbuild_model::limits::MANIFEST_BYTES_MAX).unwrap_or(u64::MAX);
+        let bytes = dcbuild_store::read_bytes(&*self.0.records.stores.blobs, &blob, max).await;
+        let manifest =
+            bytes.ok().and_then(|bytes| dcbuild_oci::ManifestOrIndex::parse(&bytes, None).ok());
+        let size = match manifest {
+            Some(dcbuild_oci::ManifestOrIndex::Manifest(manifest)) => {
+                manifest.layers.iter().map(|layer| layer.size).sum::<u64>() + manifest.config.size
+            }
+            Some(dcbuild_oci::ManifestOrIndex::Index(_)) | None => 0,
+        };
+        pb::Image {
+            name: image.name,
+            manifest: image.manifest.to_string(),
+            tagged: Some(image.tagged.into()),
+            size,
+        }
+    }
+}
+
+pub(super) fn store_failed(error: dcbuild_store::StoreError) -> Status {
+    let text = crate::images::chain(&error);
+    match error {
+        dcbuild_store::StoreError::NotFound { .. } => Status::not_found(text),
+        dcbuild_store::StoreError::Corrupt { .. } => Status::data_loss(text),
+        dcbuild_store::StoreError::DigestMismatch { .. }
+        | dcbuild_store::StoreError::TooLarge { .. } => Status::invalid_argument(text),
+        _ => Status::unavailable(text),
+    }
+}
+
+fn summary(build: Summarised) -> pb::BuildSummary {
+    pb::BuildSummary {
+        build: build.build.to_string(),
+        state: build.state.into(),
+        name: build.name,
+        submitted: Some(build.submitted.into()),
+        ended: build.ended.map(Into::into),
+    }
+}
+
+async fn first(messages: &mut Streaming<pb::ClientMessage>) -> Result<pb::Attach, Status> {
+    match messages.message().await? {
+        Some(pb::ClientMessage { message: Some(pb::client_message::Message::Attach(attach)) }) => {
+            Ok(attach)
+        }
+        _ => Err(Status::invalid_argument("the first message of Attend is an Attach")),
+    }
+}
+
+/// One client at one build.
+struct Attendance {
+    services: Services,
+    build: Arc<Build>,
+    from: u64,
+    answers: bool,
+}
+
+type Events = mpsc::Sender<Result<pb::BuildEvent, Status>>;
+
+impl Attendance {
+    async fn run(self, messages: Streaming<pb::ClientMessage>, tx: Events) {
+        let ended = tokio::select! {
+            ended = self.tell(&tx) => ended,
+            ended = self.hear(messages) => ended,
+            () = tx.closed() => Ok(()),
+            () = self.services.stop.cancelled() => {
+                Err(Status::unavailable("the coordinator is stopping"))
+            }
+        };
+        if let Err(status) = ended {
+            // The client may be gone, and then nobody reads why.
+            drop(tx.send(Err(status)).await);
+        }
+        if self.answers {
+            drop(self.services.core.send(Command::Left { build: self.build.id }).await);
+        }
+    }
+
+    /// Tells all events from the first wanted on, and asks what is open.
+    async fn tell(&self, tx: &Events) -> Result<(), Status> {
+        let journal = &self.build.journal;
+        let mut changed = journal.watch();
+        let (mut next, mut asked, mut caught_up) = (self.from, 0, false);
+        loop {
+            changed.mark_unchanged();
+            let ended = journal.has_ended();
+            loop {
+                let part = journal
+                    .read(next, events::READ_MAX)
+                    .map_err(|error| Status::unavailable(crate::images::chain(&error)))?;
+                if part.is_empty() {
+                    break;
+                }
+                for kept in part {
+                    if let Some(event) = events::decode(next, &kept) {
+                        send(tx, event).await?;
+                    }
+                    next += 1;
+                }
+            }
+            let last = next.saturating_sub(1);
+            if !caught_up {
+                caught_up = true;
+                send(tx, events::caught_up(last)).await?;
+            }
+            if ended {
+                return Ok(());
+            }
+            if self.answers {
+                for (number, question) in self.build.questions.from(asked) {
+                    send(tx, events::question(last, number, &question)).await?;
+                    asked = number + 1;
+                }
+            }
+            if changed.changed().await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes answers until the client's side ends; one that only looks on may end its side at once.
+    async fn hear(&self, mut messages: Streaming<pb::ClientMessage>) -> Result<(), Status> {
+        loop {
+            match messages.message().await {
+                Ok(Some(message)) if self.answers => self.answer(message)?,
+                Ok(Some(_)) => {
+                    return Err(Status::failed_precondition(
+                        "this client said that it only looks on",
+                    ));
+                }
+                Ok(None) if self.answers => return Ok(()),
+                Ok(None) => std::future::pending().await,
+                Err(status) => return Err(status),
+            }
+        }
+    }
+
+    fn answer(&self, message: pb::ClientMessage) -> Result<(), Status> {
+        use pb::client_message::Message;
+        let (question, reply) = match message.message {
+            Some(Message::Answer(answer)) => {
+                let read = document::from_bytes("answer", &answer.answer).map_err(invalid)?;
+                (answer.question, Reply::Answer(read))
+            }
+            Some(Message::Credentials(found)) => {
+                let text = |bytes: &[u8]| {
+                    let text = std::str::from_utf8(bytes).map(str::to_owned);
+                    text.map_err(|_| Status::invalid_argument("credentials are not UTF-8"))
+                };
+                let credentials = RegistryCredentials {
+                    username: found.username.clone(),
+                    password: text(&found.password)?,
+                    identity_token: text(&found.identity_token)?,
+                };
+                let some = !credentials.username.is_empty()
+                    || !credentials.password.is_empty()
+                    || !credentials.identity_token.is_empty();
+                (found.question, Reply::Credentials(some.then_some(credentials)))
+            }
+            Some(Message::Attach(_)) => {
+                return Err(Status::invalid_argument("an Attach comes first, and once"));
+            }
+            None => return Err(Status::invalid_argument("a message of an unknown kind")),
+        };
+        self.build.questions.answer(question, reply).map_err(invalid)
+    }
+}
+
+async fn send(tx: &Events, event: pb::BuildEvent) -> Result<(), Status> {
+    tx.send(Ok(event)).await.map_err(|_| Status::cancelled("the client is gone"))
+}

@@ -1,0 +1,202 @@
+//! The worker plane.
+
+use dcbuild_model::{Epoch, StepIndex, WorkerId, limits};
+use dcbuild_progress::{Log, Update};
+use dcbuild_proto::{document, pb};
+use dcbuild_scheduler::Fence;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Services, guarded, invalid};
+use crate::book::{Hello, Order, Report};
+use crate::core::Command;
+
+const ORDERS_MAX: usize = 1_024;
+const RUNNING_MAX: usize = 10_000;
+
+pub(super) struct WorkersService(pub(super) Services);
+
+#[tonic::async_trait]
+impl pb::workers_server::Workers for WorkersService {
+    type WorkStream = BoxStream<'static, Result<pb::WorkerOrder, Status>>;
+
+    async fn work(
+        &self,
+        request: Request<Streaming<pb::WorkerReport>>,
+    ) -> Result<Response<Self::WorkStream>, Status> {
+        guarded("Work", async {
+            let mut reports = request.into_inner();
+            let hello = first(&mut reports).await?;
+            let worker = hello.worker;
+            let (orders, queue) = mpsc::channel(ORDERS_MAX);
+            let session = self.0.core.ask(|reply| Command::Hello { hello, orders, reply }).await?;
+            self.0.tracker.spawn(hear(self.0.clone(), worker, session, reports));
+            let lease_millis = u64::try_from(limits::LEASE.as_millis()).unwrap_or(u64::MAX);
+            let welcome = pb::worker_order::Order::Welcome(pb::Welcome { lease_millis });
+            let welcome = pb::WorkerOrder { order: Some(welcome) };
+            let stop = self.0.stop.clone().cancelled_owned();
+            let orders = ReceiverStream::new(queue).map(|order| Ok(order_out(order)));
+            Ok(futures::stream::iter([Ok(welcome)]).chain(orders).take_until(stop).boxed())
+        })
+        .await
+    }
+
+    async fn find_outcome(
+        &self,
+        request: Request<pb::FindOutcomeRequest>,
+    ) -> Result<Response<pb::FindOutcomeReply>, Status> {
+        guarded("FindOutcome", async {
+            let request = request.into_inner();
+            let fence = fence_in(request.fence)?;
+            let step = StepIndex(request.step);
+            let key = request
+                .key
+                .parse()
+                .map_err(|error: dcbuild_model::ParseDigestError| invalid(error))?;
+            let asked = self.0.core.ask(|reply| Command::Ask { fence, step, reply }).await?;
+            let record = match asked {
+                Some(asked) => self.0.records.find_outcome(&asked, key).await,
+                None => None,
+            };
+            let record = record.map(|record| document::to_bytes(&record).into());
+            Ok(pb::FindOutcomeReply { record })
+        })
+        .await
+    }
+}
+
+async fn first(reports: &mut Streaming<pb::WorkerReport>) -> Result<Hello, Status> {
+    match reports.message().await? {
+        Some(pb::WorkerReport { report: Some(pb::worker_report::Report::Hello(hello)) }) => {
+            hello_in(hello)
+        }
+        _ => Err(Status::invalid_argument("the first report of a session is a Hello")),
+    }
+}
+
+/// Takes a session's reports until its stream ends or says what is not understood.
+async fn hear(
+    services: Services,
+    worker: WorkerId,
+    session: u64,
+    mut reports: Streaming<pb::WorkerReport>,
+) {
+    loop {
+        let report = tokio::select! {
+            () = services.stop.cancelled() => break,
+            report = reports.message() => report,
+        };
+        let report = match report {
+            Ok(Some(report)) => report_in(report),
+            Ok(None) => break,
+            Err(status) => {
+                tracing::debug!(%worker, %status, "a worker's session broke off");
+                break;
+            }
+        };
+        let report = match report {
+            Ok(report) => report,
+            Err(status) => {
+                tracing::warn!(%worker, %status, "a worker says what is not understood");
+                break;
+            }
+        };
+        if services.core.send(Command::Report { worker, session, report }).await.is_err() {
+            return;
+        }
+    }
+    drop(services.core.send(Command::SessionEnded { worker, session }).await);
+}
+
+fn id<T: std::str::FromStr<Err = dcbuild_model::InvalidId>>(text: &str) -> Result<T, Status> {
+    text.parse().map_err(invalid)
+}
+
+fn fence_in(fence: Option<pb::Fence>) -> Result<Fence, Status> {
+    let fence = fence.ok_or_else(|| Status::invalid_argument("a report without a fence"))?;
+    Ok(Fence { attempt: id(&fence.attempt)?, epoch: Epoch(fence.epoch) })
+}
+
+fn hello_in(hello: pb::Hello) -> Result<Hello, Status> {
+    if hello.running.len() > RUNNING_MAX {
+        return Err(Status::invalid_argument(format!("more than {RUNNING_MAX} attempts run")));
+    }
+    let platform = |text: &String| {
+        text.parse().map_err(|error: dcbuild_model::platform::ParsePlatformError| invalid(error))
+    };
+    Ok(Hello {
+        worker: id(&hello.worker)?,
+        slots: hello.slots,
+        platforms: hello.platforms.iter().map(platform).collect::<Result<_, _>>()?,
+        memory_bytes: hello.memory_bytes,
+        cpu_millis: hello.cpu_millis,
+        running: hello.running.iter().map(|text| id(text)).collect::<Result<_, _>>()?,
+    })
+}
+
+fn report_in(report: pb::WorkerReport) -> Result<Report, Status> {
+    use pb::worker_report::Report as Wire;
+    let report =
+        report.report.ok_or_else(|| Status::invalid_argument("a report of an unknown kind"))?;
+    Ok(match report {
+        Wire::Hello(_) => return Err(Status::invalid_argument("a Hello comes first, and once")),
+        Wire::Renew(_) => Report::Renew,
+        Wire::StepStarted(it) => {
+            Report::Started { fence: fence_in(it.fence)?, step: StepIndex(it.step) }
+        }
+        Wire::StepDone(it) => Report::Done {
+            fence: fence_in(it.fence)?,
+            step: StepIndex(it.step),
+            record: document::from_bytes("record", &it.record).map_err(invalid)?,
+            hit: it.hit,
+        },
+        Wire::StepDurable(it) => {
+            Report::Durable { attempt: id(&it.attempt)?, step: StepIndex(it.step) }
+        }
+        Wire::StepFailed(it) => Report::Failed {
+            fence: fence_in(it.fence)?,
+            step: it.step.map(StepIndex),
+            error: document::from_bytes("step error", &it.error).map_err(invalid)?,
+        },
+        Wire::OutputDone(it) => Report::OutputDone {
+            fence: fence_in(it.fence)?,
+            result: document::from_bytes("output result", &it.result).map_err(invalid)?,
+        },
+        Wire::JobReturned(it) => {
+            Report::Returned { fence: fence_in(it.fence)?, lost: it.lost_input.map(StepIndex) }
+        }
+        Wire::JobEnded(it) => Report::JobEnded { fence: fence_in(it.fence)? },
+        Wire::Progress(it) => {
+            let update = match it.update {
+                Some(pb::progress::Update::Status(status)) => {
+                    Update::Status(status.try_into().map_err(progress_failed)?)
+                }
+                Some(pb::progress::Update::Log(log)) => {
+                    Update::Log(Log::try_from(log).map_err(progress_failed)?)
+                }
+                None => return Err(Status::invalid_argument("progress of an unknown kind")),
+            };
+            Report::Progress { attempt: id(&it.attempt)?, update }
+        }
+        Wire::Goodbye(_) => Report::Goodbye,
+    })
+}
+
+fn progress_failed(error: dcbuild_proto::progress::InvalidUpdate) -> Status {
+    invalid(error)
+}
+
+fn order_out(order: Order) -> pb::WorkerOrder {
+    use pb::worker_order::Order as Wire;
+    let order = match order {
+        Order::Lease(lease) => Wire::Lease(lease.into()),
+        Order::Stop { attempt, after } => Wire::Stop(pb::StopAttempt {
+            attempt: attempt.to_string(),
+            after: after.map(|step| step.0),
+        }),
+    };
+    pb::WorkerOrder { order: Some(order) }
+}
