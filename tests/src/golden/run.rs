@@ -14,8 +14,9 @@ use crate::registry::Registry;
 /// How long one case may take.
 const CASE: Duration = Duration::from_mins(1);
 
-/// How many differences are shown as a whole.
+/// How many differences are shown as a whole, and how many lines of each.
 const SHOWN_MAX: usize = 40;
+const LINES_MAX: usize = 40;
 
 /// Cases or families that differ, and why.
 pub type Open = [(&'static str, &'static str)];
@@ -111,7 +112,8 @@ fn judge(family: &str, results: &[(Case, Option<String>)], open: &Open) -> Strin
         .filter_map(|(case, found)| Some((case.name.as_str(), found.as_deref()?)))
         .collect();
     for (name, difference) in wrong.iter().take(SHOWN_MAX) {
-        report.push_str(&format!("{name}\n{difference}"));
+        let lines: Vec<&str> = difference.lines().take(LINES_MAX).collect();
+        report.push_str(&format!("{name}\n{}\n", lines.join("\n")));
     }
     if !wrong.is_empty() {
         let names: Vec<&str> = wrong.iter().map(|(name, _)| *name).collect();
