@@ -1,1 +1,150 @@
-//! dcbuild-worker
+//! The worker: takes jobs from a coordinator, runs their steps, and makes images of what they leave.
+//!
+//! It decides nothing about what is built or what may be taken from the cache: a lease says what to do, and every report
+//! carries the lease's fence. Trees come before bytes: a COPY is computed on tables of contents, and a layer is unpacked
+//! only when a RUN stands on it. Start with [`Worker`]; `attempt` is the life of one lease.
+
+mod assemble;
+mod attempt;
+mod base;
+mod blobs;
+mod contents;
+pub mod contexts;
+mod error;
+mod layers;
+mod output;
+mod publish;
+mod push;
+mod report;
+mod rpc;
+mod running;
+mod shared;
+mod spool;
+mod steps;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dcbuild_model::{Platform, WorkerId};
+use dcbuild_process::Clock;
+use dcbuild_registry::RegistryConfig;
+use dcbuild_sandbox::SandboxError;
+use dcbuild_snapshot::OpenSnapshotsError;
+use dcbuild_store::{BlobStore, FolderStore, ImageNames, LayerIndex, LockError};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+pub use contexts::{ContextError, ContextTree, Contexts, NoContexts};
+
+/// The network of a RUN that asks for the usual one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum DefaultNetwork {
+    /// Its own with a way out where the sandbox can make one, else the host's.
+    #[default]
+    Outward,
+    /// None.
+    None,
+    /// The host's.
+    Host,
+}
+
+/// What a worker is.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// Its name, for as long as its process lives.
+    pub id: WorkerId,
+    /// How many jobs it takes at once.
+    pub slots: u32,
+    /// The platforms that its steps can run for.
+    pub platforms: Vec<Platform>,
+    /// Snapshots, cache mounts and what is temporary.
+    pub data_dir: PathBuf,
+    /// The binary whose `cell` subcommand is the sandbox's helper.
+    pub exe: PathBuf,
+    /// How registries are reached.
+    pub registries: RegistryConfig,
+    /// The network of a RUN that asks for the usual one.
+    pub network: DefaultNetwork,
+    /// Whether the coordinator lives in the same process: a snapshot is durable then, no blob is needed.
+    pub in_process: bool,
+    /// How long running jobs may go on once the worker is to stop.
+    pub grace: Duration,
+}
+
+/// What a worker leans on.
+#[derive(Clone)]
+pub struct Parts {
+    /// Blobs.
+    pub blobs: Arc<dyn BlobStore>,
+    /// Which forms layers have.
+    pub layers: Arc<dyn LayerIndex>,
+    /// Where images are kept by name; without it an output cannot be kept.
+    pub images: Option<Arc<dyn ImageNames>>,
+    /// The same store, where it is a folder of this machine.
+    pub folder: Option<Arc<FolderStore>>,
+    /// The client's folders, where they can be read.
+    pub contexts: Arc<dyn Contexts>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Says why a worker cannot be.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// A folder of the worker could not be made.
+    #[error("could not make '{}'", .path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The snapshots could not be opened.
+    #[error("could not open the snapshots")]
+    Snapshots(#[source] OpenSnapshotsError),
+    /// There is no sandbox.
+    #[error("could not set up the sandbox")]
+    Sandbox(#[source] SandboxError),
+    /// The locks could not be opened.
+    #[error("could not open the locks")]
+    Locks(#[source] LockError),
+}
+
+/// A worker, ready to take jobs.
+pub struct Worker {
+    shared: Arc<shared::Shared>,
+}
+
+impl Worker {
+    /// Opens the worker's folders; must be called inside a tokio runtime.
+    pub fn new(config: WorkerConfig, parts: Parts) -> Result<Worker, WorkerError> {
+        shared::Shared::open(config, parts).map(|shared| Worker { shared: Arc::new(shared) })
+    }
+
+    /// Which of these layers are at hand on this worker, as snapshots or as recipes.
+    pub fn holds(&self, layers: &[dcbuild_model::LayerId]) -> Vec<bool> {
+        layers.iter().map(|layer| self.shared.layers.holds(layer)).collect()
+    }
+
+    /// Something that answers [`Worker::holds`] while the worker runs elsewhere.
+    pub fn holdings(&self) -> Holdings {
+        Holdings(self.shared.layers.clone())
+    }
+
+    /// Takes jobs over this channel until `stop` is cancelled, then lets go of what runs and returns.
+    pub async fn run(self, channel: Channel, stop: CancellationToken) {
+        rpc::serve(self.shared, channel, stop).await;
+    }
+}
+
+/// Knows which layers are at hand on a worker of this process.
+#[derive(Clone)]
+pub struct Holdings(Arc<layers::Layers>);
+
+impl Holdings {
+    /// Which of these layers are at hand, as snapshots or as recipes.
+    pub fn holds(&self, layers: &[dcbuild_model::LayerId]) -> Vec<bool> {
+        layers.iter().map(|layer| self.0.holds(layer)).collect()
+    }
+}

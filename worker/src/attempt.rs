@@ -1,0 +1,330 @@
+//! The life of one lease: its steps one after the other, or its output.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use dcbuild_model::{
+    BuildId, LayerRef, Lineage, Record, Scope, StateDigest, StepIndex, StepResult,
+};
+use dcbuild_plan::key::{Parent, step_key};
+use dcbuild_plan::op::Op;
+use dcbuild_proto::document::{Chain, Lease, LeasedContext, LeasedStep, StepErrorKind, Work};
+use dcbuild_registry::RegistryClient;
+use dcbuild_store::{KeyLock, LockMode};
+use tokio::time::Instant;
+
+use crate::error::{Failed, blocking};
+use crate::output;
+use crate::publish::{self, Publish};
+use crate::report::{Fence, FindOutcome, Progress, Report, Reporter};
+use crate::running::Run;
+use crate::shared::Shared;
+use crate::steps::{self, Inputs, Made};
+
+/// One execution of a job.
+pub(crate) struct Attempt {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) fence: Fence,
+    pub(crate) build: BuildId,
+    pub(crate) scope: Scope,
+    pub(crate) secrets: BTreeMap<String, String>,
+    pub(crate) registry: RegistryClient,
+    pub(crate) reporter: Reporter,
+    pub(crate) ask: Arc<dyn FindOutcome>,
+    pub(crate) run: Arc<Run>,
+}
+
+/// What the steps of a job stand on and read.
+struct Ground {
+    parent: Chain,
+    states: HashMap<StepIndex, Chain>,
+    contexts: Vec<LeasedContext>,
+    /// Whether a RUN follows, so that a base layer is unpacked while it streams by.
+    runs: bool,
+}
+
+/// Runs a lease to its end and reports it.
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    lease: Lease,
+    reporter: Reporter,
+    ask: Arc<dyn FindOutcome>,
+    run: Arc<Run>,
+) {
+    let fence = Fence { attempt: lease.attempt, epoch: lease.epoch };
+    let id = lease.attempt;
+    let registry = match shared.registry(&lease) {
+        Ok(registry) => registry,
+        Err(error) => {
+            let step = first_step(&lease.work);
+            fail(&reporter, fence, step, error).await;
+            shared.attempts.end(id);
+            reporter.send(Report::JobEnded { fence }).await;
+            return;
+        }
+    };
+    let Lease { build, scope, work, secrets, .. } = lease;
+    let attempt = Attempt { shared, fence, build, scope, secrets, registry, reporter, ask, run };
+    let attempt = Arc::new(attempt);
+    match work {
+        Work::Steps { steps, parent, inputs, contexts } => {
+            let runs = steps.iter().any(|leased| matches!(leased.step.op, Op::Run(_)));
+            let states = inputs.into_iter().collect();
+            run_steps(&attempt, steps, Ground { parent, states, contexts, runs }).await;
+        }
+        Work::Output { output, spec, image, state, created } => {
+            let job = output::Job { output, spec, image: *image, state, created };
+            run_output(&attempt, job).await;
+        }
+    }
+    attempt.shared.attempts.end(id);
+    attempt.reporter.send(Report::JobEnded { fence }).await;
+}
+
+fn first_step(work: &Work) -> Option<StepIndex> {
+    match work {
+        Work::Steps { steps, .. } => steps.first().map(|leased| leased.index),
+        Work::Output { .. } => None,
+    }
+}
+
+async fn fail(reporter: &Reporter, fence: Fence, step: Option<StepIndex>, error: Failed) {
+    match error {
+        Failed::Stopped => {}
+        Failed::Lost { layer } => {
+            tracing::warn!(%layer, attempt = %fence.attempt, "a layer is not to be had");
+            reporter.send(Report::JobReturned { fence, lost: step }).await;
+        }
+        Failed::Step(error) => {
+            reporter.send(Report::StepFailed { fence, step, error }).await;
+        }
+    }
+}
+
+async fn run_output(attempt: &Arc<Attempt>, job: output::Job) {
+    let fence = attempt.fence;
+    let made = tokio::select! {
+        () = attempt.run.stop.cancelled() => Err(Failed::Stopped),
+        made = output::make(attempt, &job) => made,
+    };
+    match made {
+        Ok(result) => {
+            let result = Box::new(result);
+            attempt.reporter.send(Report::OutputDone { fence, result }).await;
+        }
+        Err(error) => fail(&attempt.reporter, fence, None, error).await,
+    }
+}
+
+async fn run_steps(attempt: &Arc<Attempt>, steps: Vec<LeasedStep>, mut ground: Ground) {
+    let layers = &attempt.shared.layers;
+    layers.learn(&ground.parent, &attempt.registry);
+    for chain in ground.states.values() {
+        layers.learn(chain, &attempt.registry);
+    }
+    for leased in steps {
+        if !attempt.run.begin(leased.index) {
+            return;
+        }
+        let step = leased.index;
+        let report = Report::StepStarted { fence: attempt.fence, step };
+        attempt.reporter.send(report).await;
+        match run_step(attempt, leased, &ground).await {
+            Ok(state) => drop(ground.states.insert(step, state)),
+            Err((lost, error)) => {
+                let step = if matches!(error, Failed::Lost { .. }) { lost } else { Some(step) };
+                fail(&attempt.reporter, attempt.fence, step, error).await;
+                return;
+            }
+        }
+    }
+}
+
+/// A step with all that it stands on and reads.
+pub(crate) struct Task {
+    pub(crate) leased: LeasedStep,
+    /// The state below.
+    pub(crate) below: Chain,
+    pub(crate) inputs: Inputs,
+    pub(crate) progress: Progress,
+    pub(crate) runs: bool,
+}
+
+impl Task {
+    /// Whether the operation knows the state below at all.
+    fn sees_parent(&self) -> bool {
+        let alone = match &self.leased.step.op {
+            Op::Image(_) => true,
+            Op::Copy(copy) => copy.link,
+            Op::Run(_) | Op::Workdir(_) => false,
+        };
+        !alone && self.leased.step.parent.is_some()
+    }
+}
+
+/// The state digest of a chain.
+pub(crate) fn state_of(chain: &[LayerRef]) -> StateDigest {
+    chain.iter().fold(StateDigest::empty(), |state, layer| state.then(&layer.change))
+}
+
+/// Which step's result is lost where a layer is not to be had.
+fn lost_step(leased: &LeasedStep, ground: &Ground, error: &Failed) -> Option<StepIndex> {
+    let Failed::Lost { layer } = error else { return None };
+    let holds = |chain: &Chain| chain.iter().any(|one| one.layer == *layer);
+    let input = ground.states.iter().find(|(_, chain)| holds(chain)).map(|(step, _)| *step);
+    input.or(leased.step.parent).or(Some(leased.index))
+}
+
+async fn run_step(
+    attempt: &Arc<Attempt>,
+    leased: LeasedStep,
+    ground: &Ground,
+) -> Result<Chain, (Option<StepIndex>, Failed)> {
+    let lost = |error: Failed| (lost_step(&leased, ground, &error), error);
+    let below = match leased.step.parent {
+        None => Vec::new(),
+        Some(parent) => ground.states.get(&parent).unwrap_or(&ground.parent).clone(),
+    };
+    let progress = Progress::new(
+        attempt.fence.attempt,
+        leased.step.recipe.to_string(),
+        attempt.reporter.clone(),
+        attempt.shared.parts.clock.clone(),
+    );
+    let inputs = load_inputs(attempt, &leased, ground).await.map_err(lost)?;
+    let task = Task { leased: leased.clone(), below, inputs, progress, runs: ground.runs };
+    take_or_make(attempt, Arc::new(task)).await.map_err(lost)
+}
+
+async fn load_inputs(
+    attempt: &Arc<Attempt>,
+    leased: &LeasedStep,
+    ground: &Ground,
+) -> Result<Inputs, Failed> {
+    let (attempt, step) = (attempt.clone(), leased.step.clone());
+    let (states, contexts) = (ground.states.clone(), ground.contexts.clone());
+    blocking(move || Inputs::load(&attempt, &step, &states, &contexts)).await
+}
+
+async fn take_or_make(attempt: &Arc<Attempt>, task: Arc<Task>) -> Result<Chain, Failed> {
+    let step = &task.leased.step;
+    let parent =
+        if task.sees_parent() { Parent::Outcome(state_of(&task.below)) } else { Parent::None };
+    let (outcome, _) = step_key(&step.op, &step.platform, parent, &task.inputs.seen(step));
+    if task.leased.ask
+        && let Some(record) = attempt.ask.find(attempt.fence, task.leased.index, outcome).await
+    {
+        return Ok(hit(attempt, &task, record).await);
+    }
+    let lock = lock(attempt, &task).await?;
+    if let Some((_, true)) = &lock
+        && !step.fresh
+        && let Some(record) = attempt.ask.find(attempt.fence, task.leased.index, outcome).await
+    {
+        return Ok(hit(attempt, &task, record).await);
+    }
+    let started = Instant::now();
+    let made = make(attempt, &task).await?;
+    let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let Made { layers, publish } = made;
+    let created = attempt.shared.parts.clock.now();
+    let result = StepResult { layers, created };
+    let lineage = Lineage {
+        parent: task.sees_parent().then(|| state_of(&task.below)),
+        inputs: task.inputs.states(),
+        selections: task.inputs.selections(),
+    };
+    let record = Record {
+        recipe: step.recipe,
+        outcome: Some(outcome),
+        attempt: attempt.fence.attempt,
+        worker: attempt.shared.config.id,
+        result,
+        lineage,
+        components: step.components.clone(),
+        took_ms,
+    };
+    let state = [task.below.clone(), record.result.layers.clone()].concat();
+    finish(attempt, &task, record, publish, lock.map(|(lock, _)| lock)).await;
+    Ok(state)
+}
+
+async fn hit(attempt: &Attempt, task: &Task, record: Record) -> Chain {
+    let layers = record.result.layers.clone();
+    attempt.shared.layers.learn(&layers, &attempt.registry);
+    let (fence, step) = (attempt.fence, task.leased.index);
+    let report = Report::StepDone { fence, step, record: Box::new(record), hit: true };
+    attempt.reporter.send(report).await;
+    [task.below.clone(), layers].concat()
+}
+
+/// Takes the lock of the step's key among the processes of this machine, and says whether somebody had it.
+async fn lock(attempt: &Attempt, task: &Task) -> Result<Option<(KeyLock, bool)>, Failed> {
+    if !attempt.shared.config.in_process || attempt.shared.parts.folder.is_none() {
+        return Ok(None);
+    }
+    let name = format!("step-{}", task.leased.step.recipe.0.hex());
+    if let Some(lock) = attempt.shared.locks.try_lock(&name, LockMode::Exclusive)? {
+        return Ok(Some((lock, false)));
+    }
+    let stop = &attempt.run.stop;
+    let lock = attempt.shared.locks.lock(&name, LockMode::Exclusive, stop).await?;
+    Ok(Some((lock, true)))
+}
+
+async fn make(attempt: &Arc<Attempt>, task: &Arc<Task>) -> Result<Made, Failed> {
+    let work = async {
+        match &task.leased.step.op {
+            Op::Image(op) => steps::image::make(attempt, task, op).await,
+            Op::Copy(op) => steps::copy::make(attempt, task, op).await,
+            Op::Workdir(op) => steps::workdir::make(attempt, task, op).await,
+            Op::Run(op) => steps::run::make(attempt, task, op).await,
+        }
+    };
+    if matches!(task.leased.step.op, Op::Run(_)) {
+        // It hears the stop itself, and tidies up.
+        return work.await;
+    }
+    tokio::select! {
+        () = attempt.run.stop.cancelled() => Err(Failed::Stopped),
+        made = work => made,
+    }
+}
+
+/// Reports a step as done, and makes it durable behind its back.
+async fn finish(
+    attempt: &Arc<Attempt>,
+    task: &Task,
+    record: Record,
+    publish: Publish,
+    lock: Option<KeyLock>,
+) {
+    let (fence, step) = (attempt.fence, task.leased.index);
+    let report = Report::StepDone { fence, step, record: Box::new(record), hit: false };
+    attempt.reporter.send(report).await;
+    let (shared, reporter) = (attempt.shared.clone(), attempt.reporter.clone());
+    attempt.shared.tasks.spawn(async move {
+        match publish::publish(&shared, publish).await {
+            Ok(()) => {
+                reporter.send(Report::StepDurable { attempt: fence.attempt, step }).await;
+            }
+            Err(error) => {
+                tracing::warn!(%error, attempt = %fence.attempt, "a step's result is not kept");
+            }
+        }
+        drop(lock);
+    });
+}
+
+impl Attempt {
+    /// A secret's value; nothing if the client gave none.
+    pub(crate) fn secret(&self, id: &str) -> Result<Option<Vec<u8>>, Failed> {
+        let Some(digits) = self.secrets.get(id) else { return Ok(None) };
+        let digit =
+            |at: usize| digits.get(at..at + 2).and_then(|two| u8::from_str_radix(two, 16).ok());
+        let bytes: Option<Vec<u8>> = (0..digits.len()).step_by(2).map(digit).collect();
+        let malformed =
+            || Failed::new(StepErrorKind::Internal {}, format!("secret {id} came malformed"));
+        bytes.map(Some).ok_or_else(malformed)
+    }
+}

@@ -1,0 +1,74 @@
+//! Streams of bytes, read by blocking code.
+
+use std::io::{self, Read};
+use std::pin::Pin;
+
+use bytes::{Buf as _, Bytes};
+use dcbuild_registry::PullError;
+use dcbuild_store::StoreError;
+use futures::{Stream, StreamExt as _};
+use tokio::runtime::Handle;
+
+use crate::report::Line;
+
+/// The bytes of a blob, wherever it comes from.
+pub(crate) type Pieces = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
+
+pub(crate) fn of_store(stream: dcbuild_store::BlobStream) -> Pieces {
+    stream.map(|piece| piece.map_err(|error: StoreError| io::Error::other(error))).boxed()
+}
+
+pub(crate) fn of_registry(stream: dcbuild_registry::BlobStream) -> Pieces {
+    stream.map(|piece| piece.map_err(|error: PullError| io::Error::other(error))).boxed()
+}
+
+/// Counts the bytes on a status line.
+pub(crate) fn watched(pieces: Pieces, line: Line) -> Pieces {
+    let start = (pieces, Some(line));
+    futures::stream::unfold(start, |(mut pieces, mut line)| async move {
+        match pieces.next().await {
+            Some(Ok(piece)) => {
+                if let Some(line) = &mut line {
+                    line.add(u64::try_from(piece.len()).unwrap_or(0));
+                }
+                Some((Ok(piece), (pieces, line)))
+            }
+            Some(Err(error)) => Some((Err(error), (pieces, line))),
+            None => {
+                if let Some(line) = line {
+                    line.done();
+                }
+                None
+            }
+        }
+    })
+    .boxed()
+}
+
+/// Reads a stream where blocking is allowed: never on a thread that runs tasks.
+pub(crate) struct Blocking {
+    handle: Handle,
+    pieces: Pieces,
+    piece: Bytes,
+}
+
+impl Blocking {
+    pub(crate) fn new(handle: Handle, pieces: Pieces) -> Blocking {
+        Blocking { handle, pieces, piece: Bytes::new() }
+    }
+}
+
+impl Read for Blocking {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() {
+            match self.handle.block_on(self.pieces.next()) {
+                Some(piece) => self.piece = piece?,
+                None => return Ok(0),
+            }
+        }
+        let count = buffer.len().min(self.piece.len());
+        let (taken, _) = buffer.split_at_mut(count);
+        self.piece.copy_to_slice(taken);
+        Ok(count)
+    }
+}

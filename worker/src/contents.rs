@@ -1,0 +1,150 @@
+//! The bytes of files by their origin, wherever a layer has them: a snapshot, a recipe, a blob.
+
+use std::collections::HashMap;
+use std::io::{self, Cursor, Read};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dcbuild_layer::{BlobIndex, ReadContent, open_extent};
+use dcbuild_model::{BlobDigest, Compression, LayerId, TreePath};
+use dcbuild_snapshot::SnapshotContents;
+use dcbuild_store::{ByteRange, read_bytes};
+use dcbuild_tree::{Change, FileBody, Kind, Origin};
+
+use crate::blobs::{self, Blocking};
+use crate::layers::{Layers, Recipe};
+
+/// A larger blob index is not one of ours.
+const INDEX_BYTES_MAX: u64 = 2 << 30;
+
+/// Where one layer's files are read.
+enum Place {
+    Snapshot(SnapshotContents),
+    Recipe(Arc<Recipe>),
+    Blob(BlobDigest, Box<BlobIndex>),
+}
+
+/// Gives the bytes of files of any layer, for one operation: the places that it found stay open until it is dropped.
+pub(crate) struct Contents {
+    layers: Arc<Layers>,
+    /// The recipe whose own files are wanted.
+    recipe: Option<Arc<Recipe>>,
+    places: Mutex<HashMap<LayerId, Arc<Place>>>,
+}
+
+impl Contents {
+    pub(crate) fn new(layers: Arc<Layers>) -> Contents {
+        Contents { layers, recipe: None, places: Mutex::default() }
+    }
+
+    /// Also gives the files of a recipe by the origins that its changes have.
+    pub(crate) fn of_recipe(layers: Arc<Layers>, recipe: Arc<Recipe>) -> Contents {
+        Contents { layers, recipe: Some(recipe), places: Mutex::default() }
+    }
+
+    fn place(&self, layer: &LayerId) -> io::Result<Arc<Place>> {
+        let known = self.places.lock().unwrap_or_else(PoisonError::into_inner).get(layer).cloned();
+        if let Some(place) = known {
+            return Ok(place);
+        }
+        let place = Arc::new(self.find(layer)?);
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(places.entry(*layer).or_insert(place).clone())
+    }
+
+    fn find(&self, layer: &LayerId) -> io::Result<Place> {
+        let snapshot = |snapshot| Place::Snapshot(SnapshotContents::new([snapshot]));
+        if let Some(found) = self.layers.snapshots.find(layer).map_err(io::Error::other)? {
+            return Ok(snapshot(found));
+        }
+        if let Some(recipe) = self.layers.recipe(layer) {
+            return Ok(Place::Recipe(recipe));
+        }
+        for compression in [Compression::Zstd, Compression::Gzip, Compression::None] {
+            if let Some(place) = self.find_blob(layer, compression)? {
+                return Ok(place);
+            }
+        }
+        self.layers.snapshot(layer).map(snapshot).map_err(io::Error::other)
+    }
+
+    fn find_blob(&self, layer: &LayerId, compression: Compression) -> io::Result<Option<Place>> {
+        let find = async {
+            let Some(stored) = self.layers.index.find_blob(layer, compression).await? else {
+                return Ok(None);
+            };
+            let blob = BlobDigest(stored.blob.digest.0);
+            let blobs = [blob, stored.index];
+            if !self.layers.blobs.find_missing(&blobs).await?.is_empty() {
+                return Ok(None);
+            }
+            let index =
+                read_bytes(self.layers.blobs.as_ref(), &stored.index, INDEX_BYTES_MAX).await?;
+            Ok::<_, dcbuild_store::StoreError>(Some((blob, index)))
+        };
+        let Some((blob, index)) = self.layers.handle.block_on(find).map_err(io::Error::other)?
+        else {
+            return Ok(None);
+        };
+        let index = BlobIndex::decode(&index).map_err(io::Error::other)?;
+        Ok(Some(Place::Blob(blob, Box::new(index))))
+    }
+
+    fn of_layer(&self, layer: &LayerId, body: &FileBody) -> io::Result<Box<dyn Read + Send>> {
+        let Origin::Layer { path, .. } = &body.origin else { return Err(absent()) };
+        match &*self.place(layer)? {
+            Place::Snapshot(contents) => contents.open(body),
+            Place::Recipe(recipe) => {
+                let inner = file_of(recipe, path).ok_or_else(absent)?;
+                self.of_recipe_body(recipe, inner)
+            }
+            Place::Blob(blob, index) => self.of_blob(blob, index, path),
+        }
+    }
+
+    fn of_recipe_body(&self, recipe: &Recipe, body: &FileBody) -> io::Result<Box<dyn Read + Send>> {
+        match &body.origin {
+            Origin::Inline(bytes) => Ok(Box::new(Cursor::new(bytes.clone()))),
+            Origin::Layer { layer, .. } => self.of_layer(layer, body),
+            Origin::Context { .. } => recipe.sources.open(body),
+        }
+    }
+
+    fn of_blob(
+        &self,
+        blob: &BlobDigest,
+        index: &BlobIndex,
+        path: &TreePath,
+    ) -> io::Result<Box<dyn Read + Send>> {
+        let extent = index.locate(path).ok_or_else(absent)?;
+        let range = ByteRange::new(extent.blob.start, extent.blob.end - extent.blob.start);
+        let handle = self.layers.handle.clone();
+        let stream =
+            handle.block_on(self.layers.blobs.get(blob, range)).map_err(io::Error::other)?;
+        open_extent(Blocking::new(handle, blobs::of_store(stream)), &extent, index.compression())
+    }
+}
+
+impl ReadContent for Contents {
+    fn open(&self, body: &FileBody) -> io::Result<Box<dyn Read + Send>> {
+        match (&body.origin, &self.recipe) {
+            (Origin::Inline(bytes), _) => Ok(Box::new(Cursor::new(bytes.clone()))),
+            (Origin::Layer { layer, .. }, _) => self.of_layer(layer, body),
+            (Origin::Context { .. }, Some(recipe)) => recipe.sources.open(body),
+            (Origin::Context { .. }, None) => Err(absent()),
+        }
+    }
+}
+
+fn absent() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "nobody has the bytes of the file")
+}
+
+fn file_of<'a>(recipe: &'a Recipe, path: &TreePath) -> Option<&'a FileBody> {
+    match recipe.changes.0.get(path)? {
+        Change::Put(entry) | Change::Replace(entry) => match &entry.kind {
+            Kind::File(body) => Some(body),
+            _ => None,
+        },
+        Change::Remove => None,
+    }
+}

@@ -1,0 +1,209 @@
+//! Why a step or an output has no result, in the words of the contract.
+
+use std::error::Error;
+
+use dcbuild_layer::{ReadLayerError, WriteBlobError};
+use dcbuild_model::LayerId;
+use dcbuild_proto::document::{StepError, StepErrorKind};
+use dcbuild_registry::{PullError, PushError};
+use dcbuild_snapshot::{At, CommitError, MaterialiseError, UnpackError};
+use dcbuild_store::{LockError, StoreError};
+
+/// Says why there is no result.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failed {
+    /// Nobody wants it any more.
+    #[error("the attempt was stopped")]
+    Stopped,
+    /// A layer that it stands on is neither here nor in the store.
+    #[error("layer {layer} is not to be had")]
+    Lost {
+        /// The layer.
+        layer: LayerId,
+    },
+    /// It failed.
+    #[error("{}", .0.message)]
+    Step(Box<StepError>),
+}
+
+impl Failed {
+    pub(crate) fn new(kind: StepErrorKind, message: impl Into<String>) -> Failed {
+        Failed::Step(Box::new(StepError { kind, message: message.into(), hint: None }))
+    }
+
+    pub(crate) fn rejected(message: impl Into<String>) -> Failed {
+        Failed::new(StepErrorKind::Rejected {}, message)
+    }
+
+    pub(crate) fn internal(message: impl Into<String>) -> Failed {
+        Failed::new(StepErrorKind::Internal {}, message)
+    }
+
+    /// An instruction that cannot be carried out, for the reason that an error gives.
+    pub(crate) fn refused(error: &(dyn Error + 'static)) -> Failed {
+        Failed::rejected(story(error))
+    }
+
+    pub(crate) fn of(kind: StepErrorKind, error: &(dyn Error + 'static)) -> Failed {
+        let kind = if is_full(error) { StepErrorKind::NoSpace {} } else { kind };
+        Failed::new(kind, story(error))
+    }
+
+    pub(crate) fn sandbox(error: &(dyn Error + 'static)) -> Failed {
+        Failed::of(StepErrorKind::Sandbox {}, error)
+    }
+
+    #[must_use]
+    pub(crate) fn with_hint(mut self, hint: Option<impl Into<String>>) -> Failed {
+        if let Failed::Step(error) = &mut self {
+            error.hint = hint.map(Into::into);
+        }
+        self
+    }
+}
+
+/// An error and its causes in one line.
+pub(crate) fn story(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let words = cause.to_string();
+        if !text.ends_with(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// Whether a full disk is at the bottom of it.
+fn is_full(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        if matches!(kind, Some(std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded))
+        {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
+}
+
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Failed {
+        match error {
+            StoreError::NotFound { blob } | StoreError::Corrupt { blob } => {
+                Failed::Lost { layer: LayerId(blob.0) }
+            }
+            error => Failed::of(StepErrorKind::Store {}, &error),
+        }
+    }
+}
+
+impl From<PullError> for Failed {
+    fn from(error: PullError) -> Failed {
+        let kind = match error.fault() {
+            dcbuild_model::Fault::Request | dcbuild_model::Fault::Step => {
+                StepErrorKind::Rejected {}
+            }
+            dcbuild_model::Fault::Cluster | dcbuild_model::Fault::Bug => StepErrorKind::Network {},
+        };
+        Failed::of(kind, &error).with_hint(error.hint())
+    }
+}
+
+impl From<PushError> for Failed {
+    fn from(error: PushError) -> Failed {
+        let kind = match error.fault() {
+            dcbuild_model::Fault::Request | dcbuild_model::Fault::Step => {
+                StepErrorKind::Rejected {}
+            }
+            dcbuild_model::Fault::Cluster | dcbuild_model::Fault::Bug => StepErrorKind::Network {},
+        };
+        Failed::of(kind, &error).with_hint(error.hint())
+    }
+}
+
+impl From<WriteBlobError> for Failed {
+    fn from(error: WriteBlobError) -> Failed {
+        match &error {
+            WriteBlobError::ContentChanged { path } => changed(path),
+            WriteBlobError::Level(_) | WriteBlobError::Unrepresentable { .. } => {
+                Failed::refused(&error)
+            }
+            _ => Failed::of(StepErrorKind::Store {}, &error),
+        }
+    }
+}
+
+impl From<MaterialiseError> for Failed {
+    fn from(error: MaterialiseError) -> Failed {
+        match &error {
+            MaterialiseError::ContentChanged { path } => changed(path),
+            MaterialiseError::NotBelowFolder { .. } => Failed::refused(&error),
+            _ => Failed::sandbox(&error),
+        }
+    }
+}
+
+fn changed(path: &dcbuild_model::TreePath) -> Failed {
+    let message = format!("context changed during the build: {path}");
+    Failed::new(StepErrorKind::ContextChanged {}, message)
+        .with_hint(Some("start the build again when nothing writes to the file"))
+}
+
+impl From<UnpackError> for Failed {
+    fn from(error: UnpackError) -> Failed {
+        match error {
+            UnpackError::Read(error) => error.into(),
+            UnpackError::Write(error) => error.into(),
+            UnpackError::Refused => Failed::refused(&error),
+        }
+    }
+}
+
+impl From<ReadLayerError> for Failed {
+    fn from(error: ReadLayerError) -> Failed {
+        match &error {
+            ReadLayerError::Read(_) => Failed::of(StepErrorKind::Network {}, &error),
+            ReadLayerError::Sink { .. } => Failed::sandbox(&error),
+            _ => Failed::refused(&error),
+        }
+    }
+}
+
+impl From<At> for Failed {
+    fn from(error: At) -> Failed {
+        Failed::sandbox(&error)
+    }
+}
+
+impl From<CommitError> for Failed {
+    fn from(error: CommitError) -> Failed {
+        Failed::sandbox(&error)
+    }
+}
+
+impl From<LockError> for Failed {
+    fn from(error: LockError) -> Failed {
+        match &error {
+            LockError::Cancelled { .. } => Failed::Stopped,
+            LockError::File { .. } => Failed::sandbox(&error),
+        }
+    }
+}
+
+impl From<tokio::task::JoinError> for Failed {
+    fn from(error: tokio::task::JoinError) -> Failed {
+        if error.is_cancelled() { Failed::Stopped } else { Failed::internal(error.to_string()) }
+    }
+}
+
+/// Runs blocking work on a thread where it may block.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failed> + Send + 'static,
+) -> Result<T, Failed> {
+    tokio::task::spawn_blocking(work).await?
+}

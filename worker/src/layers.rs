@@ -1,0 +1,282 @@
+//! What this worker knows of layers: their tables of contents, merged trees, recipes, snapshots.
+//!
+//! Everything here blocks; it is called from threads that may.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use dcbuild_layer::ReadContent;
+use dcbuild_model::{BlobDigest, LayerId, LayerRef, TreePath};
+use dcbuild_snapshot::{Lowers, Snapshot, Snapshots};
+use dcbuild_store::{BlobStore, FolderStore, LayerIndex, read_bytes};
+use dcbuild_tree::{Change, Changes, Tree, toc};
+use tokio::runtime::Handle;
+
+use crate::base::Base;
+use crate::contents::Contents;
+use crate::error::Failed;
+
+/// A larger table of contents is not one of ours: ten million entries are far smaller.
+pub(crate) const TOC_BYTES_MAX: u64 = 2 << 30;
+/// How many entries of tables stay in memory.
+const ENTRIES_KEPT: usize = 3_000_000;
+/// How many merged trees stay in memory.
+const TREES_KEPT: usize = 64;
+
+/// A layer that has no bytes of its own yet: its changes, and whence its files come.
+pub(crate) struct Recipe {
+    pub(crate) changes: Arc<Changes>,
+    /// Gives what lies in a folder of the client, or was unpacked.
+    pub(crate) sources: Arc<dyn ReadContent + Send + Sync>,
+}
+
+#[derive(Default)]
+struct Known {
+    tables: HashMap<LayerId, (Arc<Changes>, u64)>,
+    trees: HashMap<Vec<LayerId>, (Tree, u64)>,
+    recipes: HashMap<LayerId, Arc<Recipe>>,
+    bases: HashMap<LayerId, Base>,
+    making: HashMap<LayerId, Arc<Mutex<()>>>,
+    entries: usize,
+    uses: u64,
+}
+
+/// What is known of layers, and the snapshots.
+pub(crate) struct Layers {
+    pub(crate) snapshots: Snapshots,
+    pub(crate) blobs: Arc<dyn BlobStore>,
+    pub(crate) index: Arc<dyn LayerIndex>,
+    pub(crate) folder: Option<Arc<FolderStore>>,
+    pub(crate) handle: Handle,
+    known: Mutex<Known>,
+}
+
+impl Layers {
+    pub(crate) fn new(snapshots: Snapshots, parts: &crate::Parts, handle: Handle) -> Layers {
+        Layers {
+            snapshots,
+            blobs: parts.blobs.clone(),
+            index: parts.layers.clone(),
+            folder: parts.folder.clone(),
+            handle,
+            known: Mutex::default(),
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a layer's bytes are at hand here, without the store.
+    pub(crate) fn holds(&self, layer: &LayerId) -> bool {
+        let recipe = self.known().recipes.contains_key(layer);
+        recipe || matches!(self.snapshots.find(layer), Ok(Some(_)))
+    }
+
+    /// Remembers where the base layers of a chain come from.
+    pub(crate) fn learn(&self, chain: &[LayerRef], client: &dcbuild_registry::RegistryClient) {
+        let mut known = self.known();
+        for layer in chain {
+            if let Some(base) = &layer.base {
+                let base = Base { layer: base.clone(), client: client.clone() };
+                known.bases.insert(layer.layer, base);
+            }
+        }
+    }
+
+    pub(crate) fn base(&self, layer: &LayerId) -> Option<Base> {
+        self.known().bases.get(layer).cloned()
+    }
+
+    pub(crate) fn recipe(&self, layer: &LayerId) -> Option<Arc<Recipe>> {
+        self.known().recipes.get(layer).cloned()
+    }
+
+    pub(crate) fn add_recipe(&self, layer: LayerId, recipe: Recipe) {
+        self.known().recipes.insert(layer, Arc::new(recipe));
+    }
+
+    /// Lets go of a recipe whose layer has bytes of its own now.
+    pub(crate) fn drop_recipe(&self, layer: &LayerId) {
+        let recipe = self.known().recipes.remove(layer);
+        // What it holds open is closed outside the lock.
+        drop(recipe);
+    }
+
+    /// Stores a layer's table of contents and keeps it in memory.
+    pub(crate) async fn put_table(&self, layer: LayerId, table: Vec<u8>) -> Result<(), Failed> {
+        let blob = BlobDigest(layer.0);
+        if !self.blobs.find_missing(&[blob]).await?.is_empty() {
+            self.blobs.put(&blob, dcbuild_store::stream_of(table)).await?;
+        }
+        Ok(())
+    }
+
+    /// What a layer changes, its files' origins in the layer.
+    pub(crate) fn table(&self, layer: &LayerId) -> Result<Arc<Changes>, Failed> {
+        if let Some(table) = self.known().table(layer) {
+            return Ok(table);
+        }
+        let blob = BlobDigest(layer.0);
+        let bytes = match &self.folder {
+            Some(folder) => folder.get_bytes(&blob, TOC_BYTES_MAX)?,
+            None => self.handle.block_on(read_bytes(self.blobs.as_ref(), &blob, TOC_BYTES_MAX))?,
+        };
+        if toc::layer_id(&bytes) != *layer {
+            return Err(Failed::Lost { layer: *layer });
+        }
+        let changes = toc::decode(&bytes).map_err(|error| Failed::internal(error.to_string()))?;
+        let changes = Arc::new(changes);
+        self.known().keep_table(*layer, changes.clone());
+        Ok(changes)
+    }
+
+    /// The merged tree of a chain.
+    pub(crate) fn tree(&self, chain: &[LayerRef]) -> Result<Tree, Failed> {
+        let ids: Vec<LayerId> = chain.iter().map(|layer| layer.layer).collect();
+        let (mut done, mut tree) = self.known().longest_tree(&ids);
+        while let Some(layer) = ids.get(done) {
+            tree.apply(&*self.table(layer)?);
+            done += 1;
+        }
+        self.known().keep_tree(ids, tree.clone());
+        Ok(tree)
+    }
+
+    /// The bytes of one small regular file of a tree, links followed; nothing if there is none.
+    pub(crate) fn read_file(
+        self: &Arc<Layers>,
+        tree: &Tree,
+        path: &str,
+        bytes_max: u64,
+    ) -> Result<Option<Vec<u8>>, Failed> {
+        let Ok(path) = tree.resolve(path.as_bytes(), dcbuild_tree::LastLink::Follow) else {
+            return Ok(None);
+        };
+        let Some(dcbuild_tree::Kind::File(body)) = tree.get(&path).map(|entry| &entry.kind) else {
+            return Ok(None);
+        };
+        if body.size > bytes_max {
+            return Err(Failed::rejected(format!("'/{path}' is larger than {bytes_max} bytes")));
+        }
+        let failed = |error: std::io::Error| Failed::sandbox(&error);
+        let mut bytes = Vec::new();
+        let mut reader = Contents::new(self.clone()).open(body).map_err(failed)?;
+        std::io::Read::read_to_end(&mut reader, &mut bytes).map_err(failed)?;
+        if dcbuild_model::Digest::of(&bytes) != body.content.0 {
+            return Err(Failed::internal(format!("'/{path}' is not what its layer says")));
+        }
+        Ok(Some(bytes))
+    }
+
+    /// The snapshots of a chain, made where they are missing; of a layer that lies twice in it only the upper one counts.
+    pub(crate) fn lowers(self: &Arc<Layers>, chain: &[LayerRef]) -> Result<Lowers, Failed> {
+        let mut seen = BTreeSet::new();
+        let mut lowers = Vec::new();
+        for layer in chain.iter().rev() {
+            if layer.entries > 0 && seen.insert(layer.layer) {
+                lowers.push(self.snapshot(&layer.layer)?);
+            }
+        }
+        lowers.reverse();
+        Ok(Lowers(lowers))
+    }
+
+    /// A layer's snapshot, made where it is missing.
+    pub(crate) fn snapshot(self: &Arc<Layers>, layer: &LayerId) -> Result<Snapshot, Failed> {
+        if let Some(snapshot) = self.snapshots.find(layer)? {
+            return Ok(snapshot);
+        }
+        // One thread makes it; whoever else wants it waits for that one.
+        let making = self.known().making.entry(*layer).or_default().clone();
+        let held = making.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = self.make_snapshot(layer);
+        drop(held);
+        self.known().making.remove(layer);
+        made
+    }
+
+    fn make_snapshot(self: &Arc<Layers>, layer: &LayerId) -> Result<Snapshot, Failed> {
+        if let Some(snapshot) = self.snapshots.find(layer)? {
+            return Ok(snapshot);
+        }
+        if let Some(recipe) = self.recipe(layer) {
+            let contents = Contents::of_recipe(self.clone(), recipe.clone());
+            return Ok(self.snapshots.materialise(layer, &recipe.changes, &contents)?);
+        }
+        if let Some(base) = self.base(layer) {
+            return base.unpack(self, *layer);
+        }
+        crate::base::unpack_stored(self, layer)
+    }
+}
+
+impl Known {
+    fn table(&mut self, layer: &LayerId) -> Option<Arc<Changes>> {
+        self.uses += 1;
+        let (table, used) = self.tables.get_mut(layer)?;
+        *used = self.uses;
+        Some(table.clone())
+    }
+
+    fn keep_table(&mut self, layer: LayerId, table: Arc<Changes>) {
+        self.uses += 1;
+        self.entries += table.0.len();
+        if let Some((before, _)) = self.tables.insert(layer, (table, self.uses)) {
+            self.entries -= before.0.len();
+        }
+        while self.entries > ENTRIES_KEPT && self.tables.len() > 1 {
+            let oldest = self.tables.iter().min_by_key(|(_, (_, used))| *used);
+            let Some(oldest) = oldest.map(|(layer, _)| *layer) else { break };
+            if let Some((table, _)) = self.tables.remove(&oldest) {
+                self.entries -= table.0.len();
+            }
+        }
+    }
+
+    /// The tree of the longest known beginning of a chain, and how long that is.
+    fn longest_tree(&mut self, ids: &[LayerId]) -> (usize, Tree) {
+        self.uses += 1;
+        for length in (1..=ids.len()).rev() {
+            if let Some((tree, used)) = ids.get(..length).and_then(|ids| self.trees.get_mut(ids)) {
+                *used = self.uses;
+                return (length, tree.clone());
+            }
+        }
+        (0, Tree::scratch())
+    }
+
+    fn keep_tree(&mut self, ids: Vec<LayerId>, tree: Tree) {
+        self.uses += 1;
+        self.trees.insert(ids, (tree, self.uses));
+        while self.trees.len() > TREES_KEPT {
+            let oldest = self.trees.iter().min_by_key(|(_, (_, used))| *used);
+            let Some(oldest) = oldest.map(|(ids, _)| ids.clone()) else { break };
+            self.trees.remove(&oldest);
+        }
+    }
+}
+
+/// What a record says of a layer that was just made.
+pub(crate) fn layer_ref(
+    layer: LayerId,
+    changes: &Changes,
+    times: dcbuild_tree::TimeForm,
+) -> LayerRef {
+    let (entries, bytes) = measure(changes);
+    let change = dcbuild_tree::change_digest(changes, times);
+    LayerRef { layer, change, entries, bytes, base: None }
+}
+
+/// How many entries changes have, and the bytes of their files.
+pub(crate) fn measure(changes: &Changes) -> (u64, u64) {
+    let size = |(_, change): (&TreePath, &Change)| match change {
+        Change::Put(entry) | Change::Replace(entry) => match &entry.kind {
+            dcbuild_tree::Kind::File(body) => body.size,
+            _ => 0,
+        },
+        Change::Remove => 0,
+    };
+    let entries = u64::try_from(changes.0.len()).unwrap_or(u64::MAX);
+    (entries, changes.0.iter().map(size).sum())
+}

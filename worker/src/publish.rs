@@ -1,0 +1,116 @@
+//! Making a step's result durable, behind the back of whoever goes on with it.
+
+use std::sync::Arc;
+
+use dcbuild_layer::BlobForm;
+use dcbuild_model::{BlobDigest, Compression, LayerBlob, LayerId};
+use dcbuild_store::StoredBlob;
+use dcbuild_tree::Changes;
+
+use crate::contents::Contents;
+use crate::error::{Failed, blocking};
+use crate::layers::Layers;
+use crate::shared::Shared;
+
+/// What is left to do until a step's result is durable.
+pub(crate) enum Publish {
+    /// Nothing: it lies in tables and in others' blobs.
+    Nothing,
+    /// A layer that is a snapshot here.
+    Snapshot(LayerId),
+    /// A layer that is a recipe.
+    Recipe(LayerId),
+}
+
+/// Makes a layer durable: as a snapshot in the process of its coordinator, else as a blob in the store.
+pub(crate) async fn publish(shared: &Arc<Shared>, what: Publish) -> Result<(), Failed> {
+    let in_process = shared.config.in_process;
+    let layer = match what {
+        Publish::Nothing => return Ok(()),
+        Publish::Snapshot(_) if in_process => return Ok(()),
+        Publish::Snapshot(layer) | Publish::Recipe(layer) => layer,
+    };
+    // The semaphore is never closed.
+    let _turn = shared.publishing.acquire().await.map_err(|_| Failed::Stopped)?;
+    if in_process && shared.can_snapshot() {
+        let layers = shared.layers.clone();
+        blocking(move || layers.snapshot(&layer).map(drop)).await?;
+    } else {
+        let form = BlobForm { compression: Compression::Zstd, level: None, threads: shared.cores };
+        layer_blob(shared, layer, form).await?;
+    }
+    shared.layers.drop_recipe(&layer);
+    Ok(())
+}
+
+/// The blob of a layer in one compression, made unless the store has it.
+pub(crate) async fn layer_blob(
+    shared: &Arc<Shared>,
+    layer: LayerId,
+    form: BlobForm,
+) -> Result<LayerBlob, Failed> {
+    let layers = &shared.layers;
+    if let Some(stored) = layers.index.find_blob(&layer, form.compression).await? {
+        let blobs = [BlobDigest(stored.blob.digest.0), stored.index];
+        if layers.blobs.find_missing(&blobs).await?.is_empty() {
+            return Ok(stored.blob);
+        }
+    }
+    let (source, tmp) = (layers.clone(), shared.tmp());
+    let written = blocking(move || {
+        let (changes, contents) = bytes_of(&source, layer)?;
+        write(&source, &changes, &contents, &form, &tmp)
+    })
+    .await?;
+    layers.index.put_blob(&layer, &written).await?;
+    Ok(written.blob)
+}
+
+/// A layer's changes with origins that its contents can read.
+fn bytes_of(layers: &Arc<Layers>, layer: LayerId) -> Result<(Arc<Changes>, Contents), Failed> {
+    if let Some(recipe) = layers.recipe(&layer) {
+        let contents = Contents::of_recipe(layers.clone(), recipe.clone());
+        return Ok((recipe.changes.clone(), contents));
+    }
+    Ok((layers.table(&layer)?, Contents::new(layers.clone())))
+}
+
+/// Writes a blob and its index into the store; blocks.
+pub(crate) fn write(
+    layers: &Layers,
+    changes: &Changes,
+    contents: &Contents,
+    form: &BlobForm,
+    tmp: &std::path::Path,
+) -> Result<StoredBlob, Failed> {
+    if let Some(folder) = &layers.folder {
+        let mut writer = folder.blob_writer()?;
+        let written = dcbuild_layer::write_blob(changes, contents, form, &mut writer)?;
+        writer.finish_as(&BlobDigest(written.blob.digest.0))?;
+        let index = folder.put_bytes(&written.index.encode())?;
+        return Ok(StoredBlob { blob: written.blob, index });
+    }
+    let failed = |error: std::io::Error| Failed::sandbox(&error);
+    let mut file = tempfile::tempfile_in(tmp).map_err(failed)?;
+    let written = dcbuild_layer::write_blob(changes, contents, form, &mut file)?;
+    std::io::Seek::rewind(&mut file).map_err(failed)?;
+    let digest = BlobDigest(written.blob.digest.0);
+    let index = written.index.encode();
+    let index_digest = BlobDigest(dcbuild_model::Digest::of(&index));
+    layers.handle.block_on(async {
+        let file = tokio::fs::File::from_std(file);
+        layers.blobs.put(&digest, stream_of_file(file)).await?;
+        layers.blobs.put(&index_digest, dcbuild_store::stream_of(index)).await
+    })?;
+    Ok(StoredBlob { blob: written.blob, index: index_digest })
+}
+
+fn stream_of_file(file: tokio::fs::File) -> dcbuild_store::BlobStream {
+    use futures::StreamExt as _;
+    let pieces = tokio_util::io::ReaderStream::with_capacity(file, 1 << 20);
+    pieces
+        .map(|piece| {
+            piece.map_err(|source| dcbuild_store::StoreError::Content { source: Box::new(source) })
+        })
+        .boxed()
+}

@@ -1,0 +1,154 @@
+//! Pushing an image under its names.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use dcbuild_model::{BaseLayer, BlobDigest, Digest};
+use dcbuild_oci::{Descriptor, ImageRef, Repository};
+use dcbuild_proto::document::{OutputKind, OutputLayer};
+use dcbuild_registry::{BlobReader, ByteStream, BytesBlob, RegistryClient};
+use dcbuild_store::{BlobStore, ByteRange};
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
+
+use crate::attempt::Attempt;
+use crate::base;
+use crate::error::Failed;
+use crate::output::{Image, Job};
+use crate::report::Progress;
+
+/// How many blobs are sent at once.
+const SENT_AT_ONCE: usize = 4;
+
+/// A blob of the store.
+struct StoreBlob {
+    store: Arc<dyn BlobStore>,
+    digest: Digest,
+    size: u64,
+}
+
+#[async_trait]
+impl BlobReader for StoreBlob {
+    fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    async fn open(&self, offset: u64) -> std::io::Result<ByteStream> {
+        let range = ByteRange { start: offset, length: None };
+        let stream = self.store.get(&BlobDigest(self.digest), range).await;
+        Ok(crate::blobs::of_store(stream.map_err(std::io::Error::other)?))
+    }
+}
+
+/// A blob of another registry, streamed through.
+struct RemoteBlob {
+    client: RegistryClient,
+    repository: Repository,
+    descriptor: Descriptor,
+}
+
+#[async_trait]
+impl BlobReader for RemoteBlob {
+    fn digest(&self) -> Digest {
+        self.descriptor.digest
+    }
+
+    fn size(&self) -> u64 {
+        self.descriptor.size
+    }
+
+    async fn open(&self, offset: u64) -> std::io::Result<ByteStream> {
+        let stream = self.client.blob(&self.repository, &self.descriptor).await;
+        let stream = crate::blobs::of_registry(stream.map_err(std::io::Error::other)?);
+        // The stream begins at the first byte; what was sent before is passed over.
+        let mut skip = usize::try_from(offset).unwrap_or(usize::MAX);
+        let rest = stream.map_ok(move |mut piece| {
+            let now = skip.min(piece.len());
+            skip -= now;
+            piece.split_off(now)
+        });
+        Ok(rest.boxed())
+    }
+}
+
+/// Pushes layers, config and manifest to each name.
+pub(crate) async fn push(
+    attempt: &Arc<Attempt>,
+    job: &Job,
+    image: &Image,
+    by_digest: bool,
+    progress: &Progress,
+) -> Result<(), Failed> {
+    let OutputKind::Image { names, .. } = &job.spec.kind else { return Ok(()) };
+    for name in names {
+        let name: ImageRef = name.parse().map_err(|error| Failed::refused(&error))?;
+        let line = progress.begin("pushing layers", None);
+        push_blobs(attempt, job, image, name.repository()).await?;
+        line.done();
+        let target = if by_digest {
+            ImageRef::of_digest(name.repository().clone(), image.manifest)
+        } else {
+            name.clone()
+        };
+        let line = progress.begin(format!("pushing manifest for {name}"), None);
+        let bytes = image.assembled.manifest.clone().into();
+        let kind = &image.assembled.media_type;
+        attempt.registry.push_manifest(&target, kind, bytes).await?;
+        line.done();
+    }
+    Ok(())
+}
+
+async fn push_blobs(
+    attempt: &Arc<Attempt>,
+    job: &Job,
+    image: &Image,
+    to: &Repository,
+) -> Result<(), Failed> {
+    let layers: Vec<BoxFuture<'_, _>> = image
+        .layers
+        .iter()
+        .zip(&job.state)
+        .map(|(layer, state)| push_layer(attempt, layer, state.base.as_ref(), to).boxed())
+        .collect();
+    let sent = futures::stream::iter(layers).buffer_unordered(SENT_AT_ONCE);
+    sent.try_collect::<Vec<()>>().await?;
+    let config = Arc::new(BytesBlob::new(image.assembled.config.clone()));
+    attempt.registry.push_blob(to, config, &[]).await?;
+    Ok(())
+}
+
+async fn push_layer(
+    attempt: &Arc<Attempt>,
+    layer: &OutputLayer,
+    base: Option<&BaseLayer>,
+    to: &Repository,
+) -> Result<(), Failed> {
+    let store = attempt.shared.parts.blobs.clone();
+    let (digest, size) = (layer.digest.0, layer.size);
+    let from = match base {
+        Some(base) if base.digest == layer.digest && !base.repository.is_empty() => {
+            Some((base::repository(&base.repository)?, base))
+        }
+        Some(_) | None => None,
+    };
+    let here = store.find_missing(&[BlobDigest(digest)]).await?.is_empty();
+    let mounts: Vec<Repository> = from
+        .iter()
+        .map(|(repository, _)| repository.clone())
+        .filter(|repository| repository.host() == to.host())
+        .collect();
+    let blob: Arc<dyn BlobReader> = match from {
+        Some((repository, base)) if !here => {
+            let descriptor = Descriptor::new(&base.media_type, digest, size);
+            Arc::new(RemoteBlob { client: attempt.registry.clone(), repository, descriptor })
+        }
+        Some(_) | None => Arc::new(StoreBlob { store, digest, size }),
+    };
+    attempt.registry.push_blob(to, blob, &mounts).await?;
+    Ok(())
+}

@@ -1,0 +1,399 @@
+//! The session with the coordinator, and all that goes over the wire: no other file names `pb`.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dcbuild_model::{AttemptId, Record, StepIndex, StepKey, limits};
+use dcbuild_proto::document::{self, Lease};
+use dcbuild_proto::pb;
+use dcbuild_proto::pb::worker_report::Report as Wire;
+use dcbuild_proto::pb::workers_client::WorkersClient;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use crate::attempt;
+use crate::report::{Fence, FindOutcome, Report, Reporter, Status};
+use crate::shared::Shared;
+
+/// How often a session says that the worker lives.
+const RENEW_EVERY: Duration = Duration::from_secs(1);
+/// Reports on their way to the session.
+const REPORT_QUEUE: usize = 1024;
+/// Reports on their way to the wire.
+const WIRE_QUEUE: usize = 64;
+/// How many reports are kept to be said again in the next session.
+const KEPT_MAX: usize = 256;
+/// How long the first pause between sessions is at most.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+/// How long any pause between sessions is at most.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How long background work may take once everything else has ended.
+const DRAIN_MAX: Duration = Duration::from_mins(5);
+
+/// How a session ended.
+enum Ended {
+    /// The connection broke, or could not be made.
+    Broken(String),
+    /// The worker is done.
+    Finished,
+}
+
+/// What the coordinator orders.
+enum Order {
+    Lease(Box<Lease>),
+    Stop(AttemptId, Option<StepIndex>),
+    Drain,
+    /// Something that has no effect.
+    Nothing,
+}
+
+/// Says why a message is no order.
+#[derive(Debug, thiserror::Error)]
+enum InvalidOrder {
+    #[error(transparent)]
+    Lease(#[from] document::InvalidDocument),
+    #[error("an attempt's id is malformed")]
+    Attempt(#[from] dcbuild_model::InvalidId),
+}
+
+impl TryFrom<pb::WorkerOrder> for Order {
+    type Error = InvalidOrder;
+
+    fn try_from(wire: pb::WorkerOrder) -> Result<Order, InvalidOrder> {
+        use pb::worker_order::Order as Wire;
+        Ok(match wire.order {
+            Some(Wire::Lease(bytes)) => {
+                Order::Lease(Box::new(document::from_bytes("lease", &bytes)?))
+            }
+            Some(Wire::Stop(stop)) => Order::Stop(stop.attempt.parse()?, stop.after.map(StepIndex)),
+            Some(Wire::Drain(pb::Drain {})) => Order::Drain,
+            Some(Wire::Welcome(_)) | None => Order::Nothing,
+        })
+    }
+}
+
+fn fence(fence: Fence) -> Option<pb::Fence> {
+    Some(pb::Fence { attempt: fence.attempt.to_string(), epoch: fence.epoch.0 })
+}
+
+fn status(status: Status) -> pb::Status {
+    pb::Status {
+        vertex: status.vertex,
+        id: status.id,
+        current: status.current,
+        total: status.total,
+        time: Some(status.time.into()),
+        started: Some(status.started.into()),
+        completed: status.completed.map(Into::into),
+    }
+}
+
+impl From<Report> for pb::WorkerReport {
+    fn from(report: Report) -> pb::WorkerReport {
+        let progress = |attempt: AttemptId, update| {
+            Wire::Progress(pb::Progress { attempt: attempt.to_string(), update: Some(update) })
+        };
+        let report = match report {
+            Report::StepStarted { fence: of, step } => {
+                Wire::StepStarted(pb::StepStarted { fence: fence(of), step: step.0 })
+            }
+            Report::StepDone { fence: of, step, record, hit } => Wire::StepDone(pb::StepDone {
+                fence: fence(of),
+                step: step.0,
+                record: document::to_bytes(&record).into(),
+                hit,
+            }),
+            Report::StepDurable { attempt, step } => {
+                Wire::StepDurable(pb::StepDurable { attempt: attempt.to_string(), step: step.0 })
+            }
+            Report::StepFailed { fence: of, step, error } => Wire::StepFailed(pb::StepFailed {
+                fence: fence(of),
+                step: step.map(|step| step.0),
+                error: document::to_bytes(&error).into(),
+            }),
+            Report::OutputDone { fence: of, result } => Wire::OutputDone(pb::OutputDone {
+                fence: fence(of),
+                result: document::to_bytes(&result).into(),
+            }),
+            Report::JobReturned { fence: of, lost } => Wire::JobReturned(pb::JobReturned {
+                fence: fence(of),
+                lost_input: lost.map(|step| step.0),
+            }),
+            Report::JobEnded { fence: of } => Wire::JobEnded(pb::JobEnded { fence: fence(of) }),
+            Report::Log { attempt, vertex, stream, bytes, time } => {
+                let time = Some(time.into());
+                progress(
+                    attempt,
+                    pb::progress::Update::Log(pb::Log { vertex, stream, bytes, time }),
+                )
+            }
+            Report::Status { attempt, status: one } => {
+                progress(attempt, pb::progress::Update::Status(status(*one)))
+            }
+        };
+        pb::WorkerReport { report: Some(report) }
+    }
+}
+
+/// Asks the coordinator for records by result key.
+struct Asker {
+    client: WorkersClient<Channel>,
+}
+
+#[async_trait::async_trait]
+impl FindOutcome for Asker {
+    async fn find(&self, of: Fence, step: StepIndex, key: StepKey) -> Option<Record> {
+        let request =
+            pb::FindOutcomeRequest { fence: fence(of), step: step.0, key: key.to_string() };
+        let reply = match self.client.clone().find_outcome(request).await {
+            Ok(reply) => reply.into_inner().record?,
+            Err(error) => {
+                // A build goes on without: the step just runs.
+                tracing::debug!(%error, "could not ask for a record");
+                return None;
+            }
+        };
+        match document::from_bytes("record", &reply) {
+            Ok(record) => Some(record),
+            Err(error) => {
+                tracing::warn!(%error, "a record came malformed");
+                None
+            }
+        }
+    }
+}
+
+/// All that lasts longer than one session.
+struct Service {
+    shared: Arc<Shared>,
+    client: WorkersClient<Channel>,
+    reporter: Reporter,
+    reports: mpsc::Receiver<Report>,
+    /// What was said lately and may not have been heard.
+    kept: VecDeque<(Instant, Report)>,
+    stop: CancellationToken,
+    /// No more leases are taken.
+    draining: bool,
+    /// When running attempts are stopped, once the worker is to stop.
+    deadline: Option<Instant>,
+}
+
+/// Keeps a session until the worker is to stop and nothing runs any more.
+pub(crate) async fn serve(shared: Arc<Shared>, channel: Channel, stop: CancellationToken) {
+    let (queue, reports) = mpsc::channel(REPORT_QUEUE);
+    let client = WorkersClient::new(channel)
+        .max_decoding_message_size(4 * limits::MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(4 * limits::MESSAGE_BYTES_MAX);
+    let mut service = Service {
+        shared,
+        client,
+        reporter: Reporter::new(queue),
+        reports,
+        kept: VecDeque::new(),
+        stop,
+        draining: false,
+        deadline: None,
+    };
+    let mut pause = PAUSE_FIRST;
+    loop {
+        let began = Instant::now();
+        match service.session().await {
+            Ended::Finished => return,
+            Ended::Broken(reason) => {
+                tracing::warn!(reason, "the session with the coordinator broke");
+            }
+        }
+        if began.elapsed() > PAUSE_MAX {
+            pause = PAUSE_FIRST;
+        }
+        if service.pause(pause.mul_f64(rand::random_range(0.5..1.0))).await {
+            return;
+        }
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+impl Service {
+    fn hello(&self) -> pb::WorkerReport {
+        let config = &self.shared.config;
+        let millis = u64::try_from(self.shared.cores).unwrap_or(1).saturating_mul(1000);
+        let hello = pb::Hello {
+            worker: config.id.to_string(),
+            slots: config.slots,
+            platforms: config.platforms.iter().map(ToString::to_string).collect(),
+            memory_bytes: memory_bytes(),
+            cpu_millis: millis,
+            running: self.shared.attempts.ids().iter().map(ToString::to_string).collect(),
+        };
+        pb::WorkerReport { report: Some(Wire::Hello(hello)) }
+    }
+
+    /// Waits before the next session; true if the worker is done meanwhile.
+    async fn pause(&mut self, pause: Duration) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => false,
+            () = self.stop.cancelled() => {
+                // Nobody is there to hear of what still runs.
+                self.let_go();
+                self.stop_all();
+                drop(tokio::time::timeout(DRAIN_MAX, self.drained_unheard()).await);
+                true
+            }
+        }
+    }
+
+    async fn drained_unheard(&mut self) {
+        let tasks = self.shared.tasks.clone();
+        tasks.close();
+        let wait = tasks.wait();
+        tokio::pin!(wait);
+        loop {
+            tokio::select! {
+                () = &mut wait => return,
+                report = self.reports.recv() => drop(report),
+            }
+        }
+    }
+
+    async fn session(&mut self) -> Ended {
+        let (wire, outgoing) = mpsc::channel(WIRE_QUEUE);
+        if wire.send(self.hello()).await.is_err() {
+            return Ended::Broken("the queue of reports is gone".into());
+        }
+        let call = self.client.work(ReceiverStream::new(outgoing));
+        let mut orders = match call.await {
+            Ok(reply) => reply.into_inner(),
+            Err(status) => return Ended::Broken(status.message().to_owned()),
+        };
+        for (said, report) in std::mem::take(&mut self.kept) {
+            if said.elapsed() < limits::LEASE && wire.send(report.into()).await.is_err() {
+                return Ended::Broken("the stream of reports ended".into());
+            }
+        }
+        let mut renew = tokio::time::interval(RENEW_EVERY);
+        let tasks = self.shared.tasks.clone();
+        loop {
+            let idle = self.draining && self.deadline.is_some();
+            let sent = tokio::select! {
+                // What is reported goes out before anything else is done about it.
+                biased;
+                report = self.reports.recv() => match report {
+                    Some(report) => self.say(&wire, report).await,
+                    None => return Ended::Finished,
+                },
+                order = orders.message() => match order {
+                    Ok(Some(order)) => { self.obey(order); true }
+                    Ok(None) => return Ended::Broken("the coordinator ended the session".into()),
+                    Err(status) => return Ended::Broken(status.message().to_owned()),
+                },
+                _ = renew.tick() => {
+                    let renew = Wire::Renew(pb::Renew {});
+                    wire.send(pb::WorkerReport { report: Some(renew) }).await.is_ok()
+                }
+                () = self.stop.cancelled(), if self.deadline.is_none() => { self.let_go(); true }
+                () = at(self.deadline), if self.deadline.is_some() && !self.shared.attempts.ids().is_empty() => {
+                    self.stop_all();
+                    true
+                }
+                () = tasks.wait(), if idle => {
+                    return self.goodbye(&wire, orders).await;
+                }
+            };
+            if !sent {
+                return Ended::Broken("the stream of reports ended".into());
+            }
+        }
+    }
+
+    async fn goodbye(
+        &mut self,
+        wire: &mpsc::Sender<pb::WorkerReport>,
+        orders: tonic::Streaming<pb::WorkerOrder>,
+    ) -> Ended {
+        while let Ok(report) = self.reports.try_recv() {
+            if !self.say(wire, report).await {
+                return Ended::Finished;
+            }
+        }
+        let goodbye = Wire::Goodbye(pb::Goodbye {});
+        if wire.send(pb::WorkerReport { report: Some(goodbye) }).await.is_ok() {
+            // The last words have left once the queue is empty again; a dead peer is not waited for.
+            let left = wire.reserve_many(WIRE_QUEUE);
+            drop(tokio::time::timeout(RENEW_EVERY, left).await);
+        }
+        drop(orders);
+        Ended::Finished
+    }
+
+    /// Sends a report; one that matters is kept a while, in case the session is about to break.
+    async fn say(&mut self, wire: &mpsc::Sender<pb::WorkerReport>, report: Report) -> bool {
+        let matters = !matches!(report, Report::Log { .. } | Report::Status { .. });
+        if matters {
+            while self.kept.len() >= KEPT_MAX {
+                self.kept.pop_front();
+            }
+            self.kept.push_back((Instant::now(), report.clone()));
+        }
+        wire.send(report.into()).await.is_ok()
+    }
+
+    fn obey(&mut self, order: pb::WorkerOrder) {
+        match Order::try_from(order) {
+            Ok(Order::Lease(lease)) => self.take(*lease),
+            Ok(Order::Stop(attempt, after)) => self.shared.attempts.stop(attempt, after),
+            Ok(Order::Drain) => self.draining = true,
+            Ok(Order::Nothing) => {}
+            Err(error) => tracing::warn!(%error, "an order came malformed"),
+        }
+    }
+
+    fn take(&mut self, lease: Lease) {
+        let fence = Fence { attempt: lease.attempt, epoch: lease.epoch };
+        let reporter = self.reporter.clone();
+        if self.draining {
+            self.shared.tasks.spawn(async move {
+                reporter.send(Report::JobReturned { fence, lost: None }).await;
+                reporter.send(Report::JobEnded { fence }).await;
+            });
+            return;
+        }
+        let token = CancellationToken::new();
+        let Some(run) = self.shared.attempts.begin(lease.attempt, token) else { return };
+        let ask = Arc::new(Asker { client: self.client.clone() });
+        let shared = self.shared.clone();
+        self.shared.tasks.spawn(attempt::run(shared, lease, reporter, ask, run));
+    }
+
+    /// Takes no more leases; what runs has the grace period.
+    fn let_go(&mut self) {
+        self.draining = true;
+        self.deadline = Some(Instant::now() + self.shared.config.grace);
+        self.shared.tasks.close();
+    }
+
+    fn stop_all(&mut self) {
+        self.deadline = Some(Instant::now() + DRAIN_MAX);
+        for attempt in self.shared.attempts.ids() {
+            self.shared.attempts.stop(attempt, None);
+        }
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The machine's memory; zero where it cannot be told.
+fn memory_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kib.unwrap_or(0).saturating_mul(1024)
+}

@@ -1,0 +1,196 @@
+//! The mounts of a RUN: inputs, caches, secrets, scripts.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dcbuild_plan::op::{MountKind, RunOp, SecretMount};
+use dcbuild_sandbox::{Mount, SecretBytes};
+use dcbuild_snapshot::{Lowers, Snapshot};
+use dcbuild_store::KeyLock;
+use dcbuild_tree::{Change, Changes, Kind, Tree, toc};
+
+use super::cache::Cache;
+use super::{Place, Seeing};
+use crate::attempt::{Attempt, Task};
+use crate::contexts::ContextTree;
+use crate::error::{Failed, blocking};
+use crate::layers::Layers;
+
+/// What a RUN's cell is given, and what must be held while it runs.
+#[derive(Default)]
+pub(crate) struct Mounts {
+    pub(crate) mounts: Vec<Mount>,
+    /// Variables that hold secrets.
+    pub(crate) env: Vec<(String, String)>,
+    lowers: Vec<Lowers>,
+    locks: Vec<KeyLock>,
+    folders: Vec<tempfile::TempDir>,
+}
+
+/// Makes all mounts ready.
+pub(crate) async fn prepare(
+    attempt: &Arc<Attempt>,
+    task: &Arc<Task>,
+    op: &RunOp,
+) -> Result<Mounts, Failed> {
+    let mut mounts = Mounts::default();
+    for mount in &op.mounts {
+        match mount {
+            MountKind::Bind { input, source, writable, target } => {
+                mounts.bind(attempt, task, *input, *writable, (source, target)).await?;
+            }
+            MountKind::Cache { id, sharing, input, source, readonly, mode, uid, gid, target } => {
+                let cache = Cache {
+                    id,
+                    sharing: *sharing,
+                    input: *input,
+                    source,
+                    readonly: *readonly,
+                    mode: *mode,
+                    owner: (*uid, *gid),
+                    target,
+                };
+                mounts.cache(attempt, task, &cache).await?;
+            }
+            MountKind::Tmpfs { size, target } => {
+                let bytes_max = (*size > 0).then_some(*size);
+                mounts.mounts.push(Mount::Tmpfs { target: target.clone(), bytes_max });
+            }
+            MountKind::Secret(secret) => mounts.secret(attempt, secret)?,
+            MountKind::Ssh { id, required, .. } => {
+                if *required {
+                    return Err(Failed::rejected(format!(
+                        "no SSH key \"{id}\" forwarded: mounts of type ssh are not supported yet"
+                    )));
+                }
+            }
+        }
+    }
+    mounts.mounts.extend(op.scripts.iter().map(|script| Mount::Secret {
+        target: format!("/dev/pipes/{}", script.name),
+        bytes: SecretBytes(script.content.0.clone()),
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+    }));
+    Ok(mounts)
+}
+
+fn paths(lowers: &Lowers) -> Vec<PathBuf> {
+    lowers.paths().map(PathBuf::from).collect()
+}
+
+impl Mounts {
+    async fn bind(
+        &mut self,
+        attempt: &Arc<Attempt>,
+        task: &Arc<Task>,
+        input: usize,
+        writable: bool,
+        (source, target): (&str, &str),
+    ) -> Result<(), Failed> {
+        let (layers, from) = (attempt.shared.layers.clone(), task.clone());
+        let lowers = blocking(move || lowers_of(&layers, from.inputs.get(input)?)).await?;
+        let scratch = if writable {
+            let mode = root_mode(&task.inputs.get(input)?.tree);
+            Some(self.scratch(attempt, mode).map_err(|error| Failed::sandbox(&error))?)
+        } else {
+            None
+        };
+        self.mounts.push(Mount::Overlay {
+            lowers: paths(&lowers),
+            scratch,
+            subpath: source.trim_start_matches('/').to_owned(),
+            target: target.to_owned(),
+        });
+        self.lowers.push(lowers);
+        Ok(())
+    }
+
+    fn scratch(&mut self, attempt: &Attempt, mode: u32) -> std::io::Result<(PathBuf, PathBuf)> {
+        let folder = tempfile::tempdir_in(attempt.shared.tmp())?;
+        let (upper, work) = (folder.path().join("upper"), folder.path().join("work"));
+        std::fs::create_dir(&upper)?;
+        std::fs::create_dir(&work)?;
+        std::fs::set_permissions(&upper, PermissionsExt::from_mode(mode))?;
+        self.folders.push(folder);
+        Ok((upper, work))
+    }
+
+    async fn cache(
+        &mut self,
+        attempt: &Arc<Attempt>,
+        task: &Arc<Task>,
+        cache: &Cache<'_>,
+    ) -> Result<(), Failed> {
+        let taken = cache.take(attempt, &task.inputs).await?;
+        let lowers = match cache.input {
+            Some(input) => {
+                let (layers, from) = (attempt.shared.layers.clone(), task.clone());
+                blocking(move || lowers_of(&layers, from.inputs.get(input)?)).await?
+            }
+            None => Lowers::default(),
+        };
+        self.mounts.push(cache.mount(&taken, paths(&lowers))?);
+        self.lowers.push(lowers);
+        self.locks.push(taken.lock);
+        Ok(())
+    }
+
+    fn secret(&mut self, attempt: &Attempt, secret: &SecretMount) -> Result<(), Failed> {
+        let SecretMount { id, target, env, required, mode, uid, gid } = secret;
+        let Some(bytes) = attempt.secret(id)? else {
+            if *required {
+                let hint = format!("give it with --secret id={id}");
+                return Err(
+                    Failed::rejected(format!("secret {id}: not found")).with_hint(Some(hint))
+                );
+            }
+            return Ok(());
+        };
+        if let Some(name) = env {
+            let value = String::from_utf8(bytes.clone()).map_err(|_| {
+                Failed::rejected(format!(
+                    "secret {id} is no text, and cannot be in variable {name}"
+                ))
+            })?;
+            self.env.push((name.clone(), value));
+        }
+        let target = match (target, env) {
+            (Some(target), _) => target.clone(),
+            (None, Some(_)) => return Ok(()),
+            (None, None) => format!("/run/secrets/{id}"),
+        };
+        let bytes = SecretBytes(bytes);
+        self.mounts.push(Mount::Secret { target, bytes, mode: *mode, uid: *uid, gid: *gid });
+        Ok(())
+    }
+}
+
+fn root_mode(tree: &Tree) -> u32 {
+    tree.get(&dcbuild_model::TreePath::root()).map_or(0o755, |root| root.meta.mode)
+}
+
+fn lowers_of(layers: &Arc<Layers>, seeing: &Seeing) -> Result<Lowers, Failed> {
+    match &seeing.place {
+        Place::Nowhere => Ok(Lowers::default()),
+        Place::Chain(chain) => layers.lowers(chain),
+        Place::Packed(layer) => Ok(Lowers(vec![layers.snapshot(layer)?])),
+        Place::Folder(folder) => Ok(Lowers(vec![folder_snapshot(layers, folder)?])),
+    }
+}
+
+/// A client's folder as a snapshot: what is left after .dockerignore, owned by root, never the live folder.
+fn folder_snapshot(layers: &Layers, folder: &ContextTree) -> Result<Snapshot, Failed> {
+    let mut changes: Changes = folder.tree.as_changes();
+    changes.0.retain(|_, change| match change {
+        Change::Put(entry) | Change::Replace(entry) => {
+            (entry.meta.uid, entry.meta.gid) = (0, 0);
+            !matches!(entry.kind, Kind::Socket | Kind::CharDevice { .. } | Kind::BlockDevice { .. })
+        }
+        Change::Remove => false,
+    });
+    let layer = toc::layer_id(&toc::encode(&changes));
+    Ok(layers.snapshots.materialise(&layer, &changes, &*folder.contents)?)
+}

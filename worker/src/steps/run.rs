@@ -1,0 +1,245 @@
+//! RUN: a cell on the overlay of the state below, and the layer that it leaves.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dcbuild_model::limits::{STEP_LOG_BYTES_MAX, STEP_PROCESSES_MAX};
+use dcbuild_model::{TreePath, UnixTime};
+use dcbuild_plan::op::{RunNetwork, RunOp, RunSecurity};
+use dcbuild_proto::document::StepErrorKind;
+use dcbuild_sandbox::{
+    CellError, CellExit, CellSpec, Limits, Network, Outcome, Rootfs, Security, Stream, Ulimit,
+};
+use dcbuild_snapshot::{CommitForm, Lowers, Upper};
+use dcbuild_tree::{TimeForm, Tree};
+use tokio::sync::mpsc;
+
+use super::{Made, mounts};
+use crate::DefaultNetwork;
+use crate::attempt::{Attempt, Task};
+use crate::error::{Failed, blocking};
+use crate::layers;
+use crate::publish::Publish;
+use crate::report::Progress;
+use crate::shared::Shared;
+
+/// How far the times of files may lag behind the clock: the kernel stamps them once a tick.
+const TICK_NANOS: u32 = 50_000_000;
+/// Pieces of output on their way.
+const OUTPUT_QUEUE: usize = 64;
+
+/// What a cell stands on.
+struct Stage {
+    tree: Tree,
+    lowers: Lowers,
+    upper: Upper,
+}
+
+pub(crate) async fn make(
+    attempt: &Arc<Attempt>,
+    task: &Arc<Task>,
+    op: &RunOp,
+) -> Result<Made, Failed> {
+    let mounts = tokio::select! {
+        () = attempt.run.stop.cancelled() => return Err(Failed::Stopped),
+        mounts = mounts::prepare(attempt, task, op) => mounts?,
+    };
+    let stage = stage(attempt, task).await?;
+    let spec = match spec(attempt, op, &stage, &mounts) {
+        Ok(spec) => spec,
+        Err(error) => return Err(abandon(attempt, stage.upper, error).await),
+    };
+    let start = earlier(attempt.shared.parts.clock.now());
+    let ended = cell(attempt, &task.progress, spec).await;
+    // Locks of caches and throw-away folders are free as soon as the process is gone.
+    drop(mounts);
+    let ended = match ended {
+        Ok(exit) => judge(op, &exit).map(|()| exit.stubs),
+        Err(error) => Err(cell_failed(error)),
+    };
+    match ended {
+        Ok(stubs) => commit(attempt, stage, stubs, start).await,
+        Err(error) => Err(abandon(attempt, stage.upper, error).await),
+    }
+}
+
+async fn stage(attempt: &Arc<Attempt>, task: &Arc<Task>) -> Result<Stage, Failed> {
+    let (layers, task, id) = (attempt.shared.layers.clone(), task.clone(), attempt.fence.attempt);
+    let work = blocking(move || {
+        let tree = layers.tree(&task.below)?;
+        let lowers = layers.lowers(&task.below)?;
+        let root = tree.get(&TreePath::root()).map(|root| root.meta.clone()).unwrap_or_default();
+        let upper = layers.snapshots.begin(id, &root)?;
+        Ok(Stage { tree, lowers, upper })
+    });
+    tokio::select! {
+        () = attempt.run.stop.cancelled() => Err(Failed::Stopped),
+        stage = work => stage,
+    }
+}
+
+fn spec(
+    attempt: &Attempt,
+    op: &RunOp,
+    stage: &Stage,
+    mounts: &mounts::Mounts,
+) -> Result<CellSpec, Failed> {
+    let declared = |name: &str| op.env.iter().any(|(known, _)| known == name);
+    let proxies = op.proxies.iter().filter(|(name, _)| !declared(name)).cloned();
+    let env = op.env.iter().cloned().chain(proxies).chain(mounts.env.iter().cloned()).collect();
+    let hosts = op.hosts.iter().map(|(name, address)| {
+        let address: IpAddr = address.parse().map_err(|_| {
+            Failed::rejected(format!("'{address}' is not the address of a host '{name}'"))
+        })?;
+        Ok((name.clone(), address))
+    });
+    let hostname = if op.hostname.is_empty() { "buildkitsandbox" } else { &op.hostname };
+    Ok(CellSpec {
+        attempt: attempt.fence.attempt.to_string(),
+        rootfs: Rootfs {
+            lowers: stage.lowers.paths().map(PathBuf::from).collect(),
+            upper: stage.upper.upper(),
+            work: stage.upper.work(),
+            volatile: true,
+        },
+        argv: op.argv.clone(),
+        env,
+        cwd: op.cwd.clone(),
+        user: op.user.clone(),
+        mounts: mounts.mounts.clone(),
+        hostname: hostname.to_owned(),
+        hosts: hosts.collect::<Result<_, Failed>>()?,
+        network: network(&attempt.shared, op.network),
+        security: match op.security {
+            RunSecurity::Sandbox => Security::Default,
+            RunSecurity::Insecure => Security::Insecure,
+        },
+        limits: limits(op)?,
+    })
+}
+
+fn network(shared: &Shared, asked: RunNetwork) -> Network {
+    match (asked, shared.config.network) {
+        (RunNetwork::None, _) | (RunNetwork::Default, DefaultNetwork::None) => Network::None,
+        (RunNetwork::Host, _) | (RunNetwork::Default, DefaultNetwork::Host) => Network::Host,
+        (RunNetwork::Default, DefaultNetwork::Outward) => {
+            if shared.sandbox.has_network(Network::Isolated) {
+                Network::Isolated
+            } else {
+                Network::Host
+            }
+        }
+    }
+}
+
+fn limits(op: &RunOp) -> Result<Limits, Failed> {
+    let mut limits = Limits { pids_max: STEP_PROCESSES_MAX, ..Limits::default() };
+    if op.shm_bytes > 0 {
+        limits.shm_bytes_max = op.shm_bytes;
+    }
+    for ulimit in &op.ulimits {
+        let resource = ulimit.name.parse().map_err(|_| {
+            Failed::rejected(format!("there is no resource limit '{}'", ulimit.name))
+        })?;
+        // Negative means no limit.
+        let value = |limit: i64| u64::try_from(limit).ok();
+        let (soft, hard) = (value(ulimit.soft), value(ulimit.hard));
+        limits.ulimits.push(Ulimit { resource, soft, hard });
+    }
+    Ok(limits)
+}
+
+async fn cell(
+    attempt: &Attempt,
+    progress: &Progress,
+    spec: CellSpec,
+) -> Result<CellExit, CellError> {
+    let (output, mut pieces) = mpsc::channel::<(Stream, Bytes)>(OUTPUT_QUEUE);
+    let tell = async {
+        let mut told = 0;
+        while let Some((stream, bytes)) = pieces.recv().await {
+            let stream = match stream {
+                Stream::Stdout => 1,
+                Stream::Stderr => 2,
+            };
+            let before = told;
+            told += u64::try_from(bytes.len()).unwrap_or(0);
+            if told <= STEP_LOG_BYTES_MAX {
+                progress.log(stream, bytes).await;
+            } else if before <= STEP_LOG_BYTES_MAX {
+                let note = format!("\n[the log is cut after {STEP_LOG_BYTES_MAX} bytes]\n");
+                progress.log(2, note.into()).await;
+            }
+        }
+    };
+    let run = attempt.shared.sandbox.run(spec, output, attempt.run.stop.clone());
+    tokio::join!(run, tell).0
+}
+
+fn judge(op: &RunOp, exit: &CellExit) -> Result<(), Failed> {
+    let code = match exit.outcome {
+        Outcome::Exited(0) => return Ok(()),
+        Outcome::Exited(code) => code,
+        Outcome::Signaled(signal) => 128 + signal,
+    };
+    let process = op.argv.join(" ");
+    let story = format!("process \"{process}\" did not complete successfully: exit code: {code}");
+    if exit.oom_killed {
+        let message = format!("{story} (out of memory)");
+        return Err(Failed::new(StepErrorKind::MemoryLimit {}, message));
+    }
+    let hint = exit
+        .pids_limit_hit
+        .then(|| format!("it was refused a process: a step may have {STEP_PROCESSES_MAX}"));
+    Err(Failed::new(StepErrorKind::Exit { code }, story).with_hint(hint))
+}
+
+fn cell_failed(error: CellError) -> Failed {
+    match &error {
+        CellError::Stopped => Failed::Stopped,
+        CellError::Refused { .. } => Failed::refused(&error),
+        CellError::TimedOut { .. } => Failed::of(StepErrorKind::TimeLimit {}, &error),
+        _ => Failed::sandbox(&error),
+    }
+}
+
+async fn commit(
+    attempt: &Arc<Attempt>,
+    stage: Stage,
+    stubs: Vec<TreePath>,
+    start: UnixTime,
+) -> Result<Made, Failed> {
+    let (layers, threads) = (attempt.shared.layers.clone(), attempt.shared.cores);
+    let committed = blocking(move || {
+        let Stage { tree, lowers, upper } = stage;
+        let lower = |path: &TreePath| tree.get(path).cloned();
+        let form = CommitForm { lower: &lower, stubs: &stubs, threads };
+        let committed = layers.snapshots.commit(upper, &form)?;
+        drop(lowers);
+        Ok(committed)
+    })
+    .await?;
+    let times = TimeForm::NewSince(start);
+    let made = layers::layer_ref(committed.layer, &committed.changes, times);
+    attempt.shared.layers.put_table(committed.layer, committed.toc).await?;
+    Ok(Made { layers: vec![made], publish: Publish::Snapshot(committed.layer) })
+}
+
+/// Removes what a step wrote that did not succeed.
+async fn abandon(attempt: &Attempt, upper: Upper, error: Failed) -> Failed {
+    let layers = attempt.shared.layers.clone();
+    let removed = blocking(move || Ok(layers.snapshots.abandon(upper)?)).await;
+    if let Err(error) = removed {
+        tracing::warn!(%error, "could not remove what a failed step wrote");
+    }
+    error
+}
+
+fn earlier(time: UnixTime) -> UnixTime {
+    match time.nanos.checked_sub(TICK_NANOS) {
+        Some(nanos) => UnixTime { nanos, ..time },
+        None => UnixTime { secs: time.secs - 1, nanos: time.nanos + 1_000_000_000 - TICK_NANOS },
+    }
+}
