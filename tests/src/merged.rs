@@ -109,6 +109,7 @@ impl Merged {
             let number = |it: std::io::Result<Option<u32>>| it.unwrap().unwrap_or_default();
             format!("{},{}", number(header.device_major()), number(header.device_minor()))
         };
+        let mtime = pax_mtime(&mut entry).or(i64::try_from(header.mtime().unwrap()).ok());
         let mut bytes = Vec::new();
         entry.read_to_end(&mut bytes).unwrap();
         let is_file = kind == 'f';
@@ -119,7 +120,7 @@ impl Merged {
             gid: header.gid().unwrap(),
             link: link.filter(|_| kind == 'l').or_else(|| "cb".contains(kind).then(device)),
             hash: is_file.then(|| hex::encode(Sha256::digest(&bytes))),
-            mtime: i64::try_from(header.mtime().unwrap()).unwrap_or_default(),
+            mtime: mtime.unwrap_or_default(),
             text: (is_file && bytes.len() <= TEXT_BYTES_MAX).then_some(bytes),
             links: None,
         };
@@ -139,6 +140,16 @@ impl Merged {
         first.links.get_or_insert(self.groups);
         first.clone()
     }
+}
+
+/// The whole seconds of a time that the header has no room for, such as one before 1970; downwards, as the kernel counts.
+fn pax_mtime(entry: &mut tar::Entry<'_, &[u8]>) -> Option<i64> {
+    let records = entry.pax_extensions().unwrap()?;
+    let mut values = records.flatten().filter(|it| it.key() == Ok("mtime"));
+    let text = values.next()?.value().unwrap().to_owned();
+    let (whole, part) = text.split_once('.').unwrap_or((&text, ""));
+    let below = whole.starts_with('-') && part.contains(|digit| digit != '0');
+    Some(whole.parse::<i64>().unwrap() - i64::from(below))
 }
 
 fn kind(kind: tar::EntryType) -> char {
