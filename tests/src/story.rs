@@ -13,24 +13,7 @@ use crate::running::{Finished, Running};
 use crate::wait::LONG;
 
 /// A hello world of Go, built in one stage and copied to the other.
-pub const GO: &str = r#"# syntax=docker/dockerfile:1
-FROM golang:1.24 AS build
-WORKDIR /src
-COPY <<EOF ./main.go
-package main
-
-import "fmt"
-
-func main() {
-  fmt.Println("hello, world")
-}
-EOF
-RUN go build -o /bin/hello ./main.go
-
-FROM scratch
-COPY --from=build /bin/hello /bin/hello
-CMD ["/bin/hello"]
-"#;
+pub const GO: &str = include_str!("../../examples/hello-go/Dockerfile");
 
 /// An application of Maven.
 pub const MAVEN: &str = r#"FROM maven:3.9-eclipse-temurin-17 AS build

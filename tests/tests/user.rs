@@ -232,6 +232,18 @@ fn an_image_goes_to_a_registry_that_has_none_of_its_layers() {
 }
 
 #[test]
+fn another_tool_reads_the_image() {
+    let story = Story::new(GO, &[]);
+    let digest = story.build(&[]).image.digest;
+    let read = std::process::Command::new("skopeo")
+        .args(["inspect", "--format", "{{.Digest}}"])
+        .arg(format!("oci-archive:{}", story.home.arg("image.tar")))
+        .output()
+        .expect("skopeo is installed: apt-get install skopeo, or `cargo xtask setup`");
+    assert_eq!(String::from_utf8_lossy(&read.stdout).trim(), digest, "{read:?}");
+}
+
+#[test]
 fn a_tree_of_files_is_written_to_a_folder() {
     let story = Story::new("FROM scratch\nCOPY a /d/a\n", &[("a", "text\n")]);
     let output = format!("type=local,dest={}", story.home.arg("out"));
