@@ -45,6 +45,9 @@ const LOOPBACK_SPARES: usize = 1;
 const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 
 /// How steps with a network of their own are connected.
+///
+/// The way out is by version 4 of the protocol only. A firewall of the host that refuses to forward by itself, as Docker's
+/// does, has to let cards whose names begin with `dcb` through: no table can allow what another forbids.
 #[derive(Clone, Debug)]
 pub struct IsolatedConfig {
     /// The /16 that steps have their addresses from; nothing else on the host's networks may use it.

@@ -37,6 +37,7 @@ const TESTS: &[(&str, fn())] = &[
     ("isolated_networks_end_with_their_process", isolated_networks_end_with_their_process),
     ("memory_limit", memory_limit),
     ("processes_limit", processes_limit),
+    ("groups_of_version_2", groups_of_version_2),
     ("stop_leaves_nothing", stop_leaves_nothing),
     ("timeout", timeout),
     ("caller_killed_leaves_nothing", caller_killed_leaves_nothing),
@@ -647,6 +648,8 @@ fn isolated_steps_reach_out_and_nothing_near() {
         let fixture = Fixture::new("isolated");
         let config =
             IsolatedConfig { refused: vec![([10, 9, 0, 0].into(), 16)], ..Default::default() };
+        // It begins with the same names as the next.
+        let beside = fixture.sandbox.clone().isolated(IsolatedConfig::default()).unwrap();
         let isolated = fixture.sandbox.clone().isolated(config).unwrap();
         assert!(isolated.has_network(Network::Isolated));
         let own = "own=$(ip -4 -o addr show dev eth0 | grep -oE '10[.][0-9.]+' | head -n 1)";
@@ -703,7 +706,7 @@ fn isolated_steps_reach_out_and_nothing_near() {
         "#]]
         .assert_eq(&ran);
         assert!(fixture.groups_left().is_empty());
-        drop(isolated);
+        drop((isolated, beside));
         wait_for("the end of all cards", || cards() == 0);
         world.end();
     });
@@ -726,6 +729,8 @@ fn isolated_networks_end_with_their_process() {
         wait_for("the end of all cards", || cards() == 0);
         // What the rules of the dead process name is nobody's; a second start puts the same in force.
         fixture.sandbox.clone().isolated(IsolatedConfig::default()).unwrap();
+        fixture.sandbox.sweep(&BTreeSet::new()).unwrap();
+        assert!(fixture.groups_left().is_empty());
     });
 }
 
@@ -745,6 +750,37 @@ fn processes_limit() {
     let exit = fixture.run(spec).exit.unwrap();
     assert!(exit.pids_limit_hit, "{exit:?}");
     assert!(fixture.groups_left().is_empty());
+}
+
+fn groups_of_version_2() {
+    let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+    let root = roots.iter().find(|root| Path::new(root).join("cgroup.controllers").exists());
+    let root = root.expect("these tests need a control group file system of version 2");
+    let fixture = Fixture::new("version-2");
+    let sandbox = Sandbox::new(SandboxConfig {
+        exe: std::env::current_exe().unwrap(),
+        state: fixture.dir.path().join("state"),
+        cgroup_root: root.into(),
+        cgroup_name: fixture.group.clone(),
+    })
+    .unwrap();
+    let group = Path::new(root).join(&fixture.group);
+    let stop = CancellationToken::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (tx, mut rx) = mpsc::channel::<(Stream, bytes::Bytes)>(1);
+        let look = async {
+            let (_, line) = rx.recv().await.unwrap();
+            assert_eq!(line, "0::/\n", "the step's group is the root of what it sees");
+            let members = std::fs::read_to_string(group.join("attempt-1/cgroup.procs")).unwrap();
+            assert_eq!(members.lines().count(), 1, "{members}");
+            stop.cancel();
+        };
+        let spec = fixture.spec("grep ^0: /proc/self/cgroup; exec sleep 98766");
+        let (exit, ()) = tokio::join!(sandbox.run(spec, tx, stop.clone()), look);
+        assert!(matches!(exit, Err(CellError::Stopped)), "{exit:?}");
+    });
+    std::fs::remove_dir(&group).unwrap();
 }
 
 fn stop_leaves_nothing() {
@@ -804,6 +840,7 @@ fn hold(arguments: &[String]) -> ExitCode {
     let isolated = arguments[0] == "isolated";
     let seconds = if isolated { "98765" } else { "98763" };
     let mut sandbox = sandbox(dir, &format!("dcbuild-test-hold-{seconds}"));
+    sandbox.sweep(&BTreeSet::new()).unwrap();
     let mut spec = spec(dir, &format!("(setsid sleep {seconds} &); sleep {seconds}"));
     if isolated {
         sandbox = sandbox.isolated(IsolatedConfig::default()).unwrap();
