@@ -160,6 +160,14 @@ impl Task {
         };
         !alone && self.leased.step.parent.is_some()
     }
+
+    fn lineage(&self) -> Lineage {
+        Lineage {
+            parent: self.sees_parent().then(|| state_of(&self.below)),
+            inputs: self.inputs.states(),
+            selections: self.inputs.selections(),
+        }
+    }
 }
 
 /// The state digest of a chain.
@@ -214,14 +222,14 @@ async fn take_or_make(attempt: &Arc<Attempt>, task: Arc<Task>) -> Result<Chain, 
     if task.leased.ask
         && let Some(record) = attempt.ask.find(attempt.fence, task.leased.index, outcome).await
     {
-        return Ok(hit(attempt, &task, record).await);
+        return Ok(hit(attempt, &task, Record { outcome: Some(outcome), ..record }).await);
     }
     let lock = lock(attempt, &task).await?;
     if let Some((_, true)) = &lock
         && !step.fresh
         && let Some(record) = attempt.ask.find(attempt.fence, task.leased.index, outcome).await
     {
-        return Ok(hit(attempt, &task, record).await);
+        return Ok(hit(attempt, &task, Record { outcome: Some(outcome), ..record }).await);
     }
     let started = Instant::now();
     let made = make(attempt, &task).await?;
@@ -229,18 +237,13 @@ async fn take_or_make(attempt: &Arc<Attempt>, task: Arc<Task>) -> Result<Chain, 
     let Made { layers, publish } = made;
     let created = attempt.shared.parts.clock.now();
     let result = StepResult { layers, created };
-    let lineage = Lineage {
-        parent: task.sees_parent().then(|| state_of(&task.below)),
-        inputs: task.inputs.states(),
-        selections: task.inputs.selections(),
-    };
     let record = Record {
         recipe: step.recipe,
         outcome: Some(outcome),
         attempt: attempt.fence.attempt,
         worker: attempt.shared.config.id,
         result,
-        lineage,
+        lineage: task.lineage(),
         components: step.components.clone(),
         took_ms,
     };
@@ -249,7 +252,11 @@ async fn take_or_make(attempt: &Arc<Attempt>, task: Arc<Task>) -> Result<Chain, 
     Ok(state)
 }
 
+/// Takes a record found by result key: it counts for this step's own key and lineage from now on.
 async fn hit(attempt: &Attempt, task: &Task, record: Record) -> Chain {
+    let step = &task.leased.step;
+    let (recipe, components) = (step.recipe, step.components.clone());
+    let record = Record { recipe, components, lineage: task.lineage(), ..record };
     let layers = record.result.layers.clone();
     attempt.shared.layers.learn(&layers, &attempt.registry);
     let (fence, step) = (attempt.fence, task.leased.index);

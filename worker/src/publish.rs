@@ -32,7 +32,7 @@ pub(crate) async fn publish(shared: &Arc<Shared>, what: Publish) -> Result<(), F
     };
     // The semaphore is never closed.
     let _turn = shared.publishing.acquire().await.map_err(|_| Failed::Stopped)?;
-    if in_process && shared.can_snapshot() {
+    if in_process && crate::shared::can_snapshot() {
         let layers = shared.layers.clone();
         blocking(move || layers.snapshot(&layer).map(drop)).await?;
     } else {

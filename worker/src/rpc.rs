@@ -76,8 +76,8 @@ impl TryFrom<pb::WorkerOrder> for Order {
     }
 }
 
-fn fence(fence: Fence) -> Option<pb::Fence> {
-    Some(pb::Fence { attempt: fence.attempt.to_string(), epoch: fence.epoch.0 })
+fn fence(fence: Fence) -> pb::Fence {
+    pb::Fence { attempt: fence.attempt.to_string(), epoch: fence.epoch.0 }
 }
 
 fn status(status: Status) -> pb::Status {
@@ -99,10 +99,10 @@ impl From<Report> for pb::WorkerReport {
         };
         let report = match report {
             Report::StepStarted { fence: of, step } => {
-                Wire::StepStarted(pb::StepStarted { fence: fence(of), step: step.0 })
+                Wire::StepStarted(pb::StepStarted { fence: Some(fence(of)), step: step.0 })
             }
             Report::StepDone { fence: of, step, record, hit } => Wire::StepDone(pb::StepDone {
-                fence: fence(of),
+                fence: Some(fence(of)),
                 step: step.0,
                 record: document::to_bytes(&record).into(),
                 hit,
@@ -111,19 +111,21 @@ impl From<Report> for pb::WorkerReport {
                 Wire::StepDurable(pb::StepDurable { attempt: attempt.to_string(), step: step.0 })
             }
             Report::StepFailed { fence: of, step, error } => Wire::StepFailed(pb::StepFailed {
-                fence: fence(of),
+                fence: Some(fence(of)),
                 step: step.map(|step| step.0),
                 error: document::to_bytes(&error).into(),
             }),
             Report::OutputDone { fence: of, result } => Wire::OutputDone(pb::OutputDone {
-                fence: fence(of),
+                fence: Some(fence(of)),
                 result: document::to_bytes(&result).into(),
             }),
             Report::JobReturned { fence: of, lost } => Wire::JobReturned(pb::JobReturned {
-                fence: fence(of),
+                fence: Some(fence(of)),
                 lost_input: lost.map(|step| step.0),
             }),
-            Report::JobEnded { fence: of } => Wire::JobEnded(pb::JobEnded { fence: fence(of) }),
+            Report::JobEnded { fence: of } => {
+                Wire::JobEnded(pb::JobEnded { fence: Some(fence(of)) })
+            }
             Report::Log { attempt, vertex, stream, bytes, time } => {
                 let time = Some(time.into());
                 progress(
@@ -148,7 +150,7 @@ struct Asker {
 impl FindOutcome for Asker {
     async fn find(&self, of: Fence, step: StepIndex, key: StepKey) -> Option<Record> {
         let request =
-            pb::FindOutcomeRequest { fence: fence(of), step: step.0, key: key.to_string() };
+            pb::FindOutcomeRequest { fence: Some(fence(of)), step: step.0, key: key.to_string() };
         let reply = match self.client.clone().find_outcome(request).await {
             Ok(reply) => reply.into_inner().record?,
             Err(error) => {

@@ -97,11 +97,11 @@ impl Shared {
     pub(crate) fn tmp(&self) -> PathBuf {
         self.config.data_dir.join("tmp")
     }
+}
 
-    /// Whether snapshots can be made here: only root of a namespace may own files as an image wants.
-    pub(crate) fn can_snapshot(&self) -> bool {
-        rustix::process::geteuid().is_root()
-    }
+/// Whether snapshots can be made here: only root of a namespace may own files as an image wants.
+pub(crate) fn can_snapshot() -> bool {
+    rustix::process::geteuid().is_root()
 }
 
 fn make_folder(path: &Path) -> Result<(), WorkerError> {

@@ -84,7 +84,7 @@ async fn fetch(
     let line = task.progress.begin(digest.to_string(), Some(base.layer.size));
     let pieces = blobs::watched(pieces, line);
     let layers = attempt.shared.layers.clone();
-    let unpack = task.runs && attempt.shared.can_snapshot();
+    let unpack = task.runs && crate::shared::can_snapshot();
     let read = blocking(move || {
         let form = LayerForm { compression: base.compression()?, ratio: Ratio::Limited };
         let reader = Blocking::new(layers.handle.clone(), pieces);

@@ -20,7 +20,7 @@ use crate::layers::Layers;
 /// What a RUN's cell is given, and what must be held while it runs.
 #[derive(Default)]
 pub(crate) struct Mounts {
-    pub(crate) mounts: Vec<Mount>,
+    pub(crate) all: Vec<Mount>,
     /// Variables that hold secrets.
     pub(crate) env: Vec<(String, String)>,
     lowers: Vec<Lowers>,
@@ -38,7 +38,21 @@ pub(crate) async fn prepare(
     for mount in &op.mounts {
         match mount {
             MountKind::Bind { input, source, writable, target } => {
-                mounts.bind(attempt, task, *input, *writable, (source, target)).await?;
+                let lowers = lowers_at(attempt, task, *input).await?;
+                let scratch = if *writable {
+                    let mode = root_mode(&task.inputs.get(*input)?.tree);
+                    let scratch = mounts.scratch(attempt, mode);
+                    Some(scratch.map_err(|error| Failed::sandbox(&error))?)
+                } else {
+                    None
+                };
+                mounts.all.push(Mount::Overlay {
+                    lowers: paths(&lowers),
+                    scratch,
+                    subpath: source.trim_start_matches('/').to_owned(),
+                    target: target.clone(),
+                });
+                mounts.lowers.push(lowers);
             }
             MountKind::Cache { id, sharing, input, source, readonly, mode, uid, gid, target } => {
                 let cache = Cache {
@@ -55,7 +69,7 @@ pub(crate) async fn prepare(
             }
             MountKind::Tmpfs { size, target } => {
                 let bytes_max = (*size > 0).then_some(*size);
-                mounts.mounts.push(Mount::Tmpfs { target: target.clone(), bytes_max });
+                mounts.all.push(Mount::Tmpfs { target: target.clone(), bytes_max });
             }
             MountKind::Secret(secret) => mounts.secret(attempt, secret)?,
             MountKind::Ssh { id, required, .. } => {
@@ -67,7 +81,7 @@ pub(crate) async fn prepare(
             }
         }
     }
-    mounts.mounts.extend(op.scripts.iter().map(|script| Mount::Secret {
+    mounts.all.extend(op.scripts.iter().map(|script| Mount::Secret {
         target: format!("/dev/pipes/{}", script.name),
         bytes: SecretBytes(script.content.0.clone()),
         mode: 0o755,
@@ -82,32 +96,6 @@ fn paths(lowers: &Lowers) -> Vec<PathBuf> {
 }
 
 impl Mounts {
-    async fn bind(
-        &mut self,
-        attempt: &Arc<Attempt>,
-        task: &Arc<Task>,
-        input: usize,
-        writable: bool,
-        (source, target): (&str, &str),
-    ) -> Result<(), Failed> {
-        let (layers, from) = (attempt.shared.layers.clone(), task.clone());
-        let lowers = blocking(move || lowers_of(&layers, from.inputs.get(input)?)).await?;
-        let scratch = if writable {
-            let mode = root_mode(&task.inputs.get(input)?.tree);
-            Some(self.scratch(attempt, mode).map_err(|error| Failed::sandbox(&error))?)
-        } else {
-            None
-        };
-        self.mounts.push(Mount::Overlay {
-            lowers: paths(&lowers),
-            scratch,
-            subpath: source.trim_start_matches('/').to_owned(),
-            target: target.to_owned(),
-        });
-        self.lowers.push(lowers);
-        Ok(())
-    }
-
     fn scratch(&mut self, attempt: &Attempt, mode: u32) -> std::io::Result<(PathBuf, PathBuf)> {
         let folder = tempfile::tempdir_in(attempt.shared.tmp())?;
         let (upper, work) = (folder.path().join("upper"), folder.path().join("work"));
@@ -126,13 +114,10 @@ impl Mounts {
     ) -> Result<(), Failed> {
         let taken = cache.take(attempt, &task.inputs).await?;
         let lowers = match cache.input {
-            Some(input) => {
-                let (layers, from) = (attempt.shared.layers.clone(), task.clone());
-                blocking(move || lowers_of(&layers, from.inputs.get(input)?)).await?
-            }
+            Some(input) => lowers_at(attempt, task, input).await?,
             None => Lowers::default(),
         };
-        self.mounts.push(cache.mount(&taken, paths(&lowers))?);
+        self.all.push(cache.mount(&taken, paths(&lowers))?);
         self.lowers.push(lowers);
         self.locks.push(taken.lock);
         Ok(())
@@ -163,13 +148,18 @@ impl Mounts {
             (None, None) => format!("/run/secrets/{id}"),
         };
         let bytes = SecretBytes(bytes);
-        self.mounts.push(Mount::Secret { target, bytes, mode: *mode, uid: *uid, gid: *gid });
+        self.all.push(Mount::Secret { target, bytes, mode: *mode, uid: *uid, gid: *gid });
         Ok(())
     }
 }
 
 fn root_mode(tree: &Tree) -> u32 {
     tree.get(&dcbuild_model::TreePath::root()).map_or(0o755, |root| root.meta.mode)
+}
+
+async fn lowers_at(attempt: &Attempt, task: &Arc<Task>, input: usize) -> Result<Lowers, Failed> {
+    let (layers, task) = (attempt.shared.layers.clone(), task.clone());
+    blocking(move || lowers_of(&layers, task.inputs.get(input)?)).await
 }
 
 fn lowers_of(layers: &Arc<Layers>, seeing: &Seeing) -> Result<Lowers, Failed> {

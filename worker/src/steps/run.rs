@@ -108,7 +108,7 @@ fn spec(
         env,
         cwd: op.cwd.clone(),
         user: op.user.clone(),
-        mounts: mounts.mounts.clone(),
+        mounts: mounts.all.clone(),
         hostname: hostname.to_owned(),
         hosts: hosts.collect::<Result<_, Failed>>()?,
         network: network(&attempt.shared, op.network),
