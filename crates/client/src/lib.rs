@@ -3,19 +3,31 @@
 //! It decides nothing about steps and caches, and runs nothing. Start with [`Wanted`] for what a command line asks,
 //! [`prepare`](fn@prepare) for what that needs of the disk, and [`Client::build`] for the rest.
 
+mod answer;
 pub mod args;
+pub mod client;
 mod csv;
+pub mod deliver;
+mod failure;
 pub mod flag_error;
+mod metadata;
 pub mod output;
+mod pack;
 pub mod parse;
 pub mod prepare;
 pub mod rpc;
+pub mod show;
+pub mod unpack;
 pub mod wanted;
 
 pub use args::BuildFlags;
+pub use client::{BuildRequest, Client, ClientConfig, ClientError, Ended};
+pub use deliver::DeliverError;
 pub use flag_error::FlagError;
 pub use output::{ClientOutput, Dest, Output};
 pub use parse::{NamedContext, SecretSource};
 pub use prepare::{Place, PrepareError, Prepared, prepare};
 pub use rpc::{ListedBuild, ListedImage, RpcError};
+pub use show::{Screen, Stderr};
+pub use unpack::{UnpackError, unpack};
 pub use wanted::{DockerfilePlace, Handover, MainContext, Purpose, Wanted};

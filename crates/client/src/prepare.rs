@@ -120,14 +120,7 @@ pub struct Prepared {
     /// The proxies of docker's configuration.
     pub proxies: Proxies,
     /// Lives as long as the build.
-    empty: Option<tempfile::TempDir>,
-}
-
-impl Prepared {
-    /// Whether the build reads no folder of the user.
-    pub fn has_no_folder(&self) -> bool {
-        self.empty.is_some()
-    }
+    pub(crate) empty: Option<tempfile::TempDir>,
 }
 
 /// Opens what a build reads; `stdin` is read only if the build says so. Blocks.

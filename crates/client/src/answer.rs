@@ -1,0 +1,158 @@
+//! Answers to what a build asks of its client.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dcbuild_context::{LocalContext, LocalContexts, LocalError};
+use dcbuild_model::{BlobDigest, BuildId, ManifestDigest, ParsePlatformError, Platform, Selection};
+use dcbuild_oci::LayoutRef;
+use dcbuild_proto::document::{Answer, Question, RegistryCredentials};
+use dcbuild_registry::{
+    Credential, CredentialSource as _, DockerConfig, ImageSource as _, LayoutOpenError, OciLayout,
+    PullError,
+};
+use dcbuild_store::{BlobStore, LayerIndex, StoreError, stream_of};
+use futures::{StreamExt as _, TryStreamExt as _};
+use tokio::task::{JoinError, spawn_blocking};
+
+use crate::pack::{PackError, Packer};
+use crate::rpc::Reply;
+
+/// Says why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+enum AnswerError {
+    #[error("the build has no context '{name}'")]
+    NoContext { name: String },
+    #[error(transparent)]
+    Local(#[from] LocalError),
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    #[error(transparent)]
+    Platform(#[from] ParsePlatformError),
+    #[error(transparent)]
+    Open(#[from] LayoutOpenError),
+    #[error(transparent)]
+    Read(#[from] PullError),
+    #[error("could not store the image of a layout")]
+    Store(#[from] StoreError),
+    #[error("the answer was stopped")]
+    Stopped(#[from] JoinError),
+}
+
+/// What a client answers from.
+pub(crate) struct Sources {
+    pub(crate) build: BuildId,
+    pub(crate) contexts: Arc<LocalContexts>,
+    pub(crate) layouts: BTreeMap<String, LayoutRef>,
+    pub(crate) blobs: Arc<dyn BlobStore>,
+    pub(crate) layers: Arc<dyn LayerIndex>,
+    /// The folder of docker's `config.json`.
+    pub(crate) docker_config: Option<PathBuf>,
+}
+
+impl Sources {
+    pub(crate) async fn answer(&self, ask: Question) -> Reply {
+        let answer = match ask {
+            Question::Credentials { host } => {
+                return Reply::Credentials(self.credentials(&host).await);
+            }
+            Question::Selection { context, selection } => self.select(&context, selection).await,
+            Question::Pack { context, selection } => self.pack(&context, selection).await,
+            Question::Layout { context, platform } => {
+                self.layout(&context, &platform).await.map(|manifest| Answer::Layout { manifest })
+            }
+        };
+        Reply::Answer(answer.unwrap_or_else(|error| Answer::Failed { message: chain(&error) }))
+    }
+
+    fn context(&self, name: &str) -> Result<Arc<LocalContext>, AnswerError> {
+        let found = self.contexts.get(self.build, name);
+        found.ok_or_else(|| AnswerError::NoContext { name: name.to_owned() })
+    }
+
+    async fn select(&self, name: &str, selection: Selection) -> Result<Answer, AnswerError> {
+        let context = self.context(name)?;
+        let digest = spawn_blocking(move || context.select(&selection)).await??;
+        Ok(Answer::Selection { digest })
+    }
+
+    async fn pack(&self, name: &str, selection: Selection) -> Result<Answer, AnswerError> {
+        let packer = Packer { blobs: self.blobs.clone(), layers: self.layers.clone() };
+        let layer = packer.pack(self.context(name)?, selection).await?;
+        Ok(Answer::Packed { layer })
+    }
+
+    /// Puts the image of a layout into the store, all of it.
+    async fn layout(&self, name: &str, platform: &str) -> Result<ManifestDigest, AnswerError> {
+        let platform: Platform = platform.parse()?;
+        let layout = self.layouts.get(name).cloned();
+        let layout = layout.ok_or_else(|| AnswerError::NoContext { name: name.to_owned() })?;
+        let folder = layout.folder.clone();
+        let open = spawn_blocking(move || OciLayout::open(Path::new(&folder))).await??;
+        let image = open.image(layout);
+        let found = image.resolve(&platform).await?;
+        let manifest = found.manifest_digest;
+        let config = BlobDigest(found.config_digest.0);
+        self.blobs.put(&config, stream_of(found.config_bytes.clone())).await?;
+        for layer in found.layers() {
+            let blob = BlobDigest(layer.digest);
+            if self.blobs.find_missing(&[blob]).await?.is_empty() {
+                continue;
+            }
+            let content = image.blob(layer).await?;
+            let content = content.map_err(|source| StoreError::Content { source: source.into() });
+            self.blobs.put(&blob, content.boxed()).await?;
+        }
+        let bytes = found.manifest_bytes.clone();
+        self.blobs.put(&BlobDigest(manifest.0), stream_of(bytes)).await?;
+        Ok(manifest)
+    }
+
+    /// Docker's credentials of a registry; what fails on the way counts as none, for most images need none.
+    async fn credentials(&self, host: &str) -> RegistryCredentials {
+        let none = || RegistryCredentials {
+            username: String::new(),
+            password: String::new(),
+            identity_token: String::new(),
+        };
+        let Some(folder) = &self.docker_config else { return none() };
+        let found = match DockerConfig::load(&folder.join("config.json")).await {
+            Ok(config) => config.credential(host).await,
+            Err(error) => Err(error),
+        };
+        match found {
+            Ok(Some(Credential::Basic { username, password })) => {
+                RegistryCredentials { username, password: password.reveal().to_owned(), ..none() }
+            }
+            Ok(Some(Credential::Identity { token })) => {
+                RegistryCredentials { identity_token: token.reveal().to_owned(), ..none() }
+            }
+            Ok(Some(Credential::Bearer { .. })) => {
+                tracing::warn!(host, "a registry token of docker's configuration is not used");
+                none()
+            }
+            Ok(None) => none(),
+            Err(error) => {
+                tracing::warn!(host, error = chain(&error), "no credentials");
+                none()
+            }
+        }
+    }
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.ends_with(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,400 @@
+//! One build from its submission to its end, and the smaller things that a coordinator is asked.
+
+mod follow;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dcbuild_context::{LocalContext, LocalContexts};
+use dcbuild_model::{BuildId, Fault, limits};
+use dcbuild_oci::LayoutRef;
+use dcbuild_process::{Clock, Env, Hint, SystemClock};
+use dcbuild_progress::{Failure, Mode, quiet_line};
+use dcbuild_proto::document::{Outcome, OutputResult, Submission};
+use dcbuild_remote::RemoteStore;
+use dcbuild_store::{BlobStore, LayerIndex};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::Channel;
+
+use crate::answer::Sources;
+use crate::deliver::{DOCKER_HOST, DeliverError, Deliverer, title, write_file};
+use crate::failure::failure;
+use crate::metadata::{image_id, metadata};
+use crate::output::ClientOutput;
+use crate::prepare::Prepared;
+use crate::rpc::{Builds, ListedBuild, ListedImage, Role, RpcError};
+use crate::show::{Screen, Show};
+use crate::wanted::{Handover, Purpose, Wanted};
+use follow::Followed;
+
+/// What a shell reports of a command that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
+
+/// Says why a client could not do its part of a build.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The coordinator did not do as asked.
+    #[error(transparent)]
+    Rpc(#[from] RpcError),
+    /// The image was built, but did not arrive.
+    #[error(transparent)]
+    Deliver(#[from] DeliverError),
+}
+
+impl ClientError {
+    /// Who can mend it.
+    pub fn fault(&self) -> Fault {
+        match self {
+            ClientError::Rpc(error) => error.fault(),
+            ClientError::Deliver(error) => error.fault(),
+        }
+    }
+}
+
+impl Hint for ClientError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            ClientError::Rpc(error) => error.hint(),
+            ClientError::Deliver(_) => None,
+        }
+    }
+}
+
+/// A build, ready to be handed over.
+#[derive(Debug)]
+pub struct BuildRequest {
+    /// Its id.
+    pub id: BuildId,
+    /// What is asked.
+    pub submission: Submission,
+    /// The folders, by name.
+    pub contexts: Vec<(String, Arc<LocalContext>)>,
+    /// The layouts, by name.
+    pub layouts: BTreeMap<String, LayoutRef>,
+    /// The values of secrets, by id.
+    pub secrets: BTreeMap<String, Vec<u8>>,
+    /// What the client does with each output, in the order of the submission.
+    pub outputs: Vec<ClientOutput>,
+    /// How progress is shown.
+    pub mode: Mode,
+    /// Where the image's id is written.
+    pub iidfile: Option<PathBuf>,
+    /// Where what was made is written.
+    pub metadata_file: Option<PathBuf>,
+    /// Lives as long as the build.
+    _empty: Option<tempfile::TempDir>,
+}
+
+impl BuildRequest {
+    /// Puts together what the flags want and what the disk has.
+    pub fn new(
+        id: BuildId,
+        wanted: &Wanted,
+        prepared: Prepared,
+        handover: Handover,
+    ) -> BuildRequest {
+        let Prepared { dockerfile, filename, contexts, layouts, secrets, proxies, empty } =
+            prepared;
+        let planned = handover.purpose == Purpose::Plan;
+        BuildRequest {
+            id,
+            submission: wanted.submission(dockerfile, filename, &proxies, handover),
+            contexts,
+            layouts,
+            secrets,
+            outputs: wanted.client_outputs(),
+            mode: wanted.mode,
+            iidfile: wanted.iidfile.clone().filter(|_| !planned),
+            metadata_file: wanted.metadata_file.clone().filter(|_| !planned),
+            _empty: empty,
+        }
+    }
+}
+
+/// How a build ended for its client.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ended {
+    /// How the build itself ended; none if the client left before.
+    pub outcome: Option<Outcome>,
+    /// What belongs on standard output.
+    pub stdout: String,
+    /// The process's exit code.
+    pub code: u8,
+}
+
+/// What a client leans on.
+#[derive(Clone)]
+pub struct ClientConfig {
+    /// How long it tries to reach a coordinator that is gone.
+    pub reconnect: Duration,
+    /// The folder of docker's `config.json`.
+    pub docker_config: Option<PathBuf>,
+    /// The address of the docker daemon.
+    pub docker_host: String,
+    /// What relative paths of outputs start from.
+    pub working: PathBuf,
+}
+
+impl ClientConfig {
+    /// As the environment says; `working` is the current folder.
+    pub fn new(env: &Env, working: PathBuf) -> ClientConfig {
+        ClientConfig {
+            reconnect: limits::CLIENT_GONE,
+            docker_config: env.docker_config(),
+            docker_host: env.docker_host().unwrap_or(DOCKER_HOST).to_owned(),
+            working,
+        }
+    }
+}
+
+/// A client of one coordinator.
+#[derive(Clone)]
+pub struct Client {
+    builds: Builds,
+    blobs: Arc<dyn BlobStore>,
+    layers: Arc<dyn LayerIndex>,
+    contexts: Arc<LocalContexts>,
+    clock: Arc<dyn Clock>,
+    config: ClientConfig,
+    tasks: TaskTracker,
+}
+
+impl Client {
+    /// A client of a coordinator elsewhere, whose store is reached through it.
+    pub fn new(channel: Channel, config: ClientConfig) -> Client {
+        let store = Arc::new(RemoteStore::new(channel.clone(), "of the coordinator"));
+        let contexts = Arc::new(LocalContexts::new());
+        Client::in_process(channel, store.clone(), store, contexts, config)
+    }
+
+    /// A client that opens the store itself, and shares folders with a worker of its own process.
+    pub fn in_process(
+        channel: Channel,
+        blobs: Arc<dyn BlobStore>,
+        layers: Arc<dyn LayerIndex>,
+        contexts: Arc<LocalContexts>,
+        config: ClientConfig,
+    ) -> Client {
+        let clock = Arc::new(SystemClock);
+        let tasks = TaskTracker::new();
+        Client { builds: Builds::new(channel), blobs, layers, contexts, clock, config, tasks }
+    }
+
+    /// Builds, shows it, and puts the outputs where they belong; `stop` asks for an early end.
+    pub async fn build(
+        &self,
+        request: BuildRequest,
+        screen: &mut dyn Screen,
+        stop: &CancellationToken,
+    ) -> Result<Ended, ClientError> {
+        for (name, context) in &request.contexts {
+            self.contexts.insert(request.id, name.clone(), context.clone());
+        }
+        let mut show = Show::new(request.mode, screen, self.clock.clone());
+        let ended = self.build_shown(&request, &mut show, stop).await;
+        self.contexts.remove(request.id);
+        ended
+    }
+
+    async fn build_shown(
+        &self,
+        request: &BuildRequest,
+        show: &mut Show<'_>,
+        stop: &CancellationToken,
+    ) -> Result<Ended, ClientError> {
+        self.submit(request.id, &request.submission).await?;
+        let sources = Arc::new(self.sources(request));
+        let follow = follow::Follow {
+            client: self,
+            id: request.id,
+            role: Role::Answers(request.secrets.clone()),
+            sources: Some(sources),
+            detached: request.submission.detached,
+        };
+        let followed = follow.run(show, stop).await;
+        let outcome = match followed {
+            Ok(Followed::Ended(outcome)) => *outcome,
+            Ok(Followed::Left) => {
+                show.finish();
+                let stdout = format!("{}\n", request.id);
+                return Ok(Ended { outcome: None, stdout, code: 0 });
+            }
+            Err(error) => {
+                show.finish();
+                return Err(error.into());
+            }
+        };
+        let delivered = match &outcome {
+            Outcome::Done { outputs, .. } => self.deliver(request, outputs, show, stop).await,
+            _ => Ok(true),
+        };
+        show.finish();
+        if !delivered? {
+            return Ok(self.interrupted(show));
+        }
+        Ok(self.conclude(request, outcome, show, stop))
+    }
+
+    fn sources(&self, request: &BuildRequest) -> Sources {
+        Sources {
+            build: request.id,
+            contexts: self.contexts.clone(),
+            layouts: request.layouts.clone(),
+            blobs: self.blobs.clone(),
+            layers: self.layers.clone(),
+            docker_config: self.config.docker_config.clone(),
+        }
+    }
+
+    /// Submits; the same id again is the same build, so an outcome that nobody knows is asked for again.
+    async fn submit(&self, id: BuildId, submission: &Submission) -> Result<(), RpcError> {
+        let mut patience = follow::Patience::new(self.config.reconnect);
+        loop {
+            match self.builds.submit(id, submission).await {
+                Err(error) if error.may_pass() && patience.wait().await => {}
+                done => return done,
+            }
+        }
+    }
+
+    /// Puts all outputs where they belong; false if that was stopped.
+    async fn deliver(
+        &self,
+        request: &BuildRequest,
+        made: &[OutputResult],
+        show: &mut Show<'_>,
+        stop: &CancellationToken,
+    ) -> Result<bool, DeliverError> {
+        let deliverer = Deliverer {
+            blobs: self.blobs.clone(),
+            docker_host: self.config.docker_host.clone(),
+            working: self.config.working.clone(),
+        };
+        for (output, made) in request.outputs.iter().zip(made) {
+            let Some(title) = title(output) else { continue };
+            let work = show.during(&title, deliverer.deliver(output, made));
+            match stop.run_until_cancelled(work).await {
+                Some(delivered) => delivered?,
+                None => return Ok(false),
+            }
+        }
+        if let (Some(path), Some(id)) = (&request.iidfile, image_id(made)) {
+            write_file(&self.config.working.join(path), id.as_bytes())?;
+        }
+        if let Some(path) = &request.metadata_file {
+            let text = metadata(request.id, made);
+            write_file(&self.config.working.join(path), text.as_bytes())?;
+        }
+        Ok(true)
+    }
+
+    fn interrupted(&self, show: &mut Show<'_>) -> Ended {
+        show.write("error: interrupted\n");
+        Ended { outcome: None, stdout: String::new(), code: INTERRUPTED }
+    }
+
+    fn conclude(
+        &self,
+        request: &BuildRequest,
+        outcome: Outcome,
+        show: &mut Show<'_>,
+        stop: &CancellationToken,
+    ) -> Ended {
+        let (mut stdout, mut code) = (String::new(), 0);
+        match &outcome {
+            Outcome::Done { outputs, .. } => {
+                if let (Mode::Quiet, Some(id)) = (request.mode, image_id(outputs)) {
+                    stdout = quiet_line(&id);
+                }
+                let shown = matches!(request.mode, Mode::Auto | Mode::Tty | Mode::Plain);
+                if outputs.is_empty() && shown {
+                    show.write(CACHE_ONLY);
+                }
+            }
+            Outcome::Planned { .. } => {}
+            Outcome::Failed(failed) => {
+                let block = failure(failed, &request.submission.request, show).render();
+                show.write(&block);
+                code = failed.fault.exit_code();
+            }
+            Outcome::Canceled { reason } => {
+                let error = format!("the build was cancelled: {reason}");
+                show.write(&Failure { error, ..Failure::default() }.render());
+                code = if stop.is_cancelled() { INTERRUPTED } else { 1 };
+            }
+        }
+        Ended { outcome: Some(outcome), stdout, code }
+    }
+
+    /// Follows a build from its first event on, without answering for it.
+    pub async fn attach(
+        &self,
+        id: BuildId,
+        mode: Mode,
+        screen: &mut dyn Screen,
+        stop: &CancellationToken,
+    ) -> Result<Ended, ClientError> {
+        let mut show = Show::new(mode, screen, self.clock.clone());
+        let follow = follow::Follow {
+            client: self,
+            id,
+            role: Role::LooksOn,
+            sources: None,
+            detached: false,
+        };
+        let followed = follow.run(&mut show, stop).await;
+        show.finish();
+        let outcome = match followed? {
+            Followed::Ended(outcome) => *outcome,
+            Followed::Left => {
+                return Ok(Ended { outcome: None, stdout: String::new(), code: INTERRUPTED });
+            }
+        };
+        let error = match &outcome {
+            Outcome::Done { .. } | Outcome::Planned { .. } => None,
+            Outcome::Failed(failed) => {
+                let block = Failure {
+                    error: failed.message.clone(),
+                    hint: failed.hint.clone(),
+                    ..Failure::default()
+                };
+                Some((block, failed.fault.exit_code()))
+            }
+            Outcome::Canceled { reason } => {
+                let error = format!("the build was cancelled: {reason}");
+                Some((Failure { error, ..Failure::default() }, 1))
+            }
+        };
+        let code = error.as_ref().map_or(0, |(_, code)| *code);
+        if let Some((block, _)) = error {
+            show.write(&block.render());
+        }
+        Ok(Ended { outcome: Some(outcome), stdout: String::new(), code })
+    }
+
+    /// Lists builds, newest first.
+    pub async fn builds(&self) -> Result<Vec<ListedBuild>, RpcError> {
+        self.builds.list().await
+    }
+
+    /// Ends a build.
+    pub async fn cancel(&self, id: BuildId) -> Result<(), RpcError> {
+        self.builds.cancel(id).await
+    }
+
+    /// Lists the images that have a name.
+    pub async fn images(&self) -> Result<Vec<ListedImage>, RpcError> {
+        self.builds.images().await
+    }
+
+    /// Takes a name away from an image and says whether it had it.
+    pub async fn remove_image(&self, name: &str) -> Result<bool, RpcError> {
+        self.builds.remove_image(name).await
+    }
+}
+
+const CACHE_ONLY: &str = "No output was asked for: the result stays in the build cache. \
+                          Name it with -t, or use --load, --push or -o.\n";

@@ -1,0 +1,379 @@
+//! Fetches what a build made and puts it where the flags say.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dcbuild_model::{BlobDigest, Digest, Fault, LayerDigest, limits};
+use dcbuild_oci::{Descriptor, ImageRef, ParseReferenceError};
+use dcbuild_proto::document::{OutputLayer, OutputResult};
+use dcbuild_registry::{
+    ArchiveImage, BlobReader, ByteStream, BytesBlob, LoadError, WriteError, docker_load,
+    write_docker_tar, write_oci_dir, write_oci_tar,
+};
+use dcbuild_store::{BlobStore, ByteRange, StoreError, read_bytes};
+use futures::{StreamExt as _, TryStreamExt as _};
+use tokio::io::{AsyncWrite, AsyncWriteExt as _, BufWriter};
+use tokio_util::io::{StreamReader, SyncIoBridge};
+
+use crate::output::{ClientOutput, Dest};
+use crate::unpack::{UnpackError, unpack};
+
+/// The daemon that is meant where nothing else is said.
+pub(crate) const DOCKER_HOST: &str = "unix:///var/run/docker.sock";
+const PIPE_BYTES: usize = 1 << 20;
+
+/// Says why an output did not arrive.
+#[derive(Debug, thiserror::Error)]
+pub enum DeliverError {
+    /// The coordinator made something else than was asked.
+    #[error("the build made another kind of output than was asked")]
+    OtherKind,
+    /// A name of the image is none.
+    #[error("the image has a name that is none")]
+    Name(#[from] ParseReferenceError),
+    /// The store failed.
+    #[error("could not fetch the output")]
+    Store(#[from] StoreError),
+    /// A file could not be written.
+    #[error("could not write '{}'", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The image could not be written.
+    #[error("could not write the image to {dest}")]
+    Write {
+        /// Where to.
+        dest: String,
+        /// Why not.
+        source: WriteError,
+    },
+    /// The files could not be written.
+    #[error("could not write the files to '{}'", path.display())]
+    Unpack {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        source: UnpackError,
+    },
+    /// Docker did not take the image.
+    #[error("could not load the image into docker")]
+    Load(#[from] LoadError),
+    /// The process is going down.
+    #[error("writing the output was stopped")]
+    Stopped(#[from] tokio::task::JoinError),
+}
+
+impl DeliverError {
+    /// Who can mend it.
+    pub fn fault(&self) -> Fault {
+        match self {
+            DeliverError::OtherKind | DeliverError::Name(_) => Fault::Bug,
+            DeliverError::Store(error) => error.fault(),
+            DeliverError::Write { source, .. } => source.fault(),
+            DeliverError::Load(error) => error.fault(),
+            DeliverError::File { .. } | DeliverError::Unpack { .. } => Fault::Request,
+            DeliverError::Stopped(_) => Fault::Cluster,
+        }
+    }
+}
+
+/// Puts outputs where they belong.
+pub(crate) struct Deliverer {
+    pub(crate) blobs: Arc<dyn BlobStore>,
+    /// The address of the docker daemon.
+    pub(crate) docker_host: String,
+    /// What relative paths start from.
+    pub(crate) working: PathBuf,
+}
+
+/// What a person reads while an output is written; none where there is nothing to do.
+pub(crate) fn title(output: &ClientOutput) -> Option<String> {
+    let dest = |dest: &Dest| match dest {
+        Dest::Stdout => "standard output".to_owned(),
+        Dest::File(path) => path.display().to_string(),
+    };
+    Some(match output {
+        ClientOutput::Image => return None,
+        ClientOutput::OciTar { dest: to } => format!("writing OCI image to {}", dest(to)),
+        ClientOutput::OciFolder { dest } => format!("writing OCI image to {}", dest.display()),
+        ClientOutput::DockerTar { dest: to } => format!("writing docker image to {}", dest(to)),
+        ClientOutput::Load => "loading image into docker".to_owned(),
+        ClientOutput::Tar { dest: to } => format!("writing files to {}", dest(to)),
+        ClientOutput::Local { dest } => format!("writing files to {}", dest.display()),
+    })
+}
+
+impl Deliverer {
+    pub(crate) async fn deliver(
+        &self,
+        output: &ClientOutput,
+        made: &OutputResult,
+    ) -> Result<(), DeliverError> {
+        match output {
+            ClientOutput::Image => Ok(()),
+            ClientOutput::OciTar { dest } => {
+                let image = self.image(made).await?;
+                self.write(dest, |out| async move { write_oci_tar(&image.archive, out).await })
+                    .await
+            }
+            ClientOutput::OciFolder { dest } => {
+                let image = self.image(made).await?;
+                let folder = self.working.join(dest);
+                let failed =
+                    |source| DeliverError::Write { dest: format!("'{}'", dest.display()), source };
+                write_oci_dir(&image.archive, &folder).await.map_err(failed)
+            }
+            ClientOutput::DockerTar { dest } => {
+                let image = self.image(made).await?;
+                self.write(dest, |out| async move { image.docker_tar(out).await }).await
+            }
+            ClientOutput::Load => self.load(made).await,
+            ClientOutput::Tar { dest } => self.tar(dest, made).await,
+            ClientOutput::Local { dest } => self.local(dest, made).await,
+        }
+    }
+
+    async fn image(&self, made: &OutputResult) -> Result<Image, DeliverError> {
+        let OutputResult::Image { manifest, manifest_size, media_type, config, layers, names } =
+            made
+        else {
+            return Err(DeliverError::OtherKind);
+        };
+        let read = async |digest: Digest, max: usize| {
+            let max = u64::try_from(max).unwrap_or(u64::MAX);
+            read_bytes(&*self.blobs, &BlobDigest(digest), max).await
+        };
+        let small: [Bytes; 2] = [
+            read(manifest.0, limits::MANIFEST_BYTES_MAX).await?,
+            read(config.0, limits::CONFIG_BYTES_MAX).await?,
+        ];
+        let mut blobs: Vec<Arc<dyn BlobReader>> = Vec::with_capacity(layers.len() + 2);
+        for bytes in small {
+            blobs.push(Arc::new(BytesBlob::new(bytes)));
+        }
+        for OutputLayer { digest: LayerDigest(digest), size, .. } in layers {
+            let store = self.blobs.clone();
+            blobs.push(Arc::new(StoreBlob { store, digest: *digest, size: *size }));
+        }
+        let names = names.iter().map(|name| name.parse()).collect::<Result<Vec<ImageRef>, _>>()?;
+        let root = Descriptor::new(media_type, manifest.0, *manifest_size);
+        Ok(Image {
+            archive: ArchiveImage { root, blobs, names },
+            config: config.0,
+            layers: layers.iter().map(|layer| layer.digest.0).collect(),
+        })
+    }
+
+    async fn load(&self, made: &OutputResult) -> Result<(), DeliverError> {
+        let image = self.image(made).await?;
+        let (writer, reader) = tokio::io::duplex(PIPE_BYTES);
+        let write = async {
+            let failed = |source| DeliverError::Write { dest: "docker".into(), source };
+            image.docker_tar(writer).await.map(drop).map_err(failed)
+        };
+        let load =
+            async { docker_load(&self.docker_host, reader).await.map_err(DeliverError::from) };
+        match tokio::join!(write, load) {
+            (_, Ok(said)) => {
+                tracing::debug!(said, "docker has the image");
+                Ok(())
+            }
+            // A daemon that refuses breaks the pipe: its own words tell more. An archive that breaks off is our fault.
+            (
+                Err(
+                    error @ DeliverError::Write {
+                        source:
+                            WriteError::Read { .. }
+                            | WriteError::Corrupt { .. }
+                            | WriteError::Size { .. },
+                        ..
+                    },
+                ),
+                Err(_),
+            ) => Err(error),
+            (_, Err(error)) => Err(error),
+        }
+    }
+
+    async fn files(&self, made: &OutputResult) -> Result<dcbuild_store::BlobStream, DeliverError> {
+        let OutputResult::Files { tar, .. } = made else {
+            return Err(DeliverError::OtherKind);
+        };
+        Ok(self.blobs.get(&BlobDigest(tar.0), ByteRange::ALL).await?)
+    }
+
+    async fn tar(&self, dest: &Dest, made: &OutputResult) -> Result<(), DeliverError> {
+        let mut content = self.files(made).await?;
+        let mut out = Out::open(self.place(dest)).await?;
+        while let Some(piece) = content.try_next().await? {
+            out.writer.write_all(&piece).await.map_err(|source| out.failed(source))?;
+        }
+        out.finish().await
+    }
+
+    async fn local(&self, dest: &Path, made: &OutputResult) -> Result<(), DeliverError> {
+        let content = self.files(made).await?;
+        let reader = StreamReader::new(content.map_err(io::Error::other));
+        let reader = SyncIoBridge::new(reader);
+        let folder = self.working.join(dest);
+        let failed = |source| DeliverError::Unpack { path: dest.to_owned(), source };
+        tokio::task::spawn_blocking(move || unpack(reader, &folder)).await?.map_err(failed)
+    }
+
+    fn place(&self, dest: &Dest) -> Option<PathBuf> {
+        match dest {
+            Dest::Stdout => None,
+            Dest::File(path) => Some(self.working.join(path)),
+        }
+    }
+
+    async fn write<F>(
+        &self,
+        dest: &Dest,
+        work: impl FnOnce(Writer) -> F,
+    ) -> Result<(), DeliverError>
+    where
+        F: Future<Output = Result<Writer, WriteError>>,
+    {
+        let out = Out::open(self.place(dest)).await?;
+        let name = out.name();
+        let Out { writer, place } = out;
+        let failed = |source| DeliverError::Write { dest: name, source };
+        let writer = work(writer).await.map_err(failed)?;
+        Out { writer, place }.finish().await
+    }
+}
+
+struct Image {
+    archive: ArchiveImage,
+    config: Digest,
+    layers: Vec<Digest>,
+}
+
+impl Image {
+    async fn docker_tar<W: AsyncWrite + Unpin + Send>(&self, out: W) -> Result<W, WriteError> {
+        write_docker_tar(&self.archive, &self.config, &self.layers, out).await
+    }
+}
+
+type Writer = Box<dyn AsyncWrite + Unpin + Send>;
+
+/// A file that appears under its name only when it is whole, or a stream.
+struct Out {
+    writer: Writer,
+    place: Place,
+}
+
+enum Place {
+    Stdout,
+    /// A pipe or a device: it is there already.
+    Direct(PathBuf),
+    Whole {
+        path: PathBuf,
+        partial: tempfile::TempPath,
+    },
+}
+
+impl Out {
+    async fn open(path: Option<PathBuf>) -> Result<Out, DeliverError> {
+        let Some(path) = path else {
+            return Ok(Out { writer: Box::new(tokio::io::stdout()), place: Place::Stdout });
+        };
+        let failed = |source| DeliverError::File { path: path.clone(), source };
+        let special = std::fs::metadata(&path).is_ok_and(|meta| !meta.is_file() && !meta.is_dir());
+        if special {
+            let file = tokio::fs::File::options().write(true).open(&path).await.map_err(failed)?;
+            let writer = Box::new(BufWriter::new(file));
+            return Ok(Out { writer, place: Place::Direct(path) });
+        }
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        std::fs::create_dir_all(folder).map_err(failed)?;
+        let (file, partial) = new_file(folder).map_err(failed)?.into_parts();
+        let writer =
+            Box::new(BufWriter::with_capacity(PIPE_BYTES, tokio::fs::File::from_std(file)));
+        Ok(Out { writer, place: Place::Whole { path, partial } })
+    }
+
+    fn name(&self) -> String {
+        match &self.place {
+            Place::Stdout => "standard output".into(),
+            Place::Direct(path) | Place::Whole { path, .. } => format!("'{}'", path.display()),
+        }
+    }
+
+    fn failed(&self, source: io::Error) -> DeliverError {
+        let path = match &self.place {
+            Place::Stdout => "-".into(),
+            Place::Direct(path) | Place::Whole { path, .. } => path.clone(),
+        };
+        DeliverError::File { path, source }
+    }
+
+    async fn finish(mut self) -> Result<(), DeliverError> {
+        let done = match self.writer.flush().await {
+            Ok(()) => self.writer.shutdown().await,
+            Err(error) => Err(error),
+        };
+        done.map_err(|source| self.failed(source))?;
+        if let Place::Whole { path, partial } = self.place {
+            let failed = |error: tempfile::PathPersistError| DeliverError::File {
+                path: path.clone(),
+                source: error.error,
+            };
+            partial.persist(&path).map_err(failed)?;
+        }
+        Ok(())
+    }
+}
+
+/// A new file with the mode that the user's mask leaves, as any program makes one.
+fn new_file(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = std::fs::Permissions::from_mode(0o666);
+    tempfile::Builder::new().prefix(".dcbuild-").permissions(mode).tempfile_in(folder)
+}
+
+/// Writes a small file, whole or not at all.
+pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), DeliverError> {
+    let failed = |source| DeliverError::File { path: path.to_owned(), source };
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let mut file = new_file(folder.unwrap_or(Path::new("."))).map_err(failed)?;
+    io::Write::write_all(&mut file, bytes).map_err(failed)?;
+    file.persist(path).map_err(|error| failed(error.error))?;
+    Ok(())
+}
+
+/// A blob of the store, as those who write images read it.
+struct StoreBlob {
+    store: Arc<dyn BlobStore>,
+    digest: Digest,
+    size: u64,
+}
+
+#[async_trait::async_trait]
+impl BlobReader for StoreBlob {
+    fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    async fn open(&self, offset: u64) -> io::Result<ByteStream> {
+        let range = ByteRange { start: offset, length: None };
+        let content = self.store.get(&BlobDigest(self.digest), range).await;
+        Ok(content.map_err(io::Error::other)?.map_err(io::Error::other).boxed())
+    }
+}
+
+#[cfg(test)]
+mod tests;

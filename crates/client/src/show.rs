@@ -1,0 +1,232 @@
+//! A build on a screen: updates go in, text comes out ten times a second.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dcbuild_model::UnixTime;
+use dcbuild_process::{Clock, Env};
+use dcbuild_progress::{
+    Colour, Display, LogLine, Mode, Output, Size, Stream, Update, Vertex, VertexId, VertexState,
+};
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+const TICK: Duration = Duration::from_millis(100);
+/// How many last lines of a step are shown when it failed.
+const TAIL_LINES: usize = 20;
+const LINE_BYTES_MAX: usize = 8 << 10;
+
+/// Where progress is written.
+pub trait Screen: Send {
+    /// Writes text; a screen that is gone swallows it.
+    fn write(&mut self, text: &str);
+
+    /// How large it is.
+    fn size(&self) -> Size;
+
+    /// What it can show.
+    fn output(&self) -> Output;
+}
+
+/// The process's standard error.
+#[derive(Debug)]
+pub struct Stderr {
+    output: Output,
+}
+
+impl Stderr {
+    /// Looks whether standard error is a terminal, and whether colours are wanted.
+    pub fn new(env: &Env) -> Stderr {
+        let colour = if env.no_color() { Colour::Off } else { Colour::On };
+        let terminal = rustix::termios::isatty(std::io::stderr());
+        Stderr { output: if terminal { Output::Terminal(colour) } else { Output::Stream } }
+    }
+}
+
+impl Screen for Stderr {
+    fn write(&mut self, text: &str) {
+        let mut stderr = std::io::stderr().lock();
+        // There is nobody left to tell.
+        drop(stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush()));
+    }
+
+    fn size(&self) -> Size {
+        let Ok(found) = rustix::termios::tcgetwinsize(std::io::stderr()) else {
+            return Size::default();
+        };
+        if found.ws_col == 0 || found.ws_row == 0 {
+            return Size::default();
+        }
+        Size { columns: found.ws_col.into(), rows: found.ws_row.into() }
+    }
+
+    fn output(&self) -> Output {
+        self.output
+    }
+}
+
+/// The last lines that a vertex wrote.
+#[derive(Default)]
+pub(crate) struct Tail {
+    pub(crate) name: String,
+    started: Option<UnixTime>,
+    lines: VecDeque<LogLine>,
+    open: BTreeMap<Stream, Vec<u8>>,
+}
+
+impl Tail {
+    fn feed(&mut self, stream: Stream, bytes: &[u8], time: UnixTime) {
+        let at = self.started.map_or(Duration::ZERO, |started| since(started, time));
+        let mut open = self.open.remove(&stream).unwrap_or_default();
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let room = LINE_BYTES_MAX.saturating_sub(open.len());
+            open.extend_from_slice(piece.get(..piece.len().min(room)).unwrap_or_default());
+            if piece.ends_with(b"\n") {
+                while open.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
+                    open.pop();
+                }
+                self.push(LogLine { at, bytes: std::mem::take(&mut open) });
+            }
+        }
+        if !open.is_empty() {
+            self.open.insert(stream, open);
+        }
+    }
+
+    fn push(&mut self, line: LogLine) {
+        self.lines.push_back(line);
+        if self.lines.len() > TAIL_LINES {
+            self.lines.pop_front();
+        }
+    }
+
+    /// The last lines, one that was never ended among them.
+    pub(crate) fn lines(&self) -> Vec<LogLine> {
+        let at = self.lines.back().map_or(Duration::ZERO, |line| line.at);
+        let open = self.open.values().map(|bytes| LogLine { at, bytes: bytes.clone() });
+        self.lines.iter().cloned().chain(open).collect()
+    }
+}
+
+fn since(from: UnixTime, to: UnixTime) -> Duration {
+    let nanos = |time: UnixTime| i128::from(time.secs) * 1_000_000_000 + i128::from(time.nanos);
+    let nanos = (nanos(to) - nanos(from)).max(0);
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}
+
+/// Shows one build.
+pub(crate) struct Show<'s> {
+    screen: &'s mut dyn Screen,
+    display: Display,
+    clock: Arc<dyn Clock>,
+    tails: BTreeMap<VertexId, Tail>,
+    ticks: Interval,
+}
+
+impl<'s> Show<'s> {
+    pub(crate) fn new(mode: Mode, screen: &'s mut dyn Screen, clock: Arc<dyn Clock>) -> Show<'s> {
+        let display = Display::new(mode, screen.output());
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Show { screen, display, clock, tails: BTreeMap::new(), ticks }
+    }
+
+    pub(crate) fn update(&mut self, update: &Update) {
+        match update {
+            Update::Vertex(vertex) => {
+                let tail = self.tails.entry(vertex.id).or_default();
+                tail.name.clone_from(&vertex.name);
+                tail.started = vertex.state.started().or(tail.started);
+            }
+            Update::Log(log) => {
+                let tail = self.tails.entry(log.vertex).or_default();
+                tail.feed(log.stream, &log.bytes, log.time);
+            }
+            Update::Status(_) | Update::Warning(_) => {}
+        }
+        self.display.update(update);
+    }
+
+    /// Waits for the next time to draw.
+    pub(crate) async fn tick(&mut self) {
+        self.ticks.tick().await;
+    }
+
+    pub(crate) fn draw(&mut self) {
+        let text = self.display.draw(self.clock.now(), self.screen.size());
+        self.write(&text);
+    }
+
+    pub(crate) fn finish(&mut self) {
+        let text = self.display.finish(self.clock.now(), self.screen.size());
+        self.write(&text);
+    }
+
+    pub(crate) fn write(&mut self, text: &str) {
+        if !text.is_empty() {
+            self.screen.write(text);
+        }
+    }
+
+    pub(crate) fn tail(&self, vertex: &VertexId) -> Option<&Tail> {
+        self.tails.get(vertex)
+    }
+
+    /// Shows work of the client itself while it goes on.
+    pub(crate) async fn during<T, E: std::error::Error + 'static>(
+        &mut self,
+        name: &str,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let started = self.clock.now();
+        let vertex = |state| {
+            let (id, name) = (VertexId::of(name), name.to_owned());
+            Update::Vertex(Vertex { id, name, inputs: Vec::new(), state })
+        };
+        self.update(&vertex(VertexState::Running { started }));
+        let mut work = std::pin::pin!(work);
+        let done = loop {
+            let done = tokio::select! {
+                done = &mut work => Some(done),
+                () = self.tick() => None,
+            };
+            self.draw();
+            if let Some(done) = done {
+                break done;
+            }
+        };
+        let completed = self.clock.now();
+        self.update(&vertex(match &done {
+            Ok(_) => VertexState::Done { started, completed },
+            Err(error) => {
+                let error = crate::answer::chain(error);
+                VertexState::Failed { started, completed, error }
+            }
+        }));
+        done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tail_keeps_the_last_lines_and_an_open_one() {
+        let at = |secs| UnixTime { secs, nanos: 0 };
+        let mut tail = Tail { started: Some(at(5)), ..Tail::default() };
+        for number in 0..30 {
+            tail.feed(Stream::Stdout, format!("{number}\r\nx").as_bytes(), at(6));
+        }
+        tail.feed(Stream::Stderr, b"open", at(9));
+        let lines = tail.lines();
+        let texts: Vec<_> =
+            lines.iter().map(|line| String::from_utf8_lossy(&line.bytes).into_owned()).collect();
+        assert_eq!(texts.len(), TAIL_LINES + 2);
+        assert_eq!(texts.first().map(String::as_str), Some("x10"));
+        assert_eq!(&texts[TAIL_LINES..], ["x", "open"]);
+        assert!(lines.iter().all(|line| line.at == Duration::from_secs(1)));
+    }
+}

@@ -1,0 +1,230 @@
+//! Writes the files of a build into a folder, and nowhere else: no entry and no link leads out of it.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+
+use dcbuild_model::{InvalidPath, TreePath};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT};
+use rustix::io::Errno;
+use tar::{Archive, Entry, EntryType};
+
+/// Says why the files could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum UnpackError {
+    /// The folder could not be made or opened.
+    #[error("could not open the folder")]
+    Folder(#[source] io::Error),
+    /// The archive is damaged.
+    #[error("could not read the files of the build")]
+    Archive(#[source] io::Error),
+    /// An entry's name is none.
+    #[error("an entry has a name that is refused")]
+    Path(#[from] InvalidPath),
+    /// An entry could not be written.
+    #[error("could not write '{path}'")]
+    Entry {
+        /// The entry, below the folder.
+        path: TreePath,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+fn failed(path: &TreePath) -> impl FnOnce(Errno) -> UnpackError {
+    move |errno| UnpackError::Entry { path: path.clone(), source: errno.into() }
+}
+
+/// Unpacks an archive into a folder, which is made if it is not there; what stands in the way is replaced. Blocks.
+///
+/// Files belong to whoever runs this; modes and times are kept. Devices that may not be made are left out.
+pub fn unpack(archive: impl Read, folder: &Path) -> Result<(), UnpackError> {
+    std::fs::create_dir_all(folder).map_err(UnpackError::Folder)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(folder, flags, Mode::empty());
+    let root = root.map_err(|errno| UnpackError::Folder(errno.into()))?;
+    let mut unpacker = Unpacker { root, folders: Vec::new() };
+    let mut archive = Archive::new(archive);
+    for entry in archive.entries().map_err(UnpackError::Archive)? {
+        unpacker.put(&mut entry.map_err(UnpackError::Archive)?)?;
+    }
+    unpacker.finish()
+}
+
+struct Unpacker {
+    root: OwnedFd,
+    /// Folders whose mode and time are set when nothing is written into them any more.
+    folders: Vec<(TreePath, Mode, Timestamps)>,
+}
+
+impl Unpacker {
+    fn put<R: Read>(&mut self, entry: &mut Entry<'_, R>) -> Result<(), UnpackError> {
+        let path = TreePath::clean(&entry.path_bytes())?;
+        let kind = entry.header().entry_type();
+        let mode =
+            Mode::from_raw_mode(entry.header().mode().map_err(UnpackError::Archive)? & 0o7777);
+        let times = times(entry)?;
+        let Some(name) = path.name().map(<[u8]>::to_vec) else {
+            return Ok(());
+        };
+        let parent = self.folder(&path.parent().unwrap_or_default())?;
+        if kind == EntryType::Directory {
+            make_folder(&parent, &name).map_err(failed(&path))?;
+            self.folders.push((path, mode, times));
+            return Ok(());
+        }
+        clear(&parent, &name).map_err(failed(&path))?;
+        match kind {
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                let flags = OFlags::WRONLY
+                    | OFlags::CREATE
+                    | OFlags::EXCL
+                    | OFlags::NOFOLLOW
+                    | OFlags::CLOEXEC;
+                let file = rustix::fs::openat(&parent, &*name, flags, Mode::RUSR | Mode::WUSR);
+                let mut file = File::from(file.map_err(failed(&path))?);
+                let copied = io::copy(entry, &mut file);
+                copied.map_err(|source| UnpackError::Entry { path: path.clone(), source })?;
+                rustix::fs::fchmod(&file, mode).map_err(failed(&path))?;
+                rustix::fs::futimens(&file, &times).map_err(failed(&path))
+            }
+            EntryType::Symlink => {
+                let target = entry.link_name_bytes().unwrap_or_default();
+                rustix::fs::symlinkat(&*target, &parent, &*name).map_err(failed(&path))?;
+                let flags = AtFlags::SYMLINK_NOFOLLOW;
+                rustix::fs::utimensat(&parent, &*name, &times, flags).map_err(failed(&path))
+            }
+            EntryType::Link => {
+                let target = TreePath::clean(&entry.link_name_bytes().unwrap_or_default())?;
+                self.link(&target, &parent, &name).map_err(failed(&path))
+            }
+            EntryType::Fifo | EntryType::Char | EntryType::Block => {
+                match node(&parent, &name, mode, entry) {
+                    Err(Errno::PERM) => Ok(()),
+                    made => made.map_err(failed(&path)),
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn link(&self, target: &TreePath, parent: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+        let above = self.open(&target.parent().unwrap_or_default())?;
+        let last = target.name().ok_or(Errno::INVAL)?;
+        rustix::fs::linkat(above, last, parent, name, AtFlags::empty())
+    }
+
+    /// Opens a folder below the root, following no link at all.
+    fn open(&self, path: &TreePath) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let resolve =
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let name = if path.is_root() { b"." } else { path.as_bytes() };
+        rustix::fs::openat2(self.root.as_fd(), name, flags, Mode::empty(), resolve)
+    }
+
+    /// Opens a folder, and makes those above it that are not there.
+    fn folder(&self, path: &TreePath) -> Result<OwnedFd, UnpackError> {
+        match self.open(path) {
+            Ok(found) => return Ok(found),
+            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) if !path.is_root() => {}
+            Err(errno) => return Err(failed(path)(errno)),
+        }
+        let parent = self.folder(&path.parent().unwrap_or_default())?;
+        let name = path.name().unwrap_or_default();
+        make_folder(&parent, name).map_err(failed(path))?;
+        self.open(path).map_err(failed(path))
+    }
+
+    fn finish(self) -> Result<(), UnpackError> {
+        for (path, mode, times) in self.folders.iter().rev() {
+            // An entry that came later may have taken the folder's place.
+            let Ok(folder) = self.open(path) else { continue };
+            rustix::fs::fchmod(&folder, *mode).map_err(failed(path))?;
+            rustix::fs::futimens(&folder, times).map_err(failed(path))?;
+        }
+        Ok(())
+    }
+}
+
+fn kind_of(parent: &OwnedFd, name: &[u8]) -> Result<Option<FileType>, Errno> {
+    match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn make_folder(parent: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+    match kind_of(parent, name)? {
+        Some(FileType::Directory) => return Ok(()),
+        Some(_) => rustix::fs::unlinkat(parent, name, AtFlags::empty())?,
+        None => {}
+    }
+    rustix::fs::mkdirat(
+        parent,
+        name,
+        Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH,
+    )
+}
+
+/// Takes away what stands where an entry that is no folder goes; a folder must be empty for that.
+fn clear(parent: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+    match kind_of(parent, name)? {
+        None => Ok(()),
+        Some(FileType::Directory) => rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR),
+        Some(_) => rustix::fs::unlinkat(parent, name, AtFlags::empty()),
+    }
+}
+
+fn node<R: Read>(
+    parent: &OwnedFd,
+    name: &[u8],
+    mode: Mode,
+    entry: &Entry<'_, R>,
+) -> Result<(), Errno> {
+    let header = entry.header();
+    let kind = match header.entry_type() {
+        EntryType::Char => FileType::CharacterDevice,
+        EntryType::Block => FileType::BlockDevice,
+        _ => FileType::Fifo,
+    };
+    let number = |found: io::Result<Option<u32>>| found.ok().flatten().unwrap_or(0);
+    let device = rustix::fs::makedev(number(header.device_major()), number(header.device_minor()));
+    rustix::fs::mknodat(parent, name, kind, mode, device)
+}
+
+/// The entry's time of change, to the nanosecond where it says so.
+fn times<R: Read>(entry: &mut Entry<'_, R>) -> Result<Timestamps, UnpackError> {
+    let secs = entry.header().mtime().map_err(UnpackError::Archive)?;
+    let mut time = (i64::try_from(secs).unwrap_or(0), 0);
+    if let Some(extensions) = entry.pax_extensions().map_err(UnpackError::Archive)? {
+        for extension in extensions {
+            let extension = extension.map_err(UnpackError::Archive)?;
+            if let (Ok("mtime"), Ok(value)) = (extension.key(), extension.value()) {
+                time = pax_time(value).unwrap_or(time);
+            }
+        }
+    }
+    let (tv_sec, tv_nsec) = time;
+    Ok(Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_modification: Timespec { tv_sec, tv_nsec },
+    })
+}
+
+/// Reads seconds with a fraction, which may lie before 1970.
+fn pax_time(text: &str) -> Option<(i64, i64)> {
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    let secs: i64 = whole.parse().ok()?;
+    let digits: String = part.chars().chain("000000000".chars()).take(9).collect();
+    let nanos: i64 = digits.parse().ok()?;
+    if text.starts_with('-') && nanos > 0 {
+        return Some((secs - 1, 1_000_000_000 - nanos));
+    }
+    Some((secs, nanos))
+}
+
+#[cfg(test)]
+mod tests;
