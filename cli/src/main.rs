@@ -1,1 +1,137 @@
-fn main() {}
+//! The `dcbuild` binary: reads the command line, composes the roles, prints what they say.
+//!
+//! Every role is a subcommand; nothing is decided here. Start with [`run`].
+
+mod args;
+mod build;
+mod registries;
+mod remote;
+mod roles;
+mod state;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{CommandFactory as _, Parser as _};
+use clap_complete::generate;
+use dcbuild_process::{Config, Env, signals, start_tracing};
+use dcbuild_store::PruneRequest;
+
+use crate::args::{Arguments, Command};
+use crate::state::{Format, State};
+
+fn main() -> ExitCode {
+    // The sandbox's helper is this same binary: it must come first, in one thread, before anything else is set up.
+    if std::env::args_os().nth(1).is_some_and(|word| word == dcbuild_sandbox::CELL_ARGUMENT) {
+        return dcbuild_sandbox::cell_main();
+    }
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            complain(&dcbuild_process::report(error.as_ref()));
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let env = Env::capture();
+    let config =
+        Config::load(arguments.config.as_deref(), &env).context("the configuration is wrong")?;
+    let level = arguments.log.as_deref().unwrap_or(&config.log.level);
+    start_tracing(level, config.log.format).context("the log could not be started")?;
+    let state = State::at(&config.build.state_dir);
+    match arguments.command {
+        Command::Completion(flags) => {
+            let mut script = Vec::new();
+            generate(flags.shell, &mut Arguments::command(), "dcbuild", &mut script);
+            say(&String::from_utf8_lossy(&script))
+        }
+        Command::ConfigReference => say(&dcbuild_process::config::reference()),
+        Command::Version(flags) => say(&version(flags.format)),
+        Command::Du(flags) => say(&state.usage(flags.format)?),
+        Command::Prune(flags) => {
+            let default =
+                (!flags.all && flags.older_than.is_none()).then_some(config.build.keep_storage);
+            let keep_bytes = flags.keep_storage.or(default).map(|size| size.0);
+            let request = PruneRequest {
+                keep_bytes,
+                max_age: flags.older_than,
+                all: flags.all,
+                ..PruneRequest::default()
+            };
+            say(&state.prune(&request)?)
+        }
+        command => {
+            // Only the roles that talk to somebody need a runtime, and TLS.
+            drop(rustls::crypto::ring::default_provider().install_default());
+            let runtime = tokio::runtime::Runtime::new().context("could not start the runtime")?;
+            runtime.block_on(talk(command, config, env, state))
+        }
+    }
+}
+
+async fn talk(
+    command: Command,
+    config: Config,
+    env: Env,
+    state: State,
+) -> anyhow::Result<ExitCode> {
+    let stop = signals().context("could not watch for signals")?;
+    let app = build::App { config, env, state, stop };
+    match command {
+        Command::Build(flags) => build::build(&app, *flags).await,
+        Command::Plan(flags) => build::plan(&app, *flags).await,
+        Command::Submit(flags) => remote::submit(&app, *flags).await,
+        Command::Attach(flags) => remote::attach(&app, flags).await,
+        Command::Logs(flags) => remote::logs(&app, flags).await,
+        Command::Ps(flags) => remote::ps(&app, flags).await,
+        Command::Cancel(flags) => remote::cancel(&app, flags).await,
+        Command::Images(flags) => remote::images(&app, flags).await,
+        Command::Rmi(flags) => remote::rmi(&app, flags).await,
+        Command::Coordinator(flags) => {
+            roles::coordinator(flags, &app.config, app.stop.clone()).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Worker(flags) => {
+            roles::worker(flags, &app.config, app.stop.clone()).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Du(_)
+        | Command::Prune(_)
+        | Command::Completion(_)
+        | Command::ConfigReference
+        | Command::Version(_) => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn version(format: Format) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    match format {
+        Format::Text => format!("dcbuild {version}\n"),
+        Format::Json => {
+            let platform = dcbuild_model::Platform::host().to_string();
+            format!(
+                "{}\n",
+                serde_json::json!({ "version": version, "platform": platform, "dockerfile": "1.20" })
+            )
+        }
+    }
+}
+
+/// Prints to standard output; a reader that has gone away (`| head`) is no error.
+fn say(text: &str) -> anyhow::Result<ExitCode> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("could not print")
+        }
+        Ok(()) | Err(_) => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn complain(text: &str) {
+    // There is nowhere to say that standard error cannot be written to.
+    drop(std::io::stderr().lock().write_all(text.as_bytes()));
+}

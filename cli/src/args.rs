@@ -1,0 +1,196 @@
+//! The words of the command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use clap_complete::Shell;
+use dcbuild_client::BuildFlags;
+use dcbuild_process::{ByteSize, parse_duration};
+
+use crate::state::Format;
+
+/// Builds container images from Dockerfiles, on this machine or on many.
+#[derive(Debug, Parser)]
+#[command(name = "dcbuild", version, propagate_version = true, max_term_width = 100)]
+#[command(
+    after_help = "Documentation: README.md and docs/ of the source. `dcbuild help COMMAND` explains a command."
+)]
+pub(crate) struct Arguments {
+    /// Configuration file (TOML or JSON); else DCBUILD_CONFIG, then ~/.config/dcbuild/config.toml
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Log what dcbuild itself does, to stderr: a level such as `debug`, or `dcbuild_worker=debug`
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub(crate) log: Option<String>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Build an image on this machine: no daemon, no set-up
+    Build(Box<BuildFlags>),
+    /// Build an image on a cluster
+    Submit(Box<Submit>),
+    /// Show what a build would do, without running anything
+    Plan(Box<PlanFlags>),
+    /// Follow a build of a cluster, and give it what it asks of its client
+    Attach(OneBuild),
+    /// Print the log of a build of a cluster, from its first byte
+    Logs(OneBuild),
+    /// List the builds of a cluster
+    Ps(Cluster),
+    /// End a build of a cluster
+    Cancel(OneBuild),
+    /// List the images that were given a name
+    Images(Names),
+    /// Take names away from images
+    Rmi(RemoveNames),
+    /// Show what builds on this machine have left on disk
+    Du(Du),
+    /// Remove what builds on this machine have left on disk
+    Prune(Prune),
+    /// Run a coordinator: it plans builds and hands their steps to workers
+    Coordinator(Coordinator),
+    /// Run a worker: it runs the steps that a coordinator hands it
+    Worker(WorkerFlags),
+    /// Print the completion script of a shell
+    Completion(Completion),
+    /// Print the keys of the configuration file with their defaults, as Markdown
+    ConfigReference,
+    /// Print the version
+    Version(Version),
+}
+
+/// Which coordinator is meant.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Cluster {
+    /// The coordinator, such as http://10.0.0.5:7070; else DCBUILD_COORDINATOR or the configuration
+    #[arg(long, value_name = "URL")]
+    pub(crate) coordinator: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Submit {
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
+    /// Print the build's id and return as soon as the bytes of the context are safe
+    #[arg(long)]
+    pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) build: BuildFlags,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct PlanFlags {
+    /// How the plan is printed
+    #[arg(long, value_enum, default_value = "text")]
+    pub(crate) format: PlanFormat,
+    #[command(flatten)]
+    pub(crate) build: BuildFlags,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub(crate) enum PlanFormat {
+    /// Stages, steps with keys, segments, history and config, for people
+    Text,
+    /// The whole plan, for programs
+    Json,
+    /// A graph in Graphviz's language
+    Dot,
+    /// The graph as a picture
+    Svg,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct OneBuild {
+    /// The build's id, as `submit --detach` or `ps` printed it
+    #[arg(value_name = "ID")]
+    pub(crate) build: String,
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
+    /// How progress is shown: auto, tty, plain, quiet or rawjson
+    #[arg(long, value_name = "MODE")]
+    pub(crate) progress: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Names {
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
+    /// How the list is printed
+    #[arg(long, value_enum, default_value = "text")]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct RemoveNames {
+    /// The names
+    #[arg(value_name = "NAME", required = true)]
+    pub(crate) names: Vec<String>,
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Du {
+    /// How the table is printed
+    #[arg(long, value_enum, default_value = "text")]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Prune {
+    /// Remove everything that no build and no named image needs
+    #[arg(long, short)]
+    pub(crate) all: bool,
+    /// Remove the longest unused until the rest fits, such as 10GiB
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) keep_storage: Option<ByteSize>,
+    /// Remove what was not used for so long, such as 48h
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) older_than: Option<std::time::Duration>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Coordinator {
+    /// Where clients and workers reach it
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Where health and metrics are served
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) http_listen: Option<SocketAddr>,
+    /// Where its log is kept
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Where blobs and records are kept: dir:PATH
+    #[arg(long, value_name = "STORE")]
+    pub(crate) store: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct WorkerFlags {
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
+    /// Where its snapshots and cache mounts are kept
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// How many jobs it runs at once
+    #[arg(long, value_name = "N")]
+    pub(crate) slots: Option<u32>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Completion {
+    /// The shell
+    #[arg(value_enum)]
+    pub(crate) shell: Shell,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Version {
+    /// How it is printed
+    #[arg(long, value_enum, default_value = "text")]
+    pub(crate) format: Format,
+}

@@ -1,0 +1,239 @@
+//! Builds on this machine: client, coordinator and worker in one process, joined by streams in memory.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context as _, anyhow};
+use dcbuild_client::{
+    BuildFlags, BuildRequest, Client, ClientConfig, Ended, Handover, Place, Purpose, Stderr,
+    Wanted, prepare,
+};
+use dcbuild_context::LocalContexts;
+use dcbuild_coordinator::{Coordinator, CoordinatorConfig, Holds, Stores, in_memory};
+use dcbuild_model::{BuildId, LayerId, Platform, WorkerId};
+use dcbuild_plan::{Plan, show};
+use dcbuild_process::{
+    Clock as _, Config, Env, Hint, SystemClock, config::NetworkDefault, new_bits, report_with_hint,
+};
+use dcbuild_proto::document::Outcome;
+use dcbuild_store::FolderStore;
+use dcbuild_worker::{DefaultNetwork, Holdings, Worker, WorkerConfig};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::args::{PlanFlags, PlanFormat};
+use crate::registries::registries;
+use crate::roles::executable;
+use crate::state::State;
+use crate::{complain, say};
+
+/// What every command that talks to somebody has at hand.
+pub(crate) struct App {
+    pub(crate) config: Config,
+    pub(crate) env: Env,
+    pub(crate) state: State,
+    /// Cancelled by the first Ctrl-C.
+    pub(crate) stop: CancellationToken,
+}
+
+/// `dcbuild build`.
+pub(crate) async fn build(app: &App, flags: BuildFlags) -> anyhow::Result<ExitCode> {
+    let handover = Handover { purpose: Purpose::Build, in_place: true };
+    let Some(request) = request(app, &flags, handover)? else { return Ok(ExitCode::from(1)) };
+    let local = Local::start(app)?;
+    let ended = local.client.build(request, &mut Stderr::new(&app.env), &app.stop).await;
+    local.stop().await;
+    let keep = app.config.build.keep_storage;
+    if let Err(error) = app.state.hold_ceiling(keep) {
+        tracing::warn!(error = %format!("{error:#}"), "the state folder was not pruned");
+    }
+    finish(ended)
+}
+
+/// `dcbuild plan`: the same path, which ends when the plan is there.
+pub(crate) async fn plan(app: &App, flags: PlanFlags) -> anyhow::Result<ExitCode> {
+    let handover = Handover { purpose: Purpose::Plan, in_place: true };
+    let mut build = flags.build;
+    // The plan is what is printed; how it came about is only worth showing where somebody asks for it.
+    build.progress.get_or_insert_with(|| "none".into());
+    let Some(request) = request(app, &build, handover)? else { return Ok(ExitCode::from(1)) };
+    let local = Local::start(app)?;
+    let ended = local.client.build(request, &mut Stderr::new(&app.env), &app.stop).await;
+    local.stop().await;
+    match ended {
+        Ok(Ended { outcome: Some(Outcome::Planned { plan }), .. }) => {
+            say(&print(&plan, flags.format))
+        }
+        other => finish(other),
+    }
+}
+
+fn print(plan: &Plan, format: PlanFormat) -> String {
+    match format {
+        PlanFormat::Text => show::text(plan),
+        PlanFormat::Json => show::json(plan),
+        PlanFormat::Dot => show::dot(plan),
+        PlanFormat::Svg => show::svg(plan),
+    }
+}
+
+/// Reads flags and what they name on disk; none if something was wrong, which is said already.
+pub(crate) fn request(
+    app: &App,
+    flags: &BuildFlags,
+    handover: Handover,
+) -> anyhow::Result<Option<BuildRequest>> {
+    let wanted = match Wanted::new(flags, &app.env) {
+        Ok(wanted) => wanted,
+        Err(error) => return Ok(refused(&error)),
+    };
+    let stat_cache = app.state.stat_cache();
+    std::fs::create_dir_all(&stat_cache)
+        .with_context(|| format!("could not make the folder {}", stat_cache.display()))?;
+    let working = working()?;
+    let place =
+        Place { working: &working, stat_cache: &stat_cache, now: SystemClock.now(), env: &app.env };
+    match prepare(&wanted, place, &mut std::io::stdin().lock()) {
+        Ok(prepared) => {
+            let id = BuildId::from_bits(new_bits(&SystemClock));
+            Ok(Some(BuildRequest::new(id, &wanted, prepared, handover)))
+        }
+        Err(error) => Ok(refused(&error)),
+    }
+}
+
+fn refused<T>(error: &(impl std::error::Error + Hint + 'static)) -> Option<T> {
+    complain(&report_with_hint(error));
+    None
+}
+
+pub(crate) fn working() -> anyhow::Result<PathBuf> {
+    std::env::current_dir().context("could not find the working folder")
+}
+
+/// Prints what belongs on standard output, or why the build did not come to it.
+pub(crate) fn finish(
+    ended: Result<Ended, dcbuild_client::ClientError>,
+) -> anyhow::Result<ExitCode> {
+    match ended {
+        Ok(ended) => {
+            let mut stdout = std::io::stdout().lock();
+            stdout.write_all(ended.stdout.as_bytes()).context("could not print")?;
+            Ok(ExitCode::from(ended.code))
+        }
+        Err(error) => {
+            complain(&report_with_hint(&error));
+            Ok(ExitCode::from(error.fault().exit_code()))
+        }
+    }
+}
+
+/// Coordinator, worker and client of this process.
+struct Local {
+    client: Client,
+    coordinator: Coordinator,
+    tasks: TaskTracker,
+    stop_worker: CancellationToken,
+    stop_server: CancellationToken,
+    store: Arc<FolderStore>,
+}
+
+impl Local {
+    fn start(app: &App) -> anyhow::Result<Local> {
+        let dir = app.state.store();
+        let store = FolderStore::open(&dir)
+            .with_context(|| format!("could not open the store in {}", dir.display()))?;
+        let store = Arc::new(store);
+        let contexts = Arc::new(LocalContexts::new());
+        let registries = registries(&app.config)?;
+        let parts = dcbuild_worker::Parts {
+            blobs: store.clone(),
+            layers: store.clone(),
+            images: Some(store.clone()),
+            folder: Some(store.clone()),
+            contexts: contexts.clone(),
+            clock: Arc::new(SystemClock),
+        };
+        let settings = worker_config(app, registries.clone())?;
+        let worker = Worker::new(settings, parts).context("could not start the worker")?;
+        let parts = dcbuild_coordinator::Parts {
+            stores: Stores {
+                blobs: store.clone(),
+                steps: store.clone(),
+                layers: store.clone(),
+                names: store.clone(),
+            },
+            holds: Some(Arc::new(Held(worker.holdings()))),
+            clock: Arc::new(SystemClock),
+        };
+        let settings = CoordinatorConfig { registries, ..CoordinatorConfig::default() };
+        let coordinator =
+            Coordinator::start(settings, parts).context("could not start the coordinator")?;
+        let (incoming, connector) = in_memory();
+        let (stop_worker, stop_server) = (CancellationToken::new(), CancellationToken::new());
+        let tasks = TaskTracker::new();
+        let (serving, stopping) = (coordinator.clone(), stop_server.clone());
+        tasks.spawn(async move {
+            if let Err(error) = serving.serve(incoming, stopping).await {
+                tracing::error!(error = %dcbuild_process::report(&error), "the coordinator of this process failed");
+            }
+        });
+        tasks.spawn(worker.run(connector.channel(), stop_worker.clone()));
+        let config = ClientConfig::new(&app.env, working()?);
+        let client =
+            Client::in_process(connector.channel(), store.clone(), store.clone(), contexts, config);
+        Ok(Local { client, coordinator, tasks, stop_worker, stop_server, store })
+    }
+
+    /// Stops in the order in which one leans on the other, and makes what was written count after the next boot.
+    async fn stop(self) {
+        let Local { client, coordinator, tasks, stop_worker, stop_server, store } = self;
+        drop(client);
+        stop_worker.cancel();
+        stop_server.cancel();
+        coordinator.stop().await;
+        tasks.close();
+        tasks.wait().await;
+        let synced = tokio::task::spawn_blocking(move || store.confirm_synced()).await;
+        match synced.map_err(|error| anyhow!(error)).and_then(|synced| synced.map_err(Into::into)) {
+            Ok(records) => tracing::debug!(records, "records are durable"),
+            Err(error) => tracing::warn!(error = %format!("{error:#}"), "the store was not synced"),
+        }
+    }
+}
+
+fn worker_config(
+    app: &App,
+    registries: dcbuild_registry::RegistryConfig,
+) -> anyhow::Result<WorkerConfig> {
+    Ok(WorkerConfig {
+        id: WorkerId::from_bits(new_bits(&SystemClock)),
+        slots: app.config.build.parallelism,
+        platforms: vec![Platform { os: "linux".into(), ..Platform::host() }],
+        data_dir: app.state.worker(),
+        exe: executable()?,
+        registries,
+        network: match app.config.build.network {
+            NetworkDefault::Default => DefaultNetwork::Outward,
+            NetworkDefault::None => DefaultNetwork::None,
+            NetworkDefault::Host => DefaultNetwork::Host,
+        },
+        in_process: true,
+        grace: std::time::Duration::from_secs(1),
+    })
+}
+
+/// What the worker of this process has on its disk.
+struct Held(Holdings);
+
+#[tonic::async_trait]
+impl Holds for Held {
+    async fn holds(&self, layers: &[LayerId]) -> Vec<bool> {
+        let (holdings, layers) = (self.0.clone(), layers.to_vec());
+        let count = layers.len();
+        let held = tokio::task::spawn_blocking(move || holdings.holds(&layers)).await;
+        held.unwrap_or_else(|_| vec![false; count])
+    }
+}

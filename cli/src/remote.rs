@@ -1,0 +1,178 @@
+//! Commands that talk to a cluster, or, where no cluster is named, to the state folder of this machine.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use dcbuild_client::{Client, ClientConfig, Handover, Purpose, RpcError, Stderr};
+use dcbuild_model::{BuildId, Scope};
+use dcbuild_oci::ImageRef;
+use dcbuild_process::report_with_hint;
+use dcbuild_progress::Mode;
+use dcbuild_store::{FolderStore, ImageNames};
+
+use crate::args::{Cluster, Names, OneBuild, RemoveNames, Submit};
+use crate::build::{App, finish, request, working};
+use crate::roles::channel;
+use crate::state::Format;
+use crate::{complain, say};
+
+/// `dcbuild submit`.
+pub(crate) async fn submit(app: &App, flags: Submit) -> anyhow::Result<ExitCode> {
+    let purpose = if flags.detach { Purpose::Detached } else { Purpose::Build };
+    let handover = Handover { purpose, in_place: false };
+    let Some(request) = request(app, &flags.build, handover)? else { return Ok(ExitCode::from(1)) };
+    let client = client(app, &flags.cluster)?;
+    finish(client.build(request, &mut Stderr::new(&app.env), &app.stop).await)
+}
+
+pub(crate) async fn attach(app: &App, flags: OneBuild) -> anyhow::Result<ExitCode> {
+    follow(app, flags, Mode::Auto).await
+}
+
+pub(crate) async fn logs(app: &App, flags: OneBuild) -> anyhow::Result<ExitCode> {
+    follow(app, flags, Mode::Plain).await
+}
+
+async fn follow(app: &App, flags: OneBuild, usual: Mode) -> anyhow::Result<ExitCode> {
+    let client = client(app, &flags.cluster)?;
+    let mode = match flags
+        .progress
+        .as_deref()
+        .or_else(|| app.env.progress())
+        .filter(|mode| !mode.is_empty())
+    {
+        Some(mode) => mode.parse().context("--progress")?,
+        None => usual,
+    };
+    finish(client.attach(id(&flags.build)?, mode, &mut Stderr::new(&app.env), &app.stop).await)
+}
+
+pub(crate) async fn ps(app: &App, flags: Cluster) -> anyhow::Result<ExitCode> {
+    match client(app, &flags)?.builds().await {
+        Ok(builds) => {
+            let mut text = format!("{:<28}{:<11}{:<22}{}\n", "ID", "STATE", "SUBMITTED", "NAME");
+            for build in builds {
+                let submitted = build
+                    .submitted
+                    .map(|time| dcbuild_model::UnixTime { nanos: 0, ..time }.rfc3339());
+                let submitted = submitted.unwrap_or_default();
+                text.push_str(&format!(
+                    "{:<28}{:<11}{submitted:<22}{}\n",
+                    build.id, build.state, build.name
+                ));
+            }
+            say(&text)
+        }
+        Err(error) => Ok(failed(&error)),
+    }
+}
+
+pub(crate) async fn cancel(app: &App, flags: OneBuild) -> anyhow::Result<ExitCode> {
+    match client(app, &flags.cluster)?.cancel(id(&flags.build)?).await {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => Ok(failed(&error)),
+    }
+}
+
+/// An image that has a name: the name, the manifest, and when it got it.
+type Row = (String, String, String);
+
+pub(crate) async fn images(app: &App, flags: Names) -> anyhow::Result<ExitCode> {
+    let time =
+        |time: dcbuild_model::UnixTime| dcbuild_model::UnixTime { nanos: 0, ..time }.rfc3339();
+    let rows: Vec<Row> = if let Some(url) = address(app, &flags.cluster) {
+        match client_at(app, &url)?.images().await {
+            Ok(images) => images
+                .into_iter()
+                .map(|image| {
+                    (
+                        image.name,
+                        image.manifest.to_string(),
+                        image.tagged.map(time).unwrap_or_default(),
+                    )
+                })
+                .collect(),
+            Err(error) => return Ok(failed(&error)),
+        }
+    } else {
+        let images = ImageNames::list(&store(app)?, &Scope::local()).await?;
+        images
+            .into_iter()
+            .map(|image| (image.name, image.manifest.to_string(), time(image.tagged)))
+            .collect()
+    };
+    say(&match flags.format {
+        Format::Text => table(&rows),
+        Format::Json => {
+            let row = |(name, manifest, tagged): &Row| serde_json::json!({ "name": name, "manifest": manifest, "tagged": tagged });
+            format!("{}\n", serde_json::Value::from(rows.iter().map(row).collect::<Vec<_>>()))
+        }
+    })
+}
+
+fn table(rows: &[Row]) -> String {
+    let familiar = |name: &str| {
+        name.parse().map_or_else(|_| name.to_owned(), |name: ImageRef| name.familiar())
+    };
+    let mut text = format!("{:<40} {:<20} {}\n", "NAME", "MANIFEST", "TAGGED");
+    for (name, manifest, tagged) in rows {
+        let short: String = manifest.chars().take(19).collect();
+        text.push_str(&format!("{:<40} {short:<20} {tagged}\n", familiar(name)));
+    }
+    text
+}
+
+pub(crate) async fn rmi(app: &App, flags: RemoveNames) -> anyhow::Result<ExitCode> {
+    let address = address(app, &flags.cluster);
+    let mut code = ExitCode::SUCCESS;
+    for name in &flags.names {
+        let full: ImageRef =
+            name.parse().with_context(|| format!("'{name}' is not the name of an image"))?;
+        let full = full.to_string();
+        let removed = match &address {
+            Some(url) => match client_at(app, url)?.remove_image(&full).await {
+                Ok(removed) => removed,
+                Err(error) => return Ok(failed(&error)),
+            },
+            None => ImageNames::remove(&store(app)?, &Scope::local(), &full).await?,
+        };
+        if !removed {
+            complain(&format!("error: no image has the name '{name}'\n"));
+            code = ExitCode::from(1);
+        }
+    }
+    Ok(code)
+}
+
+fn store(app: &App) -> anyhow::Result<FolderStore> {
+    let dir = app.state.store();
+    FolderStore::open(&dir)
+        .with_context(|| format!("could not open the store in {}", dir.display()))
+}
+
+fn address(app: &App, flags: &Cluster) -> Option<String> {
+    let named = flags.coordinator.as_deref().or_else(|| app.env.coordinator());
+    named.map(str::to_owned).or_else(|| app.config.submit.coordinator.clone())
+}
+
+fn client(app: &App, flags: &Cluster) -> anyhow::Result<Client> {
+    match address(app, flags) {
+        Some(url) => client_at(app, &url),
+        None => {
+            bail!("no coordinator is named: give --coordinator URL, or set DCBUILD_COORDINATOR")
+        }
+    }
+}
+
+fn client_at(app: &App, url: &str) -> anyhow::Result<Client> {
+    Ok(Client::new(channel(url)?, ClientConfig::new(&app.env, working()?)))
+}
+
+fn id(text: &str) -> anyhow::Result<BuildId> {
+    text.parse().context("`dcbuild ps` lists the ids of builds")
+}
+
+fn failed(error: &RpcError) -> ExitCode {
+    complain(&report_with_hint(error));
+    ExitCode::from(error.fault().exit_code())
+}

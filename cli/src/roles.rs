@@ -1,0 +1,143 @@
+//! The long-running roles: a coordinator, and a worker of a cluster.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use dcbuild_coordinator::{Coordinator, CoordinatorConfig, Stores};
+use dcbuild_model::{Platform, Scope, WorkerId};
+use dcbuild_process::{Config, SystemClock, config::StoreConfig, new_bits};
+use dcbuild_remote::RemoteStore;
+use dcbuild_store::{Durability, FolderStore};
+use dcbuild_worker::{DefaultNetwork, NoContexts, Worker, WorkerConfig};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::args;
+use crate::registries::registries;
+
+/// Runs a coordinator until it is told to stop.
+pub(crate) async fn coordinator(
+    flags: args::Coordinator,
+    config: &Config,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let settings = &config.coordinator;
+    let listen = flags.listen.unwrap_or(settings.listen);
+    let dir = match &flags.store {
+        Some(store) => store_dir(store)?,
+        None => {
+            let StoreConfig::Folder { dir } = &settings.store;
+            dir.clone()
+        }
+    };
+    let store = FolderStore::open(&dir)
+        .with_context(|| format!("could not open the store in {}", dir.display()))?
+        .with_durability(Durability::Synced);
+    let parts = dcbuild_coordinator::Parts {
+        stores: Stores::folder(store),
+        holds: None,
+        clock: Arc::new(SystemClock),
+    };
+    let settings = CoordinatorConfig {
+        data_dir: Some(flags.data_dir.unwrap_or_else(|| settings.data_dir.clone())),
+        registries: registries(config)?,
+        scope: Scope::local(),
+        ..CoordinatorConfig::default()
+    };
+    let listener = bind(listen).await?;
+    let http_listen = flags.http_listen.unwrap_or(config.coordinator.http_listen);
+    let http = bind(http_listen)
+        .await
+        .context("health and metrics have no address; give one with --http-listen")?;
+    let coordinator =
+        Coordinator::start(settings, parts).context("could not start the coordinator")?;
+    tracing::info!(%listen, http = %http_listen, "the coordinator is ready");
+    let (served, metrics) = tokio::join!(
+        async {
+            let served = coordinator.serve(TcpListenerStream::new(listener), stop).await;
+            coordinator.stop().await;
+            served
+        },
+        coordinator.serve_metrics(http)
+    );
+    served.context("the coordinator failed")?;
+    metrics.context("the page of health and metrics failed")
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("could not listen on {address}"))
+}
+
+fn store_dir(store: &str) -> anyhow::Result<PathBuf> {
+    match store.strip_prefix("dir:") {
+        Some(path) if !path.is_empty() => Ok(PathBuf::from(path)),
+        _ => bail!("--store {store}: only dir:PATH is supported"),
+    }
+}
+
+/// Runs a worker of a cluster until it is told to stop.
+pub(crate) async fn worker(
+    flags: args::WorkerFlags,
+    config: &Config,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let settings = &config.worker;
+    let coordinator = flags.cluster.coordinator.unwrap_or_else(|| settings.coordinator.clone());
+    let channel = channel(&coordinator)?;
+    let remote = Arc::new(RemoteStore::new(channel.clone(), coordinator.clone()));
+    let parts = dcbuild_worker::Parts {
+        blobs: remote.clone(),
+        layers: remote,
+        images: None,
+        folder: None,
+        contexts: Arc::new(NoContexts),
+        clock: Arc::new(SystemClock),
+    };
+    let settings = WorkerConfig {
+        id: WorkerId::from_bits(new_bits(&SystemClock)),
+        slots: flags.slots.unwrap_or(settings.slots),
+        platforms: vec![Platform::host()],
+        data_dir: flags.data_dir.unwrap_or_else(|| settings.data_dir.clone()),
+        exe: executable()?,
+        registries: registries(config)?,
+        network: DefaultNetwork::Outward,
+        in_process: false,
+        grace: settings.grace,
+    };
+    let id = settings.id;
+    let worker = Worker::new(settings, parts).context("could not start the worker")?;
+    tracing::info!(worker = %id, %coordinator, "the worker is ready");
+    worker.run(channel, stop).await;
+    Ok(())
+}
+
+/// This very binary, whose `cell` subcommand is the sandbox's helper.
+pub(crate) fn executable() -> anyhow::Result<PathBuf> {
+    // The path in /proc stays right when the binary is replaced by an upgrade.
+    let own = Path::new("/proc/self/exe");
+    if own.exists() {
+        Ok(own.to_owned())
+    } else {
+        std::env::current_exe().context("could not find this program's file")
+    }
+}
+
+/// A channel to a coordinator; it connects when it is first used, and again when it was cut.
+pub(crate) fn channel(url: &str) -> anyhow::Result<Channel> {
+    let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+    let endpoint = Endpoint::from_shared(full).with_context(|| {
+        format!("'{url}' is not the address of a coordinator, such as http://10.0.0.5:7070")
+    })?;
+    Ok(endpoint
+        .connect_timeout(std::time::Duration::from_secs(5))
+        .http2_keep_alive_interval(std::time::Duration::from_secs(5))
+        .keep_alive_timeout(std::time::Duration::from_secs(10))
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(8 << 20)
+        .initial_connection_window_size(16 << 20)
+        .connect_lazy())
+}
