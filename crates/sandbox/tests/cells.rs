@@ -764,6 +764,7 @@ fn groups_of_version_2() {
         cgroup_name: fixture.group.clone(),
     })
     .unwrap();
+    sandbox.sweep(&BTreeSet::new()).unwrap();
     let group = Path::new(root).join(&fixture.group);
     let stop = CancellationToken::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
