@@ -6,6 +6,7 @@ use std::pin::Pin;
 use bytes::{Buf as _, Bytes};
 use dcbuild_registry::PullError;
 use dcbuild_store::StoreError;
+use futures::stream::Fuse;
 use futures::{Stream, StreamExt as _};
 use tokio::runtime::Handle;
 
@@ -48,13 +49,14 @@ pub(crate) fn watched(pieces: Pieces, line: Line) -> Pieces {
 /// Reads a stream where blocking is allowed: never on a thread that runs tasks.
 pub(crate) struct Blocking {
     handle: Handle,
-    pieces: Pieces,
+    /// Readers may ask again behind the end; a bare stream must not be.
+    pieces: Fuse<Pieces>,
     piece: Bytes,
 }
 
 impl Blocking {
     pub(crate) fn new(handle: Handle, pieces: Pieces) -> Blocking {
-        Blocking { handle, pieces, piece: Bytes::new() }
+        Blocking { handle, pieces: pieces.fuse(), piece: Bytes::new() }
     }
 }
 
