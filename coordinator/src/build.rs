@@ -37,6 +37,16 @@ pub(crate) struct Build {
     asking: tokio::sync::Mutex<()>,
 }
 
+/// What is known of the credentials for a registry.
+pub(crate) enum Known {
+    /// The client was not asked.
+    Unasked,
+    /// It has none.
+    Nothing,
+    /// It has these.
+    These(RegistryCredentials),
+}
+
 /// What clients confided; never in the log, gone with the process.
 #[derive(Default)]
 struct Confided {
@@ -102,8 +112,10 @@ impl Build {
         host: &str,
     ) -> Result<Option<RegistryCredentials>, AskError> {
         let _one = self.asking.lock().await;
-        if let Some(known) = self.known_credentials(host) {
-            return Ok(known);
+        match self.known_credentials(host) {
+            Known::Unasked => {}
+            Known::Nothing => return Ok(None),
+            Known::These(found) => return Ok(Some(found)),
         }
         let found = match self.ask(Question::Credentials { host: host.into() }).await {
             Ok(Reply::Credentials(found)) => found,
@@ -118,9 +130,13 @@ impl Build {
         Ok(found)
     }
 
-    /// Credentials that are known already: none is unknown, an empty answer is known.
-    pub(crate) fn known_credentials(&self, host: &str) -> Option<Option<RegistryCredentials>> {
-        self.confided().credentials.get(host).cloned()
+    /// What is known already of a registry's credentials.
+    pub(crate) fn known_credentials(&self, host: &str) -> Known {
+        match self.confided().credentials.get(host) {
+            None => Known::Unasked,
+            Some(None) => Known::Nothing,
+            Some(Some(found)) => Known::These(found.clone()),
+        }
     }
 
     /// The hosts that the client gave credentials for.

@@ -100,13 +100,14 @@ impl Coordinator {
             driver,
             tracker: tracker.clone(),
             handle: handle.clone(),
+            stop: stop.clone(),
             forget: forget(config.data_dir),
         };
         let core = Core { book, log, parts: core_parts };
         let stopping = stop.clone();
         tracker.spawn(async move {
-            if let Err(error) = core.run(commands, stopping.clone()).await {
-                let error = dcbuild_process::report(&error).to_string();
+            if let Err(error) = core.run(commands).await {
+                let error = dcbuild_process::report(&error);
                 tracing::error!(error, "the coordinator stops: its log failed");
             }
             stopping.cancel();

@@ -125,6 +125,7 @@ pub(crate) struct CoreParts {
     pub(crate) driver: DriverParts,
     pub(crate) tracker: TaskTracker,
     pub(crate) handle: CoreHandle,
+    pub(crate) stop: CancellationToken,
     /// Removes what is kept of a build on disk.
     pub(crate) forget: Box<dyn Fn(BuildId) + Send>,
 }
@@ -140,8 +141,8 @@ impl Core {
     pub(crate) async fn run(
         mut self,
         mut commands: mpsc::Receiver<Command>,
-        stop: CancellationToken,
     ) -> Result<(), LogError> {
+        let stop = self.parts.stop.clone();
         let mut next_tick = Instant::now() + TICK;
         self.settle().await?;
         loop {
@@ -287,9 +288,14 @@ impl Core {
 
     fn drive(&self, build: Arc<Build>) {
         let (handle, parts) = (self.parts.handle.clone(), self.parts.driver.clone());
+        let stop = self.parts.stop.clone();
         let id = build.id;
         self.parts.tracker.spawn(async move {
-            let command = match drive(build, parts).await {
+            let driven = tokio::select! {
+                () = stop.cancelled() => return,
+                driven = drive(build, parts) => driven,
+            };
+            let command = match driven {
                 Driven::Ready(ready) => Command::Planned { build: id, ready },
                 Driven::Over(outcome) => Command::End { build: id, outcome },
                 Driven::Dropped => return,
@@ -300,11 +306,15 @@ impl Core {
     }
 
     fn want(&self, build: Arc<Build>, attempt: AttemptId, wanted: Wanted) {
-        let handle = self.parts.handle.clone();
+        let (handle, stop) = (self.parts.handle.clone(), self.parts.stop.clone());
         self.parts.tracker.spawn(async move {
             let id = build.id;
             let limit = dcbuild_model::limits::CLIENT_GONE;
-            let command = match tokio::time::timeout(limit, fetch(&build, wanted)).await {
+            let fetched = tokio::select! {
+                () = stop.cancelled() => return,
+                fetched = tokio::time::timeout(limit, fetch(&build, wanted)) => fetched,
+            };
+            let command = match fetched {
                 Ok(Ok(packs)) => Command::Deliver { attempt, build: id, packs },
                 Ok(Err(AskError::Ended)) => return,
                 Ok(Err(AskError::Failed(reason))) => {

@@ -74,12 +74,12 @@ pub(crate) fn failed(fault: Fault, code: &str, message: String) -> Failed {
 pub(crate) async fn drive(build: Arc<Build>, parts: DriverParts) -> Driven {
     let driver = Driver { build, parts };
     let over = driver.build.over.clone();
-    let driven = tokio::select! {
+    let end = tokio::select! {
         () = over.cancelled() => return Driven::Dropped,
-        driven = driver.run() => driven,
+        end = driver.run() => end,
     };
-    match driven {
-        Ok(driven) => driven,
+    match end {
+        Ok(end) => end,
         Err(Stop::Ended) => Driven::Dropped,
         Err(Stop::Failed(failed)) => Driven::Over(Box::new(Outcome::Failed(failed))),
     }

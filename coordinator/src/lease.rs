@@ -11,6 +11,7 @@ use dcbuild_proto::document::{
 use dcbuild_scheduler as scheduler;
 
 use crate::book::Active;
+use crate::build::Known;
 use crate::driver::host_of;
 use crate::planned::{PlannedBuild, contexts_of, inputs_of, secrets_of};
 
@@ -164,13 +165,13 @@ impl Writer<'_> {
         let mut credentials = BTreeMap::new();
         for host in hosts {
             match self.active.desk.known_credentials(&host) {
-                Some(Some(found)) => {
+                Known::These(found) => {
                     credentials.insert(host, found);
                 }
-                None if self.planned.hosts.contains(&host) => {
+                Known::Unasked if self.planned.hosts.contains(&host) => {
                     self.wanted.hosts.insert(host);
                 }
-                Some(None) | None => {}
+                Known::Nothing | Known::Unasked => {}
             }
         }
         credentials

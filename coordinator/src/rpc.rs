@@ -51,13 +51,14 @@ async fn guarded<T>(
     name: &'static str,
     work: impl Future<Output = Result<T, Status>>,
 ) -> Result<Response<T>, Status> {
-    match AssertUnwindSafe(work).catch_unwind().await {
-        Ok(answer) => answer.map(Response::new),
-        Err(_) => {
+    let answer = AssertUnwindSafe(work).catch_unwind().await;
+    answer.map_or_else(
+        |_| {
             tracing::error!(name, "a request met a fault of the coordinator");
             Err(Status::internal(format!("{name} met a fault of the coordinator")))
-        }
-    }
+        },
+        |answer| answer.map(Response::new),
+    )
 }
 
 fn invalid(error: impl std::error::Error) -> Status {

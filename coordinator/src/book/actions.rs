@@ -13,7 +13,8 @@ use crate::lease::{self, Lacking};
 impl Book {
     pub(super) fn act(&mut self, action: Action) {
         match action {
-            Action::Accepted { .. } | Action::Refused(_) => {}
+            // The book forgets by its own count.
+            Action::Accepted { .. } | Action::Refused(_) | Action::Forgotten { .. } => {}
             Action::Lease(lease) => self.lease(lease),
             Action::StopAttempt { worker, attempt, why: _ } => {
                 self.order(worker, Order::Stop { attempt, after: None });
@@ -41,7 +42,6 @@ impl Book {
             }
             Action::Note { build, note } => self.note(build, note),
             Action::BuildEnded { build, outcome } => self.build_ended(build, outcome),
-            Action::Forgotten { .. } => {}
             Action::WakeAt(time) => {
                 self.alarms.insert(time);
             }

@@ -36,7 +36,7 @@ pub(crate) enum Report {
     Failed { fence: Fence, step: Option<StepIndex>, error: StepError },
     OutputDone { fence: Fence, result: OutputResult },
     Returned { fence: Fence, lost: Option<StepIndex> },
-    JobEnded { fence: Fence },
+    JobEnded,
     Progress { attempt: AttemptId, update: Update },
     Goodbye,
 }
@@ -48,7 +48,6 @@ impl Book {
             return;
         }
         match report {
-            Report::Renew => {}
             Report::Started { fence, step } => {
                 if self.holds(worker, fence) && self.has_step(fence.attempt, step) {
                     self.started(fence.attempt, step);
@@ -81,7 +80,7 @@ impl Book {
                 }
             }
             // The scheduler knows by the last report of the attempt; a stop needs no answer.
-            Report::JobEnded { .. } => {}
+            Report::Renew | Report::JobEnded => {}
             Report::Progress { attempt, update } => self.progress(worker, attempt, update),
             Report::Goodbye => {
                 self.apply(Event::WorkerLost { worker });

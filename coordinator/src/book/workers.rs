@@ -23,19 +23,20 @@ impl Book {
         let known = self.workers.contains_key(&hello.worker);
         let member = Member { session: Some(session), heard: self.now.instant };
         self.workers.insert(hello.worker, member);
-        if !known {
-            let facts = WorkerFacts {
-                worker: hello.worker,
-                slots: hello.slots,
-                capacity: Requests {
-                    memory_bytes: hello.memory_bytes,
-                    cpu_millis: hello.cpu_millis,
-                },
-                platforms: hello.platforms.into_iter().collect::<BTreeSet<_>>(),
-            };
-            self.apply(Event::WorkerJoined(facts));
+        if known {
+            self.apply(Event::WorkerBack { worker: hello.worker, running: hello.running });
+            return self.sessions;
         }
-        self.apply(Event::WorkerBack { worker: hello.worker, running: hello.running });
+        // What it runs was given up when it was lost.
+        for attempt in hello.running {
+            self.order(hello.worker, Order::Stop { attempt, after: None });
+        }
+        self.apply(Event::WorkerJoined(WorkerFacts {
+            worker: hello.worker,
+            slots: hello.slots,
+            capacity: Requests { memory_bytes: hello.memory_bytes, cpu_millis: hello.cpu_millis },
+            platforms: hello.platforms.into_iter().collect::<BTreeSet<_>>(),
+        }));
         self.sessions
     }
 

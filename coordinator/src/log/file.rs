@@ -95,7 +95,7 @@ fn frame(bytes: &[u8], at: usize) -> Frame<'_> {
         return Frame::Cut;
     };
     let (length, digest) = head.split_at(4);
-    let length = length.try_into().map(u32::from_le_bytes).unwrap_or(u32::MAX);
+    let length = length.try_into().map_or(u32::MAX, u32::from_le_bytes);
     let length = usize::try_from(length).unwrap_or(usize::MAX);
     let Some(json) = rest.get(..length) else { return Frame::Cut };
     let next = at + HEAD_BYTES + length;
@@ -152,7 +152,8 @@ mod tests {
             std::fs::write(&path, &whole[..whole.len() - cut]).unwrap();
             let (_, found) = FileLog::open(dir.path()).unwrap();
             assert_eq!(found, entries(2), "cut {cut}");
-            assert_eq!(std::fs::metadata(&path).unwrap().len(), (2 * last).try_into().unwrap());
+            let left = std::fs::metadata(&path).unwrap().len();
+            assert_eq!(usize::try_from(left).unwrap(), 2 * last);
         }
         let (mut log, _) = FileLog::open(dir.path()).unwrap();
         log.append(&entries(1)).unwrap();

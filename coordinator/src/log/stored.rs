@@ -142,6 +142,10 @@ pub struct StoredSubmission {
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each stands for an enum of two, and they are stored so"
+)]
 struct StoredNode {
     stage: StageIndex,
     key: StepKey,

@@ -213,8 +213,8 @@ impl Attendance {
             }
         };
         if let Err(status) = ended {
-            // The client may be gone, and then nobody reads why.
-            drop(tx.send(Err(status)).await);
+            // The client may be gone or slow, and then nobody reads why.
+            drop(tx.try_send(Err(status)));
         }
         if self.answers {
             drop(self.services.core.send(Command::Left { build: self.build.id }).await);

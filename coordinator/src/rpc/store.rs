@@ -40,7 +40,7 @@ fn pieces(bytes: Bytes) -> impl Iterator<Item = Result<pb::Piece, Status>> {
     (0..count).map(move |at| {
         let start = at * limits::CHUNK_BYTES;
         let end = (start + limits::CHUNK_BYTES).min(bytes.len());
-        Ok(pb::Piece { bytes: bytes.slice(start..end).into() })
+        Ok(pb::Piece { bytes: bytes.slice(start..end) })
     })
 }
 
@@ -95,13 +95,13 @@ impl pb::store_server::Store for StoreService {
             let first = first.ok_or_else(|| Status::invalid_argument("a Put without a piece"))?;
             let name = blob(&first.blob)?;
             let rest = pieces.map(|piece| match piece {
-                Ok(piece) if piece.blob.is_empty() => Ok(Bytes::from(piece.bytes)),
+                Ok(piece) if piece.blob.is_empty() => Ok(piece.bytes),
                 Ok(_) => {
                     Err(broken(Status::invalid_argument("only the first piece names the blob")))
                 }
                 Err(status) => Err(broken(status)),
             });
-            let begin = futures::stream::iter([Ok(Bytes::from(first.bytes))]);
+            let begin = futures::stream::iter([Ok(first.bytes)]);
             let stored = self.stores().blobs.put(&name, begin.chain(rest).boxed()).await;
             Ok(pb::PutReply { size: stored.map_err(store_failed)? })
         })

@@ -168,7 +168,7 @@ fn report_in(report: pb::WorkerReport) -> Result<Report, Status> {
         Wire::JobReturned(it) => {
             Report::Returned { fence: fence_in(it.fence)?, lost: it.lost_input.map(StepIndex) }
         }
-        Wire::JobEnded(it) => Report::JobEnded { fence: fence_in(it.fence)? },
+        Wire::JobEnded(_) => Report::JobEnded,
         Wire::Progress(it) => {
             let update = match it.update {
                 Some(pb::progress::Update::Status(status)) => {

@@ -1,0 +1,9 @@
+//! A coordinator with workers and clients in one process, joined in memory; the clock is paused.
+
+#![expect(clippy::unwrap_used, reason = "test")]
+
+mod builds;
+mod harness;
+mod restart;
+mod sharing;
+mod store;

@@ -1,0 +1,109 @@
+//! The coordinator dies and comes back on the same folder.
+
+use dcbuild_proto::document::{Outcome, StepError, StepErrorKind, Summary};
+
+use crate::harness::{Cluster, steps, submission};
+
+const TWO_STEPS: &str = "FROM scratch\nCOPY a /a\nRUN [\"/a\"]\n";
+
+#[tokio::test(start_paused = true)]
+async fn a_build_that_is_not_planned_is_planned_again() {
+    let cluster = Cluster::on_disk();
+    let build = cluster.submit(10, &submission(TWO_STEPS)).await;
+    let cluster = cluster.restart().await;
+    let mut client = cluster.attach(build).await;
+    client.until("asked for context").await;
+    let mut worker = cluster.worker(1, &[]).await;
+    client.until("waiting: [2/2] RUN [\"/a\"]").await;
+    let lease = worker.lease().await;
+    worker.run(&lease).await;
+    let lease = worker.lease().await;
+    worker.assemble(&lease).await;
+    assert!(matches!(client.outcome().await, Outcome::Done { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_running_build_goes_on_with_the_worker_that_runs_it() {
+    let cluster = Cluster::on_disk();
+    let mut worker = cluster.worker(1, &[]).await;
+    let build = cluster.submit(10, &submission(TWO_STEPS)).await;
+    let mut client = cluster.attach(build).await;
+    client.until("waiting: [2/2] RUN [\"/a\"]").await;
+    let lease = worker.lease().await;
+    let [first, second] = steps(&lease) else { panic!("{lease:?}") };
+    worker.start(&lease, first).await;
+    worker.log(&lease, first, "early").await;
+    worker.done(&lease, first, None).await;
+    client.until("done: [1/2] COPY a /a").await;
+    worker.fall_silent();
+
+    let cluster = cluster.restart().await;
+    let mut worker = cluster.worker(1, &[&lease]).await;
+    let again = worker.lease().await;
+    assert_eq!((again.attempt, again.epoch), (lease.attempt, lease.epoch));
+    worker.start(&lease, second).await;
+    worker.done(&lease, second, None).await;
+    let output = worker.lease().await;
+
+    let cluster = {
+        worker.fall_silent();
+        cluster.restart().await
+    };
+    let mut worker = cluster.worker(1, &[&output]).await;
+    assert_eq!(worker.lease().await, output);
+    worker.assemble(&output).await;
+    let mut client = cluster.attach(build).await;
+    let Outcome::Done { summary, .. } = client.outcome().await else { panic!("not done") };
+    assert_eq!(summary, Summary { ran: 2, ..Summary::default() });
+    for line in ["log early", "done: [1/2] COPY a /a", "done: [2/2] RUN [\"/a\"]"] {
+        assert!(client.seen.iter().any(|it| it == line), "{line} in {:#?}", client.seen);
+    }
+
+    let cluster = cluster.restart().await;
+    let mut client = cluster.attach(build).await;
+    assert!(matches!(client.outcome().await, Outcome::Done { .. }));
+    let again = cluster.try_submit(build, &submission("FROM scratch\n")).await;
+    assert_eq!(again.unwrap_err().code(), tonic::Code::AlreadyExists);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_job_of_a_worker_that_does_not_come_back_is_leased_after_a_full_term() {
+    let cluster = Cluster::on_disk();
+    let mut worker = cluster.worker(1, &[]).await;
+    let build = cluster.submit(10, &submission(TWO_STEPS)).await;
+    let mut client = cluster.attach(build).await;
+    client.until("waiting: [2/2] RUN [\"/a\"]").await;
+    let lease = worker.lease().await;
+    worker.fall_silent();
+    let cluster = cluster.restart().await;
+    let before = tokio::time::Instant::now();
+    let mut other = cluster.worker(2, &[]).await;
+    let again = other.lease().await;
+    assert!(before.elapsed() >= std::time::Duration::from_secs(4));
+    assert!(again.epoch > lease.epoch);
+    let error =
+        StepError { kind: StepErrorKind::Rejected {}, message: "no such file".into(), hint: None };
+    other.fail(&again, &steps(&again)[0], &error).await;
+    let mut client = cluster.attach(build).await;
+    let Outcome::Failed(failed) = client.outcome().await else { panic!("it did not fail") };
+    assert_eq!(failed.message, "no such file");
+}
+
+#[tokio::test(start_paused = true)]
+async fn secrets_that_died_with_the_process_are_waited_for() {
+    let cluster = Cluster::on_disk();
+    let mut worker = cluster.worker(1, &[]).await;
+    let dockerfile = "FROM scratch\nRUN --mount=type=secret,id=key [\"/a\"]\n";
+    let build = cluster.submit(10, &submission(dockerfile)).await;
+    let secrets = || [("key".to_owned(), b"abc".to_vec())].into();
+    let _client = cluster.attach_with(build, secrets()).await;
+    let lease = worker.lease().await;
+    worker.fall_silent();
+    let cluster = cluster.restart().await;
+    let mut other = cluster.worker(2, &[]).await;
+    tokio::time::sleep(std::time::Duration::from_secs(20)).await;
+    let _client = cluster.attach_with(build, secrets()).await;
+    let again = other.lease().await;
+    assert_eq!(again.secrets, lease.secrets);
+    assert!(again.epoch > lease.epoch);
+}

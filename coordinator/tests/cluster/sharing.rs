@@ -1,0 +1,56 @@
+//! Two builds of the same.
+
+use dcbuild_proto::document::Outcome;
+
+use crate::harness::{Cluster, steps, submission};
+
+#[tokio::test(start_paused = true)]
+async fn a_running_step_is_shared_and_its_log_is_told_from_the_first_byte() {
+    let cluster = Cluster::in_memory();
+    let mut worker = cluster.worker(1, &[]).await;
+    let dockerfile = "FROM scratch\nRUN --network=none [\"/a\"]\n";
+    let first = cluster.submit(10, &submission(dockerfile)).await;
+    let mut owner = cluster.attach(first).await;
+    let lease = worker.lease().await;
+    let step = &steps(&lease)[0];
+    worker.start(&lease, step).await;
+    worker.log(&lease, step, "one").await;
+    owner.until("log one").await;
+    let second = cluster.submit(11, &submission(dockerfile)).await;
+    let mut sharer = cluster.attach(second).await;
+    sharer.until("log one").await;
+    worker.log(&lease, step, "two").await;
+    worker.done(&lease, step, None).await;
+    for _ in 0..2 {
+        let lease = worker.lease().await;
+        worker.assemble(&lease).await;
+    }
+    let Outcome::Done { summary, .. } = owner.outcome().await else { panic!("not done") };
+    assert_eq!((summary.ran, summary.shared), (1, 0));
+    let Outcome::Done { summary, .. } = sharer.outcome().await else { panic!("not done") };
+    assert_eq!((summary.ran, summary.shared), (0, 1));
+    let told = |line: &str| sharer.seen.iter().filter(|it| *it == line).count();
+    assert_eq!((told("log one"), told("log two")), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shared_step_goes_on_when_its_owner_is_cancelled() {
+    let cluster = Cluster::in_memory();
+    let mut worker = cluster.worker(1, &[]).await;
+    let dockerfile = "FROM scratch\nRUN [\"/a\"]\n";
+    let first = cluster.submit(10, &submission(dockerfile)).await;
+    let mut owner = cluster.attach(first).await;
+    let lease = worker.lease().await;
+    let step = &steps(&lease)[0];
+    worker.start(&lease, step).await;
+    owner.until("running: [1/1] RUN [\"/a\"]").await;
+    let second = cluster.submit(11, &submission(dockerfile)).await;
+    let mut sharer = cluster.attach(second).await;
+    sharer.until("running: [1/1] RUN [\"/a\"]").await;
+    cluster.cancel(first).await;
+    assert!(matches!(owner.outcome().await, Outcome::Canceled { .. }));
+    worker.done(&lease, step, None).await;
+    let output = worker.lease().await;
+    worker.assemble(&output).await;
+    assert!(matches!(sharer.outcome().await, Outcome::Done { .. }));
+}

@@ -1,0 +1,127 @@
+//! What the coordinator reads from the store, and serves of it.
+
+use dcbuild_model::{
+    BlobDigest, Compression, DiffId, Digest, LayerBlob, LayerDigest, LayerId, ManifestDigest,
+    Scope, UnixTime,
+};
+use dcbuild_oci::{Descriptor, ImageConfig, Manifest, media_type};
+use dcbuild_plan::{ImageSource, Op, Request};
+use dcbuild_proto::document::{self, ContextPlace, Work};
+use dcbuild_proto::pb;
+use dcbuild_proto::pb::store_client::StoreClient;
+use dcbuild_store::{FolderStore, ImageNames as _, NamedImage, StoredBlob};
+
+use crate::harness::{Cluster, steps, submission};
+
+#[tokio::test(start_paused = true)]
+async fn blobs_and_layers_go_in_and_come_out() {
+    let cluster = Cluster::in_memory();
+    let mut store = StoreClient::new(cluster.channel());
+    let bytes: Vec<u8> = (0..3_000_000_u32).map(|n| n.to_le_bytes()[1]).collect();
+    let blob = BlobDigest(Digest::of(&bytes));
+    let named = |blob: BlobDigest, bytes: &[u8]| -> Vec<pb::PutPiece> {
+        let piece = |(at, part): (usize, &[u8])| {
+            let blob = if at == 0 { blob.to_string() } else { String::new() };
+            pb::PutPiece { blob, bytes: part.to_vec().into() }
+        };
+        bytes.chunks(1 << 20).enumerate().map(piece).collect()
+    };
+    let other = BlobDigest(Digest::of(b"other"));
+    let wrong = store.put(tokio_stream::iter(named(other, &bytes))).await.unwrap_err();
+    assert_eq!(wrong.code(), tonic::Code::InvalidArgument);
+    let reply = store.put(tokio_stream::iter(named(blob, &bytes))).await.unwrap().into_inner();
+    assert_eq!(reply.size, 3_000_000);
+    let request = pb::FindMissingRequest { blobs: vec![blob.to_string(), other.to_string()] };
+    let missing = store.find_missing(request).await.unwrap().into_inner().missing;
+    assert_eq!(missing, [other.to_string()]);
+    for (start, length) in [(0, None), (7, Some(2_000_000))] {
+        let request = pb::GetRequest { blob: blob.to_string(), start, length };
+        let mut pieces = store.get(request).await.unwrap().into_inner();
+        let mut found = Vec::new();
+        while let Some(piece) = pieces.message().await.unwrap() {
+            assert!(piece.bytes.len() <= 1 << 20);
+            found.extend_from_slice(&piece.bytes);
+        }
+        let end = length.map_or(bytes.len(), |_| 2_000_007);
+        assert!(found == bytes[usize::try_from(start).unwrap()..end]);
+    }
+    let stored = StoredBlob {
+        blob: LayerBlob {
+            digest: LayerDigest(blob.0),
+            diff_id: DiffId(blob.0),
+            size: 1,
+            compression: Compression::Zstd,
+        },
+        index: other,
+    };
+    let layer = LayerId(Digest::of(b"layer")).to_string();
+    let request =
+        pb::PutLayerRequest { layer: layer.clone(), stored: document::to_bytes(&stored).into() };
+    store.put_layer(request).await.unwrap();
+    let find = |compression: &str| pb::FindLayerRequest {
+        layer: layer.clone(),
+        compression: compression.into(),
+    };
+    let found = store.find_layer(find("zstd")).await.unwrap().into_inner().stored.unwrap();
+    assert_eq!(document::from_bytes::<StoredBlob>("stored blob", &found).unwrap(), stored);
+    assert_eq!(store.find_layer(find("gzip")).await.unwrap().into_inner().stored, None);
+    let unknown = store.find_layer(find("lzma")).await.unwrap_err();
+    assert_eq!(unknown.code(), tonic::Code::InvalidArgument);
+}
+
+async fn keep_image(cluster: &Cluster, name: &str) -> ManifestDigest {
+    let store = FolderStore::open(&cluster.dir.path().join("store")).unwrap();
+    let layer = store.put_bytes(b"layer").unwrap();
+    let config = ImageConfig {
+        diff_ids: vec![DiffId(layer.0)],
+        ..ImageConfig::for_platform(&Request::new("").build_platform)
+    };
+    let json = config.to_json();
+    store.put_bytes(&json).unwrap();
+    let size = |bytes: &[u8]| u64::try_from(bytes.len()).unwrap();
+    let manifest = Manifest::new(
+        Descriptor::new(media_type::CONFIG, Digest::of(&json), size(&json)),
+        vec![Descriptor::new("application/vnd.oci.image.layer.v1.tar", layer.0, 5)],
+    );
+    let manifest = ManifestDigest(store.put_bytes(&manifest.to_json()).unwrap().0);
+    let tagged = UnixTime { secs: 1, nanos: 0 };
+    let image = NamedImage { name: name.into(), manifest, tagged };
+    store.put(&Scope::local(), &image).await.unwrap();
+    manifest
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_was_kept_by_name_is_taken_from_the_store_and_can_be_removed() {
+    let cluster = Cluster::in_memory();
+    let name = "docker.io/library/kept:1";
+    let manifest = keep_image(&cluster, name).await;
+    let mut worker = cluster.worker(1, &[]).await;
+    let build = cluster.submit(10, &submission("FROM kept:1\nRUN true\n")).await;
+    let mut client = cluster.attach(build).await;
+    client.until("done: [internal] load metadata for docker.io/library/kept:1").await;
+    let lease = worker.lease().await;
+    let Op::Image(image) = &steps(&lease)[0].step.op else { panic!("{lease:?}") };
+    assert_eq!((image.manifest, &image.source), (manifest, &ImageSource::Store {}));
+    let images = cluster.builds().list_images(pb::ListImagesRequest {}).await.unwrap();
+    assert_eq!(images.into_inner().images.len(), 1);
+    for removed in [true, false] {
+        let request = pb::RemoveImageRequest { name: name.into() };
+        let reply = cluster.builds().remove_image(request).await.unwrap();
+        assert_eq!(reply.into_inner().removed, removed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn contexts_that_a_worker_elsewhere_reads_are_packed_first() {
+    let cluster = Cluster::in_memory();
+    let mut worker = cluster.worker(1, &[]).await;
+    let mut submission = submission("FROM scratch\nCOPY a /a\n");
+    submission.in_place = false;
+    let build = cluster.submit(10, &submission).await;
+    let mut client = cluster.attach(build).await;
+    client.until("done: [internal] send build context").await;
+    let lease = worker.lease().await;
+    let Work::Steps { contexts, .. } = lease.work else { panic!("{lease:?}") };
+    let layer = LayerId(Digest::of(b"pack"));
+    assert_eq!(contexts[0].place, ContextPlace::Packed { layer });
+}
