@@ -27,6 +27,8 @@ const COMMANDS_MAX: usize = 1_024;
 /// Commands made durable by one write.
 const BATCH_MAX: usize = 256;
 const TICK: Duration = Duration::from_secs(1);
+/// How long a stop waits for what workers have said already.
+pub(crate) const DRAIN: Duration = Duration::from_millis(500);
 
 /// What the shell asks of the core.
 pub(crate) enum Command {
@@ -152,7 +154,7 @@ impl Core {
             // What waits in the queue is heard before anybody is found silent.
             let woken = tokio::select! {
                 biased;
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => return self.drain(commands).await,
                 count = commands.recv_many(&mut batch, BATCH_MAX) => {
                     if count == 0 {
                         return Ok(());
@@ -171,6 +173,25 @@ impl Core {
             }
             self.settle().await?;
         }
+    }
+
+    /// Takes what workers had said when the stop came: results that were reported are not lost.
+    async fn drain(&mut self, mut commands: mpsc::Receiver<Command>) -> Result<(), LogError> {
+        let end = Instant::now() + DRAIN;
+        while self.book.has_sessions() || !commands.is_empty() {
+            let mut batch = Vec::new();
+            tokio::select! {
+                biased;
+                _ = commands.recv_many(&mut batch, BATCH_MAX) => {}
+                () = tokio::time::sleep_until(end) => return Ok(()),
+            }
+            self.book.at(self.now());
+            for command in batch {
+                self.meet(command);
+            }
+            self.settle().await?;
+        }
+        Ok(())
     }
 
     fn now(&self) -> Now {

@@ -49,6 +49,11 @@ impl Book {
         }
     }
 
+    /// Whether a worker is connected.
+    pub(crate) fn has_sessions(&self) -> bool {
+        self.workers.values().any(|member| member.session.is_some())
+    }
+
     /// Ends the session behind a queue of orders.
     pub(crate) fn cut_off(&mut self, orders: &mpsc::Sender<Order>) {
         for member in self.workers.values_mut() {

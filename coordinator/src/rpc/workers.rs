@@ -8,11 +8,12 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Services, guarded, invalid};
 use crate::book::{Hello, Order, Report};
-use crate::core::Command;
+use crate::core::{Command, DRAIN};
 
 const ORDERS_MAX: usize = 1_024;
 const RUNNING_MAX: usize = 10_000;
@@ -33,13 +34,21 @@ impl pb::workers_server::Workers for WorkersService {
             let worker = hello.worker;
             let (orders, queue) = mpsc::channel(ORDERS_MAX);
             let session = self.0.core.ask(|reply| Command::Hello { hello, orders, reply }).await?;
-            self.0.tracker.spawn(hear(self.0.clone(), worker, session, reports));
+            let over = CancellationToken::new();
+            let heard = over.clone().drop_guard();
+            let hearing = hear(self.0.clone(), worker, session, reports);
+            self.0.tracker.spawn(async move {
+                hearing.await;
+                drop(heard);
+            });
             let lease_millis = u64::try_from(limits::LEASE.as_millis()).unwrap_or(u64::MAX);
             let welcome = pb::worker_order::Order::Welcome(pb::Welcome { lease_millis });
             let welcome = pb::WorkerOrder { order: Some(welcome) };
-            let stop = self.0.stop.clone().cancelled_owned();
             let orders = ReceiverStream::new(queue).map(|order| Ok(order_out(order)));
-            Ok(futures::stream::iter([Ok(welcome)]).chain(orders).take_until(stop).boxed())
+            Ok(futures::stream::iter([Ok(welcome)])
+                .chain(orders)
+                .take_until(over.cancelled_owned())
+                .boxed())
         })
         .await
     }
@@ -84,10 +93,17 @@ async fn hear(
     session: u64,
     mut reports: Streaming<pb::WorkerReport>,
 ) {
+    let stop = services.stop.clone();
+    let cut = async move {
+        stop.cancelled().await;
+        tokio::time::sleep(DRAIN / 2).await;
+    };
+    tokio::pin!(cut);
     loop {
         let report = tokio::select! {
-            () = services.stop.cancelled() => break,
+            biased;
             report = reports.message() => report,
+            () = &mut cut => break,
         };
         let report = match report {
             Ok(Some(report)) => report_in(report),
