@@ -1,6 +1,7 @@
 //! The coordinator dies and comes back on the same folder.
 
 use dcbuild_proto::document::{Outcome, StepError, StepErrorKind, Summary};
+use dcbuild_proto::pb;
 
 use crate::harness::{Cluster, steps, submission};
 
@@ -106,4 +107,24 @@ async fn secrets_that_died_with_the_process_are_waited_for() {
     let again = other.lease().await;
     assert_eq!(again.secrets, lease.secrets);
     assert!(again.epoch > lease.epoch);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_worker_said_just_before_a_stop_counts() {
+    let cluster = Cluster::on_disk();
+    let mut worker = cluster.worker(1, &[]).await;
+    let build = cluster.submit(10, &submission(TWO_STEPS)).await;
+    let mut client = cluster.attach(build).await;
+    client.until("waiting: [2/2] RUN [\"/a\"]").await;
+    let lease = worker.lease().await;
+    worker.fall_silent();
+    worker.run(&lease).await;
+    worker.say(pb::worker_report::Report::Goodbye(pb::Goodbye {})).await;
+    let cluster = cluster.restart().await;
+    let mut other = cluster.worker(2, &[]).await;
+    let output = other.lease().await;
+    other.assemble(&output).await;
+    let mut client = cluster.attach(build).await;
+    let Outcome::Done { summary, .. } = client.outcome().await else { panic!("not done") };
+    assert_eq!(summary, Summary { ran: 2, ..Summary::default() });
 }
