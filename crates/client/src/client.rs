@@ -10,6 +10,7 @@ use std::time::Duration;
 use dcbuild_context::{LocalContext, LocalContexts};
 use dcbuild_model::{BuildId, Fault, limits};
 use dcbuild_oci::LayoutRef;
+use dcbuild_plan::Request;
 use dcbuild_process::{Clock, Env, Hint, SystemClock};
 use dcbuild_progress::{Failure, Mode, quiet_line};
 use dcbuild_proto::document::{Outcome, OutputResult, Submission};
@@ -25,10 +26,10 @@ use crate::failure::failure;
 use crate::metadata::{image_id, metadata};
 use crate::output::ClientOutput;
 use crate::prepare::Prepared;
-use crate::rpc::{Builds, ListedBuild, ListedImage, Role, RpcError};
+use crate::rpc::{Builds, ListedBuild, ListedImage, RpcError};
 use crate::show::{Screen, Show};
 use crate::wanted::{Handover, Purpose, Wanted};
-use follow::Followed;
+use follow::{Follow, Followed, Presence, Stay};
 
 /// What a shell reports of a command that Ctrl-C ended.
 const INTERRUPTED: u8 = 130;
@@ -166,8 +167,15 @@ impl Client {
     /// A client of a coordinator elsewhere, whose store is reached through it.
     pub fn new(channel: Channel, config: ClientConfig) -> Client {
         let store = Arc::new(RemoteStore::new(channel.clone(), "of the coordinator"));
-        let contexts = Arc::new(LocalContexts::new());
-        Client::in_process(channel, store.clone(), store, contexts, config)
+        Client {
+            builds: Builds::new(channel),
+            blobs: store.clone(),
+            layers: store,
+            contexts: Arc::new(LocalContexts::new()),
+            clock: Arc::new(SystemClock),
+            config,
+            tasks: TaskTracker::new(),
+        }
     }
 
     /// A client that opens the store itself, and shares folders with a worker of its own process.
@@ -178,9 +186,9 @@ impl Client {
         contexts: Arc<LocalContexts>,
         config: ClientConfig,
     ) -> Client {
-        let clock = Arc::new(SystemClock);
-        let tasks = TaskTracker::new();
-        Client { builds: Builds::new(channel), blobs, layers, contexts, clock, config, tasks }
+        // A coordinator in this process that is gone does not come back.
+        let config = ClientConfig { reconnect: Duration::ZERO, ..config };
+        Client { blobs, layers, contexts, ..Client::new(channel, config) }
     }
 
     /// Builds, shows it, and puts the outputs where they belong; `stop` asks for an early end.
@@ -206,14 +214,11 @@ impl Client {
         stop: &CancellationToken,
     ) -> Result<Ended, ClientError> {
         self.submit(request.id, &request.submission).await?;
-        let sources = Arc::new(self.sources(request));
-        let follow = follow::Follow {
-            client: self,
-            id: request.id,
-            role: Role::Answers(request.secrets.clone()),
-            sources: Some(sources),
-            detached: request.submission.detached,
-        };
+        let sources = Arc::new(self.sources(request.id, request.layouts.clone()));
+        let secrets = request.secrets.clone();
+        let stay = if request.submission.detached { Stay::Briefly } else { Stay::ToTheEnd };
+        let presence = Presence::Owner { sources, secrets, stay };
+        let follow = Follow { client: self, id: request.id, presence };
         let followed = follow.run(show, stop).await;
         let outcome = match followed {
             Ok(Followed::Ended(outcome)) => *outcome,
@@ -233,16 +238,17 @@ impl Client {
         };
         show.finish();
         if !delivered? {
-            return Ok(self.interrupted(show));
+            show.write("error: interrupted\n");
+            return Ok(left());
         }
-        Ok(self.conclude(request, outcome, show, stop))
+        Ok(conclude(request, outcome, show, stop))
     }
 
-    fn sources(&self, request: &BuildRequest) -> Sources {
+    fn sources(&self, build: BuildId, layouts: BTreeMap<String, LayoutRef>) -> Sources {
         Sources {
-            build: request.id,
+            build,
             contexts: self.contexts.clone(),
-            layouts: request.layouts.clone(),
+            layouts,
             blobs: self.blobs.clone(),
             layers: self.layers.clone(),
             docker_config: self.config.docker_config.clone(),
@@ -277,7 +283,7 @@ impl Client {
             let Some(title) = title(output) else { continue };
             let work = show.during(&title, deliverer.deliver(output, made));
             match stop.run_until_cancelled(work).await {
-                Some(delivered) => delivered?,
+                Some(done) => done?,
                 None => return Ok(false),
             }
         }
@@ -291,45 +297,7 @@ impl Client {
         Ok(true)
     }
 
-    fn interrupted(&self, show: &mut Show<'_>) -> Ended {
-        show.write("error: interrupted\n");
-        Ended { outcome: None, stdout: String::new(), code: INTERRUPTED }
-    }
-
-    fn conclude(
-        &self,
-        request: &BuildRequest,
-        outcome: Outcome,
-        show: &mut Show<'_>,
-        stop: &CancellationToken,
-    ) -> Ended {
-        let (mut stdout, mut code) = (String::new(), 0);
-        match &outcome {
-            Outcome::Done { outputs, .. } => {
-                if let (Mode::Quiet, Some(id)) = (request.mode, image_id(outputs)) {
-                    stdout = quiet_line(&id);
-                }
-                let shown = matches!(request.mode, Mode::Auto | Mode::Tty | Mode::Plain);
-                if outputs.is_empty() && shown {
-                    show.write(CACHE_ONLY);
-                }
-            }
-            Outcome::Planned { .. } => {}
-            Outcome::Failed(failed) => {
-                let block = failure(failed, &request.submission.request, show).render();
-                show.write(&block);
-                code = failed.fault.exit_code();
-            }
-            Outcome::Canceled { reason } => {
-                let error = format!("the build was cancelled: {reason}");
-                show.write(&Failure { error, ..Failure::default() }.render());
-                code = if stop.is_cancelled() { INTERRUPTED } else { 1 };
-            }
-        }
-        Ended { outcome: Some(outcome), stdout, code }
-    }
-
-    /// Follows a build from its first event on, without answering for it.
+    /// Follows a build from its first event on, and gives it the credentials that it asks for; `stop` leaves it alone.
     pub async fn attach(
         &self,
         id: BuildId,
@@ -337,41 +305,37 @@ impl Client {
         screen: &mut dyn Screen,
         stop: &CancellationToken,
     ) -> Result<Ended, ClientError> {
+        let sources = Arc::new(self.sources(id, BTreeMap::new()));
+        let presence = Presence::Attached { sources };
+        self.follow_only(id, mode, presence, (screen, stop)).await
+    }
+
+    /// Follows a build from its first event on, and only looks on.
+    pub async fn logs(
+        &self,
+        id: BuildId,
+        mode: Mode,
+        screen: &mut dyn Screen,
+        stop: &CancellationToken,
+    ) -> Result<Ended, ClientError> {
+        self.follow_only(id, mode, Presence::LooksOn, (screen, stop)).await
+    }
+
+    async fn follow_only(
+        &self,
+        id: BuildId,
+        mode: Mode,
+        presence: Presence,
+        (screen, stop): (&mut dyn Screen, &CancellationToken),
+    ) -> Result<Ended, ClientError> {
         let mut show = Show::new(mode, screen, self.clock.clone());
-        let follow = follow::Follow {
-            client: self,
-            id,
-            role: Role::LooksOn,
-            sources: None,
-            detached: false,
-        };
-        let followed = follow.run(&mut show, stop).await;
+        let followed = Follow { client: self, id, presence }.run(&mut show, stop).await;
         show.finish();
         let outcome = match followed? {
             Followed::Ended(outcome) => *outcome,
-            Followed::Left => {
-                return Ok(Ended { outcome: None, stdout: String::new(), code: INTERRUPTED });
-            }
+            Followed::Left => return Ok(left()),
         };
-        let error = match &outcome {
-            Outcome::Done { .. } | Outcome::Planned { .. } => None,
-            Outcome::Failed(failed) => {
-                let block = Failure {
-                    error: failed.message.clone(),
-                    hint: failed.hint.clone(),
-                    ..Failure::default()
-                };
-                Some((block, failed.fault.exit_code()))
-            }
-            Outcome::Canceled { reason } => {
-                let error = format!("the build was cancelled: {reason}");
-                Some((Failure { error, ..Failure::default() }, 1))
-            }
-        };
-        let code = error.as_ref().map_or(0, |(_, code)| *code);
-        if let Some((block, _)) = error {
-            show.write(&block.render());
-        }
+        let code = failed(&outcome, None, &mut show, stop).unwrap_or(0);
         Ok(Ended { outcome: Some(outcome), stdout: String::new(), code })
     }
 
@@ -398,3 +362,48 @@ impl Client {
 
 const CACHE_ONLY: &str = "No output was asked for: the result stays in the build cache. \
                           Name it with -t, or use --load, --push or -o.\n";
+
+/// What a client that went before its build ended leaves behind.
+fn left() -> Ended {
+    Ended { outcome: None, stdout: String::new(), code: INTERRUPTED }
+}
+
+fn conclude(
+    request: &BuildRequest,
+    outcome: Outcome,
+    show: &mut Show<'_>,
+    stop: &CancellationToken,
+) -> Ended {
+    let code = failed(&outcome, Some(&request.submission.request), show, stop).unwrap_or(0);
+    let mut stdout = String::new();
+    if let Outcome::Done { outputs, .. } = &outcome {
+        if let (Mode::Quiet, Some(id)) = (request.mode, image_id(outputs)) {
+            stdout = quiet_line(&id);
+        }
+        let shown = matches!(request.mode, Mode::Auto | Mode::Tty | Mode::Plain);
+        if outputs.is_empty() && shown {
+            show.write(CACHE_ONLY);
+        }
+    }
+    Ended { outcome: Some(outcome), stdout, code }
+}
+
+/// Prints why a build failed, if it did, and says the exit code for that.
+fn failed(
+    outcome: &Outcome,
+    request: Option<&Request>,
+    show: &mut Show<'_>,
+    stop: &CancellationToken,
+) -> Option<u8> {
+    let (block, code) = match outcome {
+        Outcome::Done { .. } | Outcome::Planned { .. } => return None,
+        Outcome::Failed(failed) => (failure(failed, request, show), failed.fault.exit_code()),
+        Outcome::Canceled { reason } => {
+            let error = format!("the build was cancelled: {reason}");
+            let code = if stop.is_cancelled() { INTERRUPTED } else { 1 };
+            (Failure { error, ..Failure::default() }, code)
+        }
+    };
+    show.write(&block.render());
+    Some(code)
+}

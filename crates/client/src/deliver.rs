@@ -178,25 +178,16 @@ impl Deliverer {
         };
         let load =
             async { docker_load(&self.docker_host, reader).await.map_err(DeliverError::from) };
-        match tokio::join!(write, load) {
+        let (written, loaded) = tokio::join!(write, load);
+        // A daemon that refuses breaks the pipe, and its own words tell more than that. An archive that broke off on our
+        // side is another matter.
+        match (written, loaded) {
+            (Err(error), Err(_)) if !is_broken_pipe(&error) => Err(error),
+            (_, Err(error)) => Err(error),
             (_, Ok(said)) => {
                 tracing::debug!(said, "docker has the image");
                 Ok(())
             }
-            // A daemon that refuses breaks the pipe: its own words tell more. An archive that breaks off is our fault.
-            (
-                Err(
-                    error @ DeliverError::Write {
-                        source:
-                            WriteError::Read { .. }
-                            | WriteError::Corrupt { .. }
-                            | WriteError::Size { .. },
-                        ..
-                    },
-                ),
-                Err(_),
-            ) => Err(error),
-            (_, Err(error)) => Err(error),
         }
     }
 
@@ -247,6 +238,10 @@ impl Deliverer {
         let writer = work(writer).await.map_err(failed)?;
         Out { writer, place }.finish().await
     }
+}
+
+fn is_broken_pipe(error: &DeliverError) -> bool {
+    matches!(error, DeliverError::Write { source: WriteError::Write { .. }, .. })
 }
 
 struct Image {

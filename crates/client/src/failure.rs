@@ -4,14 +4,14 @@ use dcbuild_plan::Request;
 use dcbuild_progress::{Excerpt, Failure, VertexId};
 use dcbuild_proto::document::Failed;
 
-use crate::show::Show;
+use crate::show::{Show, Tail};
 
 /// Puts a failure together: the step's last lines, the lines of the Dockerfile, the story and the hint.
-pub(crate) fn failure(failed: &Failed, request: &Request, show: &Show<'_>) -> Failure {
+pub(crate) fn failure(failed: &Failed, request: Option<&Request>, show: &Show<'_>) -> Failure {
     let vertex = failed.vertex.as_ref().and_then(|id| id.parse().ok()).map(VertexId);
     let tail = vertex.and_then(|id| show.tail(&id));
     let line = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
-    let excerpt = failed.lines.map(|(first, last)| Excerpt {
+    let excerpt = failed.lines.zip(request).map(|((first, last), request)| Excerpt {
         file: request.filename.clone(),
         text: request.dockerfile.clone(),
         first: line(first),
@@ -19,7 +19,7 @@ pub(crate) fn failure(failed: &Failed, request: &Request, show: &Show<'_>) -> Fa
     });
     Failure {
         step: tail.map(|tail| tail.name.clone()).filter(|name| !name.is_empty()),
-        log: tail.map(|tail| tail.lines()).unwrap_or_default(),
+        log: tail.map(Tail::lines).unwrap_or_default(),
         excerpt,
         error: failed.message.clone(),
         causes: Vec::new(),

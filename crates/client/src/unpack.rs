@@ -102,7 +102,7 @@ impl Unpacker {
             EntryType::Fifo | EntryType::Char | EntryType::Block => {
                 match node(&parent, &name, mode, entry) {
                     Err(Errno::PERM) => Ok(()),
-                    made => made.map_err(failed(&path)),
+                    result => result.map_err(failed(&path)),
                 }
             }
             _ => Ok(()),
@@ -207,10 +207,9 @@ fn times<R: Read>(entry: &mut Entry<'_, R>) -> Result<Timestamps, UnpackError> {
             }
         }
     }
-    let (tv_sec, tv_nsec) = time;
     Ok(Timestamps {
         last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
-        last_modification: Timespec { tv_sec, tv_nsec },
+        last_modification: Timespec { tv_sec: time.0, tv_nsec: time.1 },
     })
 }
 

@@ -1,11 +1,12 @@
 //! Follows one build through its events, over as many connections as it takes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dcbuild_model::BuildId;
 use dcbuild_progress::{Update, VertexState};
-use dcbuild_proto::document::Outcome;
+use dcbuild_proto::document::{Outcome, Question};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -57,14 +58,43 @@ pub(super) enum Followed {
     Left,
 }
 
+/// What a client is to the build that it follows.
+#[derive(Clone)]
+pub(super) enum Presence {
+    /// It submitted it, answers what it asks, and ends it when it is told to stop.
+    Owner { sources: Arc<Sources>, secrets: BTreeMap<String, Vec<u8>>, stay: Stay },
+    /// It answers what it can, and leaves the build alone when it goes.
+    Attached { sources: Arc<Sources> },
+    /// It answers nothing.
+    LooksOn,
+}
+
+/// How long a client stays.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stay {
+    ToTheEnd,
+    /// Until the build can do without it.
+    Briefly,
+}
+
+impl Presence {
+    fn role(&self) -> Role {
+        match self {
+            Presence::Owner { secrets, .. } => Role::Answers(secrets.clone()),
+            Presence::Attached { .. } => Role::Answers(BTreeMap::new()),
+            Presence::LooksOn => Role::LooksOn,
+        }
+    }
+
+    fn owns(&self) -> bool {
+        matches!(self, Presence::Owner { .. })
+    }
+}
+
 pub(super) struct Follow<'a> {
     pub(super) client: &'a Client,
     pub(super) id: BuildId,
-    pub(super) role: Role,
-    /// What questions are answered from; none for one that looks on.
-    pub(super) sources: Option<Arc<Sources>>,
-    /// Whether the client leaves as soon as the build can do without it.
-    pub(super) detached: bool,
+    pub(super) presence: Presence,
 }
 
 enum Woke {
@@ -98,9 +128,9 @@ impl Follow<'_> {
         let mut patience = Patience::new(self.client.config.reconnect);
         let mut course = Course { next: 0, leave: None };
         loop {
-            let attend = self.client.builds.attend(self.id, course.next, self.role.clone());
+            let attend = self.client.builds.attend(self.id, course.next, self.presence.role());
             let lost = match self.shown(attend, show, stop, &mut course).await {
-                None => return Ok(canceled()),
+                None => return Ok(self.stopped()),
                 Some(Err(error)) => error,
                 Some(Ok(session)) => {
                     let before = course.next;
@@ -115,14 +145,14 @@ impl Follow<'_> {
                 }
             };
             if course.leave.is_some() {
-                return Ok(canceled());
+                return Ok(self.stopped());
             }
             if !lost.may_pass() {
                 return Err(lost);
             }
             tracing::debug!(error = %crate::answer::chain(&lost), "the connection is lost");
             match self.shown(patience.wait(), show, stop, &mut course).await {
-                None => return Ok(canceled()),
+                None => return Ok(self.stopped()),
                 Some(true) => {}
                 Some(false) => return Err(lost),
             }
@@ -158,7 +188,7 @@ impl Follow<'_> {
     async fn cancel(&self, course: &mut Course) {
         let until = Instant::now() + FAREWELL;
         course.leave = Some(until);
-        if self.sources.is_some() {
+        if self.presence.owns() {
             let told = tokio::time::timeout_at(until, self.client.builds.cancel(self.id)).await;
             if let Ok(Err(error)) = told {
                 tracing::debug!(error = %crate::answer::chain(&error), "the build could not be cancelled");
@@ -183,13 +213,16 @@ impl Follow<'_> {
             };
             match woke {
                 Woke::Tick => show.draw(),
-                Woke::Late => return Ok(Cut::Followed(canceled())),
-                Woke::Stop if self.sources.is_none() => return Ok(Cut::Followed(Followed::Left)),
+                Woke::Late => return Ok(Cut::Followed(self.stopped())),
+                Woke::Stop if !self.presence.owns() => return Ok(Cut::Followed(Followed::Left)),
                 Woke::Stop => self.cancel(course).await,
                 Woke::Event(Err(error)) if error.may_pass() => return Ok(Cut::Lost(error)),
                 Woke::Event(Err(error)) => return Err(error),
                 Woke::Event(Ok((number, event))) => {
-                    if let Some(followed) = self.take(number, event, &session, show, course) {
+                    if let Some(next) = numbered(number, &event) {
+                        course.next = course.next.max(next);
+                    }
+                    if let Some(followed) = self.take(event, &session, show) {
                         return Ok(Cut::Followed(followed));
                     }
                 }
@@ -197,43 +230,50 @@ impl Follow<'_> {
         }
     }
 
-    /// Takes one event; questions stand beside the others and have no number among them.
-    fn take(
-        &self,
-        number: u64,
-        event: Event,
-        session: &Session,
-        show: &mut Show<'_>,
-        course: &mut Course,
-    ) -> Option<Followed> {
+    fn take(&self, event: Event, session: &Session, show: &mut Show<'_>) -> Option<Followed> {
         match event {
-            Event::CaughtUp => {}
+            Event::CaughtUp => None,
             Event::Question { number, ask } => {
-                if let Some(sources) = self.sources.clone() {
-                    let replies = session.replies.clone();
-                    self.client.tasks.spawn(async move {
-                        let reply = sources.answer(ask).await;
-                        replies.reply(number, reply).await;
-                    });
-                }
+                self.answer(number, ask, session);
+                None
             }
             Event::Update(update) => {
-                course.next = course.next.max(number.saturating_add(1));
-                let left = self.detached && is_under_way(&update);
+                let brief = matches!(self.presence, Presence::Owner { stay: Stay::Briefly, .. });
                 show.update(&update);
-                if left {
-                    return Some(Followed::Left);
-                }
+                (brief && is_under_way(&update)).then_some(Followed::Left)
             }
-            Event::Finished(outcome) => return Some(Followed::Ended(outcome)),
+            Event::Finished(outcome) => Some(Followed::Ended(outcome)),
         }
-        None
+    }
+
+    fn answer(&self, number: u64, ask: Question, session: &Session) {
+        let (Presence::Owner { sources, .. } | Presence::Attached { sources }) = &self.presence
+        else {
+            return;
+        };
+        if !self.presence.owns() && !matches!(ask, Question::Credentials { .. }) {
+            // Only the client that has the folders can answer; it may come back.
+            return;
+        }
+        let (sources, replies) = (sources.clone(), session.replies.clone());
+        self.client.tasks.spawn(async move {
+            let reply = sources.answer(ask).await;
+            replies.reply(number, reply).await;
+        });
+    }
+
+    fn stopped(&self) -> Followed {
+        if !self.presence.owns() {
+            return Followed::Left;
+        }
+        let reason = "the user stopped it".to_owned();
+        Followed::Ended(Box::new(Outcome::Canceled { reason }))
     }
 }
 
-fn canceled() -> Followed {
-    let reason = "the user stopped it".to_owned();
-    Followed::Ended(Box::new(Outcome::Canceled { reason }))
+/// The number of the event after this one; questions stand beside the others and have no number among them.
+fn numbered(number: u64, event: &Event) -> Option<u64> {
+    matches!(event, Event::Update(_)).then(|| number.saturating_add(1))
 }
 
 async fn until(moment: Option<Instant>) {

@@ -1,1 +1,281 @@
+use expect_test::{Expect, expect};
+
 use super::*;
+
+const NO: Shorthands = Shorthands { push: false, load: false, digest_wanted: false };
+
+fn check(written: &[&str], shorthands: Shorthands, names: &[&str], want: &Expect) {
+    let written: Vec<String> = written.iter().map(|text| (*text).to_owned()).collect();
+    let names = names.iter().map(|name| name.parse().unwrap()).collect();
+    let naming = Naming { names, annotations: BTreeMap::new() };
+    let told = match outputs(&written, shorthands, &naming) {
+        Ok(outputs) if outputs.is_empty() => "nothing".to_owned(),
+        Ok(outputs) => outputs.iter().map(tell).collect::<Vec<_>>().join("\n"),
+        Err(error) => dcbuild_process::report_with_hint(&error).trim_end().to_owned(),
+    };
+    want.assert_eq(&(told + "\n"));
+}
+
+fn tell(output: &Output) -> String {
+    let OutputSpec { kind, layers, oci_media_types, annotations } = &output.spec;
+    let made = match kind {
+        OutputKind::Files {} => "files".to_owned(),
+        OutputKind::Image { names, push, push_by_digest, keep } => {
+            let words = [(*push, "push"), (*push_by_digest, "by-digest"), (*keep, "keep")];
+            let words = words.iter().filter(|(on, _)| *on).map(|(_, word)| *word);
+            let words: Vec<_> =
+                words.chain([if *oci_media_types { "oci" } else { "docker" }]).collect();
+            format!("image {names:?} {}", words.join(" "))
+        }
+    };
+    let level = layers.level.map_or(String::new(), |level| format!(" level {level}"));
+    let force = if layers.force { " force" } else { "" };
+    let notes = if annotations.is_empty() { String::new() } else { format!(" {annotations:?}") };
+    format!("{made}; {}{level}{force}{notes}; {:?}", layers.compression.name(), output.client)
+}
+
+#[test]
+fn folders_and_standard_output_need_no_type() {
+    check(
+        &["out"],
+        NO,
+        &["a"],
+        &expect![[r#"
+        files; gzip; Local { dest: "out" }
+    "#]],
+    );
+    check(
+        &["-"],
+        NO,
+        &[],
+        &expect![[r#"
+        files; gzip; Tar { dest: Stdout }
+    "#]],
+    );
+    check(
+        &["out.tar"],
+        NO,
+        &[],
+        &expect![[r#"
+        files; gzip; Local { dest: "out.tar" }
+    "#]],
+    );
+}
+
+#[test]
+fn every_type_is_understood() {
+    let all = [
+        "type=image",
+        "type=registry",
+        "type=docker",
+        "type=docker,dest=d.tar",
+        "type=oci,dest=o.tar",
+        "type=oci,dest=o,tar=false",
+        "type=tar,dest=f.tar",
+        "type=local,dest=f",
+        "type=cacheonly",
+    ];
+    check(
+        &all,
+        NO,
+        &["a:1"],
+        &expect![[r#"
+        image ["docker.io/library/a:1"] keep oci; gzip; Image
+        image ["docker.io/library/a:1"] push oci; gzip; Image
+        image ["docker.io/library/a:1"] keep docker; gzip; Load
+        image ["docker.io/library/a:1"] docker; gzip; DockerTar { dest: File("d.tar") }
+        image ["docker.io/library/a:1"] oci; gzip; OciTar { dest: File("o.tar") }
+        image ["docker.io/library/a:1"] oci; gzip; OciFolder { dest: "o" }
+        files; gzip; Tar { dest: File("f.tar") }
+        files; gzip; Local { dest: "f" }
+    "#]],
+    );
+}
+
+#[test]
+fn attributes_are_understood() {
+    let all = r#"type=image,"name=x/a:1,b",push=true,compression=zstd,compression-level=9,force-compression=true,annotation.k=v"#;
+    check(
+        &[all],
+        NO,
+        &["c"],
+        &expect![[r#"
+        image ["docker.io/x/a:1", "docker.io/library/b:latest"] push keep oci; zstd level 9 force {"k": "v"}; Image
+    "#]],
+    );
+    check(
+        &["type=image,oci-mediatypes=false,push-by-digest=true,name=a,push=1"],
+        NO,
+        &[],
+        &expect![[r#"
+        image ["docker.io/library/a:latest"] push by-digest docker; gzip; Image
+    "#]],
+    );
+    check(
+        &["type=docker,compression=zstd"],
+        NO,
+        &[],
+        &expect![[r#"
+        image [] oci; zstd; Load
+    "#]],
+    );
+    check(
+        &["Type=oci"],
+        NO,
+        &[],
+        &expect![[r#"
+        image [] oci; gzip; OciTar { dest: Stdout }
+    "#]],
+    );
+}
+
+#[test]
+fn shorthands_and_names_make_outputs() {
+    let push = Shorthands { push: true, ..NO };
+    let digest = Shorthands { digest_wanted: true, ..NO };
+    check(
+        &[],
+        NO,
+        &[],
+        &expect![[r#"
+        nothing
+    "#]],
+    );
+    check(
+        &[],
+        NO,
+        &["a"],
+        &expect![[r#"
+        image ["docker.io/library/a:latest"] keep oci; gzip; Image
+    "#]],
+    );
+    check(
+        &[],
+        digest,
+        &[],
+        &expect![[r#"
+        image [] oci; gzip; Image
+    "#]],
+    );
+    check(
+        &["type=cacheonly"],
+        digest,
+        &["a"],
+        &expect![[r#"
+        nothing
+    "#]],
+    );
+    check(
+        &[],
+        push,
+        &["a"],
+        &expect![[r#"
+        image ["docker.io/library/a:latest"] push oci; gzip; Image
+    "#]],
+    );
+}
+
+#[test]
+fn shorthands_join_outputs() {
+    let push = Shorthands { push: true, ..NO };
+    let load = Shorthands { load: true, ..NO };
+    check(
+        &["type=image,compression=zstd"],
+        push,
+        &["a"],
+        &expect![[r#"
+        image ["docker.io/library/a:latest"] push keep oci; zstd; Image
+    "#]],
+    );
+    check(
+        &[],
+        load,
+        &["a"],
+        &expect![[r#"
+        image ["docker.io/library/a:latest"] keep docker; uncompressed; Load
+    "#]],
+    );
+    check(
+        &["type=docker"],
+        load,
+        &["a"],
+        &expect![[r#"
+        image ["docker.io/library/a:latest"] keep docker; uncompressed; Load
+    "#]],
+    );
+    check(
+        &[],
+        Shorthands { push: true, ..load },
+        &["a"],
+        &expect![[r#"
+        image ["docker.io/library/a:latest"] push oci; gzip; Image
+        image ["docker.io/library/a:latest"] keep docker; gzip; Load
+    "#]],
+    );
+}
+
+#[test]
+fn what_cannot_be_meant_is_refused() {
+    check(
+        &["type=image,push=true"],
+        NO,
+        &[],
+        &expect![[r#"
+        error: type=image,push=true needs a name to push to (-t NAME)
+    "#]],
+    );
+    check(
+        &[],
+        Shorthands { push: true, ..NO },
+        &[],
+        &expect![[r#"
+        error: --push needs a name to push to (-t NAME)
+    "#]],
+    );
+    check(
+        &["type=local"],
+        NO,
+        &[],
+        &expect![[r#"
+        error: type=local ('type=local') needs a folder (dest=DIR)
+    "#]],
+    );
+    let hint =
+        "hint: such as -o DIR, -o type=oci,dest=app.tar or -o type=image,name=app:1,push=true";
+    for (text, problem) in [
+        ("type=oxi", "'oxi' is no type (image, registry, docker, oci, tar, local or cacheonly)"),
+        ("dest=x", "it has no type="),
+        ("type=tar,dest", "'dest' has no value"),
+        ("type=tar,colour=red", "'colour' is no known attribute"),
+        ("type=image,push=maybe", "push=maybe"),
+        ("type=image,compression=lz4", "compression=lz4"),
+        ("type=image,compression-level=high", "compression-level=high"),
+        ("type=image,dest=x", "an image in the store or a registry has no dest="),
+        ("type=oci,push=true,dest=x", "push=true is for type=image"),
+        ("type=image,annotation-index.a=b", "'annotation-index.a' is no known attribute"),
+        ("\"type=tar", "a quote is not closed"),
+    ] {
+        let told = outputs(&[text.to_owned()], NO, &Naming::default()).unwrap_err();
+        let want = format!("error: --output '{text}' is malformed: {problem}\n{hint}\n");
+        assert_eq!(dcbuild_process::report_with_hint(&told), want);
+    }
+    check(
+        &["type=image,compression=estargz"],
+        NO,
+        &[],
+        &expect![[r#"
+        error: --output 'type=image,compression=estargz' is not supported
+        hint: use compression=zstd or gzip; layers of both are seekable
+    "#]],
+    );
+    check(
+        &["type=image,name=UPPER"],
+        NO,
+        &[],
+        &expect![[r#"
+        error: --output 'UPPER' is no name of an image
+          caused by: invalid reference format: repository name (library/UPPER) must be lowercase
+        hint: such as -t registry.example.com/team/app:1.2
+    "#]],
+    );
+}

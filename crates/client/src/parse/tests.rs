@@ -1,1 +1,159 @@
 use super::*;
+
+fn texts(given: &[&str]) -> Vec<String> {
+    given.iter().map(|text| (*text).to_owned()).collect()
+}
+
+fn env() -> Env {
+    Env::from_iter([("FROM_ENV", "here"), ("TOKEN", "t")])
+}
+
+#[test]
+fn build_args_take_values_from_the_environment() {
+    let args = build_args(&texts(&["A=1", "B=", "C=x=y", "FROM_ENV", "ABSENT", "A=2"]), &env());
+    let want = [("A", "2"), ("B", ""), ("C", "x=y"), ("FROM_ENV", "here")];
+    let want = want.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(args.unwrap(), BTreeMap::from(want));
+    assert!(build_args(&texts(&["=1"]), &env()).is_err());
+}
+
+#[test]
+fn labels_may_be_empty() {
+    let want = [("a", ""), ("b", "c=d")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(labels(&texts(&["a", "b=c=d"])).unwrap(), BTreeMap::from(want));
+    assert!(labels(&texts(&["=x"])).is_err());
+}
+
+#[test]
+fn only_manifests_are_annotated() {
+    let want = [("a", "1"), ("b:c", "2"), ("d", "")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let given = texts(&["a=1", "manifest:b:c=2", "manifest:d="]);
+    assert_eq!(annotations(&given).unwrap(), BTreeMap::from(want));
+    for text in ["index:a=1", "manifest,index:a=1", "a", "=1"] {
+        assert!(annotations(&texts(&[text])).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn named_contexts_are_folders_images_layouts_or_stages() {
+    let one = |text: &str| {
+        let found = build_contexts(&texts(&[text])).map_err(|error| error.to_string());
+        found.map(|found| found.into_values().next().unwrap())
+    };
+    assert_eq!(one("a=../b"), Ok(NamedContext::Folder("../b".into())));
+    assert_eq!(one("a=docker-image://alpine:3"), Ok(NamedContext::Image("alpine:3".into())));
+    assert_eq!(one("a=target:base"), Ok(NamedContext::Target("base".into())));
+    let layout = one("a=oci-layout://dir:tag").unwrap();
+    assert_eq!(layout.source(), ContextSource::OciLayout { reference: "tag".into() });
+    for text in [
+        "a",
+        "=b",
+        "a=",
+        "context=.",
+        "a=https://example.com/x.git",
+        "a=docker-image://A B",
+        "a=oci-layout://",
+    ] {
+        assert!(one(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn secrets_come_from_files_or_the_environment() {
+    let file = |path: &str| Some(SecretSource::File(path.into()));
+    let variable = |name: &str| Some(SecretSource::Env(name.into()));
+    for (text, want) in [
+        ("id=a,src=f", file("f")),
+        ("id=a,source=f,type=file", file("f")),
+        ("id=a,env=V", variable("V")),
+        ("id=a,type=env,src=V", variable("V")),
+        ("id=TOKEN", variable("TOKEN")),
+        ("id=TOKEN,type=file", file("TOKEN")),
+        ("id=a", file("a")),
+        ("id=a,type=env", variable("a")),
+        (r#"id=a,"src=x,y""#, file("x,y")),
+        ("src=f", None),
+        ("id=", None),
+        ("a", None),
+        ("id=a,src=f,env=V", None),
+        ("id=a,type=vault", None),
+        ("id=a,size=5", None),
+    ] {
+        let found = secrets(&texts(&[text]), &env()).ok();
+        assert_eq!(found.and_then(|found| found.into_values().next()), want, "{text}");
+    }
+}
+
+#[test]
+fn hosts_have_addresses() {
+    for (text, want) in [
+        ("db:10.0.0.7", Some(("db", "10.0.0.7"))),
+        ("db=10.0.0.7", Some(("db", "10.0.0.7"))),
+        ("db:::1", Some(("db", "::1"))),
+        ("db=[2001:db8::1]", Some(("db", "2001:db8::1"))),
+        ("db", None),
+        (":1.2.3.4", None),
+        ("db:here", None),
+        ("db:host-gateway", None),
+    ] {
+        let want = want.map(|(host, address)| (host.to_owned(), address.to_owned()));
+        assert_eq!(add_host(text).ok(), want, "{text}");
+    }
+    let refused = add_host("db:host-gateway").unwrap_err().to_string();
+    assert_eq!(refused, "--add-host 'db:host-gateway' is not supported");
+}
+
+#[test]
+fn limits_have_a_soft_and_a_hard_part() {
+    for (text, want) in [
+        ("nofile=1024:2048", Some((1024, 2048))),
+        ("nofile=5", Some((5, 5))),
+        ("core=0:-1", Some((0, -1))),
+        ("core=-1", Some((-1, -1))),
+        ("nofile=9:5", None),
+        ("nofile=-1:5", None),
+        ("nofile", None),
+        ("nofile=a", None),
+        ("files=1", None),
+        ("nofile=-2", None),
+    ] {
+        let found = ulimit(text).ok().map(|limit| (limit.soft, limit.hard));
+        assert_eq!(found, want, "{text}");
+    }
+}
+
+#[test]
+fn sizes_are_powers_of_1024() {
+    for (text, want) in [
+        ("64m", Some(64 << 20)),
+        ("1G", Some(1 << 30)),
+        ("1.5k", Some(1536)),
+        ("100", Some(100)),
+        ("2 MiB", Some(2 << 20)),
+        ("7b", Some(7)),
+        ("", None),
+        ("m", None),
+        ("-1", None),
+        ("1x", None),
+        ("1.", None),
+        ("99999999999999999999g", None),
+        ("99999999999999999t", None),
+    ] {
+        assert_eq!(shm_size(text).ok(), want, "{text}");
+    }
+}
+
+#[test]
+fn words_are_held_to_their_lists() {
+    assert_eq!(network(None).unwrap(), RunNetwork::Default);
+    assert_eq!(network(Some("host")).unwrap(), RunNetwork::Host);
+    assert!(network(Some("bridge")).is_err());
+    assert!(allow("security.insecure").is_ok());
+    assert!(allow("everything").is_err());
+    assert_eq!(platform(&[]).unwrap(), None);
+    assert!(platform(&texts(&["linux/arm64"])).unwrap().is_some());
+    for given in [&["linux/amd64,linux/arm64"][..], &["a", "b"], &["a/b/c/d"]] {
+        assert!(platform(&texts(given)).is_err(), "{given:?}");
+    }
+}

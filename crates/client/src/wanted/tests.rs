@@ -1,1 +1,110 @@
+use clap::Parser;
+use dcbuild_oci::ImageRef;
+
 use super::*;
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    flags: BuildFlags,
+}
+
+fn parse(line: &str) -> BuildFlags {
+    Line::try_parse_from(std::iter::once("build").chain(line.split(' '))).unwrap().flags
+}
+
+fn wanted(line: &str, env: &[(&str, &str)]) -> Result<Wanted, FlagError> {
+    Wanted::new(&parse(line), &env.iter().copied().collect())
+}
+
+fn request(line: &str, env: &[(&str, &str)]) -> Request {
+    let wanted = wanted(line, env).unwrap();
+    let handover = Handover::default();
+    wanted.submission("FROM a".into(), "D".into(), &Proxies::default(), handover).request
+}
+
+#[test]
+fn flags_may_stand_behind_the_context() {
+    let flags = parse(". -t a -f b/Dockerfile --build-arg X=1 --push -t c");
+    assert_eq!((flags.context.as_str(), flags.tags.len(), flags.push), (".", 2, true));
+}
+
+#[test]
+fn a_request_holds_what_the_flags_say() {
+    let line = "--target T --build-arg A=1 --build-arg B --label l=v --no-cache-filter X,y \
+                --pull --network host --add-host h:1.2.3.4 --ulimit nofile=5 --shm-size 1k \
+                --platform linux/arm64 --build-context n=docker-image://alpine dir";
+    let request = request(line, &[("B", "2"), ("SOURCE_DATE_EPOCH", "7")]);
+    let args = [("A", "1"), ("B", "2"), ("SOURCE_DATE_EPOCH", "7")];
+    let args = args.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(request.build_args, BTreeMap::from(args));
+    assert_eq!(request.target.as_deref(), Some("T"));
+    let names = ["x".to_owned(), "y".to_owned()].into();
+    assert_eq!(request.no_cache, NoCache::Stages { names });
+    assert_eq!((request.pull, request.network), (PullPolicy::Always, RunNetwork::Host));
+    assert!(request.allow.contains("network.host"));
+    assert_eq!(request.hosts, [("h".to_owned(), "1.2.3.4".to_owned())]);
+    assert_eq!((request.ulimits.len(), request.shm_bytes), (1, 1024));
+    assert_eq!(
+        request.platform.map(|platform| platform.to_string()).as_deref(),
+        Some("linux/arm64")
+    );
+    assert_eq!((request.contexts.len(), request.dockerfile.as_str()), (1, "FROM a"));
+}
+
+#[test]
+fn a_flag_goes_before_the_environment() {
+    let env = [("SOURCE_DATE_EPOCH", "7"), ("BUILDKIT_PROGRESS", "plain")];
+    let request = request("--build-arg SOURCE_DATE_EPOCH=9 .", &env);
+    assert_eq!(request.build_args.get("SOURCE_DATE_EPOCH").map(String::as_str), Some("9"));
+    for (line, mode) in
+        [(".", Mode::Plain), ("--progress tty .", Mode::Tty), ("-q --progress tty .", Mode::Quiet)]
+    {
+        assert_eq!(wanted(line, &env).unwrap().mode, mode, "{line}");
+    }
+    assert!(wanted("--progress fancy .", &[]).is_err());
+}
+
+#[test]
+fn proxies_and_names_travel() {
+    let wanted = wanted("-t app -t ghcr.io/x/y:1 .", &[]).unwrap();
+    let proxies = Proxies { http: Some("http://p".into()), ..Proxies::default() };
+    let handover = Handover { purpose: Purpose::Detached, in_place: false };
+    let submission = wanted.submission(String::new(), "D".into(), &proxies, handover);
+    assert_eq!(submission.request.proxies.len(), 2);
+    assert_eq!((submission.title.as_str(), submission.detached), ("app:latest", true));
+    assert_eq!(submission.outputs.len(), wanted.client_outputs().len());
+    assert!("app".parse::<ImageRef>().is_ok());
+}
+
+#[test]
+fn standard_input_holds_one_dockerfile() {
+    let places =
+        |line: &str| wanted(line, &[]).map(|wanted| (wanted.context, wanted.dockerfile)).ok();
+    assert_eq!(places("-"), Some((MainContext::Nothing, DockerfilePlace::Stdin)));
+    let here = || MainContext::Folder(".".into());
+    assert_eq!(places("-f - ."), Some((here(), DockerfilePlace::Stdin)));
+    assert_eq!(places("."), Some((here(), DockerfilePlace::Usual)));
+    assert_eq!(places("-f x ."), Some((here(), DockerfilePlace::File("x".into()))));
+    assert_eq!(places("-f x -"), None);
+}
+
+#[test]
+fn what_is_not_done_says_so() {
+    for (line, want) in [
+        ("--ssh default .", "--ssh 'default' is not supported"),
+        ("--cache-from type=gha .", "--cache-from 'type=gha' is not supported"),
+        ("--cache-to type=inline .", "--cache-to 'type=inline' is not supported"),
+        ("--check .", "--check 'true' is not supported"),
+        ("--call outline .", "--call 'outline' is not supported"),
+        ("https://example.com/x.git", "--context 'https://example.com/x.git' is not supported"),
+        ("--platform a,b .", "--platform 'a,b' is not supported"),
+        ("-t UPPER .", "--tag 'UPPER' is no name of an image"),
+        ("-o - -o type=oci .", "an output to standard output and another one do not go together"),
+    ] {
+        assert_eq!(wanted(line, &[]).unwrap_err().to_string(), want);
+    }
+    let line = format!("-t a@sha256:{} .", "a".repeat(64));
+    assert!(wanted(&line, &[]).is_err());
+    assert!(wanted("--call build .", &[]).is_ok());
+}
