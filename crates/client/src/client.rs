@@ -10,9 +10,8 @@ use std::time::Duration;
 use dcbuild_context::{LocalContext, LocalContexts};
 use dcbuild_model::{BuildId, Fault, limits};
 use dcbuild_oci::LayoutRef;
-use dcbuild_plan::Request;
 use dcbuild_process::{Clock, Env, Hint, SystemClock};
-use dcbuild_progress::{Failure, Mode, quiet_line};
+use dcbuild_progress::Mode;
 use dcbuild_proto::document::{Outcome, OutputResult, Submission};
 use dcbuild_remote::RemoteStore;
 use dcbuild_store::{BlobStore, LayerIndex};
@@ -22,7 +21,7 @@ use tonic::transport::Channel;
 
 use crate::answer::Sources;
 use crate::deliver::{DOCKER_HOST, DeliverError, Deliverer, title, write_file};
-use crate::failure::failure;
+use crate::ending::{conclude, failed};
 use crate::metadata::{image_id, metadata};
 use crate::output::ClientOutput;
 use crate::prepare::Prepared;
@@ -32,7 +31,7 @@ use crate::wanted::{Handover, Purpose, Wanted};
 use follow::{Follow, Followed, Presence, Stay};
 
 /// What a shell reports of a command that Ctrl-C ended.
-const INTERRUPTED: u8 = 130;
+pub(crate) const INTERRUPTED: u8 = 130;
 
 /// Says why a client could not do its part of a build.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +42,9 @@ pub enum ClientError {
     /// The image was built, but did not arrive.
     #[error(transparent)]
     Deliver(#[from] DeliverError),
+    /// Nobody wants to read an archive.
+    #[error("an archive is not written to a terminal")]
+    Terminal,
 }
 
 impl ClientError {
@@ -51,6 +53,7 @@ impl ClientError {
         match self {
             ClientError::Rpc(error) => error.fault(),
             ClientError::Deliver(error) => error.fault(),
+            ClientError::Terminal => Fault::Request,
         }
     }
 }
@@ -60,6 +63,9 @@ impl Hint for ClientError {
         match self {
             ClientError::Rpc(error) => error.hint(),
             ClientError::Deliver(_) => None,
+            ClientError::Terminal => {
+                Some("give dest=FILE, or send standard output elsewhere".into())
+            }
         }
     }
 }
@@ -198,6 +204,10 @@ impl Client {
         screen: &mut dyn Screen,
         stop: &CancellationToken,
     ) -> Result<Ended, ClientError> {
+        let archive = request.outputs.iter().any(ClientOutput::is_stdout);
+        if archive && rustix::termios::isatty(std::io::stdout()) {
+            return Err(ClientError::Terminal);
+        }
         for (name, context) in &request.contexts {
             self.contexts.insert(request.id, name.clone(), context.clone());
         }
@@ -360,50 +370,7 @@ impl Client {
     }
 }
 
-const CACHE_ONLY: &str = "No output was asked for: the result stays in the build cache. \
-                          Name it with -t, or use --load, --push or -o.\n";
-
 /// What a client that went before its build ended leaves behind.
 fn left() -> Ended {
     Ended { outcome: None, stdout: String::new(), code: INTERRUPTED }
-}
-
-fn conclude(
-    request: &BuildRequest,
-    outcome: Outcome,
-    show: &mut Show<'_>,
-    stop: &CancellationToken,
-) -> Ended {
-    let code = failed(&outcome, Some(&request.submission.request), show, stop).unwrap_or(0);
-    let mut stdout = String::new();
-    if let Outcome::Done { outputs, .. } = &outcome {
-        if let (Mode::Quiet, Some(id)) = (request.mode, image_id(outputs)) {
-            stdout = quiet_line(&id);
-        }
-        let shown = matches!(request.mode, Mode::Auto | Mode::Tty | Mode::Plain);
-        if outputs.is_empty() && shown {
-            show.write(CACHE_ONLY);
-        }
-    }
-    Ended { outcome: Some(outcome), stdout, code }
-}
-
-/// Prints why a build failed, if it did, and says the exit code for that.
-fn failed(
-    outcome: &Outcome,
-    request: Option<&Request>,
-    show: &mut Show<'_>,
-    stop: &CancellationToken,
-) -> Option<u8> {
-    let (block, code) = match outcome {
-        Outcome::Done { .. } | Outcome::Planned { .. } => return None,
-        Outcome::Failed(failed) => (failure(failed, request, show), failed.fault.exit_code()),
-        Outcome::Canceled { reason } => {
-            let error = format!("the build was cancelled: {reason}");
-            let code = if stop.is_cancelled() { INTERRUPTED } else { 1 };
-            (Failure { error, ..Failure::default() }, code)
-        }
-    };
-    show.write(&block.render());
-    Some(code)
 }

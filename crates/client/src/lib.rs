@@ -8,7 +8,7 @@ pub mod args;
 pub mod client;
 mod csv;
 pub mod deliver;
-mod failure;
+mod ending;
 pub mod flag_error;
 mod metadata;
 pub mod output;

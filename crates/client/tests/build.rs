@@ -349,11 +349,12 @@ async fn a_build_is_answered_shown_and_delivered_over_two_connections() {
     let iid = std::fs::read_to_string(file("iid")).unwrap();
     assert_eq!(iid, Digest::of(b"{}").to_string());
     assert!(std::fs::read_to_string(file("meta.json")).unwrap().contains(&iid));
-    let seen = world.script.0.lock().unwrap();
-    assert_eq!(seen.submissions.len(), 2, "the lost one was sent again");
-    let from: Vec<u64> = seen.attaches.iter().map(|attach| attach.from_event).collect();
-    assert_eq!(from, [0, 1]);
-    drop(seen);
+    {
+        let seen = world.script.0.lock().unwrap();
+        assert_eq!(seen.submissions.len(), 2, "the lost one was sent again");
+        let from: Vec<u64> = seen.attaches.iter().map(|attach| attach.from_event).collect();
+        assert_eq!(from, [0, 1]);
+    }
     check_pack(&world).await;
 }
 

@@ -1,0 +1,75 @@
+//! What is printed last of a build: why it failed, or what it made.
+
+use dcbuild_plan::Request;
+use dcbuild_progress::{Excerpt, Failure, Mode, VertexId, quiet_line};
+use dcbuild_proto::document::{Failed, Outcome};
+use tokio_util::sync::CancellationToken;
+
+use crate::client::{BuildRequest, Ended, INTERRUPTED};
+use crate::metadata::image_id;
+use crate::show::{Show, Tail};
+
+const CACHE_ONLY: &str = "No output was asked for: the result stays in the build cache. \
+                          Name it with -t, or use --load, --push or -o.\n";
+
+/// Says how a build ended: on the screen, on standard output, and by the exit code.
+pub(crate) fn conclude(
+    request: &BuildRequest,
+    outcome: Outcome,
+    show: &mut Show<'_>,
+    stop: &CancellationToken,
+) -> Ended {
+    let code = failed(&outcome, Some(&request.submission.request), show, stop).unwrap_or(0);
+    let mut stdout = String::new();
+    if let Outcome::Done { outputs, .. } = &outcome {
+        if let (Mode::Quiet, Some(id)) = (request.mode, image_id(outputs)) {
+            stdout = quiet_line(&id);
+        }
+        let shown = matches!(request.mode, Mode::Auto | Mode::Tty | Mode::Plain);
+        if outputs.is_empty() && shown {
+            show.write(CACHE_ONLY);
+        }
+    }
+    Ended { outcome: Some(outcome), stdout, code }
+}
+
+/// Prints why a build failed, if it did, and says the exit code for that.
+pub(crate) fn failed(
+    outcome: &Outcome,
+    request: Option<&Request>,
+    show: &mut Show<'_>,
+    stop: &CancellationToken,
+) -> Option<u8> {
+    let (block, code) = match outcome {
+        Outcome::Done { .. } | Outcome::Planned { .. } => return None,
+        Outcome::Failed(failed) => (failure(failed, request, show), failed.fault.exit_code()),
+        Outcome::Canceled { reason } => {
+            let error = format!("the build was cancelled: {reason}");
+            let code = if stop.is_cancelled() { INTERRUPTED } else { 1 };
+            (Failure { error, ..Failure::default() }, code)
+        }
+    };
+    show.write(&block.render());
+    Some(code)
+}
+
+/// Puts a failure together: the step's last lines, the lines of the Dockerfile, the story and the hint.
+fn failure(failed: &Failed, request: Option<&Request>, show: &Show<'_>) -> Failure {
+    let vertex = failed.vertex.as_ref().and_then(|id| id.parse().ok()).map(VertexId);
+    let tail = vertex.and_then(|id| show.tail(&id));
+    let line = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+    let excerpt = failed.lines.zip(request).map(|((first, last), request)| Excerpt {
+        file: request.filename.clone(),
+        text: request.dockerfile.clone(),
+        first: line(first),
+        last: line(last),
+    });
+    Failure {
+        step: tail.map(|tail| tail.name.clone()).filter(|name| !name.is_empty()),
+        log: tail.map(Tail::lines).unwrap_or_default(),
+        excerpt,
+        error: failed.message.clone(),
+        causes: Vec::new(),
+        hint: failed.hint.clone(),
+    }
+}
