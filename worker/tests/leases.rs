@@ -414,8 +414,12 @@ fn run(script: &str, parent: u32, mounts: Vec<MountKind>, inputs: Vec<Input>) ->
 
 fn started(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    runtime.block_on(test);
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runtime.block_on(test)));
+    // What a failed test leaves running is not waited for.
     runtime.shutdown_timeout(Duration::from_secs(1));
+    if let Err(panic) = ended {
+        std::panic::resume_unwind(panic);
+    }
 }
 
 /// RUN and snapshots want to be root, as do their tests.
@@ -510,7 +514,8 @@ fn run_sees_and_leaves() {
         assert_eq!(ended.error, None);
         assert!(ended.log.contains("said\n") && ended.log.contains("wrong\n"), "{}", ended.log);
         let [.., last] = &ended.records[..] else { panic!() };
-        assert_eq!((last.result.layers[0].entries, last.result.layers[0].bytes), (1, 12));
+        // The file, and the root whose names it changed.
+        assert_eq!((last.result.layers[0].entries, last.result.layers[0].bytes), (2, 12));
         let kind = OutputKind::Files {};
         let created = last.result.created;
         let files = fixture.output(kind, ended.state(), created).await;
