@@ -134,7 +134,8 @@ pub(crate) fn finish(
 struct Local {
     client: Client,
     coordinator: Coordinator,
-    tasks: TaskTracker,
+    worker: TaskTracker,
+    server: TaskTracker,
     stop_worker: CancellationToken,
     stop_server: CancellationToken,
     store: Arc<FolderStore>,
@@ -173,29 +174,39 @@ impl Local {
             Coordinator::start(settings, parts).context("could not start the coordinator")?;
         let (incoming, connector) = in_memory();
         let (stop_worker, stop_server) = (CancellationToken::new(), CancellationToken::new());
-        let tasks = TaskTracker::new();
+        let (worker_task, server) = (TaskTracker::new(), TaskTracker::new());
         let (serving, stopping) = (coordinator.clone(), stop_server.clone());
-        tasks.spawn(async move {
+        server.spawn(async move {
             if let Err(error) = serving.serve(incoming, stopping).await {
                 tracing::error!(error = %dcbuild_process::report(&error), "the coordinator of this process failed");
             }
         });
-        tasks.spawn(worker.run(connector.channel(), stop_worker.clone()));
+        worker_task.spawn(worker.run(connector.channel(), stop_worker.clone()));
         let config = ClientConfig::new(&app.env, working()?);
         let client =
             Client::in_process(connector.channel(), store.clone(), store.clone(), contexts, config);
-        Ok(Local { client, coordinator, tasks, stop_worker, stop_server, store })
+        Ok(Local {
+            client,
+            coordinator,
+            worker: worker_task,
+            server,
+            stop_worker,
+            stop_server,
+            store,
+        })
     }
 
     /// Stops in the order in which one leans on the other, and makes what was written count after the next boot.
     async fn stop(self) {
-        let Local { client, coordinator, tasks, stop_worker, stop_server, store } = self;
+        let Local { client, coordinator, worker, server, stop_worker, stop_server, store } = self;
         drop(client);
         stop_worker.cancel();
+        worker.close();
+        worker.wait().await;
         stop_server.cancel();
         coordinator.stop().await;
-        tasks.close();
-        tasks.wait().await;
+        server.close();
+        server.wait().await;
         let synced = tokio::task::spawn_blocking(move || store.confirm_synced()).await;
         match synced.map_err(|error| anyhow!(error)).and_then(|synced| synced.map_err(Into::into)) {
             Ok(records) => tracing::debug!(records, "records are durable"),

@@ -44,7 +44,11 @@ async fn follow(app: &App, flags: OneBuild, usual: Mode) -> anyhow::Result<ExitC
         Some(mode) => mode.parse().context("--progress")?,
         None => usual,
     };
-    finish(client.attach(id(&flags.build)?, mode, &mut Stderr::new(&app.env), &app.stop).await)
+    finish(if usual == Mode::Plain {
+        client.logs(id(&flags.build)?, mode, &mut Stderr::new(&app.env), &app.stop).await
+    } else {
+        client.attach(id(&flags.build)?, mode, &mut Stderr::new(&app.env), &app.stop).await
+    })
 }
 
 pub(crate) async fn ps(app: &App, flags: Cluster) -> anyhow::Result<ExitCode> {

@@ -106,7 +106,12 @@ impl Collector {
         if path.is_root() && kind != Kind::Dir {
             return Err("the root is a folder");
         }
-        let entry = Entry { meta: raw.meta.clone(), kind, links: None };
+        let mut meta = raw.meta.clone();
+        if matches!(kind, Kind::Symlink(_)) {
+            // Linux has no permissions of links: whatever an archive says, `lstat` says this.
+            meta.mode = 0o777;
+        }
+        let entry = Entry { meta, kind, links: None };
         self.inodes += 1;
         self.put(path, Put { entry, inode: self.inodes });
         Ok(Taken::Done)

@@ -314,7 +314,7 @@ pub struct CopyOp {
     pub chown: Option<String>,
     /// `--chmod`, expanded.
     pub chmod: Option<String>,
-    /// `--exclude`, expanded.
+    /// `--exclude`, as written.
     pub exclude: Vec<String>,
     /// `--parents`.
     pub parents: bool,

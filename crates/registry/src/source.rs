@@ -44,7 +44,8 @@ pub trait ImageSource: Send + Sync {
         for _ in 0..=NESTED_INDEXES_MAX {
             match parse(&self.name(), &fetched)? {
                 ManifestOrIndex::Manifest(manifest) => {
-                    return self.with_config(root, fetched, manifest, platform).await;
+                    // An image that is no index is taken whatever platform it is for: there is no other.
+                    return self.with_config(root, fetched, manifest).await;
                 }
                 ManifestOrIndex::Index(index) => {
                     let entry = choose(self.name(), &index, platform)?;
@@ -61,7 +62,6 @@ pub trait ImageSource: Send + Sync {
         root: ManifestDigest,
         fetched: FetchedManifest,
         manifest: Manifest,
-        platform: &Platform,
     ) -> Result<ResolvedImage, PullError> {
         let image = self.name();
         let kind = manifest.config.media_type.as_str();
@@ -73,10 +73,6 @@ pub trait ImageSource: Send + Sync {
             .map_err(|source| PullError::Config { image: image.clone(), source })?;
         check_counts(&manifest, &config)
             .map_err(|source| PullError::Counts { image: image.clone(), source })?;
-        if let Some(offered) = config.platform().filter(|offered| !runs_on(offered, platform)) {
-            let platform = platform.clone();
-            return Err(PullError::NoPlatform { image, platform, offered: offered.to_string() });
-        }
         Ok(ResolvedImage {
             root,
             manifest_digest: fetched.digest,
@@ -132,16 +128,6 @@ fn choose(image: String, index: &Index, platform: &Platform) -> Result<Descripto
         .collect();
     let offered = if offered.is_empty() { "none".into() } else { offered.join(", ") };
     Err(PullError::NoPlatform { image, platform: platform.clone(), offered })
-}
-
-/// Whether the image's own words fit the platform; an image without an index is taken if they do.
-fn runs_on(offered: &Platform, wanted: &Platform) -> bool {
-    let entry = Descriptor {
-        platform: Some(offered.into()),
-        ..Descriptor::new(media_type::MANIFEST, Digest([0; 32]), 0)
-    };
-    let index = Index { manifests: vec![entry], ..Index::default() };
-    select_platform(&index, wanted).is_some()
 }
 
 /// Collects a stream that is already limited by its descriptor's size.

@@ -79,8 +79,14 @@ impl Cache<'_> {
         if self.input.is_none() {
             return Ok(Mount::Bind { source: fs, subpath, target, readonly: self.readonly });
         }
+        // The kernel refuses a work folder that a volatile mount has used; nobody else has this one while it is locked.
         let work = taken.folder.join("work");
-        self.make_folder(&work).map_err(failed)?;
+        match std::fs::remove_dir_all(&work) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed(error));
+            }
+            Ok(()) | Err(_) => self.make_folder(&work).map_err(failed)?,
+        }
         let (lowers, scratch) = if self.readonly {
             ([lowers, vec![fs]].concat(), None)
         } else {

@@ -170,7 +170,8 @@ pub(crate) fn owner(
 ) -> Result<(u32, u32), Failed> {
     use dcbuild_model::limits::PASSWD_BYTES_MAX;
     let numeric = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-    let needs_files = !spec.split(':').all(numeric);
+    let (user, group) = spec.split_once(':').unwrap_or((spec, ""));
+    let needs_files = !(numeric(user) && (group.is_empty() || numeric(group)));
     let resolved = if alone || task.below.is_empty() || !needs_files {
         resolve_owner(spec, Accounts::Scratch)
     } else {

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use dcbuild_plan::op::{MountKind, RunOp, SecretMount};
+use dcbuild_plan::op::{InlineFile, MountKind, RunOp, SecretMount};
 use dcbuild_sandbox::{Mount, SecretBytes};
 use dcbuild_snapshot::{Lowers, Snapshot};
 use dcbuild_store::KeyLock;
@@ -72,7 +72,9 @@ pub(crate) async fn prepare(
                 mounts.all.push(Mount::Tmpfs { target: target.clone(), bytes_max });
             }
             MountKind::Secret(secret) => mounts.secret(attempt, secret)?,
-            MountKind::Ssh { id, required, .. } => {
+            MountKind::Ssh { id, required, target, .. } => {
+                // Without an agent the variable names a socket that is not there, as docker has it.
+                mounts.env.push(("SSH_AUTH_SOCK".into(), target.clone()));
                 if *required {
                     return Err(Failed::rejected(format!(
                         "no SSH key \"{id}\" forwarded: mounts of type ssh are not supported yet"
@@ -81,13 +83,7 @@ pub(crate) async fn prepare(
             }
         }
     }
-    mounts.all.extend(op.scripts.iter().map(|script| Mount::Secret {
-        target: format!("/dev/pipes/{}", script.name),
-        bytes: SecretBytes(script.content.0.clone()),
-        mode: 0o755,
-        uid: 0,
-        gid: 0,
-    }));
+    mounts.scripts(attempt, &op.scripts).map_err(|error| Failed::sandbox(&error))?;
     Ok(mounts)
 }
 
@@ -104,6 +100,23 @@ impl Mounts {
         std::fs::set_permissions(&upper, PermissionsExt::from_mode(mode))?;
         self.folders.push(folder);
         Ok((upper, work))
+    }
+
+    /// Scripts stand under `/dev/pipes` as files that can be run and not be written.
+    fn scripts(&mut self, attempt: &Attempt, scripts: &[InlineFile]) -> std::io::Result<()> {
+        if scripts.is_empty() {
+            return Ok(());
+        }
+        let folder = tempfile::tempdir_in(attempt.shared.tmp())?;
+        for (number, script) in scripts.iter().enumerate() {
+            let source = folder.path().join(number.to_string());
+            std::fs::write(&source, &script.content.0)?;
+            std::fs::set_permissions(&source, PermissionsExt::from_mode(0o755))?;
+            let target = format!("/dev/pipes/{}", script.name);
+            self.all.push(Mount::Bind { source, subpath: String::new(), target, readonly: true });
+        }
+        self.folders.push(folder);
+        Ok(())
     }
 
     async fn cache(
@@ -132,6 +145,8 @@ impl Mounts {
                     Failed::rejected(format!("secret {id}: not found")).with_hint(Some(hint))
                 );
             }
+            // Whoever asks for a variable gets one, empty if there is nothing to put into it.
+            self.env.extend(env.iter().map(|name| (name.clone(), String::new())));
             return Ok(());
         };
         if let Some(name) = env {

@@ -49,7 +49,7 @@ impl Walk<'_> {
             dest: self.word(stage, add.paths.dest.as_str())?,
             chown: self.optional(stage, add.chown.as_ref())?,
             chmod: self.optional(stage, add.chmod.as_ref())?,
-            exclude: self.words(stage, &add.exclude)?,
+            exclude: as_written(&add.exclude),
             parents: false,
             link: add.link,
             unpack: add.unpack.unwrap_or(true),
@@ -71,7 +71,7 @@ impl Walk<'_> {
             dest: self.word(stage, copy.paths.dest.as_str())?,
             chown: self.optional(stage, copy.chown.as_ref())?,
             chmod: self.optional(stage, copy.chmod.as_ref())?,
-            exclude: self.words(stage, &copy.exclude)?,
+            exclude: as_written(&copy.exclude),
             parents: copy.parents,
             link: copy.link,
             unpack: false,
@@ -171,6 +171,11 @@ impl Walk<'_> {
         let word = word.map(|word| self.word(stage, word.as_str())).transpose()?;
         Ok(word.filter(|word| !word.is_empty()))
     }
+}
+
+/// Patterns of `--exclude`: variables are not expanded in them.
+fn as_written(words: &[Word]) -> Vec<String> {
+    words.iter().map(|word| word.as_str().to_owned()).collect()
 }
 
 fn is_remote(source: &str) -> bool {
