@@ -65,7 +65,7 @@ impl Home {
             .env_clear()
             .env("PATH", path)
             .env("HOME", self.path("user"))
-            .env("RUST_BACKTRACE", "1")
+            .env("RUST_BACKTRACE", "0")
             .env("DCBUILD_CONFIG", self.path("config.toml"))
             .env("DCBUILD_STATE_DIR", self.path("state"))
             .current_dir(self.folder.path());

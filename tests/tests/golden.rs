@@ -6,12 +6,59 @@ use dcbuild_tests::golden::run::{Open, check_family};
 /// Cases that are open or differ on purpose: a family or a case, and the reason.
 const OPEN: &Open = &[
     (
+        "errors-run-exec-is-dir",
+        "on purpose: a program that cannot be started ends with the shell's codes, 126 and 127",
+    ),
+    (
+        "errors-run-exec-not-executable",
+        "on purpose: a program that cannot be started ends with the shell's codes, 126 and 127",
+    ),
+    (
+        "errors-run-exec-not-found",
+        "on purpose: a program that cannot be started ends with the shell's codes, 126 and 127",
+    ),
+    (
+        "multistage-scratch-run",
+        "on purpose: a program that cannot be started ends with the shell's codes, 126 and 127",
+    ),
+    (
+        "runfs-fail-exec-not-found",
+        "on purpose: a program that cannot be started ends with the shell's codes, 126 and 127",
+    ),
+    (
+        "runfs-fail-not-executable",
+        "on purpose: a program that cannot be started ends with the shell's codes, 126 and 127",
+    ),
+    ("runfs-hard-link-made", "on purpose: hard links that a RUN makes stay hard links"),
+    ("runfs-hard-link-symlink", "on purpose: hard links that a RUN makes stay hard links"),
+    ("runfs-hard-link-to-base-file", "on purpose: hard links that a RUN makes stay hard links"),
+    ("runfs-hard-link-to-busybox", "on purpose: hard links that a RUN makes stay hard links"),
+    (
+        "runfs-rename-over-existing",
+        "on purpose: BuildKit misses that files of one size and time changed places",
+    ),
+    (
+        "runfs-swap-names",
+        "on purpose: BuildKit misses that files of one size and time changed places",
+    ),
+    ("runfs-dir-touched-only", "on purpose: a folder whose time a RUN sets keeps it"),
+    (
+        "runfs-name-wh-prefix",
+        "on purpose: a name that would act as a whiteout is refused, not lost",
+    ),
+    ("add-tar-through-symlink", "on purpose: an archive may not write through its own links"),
+    (
+        "arg-target-platform-in-stage-with-platform-flag",
+        "on purpose: an image in a layout must be for the platform",
+    ),
+    ("errors-from-platform-no-match", "on purpose: an image in a layout must be for the platform"),
+    (
         "cmd-json-surrogate",
-        "half a surrogate pair is no text: the array falls back to the shell form",
+        "on purpose: half a surrogate pair is no text: the array falls back to the shell form",
     ),
     (
         "multistage-named-context",
-        "BuildKit adds a history line of its own for a base without a history",
+        "on purpose: BuildKit adds a history line of its own for a base without a history",
     ),
 ];
 
