@@ -17,7 +17,7 @@ use crate::state::Format;
     after_help = "Documentation: README.md and docs/ of the source. `dcbuild help COMMAND` explains a command."
 )]
 pub(crate) struct Arguments {
-    /// Configuration file (TOML or JSON); else DCBUILD_CONFIG, then ~/.config/dcbuild/config.toml
+    /// Configuration file (TOML or JSON); else `$DCBUILD_CONFIG`, then ~/.config/dcbuild/config.toml
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Log what dcbuild itself does, to stderr: a level such as `debug`, or `dcbuild_worker=debug`
@@ -66,7 +66,7 @@ pub(crate) enum Command {
 /// Which coordinator is meant.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Cluster {
-    /// The coordinator, such as http://10.0.0.5:7070; else DCBUILD_COORDINATOR or the configuration
+    /// The coordinator, such as `http://10.0.0.5:7070`; else `$DCBUILD_COORDINATOR` or the configuration
     #[arg(long, value_name = "URL")]
     pub(crate) coordinator: Option<String>,
 }

@@ -27,13 +27,8 @@ pub(crate) async fn coordinator(
 ) -> anyhow::Result<()> {
     let settings = &config.coordinator;
     let listen = flags.listen.unwrap_or(settings.listen);
-    let dir = match &flags.store {
-        Some(store) => store_dir(store)?,
-        None => {
-            let StoreConfig::Folder { dir } = &settings.store;
-            dir.clone()
-        }
-    };
+    let StoreConfig::Folder { dir: configured } = &settings.store;
+    let dir = flags.store.as_deref().map_or_else(|| Ok(configured.clone()), store_dir)?;
     let store = FolderStore::open(&dir)
         .with_context(|| format!("could not open the store in {}", dir.display()))?
         .with_durability(Durability::Synced);
