@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use dcbuild_model::LayerId;
 use dcbuild_process::{ByteSize, Clock, SystemClock};
+use dcbuild_progress::text::bytes as bytes_text;
 use dcbuild_snapshot::{Removal, Snapshots};
 use dcbuild_store::{EntryKind, FolderStore, PruneRequest, StoreEntry, victims};
 
@@ -81,7 +82,7 @@ impl State {
             }
         }
         let kept = total.saturating_sub(bytes);
-        Ok(format!("removed {count} entries, {}; {} stay\n", ByteSize(bytes), ByteSize(kept)))
+        Ok(format!("removed {count} entries, {}; {} stay\n", bytes_text(bytes), bytes_text(kept)))
     }
 
     /// Holds the ceiling after a build; what is in use stays.
@@ -136,14 +137,9 @@ fn usage_text(entries: &[StoreEntry]) -> String {
     let mut total = 0;
     for (name, count, bytes) in sums(entries) {
         total += bytes;
-        text.push_str(&format!("{name:<14}{count:>10}{:>14}\n", ByteSize(bytes).to_string()));
+        text.push_str(&format!("{name:<14}{count:>10}{:>14}\n", bytes_text(bytes)));
     }
-    text.push_str(&format!(
-        "{:<14}{:>10}{:>14}\n",
-        "total",
-        entries.len(),
-        ByteSize(total).to_string()
-    ));
+    text.push_str(&format!("{:<14}{:>10}{:>14}\n", "total", entries.len(), bytes_text(total)));
     text
 }
 

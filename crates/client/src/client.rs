@@ -251,6 +251,9 @@ impl Client {
             show.write("error: interrupted\n");
             return Ok(left());
         }
+        if matches!(outcome, Outcome::Done { .. }) {
+            show.sum_up();
+        }
         Ok(conclude(request, outcome, show, stop))
     }
 

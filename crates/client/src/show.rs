@@ -9,7 +9,8 @@ use std::time::Duration;
 use dcbuild_model::UnixTime;
 use dcbuild_process::{Clock, Env};
 use dcbuild_progress::{
-    Colour, Display, LogLine, Mode, Output, Size, Stream, Update, Vertex, VertexId, VertexState,
+    Colour, Display, LogLine, Mode, Output, Size, Stream, Tally, Update, Vertex, VertexId,
+    VertexState,
 };
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
@@ -122,6 +123,9 @@ pub(crate) struct Show<'s> {
     display: Display,
     clock: Arc<dyn Clock>,
     tails: BTreeMap<VertexId, Tail>,
+    tally: Tally,
+    /// Whether a summary is for people, and this display is.
+    sums_up: bool,
     ticks: Interval,
 }
 
@@ -130,7 +134,9 @@ impl<'s> Show<'s> {
         let display = Display::new(mode, screen.output());
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Show { screen, display, clock, tails: BTreeMap::new(), ticks }
+        let sums_up = matches!(mode, Mode::Auto | Mode::Tty | Mode::Plain);
+        let tails = BTreeMap::new();
+        Show { screen, display, clock, tails, tally: Tally::default(), sums_up, ticks }
     }
 
     pub(crate) fn update(&mut self, update: &Update) {
@@ -146,7 +152,16 @@ impl<'s> Show<'s> {
             }
             Update::Status(_) | Update::Warning(_) => {}
         }
+        self.tally.update(update);
         self.display.update(update);
+    }
+
+    /// What ran, what was a hit, and where the time went.
+    pub(crate) fn sum_up(&mut self) {
+        if self.sums_up {
+            let text = self.tally.summary(self.clock.now()).render();
+            self.write(&text);
+        }
     }
 
     /// Waits for the next time to draw.

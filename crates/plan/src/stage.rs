@@ -508,6 +508,9 @@ impl<'a> Draft<'a> {
             None => Ok(Err(Need::Image { reference, platform })),
             Some(Ok(image)) => {
                 let digest = image.named;
+                // A layout has no name of its own: the name that the Dockerfile uses says more.
+                let reference =
+                    if reference.starts_with("layout:") { name.to_owned() } else { reference };
                 let full = if reference.contains('@') {
                     reference
                 } else {
@@ -516,6 +519,7 @@ impl<'a> Draft<'a> {
                 Ok(Ok(Ground::Image(full, image)))
             }
             Some(Err(reason)) => {
+                let reference = reference.trim_start_matches("layout:");
                 let message =
                     format!("{name}: failed to resolve source metadata for {reference}: {reason}");
                 Err(PlanError::at(draft.lines, message))

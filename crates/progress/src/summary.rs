@@ -59,7 +59,9 @@ impl Tally {
             moved: self.moved.values().fold(0, |sum, count| sum.saturating_add(*count)),
             ..Summary::default()
         };
-        for vertex in self.trace.begun() {
+        // What dcbuild does besides the steps is in the time, not in the counts.
+        let steps = self.trace.begun().filter(|vertex| !vertex.name.starts_with("[internal]"));
+        for vertex in steps {
             match &vertex.state {
                 VertexState::Done { .. } => summary.ran += 1,
                 VertexState::Cached { .. } => summary.cached += 1,
