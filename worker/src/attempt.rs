@@ -118,6 +118,11 @@ async fn run_output(attempt: &Arc<Attempt>, job: output::Job) {
 
 async fn run_steps(attempt: &Arc<Attempt>, steps: Vec<LeasedStep>, mut ground: Ground) {
     let layers = &attempt.shared.layers;
+    if ground.runs {
+        let shared = attempt.shared.clone();
+        // By the time that the first RUN wants it, it may be there; whether it can be is that one's to say.
+        attempt.shared.tasks.spawn(async move { drop(shared.sandbox().await.map(drop)) });
+    }
     layers.learn(&ground.parent, &attempt.registry);
     for chain in ground.states.values() {
         layers.learn(chain, &attempt.registry);
@@ -311,10 +316,17 @@ async fn finish(
     attempt.reporter.send(report).await;
     let (shared, reporter) = (attempt.shared.clone(), attempt.reporter.clone());
     attempt.shared.tasks.spawn(async move {
-        match publish::publish(&shared, publish).await {
-            Ok(()) => {
-                reporter.send(Report::StepDurable { attempt: fence.attempt, step }).await;
+        let mut lock = lock;
+        let kept = match publish::publish(&shared, publish).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                // Who waits for the step's key need not wait for a store that has trouble.
+                drop(lock.take());
+                publish::again(&shared, publish, error).await
             }
+        };
+        match kept {
+            Ok(()) => reporter.send(Report::StepDurable { attempt: fence.attempt, step }).await,
             Err(error) => {
                 tracing::warn!(%error, attempt = %fence.attempt, "a step's result is not kept");
             }

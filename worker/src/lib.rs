@@ -13,6 +13,7 @@ pub mod contexts;
 mod error;
 mod layers;
 mod output;
+mod presence;
 mod publish;
 mod push;
 mod report;
@@ -29,7 +30,6 @@ use std::time::Duration;
 use dcbuild_model::{Platform, WorkerId};
 use dcbuild_process::Clock;
 use dcbuild_registry::RegistryConfig;
-use dcbuild_sandbox::SandboxError;
 use dcbuild_snapshot::OpenSnapshotsError;
 use dcbuild_store::{BlobStore, FolderStore, ImageNames, LayerIndex, LockError};
 use tokio_util::sync::CancellationToken;
@@ -103,9 +103,6 @@ pub enum WorkerError {
     /// The snapshots could not be opened.
     #[error("could not open the snapshots")]
     Snapshots(#[source] OpenSnapshotsError),
-    /// There is no sandbox.
-    #[error("could not set up the sandbox")]
-    Sandbox(#[source] SandboxError),
     /// The locks could not be opened.
     #[error("could not open the locks")]
     Locks(#[source] LockError),

@@ -1,6 +1,7 @@
 //! Making a step's result durable, behind the back of whoever goes on with it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dcbuild_layer::BlobForm;
 use dcbuild_model::{BlobDigest, Compression, LayerBlob, LayerId};
@@ -12,7 +13,12 @@ use crate::error::{Failed, blocking};
 use crate::layers::Layers;
 use crate::shared::Shared;
 
+/// How often a result that could not be made durable is tried again, and the pause before the first of these times.
+const TRIES: u32 = 5;
+const PAUSE_FIRST: Duration = Duration::from_millis(250);
+
 /// What is left to do until a step's result is durable.
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Publish {
     /// Nothing: it lies in tables and in others' blobs.
     Nothing,
@@ -41,6 +47,31 @@ pub(crate) async fn publish(shared: &Arc<Shared>, what: Publish) -> Result<(), F
     }
     shared.layers.drop_recipe(&layer);
     Ok(())
+}
+
+/// Tries again, with longer and longer pauses, until the worker is to stop; gives the last error.
+pub(crate) async fn again(
+    shared: &Arc<Shared>,
+    what: Publish,
+    mut error: Failed,
+) -> Result<(), Failed> {
+    let mut pause = PAUSE_FIRST;
+    for _ in 0..TRIES {
+        if matches!(error, Failed::Stopped) {
+            break;
+        }
+        tracing::info!(%error, "a step's result is tried again to be kept");
+        tokio::select! {
+            () = shared.ending.cancelled() => break,
+            () = tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))) => {}
+        }
+        match publish(shared, what).await {
+            Ok(()) => return Ok(()),
+            Err(again) => error = again,
+        }
+        pause *= 4;
+    }
+    Err(error)
 }
 
 /// The blob of a layer in one compression, made unless the store has it.

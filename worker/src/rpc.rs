@@ -184,8 +184,13 @@ struct Service {
     deadline: Option<Instant>,
 }
 
-/// Keeps a session until the worker is to stop and nothing runs any more.
+/// Serves until the worker is to stop and nothing runs any more, and leaves nothing behind.
 pub(crate) async fn serve(shared: Arc<Shared>, channel: Channel, stop: CancellationToken) {
+    keep_session(shared.clone(), channel, stop).await;
+    shared.close().await;
+}
+
+async fn keep_session(shared: Arc<Shared>, channel: Channel, stop: CancellationToken) {
     let (queue, reports) = mpsc::channel(REPORT_QUEUE);
     let client = WorkersClient::new(channel)
         .max_decoding_message_size(4 * limits::MESSAGE_BYTES_MAX)
@@ -373,6 +378,7 @@ impl Service {
     /// Takes no more leases; what runs has the grace period.
     fn let_go(&mut self) {
         self.draining = true;
+        self.shared.ending.cancel();
         self.deadline = Some(Instant::now() + self.shared.config.grace);
         self.shared.tasks.close();
     }

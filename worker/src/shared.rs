@@ -7,30 +7,37 @@ use std::sync::Arc;
 use dcbuild_proto::document::Lease;
 use dcbuild_registry::StaticCredentials;
 use dcbuild_registry::{Anonymous, Credential, CredentialSource, RegistryClient, Secret};
-use dcbuild_sandbox::{Sandbox, SandboxConfig};
+use dcbuild_sandbox::{IsolatedConfig, Sandbox, SandboxConfig, remove_groups};
 use dcbuild_snapshot::Snapshots;
 use dcbuild_store::KeyLocks;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::error::Failed;
+use crate::error::{Failed, blocking};
 use crate::layers::Layers;
+use crate::presence::{self, Presence};
 use crate::running::Attempts;
-use crate::{Parts, WorkerConfig, WorkerError};
+use crate::{DefaultNetwork, Parts, WorkerConfig, WorkerError};
 
 /// How many layers are made durable at once.
 const PUBLISHED_AT_ONCE: usize = 2;
+/// Where control groups are mounted.
+const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
 pub(crate) struct Shared {
     pub(crate) config: WorkerConfig,
     pub(crate) parts: Parts,
     pub(crate) layers: Arc<Layers>,
-    pub(crate) sandbox: Sandbox,
+    sandbox: OnceCell<Sandbox>,
+    presence: Presence,
     pub(crate) locks: KeyLocks,
     pub(crate) attempts: Attempts,
     pub(crate) tasks: TaskTracker,
     pub(crate) publishing: Semaphore,
+    /// Cancelled once the worker is to stop: nothing is tried again from then on.
+    pub(crate) ending: CancellationToken,
     pub(crate) cores: usize,
 }
 
@@ -44,14 +51,13 @@ impl Shared {
         if let Err(error) = snapshots.sweep(&BTreeSet::new()) {
             tracing::warn!(%error, "could not sweep what earlier attempts left");
         }
-        let sandbox = Sandbox::new(SandboxConfig {
-            exe: config.exe.clone(),
-            state: dir.join("sandbox"),
-            cgroup_root: PathBuf::from("/sys/fs/cgroup"),
-            // Processes share a machine, and each sweeps only what is its own.
-            cgroup_name: format!("dcbuild-{}", config.id),
-        })
-        .map_err(WorkerError::Sandbox)?;
+        let tmp = dir.join("tmp");
+        let groups = |name: &str| remove_groups(Path::new(CGROUP_ROOT), name);
+        if let Err(error) = presence::sweep(&tmp, groups) {
+            tracing::warn!(%error, "could not sweep what earlier workers left");
+        }
+        let presence = Presence::begin(&tmp, &name_of(&config))
+            .map_err(|source| WorkerError::Folder { path: tmp, source })?;
         let locks = match &parts.folder {
             Some(folder) => folder.locks(),
             None => KeyLocks::open(&dir.join("lock")),
@@ -62,11 +68,13 @@ impl Shared {
             config,
             parts,
             layers,
-            sandbox,
+            sandbox: OnceCell::new(),
+            presence,
             locks,
             attempts: Attempts::default(),
             tasks: TaskTracker::new(),
             publishing: Semaphore::new(PUBLISHED_AT_ONCE),
+            ending: CancellationToken::new(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
         })
     }
@@ -95,7 +103,66 @@ impl Shared {
 
     /// A folder for what lasts as long as an operation.
     pub(crate) fn tmp(&self) -> PathBuf {
-        self.config.data_dir.join("tmp")
+        self.presence.folder().to_owned()
+    }
+
+    /// Where RUNs run; made ready for the first one, since many builds have none.
+    pub(crate) async fn sandbox(&self) -> Result<&Sandbox, Failed> {
+        let open = || async {
+            let config = SandboxConfig {
+                exe: self.config.exe.clone(),
+                state: self.config.data_dir.join("sandbox"),
+                cgroup_root: PathBuf::from(CGROUP_ROOT),
+                // Processes share a machine, and each sweeps only what is its own or nobody's.
+                cgroup_name: self.name(),
+            };
+            let network = self.config.network;
+            blocking(move || {
+                let sandbox = Sandbox::new(config).map_err(|error| Failed::sandbox(&error))?;
+                Ok(match network {
+                    DefaultNetwork::Outward => with_networks(sandbox),
+                    DefaultNetwork::None | DefaultNetwork::Host => sandbox,
+                })
+            })
+            .await
+        };
+        self.sandbox.get_or_try_init(open).await
+    }
+
+    /// Removes what shows that this worker lives, and the control groups of its name.
+    pub(crate) async fn close(&self) {
+        let (name, used) = (self.name(), self.sandbox.initialized());
+        let groups = blocking(move || {
+            let removed = if used { remove_groups(Path::new(CGROUP_ROOT), &name) } else { Ok(()) };
+            removed.map_err(|error| Failed::sandbox(&error))
+        });
+        if let Err(error) = groups.await {
+            // The folder stays, so that the next worker tries again.
+            tracing::warn!(%error, "could not remove the worker's control groups");
+        } else if let Err(error) = self.presence.end() {
+            tracing::warn!(%error, "could not remove the worker's temporary folder");
+        }
+    }
+
+    fn name(&self) -> String {
+        name_of(&self.config)
+    }
+}
+
+/// The name of a worker's folder and control groups.
+fn name_of(config: &WorkerConfig) -> String {
+    format!("dcbuild-{}", config.id)
+}
+
+/// Adds networks of their own for steps where that can be done here.
+fn with_networks(sandbox: Sandbox) -> Sandbox {
+    match sandbox.clone().isolated(IsolatedConfig::default()) {
+        Ok(isolated) => isolated,
+        Err(error) => {
+            let error = dcbuild_process::report(&error);
+            tracing::info!(%error, "steps have the host's network, for they cannot have their own");
+            sandbox
+        }
     }
 }
 

@@ -165,6 +165,25 @@ impl Hierarchy {
     }
 }
 
+/// Kills what runs in the groups of this name and removes them, whichever version they are of.
+pub fn remove_groups(root: &Path, name: &str) -> io::Result<()> {
+    for group in ["", "memory", "pids", "cpu"].map(|folder| root.join(folder).join(name)) {
+        let entries = match fs::read_dir(&group) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                remove(&entry.path())?;
+            }
+        }
+        remove(&group)?;
+    }
+    Ok(())
+}
+
 fn cpu_quota(millis: u64) -> u64 {
     // The kernel refuses quotas below one millisecond.
     (millis.saturating_mul(CPU_PERIOD_MICROS) / 1000).max(1000)

@@ -28,6 +28,7 @@ mod target;
 mod user;
 
 pub use cell::{CELL_ARGUMENT, cell_main};
+pub use cgroup::remove_groups;
 pub use error::{CellError, SandboxError};
 pub use network::{IsolateError, IsolatedConfig};
 pub use run::{CellExit, CellTimings, Outcome, Sandbox, SandboxConfig, Stream};

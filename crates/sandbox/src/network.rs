@@ -139,9 +139,9 @@ impl Networks {
             source,
         })?;
         // Rather now than with the first step.
-        drop(maker.make()?);
+        let first = maker.make()?;
         let stocking = Arc::clone(&maker);
-        let stock = Stock::start(config.spares, move || stocking.make())
+        let stock = Stock::start(config.spares, Some(first), move || stocking.make())
             .map_err(|source| IsolateError::Kernel { action: "start a thread", source })?;
         Ok(Networks { maker, stock })
     }
@@ -155,7 +155,7 @@ impl Networks {
 impl Loopbacks {
     /// Takes a network for one step.
     pub(crate) fn take(&self) -> Result<Slot, IsolateError> {
-        let stock = self.0.get_or_init(|| Stock::start(LOOPBACK_SPARES, make_loopback).ok());
+        let stock = self.0.get_or_init(|| Stock::start(LOOPBACK_SPARES, None, make_loopback).ok());
         stock.as_ref().and_then(Stock::take).map_or_else(make_loopback, Ok)
     }
 }
@@ -167,15 +167,16 @@ fn make_loopback() -> Result<Slot, IsolateError> {
 }
 
 impl Stock {
-    /// Starts a thread that makes networks until nobody takes them, or one cannot be made.
+    /// Starts a thread that makes networks, after the one that there is, until nobody takes them or one cannot be made.
     fn start(
         spares: usize,
+        mut first: Option<Slot>,
         make: impl Fn() -> Result<Slot, IsolateError> + Send + 'static,
     ) -> io::Result<Stock> {
         let (tx, rx) = sync_channel(spares);
         let work = move || {
             loop {
-                match make() {
+                match first.take().map_or_else(&make, Ok) {
                     Ok(slot) => {
                         if tx.send(slot).is_err() {
                             return;

@@ -10,7 +10,7 @@ use dcbuild_model::{TreePath, UnixTime};
 use dcbuild_plan::op::{RunNetwork, RunOp, RunSecurity};
 use dcbuild_proto::document::StepErrorKind;
 use dcbuild_sandbox::{
-    CellError, CellExit, CellSpec, Limits, Network, Outcome, Rootfs, Security, Stream, Ulimit,
+    CellError, CellExit, CellSpec, Limits, Network, Outcome, Rootfs, Sandbox, Security, Stream, Ulimit,
 };
 use dcbuild_snapshot::{CommitForm, Lowers, Upper};
 use dcbuild_tree::{TimeForm, Tree};
@@ -23,7 +23,6 @@ use crate::error::{Failed, blocking};
 use crate::layers;
 use crate::publish::Publish;
 use crate::report::Progress;
-use crate::shared::Shared;
 
 /// How far the times of files may lag behind the clock: the kernel stamps them once a tick.
 const TICK_NANOS: u32 = 50_000_000;
@@ -46,13 +45,14 @@ pub(crate) async fn make(
         () = attempt.run.stop.cancelled() => return Err(Failed::Stopped),
         mounts = mounts::prepare(attempt, task, op) => mounts?,
     };
+    let sandbox = attempt.shared.sandbox().await?;
     let stage = stage(attempt, task).await?;
-    let spec = match spec(attempt, op, &stage, &mounts) {
+    let spec = match spec(attempt, op, &stage, &mounts, sandbox) {
         Ok(spec) => spec,
         Err(error) => return Err(abandon(attempt, stage.upper, error).await),
     };
     let start = earlier(attempt.shared.parts.clock.now());
-    let ended = cell(attempt, &task.progress, spec).await;
+    let ended = cell(attempt, &task.progress, sandbox, spec).await;
     // Locks of caches and throw-away folders are free as soon as the process is gone.
     drop(mounts);
     let ended = match ended {
@@ -85,6 +85,7 @@ fn spec(
     op: &RunOp,
     stage: &Stage,
     mounts: &mounts::Mounts,
+    sandbox: &Sandbox,
 ) -> Result<CellSpec, Failed> {
     let declared = |name: &str| op.env.iter().any(|(known, _)| known == name);
     let proxies = op.proxies.iter().filter(|(name, _)| !declared(name)).cloned();
@@ -111,7 +112,7 @@ fn spec(
         mounts: mounts.all.clone(),
         hostname: hostname.to_owned(),
         hosts: hosts.collect::<Result<_, Failed>>()?,
-        network: network(&attempt.shared, op.network),
+        network: network(sandbox, op.network, attempt.shared.config.network),
         security: match op.security {
             RunSecurity::Sandbox => Security::Default,
             RunSecurity::Insecure => Security::Insecure,
@@ -120,12 +121,12 @@ fn spec(
     })
 }
 
-fn network(shared: &Shared, asked: RunNetwork) -> Network {
-    match (asked, shared.config.network) {
+fn network(sandbox: &Sandbox, asked: RunNetwork, usual: DefaultNetwork) -> Network {
+    match (asked, usual) {
         (RunNetwork::None, _) | (RunNetwork::Default, DefaultNetwork::None) => Network::None,
         (RunNetwork::Host, _) | (RunNetwork::Default, DefaultNetwork::Host) => Network::Host,
         (RunNetwork::Default, DefaultNetwork::Outward) => {
-            if shared.sandbox.has_network(Network::Isolated) {
+            if sandbox.has_network(Network::Isolated) {
                 Network::Isolated
             } else {
                 Network::Host
@@ -154,6 +155,7 @@ fn limits(op: &RunOp) -> Result<Limits, Failed> {
 async fn cell(
     attempt: &Attempt,
     progress: &Progress,
+    sandbox: &Sandbox,
     spec: CellSpec,
 ) -> Result<CellExit, CellError> {
     let (output, mut pieces) = mpsc::channel::<(Stream, Bytes)>(OUTPUT_QUEUE);
@@ -174,7 +176,7 @@ async fn cell(
             }
         }
     };
-    let run = attempt.shared.sandbox.run(spec, output, attempt.run.stop.clone());
+    let run = sandbox.run(spec, output, attempt.run.stop.clone());
     tokio::join!(run, tell).0
 }
 

@@ -1,10 +1,16 @@
 //! Steps with a network of their own, between a host and a fake world outside.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use super::*;
+use dcbuild_sandbox::{CellError, IsolatedConfig, Network, Stream};
+use expect_test::expect;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{Fixture, running, wait_for};
 
 /// A host and a machine beyond it, in two network namespaces that end with the test's threads.
 struct World {
