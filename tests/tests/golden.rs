@@ -48,11 +48,6 @@ const OPEN: &Open = &[
     ),
     ("add-tar-through-symlink", "on purpose: an archive may not write through its own links"),
     (
-        "arg-target-platform-in-stage-with-platform-flag",
-        "on purpose: an image in a layout must be for the platform",
-    ),
-    ("errors-from-platform-no-match", "on purpose: an image in a layout must be for the platform"),
-    (
         "cmd-json-surrogate",
         "on purpose: half a surrogate pair is no text: the array falls back to the shell form",
     ),
