@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use dcbuild_model::{Digest, Fault, LayerId, Selection, SelectionDigest, limits};
+use dcbuild_model::{
+    Digest, Fault, LayerId, Platform, Selection, SelectionDigest, StepIndex, limits,
+};
 use dcbuild_plan::{
-    Choice, ImageAnswer, Need, Plan, PlanError, Planned, Request, Sources, choose, plan,
+    Choice, ImageAnswer, Need, Op, Plan, PlanError, Planned, Request, Sources, choose, plan,
 };
 use dcbuild_process::Clock;
 use dcbuild_progress::{Update, Warning};
@@ -102,6 +104,9 @@ impl Driver {
         let Choice { mut taken, run: _ } = choose(&plan, &found, &wanted);
         keep_grounded(&plan, &mut taken);
         let run = to_run(&plan, &taken, &wanted);
+        if submission.in_place {
+            refuse_foreign(&plan, &run, &submission.request.build_platform)?;
+        }
         let named: BTreeSet<String> = run
             .iter()
             .flat_map(|step| secrets_of(plan.step(*step)))
@@ -201,7 +206,8 @@ impl Driver {
         reference: &str,
         platform: &dcbuild_model::Platform,
     ) -> ImageAnswer {
-        let name = format!("[internal] load metadata for {reference}");
+        let of = reference.strip_prefix("layout:").unwrap_or(reference);
+        let name = format!("[internal] load metadata for {of}");
         let shown = Shown::start(&self.build, &*self.parts.clock, name);
         let answer = images.resolve(reference, platform).await;
         match &answer {
@@ -305,6 +311,17 @@ async fn plan_once(request: &Arc<Request>, sources: &Arc<Sources>) -> Result<Pla
             Err(Stop::Failed(failed(Fault::Bug, "PLANNER", message)))
         }
     }
+}
+
+/// The worker of a client's own process runs programs of its own platform; no other worker will ever join.
+fn refuse_foreign(plan: &Plan, run: &BTreeSet<StepIndex>, own: &Platform) -> Result<(), Stop> {
+    let steps = run.iter().map(|step| plan.step(*step));
+    let mut foreign = steps.filter(|step| matches!(step.op, Op::Run(_)) && step.platform != *own);
+    let Some(step) = foreign.next() else { return Ok(()) };
+    let message = format!("a RUN for {} cannot run on this machine, which is {own}", step.platform);
+    let hint = "submit the build to a cluster that has a worker of that platform".to_owned();
+    let failed = failed(Fault::Request, "PLATFORM", message);
+    Err(Stop::Failed(Failed { hint: Some(hint), lines: Some(step.lines), ..failed }))
 }
 
 fn plan_failed(error: &PlanError) -> Failed {

@@ -79,7 +79,10 @@ impl Scheduler {
             Work::Steps(steps) => {
                 for step in steps {
                     if let Some(node) = build.graph.steps.get(step.index()) {
-                        shape.platform = Some(node.platform.clone());
+                        // What works on trees does so anywhere: only a process needs its own kind of machine.
+                        if node.kind == StepKind::Run {
+                            shape.platform = Some(node.platform.clone());
+                        }
                         shape.requests = shape.requests.max(node.requests);
                         self.in_flight.entry(node.key).or_default().insert((id, *step));
                     }
