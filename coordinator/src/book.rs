@@ -1,7 +1,7 @@
 //! What is known of builds, workers and attempts, beside the scheduler: changed by entries of the log alone.
 //!
 //! Every change makes entries, which are to be durable, and effects, which are done once the entries are. After a
-//! restart the same entries make the same book; their effects are thrown away.
+//! restart the same entries make the same book; their effects are thrown away, but for the last records to keep.
 
 mod actions;
 mod builds;
@@ -9,7 +9,7 @@ mod ends;
 mod reports;
 mod workers;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use dcbuild_model::{
@@ -28,7 +28,11 @@ use crate::log::{Entry, StoredEvent};
 use crate::planned::PlannedBuild;
 
 pub(crate) use builds::{SubmitError, Summarised};
+pub(crate) use ends::outlived;
 pub(crate) use reports::{Hello, Report};
+
+/// Records that are kept again at a restart: the last ones may have been logged and not yet kept.
+const KEPT_AGAIN: usize = 256;
 
 /// What a worker is told.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -206,12 +210,16 @@ impl Book {
     pub(crate) fn replay(parts: BookParts, seed: u128, entries: Vec<Entry>, now: Now) -> Book {
         let mut book = Book::new(parts, seed, now);
         book.replaying = true;
+        let mut keeps = VecDeque::new();
         for entry in entries {
             book.take(entry);
+            let kept = |effect: &Effect| matches!(effect, Effect::Keep(_));
+            keeps.extend(book.effects.drain(..).filter(kept));
+            keeps.drain(..keeps.len().saturating_sub(KEPT_AGAIN));
         }
         book.replaying = false;
         book.entries.clear();
-        book.effects.clear();
+        book.effects.extend(keeps);
         book.recover();
         book
     }

@@ -19,6 +19,8 @@ pub struct CoordinatorConfig {
     pub scope: Scope,
     /// Builds that may be under way at a time.
     pub builds_max: usize,
+    /// How long the log may be at a start at which no build goes on; a longer one is begun again.
+    pub log_bytes_max: u64,
 }
 
 impl Default for CoordinatorConfig {
@@ -28,6 +30,7 @@ impl Default for CoordinatorConfig {
             registries: RegistryConfig::default(),
             scope: Scope::local(),
             builds_max: 1_000,
+            log_bytes_max: 16 << 20,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Puts the parts together, and serves them.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dcbuild_model::{BuildId, Digest, UnixTime};
@@ -21,7 +21,7 @@ use crate::config::{CoordinatorConfig, Parts};
 use crate::core::{Core, CoreHandle, CoreParts};
 use crate::driver::DriverParts;
 use crate::journal::Journal;
-use crate::log::{Entry, FileLog, Log, LogError, MemoryLog, VERSION};
+use crate::log::{Entry, FileLog, Log, LogError, MemoryLog, VERSION, renewal};
 use crate::records::Records;
 use crate::rpc::{self, Services};
 
@@ -69,7 +69,7 @@ pub struct Coordinator {
 impl Coordinator {
     /// Opens the log, goes on with what it says, and begins to take commands.
     pub fn start(config: CoordinatorConfig, parts: Parts) -> Result<Coordinator, StartError> {
-        let (log, entries) = open_log(&config)?;
+        let (log, entries) = open_log(&config, parts.clock.now())?;
         let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
         let records = Records {
             stores: parts.stores.clone(),
@@ -94,6 +94,9 @@ impl Coordinator {
             Some(seed) => Book::replay(book_parts, seed, entries, now),
             None => Book::new(book_parts, rand::random(), now),
         };
+        if let Some(dir) = &config.data_dir {
+            remove_strays(dir, &book);
+        }
         let (handle, commands) = CoreHandle::new();
         let core_parts = CoreParts {
             clock,
@@ -162,12 +165,25 @@ impl Coordinator {
     }
 }
 
-fn open_log(config: &CoordinatorConfig) -> Result<(Box<dyn Log>, Vec<Entry>), StartError> {
+fn open_log(
+    config: &CoordinatorConfig,
+    now: UnixTime,
+) -> Result<(Box<dyn Log>, Vec<Entry>), StartError> {
     let Some(dir) = &config.data_dir else { return Ok((Box::new(MemoryLog), Vec::new())) };
-    let builds = dir.join("builds");
+    let builds = builds_dir(dir);
     let made = std::fs::create_dir_all(&builds);
     made.map_err(|source| StartError::Folder { path: builds, source })?;
-    let (log, entries) = FileLog::open(dir).map_err(StartError::Log)?;
+    let (mut log, mut entries) = FileLog::open(dir).map_err(StartError::Log)?;
+    // A log of another form is not to be touched.
+    seed_of(&entries)?;
+    if log.bytes().map_err(StartError::Log)? > config.log_bytes_max
+        && let Some(left) = renewal::left_over(&entries, now)
+    {
+        // Another seed: ids of the old log's attempts must not come again.
+        let seed = format!("{:x}", rand::random::<u128>());
+        entries = [vec![Entry::Founded { version: VERSION, seed }], left].concat();
+        log.replace(&entries).map_err(StartError::Log)?;
+    }
     Ok((Box::new(log), entries))
 }
 
@@ -184,8 +200,26 @@ fn seed_of(entries: &[Entry]) -> Result<Option<u128>, StartError> {
     }
 }
 
-fn events_path(dir: &std::path::Path, build: BuildId) -> PathBuf {
-    dir.join("builds").join(format!("{build}.events"))
+fn builds_dir(dir: &Path) -> PathBuf {
+    dir.join("builds")
+}
+
+fn events_path(dir: &Path, build: BuildId) -> PathBuf {
+    builds_dir(dir).join(format!("{build}.events"))
+}
+
+/// Removes the events of builds that the log does not know: nobody can ask for them.
+fn remove_strays(dir: &Path, book: &Book) {
+    let Ok(files) = std::fs::read_dir(builds_dir(dir)) else { return };
+    for file in files.flatten() {
+        let name = file.file_name();
+        let build = name.to_str().and_then(|name| name.strip_suffix(".events")?.parse().ok());
+        if build.is_some_and(|build| book.find(build).is_none())
+            && let Err(error) = std::fs::remove_file(file.path())
+        {
+            tracing::warn!(path = %file.path().display(), %error, "old events stay behind");
+        }
+    }
 }
 
 fn make_desk(dir: Option<PathBuf>) -> MakeDesk {

@@ -20,7 +20,6 @@ use crate::driver::{Driven, DriverParts, drive, pack};
 use crate::lease::Wanted;
 use crate::log::{Log, LogError};
 use crate::planned::PlannedBuild;
-use crate::records::AskedStep;
 
 /// Commands that wait; who sends more waits too.
 const COMMANDS_MAX: usize = 1_024;
@@ -80,7 +79,7 @@ pub(crate) enum Command {
     Ask {
         fence: Fence,
         step: StepIndex,
-        reply: oneshot::Sender<Option<AskedStep>>,
+        reply: oneshot::Sender<Option<Box<dcbuild_plan::Step>>>,
     },
     Deliver {
         attempt: AttemptId,

@@ -1,6 +1,7 @@
 //! The log: the one order of all that must survive; what is not in it did not happen.
 
 mod file;
+pub(crate) mod renewal;
 mod stored;
 
 use std::path::PathBuf;

@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use dcbuild_model::{
-    BlobDigest, Compression, LayerId, LayerRef, Lineage, Record, Scope, StateDigest, StepIndex,
-    StepKey,
+    BlobDigest, Compression, LayerId, LayerRef, Record, Scope, StepIndex, StepKey,
 };
 use dcbuild_plan::{Plan, Step};
 use dcbuild_store::StoreError;
@@ -21,14 +20,6 @@ pub(crate) struct Records {
     pub(crate) stores: Stores,
     pub(crate) holds: Option<Arc<dyn Holds>>,
     pub(crate) scope: Scope,
-}
-
-/// A step whose result key a worker asks for, with what its parent and inputs turned out to be.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct AskedStep {
-    pub(crate) step: Box<Step>,
-    pub(crate) parent: StateDigest,
-    pub(crate) inputs: Vec<StateDigest>,
 }
 
 impl Records {
@@ -52,8 +43,11 @@ impl Records {
         found
     }
 
-    /// Finds a record for a result key and says it in the words of the step that asked.
-    pub(crate) async fn find_outcome(&self, asked: &AskedStep, key: StepKey) -> Option<Record> {
+    /// Finds a record for a result key and says it as one of the step that asked.
+    ///
+    /// The key is of the state below and of all that is read, so a record under it stands on the same; what it says
+    /// of its lineage is of the build that made it.
+    pub(crate) async fn find_outcome(&self, asked: &Step, key: StepKey) -> Option<Record> {
         let lists = match self.stores.steps.find(&self.scope, &[key]).await {
             Ok(lists) => lists,
             Err(error) => {
@@ -62,25 +56,12 @@ impl Records {
             }
         };
         let records = lists.into_iter().next().unwrap_or_default();
-        let same = |record: &Record| {
-            record.outcome == Some(key)
-                && record.lineage.inputs.len() == asked.inputs.len()
-                && record.lineage.parent.is_none_or(|parent| parent == asked.parent)
-        };
+        let same = |record: &Record| record.outcome == Some(key);
         let mut found =
             BTreeMap::from([(StepIndex(0), records.into_iter().filter(same).collect::<Vec<_>>())]);
         self.keep_available(&mut found).await;
         let record = found.remove(&StepIndex(0))?.pop()?;
-        Some(Record {
-            recipe: asked.step.recipe,
-            components: asked.step.components.clone(),
-            lineage: Lineage {
-                parent: record.lineage.parent,
-                inputs: asked.inputs.clone(),
-                selections: record.lineage.selections.clone(),
-            },
-            ..record
-        })
+        Some(Record { recipe: asked.recipe, components: asked.components.clone(), ..record })
     }
 
     /// Drops the records with a layer that nobody has any more.

@@ -267,6 +267,7 @@ impl Book {
         for build in scheduled {
             self.tell_settled(build);
         }
+        self.forget_oldest();
         for build in alone {
             self.apply(Event::ClientGone { build });
         }
@@ -278,19 +279,28 @@ impl Book {
         let Some(active) = self.builds.get(&build) else { return };
         let settled: Vec<(StepIndex, Settling)> =
             active.results.iter().map(|(step, settled)| (*step, settled.how)).collect();
-        let told = crate::rpc::events::completed(&active.desk);
+        let shown = crate::rpc::events::shown(&active.desk);
+        let running =
+            active.pieces().filter_map(|piece| match shown.get(&active.piece_vertex(piece)?)? {
+                VertexState::Running { started } => Some((piece, *started)),
+                _ => None,
+            });
+        let running = running.collect();
+        if let Some(active) = self.builds.get_mut(&build) {
+            active.running = running;
+        }
         let completed = self.now.wall;
         for (step, how) in settled {
             let Some(id) = self.builds.get(&build).and_then(|it| it.step_vertex(step)) else {
                 continue;
             };
-            if told.contains(&id) {
-                continue;
-            }
+            let started = match shown.get(&id) {
+                Some(state) if state.completed().is_some() => continue,
+                Some(VertexState::Running { started }) => *started,
+                _ => completed,
+            };
             let state = match how {
-                Settling::By(How::Ran { .. }) => {
-                    VertexState::Done { started: completed, completed }
-                }
+                Settling::By(How::Ran { .. }) => VertexState::Done { started, completed },
                 Settling::Taken | Settling::By(How::Hit | How::Shared { .. }) => {
                     VertexState::Cached { completed }
                 }
@@ -316,6 +326,14 @@ impl Active {
     pub(super) fn step_vertex(&self, step: StepIndex) -> Option<VertexId> {
         let planned = self.planned.as_ref()?;
         Some(VertexId(planned.plan.steps.get(step.index())?.recipe.0))
+    }
+
+    /// All pieces of a planned build.
+    fn pieces(&self) -> impl Iterator<Item = Piece> + '_ {
+        let steps = self.planned.as_ref().map_or(0, |planned| planned.plan.steps.len());
+        let steps = (0..).map(StepIndex).take(steps).map(Piece::Step);
+        let outputs = (0..).take(self.desk.submission.outputs.len()).map(Piece::Output);
+        steps.chain(outputs)
     }
 
     pub(super) fn piece_vertex(&self, piece: Piece) -> Option<VertexId> {

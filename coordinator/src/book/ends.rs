@@ -12,6 +12,17 @@ use crate::log::Entry;
 pub(super) const CLIENT_GONE: &str = "no client came back in time";
 /// Ended builds that can still be attended.
 const ENDED_MAX: usize = 1_000;
+/// How long a build can be attended after its end.
+const ENDED_SECS_MAX: i64 = 7 * 24 * 60 * 60;
+
+/// Which of these ended builds are remembered no more.
+pub(crate) fn outlived(mut ended: Vec<(UnixTime, BuildId)>, now: UnixTime) -> Vec<BuildId> {
+    ended.sort_unstable();
+    let surplus = ended.len().saturating_sub(ENDED_MAX);
+    let old = |time: UnixTime| now.secs.saturating_sub(time.secs) > ENDED_SECS_MAX;
+    let beyond = |(at, (time, _)): &(usize, (UnixTime, BuildId))| *at < surplus || old(*time);
+    ended.into_iter().enumerate().filter(beyond).map(|(_, (_, build))| build).collect()
+}
 
 impl Book {
     /// Ends a build that the scheduler does not have, or has ended.
@@ -99,18 +110,14 @@ impl Book {
         self.records.retain(|_, record| std::sync::Arc::strong_count(record) > 1);
     }
 
-    fn forget_oldest(&mut self) {
-        let mut ended: Vec<(UnixTime, BuildId)> = self
+    /// Forgets ended builds that are old, or too many.
+    pub(super) fn forget_oldest(&mut self) {
+        let ended: Vec<(UnixTime, BuildId)> = self
             .builds
             .iter()
             .filter_map(|(build, active)| Some((active.ended.as_ref()?.0, *build)))
             .collect();
-        if ended.len() <= ENDED_MAX {
-            return;
-        }
-        ended.sort_unstable();
-        let surplus = ended.len() - ENDED_MAX;
-        for (_, build) in ended.into_iter().take(surplus) {
+        for build in outlived(ended, self.now.wall) {
             self.builds.remove(&build);
             self.effects.push(Effect::Forget(build));
         }

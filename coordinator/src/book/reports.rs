@@ -5,6 +5,7 @@ use std::sync::Arc;
 use dcbuild_model::{
     AttemptId, BlobDigest, BuildId, Digest, Platform, Record, StepIndex, WorkerId, limits,
 };
+use dcbuild_plan::Step;
 use dcbuild_progress::{Log, Update, VertexId, VertexState};
 use dcbuild_proto::document::{self, OutputResult, StepError};
 use dcbuild_scheduler::{Event, Fence, InfraFault, Refusal, Return, StepFault, Work};
@@ -12,8 +13,7 @@ use dcbuild_scheduler::{Event, Fence, InfraFault, Refusal, Return, StepFault, Wo
 use super::actions::fault_of;
 use super::{Attempt, Book, Order, Piece};
 use crate::log::Entry;
-use crate::planned::{self, inputs_of};
-use crate::records::AskedStep;
+use crate::planned;
 
 /// What a worker says of itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -247,24 +247,17 @@ impl Book {
         Some(Update::Log(Log { bytes: text.into_bytes(), ..log }))
     }
 
-    /// What a worker needs to look a step up by result key; none if it may take no record, or the lease is over.
-    pub(crate) fn asked_step(&self, fence: Fence, step: StepIndex) -> Option<AskedStep> {
+    /// The step that a worker asks for by result key; none if it may take no record, or the lease is over.
+    ///
+    /// The question may overtake the report of the step below, so it is answered without what that made.
+    pub(crate) fn asked_step(&self, fence: Fence, step: StepIndex) -> Option<Box<Step>> {
         let attempt = self.attempts.get(&fence.attempt)?;
         if attempt.lease.epoch != fence.epoch || !self.has_step(fence.attempt, step) {
             return None;
         }
         let planned = self.builds.get(&attempt.lease.build)?.planned.as_ref()?;
         let asked = planned.plan.steps.get(step.index())?;
-        if asked.fresh {
-            return None;
-        }
-        let inputs: Option<Vec<_>> =
-            inputs_of(asked).map(|input| self.state_of(attempt, input)).collect();
-        Some(AskedStep {
-            step: Box::new(asked.clone()),
-            parent: self.state_below(attempt, step)?,
-            inputs: inputs?,
-        })
+        (!asked.fresh).then(|| Box::new(asked.clone()))
     }
 }
 

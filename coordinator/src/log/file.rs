@@ -10,6 +10,8 @@ use dcbuild_store::{KeyLock, KeyLocks, LockMode};
 use super::{Entry, Log, LogError};
 
 const FILE: &str = "log-1";
+/// A log that is not yet the log.
+const NEXT_FILE: &str = "log-1.next";
 const HEAD_BYTES: usize = 12;
 const ENTRY_BYTES_MAX: usize = 256 << 20;
 
@@ -52,28 +54,59 @@ impl FileLog {
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)?;
         Ok((FileLog { path, file, _lock: lock }, entries))
     }
+
+    /// How long the log is.
+    pub(crate) fn bytes(&self) -> Result<u64, LogError> {
+        let metadata = self.file.metadata();
+        metadata.map(|it| it.len()).map_err(|error| self.failed(error))
+    }
+
+    /// Puts a log of these entries in the place of this one; after a crash one of the two is there, whole.
+    pub(crate) fn replace(&mut self, entries: &[Entry]) -> Result<(), LogError> {
+        let bytes = frames(entries)?;
+        let next = self.path.with_file_name(NEXT_FILE);
+        let put = || {
+            let mut file = File::create(&next)?;
+            file.write_all(&bytes)?;
+            file.sync_all()?;
+            std::fs::rename(&next, &self.path)?;
+            self.path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())?;
+            Ok(file)
+        };
+        self.file = put().map_err(|error| self.failed(error))?;
+        Ok(())
+    }
+
+    fn failed(&self, source: std::io::Error) -> LogError {
+        LogError::Io { path: self.path.clone(), source }
+    }
 }
 
 impl Log for FileLog {
     fn append(&mut self, entries: &[Entry]) -> Result<(), LogError> {
-        let mut bytes = Vec::new();
-        for entry in entries {
-            let json = dcbuild_proto::document::to_bytes(entry);
-            if json.len() > ENTRY_BYTES_MAX {
-                return Err(LogError::TooLarge { bytes: json.len(), max: ENTRY_BYTES_MAX });
-            }
-            let length = u32::try_from(json.len()).unwrap_or(u32::MAX);
-            bytes.extend_from_slice(&length.to_le_bytes());
-            bytes.extend_from_slice(&front(&json));
-            bytes.extend_from_slice(&json);
-        }
+        let bytes = frames(entries)?;
         let written = self.file.write_all(&bytes).and_then(|()| self.file.sync_data());
-        written.map_err(|source| LogError::Io { path: self.path.clone(), source })
+        written.map_err(|error| self.failed(error))
     }
 
     fn waits(&self) -> bool {
         true
     }
+}
+
+fn frames(entries: &[Entry]) -> Result<Vec<u8>, LogError> {
+    let mut bytes = Vec::new();
+    for entry in entries {
+        let json = dcbuild_proto::document::to_bytes(entry);
+        if json.len() > ENTRY_BYTES_MAX {
+            return Err(LogError::TooLarge { bytes: json.len(), max: ENTRY_BYTES_MAX });
+        }
+        let length = u32::try_from(json.len()).unwrap_or(u32::MAX);
+        bytes.extend_from_slice(&length.to_le_bytes());
+        bytes.extend_from_slice(&front(&json));
+        bytes.extend_from_slice(&json);
+    }
+    Ok(bytes)
 }
 
 fn front(json: &[u8]) -> [u8; 8] {
@@ -172,6 +205,21 @@ mod tests {
         bytes[HEAD_BYTES + 3] ^= 1;
         std::fs::write(&path, &bytes).unwrap();
         assert!(matches!(FileLog::open(dir.path()), Err(LogError::Damaged { at: 0, .. })));
+    }
+
+    #[test]
+    fn a_replaced_log_goes_on_with_what_is_appended() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, _) = FileLog::open(dir.path()).unwrap();
+        log.append(&entries(9)).unwrap();
+        let long = log.bytes().unwrap();
+        std::fs::write(dir.path().join(NEXT_FILE), b"of a crash").unwrap();
+        log.replace(&entries(1)).unwrap();
+        assert!(log.bytes().unwrap() < long);
+        log.append(&entries(2)).unwrap();
+        drop(log);
+        let found = FileLog::open(dir.path()).unwrap().1;
+        assert_eq!(found, [entries(1), entries(2)].concat());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The events of a build in the form in which they are kept and sent.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-use dcbuild_progress::{Log, Status, Update, Vertex, VertexId, Warning};
+use dcbuild_progress::{Log, Status, Update, Vertex, VertexId, VertexState, Warning};
 use dcbuild_proto::document::{self, Outcome, Question};
 use dcbuild_proto::pb;
 use prost::Message as _;
@@ -73,17 +73,11 @@ pub(crate) fn is_told(build: &Build) -> bool {
         .any(|event| matches!(event, pb::build_event::Event::Finished(_)))
 }
 
-/// The vertices whose end was told.
-pub(crate) fn completed(build: &Build) -> BTreeSet<VertexId> {
-    let mut completed = BTreeSet::new();
-    for update in updates(build) {
-        if let Update::Vertex(vertex) = update {
-            if vertex.state.completed().is_some() {
-                completed.insert(vertex.id);
-            } else {
-                completed.remove(&vertex.id);
-            }
-        }
-    }
-    completed
+/// How far each vertex was told to be.
+pub(crate) fn shown(build: &Build) -> BTreeMap<VertexId, VertexState> {
+    let vertex = |update| match update {
+        Update::Vertex(vertex) => Some((vertex.id, vertex.state)),
+        Update::Status(_) | Update::Log(_) | Update::Warning(_) => None,
+    };
+    updates(build).filter_map(vertex).collect()
 }

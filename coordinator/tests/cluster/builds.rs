@@ -228,6 +228,13 @@ async fn messages_that_are_not_understood_are_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn a_step_under_another_parent_is_found_by_its_outcome() {
+    for overtakes in [false, true] {
+        found_by_outcome(overtakes).await;
+    }
+}
+
+/// The second step is asked for behind the report of the first, or before it.
+async fn found_by_outcome(overtakes: bool) {
     let cluster = Cluster::in_memory();
     let mut worker = cluster.worker(1, &[]).await;
     let key = dcbuild_model::StepKey(dcbuild_model::Digest::of(b"outcome"));
@@ -239,14 +246,19 @@ async fn a_step_under_another_parent_is_found_by_its_outcome() {
         let lease = worker.lease().await;
         let [first, second] = steps(&lease) else { panic!("{lease:?}") };
         assert_eq!((first.ask, second.ask), (false, true));
-        worker.done(&lease, first, None).await;
-        client.until(&format!("done: {}", first.step.name)).await;
+        if !overtakes {
+            worker.done(&lease, first, None).await;
+            client.until(&format!("done: {}", first.step.name)).await;
+        }
         let request = pb::FindOutcomeRequest {
             fence: Some(fence(&lease)),
             step: second.index.0,
             key: key.to_string(),
         };
         let reply = worker.client.find_outcome(request).await.unwrap().into_inner();
+        if overtakes {
+            worker.done(&lease, first, None).await;
+        }
         let record = reply.record.map(|record| {
             dcbuild_proto::document::from_bytes::<dcbuild_model::Record>("record", &record).unwrap()
         });

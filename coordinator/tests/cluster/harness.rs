@@ -58,19 +58,26 @@ pub(crate) struct Cluster {
 impl Cluster {
     pub(crate) fn in_memory() -> Cluster {
         let dir = tempfile::tempdir().unwrap();
-        Cluster::open(dir, None, Arc::new(PausedClock(Instant::now())))
+        let clock = Arc::new(PausedClock(Instant::now()));
+        Cluster::open(dir, None, clock, CoordinatorConfig::default())
     }
 
     pub(crate) fn on_disk() -> Cluster {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
-        Cluster::open(dir, Some(data), Arc::new(PausedClock(Instant::now())))
+        let clock = Arc::new(PausedClock(Instant::now()));
+        Cluster::open(dir, Some(data), clock, CoordinatorConfig::default())
     }
 
-    fn open(dir: tempfile::TempDir, data_dir: Option<PathBuf>, clock: Arc<PausedClock>) -> Cluster {
+    fn open(
+        dir: tempfile::TempDir,
+        data_dir: Option<PathBuf>,
+        clock: Arc<PausedClock>,
+        config: CoordinatorConfig,
+    ) -> Cluster {
         let store = FolderStore::open(&dir.path().join("store")).unwrap();
         let parts = Parts { stores: Stores::folder(store), holds: None, clock: clock.clone() };
-        let config = CoordinatorConfig { data_dir: data_dir.clone(), ..Default::default() };
+        let config = CoordinatorConfig { data_dir: data_dir.clone(), ..config };
         let coordinator = Coordinator::start(config, parts).unwrap();
         let (incoming, connector) = in_memory();
         let tasks = TaskTracker::new();
@@ -83,13 +90,17 @@ impl Cluster {
 
     /// Ends the process and starts the next on the same folders.
     pub(crate) async fn restart(self) -> Cluster {
+        self.restart_with(CoordinatorConfig::default()).await
+    }
+
+    pub(crate) async fn restart_with(self, config: CoordinatorConfig) -> Cluster {
         let Cluster { dir, clock, data_dir, coordinator, connector, tasks } = self;
         drop(connector);
         coordinator.stop().await;
         tasks.close();
         tasks.wait().await;
         drop(coordinator);
-        Cluster::open(dir, data_dir, clock)
+        Cluster::open(dir, data_dir, clock, config)
     }
 
     pub(crate) fn channel(&self) -> Channel {

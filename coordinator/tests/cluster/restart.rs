@@ -1,5 +1,8 @@
 //! The coordinator dies and comes back on the same folder.
 
+use std::time::Duration;
+
+use dcbuild_coordinator::CoordinatorConfig;
 use dcbuild_proto::document::{Outcome, StepError, StepErrorKind, Summary};
 use dcbuild_proto::pb;
 
@@ -127,4 +130,56 @@ async fn what_a_worker_said_just_before_a_stop_counts() {
     let mut client = cluster.attach(build).await;
     let Outcome::Done { summary, .. } = client.outcome().await else { panic!("not done") };
     assert_eq!(summary, Summary { ran: 2, ..Summary::default() });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_log_is_begun_again_once_no_build_goes_on() {
+    let short = || CoordinatorConfig { log_bytes_max: 1, ..Default::default() };
+    let cluster = Cluster::on_disk();
+    let log = cluster.dir.path().join("data/log-1");
+    let length = || std::fs::metadata(&log).unwrap().len();
+    let mut worker = cluster.worker(1, &[]).await;
+    let build = cluster.submit(10, &submission(TWO_STEPS)).await;
+    let mut client = cluster.attach(build).await;
+    let lease = tokio::select! {
+        lease = worker.lease() => lease,
+        () = client.until("never") => unreachable!(),
+    };
+    worker.fall_silent();
+    let before = length();
+    let cluster = cluster.restart_with(short()).await;
+    assert!(length() >= before, "a build goes on");
+    let mut worker = cluster.worker(1, &[&lease]).await;
+    let lease = worker.lease().await;
+    worker.run(&lease).await;
+    let lease = worker.lease().await;
+    worker.assemble(&lease).await;
+    let mut client = cluster.attach(build).await;
+    assert!(matches!(client.outcome().await, Outcome::Done { .. }));
+    worker.fall_silent();
+
+    let before = length();
+    let cluster = cluster.restart_with(short()).await;
+    assert!(length() < before);
+    let mut client = cluster.attach(build).await;
+    assert!(matches!(client.outcome().await, Outcome::Done { .. }));
+    assert!(client.seen.iter().any(|it| it == "done: [2/2] RUN [\"/a\"]"), "{:#?}", client.seen);
+    let mut worker = cluster.worker(1, &[]).await;
+    let other = cluster.submit(11, &submission(TWO_STEPS)).await;
+    let mut client = cluster.attach(other).await;
+    client.until("cached: [2/2] RUN [\"/a\"]").await;
+    let lease = worker.lease().await;
+    worker.assemble(&lease).await;
+    assert!(matches!(client.outcome().await, Outcome::Done { .. }));
+
+    worker.fall_silent();
+    let stray = cluster.dir.path().join(format!("data/builds/{}.events", lease.job));
+    std::fs::write(&stray, b"").unwrap();
+    tokio::time::sleep(Duration::from_hours(8 * 24)).await;
+    let events = cluster.dir.path().join(format!("data/builds/{build}.events"));
+    assert!(events.exists());
+    let cluster = cluster.restart().await;
+    let _served = cluster.worker(2, &[]).await;
+    assert!(!events.exists(), "the events of a build that ended long ago are gone");
+    assert!(!stray.exists());
 }
