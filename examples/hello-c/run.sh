@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds the example and runs what comes out. The base image is made once, from Debian's packages, by mmdebstrap.
+# Builds the example on this machine, runs what comes out, builds it again from the cache, and then does the same on a
+# cluster of one coordinator and two workers. Needs root: a RUN gets namespaces of its own.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -7,9 +8,46 @@ target=${CARGO_TARGET_DIR:-$root/target}
 base=$target/example-base
 out=$target/example-out
 dcbuild=${DCBUILD:-$target/debug/dcbuild}
-
 cd "$root"
-[ -n "${DCBUILD:-}" ] || cargo build --quiet --package dcbuild
+
+if ! command -v mmdebstrap >/dev/null; then
+    echo "== installing mmdebstrap with apt-get: it makes the base image, a Debian with gcc"
+    apt-get update --quiet
+    DEBIAN_FRONTEND=noninteractive apt-get install --quiet --yes --no-install-recommends mmdebstrap
+fi
+if [ -z "${DCBUILD:-}" ]; then
+    echo "== building dcbuild"
+    cargo build --quiet --package dcbuild
+fi
 cargo xtask base-image "$base"
-"$dcbuild" build --build-context "debian-gcc=oci-layout://$base" --output "type=local,dest=$out" "$here"
-"$out/hello" "${1:-dcbuild}"
+context=(--build-context "debian-gcc=oci-layout://$base")
+
+echo "== on this machine"
+"$dcbuild" build "${context[@]}" --output "type=local,dest=$out/local" "$here"
+"$out/local/hello" "${1:-dcbuild}"
+
+echo "== again: everything is a hit"
+"$dcbuild" build "${context[@]}" --output "type=local,dest=$out/local" "$here"
+
+echo "== on a cluster of one coordinator and two workers"
+state=$(mktemp -d)
+pids=()
+stop() {
+    for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
+    wait
+    rm -rf "$state"
+}
+trap stop EXIT
+port=${DCBUILD_EXAMPLE_PORT:-7970}
+"$dcbuild" coordinator --listen "127.0.0.1:$port" --http-listen "127.0.0.1:$((port + 1))" \
+    --data-dir "$state/coordinator" --store "dir:$state/store" 2>"$state/coordinator.log" &
+pids+=($!)
+for worker in 1 2; do
+    "$dcbuild" worker --coordinator "http://127.0.0.1:$port" --data-dir "$state/worker-$worker" --slots 2 \
+        2>"$state/worker-$worker.log" &
+    pids+=($!)
+done
+export DCBUILD_COORDINATOR=http://127.0.0.1:$port
+"$dcbuild" submit "${context[@]}" --output "type=local,dest=$out/cluster" "$here"
+"$out/cluster/hello" "${1:-dcbuild}, built on a cluster"
+"$dcbuild" ps
