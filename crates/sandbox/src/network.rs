@@ -46,8 +46,8 @@ const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 
 /// How steps with a network of their own are connected.
 ///
-/// The way out is by version 4 of the protocol only. A firewall of the host that refuses to forward by itself, as Docker's
-/// does, has to let cards whose names begin with `dcb` through: no table can allow what another forbids.
+/// The way out is by version 4 of the protocol only. Where a firewall of the host forwards nothing by itself, as Docker's
+/// does, there is none: no table can allow what another forbids.
 #[derive(Clone, Debug)]
 pub struct IsolatedConfig {
     /// The /16 that steps have their addresses from; nothing else on the host's networks may use it.
@@ -75,6 +75,9 @@ pub enum IsolateError {
         /// Why not.
         source: io::Error,
     },
+    /// Rules of others would drop what steps send.
+    #[error("the host's firewall forwards nothing by itself")]
+    Firewall,
     /// Every address of the pool is taken.
     #[error("no address of the pool {pool}/{POOL_PREFIX} is free")]
     PoolFull {
@@ -129,6 +132,9 @@ impl Slot {
 impl Networks {
     /// Puts the rules in force, turns forwarding on, and makes the first network to see that it can be done.
     pub(crate) fn start(config: IsolatedConfig) -> Result<Networks, IsolateError> {
+        if rules::others_forbid().map_err(kernel("look at the host's firewall"))? {
+            return Err(IsolateError::Firewall);
+        }
         let maker = Arc::new(Maker::new(&config)?);
         maker
             .rules

@@ -13,6 +13,8 @@ const ANSWER_BYTES_MAX: usize = 64 << 10;
 const HEADER_BYTES: usize = 16;
 /// The type of the answer that says how a request ended.
 const ERROR: u16 = 2;
+/// The type of the answer that ends a list.
+const DONE: u16 = 3;
 /// Marks an attribute that holds attributes.
 const NESTED: u16 = 0x8000;
 
@@ -20,6 +22,8 @@ const NESTED: u16 = 0x8000;
 pub(crate) mod flag {
     pub(crate) const REQUEST: u16 = 0x1;
     pub(crate) const ACK: u16 = 0x4;
+    /// Asks for all there is.
+    pub(crate) const LIST: u16 = 0x300;
     pub(crate) const EXCL: u16 = 0x200;
     pub(crate) const CREATE: u16 = 0x400;
     pub(crate) const APPEND: u16 = 0x800;
@@ -61,6 +65,11 @@ impl Attributes {
 
     pub(crate) fn nest(self, kind: u16, inner: Attributes) -> Attributes {
         self.bytes(kind | NESTED, &inner.0)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.0
     }
 
     /// Adds what stands before nested attributes in some messages.
@@ -149,6 +158,26 @@ impl Socket {
         }
     }
 
+    /// Asks for a list, and gives its parts without their headers.
+    pub(crate) fn list(&mut self, message: Message) -> Result<Vec<Vec<u8>>, Errno> {
+        self.send(&[message])?;
+        let mut parts = Vec::new();
+        loop {
+            for answer in self.receive()? {
+                if answer.sequence != self.sequence {
+                    continue;
+                }
+                if let Some(errno) = answer.errno()? {
+                    return Err(errno);
+                }
+                if answer.kind == DONE {
+                    return Ok(parts);
+                }
+                parts.push(answer.body);
+            }
+        }
+    }
+
     fn send(&mut self, messages: &[Message]) -> Result<Vec<u32>, Errno> {
         let mut bytes = Vec::new();
         let mut open = Vec::new();
@@ -212,6 +241,24 @@ fn answers(mut bytes: &[u8]) -> Vec<Answer> {
     answers
 }
 
+/// Finds the value of an attribute.
+pub(crate) fn attribute(mut bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    while let Some([low, high, kind_low, kind_high]) = bytes.get(..4) {
+        let length = usize::from(u16::from_ne_bytes([*low, *high]));
+        let value = bytes.get(4..length)?;
+        if u16::from_ne_bytes([*kind_low, *kind_high]) & !NESTED == kind {
+            return Some(value);
+        }
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    None
+}
+
+/// Reads a number of the network's order.
+pub(crate) fn network_u32(bytes: &[u8]) -> Option<u32> {
+    bytes.try_into().ok().map(u32::from_be_bytes)
+}
+
 /// Reads a number of the machine's own order.
 pub(crate) fn i32_at(bytes: &[u8], at: usize) -> Option<i32> {
     let bytes = bytes.get(at..at.checked_add(4)?)?;
@@ -231,6 +278,19 @@ mod tests {
             [20, 0, 1, 0x80, 7, 0, 3, 0, b'l', b'o', 0, 0, 5, 0, 4, 0, 1, 0, 0, 0],
             "on a little-endian machine"
         );
+    }
+
+    #[test]
+    fn attributes_are_found_again() {
+        let inner = Attributes::new().text(3, "lo").network_number(4, 7);
+        let bytes = Attributes::new().bytes(9, &[1]).nest(1, inner).0;
+        let inner = attribute(&bytes, 1).unwrap();
+        assert_eq!(attribute(inner, 4).and_then(network_u32), Some(7));
+        assert_eq!(attribute(inner, 5), None);
+        for end in 0..bytes.len() {
+            assert_eq!(attribute(&bytes[..end], 1), None);
+        }
+        assert_eq!(attribute(&[0; 8], 1), None);
     }
 
     #[test]

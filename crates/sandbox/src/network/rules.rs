@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use rustix::io::Errno;
 use rustix::net::netlink;
 
-use crate::network::netlink::{Attributes, Message, Socket, flag};
+use crate::network::netlink::{Attributes, Message, Socket, attribute, flag, network_u32};
 
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
@@ -17,6 +17,7 @@ const NEW_TABLE: u16 = 0;
 const GET_TABLE: u16 = 1;
 const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
+const GET_CHAIN: u16 = 4;
 const NEW_RULE: u16 = 6;
 
 const FAMILY_INET: u8 = 1;
@@ -55,6 +56,13 @@ const CHAINS: [(&str, &str, u32, i32); 4] = [
     ("through", "filter", 2, -10),
     ("leaving", "nat", 4, 100),
 ];
+
+/// The place in a packet's path where it is passed on.
+const FORWARD: u32 = 2;
+/// The policy of a chain that lets nothing through by itself.
+const POLICY_DROP: u32 = 0;
+/// The tables of the older way to filter packets that are in use.
+const OLDER_TABLES: &str = "/proc/net/ip_tables_names";
 
 /// A range of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -209,6 +217,27 @@ fn fib(result: u32, flags: u32) -> Expression {
     Expression("fib", attributes)
 }
 
+/// Whether rules of others drop what is passed on unless it is named there; no table can allow what another forbids.
+pub(crate) fn others_forbid() -> Result<bool, Errno> {
+    // What the older tables say cannot be seen from here; who uses them usually means to forbid.
+    let older = std::fs::read_to_string(OLDER_TABLES).unwrap_or_default();
+    if older.lines().any(|table| table == "filter") {
+        return Ok(true);
+    }
+    let ask = Message::new(SUBSYSTEM << 8 | GET_CHAIN, flag::LIST, &[0; 4], Attributes::new());
+    let chains = Socket::open(Some(netlink::NETFILTER))?.list(ask)?;
+    Ok(chains.iter().any(|chain| forbids(chain)))
+}
+
+fn forbids(chain: &[u8]) -> bool {
+    let Some(([family, ..], attributes)) = chain.split_at_checked(4) else { return false };
+    let number = |bytes, kind| attribute(bytes, kind).and_then(network_u32);
+    let place = attribute(attributes, 4).and_then(|hook| number(hook, 1));
+    [FAMILY_INET, FAMILY_IPV4].contains(family)
+        && place == Some(FORWARD)
+        && number(attributes, 5) == Some(POLICY_DROP)
+}
+
 fn payload(base: u32, offset: u32, length: u32) -> Expression {
     let attributes = Attributes::new()
         .network_number(1, REGISTER)
@@ -265,4 +294,30 @@ fn drop_it() -> Vec<Expression> {
 
 fn accept_it() -> Vec<Expression> {
     verdict(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_chain_that_passes_nothing_on_forbids() {
+        let chain = |family: u8, place, policy| {
+            let hook = Attributes::new().network_number(1, place).network_number(2, 0);
+            let chain = Attributes::new().text(3, "FORWARD").nest(4, hook);
+            let chain = chain.network_number(5, policy);
+            Attributes::new().raw(&[family, 0, 0, 0]).raw(&chain.into_bytes()).into_bytes()
+        };
+        for (family, place, policy, expected) in [
+            (FAMILY_IPV4, FORWARD, POLICY_DROP, true),
+            (FAMILY_INET, FORWARD, POLICY_DROP, true),
+            (FAMILY_IPV4, FORWARD, 1, false),
+            (FAMILY_IPV4, 1, POLICY_DROP, false),
+            (FAMILY_IPV6, FORWARD, POLICY_DROP, false),
+        ] {
+            let bytes = chain(family, place, policy);
+            assert_eq!(forbids(&bytes), expected, "{family} {place} {policy}");
+        }
+        assert!(!forbids(&[2, 0]) && !forbids(&[]));
+    }
 }
