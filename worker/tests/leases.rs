@@ -3,8 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "test")]
 #![expect(clippy::print_stdout, reason = "the harness's language is spoken on standard output")]
 
+mod registry;
+
 use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,8 +15,8 @@ use dcbuild_context::{LocalContext, LocalContexts};
 use dcbuild_layer::{BlobForm, InlineContents, write_blob};
 use dcbuild_model::{
     AttemptId, BlobDigest, BuildId, Compression, ConfigDigest, ContentDigest, DiffId, Digest,
-    Epoch, JobId, LayerDigest, LayerRef, ManifestDigest, Platform, Record, Scope, Selection,
-    SelectionForm, StageIndex, StepIndex, StepKey, TreePath, UnixTime, WorkerId,
+    Epoch, JobId, LayerDigest, LayerId, LayerRef, ManifestDigest, Platform, Record, Scope,
+    Selection, SelectionForm, StageIndex, StepIndex, StepKey, TreePath, UnixTime, WorkerId,
 };
 use dcbuild_plan::ImageTemplate;
 use dcbuild_plan::op::{
@@ -30,15 +33,17 @@ use dcbuild_proto::pb;
 use dcbuild_proto::pb::worker_order::Order;
 use dcbuild_proto::pb::worker_report::Report;
 use dcbuild_proto::pb::workers_server::{Workers, WorkersServer};
-use dcbuild_registry::RegistryConfig;
+use dcbuild_registry::{Anonymous, RegistryClient, RegistryConfig};
 use dcbuild_sandbox::{CELL_ARGUMENT, cell_main};
-use dcbuild_store::FolderStore;
+use dcbuild_store::{FolderStore, HashedBase, LayerIndex, StoreError, StoredBlob};
 use dcbuild_tree::{Change, Changes, Entry, FileBody, Ignore, Kind, Meta, Origin};
 use dcbuild_worker::{DefaultNetwork, Parts, Worker, WorkerConfig};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
+
+use registry::Registry;
 
 const TESTS: &[(&str, fn())] = &[
     ("an_image_is_built_from_base_copy_and_workdir", image_copy_workdir),
@@ -47,6 +52,8 @@ const TESTS: &[(&str, fn())] = &[
     ("mounts_are_seen_and_gone", mounts),
     ("a_cancelled_run_leaves_nothing", cancelled_run),
     ("a_layer_that_is_another_than_claimed_is_refused", wrong_diff_id),
+    ("an_image_is_pushed_and_its_base_is_mounted_or_sent_on", pushed),
+    ("a_result_that_could_not_be_kept_is_tried_again", tried_again),
 ];
 
 fn main() -> ExitCode {
@@ -126,10 +133,14 @@ const BUILD: u128 = 7;
 
 impl Fixture {
     async fn new() -> Fixture {
+        Fixture::with(|_, _| {}).await
+    }
+
+    async fn with(change: impl FnOnce(&mut WorkerConfig, &mut Parts)) -> Fixture {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(FolderStore::open(&dir.path().join("store")).unwrap());
         let contexts = Arc::new(LocalContexts::new());
-        let parts = Parts {
+        let mut parts = Parts {
             blobs: store.clone(),
             layers: store.clone(),
             images: Some(store.clone()),
@@ -137,7 +148,7 @@ impl Fixture {
             contexts: contexts.clone(),
             clock: Arc::new(SystemClock),
         };
-        let config = WorkerConfig {
+        let mut config = WorkerConfig {
             id: WorkerId::from_bits(std::process::id().into()),
             slots: 2,
             platforms: vec![Platform::host()],
@@ -148,6 +159,7 @@ impl Fixture {
             in_process: true,
             grace: Duration::ZERO,
         };
+        change(&mut config, &mut parts);
         let (orders, given) = mpsc::channel(16);
         let (heard, reports) = mpsc::channel(1024);
         let leaser = Leaser { orders: Mutex::new(Some(given)), reports: heard };
@@ -361,12 +373,16 @@ fn step(op: Op, parent: Option<u32>, inputs: Vec<Input>) -> Step {
 }
 
 fn image(layer: ImageLayer) -> Step {
+    image_from(layer, ImageSource::Store {})
+}
+
+fn image_from(layer: ImageLayer, source: ImageSource) -> Step {
     let op = Op::Image(ImageOp {
         name: "busybox:test".into(),
         manifest: ManifestDigest(Digest::of(b"manifest")),
         config: ConfigDigest(Digest::of(b"config")),
         layers: vec![layer],
-        source: ImageSource::Store {},
+        source,
     });
     step(op, None, vec![])
 }
@@ -643,5 +659,112 @@ fn wrong_diff_id() {
         let error = fixture.steps(vec![image(layer)]).await.error.unwrap();
         assert!(error.message.starts_with(&format!("layer {digest} of busybox:test holds")));
         assert_eq!(error.kind, document::StepErrorKind::Rejected {});
+    });
+}
+
+/// Pushes what a COPY on this base makes.
+async fn push(fixture: &mut Fixture, base: Step, name: String) -> OutputResult {
+    fixture.context(&[("a.txt", "hello\n")]);
+    let ended = fixture.steps(vec![base, copy("a.txt", "/a", None)]).await;
+    assert_eq!(ended.error, None);
+    let created = ended.records[1].result.created;
+    let names = vec![name];
+    let kind = OutputKind::Image { names, push: true, push_by_digest: false, keep: false };
+    fixture.output(kind, ended.state(), created).await
+}
+
+/// Holds that a registry has an image with all its blobs.
+async fn is_whole(name: &str, made: &OutputResult) {
+    let OutputResult::Image { manifest, config, layers, .. } = made else { panic!("{made:?}") };
+    let client = RegistryClient::new(RegistryConfig::default(), Arc::new(Anonymous)).unwrap();
+    let image: dcbuild_oci::ImageRef = name.parse().unwrap();
+    assert_eq!(client.manifest(&image).await.unwrap().digest, *manifest);
+    let blobs = layers.iter().map(|layer| layer.digest.0).chain([config.0]);
+    for blob in blobs {
+        let there = client.has_blob(image.repository(), &blob).await.unwrap();
+        assert!(there, "{blob} of {name}");
+    }
+}
+
+fn pushed() {
+    started(async {
+        let (near, far) = (Registry::start().await, Registry::start().await);
+        let mut fixture = Fixture::new().await;
+        let base = base(&fixture.store);
+        let first = format!("{}/some/first:1", near.host);
+        let made = push(&mut fixture, image(base.clone()), first.clone()).await;
+        is_whole(&first, &made).await;
+        assert_eq!(fixture.leftovers().await, Vec::<String>::new());
+
+        let source = ImageSource::Registry { repository: format!("{}/some/first", near.host) };
+        let mut fixture = Fixture::new().await;
+        let second = format!("{}/second:1", near.host);
+        let step = image_from(base.clone(), source);
+        let made = push(&mut fixture, step.clone(), second.clone()).await;
+        is_whole(&second, &made).await;
+        let hex = base.digest.0.hex();
+        let log = near.log();
+        let asked = format!("/v2/second/blobs/uploads/?mount=sha256%3A{hex}&from=some%2Ffirst");
+        assert!(log.contains(&asked), "{log}");
+        let sent = |line: &str| line.contains("/v2/second/") && line.contains("digest=sha256");
+        assert!(!log.lines().any(|line| sent(line) && line.contains(&hex)), "{log}");
+
+        let third = format!("{}/third:1", far.host);
+        let made = push(&mut fixture, step, third.clone()).await;
+        is_whole(&third, &made).await;
+        assert_eq!(fixture.leftovers().await, Vec::<String>::new());
+    });
+}
+
+/// An index that fails a few times to note a blob.
+struct Failing {
+    store: Arc<FolderStore>,
+    left: AtomicU32,
+}
+
+#[tonic::async_trait]
+impl LayerIndex for Failing {
+    async fn find_blob(
+        &self,
+        layer: &LayerId,
+        compression: Compression,
+    ) -> Result<Option<StoredBlob>, StoreError> {
+        self.store.find_blob(layer, compression).await
+    }
+
+    async fn put_blob(&self, layer: &LayerId, stored: &StoredBlob) -> Result<(), StoreError> {
+        let less = |left: u32| left.checked_sub(1);
+        if self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok() {
+            return Err(StoreError::Unavailable { store: "test".into(), source: "busy".into() });
+        }
+        self.store.put_blob(layer, stored).await
+    }
+
+    async fn find_base(&self, digest: &LayerDigest) -> Result<Option<HashedBase>, StoreError> {
+        self.store.find_base(digest).await
+    }
+
+    async fn put_base(&self, digest: &LayerDigest, base: &HashedBase) -> Result<(), StoreError> {
+        self.store.put_base(digest, base).await
+    }
+}
+
+fn tried_again() {
+    started(async {
+        let mut failing = None;
+        let mut fixture = Fixture::with(|config, parts| {
+            config.in_process = false;
+            let store = parts.folder.clone().unwrap();
+            let index = Arc::new(Failing { store, left: AtomicU32::new(2) });
+            parts.layers = index.clone();
+            failing = Some(index);
+        })
+        .await;
+        fixture.context(&[("a.txt", "hello\n")]);
+        let steps = vec![image(base(&fixture.store)), copy("a.txt", "/a", None)];
+        let ended = fixture.steps(steps).await;
+        assert_eq!((ended.error, ended.durable), (None, 2));
+        assert_eq!(failing.unwrap().left.load(Ordering::SeqCst), 0);
+        assert_eq!(fixture.leftovers().await, Vec::<String>::new());
     });
 }

@@ -10,7 +10,8 @@ use dcbuild_model::{TreePath, UnixTime};
 use dcbuild_plan::op::{RunNetwork, RunOp, RunSecurity};
 use dcbuild_proto::document::StepErrorKind;
 use dcbuild_sandbox::{
-    CellError, CellExit, CellSpec, Limits, Network, Outcome, Rootfs, Sandbox, Security, Stream, Ulimit,
+    CellError, CellExit, CellSpec, Limits, Network, Outcome, Rootfs, Sandbox, Security, Stream,
+    Ulimit,
 };
 use dcbuild_snapshot::{CommitForm, Lowers, Upper};
 use dcbuild_tree::{TimeForm, Tree};
@@ -126,11 +127,7 @@ fn network(sandbox: &Sandbox, asked: RunNetwork, usual: DefaultNetwork) -> Netwo
         (RunNetwork::None, _) | (RunNetwork::Default, DefaultNetwork::None) => Network::None,
         (RunNetwork::Host, _) | (RunNetwork::Default, DefaultNetwork::Host) => Network::Host,
         (RunNetwork::Default, DefaultNetwork::Outward) => {
-            if sandbox.has_network(Network::Isolated) {
-                Network::Isolated
-            } else {
-                Network::Host
-            }
+            if sandbox.has_network(Network::Isolated) { Network::Isolated } else { Network::Host }
         }
     }
 }
