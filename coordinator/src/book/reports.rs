@@ -11,7 +11,7 @@ use dcbuild_proto::document::{self, OutputResult, StepError};
 use dcbuild_scheduler::{Event, Fence, InfraFault, Refusal, Return, StepFault, Work};
 
 use super::actions::fault_of;
-use super::{Attempt, Book, Order, Piece};
+use super::{Active, Attempt, Book, Order, Piece};
 use crate::log::Entry;
 use crate::planned;
 
@@ -104,7 +104,11 @@ impl Book {
         let Some(build) = self.attempts.get(&attempt).map(|it| it.lease.build) else { return };
         let started = self.now.wall;
         for (build, step) in self.viewers((build, step)) {
-            self.tell_piece(build, Piece::Step(step), VertexState::Running { started });
+            // A worker that comes back says again what may not have been heard.
+            let settled = |active: &Active| active.results.contains_key(&step);
+            if !self.builds.get(&build).is_some_and(settled) {
+                self.tell_piece(build, Piece::Step(step), VertexState::Running { started });
+            }
         }
     }
 
@@ -116,6 +120,10 @@ impl Book {
         record: Box<Record>,
     ) {
         let Some(attempt) = self.attempts.get(&fence.attempt) else { return };
+        let active = self.builds.get(&attempt.lease.build);
+        if active.and_then(|it| it.results.get(&step)).is_some_and(|it| *it.record == *record) {
+            return;
+        }
         let below = self.state_below(attempt, step);
         let recipe = self
             .builds
