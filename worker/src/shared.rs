@@ -7,7 +7,7 @@ use std::sync::Arc;
 use dcbuild_proto::document::Lease;
 use dcbuild_registry::StaticCredentials;
 use dcbuild_registry::{Anonymous, Credential, CredentialSource, RegistryClient, Secret};
-use dcbuild_sandbox::{IsolatedConfig, Sandbox, SandboxConfig, remove_groups};
+use dcbuild_sandbox::{IsolatedConfig, Sandbox, SandboxConfig, has_way_out, remove_groups};
 use dcbuild_snapshot::Snapshots;
 use dcbuild_store::KeyLocks;
 use tokio::runtime::Handle;
@@ -154,8 +154,12 @@ fn name_of(config: &WorkerConfig) -> String {
     format!("dcbuild-{}", config.id)
 }
 
-/// Adds networks of their own for steps where that can be done here.
+/// Adds networks of their own for steps where that can be done here, and where they reach no less than the host does.
 fn with_networks(sandbox: Sandbox) -> Sandbox {
+    if !has_way_out() {
+        tracing::info!("steps have the host's network, for theirs would have no way out");
+        return sandbox;
+    }
     match sandbox.clone().isolated(IsolatedConfig::default()) {
         Ok(isolated) => isolated,
         Err(error) => {

@@ -30,7 +30,7 @@ mod user;
 pub use cell::{CELL_ARGUMENT, cell_main};
 pub use cgroup::remove_groups;
 pub use error::{CellError, SandboxError};
-pub use network::{IsolateError, IsolatedConfig};
+pub use network::{IsolateError, IsolatedConfig, has_way_out};
 pub use run::{CellExit, CellTimings, Outcome, Sandbox, SandboxConfig, Stream};
 pub use spec::{
     CellSpec, Limits, Mount, Network, Rootfs, SecretBytes, Security, Ulimit, UlimitResource,

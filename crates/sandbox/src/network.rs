@@ -12,7 +12,7 @@ mod rules;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -43,6 +43,8 @@ const LINK_LOCAL: Range = Range { first: Ipv4Addr::new(169, 254, 0, 0), prefix: 
 const LOOPBACK_SPARES: usize = 1;
 /// The switch that lets the host forward packets.
 const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
+/// The routes of version 4, a line each: the card, and where it leads in hexadecimal digits.
+const ROUTES: &str = "/proc/net/route";
 
 /// How steps with a network of their own are connected.
 ///
@@ -84,6 +86,22 @@ pub enum IsolateError {
         /// The pool.
         pool: Ipv4Addr,
     },
+}
+
+/// Whether a step on a network of its own reaches what a step on the host's does: there is a way out by version 4 of the
+/// protocol, and a server of names that is not this host.
+pub fn has_way_out() -> bool {
+    let routes = std::fs::read_to_string(ROUTES).unwrap_or_default();
+    leads_out(&routes) && resolvers::servers(&resolvers::of_host()).any(is_elsewhere)
+}
+
+fn leads_out(routes: &str) -> bool {
+    routes.lines().any(|line| line.split_whitespace().nth(1) == Some("00000000"))
+}
+
+fn is_elsewhere(server: IpAddr) -> bool {
+    // Only an address of this host can be bound to.
+    server.is_ipv4() && !server.is_loopback() && UdpSocket::bind((server, 0)).is_err()
 }
 
 fn kernel(action: &'static str) -> impl FnOnce(Errno) -> IsolateError {
@@ -308,4 +326,23 @@ fn fresh_namespace() -> Result<(File, Links), IsolateError> {
             Err(IsolateError::Kernel { action: "make a network namespace", source })
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_to_everywhere_leads_out() {
+        let near = "Iface Destination Gateway Flags\neth0 000200C0 00000000 0001\n";
+        assert!(!leads_out("") && !leads_out(near));
+        assert!(leads_out(&format!("{near}eth0 00000000 010200C0 0003\n")));
+    }
+
+    #[test]
+    fn this_host_is_not_elsewhere() {
+        for (server, expected) in [("127.0.0.53", false), ("::1", false), ("192.0.2.7", true)] {
+            assert_eq!(is_elsewhere(server.parse().unwrap()), expected, "{server}");
+        }
+    }
 }
