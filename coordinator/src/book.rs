@@ -126,6 +126,8 @@ struct Member {
 struct Session {
     number: u64,
     orders: mpsc::Sender<Order>,
+    /// What the worker ran when it came back, until all is heard that it says again.
+    back: Option<Vec<AttemptId>>,
 }
 
 /// The time, by all clocks.

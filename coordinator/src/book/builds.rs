@@ -237,7 +237,8 @@ impl Book {
     pub(super) fn recover(&mut self) {
         let now = self.now.instant;
         for member in self.workers.values_mut() {
-            member.heard = now;
+            // It may rest between two tries to connect for about as long as a lease.
+            member.heard = now + limits::LEASE;
             member.session = None;
         }
         let mut planless = Vec::new();

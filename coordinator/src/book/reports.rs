@@ -80,7 +80,8 @@ impl Book {
                 }
             }
             // The scheduler knows by the last report of the attempt; a stop needs no answer.
-            Report::Renew | Report::JobEnded => {}
+            Report::JobEnded => {}
+            Report::Renew => self.renewed(worker),
             Report::Progress { attempt, update } => self.progress(worker, attempt, update),
             Report::Goodbye => {
                 self.apply(Event::WorkerLost { worker });

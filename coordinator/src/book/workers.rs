@@ -19,12 +19,13 @@ impl Book {
     /// A worker's session began; returns the number that its reports carry.
     pub(crate) fn join(&mut self, hello: Hello, orders: mpsc::Sender<Order>) -> u64 {
         self.sessions += 1;
-        let session = Session { number: self.sessions, orders };
         let known = self.workers.contains_key(&hello.worker);
+        // An attempt that it ended while nobody heard is not to be leased to it again.
+        let back = known.then(|| hello.running.clone());
+        let session = Session { number: self.sessions, orders, back };
         let member = Member { session: Some(session), heard: self.now.instant };
         self.workers.insert(hello.worker, member);
         if known {
-            self.apply(Event::WorkerBack { worker: hello.worker, running: hello.running });
             return self.sessions;
         }
         // What it runs was given up when it was lost.
@@ -38,6 +39,14 @@ impl Book {
             platforms: hello.platforms.into_iter().collect::<BTreeSet<_>>(),
         }));
         self.sessions
+    }
+
+    /// A worker renews its lease: what it said again after it came back is heard by now.
+    pub(super) fn renewed(&mut self, worker: WorkerId) {
+        let session = self.workers.get_mut(&worker).and_then(|member| member.session.as_mut());
+        if let Some(running) = session.and_then(|session| session.back.take()) {
+            self.apply(Event::WorkerBack { worker, running });
+        }
     }
 
     /// A session's stream ended; its worker has until the end of its lease to come back.

@@ -212,10 +212,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut log, _) = FileLog::open(dir.path()).unwrap();
         log.append(&entries(9)).unwrap();
-        let long = log.bytes().unwrap();
+        let before = log.bytes().unwrap();
         std::fs::write(dir.path().join(NEXT_FILE), b"of a crash").unwrap();
         log.replace(&entries(1)).unwrap();
-        assert!(log.bytes().unwrap() < long);
+        assert!(log.bytes().unwrap() < before);
         log.append(&entries(2)).unwrap();
         drop(log);
         let found = FileLog::open(dir.path()).unwrap().1;

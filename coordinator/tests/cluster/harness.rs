@@ -149,6 +149,16 @@ impl Cluster {
     }
 
     pub(crate) async fn worker(&self, number: u128, running: &[&Lease]) -> Worker {
+        self.worker_that_says(number, running, Vec::new()).await
+    }
+
+    /// A worker that says again what may not have been heard in its last session.
+    pub(crate) async fn worker_that_says(
+        &self,
+        number: u128,
+        running: &[&Lease],
+        kept: Vec<Report>,
+    ) -> Worker {
         let id = WorkerId::from_bits(number);
         let (tx, rx) = mpsc::channel(16);
         let hello = pb::Hello {
@@ -160,6 +170,9 @@ impl Cluster {
             running: running.iter().map(|lease| lease.attempt.to_string()).collect(),
         };
         tx.send(report(Report::Hello(hello))).await.unwrap();
+        for said in kept {
+            tx.send(report(said)).await.unwrap();
+        }
         let mut client = WorkersClient::new(self.channel());
         let orders = client.work(ReceiverStream::new(rx)).await.unwrap().into_inner();
         let alive = CancellationToken::new();
@@ -329,6 +342,17 @@ impl Worker {
     }
 
     pub(crate) async fn done(&self, lease: &Lease, step: &LeasedStep, outcome: Option<StepKey>) {
+        self.say(self.done_report(lease, step, outcome)).await;
+        let attempt = lease.attempt.to_string();
+        self.say(Report::StepDurable(pb::StepDurable { attempt, step: step.index.0 })).await;
+    }
+
+    pub(crate) fn done_report(
+        &self,
+        lease: &Lease,
+        step: &LeasedStep,
+        outcome: Option<StepKey>,
+    ) -> Report {
         let record = Record {
             recipe: step.step.recipe,
             outcome,
@@ -350,11 +374,8 @@ impl Worker {
             took_ms: 1,
         };
         let record = document::to_bytes(&record).into();
-        let done =
-            pb::StepDone { fence: Some(fence(lease)), step: step.index.0, record, hit: false };
-        self.say(Report::StepDone(done)).await;
-        let attempt = lease.attempt.to_string();
-        self.say(Report::StepDurable(pb::StepDurable { attempt, step: step.index.0 })).await;
+        let fence = Some(fence(lease));
+        Report::StepDone(pb::StepDone { fence, step: step.index.0, record, hit: false })
     }
 
     /// Carries out all steps of a lease.
