@@ -46,10 +46,18 @@ pub(crate) async fn build(app: &App, flags: BuildFlags) -> anyhow::Result<ExitCo
     let ended = local.client.build(request, &mut Stderr::new(&app.env), &app.stop).await;
     local.stop().await;
     let keep = app.config.build.keep_storage;
-    if let Err(error) = app.state.hold_ceiling(keep) {
+    if has_grown(&ended)
+        && let Err(error) = app.state.hold_ceiling(keep)
+    {
         tracing::warn!(error = %format!("{error:#}"), "the state folder was not pruned");
     }
     finish(ended)
+}
+
+/// Whether a build may have added to the state folder; to look costs a walk through all of it.
+fn has_grown(ended: &Result<Ended, dcbuild_client::ClientError>) -> bool {
+    let outcome = ended.as_ref().ok().and_then(|ended| ended.outcome.as_ref());
+    !matches!(outcome, Some(Outcome::Done { summary, .. }) if summary.ran == 0)
 }
 
 /// `dcbuild plan`: the same path, which ends when the plan is there.
