@@ -157,14 +157,14 @@ fn name_of(config: &WorkerConfig) -> String {
 /// Adds networks of their own for steps where that can be done here, and where they reach no less than the host does.
 fn with_networks(sandbox: Sandbox) -> Sandbox {
     if !has_way_out() {
-        tracing::info!("steps have the host's network, for theirs would have no way out");
+        tracing::debug!("steps have the host's network, for theirs would have no way out");
         return sandbox;
     }
     match sandbox.clone().isolated(IsolatedConfig::default()) {
         Ok(isolated) => isolated,
         Err(error) => {
             let error = dcbuild_process::report(&error);
-            tracing::info!(%error, "steps have the host's network, for they cannot have their own");
+            tracing::debug!(%error, "steps have the host's network, for they cannot have their own");
             sandbox
         }
     }
