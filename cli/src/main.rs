@@ -40,7 +40,12 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let env = Env::capture();
     let config =
         Config::load(arguments.config.as_deref(), &env).context("the configuration is wrong")?;
-    let level = arguments.log.as_deref().unwrap_or(&config.log.level);
+    let level = match (&arguments.log, &arguments.command) {
+        (Some(level), _) => level,
+        (None, Command::Coordinator(_) | Command::Worker(_)) => &config.log.level,
+        // What a person reads is the progress: only trouble may come between its lines.
+        (None, _) => "warn",
+    };
     start_tracing(level, config.log.format).context("the log could not be started")?;
     let state = State::at(&config.build.state_dir);
     match arguments.command {

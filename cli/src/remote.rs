@@ -173,7 +173,7 @@ fn client_at(app: &App, url: &str) -> anyhow::Result<Client> {
 }
 
 fn id(text: &str) -> anyhow::Result<BuildId> {
-    text.parse().context("`dcbuild ps` lists the ids of builds")
+    text.parse().with_context(|| format!("there is no build '{text}' (`dcbuild ps` lists them)"))
 }
 
 fn failed(error: &RpcError) -> ExitCode {

@@ -82,6 +82,12 @@ impl State {
             }
         }
         let kept = total.saturating_sub(bytes);
+        if count == 0 && !request.all {
+            return Ok(format!(
+                "nothing to remove: {} stay; --all removes what nobody uses\n",
+                bytes_text(kept)
+            ));
+        }
         Ok(format!("removed {count} entries, {}; {} stay\n", bytes_text(bytes), bytes_text(kept)))
     }
 

@@ -230,7 +230,8 @@ async fn take_or_make(attempt: &Arc<Attempt>, task: Arc<Task>) -> Result<Chain, 
         return Ok(hit(attempt, &task, Record { outcome: Some(outcome), ..record }).await);
     }
     let lock = lock(attempt, &task).await?;
-    if let Some((_, true)) = &lock
+    // Another process may have made it since the build looked: before it let the lock go it kept a record.
+    if lock.is_some()
         && !step.fresh
         && let Some(record) = attempt.ask.find(attempt.fence, task.leased.index, outcome).await
     {
@@ -253,7 +254,7 @@ async fn take_or_make(attempt: &Arc<Attempt>, task: Arc<Task>) -> Result<Chain, 
         took_ms,
     };
     let state = [task.below.clone(), record.result.layers.clone()].concat();
-    finish(attempt, &task, record, publish, lock.map(|(lock, _)| lock)).await;
+    finish(attempt, &task, record, publish, lock).await;
     Ok(state)
 }
 
@@ -270,18 +271,14 @@ async fn hit(attempt: &Attempt, task: &Task, record: Record) -> Chain {
     [task.below.clone(), layers].concat()
 }
 
-/// Takes the lock of the step's key among the processes of this machine, and says whether somebody had it.
-async fn lock(attempt: &Attempt, task: &Task) -> Result<Option<(KeyLock, bool)>, Failed> {
+/// Takes the lock of the step's key among the processes of this machine.
+async fn lock(attempt: &Attempt, task: &Task) -> Result<Option<KeyLock>, Failed> {
     if !attempt.shared.config.in_process || attempt.shared.parts.folder.is_none() {
         return Ok(None);
     }
     let name = format!("step-{}", task.leased.step.recipe.0.hex());
-    if let Some(lock) = attempt.shared.locks.try_lock(&name, LockMode::Exclusive)? {
-        return Ok(Some((lock, false)));
-    }
     let stop = &attempt.run.stop;
-    let lock = attempt.shared.locks.lock(&name, LockMode::Exclusive, stop).await?;
-    Ok(Some((lock, true)))
+    Ok(Some(attempt.shared.locks.lock(&name, LockMode::Exclusive, stop).await?))
 }
 
 async fn make(attempt: &Arc<Attempt>, task: &Arc<Task>) -> Result<Made, Failed> {
@@ -312,9 +309,10 @@ async fn finish(
     lock: Option<KeyLock>,
 ) {
     let (fence, step) = (attempt.fence, task.leased.index);
-    let report = Report::StepDone { fence, step, record: Box::new(record), hit: false };
+    let report = Report::StepDone { fence, step, record: Box::new(record.clone()), hit: false };
     attempt.reporter.send(report).await;
     let (shared, reporter) = (attempt.shared.clone(), attempt.reporter.clone());
+    let scope = attempt.scope.clone();
     attempt.shared.tasks.spawn(async move {
         let mut lock = lock;
         let kept = match publish::publish(&shared, publish).await {
@@ -325,6 +323,13 @@ async fn finish(
                 publish::again(&shared, publish, error).await
             }
         };
+        if kept.is_ok()
+            && lock.is_some()
+            && let Some(folder) = &shared.parts.folder
+            && let Err(error) = dcbuild_store::StepIndex::put(&**folder, &scope, &record).await
+        {
+            tracing::warn!(%error, "a step's record is left to the coordinator");
+        }
         match kept {
             Ok(()) => reporter.send(Report::StepDurable { attempt: fence.attempt, step }).await,
             Err(error) => {

@@ -4,11 +4,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use dcbuild_layer::ReadContent;
 use dcbuild_model::{BlobDigest, LayerId, LayerRef, TreePath};
 use dcbuild_snapshot::{Lowers, Snapshot, Snapshots};
-use dcbuild_store::{BlobStore, FolderStore, LayerIndex, read_bytes};
+use dcbuild_store::{BlobStore, FolderStore, LayerIndex, StoreError, read_bytes};
 use dcbuild_tree::{Change, Changes, Tree, toc};
 use tokio::runtime::Handle;
 
@@ -22,6 +23,9 @@ pub(crate) const TOC_BYTES_MAX: u64 = 2 << 30;
 const ENTRIES_KEPT: usize = 3_000_000;
 /// How many merged trees stay in memory.
 const TREES_KEPT: usize = 64;
+/// The pauses before a table that could not be stored is tried again.
+const TABLE_PAUSE_FIRST: Duration = Duration::from_millis(100);
+const TABLE_PAUSE_MAX: Duration = Duration::from_secs(7);
 
 /// A layer that has no bytes of its own yet: its changes, and whence its files come.
 pub(crate) struct Recipe {
@@ -106,8 +110,22 @@ impl Layers {
     /// Stores a layer's table of contents and keeps it in memory.
     pub(crate) async fn put_table(&self, layer: LayerId, table: Vec<u8>) -> Result<(), Failed> {
         let blob = BlobDigest(layer.0);
-        if !self.blobs.find_missing(&[blob]).await?.is_empty() {
-            self.blobs.put(&blob, dcbuild_store::stream_of(table)).await?;
+        let mut pause = TABLE_PAUSE_FIRST;
+        loop {
+            match self.try_put(&blob, &table).await {
+                // A RUN that is over is not run again because its coordinator restarts just then.
+                Err(StoreError::Unavailable { .. }) if pause <= TABLE_PAUSE_MAX => {
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                }
+                put => return Ok(put?),
+            }
+        }
+    }
+
+    async fn try_put(&self, blob: &BlobDigest, bytes: &[u8]) -> Result<(), StoreError> {
+        if !self.blobs.find_missing(&[*blob]).await?.is_empty() {
+            self.blobs.put(blob, dcbuild_store::stream_of(bytes.to_vec())).await?;
         }
         Ok(())
     }

@@ -276,8 +276,9 @@ impl Service {
             Ok(reply) => reply.into_inner(),
             Err(status) => return Ended::Broken(status.message().to_owned()),
         };
-        for (said, report) in std::mem::take(&mut self.kept) {
-            if said.elapsed() < limits::LEASE && wire.send(report.into()).await.is_err() {
+        // They stay: this session may break before they are heard.
+        for (_, report) in self.kept.clone() {
+            if wire.send(report.into()).await.is_err() {
                 return Ended::Broken("the stream of reports ended".into());
             }
         }
@@ -340,7 +341,9 @@ impl Service {
     async fn say(&mut self, wire: &mpsc::Sender<pb::WorkerReport>, report: Report) -> bool {
         let matters = !matches!(report, Report::Log { .. } | Report::Status { .. });
         if matters {
-            while self.kept.len() >= KEPT_MAX {
+            // While no session is there nothing is said, and nothing grows too old to be said again.
+            let old = |(said, _): &(Instant, Report)| said.elapsed() >= limits::LEASE;
+            while self.kept.len() >= KEPT_MAX || self.kept.front().is_some_and(old) {
                 self.kept.pop_front();
             }
             self.kept.push_back((Instant::now(), report.clone()));

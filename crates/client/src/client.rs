@@ -169,6 +169,9 @@ pub struct Client {
     tasks: TaskTracker,
 }
 
+/// How long a coordinator may take to answer for the first time.
+const FIRST_CONTACT: Duration = Duration::from_secs(3);
+
 impl Client {
     /// A client of a coordinator elsewhere, whose store is reached through it.
     pub fn new(channel: Channel, config: ClientConfig) -> Client {
@@ -270,7 +273,8 @@ impl Client {
 
     /// Submits; the same id again is the same build, so an outcome that nobody knows is asked for again.
     async fn submit(&self, id: BuildId, submission: &Submission) -> Result<(), RpcError> {
-        let mut patience = follow::Patience::new(self.config.reconnect);
+        // A coordinator that never answered is more likely to be misspelt than to be starting.
+        let mut patience = follow::Patience::new(FIRST_CONTACT.min(self.config.reconnect));
         loop {
             match self.builds.submit(id, submission).await {
                 Err(error) if error.may_pass() && patience.wait().await => {}

@@ -62,7 +62,7 @@ impl FromStr for Platform {
     fn from_str(text: &str) -> Result<Platform, ParsePlatformError> {
         let invalid = || ParsePlatformError { text: text.into() };
         let plain = |part: &str| {
-            !part.is_empty()
+            part.starts_with(|first: char| first.is_ascii_alphanumeric())
                 && part
                     .bytes()
                     .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
