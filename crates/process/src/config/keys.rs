@@ -39,7 +39,11 @@ pub(super) const KEYS: [Key; 24] = [
     key("worker.keep_storage", "50GiB", "What may stay in the data folder."),
     key("worker.grace", "30s", "How long jobs may go on after a request to stop."),
     key("submit.coordinator", "none", "The coordinator that builds are sent to."),
-    key("log.level", "info", "The log level, or a filter such as `info,dcbuild_worker=debug`."),
+    key(
+        "log.level",
+        "info",
+        "The log level of coordinator and worker, or a filter such as `info,dcbuild_worker=debug`; other commands say only what went wrong, unless `--log` asks for more.",
+    ),
     key("log.format", "text", "How a line of the log looks: `text` or `json`."),
     key("registry", "{}", "One table per registry host."),
 ];
