@@ -12,7 +12,7 @@ const LINES: &[(&str, &[&str])] = &[
         "effects",
         &["proto", "store", "registry", "sandbox", "snapshot", "layer", "context", "process"],
     ),
-    ("joined effects", &["remote"]),
+    ("joined effects", &["remote", "s3", "redis"]),
     ("shells", &["coordinator", "worker", "client"]),
     ("binary", &["dcbuild"]),
 ];

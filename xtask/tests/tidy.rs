@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 /// No file is longer.
 const LINES_MAX: usize = 800;
 
-/// How many packages the lock file may hold; more need an argument.
-const LOCKED_MAX: usize = 400;
+/// How many packages the lock file may hold; more need an argument. S3 by the makers' own client takes about sixty, and a
+/// server of S3 for the tests as many again.
+const LOCKED_MAX: usize = 440;
 
 const GENERATED: &str = "proto/src/generated";
 

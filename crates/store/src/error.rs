@@ -65,6 +65,22 @@ pub enum StoreError {
         /// What it answered.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A store outside this process refused the credentials; trying again is of no use.
+    #[error("the store {store} refused access")]
+    Denied {
+        /// The store, as the configuration names it.
+        store: String,
+        /// What it answered.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The store has no space left.
+    #[error("the store {store} is full")]
+    Full {
+        /// The store, as the configuration names it.
+        store: String,
+        /// What it answered.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The runtime is shutting down, or a task of the store panicked.
     #[error("the store's work was stopped")]
     Stopped,
