@@ -29,6 +29,8 @@ pub fn status_of(error: &StoreError) -> Status {
         StoreError::TooLarge { .. } => Code::OutOfRange,
         StoreError::Content { .. } => Code::Aborted,
         StoreError::Encode { .. } => Code::Internal,
+        StoreError::Denied { .. } => Code::PermissionDenied,
+        StoreError::Full { .. } => Code::ResourceExhausted,
         StoreError::Io { .. } | StoreError::Unavailable { .. } | StoreError::Stopped => {
             Code::Unavailable
         }
@@ -52,8 +54,15 @@ pub(crate) fn error_of(store: &str, blob: &BlobDigest, status: Status) -> StoreE
     }
 }
 
+/// Reads a failure that speaks of the store as a whole.
 pub(crate) fn unavailable(store: &str, status: Status) -> StoreError {
-    StoreError::Unavailable { store: store.to_owned(), source: Answer::from(status).into() }
+    let (code, store) = (status.code(), store.to_owned());
+    let source = Answer::from(status).into();
+    match code {
+        Code::PermissionDenied => StoreError::Denied { store, source },
+        Code::ResourceExhausted => StoreError::Full { store, source },
+        _ => StoreError::Unavailable { store, source },
+    }
 }
 
 /// Whether asking again could help: the connection failed, not the question.
@@ -65,6 +74,5 @@ pub(crate) fn may_pass(status: &Status) -> bool {
             | Code::Internal
             | Code::Cancelled
             | Code::DeadlineExceeded
-            | Code::ResourceExhausted
     )
 }
