@@ -5,6 +5,7 @@
 //! any number of processes of one machine use at once.
 
 pub mod blob;
+pub mod embedded;
 pub mod error;
 pub mod folder;
 pub mod grants;
@@ -15,13 +16,14 @@ pub mod objects;
 pub mod verified;
 
 pub use blob::{BlobStore, BlobStream, ByteRange, read_bytes, stream_of};
+pub use embedded::EmbeddedIndex;
 pub use error::StoreError;
 pub use folder::prune::{EntryKind, PruneReport, PruneRequest, StoreEntry, victims};
 pub use folder::writer::BlobWriter;
 pub use folder::{Durability, FolderStore, InUse, StoreCounts};
 pub use grants::{Grant, GrantMethod, Grants, WriteGrant, Written};
 pub use index::{HashedBase, ImageNames, LayerIndex, NamedImage, StepIndex, StoredBlob};
-pub use keys::{ENTRY_BYTES_MAX, Fill, IndexEntry, IndexKey, KeyIndex, Looked};
+pub use keys::{ENTRY_BYTES_MAX, Fill, IndexEntry, IndexKey, KeyIndex, KeyUse, Looked};
 pub use locks::{KeyLock, KeyLocks, LockError, LockMode};
 pub use objects::{InvalidObjectName, ListedObject, ObjectName, ObjectPage, Objects};
 pub use verified::Verified;

@@ -4,5 +4,6 @@
 
 pub mod blobs;
 pub mod contract;
+pub mod keys;
 
 pub use blobs::{BlobCall, FaultyBlobs, MemoryBlobs};
