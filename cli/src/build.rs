@@ -173,6 +173,7 @@ impl Local {
                 steps: store.clone(),
                 layers: store.clone(),
                 names: store.clone(),
+                grants: None,
             },
             holds: Some(Arc::new(Held(worker.holdings()))),
             clock: Arc::new(SystemClock),

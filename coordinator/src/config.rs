@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dcbuild_model::{LayerId, Scope};
 use dcbuild_process::Clock;
 use dcbuild_registry::RegistryConfig;
-use dcbuild_store::{BlobStore, FolderStore, ImageNames, LayerIndex, StepIndex};
+use dcbuild_store::{BlobStore, FolderStore, Grants, ImageNames, LayerIndex, StepIndex};
 
 /// What a coordinator is told at its start.
 #[derive(Clone, Debug)]
@@ -46,13 +46,21 @@ pub struct Stores {
     pub layers: Arc<dyn LayerIndex>,
     /// Names of images.
     pub names: Arc<dyn ImageNames>,
+    /// Leave to move blobs past the coordinator, where the store gives any.
+    pub grants: Option<Arc<dyn Grants>>,
 }
 
 impl Stores {
     /// A folder store, in all its parts.
     pub fn folder(store: FolderStore) -> Stores {
         let store = Arc::new(store);
-        Stores { blobs: store.clone(), steps: store.clone(), layers: store.clone(), names: store }
+        Stores {
+            blobs: store.clone(),
+            steps: store.clone(),
+            layers: store.clone(),
+            names: store,
+            grants: None,
+        }
     }
 }
 

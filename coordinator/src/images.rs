@@ -106,11 +106,10 @@ impl Images {
         let layers: Vec<BlobDigest> =
             found.layers().iter().map(|layer| BlobDigest(layer.digest)).collect();
         let missing = self.stores.blobs.find_missing(&layers).await.ok()?;
-        for blob in missing {
-            let base = self.stores.layers.find_base(&LayerDigest(blob.0)).await;
-            if !matches!(base, Ok(Some(_))) {
-                return None;
-            }
+        let bases: Vec<LayerDigest> = missing.iter().map(|blob| LayerDigest(blob.0)).collect();
+        let known = self.stores.layers.find_bases(&bases).await.ok()?;
+        if known.iter().any(Option::is_none) {
+            return None;
         }
         Some(resolved(found, plan::ImageSource::Store {}))
     }

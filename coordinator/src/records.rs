@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use dcbuild_model::{
-    BlobDigest, Compression, LayerId, LayerRef, Record, Scope, StepIndex, StepKey,
+    BlobDigest, LayerDigest, LayerId, LayerRef, Record, Scope, StepIndex, StepKey,
 };
 use dcbuild_plan::{Plan, Step};
 use dcbuild_store::StoreError;
@@ -96,22 +96,24 @@ impl Records {
             let held = holds.holds(&ids).await;
             there.extend(ids.iter().zip(held).filter(|(_, held)| *held).map(|(id, _)| *id));
         }
+        let open = || layers.iter().filter(|(id, _)| !there.contains(id));
+        let own: Vec<LayerId> =
+            open().filter(|(_, layer)| layer.base.is_none()).map(|(id, _)| *id).collect();
+        let bases: Vec<(LayerId, LayerDigest)> =
+            open().filter_map(|(id, layer)| Some((*id, layer.base.as_ref()?.digest))).collect();
+        let digests: Vec<LayerDigest> = bases.iter().map(|(_, digest)| *digest).collect();
+        let index = &self.stores.layers;
+        let (forms, known) = tokio::try_join!(index.find_forms(&own), index.find_bases(&digests))?;
         // For each layer that is not held: the blobs without which it cannot be had.
         let mut wanted: Vec<(LayerId, Vec<BlobDigest>)> = Vec::new();
-        for (id, layer) in layers.iter().filter(|(id, _)| !there.contains(id)) {
-            let contents = BlobDigest(id.0);
-            if let Some(base) = &layer.base {
-                if self.stores.layers.find_base(&base.digest).await?.is_some() {
-                    wanted.push((*id, vec![contents]));
-                }
-                continue;
+        for (id, forms) in own.iter().zip(forms) {
+            for stored in forms {
+                let blob = BlobDigest(stored.blob.digest.0);
+                wanted.push((*id, vec![BlobDigest(id.0), blob, stored.index]));
             }
-            for form in [Compression::Zstd, Compression::Gzip, Compression::None] {
-                if let Some(stored) = self.stores.layers.find_blob(id, form).await? {
-                    let blob = BlobDigest(stored.blob.digest.0);
-                    wanted.push((*id, vec![contents, blob, stored.index]));
-                }
-            }
+        }
+        for ((id, _), known) in bases.iter().zip(known) {
+            wanted.extend(known.map(|_| (*id, vec![BlobDigest(id.0)])));
         }
         let blobs: BTreeSet<BlobDigest> =
             wanted.iter().flat_map(|(_, blobs)| blobs.iter().copied()).collect();

@@ -8,7 +8,7 @@ use dcbuild_model::{BaseLayer, BlobDigest, Compression, LayerDigest, LayerId};
 use dcbuild_oci::{Descriptor, ImageRef, Repository};
 use dcbuild_registry::RegistryClient;
 use dcbuild_snapshot::Snapshot;
-use dcbuild_store::ByteRange;
+use dcbuild_store::{ByteRange, forms_of};
 
 use crate::blobs::{self, Blocking, Pieces};
 use crate::error::Failed;
@@ -67,9 +67,8 @@ impl Base {
 
 /// Unpacks a layer that dcbuild made from its blob in the store; blocks.
 pub(crate) fn unpack_stored(layers: &Arc<Layers>, layer: &LayerId) -> Result<Snapshot, Failed> {
-    for compression in [Compression::Zstd, Compression::Gzip, Compression::None] {
-        let found = layers.handle.block_on(layers.index.find_blob(layer, compression))?;
-        let Some(stored) = found else { continue };
+    for stored in layers.handle.block_on(forms_of(layers.index.as_ref(), layer))? {
+        let compression = stored.blob.compression;
         let blob = BlobDigest(stored.blob.digest.0);
         let reader = match open_blob(layers, blob) {
             Ok(reader) => reader,

@@ -5,9 +5,9 @@ use std::io::{self, Cursor, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dcbuild_layer::{BlobIndex, ReadContent, open_extent};
-use dcbuild_model::{BlobDigest, Compression, LayerId, TreePath};
+use dcbuild_model::{BlobDigest, LayerId, TreePath};
 use dcbuild_snapshot::SnapshotContents;
-use dcbuild_store::{ByteRange, read_bytes};
+use dcbuild_store::{ByteRange, forms_of, read_bytes};
 use dcbuild_tree::{Change, FileBody, Kind, Origin};
 
 use crate::blobs::{self, Blocking};
@@ -59,32 +59,26 @@ impl Contents {
         if let Some(recipe) = self.layers.recipe(layer) {
             return Ok(Place::Recipe(recipe));
         }
-        for compression in [Compression::Zstd, Compression::Gzip, Compression::None] {
-            if let Some(place) = self.find_blob(layer, compression)? {
-                return Ok(place);
-            }
+        match self.find_blob(layer)? {
+            Some(place) => Ok(place),
+            None => self.layers.snapshot(layer).map(snapshot).map_err(io::Error::other),
         }
-        self.layers.snapshot(layer).map(snapshot).map_err(io::Error::other)
     }
 
-    fn find_blob(&self, layer: &LayerId, compression: Compression) -> io::Result<Option<Place>> {
+    fn find_blob(&self, layer: &LayerId) -> io::Result<Option<Place>> {
+        let store = self.layers.blobs.as_ref();
         let find = async {
-            let Some(stored) = self.layers.index.find_blob(layer, compression).await? else {
-                return Ok(None);
-            };
-            let blob = BlobDigest(stored.blob.digest.0);
-            let blobs = [blob, stored.index];
-            if !self.layers.blobs.find_missing(&blobs).await?.is_empty() {
-                return Ok(None);
+            for stored in forms_of(self.layers.index.as_ref(), layer).await? {
+                let blob = BlobDigest(stored.blob.digest.0);
+                if store.find_missing(&[blob, stored.index]).await?.is_empty() {
+                    let index = read_bytes(store, &stored.index, INDEX_BYTES_MAX).await?;
+                    return Ok(Some((blob, index)));
+                }
             }
-            let index =
-                read_bytes(self.layers.blobs.as_ref(), &stored.index, INDEX_BYTES_MAX).await?;
-            Ok::<_, dcbuild_store::StoreError>(Some((blob, index)))
+            Ok::<_, dcbuild_store::StoreError>(None)
         };
-        let Some((blob, index)) = self.layers.handle.block_on(find).map_err(io::Error::other)?
-        else {
-            return Ok(None);
-        };
+        let found = self.layers.handle.block_on(find).map_err(io::Error::other)?;
+        let Some((blob, index)) = found else { return Ok(None) };
         let index = BlobIndex::decode(&index).map_err(io::Error::other)?;
         Ok(Some(Place::Blob(blob, Box::new(index))))
     }

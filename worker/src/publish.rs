@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dcbuild_layer::BlobForm;
 use dcbuild_model::{BlobDigest, Compression, LayerBlob, LayerId};
-use dcbuild_store::StoredBlob;
+use dcbuild_store::{StoredBlob, form_of};
 use dcbuild_tree::Changes;
 
 use crate::contents::Contents;
@@ -81,7 +81,7 @@ pub(crate) async fn layer_blob(
     form: BlobForm,
 ) -> Result<LayerBlob, Failed> {
     let layers = &shared.layers;
-    if let Some(stored) = layers.index.find_blob(&layer, form.compression).await? {
+    if let Some(stored) = form_of(layers.index.as_ref(), &layer, form.compression).await? {
         let blobs = [BlobDigest(stored.blob.digest.0), stored.index];
         if layers.blobs.find_missing(&blobs).await?.is_empty() {
             return Ok(stored.blob);
@@ -93,7 +93,7 @@ pub(crate) async fn layer_blob(
         write(&source, &changes, &contents, &form, &tmp)
     })
     .await?;
-    layers.index.put_blob(&layer, &written).await?;
+    layers.index.put_form(&layer, &written).await?;
     Ok(written.blob)
 }
 

@@ -724,24 +724,23 @@ struct Failing {
 
 #[tonic::async_trait]
 impl LayerIndex for Failing {
-    async fn find_blob(
-        &self,
-        layer: &LayerId,
-        compression: Compression,
-    ) -> Result<Option<StoredBlob>, StoreError> {
-        self.store.find_blob(layer, compression).await
+    async fn find_forms(&self, layers: &[LayerId]) -> Result<Vec<Vec<StoredBlob>>, StoreError> {
+        self.store.find_forms(layers).await
     }
 
-    async fn put_blob(&self, layer: &LayerId, stored: &StoredBlob) -> Result<(), StoreError> {
+    async fn put_form(&self, layer: &LayerId, stored: &StoredBlob) -> Result<(), StoreError> {
         let less = |left: u32| left.checked_sub(1);
         if self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok() {
             return Err(StoreError::Unavailable { store: "test".into(), source: "busy".into() });
         }
-        self.store.put_blob(layer, stored).await
+        self.store.put_form(layer, stored).await
     }
 
-    async fn find_base(&self, digest: &LayerDigest) -> Result<Option<HashedBase>, StoreError> {
-        self.store.find_base(digest).await
+    async fn find_bases(
+        &self,
+        digests: &[LayerDigest],
+    ) -> Result<Vec<Option<HashedBase>>, StoreError> {
+        self.store.find_bases(digests).await
     }
 
     async fn put_base(&self, digest: &LayerDigest, base: &HashedBase) -> Result<(), StoreError> {

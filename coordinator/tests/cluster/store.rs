@@ -58,14 +58,13 @@ async fn blobs_and_layers_go_in_and_come_out() {
     let request =
         pb::PutLayerRequest { layer: layer.clone(), stored: document::to_bytes(&stored).into() };
     store.put_layer(request).await.unwrap();
-    let find = |compression: &str| pb::FindLayerRequest {
-        layer: layer.clone(),
-        compression: compression.into(),
-    };
-    let found = store.find_layer(find("zstd")).await.unwrap().into_inner().stored.unwrap();
-    assert_eq!(document::from_bytes::<StoredBlob>("stored blob", &found).unwrap(), stored);
-    assert_eq!(store.find_layer(find("gzip")).await.unwrap().into_inner().stored, None);
-    let unknown = store.find_layer(find("lzma")).await.unwrap_err();
+    let absent = LayerId(Digest::of(b"absent")).to_string();
+    let find = |layers: Vec<String>| pb::FindLayersRequest { layers };
+    let found = store.find_layers(find(vec![absent, layer])).await.unwrap().into_inner().layers;
+    let [none, one] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(none.stored.len(), 0);
+    assert_eq!(document::from_bytes::<StoredBlob>("stored blob", &one.stored[0]).unwrap(), stored);
+    let unknown = store.find_layers(find(vec!["sha256:12".into()])).await.unwrap_err();
     assert_eq!(unknown.code(), tonic::Code::InvalidArgument);
 }
 

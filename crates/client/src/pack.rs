@@ -8,7 +8,9 @@ use std::sync::Arc;
 use dcbuild_context::{ContextReader, LocalContext, LocalError};
 use dcbuild_layer::{BlobForm, ReadContent, WriteBlobError, write_blob};
 use dcbuild_model::{BlobDigest, Compression, Digest, LayerId, Selection, SelectionForm, TreePath};
-use dcbuild_store::{BlobStore, BlobStream, LayerIndex, StoreError, StoredBlob, stream_of};
+use dcbuild_store::{
+    BlobStore, BlobStream, LayerIndex, StoreError, StoredBlob, form_of, stream_of,
+};
 use dcbuild_tree::source::{Filter, find};
 use dcbuild_tree::{Changes, FileBody, Kind, LastLink, Origin, SelectError, Tree, select, toc};
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -70,12 +72,12 @@ impl Packer {
         self.blobs.put(&index_digest, stream_of(index)).await?;
         self.blobs.put(&BlobDigest(layer.0), stream_of(table)).await?;
         let stored = StoredBlob { blob: stored, index: index_digest };
-        self.layers.put_blob(&layer, &stored).await?;
+        self.layers.put_form(&layer, &stored).await?;
         Ok(layer)
     }
 
     async fn has(&self, layer: &LayerId) -> Result<bool, StoreError> {
-        let Some(stored) = self.layers.find_blob(layer, Compression::Zstd).await? else {
+        let Some(stored) = form_of(self.layers.as_ref(), layer, Compression::Zstd).await? else {
             return Ok(false);
         };
         let needed = [BlobDigest(layer.0), BlobDigest(stored.blob.digest.0), stored.index];

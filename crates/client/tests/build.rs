@@ -1,7 +1,7 @@
 //! Builds against a coordinator that follows a script: questions, cuts, failures, outputs.
 #![expect(clippy::unwrap_used, reason = "test")]
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,8 +11,8 @@ use dcbuild_client::{
     Wanted, prepare,
 };
 use dcbuild_model::{
-    BlobDigest, BuildId, Compression, ConfigDigest, DiffId, Digest, Fault, LayerDigest, LayerId,
-    ManifestDigest, Selection, SelectionForm, UnixTime,
+    BlobDigest, BuildId, ConfigDigest, DiffId, Digest, Fault, LayerDigest, LayerId, ManifestDigest,
+    Selection, SelectionForm, UnixTime,
 };
 use dcbuild_process::Env;
 use dcbuild_progress::{Log, Output, Size, Stream, Update, Vertex, VertexId, VertexState};
@@ -25,8 +25,8 @@ use dcbuild_proto::pb::build_event::Event;
 use dcbuild_proto::pb::builds_server::{Builds, BuildsServer};
 use dcbuild_proto::pb::client_message::Message;
 use dcbuild_remote::StoreService;
-use dcbuild_store::{BlobStore as _, HashedBase, LayerIndex, StoreError, StoredBlob};
-use dcbuild_testkit::MemoryBlobs;
+use dcbuild_store::BlobStore as _;
+use dcbuild_testkit::{MemoryBlobs, MemoryLayers};
 use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -142,33 +142,6 @@ impl Builds for Script {
     ) -> Result<Response<pb::RemoveImageReply>, Status> {
         let removed = request.into_inner().name == "there";
         Ok(Response::new(pb::RemoveImageReply { removed }))
-    }
-}
-
-#[derive(Default)]
-struct MemoryLayers(Mutex<BTreeMap<(LayerId, Compression), StoredBlob>>);
-
-#[async_trait::async_trait]
-impl LayerIndex for MemoryLayers {
-    async fn find_blob(
-        &self,
-        layer: &LayerId,
-        compression: Compression,
-    ) -> Result<Option<StoredBlob>, StoreError> {
-        Ok(self.0.lock().unwrap().get(&(*layer, compression)).cloned())
-    }
-
-    async fn put_blob(&self, layer: &LayerId, stored: &StoredBlob) -> Result<(), StoreError> {
-        self.0.lock().unwrap().insert((*layer, stored.blob.compression), stored.clone());
-        Ok(())
-    }
-
-    async fn find_base(&self, _: &LayerDigest) -> Result<Option<HashedBase>, StoreError> {
-        Ok(None)
-    }
-
-    async fn put_base(&self, _: &LayerDigest, _: &HashedBase) -> Result<(), StoreError> {
-        Ok(())
     }
 }
 
@@ -359,10 +332,7 @@ async fn a_build_is_answered_shown_and_delivered_over_two_connections() {
 }
 
 async fn check_pack(world: &World) {
-    let stored: Vec<(LayerId, StoredBlob)> = {
-        let layers = world.layers.0.lock().unwrap();
-        layers.iter().map(|((layer, _), stored)| (*layer, stored.clone())).collect()
-    };
+    let stored = world.layers.all();
     let [(layer, stored)] = stored.as_slice() else { panic!("one pack: {stored:?}") };
     let needed = [BlobDigest(layer.0), BlobDigest(stored.blob.digest.0), stored.index];
     assert_eq!(world.blobs.find_missing(&needed).await.unwrap(), []);

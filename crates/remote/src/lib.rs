@@ -1,13 +1,16 @@
 //! A store on the other side of a connection: both ends of the `Store` service.
 //!
 //! [`RemoteStore`] is a blob store and layer index for those who cannot open the store's folder; it believes no byte
-//! that it did not hash, and takes up a read that was cut where it was cut. [`StoreService`] answers it from any store.
+//! that it did not hash, and takes up a read that was cut where it was cut. Where the other side grants it, bytes go straight
+//! between here and the store behind it. [`StoreService`] answers it from any store.
 //! Neither decides what is kept or who may ask.
 
 mod answer;
+mod granted;
 mod service;
 mod store;
+mod transfer;
 
 pub use answer::{Answer, status_of};
-pub use service::StoreService;
+pub use service::{StoreService, guarded};
 pub use store::RemoteStore;

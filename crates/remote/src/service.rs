@@ -1,38 +1,70 @@
 //! The side that has the store.
 
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dcbuild_model::limits::CHUNK_BYTES;
-use dcbuild_model::{BlobDigest, Compression, LayerDigest, LayerId};
+use dcbuild_model::limits::{CHUNK_BYTES, MESSAGE_BYTES_MAX};
+use dcbuild_model::{BlobDigest, LayerDigest, LayerId};
 use dcbuild_proto::document::{from_bytes, to_bytes};
 use dcbuild_proto::pb::store_server::{Store, StoreServer};
 use dcbuild_proto::{document::InvalidDocument, pb};
-use dcbuild_store::{BlobStore, BlobStream, ByteRange, LayerIndex, StoreError};
-use futures::{Stream, StreamExt as _};
+use dcbuild_store::{
+    BlobStore, BlobStream, ByteRange, Grant, Grants, LayerIndex, StoreError, WriteGrant, Written,
+};
+use futures::{FutureExt as _, Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::answer::status_of;
+
+/// Things asked about in one request.
+const ASKED_MAX: usize = 50_000;
 
 /// Answers the `Store` service from a store of this process.
 #[derive(Clone)]
 pub struct StoreService {
     blobs: Arc<dyn BlobStore>,
     layers: Arc<dyn LayerIndex>,
+    grants: Option<Arc<dyn Grants>>,
 }
 
 impl StoreService {
     /// Serves these blobs and what is known of these layers.
     pub fn new(blobs: Arc<dyn BlobStore>, layers: Arc<dyn LayerIndex>) -> StoreService {
-        StoreService { blobs, layers }
+        StoreService { blobs, layers, grants: None }
+    }
+
+    /// Has bytes go past this process wherever the store grants it.
+    #[must_use]
+    pub fn with_grants(mut self, grants: Option<Arc<dyn Grants>>) -> StoreService {
+        self.grants = grants;
+        self
     }
 
     /// The service, ready to be added to a server.
     pub fn into_server(self) -> StoreServer<StoreService> {
-        StoreServer::new(self).max_decoding_message_size(dcbuild_model::limits::MESSAGE_BYTES_MAX)
+        StoreServer::new(self)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
+}
+
+/// Answers a request; a panic fails this request alone.
+pub async fn guarded<T>(
+    name: &'static str,
+    work: impl Future<Output = Result<T, Status>>,
+) -> Result<Response<T>, Status> {
+    let answer = AssertUnwindSafe(work).catch_unwind().await;
+    answer.map_or_else(
+        |_| {
+            tracing::error!(name, "a request met a fault of this process");
+            Err(Status::internal(format!("{name} met a fault of this process")))
+        },
+        |answer| answer.map(Response::new),
+    )
 }
 
 /// Cuts content into pieces that fit a message.
@@ -62,11 +94,22 @@ fn malformed(error: InvalidDocument) -> Status {
     Status::invalid_argument(format!("{error}: {}", error.source))
 }
 
-fn compression(name: &str) -> Result<Compression, Status> {
-    [Compression::None, Compression::Gzip, Compression::Zstd]
-        .into_iter()
-        .find(|compression| compression.name() == name)
-        .ok_or_else(|| Status::invalid_argument("no known compression"))
+/// Reads a list that is not too long.
+fn parse_all<T: FromStr<Err: std::fmt::Display>>(texts: &[String]) -> Result<Vec<T>, Status> {
+    if texts.len() > ASKED_MAX {
+        let message = format!("{} things asked at once; the limit is {ASKED_MAX}", texts.len());
+        return Err(Status::invalid_argument(message));
+    }
+    texts.iter().map(|text| parse(text)).collect()
+}
+
+fn grant_of(grant: Grant) -> pb::HttpGrant {
+    let header = |(name, value): (String, String)| pb::HttpHeader { name, value };
+    pb::HttpGrant {
+        url: grant.url,
+        headers: grant.headers.into_iter().map(header).collect(),
+        valid_millis: u64::try_from(grant.valid_for.as_millis()).unwrap_or(u64::MAX),
+    }
 }
 
 fn answer<T>(reply: Result<T, StoreError>) -> Result<T, Status> {
@@ -81,80 +124,145 @@ impl Store for StoreService {
         &self,
         request: Request<pb::FindMissingRequest>,
     ) -> Result<Response<pb::FindMissingReply>, Status> {
-        let blobs = request.into_inner().blobs;
-        let blobs = blobs.iter().map(|blob| parse(blob)).collect::<Result<Vec<_>, _>>()?;
-        let missing = answer(self.blobs.find_missing(&blobs).await)?;
-        let missing = missing.iter().map(ToString::to_string).collect();
-        Ok(Response::new(pb::FindMissingReply { missing }))
+        guarded("FindMissing", async {
+            let blobs = parse_all(&request.into_inner().blobs)?;
+            let missing = answer(self.blobs.find_missing(&blobs).await)?;
+            Ok(pb::FindMissingReply { missing: missing.iter().map(ToString::to_string).collect() })
+        })
+        .await
     }
 
     async fn get(
         &self,
         request: Request<pb::GetRequest>,
     ) -> Result<Response<Self::GetStream>, Status> {
-        let pb::GetRequest { blob, start, length } = request.into_inner();
-        let content = self.blobs.get(&parse(&blob)?, ByteRange { start, length }).await;
-        let pieces = pieces(answer(content)?)
-            .map(|piece| answer(piece).map(|bytes| pb::Piece { bytes }))
-            .boxed();
-        Ok(Response::new(pieces))
+        guarded("Get", async {
+            let pb::GetRequest { blob, start, length } = request.into_inner();
+            let content = self.blobs.get(&parse(&blob)?, ByteRange { start, length }).await;
+            let pieces = pieces(answer(content)?)
+                .map(|piece| answer(piece).map(|bytes| pb::Piece { bytes }));
+            Ok(pieces.boxed())
+        })
+        .await
     }
 
     async fn put(
         &self,
         request: Request<Streaming<pb::PutPiece>>,
     ) -> Result<Response<pb::PutReply>, Status> {
-        let mut pieces = request.into_inner();
-        let first = pieces.message().await?;
-        let first = first.ok_or_else(|| Status::invalid_argument("no piece names the blob"))?;
-        let blob: BlobDigest = parse(&first.blob)?;
-        let rest = pieces.map(|piece| match piece {
-            Ok(piece) => Ok(piece.bytes),
-            Err(status) => Err(StoreError::Content { source: status.into() }),
-        });
-        let content = futures::stream::iter([Ok(first.bytes)]).chain(rest).boxed();
-        let size = answer(self.blobs.put(&blob, content).await)?;
-        Ok(Response::new(pb::PutReply { size }))
+        guarded("Put", async {
+            let mut pieces = request.into_inner();
+            let first = pieces.message().await?;
+            let first = first.ok_or_else(|| Status::invalid_argument("no piece names the blob"))?;
+            let blob: BlobDigest = parse(&first.blob)?;
+            let broken = |status: Status| StoreError::Content { source: status.into() };
+            let rest = pieces.map(move |piece| match piece {
+                Ok(piece) if piece.blob.is_empty() => Ok(piece.bytes),
+                Ok(_) => {
+                    Err(broken(Status::invalid_argument("only the first piece names the blob")))
+                }
+                Err(status) => Err(broken(status)),
+            });
+            let content = futures::stream::iter([Ok(first.bytes)]).chain(rest).boxed();
+            let size = answer(self.blobs.put(&blob, content).await)?;
+            Ok(pb::PutReply { size })
+        })
+        .await
     }
 
-    async fn find_layer(
+    async fn grant(
         &self,
-        request: Request<pb::FindLayerRequest>,
-    ) -> Result<Response<pb::FindLayerReply>, Status> {
-        let pb::FindLayerRequest { layer, compression: name } = request.into_inner();
-        let layer: LayerId = parse(&layer)?;
-        let found = answer(self.layers.find_blob(&layer, compression(&name)?).await)?;
-        let stored = found.map(|stored| to_bytes(&stored).into());
-        Ok(Response::new(pb::FindLayerReply { stored }))
+        request: Request<pb::GrantRequest>,
+    ) -> Result<Response<pb::GrantReply>, Status> {
+        guarded("Grant", async {
+            let pb::GrantRequest { blob, write_bytes } = request.into_inner();
+            let blob = parse(&blob)?;
+            let Some(grants) = &self.grants else { return Ok(pb::GrantReply::default()) };
+            let one =
+                |grant| pb::GrantReply { grants: vec![grant_of(grant)], ..Default::default() };
+            match write_bytes {
+                None => Ok(one(answer(grants.read(&blob).await)?)),
+                Some(size) => Ok(match answer(grants.write(&blob, size).await)? {
+                    WriteGrant::Whole(grant) => one(grant),
+                    WriteGrant::Parts { upload, part_bytes, parts } => {
+                        let grants = parts.into_iter().map(grant_of).collect();
+                        pb::GrantReply { grants, upload, part_bytes }
+                    }
+                }),
+            }
+        })
+        .await
+    }
+
+    async fn finish_put(
+        &self,
+        request: Request<pb::FinishPutRequest>,
+    ) -> Result<Response<pb::FinishPutReply>, Status> {
+        guarded("FinishPut", async {
+            let pb::FinishPutRequest { blob, size, upload, etags } = request.into_inner();
+            let blob = parse(&blob)?;
+            let Some(grants) = &self.grants else {
+                return Err(Status::failed_precondition("nothing was granted"));
+            };
+            let upload = (!upload.is_empty()).then_some(upload);
+            answer(grants.finish(&blob, &Written { size, upload, etags }).await)?;
+            Ok(pb::FinishPutReply {})
+        })
+        .await
+    }
+
+    async fn find_layers(
+        &self,
+        request: Request<pb::FindLayersRequest>,
+    ) -> Result<Response<pb::FindLayersReply>, Status> {
+        guarded("FindLayers", async {
+            let layers: Vec<LayerId> = parse_all(&request.into_inner().layers)?;
+            let found = answer(self.layers.find_forms(&layers).await)?;
+            let forms = |forms: Vec<_>| pb::LayerForms {
+                stored: forms.iter().map(|stored| to_bytes(stored).into()).collect(),
+            };
+            Ok(pb::FindLayersReply { layers: found.into_iter().map(forms).collect() })
+        })
+        .await
     }
 
     async fn put_layer(
         &self,
         request: Request<pb::PutLayerRequest>,
     ) -> Result<Response<pb::PutLayerReply>, Status> {
-        let pb::PutLayerRequest { layer, stored } = request.into_inner();
-        let stored = from_bytes("stored blob", &stored).map_err(malformed)?;
-        answer(self.layers.put_blob(&parse(&layer)?, &stored).await)?;
-        Ok(Response::new(pb::PutLayerReply {}))
+        guarded("PutLayer", async {
+            let pb::PutLayerRequest { layer, stored } = request.into_inner();
+            let stored = from_bytes("stored blob", &stored).map_err(malformed)?;
+            answer(self.layers.put_form(&parse(&layer)?, &stored).await)?;
+            Ok(pb::PutLayerReply {})
+        })
+        .await
     }
 
-    async fn find_base(
+    async fn find_bases(
         &self,
-        request: Request<pb::FindBaseRequest>,
-    ) -> Result<Response<pb::FindBaseReply>, Status> {
-        let digest: LayerDigest = parse(&request.into_inner().digest)?;
-        let found = answer(self.layers.find_base(&digest).await)?;
-        let base = found.map(|base| to_bytes(&base).into());
-        Ok(Response::new(pb::FindBaseReply { base }))
+        request: Request<pb::FindBasesRequest>,
+    ) -> Result<Response<pb::FindBasesReply>, Status> {
+        guarded("FindBases", async {
+            let digests: Vec<LayerDigest> = parse_all(&request.into_inner().digests)?;
+            let found = answer(self.layers.find_bases(&digests).await)?;
+            let known =
+                |base: Option<_>| pb::KnownBase { base: base.map(|base| to_bytes(&base).into()) };
+            Ok(pb::FindBasesReply { bases: found.into_iter().map(known).collect() })
+        })
+        .await
     }
 
     async fn put_base(
         &self,
         request: Request<pb::PutBaseRequest>,
     ) -> Result<Response<pb::PutBaseReply>, Status> {
-        let pb::PutBaseRequest { digest, base } = request.into_inner();
-        let base = from_bytes("hashed base", &base).map_err(malformed)?;
-        answer(self.layers.put_base(&parse(&digest)?, &base).await)?;
-        Ok(Response::new(pb::PutBaseReply {}))
+        guarded("PutBase", async {
+            let pb::PutBaseRequest { digest, base } = request.into_inner();
+            let base = from_bytes("hashed base", &base).map_err(malformed)?;
+            answer(self.layers.put_base(&parse(&digest)?, &base).await)?;
+            Ok(pb::PutBaseReply {})
+        })
+        .await
     }
 }

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dcbuild_model::{BlobDigest, Compression, LayerDigest, LayerId, limits};
+use dcbuild_model::{BlobDigest, LayerDigest, LayerId, limits};
 use dcbuild_proto::document::{from_bytes, to_bytes};
 use dcbuild_proto::pb;
 use dcbuild_proto::pb::store_client::StoreClient;
@@ -19,18 +19,26 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use crate::answer::{error_of, may_pass, unavailable};
+use crate::granted::{Granted, Spooled};
 use crate::service::pieces;
 
 /// How often a read that makes no headway is taken up again.
 const TRIES: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// How many digests one question holds.
-const DIGESTS_MAX: usize = 10_000;
+const ASKED_MAX: usize = 10_000;
 
 /// A store that is reached over a connection; every byte of a whole read is hashed here.
 #[derive(Clone)]
 pub struct RemoteStore {
-    wire: Arc<Verified<Wire>>,
+    paths: Arc<Verified<Paths>>,
+}
+
+/// The two ways of bytes: straight to the store, and through the other side.
+struct Paths {
+    wire: Wire,
+    /// None where no HTTP client could be made.
+    granted: Option<Arc<Granted>>,
 }
 
 struct Wire {
@@ -42,24 +50,80 @@ struct Wire {
 impl RemoteStore {
     /// Reaches the store behind a channel; `name` is what errors call it.
     pub fn new(channel: Channel, name: impl Into<String>) -> RemoteStore {
-        let client = StoreClient::new(channel).max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
-        RemoteStore { wire: Arc::new(Verified(Wire { client, name: name.into() })) }
+        let (max, name) = (limits::MESSAGE_BYTES_MAX, name.into());
+        let client = StoreClient::new(channel).max_decoding_message_size(max);
+        let granted = match Granted::new(client.clone(), name.clone()) {
+            Ok(granted) => Some(Arc::new(granted)),
+            Err(error) => {
+                tracing::warn!(%error, "all bytes go through the coordinator");
+                None
+            }
+        };
+        RemoteStore { paths: Arc::new(Verified(Paths { wire: Wire { client, name }, granted })) }
     }
 }
 
 #[async_trait::async_trait]
 impl BlobStore for RemoteStore {
     async fn find_missing(&self, blobs: &[BlobDigest]) -> Result<Vec<BlobDigest>, StoreError> {
+        self.paths.find_missing(blobs).await
+    }
+
+    async fn get(&self, blob: &BlobDigest, range: ByteRange) -> Result<BlobStream, StoreError> {
+        self.paths.get(blob, range).await
+    }
+
+    async fn put(&self, blob: &BlobDigest, content: BlobStream) -> Result<u64, StoreError> {
+        self.paths.put(blob, content).await
+    }
+}
+
+#[async_trait::async_trait]
+impl BlobStore for Paths {
+    async fn find_missing(&self, blobs: &[BlobDigest]) -> Result<Vec<BlobDigest>, StoreError> {
         self.wire.find_missing(blobs).await
     }
 
     async fn get(&self, blob: &BlobDigest, range: ByteRange) -> Result<BlobStream, StoreError> {
-        self.wire.get(blob, range).await
+        let Some(granted) = &self.granted else { return self.wire.get(blob, range).await };
+        match granted.get(blob, range).await {
+            Ok(Some(content)) => Ok(content),
+            Ok(None) => self.wire.get(blob, range).await,
+            Err(error) if may_go_through(&error) => {
+                let error = text_of(&error);
+                tracing::info!(%blob, error, "a blob is read through the coordinator");
+                self.wire.get(blob, range).await
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn put(&self, blob: &BlobDigest, content: BlobStream) -> Result<u64, StoreError> {
-        self.wire.put(blob, content).await
+        let Some(granted) = self.granted.as_ref().filter(|granted| granted.may()) else {
+            return self.wire.put(blob, content).await;
+        };
+        let content = Spooled::new(content).await?;
+        match granted.put(blob, &content).await {
+            Ok(true) => return Ok(content.size()),
+            Ok(false) => {}
+            Err(error) if may_go_through(&error) => {
+                let error = text_of(&error);
+                tracing::info!(%blob, error, "a blob is written through the coordinator");
+            }
+            Err(error) => return Err(error),
+        }
+        self.wire.put(blob, content.stream()).await
     }
+}
+
+/// Whether the other side may reach the store where we cannot.
+fn may_go_through(error: &StoreError) -> bool {
+    matches!(error, StoreError::Unavailable { .. } | StoreError::Denied { .. })
+}
+
+fn text_of(error: &StoreError) -> String {
+    let cause = std::error::Error::source(error).map(ToString::to_string);
+    cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
 impl Wire {
@@ -76,7 +140,7 @@ impl Wire {
 impl BlobStore for Wire {
     async fn find_missing(&self, blobs: &[BlobDigest]) -> Result<Vec<BlobDigest>, StoreError> {
         let mut missing = Vec::new();
-        for blobs in blobs.chunks(DIGESTS_MAX) {
+        for blobs in blobs.chunks(ASKED_MAX) {
             let blobs = blobs.iter().map(ToString::to_string).collect();
             let request = pb::FindMissingRequest { blobs };
             let reply = self.client.clone().find_missing(request).await;
@@ -210,30 +274,41 @@ impl Reading {
 
 impl RemoteStore {
     fn wire(&self) -> (StoreClient<Channel>, impl Fn(Status) -> StoreError) {
-        (self.wire.0.client.clone(), |status| self.wire.0.unavailable(status))
+        (self.paths.0.wire.client.clone(), |status| self.paths.0.wire.unavailable(status))
+    }
+
+    fn same_count(&self, asked: usize, answered: usize) -> Result<(), StoreError> {
+        if asked == answered {
+            return Ok(());
+        }
+        Err(self.paths.0.wire.nonsense(format!("{answered} answers to {asked} questions")))
     }
 
     fn malformed(&self, error: dcbuild_proto::document::InvalidDocument) -> StoreError {
-        StoreError::Unavailable { store: self.wire.0.name.clone(), source: error.into() }
+        StoreError::Unavailable { store: self.paths.0.wire.name.clone(), source: error.into() }
     }
 }
 
 #[async_trait::async_trait]
 impl LayerIndex for RemoteStore {
-    async fn find_blob(
-        &self,
-        layer: &LayerId,
-        compression: Compression,
-    ) -> Result<Option<StoredBlob>, StoreError> {
+    async fn find_forms(&self, layers: &[LayerId]) -> Result<Vec<Vec<StoredBlob>>, StoreError> {
         let (mut client, failed) = self.wire();
-        let (layer, compression) = (layer.to_string(), compression.name().to_owned());
-        let request = pb::FindLayerRequest { layer, compression };
-        let reply = client.find_layer(request).await.map_err(failed)?.into_inner();
-        let read = |bytes: Bytes| from_bytes("stored blob", &bytes);
-        reply.stored.map(read).transpose().map_err(|error| self.malformed(error))
+        let mut found = Vec::with_capacity(layers.len());
+        for layers in layers.chunks(ASKED_MAX) {
+            let asked = layers.iter().map(ToString::to_string).collect();
+            let reply = client.find_layers(pb::FindLayersRequest { layers: asked }).await;
+            let reply = reply.map_err(&failed)?.into_inner().layers;
+            self.same_count(layers.len(), reply.len())?;
+            for forms in reply {
+                let read = |bytes: &Bytes| from_bytes("stored blob", bytes);
+                let forms: Result<Vec<StoredBlob>, _> = forms.stored.iter().map(read).collect();
+                found.push(forms.map_err(|error| self.malformed(error))?);
+            }
+        }
+        Ok(found)
     }
 
-    async fn put_blob(&self, layer: &LayerId, stored: &StoredBlob) -> Result<(), StoreError> {
+    async fn put_form(&self, layer: &LayerId, stored: &StoredBlob) -> Result<(), StoreError> {
         let (mut client, failed) = self.wire();
         let stored = to_bytes(stored).into();
         let request = pb::PutLayerRequest { layer: layer.to_string(), stored };
@@ -241,12 +316,24 @@ impl LayerIndex for RemoteStore {
         Ok(())
     }
 
-    async fn find_base(&self, digest: &LayerDigest) -> Result<Option<HashedBase>, StoreError> {
+    async fn find_bases(
+        &self,
+        digests: &[LayerDigest],
+    ) -> Result<Vec<Option<HashedBase>>, StoreError> {
         let (mut client, failed) = self.wire();
-        let request = pb::FindBaseRequest { digest: digest.to_string() };
-        let reply = client.find_base(request).await.map_err(failed)?.into_inner();
-        let read = |bytes: Bytes| from_bytes("hashed base", &bytes);
-        reply.base.map(read).transpose().map_err(|error| self.malformed(error))
+        let mut found = Vec::with_capacity(digests.len());
+        for digests in digests.chunks(ASKED_MAX) {
+            let asked = digests.iter().map(ToString::to_string).collect();
+            let reply = client.find_bases(pb::FindBasesRequest { digests: asked }).await;
+            let reply = reply.map_err(&failed)?.into_inner().bases;
+            self.same_count(digests.len(), reply.len())?;
+            for base in reply {
+                let read = |bytes: Bytes| from_bytes("hashed base", &bytes);
+                let base = base.base.map(read).transpose();
+                found.push(base.map_err(|error| self.malformed(error))?);
+            }
+        }
+        Ok(found)
     }
 
     async fn put_base(&self, digest: &LayerDigest, base: &HashedBase) -> Result<(), StoreError> {

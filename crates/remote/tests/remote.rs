@@ -11,46 +11,14 @@ use dcbuild_model::{
 };
 use dcbuild_remote::{RemoteStore, StoreService};
 use dcbuild_store::{
-    BlobStore, BlobStream, ByteRange, HashedBase, LayerIndex, StoreError, StoredBlob, read_bytes,
-    stream_of,
+    BlobStore, BlobStream, ByteRange, HashedBase, LayerIndex, StoreError, StoredBlob, base_of,
+    form_of, forms_of, read_bytes, stream_of,
 };
-use dcbuild_testkit::{MemoryBlobs, contract};
+use dcbuild_testkit::{MemoryBlobs, MemoryLayers, contract};
 use futures::StreamExt as _;
 use hyper_util::rt::TokioIo;
 use tokio_util::task::TaskTracker;
 use tonic::transport::{Endpoint, Server};
-
-#[derive(Default)]
-struct MemoryLayers {
-    blobs: Mutex<BTreeMap<(LayerId, Compression), StoredBlob>>,
-    bases: Mutex<BTreeMap<LayerDigest, HashedBase>>,
-}
-
-#[async_trait::async_trait]
-impl LayerIndex for MemoryLayers {
-    async fn find_blob(
-        &self,
-        layer: &LayerId,
-        compression: Compression,
-    ) -> Result<Option<StoredBlob>, StoreError> {
-        Ok(self.blobs.lock().unwrap().get(&(*layer, compression)).cloned())
-    }
-
-    async fn put_blob(&self, layer: &LayerId, stored: &StoredBlob) -> Result<(), StoreError> {
-        let key = (*layer, stored.blob.compression);
-        self.blobs.lock().unwrap().insert(key, stored.clone());
-        Ok(())
-    }
-
-    async fn find_base(&self, digest: &LayerDigest) -> Result<Option<HashedBase>, StoreError> {
-        Ok(self.bases.lock().unwrap().get(digest).cloned())
-    }
-
-    async fn put_base(&self, digest: &LayerDigest, base: &HashedBase) -> Result<(), StoreError> {
-        self.bases.lock().unwrap().insert(*digest, base.clone());
-        Ok(())
-    }
-}
 
 async fn remote(blobs: Arc<dyn BlobStore>) -> RemoteStore {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
@@ -97,18 +65,18 @@ async fn layers_and_bases_are_found_again() {
     let store = remote(Arc::new(MemoryBlobs::default())).await;
     let digest = Digest::of(b"x");
     let (layer, base) = (LayerId(digest), LayerDigest(digest));
-    assert_eq!(store.find_blob(&layer, Compression::Zstd).await.unwrap(), None);
+    assert_eq!(forms_of(&store, &layer).await.unwrap(), []);
     let compression = Compression::Zstd;
     let blob = LayerBlob { digest: base, diff_id: DiffId(digest), size: 7, compression };
     let stored = StoredBlob { blob, index: BlobDigest(digest) };
-    store.put_blob(&layer, &stored).await.unwrap();
-    assert_eq!(store.find_blob(&layer, compression).await.unwrap(), Some(stored));
-    assert_eq!(store.find_blob(&layer, Compression::None).await.unwrap(), None);
+    store.put_form(&layer, &stored).await.unwrap();
+    assert_eq!(form_of(&store, &layer, compression).await.unwrap(), Some(stored));
+    assert_eq!(form_of(&store, &layer, Compression::None).await.unwrap(), None);
     let change = ChangeDigest(digest);
     let hashed = HashedBase { layer, diff_id: DiffId(digest), change, entries: 2, bytes: 3 };
-    assert_eq!(store.find_base(&base).await.unwrap(), None);
+    assert_eq!(base_of(&store, &base).await.unwrap(), None);
     store.put_base(&base, &hashed).await.unwrap();
-    assert_eq!(store.find_base(&base).await.unwrap(), Some(hashed));
+    assert_eq!(base_of(&store, &base).await.unwrap(), Some(hashed));
 }
 
 /// Gives four bytes of what is asked for and then fails, as often as told.

@@ -1,6 +1,8 @@
 //! Leave to move one blob between its store and somebody who has no credentials for it.
 
-use dcbuild_model::{BlobDigest, UnixTime};
+use std::time::Duration;
+
+use dcbuild_model::BlobDigest;
 
 use crate::StoreError;
 
@@ -22,8 +24,8 @@ pub struct Grant {
     pub url: String,
     /// Headers that belong to the signature and must be sent as they are.
     pub headers: Vec<(String, String)>,
-    /// When it expires.
-    pub until: UnixTime,
+    /// How long it may be used, from when it was given.
+    pub valid_for: Duration,
 }
 
 impl std::fmt::Debug for Grant {
@@ -32,7 +34,7 @@ impl std::fmt::Debug for Grant {
         let address = self.url.split('?').next().unwrap_or_default();
         let mut shown = f.debug_struct("Grant");
         shown.field("method", &self.method).field("url", &address);
-        shown.field("until", &self.until).finish_non_exhaustive()
+        shown.field("valid_for", &self.valid_for).finish_non_exhaustive()
     }
 }
 
@@ -86,7 +88,7 @@ mod tests {
             method: GrantMethod::Get,
             url: "https://s3.example/b/k?X-Amz-Signature=0123".into(),
             headers: vec![("authorization".into(), "hunter2".into())],
-            until: UnixTime::default(),
+            valid_for: Duration::from_secs(60),
         };
         let shown = format!("{grant:?}");
         assert!(shown.contains("https://s3.example/b/k"), "{shown}");

@@ -43,24 +43,50 @@ pub struct HashedBase {
     pub bytes: u64,
 }
 
-/// Knows which forms of a layer exist.
+/// Knows which forms of a layer exist; each question is about any number of layers, since it may have a long way.
 #[async_trait::async_trait]
 pub trait LayerIndex: Send + Sync {
-    /// The blob form of a layer in this compression; whether the blob itself is still there is the blob store's to say.
-    async fn find_blob(
-        &self,
-        layer: &LayerId,
-        compression: Compression,
-    ) -> Result<Option<StoredBlob>, StoreError>;
+    /// For each layer in the order asked, its blob forms, at most one for each compression, those that are quickest to read
+    /// first; whether a blob itself is still there is the blob store's to say.
+    async fn find_forms(&self, layers: &[LayerId]) -> Result<Vec<Vec<StoredBlob>>, StoreError>;
 
     /// Notes a blob form of a layer; the newest of one compression counts.
-    async fn put_blob(&self, layer: &LayerId, stored: &StoredBlob) -> Result<(), StoreError>;
+    async fn put_form(&self, layer: &LayerId, stored: &StoredBlob) -> Result<(), StoreError>;
 
-    /// What is known of a base image's layer.
-    async fn find_base(&self, digest: &LayerDigest) -> Result<Option<HashedBase>, StoreError>;
+    /// For each layer of a base image in the order asked, what is known of it.
+    async fn find_bases(
+        &self,
+        digests: &[LayerDigest],
+    ) -> Result<Vec<Option<HashedBase>>, StoreError>;
 
     /// Notes a base image's layer; only for bytes that the caller has hashed itself.
     async fn put_base(&self, digest: &LayerDigest, base: &HashedBase) -> Result<(), StoreError>;
+}
+
+/// The blob forms of one layer.
+pub async fn forms_of(
+    index: &dyn LayerIndex,
+    layer: &LayerId,
+) -> Result<Vec<StoredBlob>, StoreError> {
+    Ok(index.find_forms(&[*layer]).await?.pop().unwrap_or_default())
+}
+
+/// The blob form of one layer in one compression.
+pub async fn form_of(
+    index: &dyn LayerIndex,
+    layer: &LayerId,
+    compression: Compression,
+) -> Result<Option<StoredBlob>, StoreError> {
+    let forms = forms_of(index, layer).await?;
+    Ok(forms.into_iter().find(|stored| stored.blob.compression == compression))
+}
+
+/// What is known of one layer of a base image.
+pub async fn base_of(
+    index: &dyn LayerIndex,
+    digest: &LayerDigest,
+) -> Result<Option<HashedBase>, StoreError> {
+    Ok(index.find_bases(&[*digest]).await?.pop().flatten())
 }
 
 /// An image that was given a name.

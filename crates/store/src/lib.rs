@@ -22,7 +22,10 @@ pub use folder::prune::{EntryKind, PruneReport, PruneRequest, StoreEntry, victim
 pub use folder::writer::BlobWriter;
 pub use folder::{Durability, FolderStore, InUse, StoreCounts};
 pub use grants::{Grant, GrantMethod, Grants, WriteGrant, Written};
-pub use index::{HashedBase, ImageNames, LayerIndex, NamedImage, StepIndex, StoredBlob};
+pub use index::{
+    HashedBase, ImageNames, LayerIndex, NamedImage, StepIndex, StoredBlob, base_of, form_of,
+    forms_of,
+};
 pub use keys::{ENTRY_BYTES_MAX, Fill, IndexEntry, IndexKey, KeyIndex, KeyUse, Looked};
 pub use locks::{KeyLock, KeyLocks, LockError, LockMode};
 pub use objects::{InvalidObjectName, ListedObject, ObjectName, ObjectPage, Objects};

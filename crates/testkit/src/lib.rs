@@ -5,5 +5,7 @@
 pub mod blobs;
 pub mod contract;
 pub mod keys;
+pub mod layers;
 
 pub use blobs::{BlobCall, FaultyBlobs, MemoryBlobs};
+pub use layers::MemoryLayers;

@@ -265,18 +265,72 @@ pub struct PutReply {
     pub size: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct FindLayerRequest {
+pub struct GrantRequest {
     #[prost(string, tag = "1")]
-    pub layer: ::prost::alloc::string::String,
-    /// uncompressed, gzip or zstd.
+    pub blob: ::prost::alloc::string::String,
+    /// The size in bytes where the blob is to be written; absent where it is to be read.
+    #[prost(uint64, optional, tag = "2")]
+    pub write_bytes: ::core::option::Option<u64>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GrantReply {
+    /// Empty where bytes go through this service.
+    #[prost(message, repeated, tag = "1")]
+    pub grants: ::prost::alloc::vec::Vec<HttpGrant>,
+    /// The upload, where a write is one of several parts; there is then a grant for each part.
     #[prost(string, tag = "2")]
-    pub compression: ::prost::alloc::string::String,
+    pub upload: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub part_bytes: u64,
+}
+/// One HTTP request that whoever has it may make until it expires.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HttpGrant {
+    #[prost(string, tag = "1")]
+    pub url: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub headers: ::prost::alloc::vec::Vec<HttpHeader>,
+    /// How long it may be used, from when it was given.
+    #[prost(uint64, tag = "3")]
+    pub valid_millis: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct FindLayerReply {
-    /// A StoredBlob document; absent if there is none.
-    #[prost(bytes = "bytes", optional, tag = "1")]
-    pub stored: ::core::option::Option<::prost::bytes::Bytes>,
+pub struct HttpHeader {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub value: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FinishPutRequest {
+    #[prost(string, tag = "1")]
+    pub blob: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub size: u64,
+    #[prost(string, tag = "3")]
+    pub upload: ::prost::alloc::string::String,
+    /// Of each part, in order.
+    #[prost(string, repeated, tag = "4")]
+    pub etags: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FinishPutReply {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FindLayersRequest {
+    #[prost(string, repeated, tag = "1")]
+    pub layers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FindLayersReply {
+    /// One for each layer, in the order asked.
+    #[prost(message, repeated, tag = "1")]
+    pub layers: ::prost::alloc::vec::Vec<LayerForms>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LayerForms {
+    /// StoredBlob documents.
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub stored: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PutLayerRequest {
@@ -288,13 +342,19 @@ pub struct PutLayerRequest {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PutLayerReply {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct FindBaseRequest {
-    #[prost(string, tag = "1")]
-    pub digest: ::prost::alloc::string::String,
+pub struct FindBasesRequest {
+    #[prost(string, repeated, tag = "1")]
+    pub digests: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FindBasesReply {
+    /// One for each digest, in the order asked.
+    #[prost(message, repeated, tag = "1")]
+    pub bases: ::prost::alloc::vec::Vec<KnownBase>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct FindBaseReply {
-    /// A HashedBase document; absent if there is none.
+pub struct KnownBase {
+    /// A HashedBase document; absent if nothing is known.
     #[prost(bytes = "bytes", optional, tag = "1")]
     pub base: ::core::option::Option<::prost::bytes::Bytes>,
 }
@@ -1347,10 +1407,30 @@ pub mod store_client {
             req.extensions_mut().insert(GrpcMethod::new("dcbuild.v1.Store", "Put"));
             self.inner.client_streaming(req, path, codec).await
         }
-        pub async fn find_layer(
+        /// Asks for leave to move a blob's bytes between the caller and the store itself.
+        pub async fn grant(
             &mut self,
-            request: impl tonic::IntoRequest<super::FindLayerRequest>,
-        ) -> std::result::Result<tonic::Response<super::FindLayerReply>, tonic::Status> {
+            request: impl tonic::IntoRequest<super::GrantRequest>,
+        ) -> std::result::Result<tonic::Response<super::GrantReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/dcbuild.v1.Store/Grant");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("dcbuild.v1.Store", "Grant"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Says that the bytes of a granted write have all arrived.
+        pub async fn finish_put(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FinishPutRequest>,
+        ) -> std::result::Result<tonic::Response<super::FinishPutReply>, tonic::Status> {
             self.inner
                 .ready()
                 .await
@@ -1361,11 +1441,35 @@ pub mod store_client {
                 })?;
             let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
-                "/dcbuild.v1.Store/FindLayer",
+                "/dcbuild.v1.Store/FinishPut",
             );
             let mut req = request.into_request();
             req.extensions_mut()
-                .insert(GrpcMethod::new("dcbuild.v1.Store", "FindLayer"));
+                .insert(GrpcMethod::new("dcbuild.v1.Store", "FinishPut"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn find_layers(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FindLayersRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::FindLayersReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/dcbuild.v1.Store/FindLayers",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("dcbuild.v1.Store", "FindLayers"));
             self.inner.unary(req, path, codec).await
         }
         pub async fn put_layer(
@@ -1388,10 +1492,10 @@ pub mod store_client {
             req.extensions_mut().insert(GrpcMethod::new("dcbuild.v1.Store", "PutLayer"));
             self.inner.unary(req, path, codec).await
         }
-        pub async fn find_base(
+        pub async fn find_bases(
             &mut self,
-            request: impl tonic::IntoRequest<super::FindBaseRequest>,
-        ) -> std::result::Result<tonic::Response<super::FindBaseReply>, tonic::Status> {
+            request: impl tonic::IntoRequest<super::FindBasesRequest>,
+        ) -> std::result::Result<tonic::Response<super::FindBasesReply>, tonic::Status> {
             self.inner
                 .ready()
                 .await
@@ -1402,10 +1506,11 @@ pub mod store_client {
                 })?;
             let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
-                "/dcbuild.v1.Store/FindBase",
+                "/dcbuild.v1.Store/FindBases",
             );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("dcbuild.v1.Store", "FindBase"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("dcbuild.v1.Store", "FindBases"));
             self.inner.unary(req, path, codec).await
         }
         pub async fn put_base(
@@ -1462,18 +1567,28 @@ pub mod store_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::PutPiece>>,
         ) -> std::result::Result<tonic::Response<super::PutReply>, tonic::Status>;
-        async fn find_layer(
+        /// Asks for leave to move a blob's bytes between the caller and the store itself.
+        async fn grant(
             &self,
-            request: tonic::Request<super::FindLayerRequest>,
-        ) -> std::result::Result<tonic::Response<super::FindLayerReply>, tonic::Status>;
+            request: tonic::Request<super::GrantRequest>,
+        ) -> std::result::Result<tonic::Response<super::GrantReply>, tonic::Status>;
+        /// Says that the bytes of a granted write have all arrived.
+        async fn finish_put(
+            &self,
+            request: tonic::Request<super::FinishPutRequest>,
+        ) -> std::result::Result<tonic::Response<super::FinishPutReply>, tonic::Status>;
+        async fn find_layers(
+            &self,
+            request: tonic::Request<super::FindLayersRequest>,
+        ) -> std::result::Result<tonic::Response<super::FindLayersReply>, tonic::Status>;
         async fn put_layer(
             &self,
             request: tonic::Request<super::PutLayerRequest>,
         ) -> std::result::Result<tonic::Response<super::PutLayerReply>, tonic::Status>;
-        async fn find_base(
+        async fn find_bases(
             &self,
-            request: tonic::Request<super::FindBaseRequest>,
-        ) -> std::result::Result<tonic::Response<super::FindBaseReply>, tonic::Status>;
+            request: tonic::Request<super::FindBasesRequest>,
+        ) -> std::result::Result<tonic::Response<super::FindBasesReply>, tonic::Status>;
         async fn put_base(
             &self,
             request: tonic::Request<super::PutBaseRequest>,
@@ -1688,23 +1803,23 @@ pub mod store_server {
                     };
                     Box::pin(fut)
                 }
-                "/dcbuild.v1.Store/FindLayer" => {
+                "/dcbuild.v1.Store/Grant" => {
                     #[allow(non_camel_case_types)]
-                    struct FindLayerSvc<T: Store>(pub Arc<T>);
-                    impl<T: Store> tonic::server::UnaryService<super::FindLayerRequest>
-                    for FindLayerSvc<T> {
-                        type Response = super::FindLayerReply;
+                    struct GrantSvc<T: Store>(pub Arc<T>);
+                    impl<T: Store> tonic::server::UnaryService<super::GrantRequest>
+                    for GrantSvc<T> {
+                        type Response = super::GrantReply;
                         type Future = BoxFuture<
                             tonic::Response<Self::Response>,
                             tonic::Status,
                         >;
                         fn call(
                             &mut self,
-                            request: tonic::Request<super::FindLayerRequest>,
+                            request: tonic::Request<super::GrantRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
                             let fut = async move {
-                                <T as Store>::find_layer(&inner, request).await
+                                <T as Store>::grant(&inner, request).await
                             };
                             Box::pin(fut)
                         }
@@ -1715,7 +1830,93 @@ pub mod store_server {
                     let max_encoding_message_size = self.max_encoding_message_size;
                     let inner = self.inner.clone();
                     let fut = async move {
-                        let method = FindLayerSvc(inner);
+                        let method = GrantSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/dcbuild.v1.Store/FinishPut" => {
+                    #[allow(non_camel_case_types)]
+                    struct FinishPutSvc<T: Store>(pub Arc<T>);
+                    impl<T: Store> tonic::server::UnaryService<super::FinishPutRequest>
+                    for FinishPutSvc<T> {
+                        type Response = super::FinishPutReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FinishPutRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Store>::finish_put(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FinishPutSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/dcbuild.v1.Store/FindLayers" => {
+                    #[allow(non_camel_case_types)]
+                    struct FindLayersSvc<T: Store>(pub Arc<T>);
+                    impl<T: Store> tonic::server::UnaryService<super::FindLayersRequest>
+                    for FindLayersSvc<T> {
+                        type Response = super::FindLayersReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FindLayersRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Store>::find_layers(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FindLayersSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -1774,23 +1975,23 @@ pub mod store_server {
                     };
                     Box::pin(fut)
                 }
-                "/dcbuild.v1.Store/FindBase" => {
+                "/dcbuild.v1.Store/FindBases" => {
                     #[allow(non_camel_case_types)]
-                    struct FindBaseSvc<T: Store>(pub Arc<T>);
-                    impl<T: Store> tonic::server::UnaryService<super::FindBaseRequest>
-                    for FindBaseSvc<T> {
-                        type Response = super::FindBaseReply;
+                    struct FindBasesSvc<T: Store>(pub Arc<T>);
+                    impl<T: Store> tonic::server::UnaryService<super::FindBasesRequest>
+                    for FindBasesSvc<T> {
+                        type Response = super::FindBasesReply;
                         type Future = BoxFuture<
                             tonic::Response<Self::Response>,
                             tonic::Status,
                         >;
                         fn call(
                             &mut self,
-                            request: tonic::Request<super::FindBaseRequest>,
+                            request: tonic::Request<super::FindBasesRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
                             let fut = async move {
-                                <T as Store>::find_base(&inner, request).await
+                                <T as Store>::find_bases(&inner, request).await
                             };
                             Box::pin(fut)
                         }
@@ -1801,7 +2002,7 @@ pub mod store_server {
                     let max_encoding_message_size = self.max_encoding_message_size;
                     let inner = self.inner.clone();
                     let fut = async move {
-                        let method = FindBaseSvc(inner);
+                        let method = FindBasesSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

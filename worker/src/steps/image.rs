@@ -7,6 +7,7 @@ use dcbuild_model::{BaseLayer, BlobDigest, LayerRef};
 use dcbuild_plan::op::{ImageLayer, ImageOp, ImageSource};
 use dcbuild_snapshot::UnpackError;
 use dcbuild_store::HashedBase;
+use dcbuild_store::base_of;
 use dcbuild_tree::{TimeForm, change_digest};
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
@@ -54,7 +55,7 @@ async fn take(
         media_type: claim.media_type.clone(),
         repository: repository.to_owned(),
     };
-    let hashed = match layers.index.find_base(&claim.digest).await? {
+    let hashed = match base_of(layers.index.as_ref(), &claim.digest).await? {
         Some(hashed)
             if layers.blobs.find_missing(&[BlobDigest(hashed.layer.0)]).await?.is_empty() =>
         {

@@ -50,26 +50,37 @@ impl FolderStore {
     }
 }
 
+/// The order in which forms are told: zstd is the quickest to read.
+const FORMS: [Compression; 3] = [Compression::Zstd, Compression::Gzip, Compression::None];
+
 #[async_trait::async_trait]
 impl LayerIndex for FolderStore {
-    async fn find_blob(
-        &self,
-        layer: &LayerId,
-        compression: Compression,
-    ) -> Result<Option<StoredBlob>, StoreError> {
-        let path = self.layer_path(layer, compression);
-        self.blocking(move |store| store.find_value(path)).await
+    async fn find_forms(&self, layers: &[LayerId]) -> Result<Vec<Vec<StoredBlob>>, StoreError> {
+        let layers = layers.to_vec();
+        self.blocking(move |store| {
+            let find = |layer: &LayerId| {
+                let forms =
+                    FORMS.iter().map(|form| store.find_value(store.layer_path(layer, *form)));
+                Ok(forms.collect::<Result<Vec<_>, StoreError>>()?.into_iter().flatten().collect())
+            };
+            layers.iter().map(find).collect()
+        })
+        .await
     }
 
-    async fn put_blob(&self, layer: &LayerId, stored: &StoredBlob) -> Result<(), StoreError> {
+    async fn put_form(&self, layer: &LayerId, stored: &StoredBlob) -> Result<(), StoreError> {
         let path = self.layer_path(layer, stored.blob.compression);
         let stored = stored.clone();
         self.blocking(move |store| store.put_value(path, "a layer's blob", stored)).await
     }
 
-    async fn find_base(&self, digest: &LayerDigest) -> Result<Option<HashedBase>, StoreError> {
-        let path = self.base_path(digest);
-        self.blocking(move |store| store.find_value(path)).await
+    async fn find_bases(
+        &self,
+        digests: &[LayerDigest],
+    ) -> Result<Vec<Option<HashedBase>>, StoreError> {
+        let paths: Vec<PathBuf> = digests.iter().map(|digest| self.base_path(digest)).collect();
+        self.blocking(move |store| paths.into_iter().map(|path| store.find_value(path)).collect())
+            .await
     }
 
     async fn put_base(&self, digest: &LayerDigest, base: &HashedBase) -> Result<(), StoreError> {

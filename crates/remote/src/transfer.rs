@@ -1,0 +1,151 @@
+//! Moving bytes over HTTP under grants: one request at a time, nothing kept.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{CONTENT_RANGE, ETAG, RANGE};
+use reqwest::{Client, Method, Response, StatusCode};
+
+/// How long a connection may take, and how long one may be silent.
+const CONNECT: Duration = Duration::from_secs(5);
+const SILENCE: Duration = Duration::from_secs(15);
+/// How much of an error's text is worth showing.
+const TEXT_MAX: usize = 300;
+
+/// One HTTP request that the store has granted.
+#[derive(Clone)]
+pub(crate) struct Leave {
+    pub(crate) url: String,
+    pub(crate) headers: Vec<(String, String)>,
+}
+
+/// A part of a blob, and how long the whole is.
+pub(crate) struct Part {
+    pub(crate) bytes: Bytes,
+    pub(crate) total: u64,
+}
+
+/// Says why a granted request came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TransferError {
+    /// There is no such object.
+    #[error("the store does not have it")]
+    Absent,
+    /// The grant is not taken, or not any more.
+    #[error("the store refused the grant ({status}): {text}")]
+    Refused { status: StatusCode, text: String },
+    /// The store has no room.
+    #[error("the store is full: {text}")]
+    Full { text: String },
+    /// The store answered with an error that may pass.
+    #[error("the store answered {status}: {text}")]
+    Answer { status: StatusCode, text: String },
+    /// The connection failed.
+    #[error("could not reach the store")]
+    Connection(#[source] reqwest::Error),
+    /// The answer is none that a store gives.
+    #[error("the store's answer has no {0}")]
+    Malformed(&'static str),
+}
+
+/// Makes granted requests.
+pub(crate) struct Transfer(Client);
+
+impl Transfer {
+    pub(crate) fn new() -> Result<Transfer, reqwest::Error> {
+        let client = Client::builder().connect_timeout(CONNECT).read_timeout(SILENCE);
+        client.no_proxy().build().map(Transfer)
+    }
+
+    /// Reads up to `length` bytes from `start` on; there may be fewer.
+    pub(crate) async fn read(
+        &self,
+        leave: &Leave,
+        start: u64,
+        length: u64,
+    ) -> Result<Part, TransferError> {
+        if length == 0 {
+            return Ok(Part { bytes: Bytes::new(), total: start });
+        }
+        let last = start.saturating_add(length - 1);
+        let request =
+            self.request(Method::GET, leave).header(RANGE, format!("bytes={start}-{last}"));
+        let response = request.send().await.map_err(TransferError::Connection)?;
+        match response.status() {
+            StatusCode::PARTIAL_CONTENT => {
+                let total = total_of(&response).ok_or(TransferError::Malformed("Content-Range"))?;
+                let bytes = response.bytes().await.map_err(TransferError::Connection)?;
+                let wanted = last.saturating_add(1).min(total).saturating_sub(start);
+                if u64::try_from(bytes.len()).ok() != Some(wanted) {
+                    return Err(TransferError::Malformed("whole range"));
+                }
+                Ok(Part { bytes, total })
+            }
+            // Nothing lies behind the end; an object without bytes has no range at all.
+            StatusCode::RANGE_NOT_SATISFIABLE => {
+                Ok(Part { bytes: Bytes::new(), total: total_of(&response).unwrap_or(0) })
+            }
+            StatusCode::OK => {
+                let whole = response.bytes().await.map_err(TransferError::Connection)?;
+                let at =
+                    |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX).min(whole.len());
+                let bytes = whole.slice(at(start)..at(last.saturating_add(1)));
+                Ok(Part { bytes, total: u64::try_from(whole.len()).unwrap_or(u64::MAX) })
+            }
+            _ => Err(refusal(response).await),
+        }
+    }
+
+    /// Writes bytes and gives their `ETag`.
+    pub(crate) async fn write(&self, leave: &Leave, bytes: Bytes) -> Result<String, TransferError> {
+        let request = self.request(Method::PUT, leave).body(bytes);
+        let response = request.send().await.map_err(TransferError::Connection)?;
+        if !response.status().is_success() {
+            return Err(refusal(response).await);
+        }
+        let etag = response.headers().get(ETAG).and_then(|etag| etag.to_str().ok());
+        Ok(etag.unwrap_or_default().to_owned())
+    }
+
+    fn request(&self, method: Method, leave: &Leave) -> reqwest::RequestBuilder {
+        let request = self.0.request(method, &leave.url);
+        leave.headers.iter().fold(request, |request, (name, value)| request.header(name, value))
+    }
+}
+
+/// The length of the whole, as `bytes 0-7/4711` or `bytes */4711` says it.
+fn total_of(response: &Response) -> Option<u64> {
+    let range = response.headers().get(CONTENT_RANGE)?.to_str().ok()?;
+    range.rsplit_once('/')?.1.parse().ok()
+}
+
+async fn refusal(response: Response) -> TransferError {
+    let status = response.status();
+    let text = response.text().await.unwrap_or_default();
+    let text: String = text.chars().filter(|c| !c.is_control()).take(TEXT_MAX).collect();
+    match status {
+        StatusCode::NOT_FOUND => TransferError::Absent,
+        StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => TransferError::Refused { status, text },
+        StatusCode::INSUFFICIENT_STORAGE => TransferError::Full { text },
+        _ => TransferError::Answer { status, text },
+    }
+}
+
+impl TransferError {
+    /// Whether another try, with another grant, may end otherwise.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            TransferError::Absent | TransferError::Full { .. } => false,
+            TransferError::Answer { status, .. } => {
+                status.is_server_error()
+                    || matches!(
+                        *status,
+                        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
+                    )
+            }
+            TransferError::Refused { .. }
+            | TransferError::Connection(_)
+            | TransferError::Malformed(_) => true,
+        }
+    }
+}
