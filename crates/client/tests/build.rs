@@ -11,7 +11,7 @@ use dcbuild_client::{
     Wanted, prepare,
 };
 use dcbuild_model::{
-    BlobDigest, BuildId, ConfigDigest, DiffId, Digest, Fault, LayerDigest, LayerId, ManifestDigest,
+    BlobDigest, BuildId, ConfigDigest, DiffId, Digest, Fault, LayerDigest, ManifestDigest,
     Selection, SelectionForm, UnixTime,
 };
 use dcbuild_process::Env;

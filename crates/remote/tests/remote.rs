@@ -1,9 +1,8 @@
 //! The remote store keeps the contract of any store, and survives a connection that is cut.
 #![expect(clippy::unwrap_used, reason = "test")]
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 
 use dcbuild_model::limits::CHUNK_BYTES;
 use dcbuild_model::{
