@@ -138,7 +138,9 @@ impl State {
         while self.bytes > self.bytes_max {
             if let Some((_, key)) = self.valued.pop_first() {
                 if let Some(mut known) = self.take(&key) {
-                    known.fields.values_mut().for_each(|value| *value = Bytes::new());
+                    for value in known.fields.values_mut() {
+                        *value = Bytes::new();
+                    }
                     self.place(key, known);
                 }
             } else if let Some((_, key)) = self.bare.pop_first() {
@@ -198,7 +200,9 @@ impl KeyIndex for EmbeddedIndex {
 
     async fn put(&self, entries: &[IndexEntry]) -> Result<(), StoreError> {
         self.with(|state| {
-            entries.iter().for_each(|entry| state.put(entry));
+            for entry in entries {
+                state.put(entry);
+            }
             state.shrink();
         });
         Ok(())
@@ -214,7 +218,11 @@ impl KeyIndex for EmbeddedIndex {
     }
 
     async fn touch(&self, keys: &[IndexKey], now: UnixTime) -> Result<(), StoreError> {
-        self.with(|state| keys.iter().for_each(|key| state.touch(key, now)));
+        self.with(|state| {
+            for key in keys {
+                state.touch(key, now);
+            }
+        });
         Ok(())
     }
 

@@ -236,7 +236,9 @@ impl Run<'_> {
 
     async fn put(&mut self) {
         let entries: Vec<IndexEntry> = (0..=self.dice.roll(3)).map(|_| self.entry()).collect();
-        entries.iter().for_each(|entry| self.store(entry));
+        for entry in &entries {
+            self.store(entry);
+        }
         self.index.put(&entries).await.expect("put");
     }
 
