@@ -14,6 +14,7 @@ pub mod image;
 pub mod layout;
 pub mod merged;
 pub mod progress;
+pub mod redis;
 pub mod registry;
 pub mod running;
 pub mod story;

@@ -43,6 +43,11 @@ const PACKAGES: &[Package] = &[
         reason: "tests pull from it and push to it",
     },
     Package {
+        name: "redis-server",
+        purpose: Purpose::Tests,
+        reason: "the index of a remote cache is tested against it, and against its sentinels",
+    },
+    Package {
         name: "skopeo",
         purpose: Purpose::Tests,
         reason: "a second opinion on the images that are written",

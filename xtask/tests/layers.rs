@@ -22,6 +22,7 @@ const MEANT: &[(&str, &str, &str)] = &[
     ("oci", "model", "an image is made of digests and platforms"),
     ("snapshot", "layer", "a snapshot is made of layers and becomes one"),
     ("xtask", "tests", "measuring takes the same registry, base image and cluster as testing"),
+    ("tests", "testkit", "both start Redis in the same way"),
     ("testkit", "model", "fakes speak the words"),
     ("testkit", "store", "fakes implement its traits"),
 ];

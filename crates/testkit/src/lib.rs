@@ -6,6 +6,7 @@ pub mod blobs;
 pub mod contract;
 pub mod keys;
 pub mod layers;
+pub mod redis;
 
 pub use blobs::{BlobCall, FaultyBlobs, MemoryBlobs};
 pub use layers::MemoryLayers;

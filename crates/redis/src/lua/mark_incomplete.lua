@@ -1,0 +1,2 @@
+disturb()
+return 1

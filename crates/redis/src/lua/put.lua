@@ -1,0 +1,25 @@
+-- KEYS[2..]: hashes. ARGV: each key's member and last use; then number of key, field and value of each entry.
+local count = #KEYS - 1
+local lost, failed = false, nil
+local function attempt(...)
+  local reply = redis.pcall(...)
+  if type(reply) == 'table' and reply.err then failed = failed or reply.err end
+end
+own(used, 'zset')
+for i = 1, count do
+  local name, member, time = KEYS[i + 1], ARGV[2 * i - 1], ARGV[2 * i]
+  local known = redis.call('ZSCORE', used, member)
+  if known and not is(name, 'hash') then lost = true end
+  own(name, 'hash')
+  -- Before the fields, so that a key without them counts as lost.
+  if not known or tonumber(known) < tonumber(time) then attempt('ZADD', used, time, member) end
+end
+for j = 2 * count + 1, #ARGV, 3 do
+  attempt('HSET', KEYS[tonumber(ARGV[j]) + 1], ARGV[j + 1], ARGV[j + 2])
+end
+if lost or failed then disturb() end
+if failed then
+  if string.find(failed, 'OOM', 1, true) then failed = 'OOM out of memory' end
+  return redis.error_reply(failed)
+end
+return 1

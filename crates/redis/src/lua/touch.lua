@@ -1,0 +1,6 @@
+-- ARGV: a time, then members. What is not known is passed over.
+own(used, 'zset')
+for i = 2, #ARGV do
+  redis.call('ZADD', used, 'XX', 'GT', ARGV[1], ARGV[i])
+end
+return 1
