@@ -147,6 +147,7 @@ struct Local {
     stop_worker: CancellationToken,
     stop_server: CancellationToken,
     store: Arc<FolderStore>,
+    held: Holdings,
 }
 
 impl Local {
@@ -167,6 +168,7 @@ impl Local {
         };
         let settings = worker_config(app, registries.clone())?;
         let worker = Worker::new(settings, parts).context("could not start the worker")?;
+        let held = worker.holdings();
         let parts = dcbuild_coordinator::Parts {
             stores: Stores {
                 blobs: store.clone(),
@@ -175,7 +177,7 @@ impl Local {
                 names: store.clone(),
                 grants: None,
             },
-            holds: Some(Arc::new(Held(worker.holdings()))),
+            holds: Some(Arc::new(Held(held.clone()))),
             clock: Arc::new(SystemClock),
         };
         let settings = CoordinatorConfig { registries, ..CoordinatorConfig::default() };
@@ -202,12 +204,14 @@ impl Local {
             stop_worker,
             stop_server,
             store,
+            held,
         })
     }
 
     /// Stops in the order in which one leans on the other, and makes what was written count after the next boot.
     async fn stop(self) {
-        let Local { client, coordinator, worker, server, stop_worker, stop_server, store } = self;
+        let Local { client, coordinator, worker, server, stop_worker, stop_server, store, held } =
+            self;
         drop(client);
         stop_worker.cancel();
         worker.close();
@@ -216,8 +220,12 @@ impl Local {
         coordinator.stop().await;
         server.close();
         server.wait().await;
-        let synced = tokio::task::spawn_blocking(move || store.confirm_synced()).await;
-        match synced.map_err(|error| anyhow!(error)).and_then(|synced| synced.map_err(Into::into)) {
+        let synced = tokio::task::spawn_blocking(move || -> anyhow::Result<u64> {
+            let confirmed = store.confirm_synced()?;
+            held.mark_synced(&confirmed.layers)?;
+            Ok(confirmed.files)
+        });
+        match synced.await.map_err(|error| anyhow!(error)).flatten() {
             Ok(records) => tracing::debug!(records, "records are durable"),
             Err(error) => tracing::warn!(error = %format!("{error:#}"), "the store was not synced"),
         }

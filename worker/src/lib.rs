@@ -144,4 +144,12 @@ impl Holdings {
     pub fn holds(&self, layers: &[dcbuild_model::LayerId]) -> Vec<bool> {
         layers.iter().map(|layer| self.0.holds(layer)).collect()
     }
+
+    /// Lets the snapshots of these layers count after another boot; a sync of their file system has covered them.
+    pub fn mark_synced<'l>(
+        &self,
+        layers: impl IntoIterator<Item = &'l dcbuild_model::LayerId>,
+    ) -> Result<(), dcbuild_snapshot::At> {
+        self.0.snapshots.mark_synced(layers)
+    }
 }

@@ -61,7 +61,7 @@ impl Snapshots {
         // Reading it back gives each file its origin, and shows that others can.
         let changes = toc::decode(&toc)?;
         reap::remove(&upper.temp.fd, b"work").map_err(at("remove", &upper.work()))?;
-        let snapshot = self.publish(upper.temp, layer)?;
+        let snapshot = self.publish(upper.temp, layer, &changes)?;
         Ok(Committed { changes, layer, toc, snapshot })
     }
 

@@ -1,4 +1,4 @@
-//! The mark of a finished snapshot: for this boot, or for good.
+//! The mark of a finished snapshot: what it takes on the disk, and whether it counts for this boot or for good.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -8,10 +8,19 @@ use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
 
 const NAME: &str = "ok";
 const NEW: &str = "ok.new";
+const TEXT_BYTES_MAX: u64 = 100;
+
+/// What a mark says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Marker {
+    pub(crate) lasts: Lasts,
+    /// What the snapshot takes on the disk.
+    pub(crate) bytes: u64,
+}
 
 /// How long a finished snapshot counts.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Marker {
+pub(crate) enum Lasts {
     /// As long as the machine runs.
     Boot(String),
     /// For good: a sync of the file system covered it.
@@ -19,6 +28,7 @@ pub(crate) enum Marker {
 }
 
 impl Marker {
+    /// Reads a folder's mark; a crash may leave one without its text, which is no mark.
     pub(crate) fn read(folder: impl AsFd) -> io::Result<Option<Marker>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(folder, NAME, flags, Mode::empty()) {
@@ -27,13 +37,19 @@ impl Marker {
             Err(error) => return Err(error.into()),
         };
         let mut text = String::new();
-        file.take(100).read_to_string(&mut text)?;
-        Ok(match text.trim_end().split_once(' ') {
-            Some(("boot", boot)) => Some(Marker::Boot(boot.to_string())),
-            _ if text == "synced\n" => Some(Marker::Synced),
-            // A crash may leave the file without its text.
-            _ => Some(Marker::Boot(String::new())),
-        })
+        file.take(TEXT_BYTES_MAX).read_to_string(&mut text)?;
+        Ok(Marker::parse(&text))
+    }
+
+    fn parse(text: &str) -> Option<Marker> {
+        let mut words = text.strip_suffix('\n')?.split(' ');
+        let lasts = match words.next()? {
+            "boot" => Lasts::Boot(words.next()?.to_owned()),
+            "synced" => Lasts::Synced,
+            _ => return None,
+        };
+        let bytes = words.next()?.parse().ok()?;
+        words.next().is_none().then_some(Marker { lasts, bytes })
     }
 
     pub(crate) fn write(&self, folder: impl AsFd) -> io::Result<()> {
@@ -41,10 +57,11 @@ impl Marker {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW;
         let mode = Mode::RUSR | Mode::WUSR;
         let mut file = File::from(rustix::fs::openat(folder, NEW, flags | OFlags::CLOEXEC, mode)?);
-        match self {
-            Marker::Boot(boot) => writeln!(file, "boot {boot}")?,
-            Marker::Synced => writeln!(file, "synced")?,
-        }
+        let text = match &self.lasts {
+            Lasts::Boot(boot) => format!("boot {boot} {}\n", self.bytes),
+            Lasts::Synced => format!("synced {}\n", self.bytes),
+        };
+        file.write_all(text.as_bytes())?;
         rustix::fs::renameat(folder, NEW, folder, NAME)?;
         Ok(())
     }
@@ -60,4 +77,26 @@ impl Marker {
 /// The id of the machine's present boot.
 pub(crate) fn boot_id() -> io::Result<String> {
     Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_comes_back_and_half_of_one_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || File::open(folder.path()).unwrap();
+        assert_eq!(Marker::read(open()).unwrap(), None);
+        for lasts in [Lasts::Boot("a-b".into()), Lasts::Synced] {
+            let mark = Marker { lasts, bytes: 4096 };
+            mark.write(open()).unwrap();
+            assert_eq!(Marker::read(open()).unwrap(), Some(mark));
+            let text = std::fs::read_to_string(folder.path().join(NAME)).unwrap();
+            for cut in 0..text.len() {
+                assert_eq!(Marker::parse(&text[..cut]), None, "{text:?} up to {cut}");
+            }
+        }
+        assert_eq!(Marker::parse("synced 1 2\n"), None);
+    }
 }

@@ -66,7 +66,7 @@ impl Snapshots {
         }
         let temp = self.temp(Snapshots::unique())?;
         match build(&temp.fd, changes, &CopyContent(contents)) {
-            Ok(()) => Ok(self.publish(temp, *layer)?),
+            Ok(()) => Ok(self.publish(temp, *layer, changes)?),
             Err(error) => {
                 self.discard(temp)?;
                 Err(error)

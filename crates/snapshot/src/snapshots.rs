@@ -1,4 +1,5 @@
-//! The folder of all snapshots: `LAYER/fs` is a lower folder, `LAYER/ok` its mark, `tmp` what is not finished.
+//! The folder of all snapshots: `LAYER/fs` is a lower folder, `LAYER/ok` its mark, `tmp` what is not finished, `boot` the
+//! boot in which all marks were looked at.
 //!
 //! Whoever uses a snapshot or fills a temporary folder holds a shared `flock` on it; whoever removes it needs an
 //! exclusive one. Locks die with their process.
@@ -11,15 +12,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dcbuild_model::{AttemptId, Digest, LayerId};
-use dcbuild_tree::Meta;
+use dcbuild_tree::{Changes, Meta};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, FlockOperation, Mode};
 use rustix::io::Errno;
 
 use crate::fault::{At, at};
-use crate::marker::{self, Marker};
+use crate::marker::{self, Lasts, Marker};
 use crate::upper::Upper;
+use crate::usage::disk_bytes;
 use crate::{beneath, reap};
+
+/// The file that names the boot in which all snapshots were looked at.
+const BOOT: &str = "boot";
 
 /// The snapshots of one state folder; any number of processes may open it.
 #[derive(Debug)]
@@ -114,17 +119,28 @@ impl Snapshots {
         let boot =
             marker::boot_id().map_err(at("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
         let snapshots = Snapshots { dir: dir.to_path_buf(), root, tmp, boot };
-        for layer in snapshots.layers()? {
-            let counts = match snapshots.marker(&layer)? {
-                Some(Marker::Synced) => true,
-                Some(Marker::Boot(boot)) => boot == snapshots.boot,
+        snapshots.drop_other_boots()?;
+        Ok(snapshots)
+    }
+
+    /// Removes, once in each boot, what an earlier one did not sync: what is made later counts as long as the boot lasts.
+    fn drop_other_boots(&self) -> Result<(), At> {
+        let path = self.dir.join(BOOT);
+        if std::fs::read_to_string(&path).is_ok_and(|boot| boot == self.boot) {
+            return Ok(());
+        }
+        for layer in self.layers()? {
+            let counts = match self.marker(&layer)?.map(|mark| mark.lasts) {
+                Some(Lasts::Synced) => true,
+                Some(Lasts::Boot(boot)) => boot == self.boot,
                 None => false,
             };
             if !counts {
-                snapshots.remove(&layer)?;
+                self.remove(&layer)?;
             }
         }
-        Ok(snapshots)
+        // Half of it is another boot's name, and then all is looked at again.
+        std::fs::write(&path, &self.boot).map_err(at("write", &path))
     }
 
     pub(crate) fn layers(&self) -> Result<Vec<LayerId>, At> {
@@ -221,9 +237,16 @@ impl Snapshots {
     }
 
     /// Puts a finished folder under its layer's name; whoever comes second takes the first one's and drops its own.
-    pub(crate) fn publish(&self, temp: Temp, layer: LayerId) -> Result<Snapshot, At> {
+    pub(crate) fn publish(
+        &self,
+        temp: Temp,
+        layer: LayerId,
+        changes: &Changes,
+    ) -> Result<Snapshot, At> {
         let path = self.dir.join(layer.0.hex());
-        Marker::Boot(self.boot.clone()).write(&temp.fd).map_err(at("mark", &path))?;
+        let lasts = Lasts::Boot(self.boot.clone());
+        let mark = Marker { lasts, bytes: disk_bytes(changes) };
+        mark.write(&temp.fd).map_err(at("mark", &path))?;
         loop {
             let flags = rustix::fs::RenameFlags::NOREPLACE;
             let name = layer.0.hex();
@@ -253,25 +276,23 @@ impl Snapshots {
         reap::remove(&self.tmp, temp.name.as_bytes()).map_err(at("remove", &path))
     }
 
-    /// Makes every snapshot durable that is finished now; it counts after another boot.
-    pub fn sync(&self) -> Result<(), At> {
-        let mut fresh = Vec::new();
-        for layer in self.layers()? {
-            if matches!(self.marker(&layer)?, Some(Marker::Boot(boot)) if boot == self.boot) {
-                fresh.push(layer);
+    /// Lets the snapshots of these layers count after another boot, too; a sync of the file system has covered them.
+    ///
+    /// The new marks themselves are not synced: one that is lost in a crash costs a snapshot, never a wrong byte.
+    pub fn mark_synced<'l>(&self, layers: impl IntoIterator<Item = &'l LayerId>) -> Result<(), At> {
+        for layer in layers {
+            // What another process removes just now needs no mark.
+            let Some(snapshot) = self.find(layer)? else { continue };
+            let path = self.dir.join(layer.0.hex());
+            let entry = &snapshot.held.entry;
+            if let Some(Marker { lasts: Lasts::Boot(boot), bytes }) =
+                Marker::read(entry).map_err(at("read the mark of", &path))?
+                && boot == self.boot
+            {
+                Marker { lasts: Lasts::Synced, bytes }.write(entry).map_err(at("mark", &path))?;
             }
         }
-        if fresh.is_empty() {
-            return Ok(());
-        }
-        rustix::fs::syncfs(&self.root).map_err(at("sync", &self.dir))?;
-        for layer in fresh {
-            if let Some(snapshot) = self.find(&layer)? {
-                Marker::Synced.write(&snapshot.held.entry).map_err(at("mark", &self.dir))?;
-            }
-        }
-        // The marks themselves must not be lost once a record speaks of the layers.
-        rustix::fs::syncfs(&self.root).map_err(at("sync", &self.dir))
+        Ok(())
     }
 
     /// Removes what attempts left that are not among these and what dead processes left.

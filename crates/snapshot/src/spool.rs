@@ -43,7 +43,8 @@ impl Snapshots {
         let temp = self.temp(Snapshots::unique()).map_err(MaterialiseError::Io)?;
         match unpack_into(&temp.fd, input, form, accept) {
             Ok(read) => {
-                let snapshot = self.publish(temp, read.layer).map_err(MaterialiseError::Io)?;
+                let published = self.publish(temp, read.layer, &read.changes);
+                let snapshot = published.map_err(MaterialiseError::Io)?;
                 Ok((snapshot, read))
             }
             Err(error) => {

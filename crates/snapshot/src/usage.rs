@@ -2,14 +2,18 @@
 
 use std::collections::HashSet;
 
-use dcbuild_model::{LayerId, TreePath, UnixTime};
-use rustix::fd::AsFd;
-use rustix::fs::{AtFlags, FileType, FlockOperation};
+use dcbuild_model::{LayerId, UnixTime};
+use dcbuild_tree::{Change, Changes, Kind};
+use rustix::fs::{AtFlags, FlockOperation};
 use rustix::io::Errno;
 
 use crate::fault::{At, at};
+use crate::marker::Marker;
 use crate::snapshots::{Snapshots, is_at};
 use crate::{beneath, reap};
+
+/// What the usual file systems give out at least.
+const BLOCK_BYTES: u64 = 4096;
 
 /// What one snapshot takes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -74,29 +78,38 @@ impl Snapshots {
         let path = self.dir.join(layer.0.hex());
         let failed = || at("measure", &path);
         let top = beneath::open_child(&self.root, layer.0.hex().as_bytes()).map_err(failed())?;
-        let mark = rustix::fs::statat(&top, "ok", AtFlags::SYMLINK_NOFOLLOW).map_err(failed())?;
-        let mut bytes = 0u64;
-        let mut seen = HashSet::new();
-        let mut folders = vec![TreePath::root()];
-        while let Some(at_path) = folders.pop() {
-            let folder = beneath::open_folder(&top, &at_path).map_err(failed())?;
-            for name in beneath::names(folder.as_fd()).map_err(failed())? {
-                let flags = AtFlags::SYMLINK_NOFOLLOW;
-                let stat = rustix::fs::statat(&folder, name.as_slice(), flags).map_err(failed())?;
-                if stat.st_nlink < 2 || seen.insert(stat.st_ino) {
-                    bytes += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
-                }
-                if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-                    folders.push(at_path.join(&name));
-                }
-            }
-        }
-        let nanos = u32::try_from(stat_nanos(mark.st_mtime_nsec)).unwrap_or(0);
-        Ok(Usage { layer: *layer, bytes, last_used: UnixTime { secs: mark.st_mtime, nanos } })
+        let stat = rustix::fs::statat(&top, "ok", AtFlags::SYMLINK_NOFOLLOW).map_err(failed())?;
+        // A crash may take a mark's text; such a snapshot goes at the next boot's first opening.
+        let mark = Marker::read(&top).map_err(at("measure", &path))?;
+        let bytes = mark.map_or(0, |mark| mark.bytes);
+        let nanos = u32::try_from(stat_nanos(stat.st_mtime_nsec)).unwrap_or(0);
+        Ok(Usage { layer: *layer, bytes, last_used: UnixTime { secs: stat.st_mtime, nanos } })
     }
 }
 
 /// The type of this field differs between machines.
 fn stat_nanos(nanos: impl TryInto<i64>) -> i64 {
     nanos.try_into().unwrap_or(0)
+}
+
+/// What a layer takes on a disk as a folder: whole blocks for each file, one for each folder, an inode's files once.
+pub(crate) fn disk_bytes(changes: &Changes) -> u64 {
+    let mut linked = HashSet::new();
+    let mut blocks = 0u64;
+    for change in changes.0.values() {
+        let (Change::Put(entry) | Change::Replace(entry)) = change else { continue };
+        if entry.links.is_some_and(|group| !linked.insert(group)) {
+            continue;
+        }
+        blocks += match &entry.kind {
+            Kind::File(body) => body.size.div_ceil(BLOCK_BYTES),
+            Kind::Dir => 1,
+            Kind::Symlink(_)
+            | Kind::Fifo
+            | Kind::Socket
+            | Kind::CharDevice { .. }
+            | Kind::BlockDevice { .. } => 0,
+        };
+    }
+    blocks.saturating_mul(BLOCK_BYTES)
 }

@@ -143,7 +143,7 @@ fn a_blob_that_is_another_leaves_nothing() {
     assert!(
         matches!(changed, Err(MaterialiseError::ContentChanged { path: at }) if at == path("a/x"))
     );
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    assert_eq!(snapshots.usage().unwrap(), []);
     assert_eq!(std::fs::read_dir(dir.path().join("tmp")).unwrap().count(), 0);
 }
 
@@ -199,15 +199,36 @@ fn another_boot_keeps_what_was_synced() {
     drop(snapshots.materialise(&layer, &sample(), &InlineContents).unwrap());
     let mark = dir.path().join(layer.0.hex()).join("ok");
     assert!(std::fs::read_to_string(&mark).unwrap().starts_with("boot "));
-    snapshots.sync().unwrap();
-    assert_eq!(std::fs::read_to_string(&mark).unwrap(), "synced\n");
+    let bytes = snapshots.usage().unwrap()[0].bytes;
+    snapshots.mark_synced([&layer, &layer_of(&Changes::default())]).unwrap();
+    assert_eq!(std::fs::read_to_string(&mark).unwrap(), format!("synced {bytes}\n"));
+    let boot = dir.path().join("boot");
+    std::fs::write(&boot, "another").unwrap();
     assert!(Snapshots::open(dir.path()).unwrap().find(&layer).unwrap().is_some());
-    for text in ["boot another\n", ""] {
+    for text in ["boot another 4096\n", ""] {
         drop(snapshots.materialise(&layer, &sample(), &InlineContents).unwrap());
         std::fs::write(&mark, text).unwrap();
+        std::fs::write(&boot, "another").unwrap();
         let reopened = Snapshots::open(dir.path()).unwrap();
         assert!(reopened.find(&layer).unwrap().is_none(), "{text:?}");
     }
+}
+
+#[test]
+fn the_size_beside_a_snapshot_is_what_its_folder_takes() {
+    let (dir, snapshots) = open();
+    let layer = layer_of(&sample());
+    drop(snapshots.materialise(&layer, &sample(), &InlineContents).unwrap());
+    let measured = std::process::Command::new("du")
+        .args(["--block-size=1", "--summarize"])
+        .arg(dir.path().join(layer.0.hex()).join("fs"))
+        .output()
+        .unwrap();
+    let measured = String::from_utf8(measured.stdout).unwrap();
+    let measured: u64 = measured.split_whitespace().next().unwrap().parse().unwrap();
+    let told = snapshots.usage().unwrap()[0].bytes;
+    // A folder of many names takes more than its one block.
+    assert!(told <= measured && told * 10 > measured * 9, "{told} told, {measured} measured");
 }
 
 #[test]

@@ -7,7 +7,7 @@ mod images;
 mod layers;
 pub mod prune;
 mod read;
-mod records;
+pub mod records;
 pub mod writer;
 
 use std::fs::File;

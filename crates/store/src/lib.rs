@@ -19,6 +19,7 @@ pub use blob::{BlobStore, BlobStream, ByteRange, read_bytes, stream_of};
 pub use embedded::EmbeddedIndex;
 pub use error::StoreError;
 pub use folder::prune::{EntryKind, PruneReport, PruneRequest, StoreEntry, victims};
+pub use folder::records::Confirmed;
 pub use folder::writer::BlobWriter;
 pub use folder::{Durability, FolderStore, InUse, StoreCounts};
 pub use grants::{Grant, GrantMethod, Grants, WriteGrant, Written};

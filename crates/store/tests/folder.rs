@@ -1,14 +1,15 @@
 //! The folder store: the contract, several handles, crashes, pruning, locks.
 #![expect(clippy::unwrap_used, reason = "test")]
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use dcbuild_model::{BlobDigest, Digest, ManifestDigest, Scope};
+use dcbuild_model::{BlobDigest, ChangeDigest, Digest, LayerId, LayerRef, ManifestDigest, Scope};
 use dcbuild_store::{
-    BlobStore as _, Durability, FolderStore, ImageNames, KeyLocks, LockError, LockMode, NamedImage,
-    PruneRequest, StoreError, read_bytes,
+    BlobStore as _, Confirmed, Durability, FolderStore, ImageNames, KeyLocks, LockError, LockMode,
+    NamedImage, PruneRequest, StoreError, read_bytes,
 };
 use dcbuild_testkit::contract::{self, record};
 use dcbuild_testkit::{BlobCall, FaultyBlobs, MemoryBlobs};
@@ -87,10 +88,16 @@ fn what_a_dead_process_left_is_swept() {
 #[test]
 fn a_record_of_another_boot_counts_only_if_confirmed() {
     let (folder, store) = store();
-    let (scope, kept, lost) = (Scope::local(), record("kept", None, 1), record("lost", None, 1));
+    let (scope, mut kept, lost) =
+        (Scope::local(), record("kept", None, 1), record("lost", None, 1));
+    let layer = LayerId(Digest::of(b"layer"));
+    let change = ChangeDigest(Digest::of(b"change"));
+    kept.result.layers.push(LayerRef { layer, change, entries: 1, bytes: 0, base: None });
     store.put_record(&scope, &kept, Durability::ThisBoot).unwrap();
-    assert_eq!(store.confirm_synced().unwrap(), 1);
-    assert_eq!(store.confirm_synced().unwrap(), 0);
+    let confirmed = store.confirm_synced().unwrap();
+    assert_eq!(confirmed.files, 1);
+    assert_eq!(confirmed.layers, BTreeSet::from([layer]));
+    assert_eq!(store.confirm_synced().unwrap(), Confirmed::default());
     store.put_record(&scope, &lost, Durability::ThisBoot).unwrap();
     for record in [&kept, &lost] {
         let path = format!("step/local/{}/{}.json", record.recipe.0.hex(), record.attempt);

@@ -3,10 +3,11 @@
 //! A record that was written before its blobs and snapshots were synced carries the boot that it was written in and
 //! counts in that boot only. `unsynced/BOOT/` lists such records, so that any process can confirm them.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
-use dcbuild_model::{Record, Scope, StepKey, UnixTime};
+use dcbuild_model::{LayerId, Record, Scope, StepKey, UnixTime};
 use serde::{Deserialize, Serialize};
 
 use super::{Durability, FolderStore, children, scope_name};
@@ -30,6 +31,15 @@ struct StoredRecord {
 struct Unsynced {
     /// Below the store's folder.
     paths: Vec<PathBuf>,
+}
+
+/// What a sync has made last.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Confirmed {
+    /// How many files of records.
+    pub files: u64,
+    /// The layers that they speak of: each that lay on this file system before is on its disk now.
+    pub layers: BTreeSet<LayerId>,
 }
 
 impl FolderStore {
@@ -92,9 +102,9 @@ impl FolderStore {
         self.inner.dir.join("unsynced").join(&self.inner.boot)
     }
 
-    /// Syncs, then makes every record that any process wrote in this boot before the sync count for good; returns how
-    /// many files that were. Records that another boot left unconfirmed are removed.
-    pub fn confirm_synced(&self) -> Result<u64, StoreError> {
+    /// Syncs, then makes every record that any process wrote in this boot before the sync count for good, and says which
+    /// those were. Records that another boot left unconfirmed are removed.
+    pub fn confirm_synced(&self) -> Result<Confirmed, StoreError> {
         let mut lists = Vec::new();
         for path in children(&self.unsynced_folder())? {
             if let Some((list, _)) = self.read_document::<Unsynced>(&path)? {
@@ -104,10 +114,13 @@ impl FolderStore {
         if !lists.is_empty() {
             self.sync()?;
         }
-        let mut confirmed = 0;
+        let mut confirmed = Confirmed::default();
         for (path, list) in lists {
             for relative in &list.paths {
-                confirmed += u64::from(self.confirm(relative)?);
+                if let Some(record) = self.confirm(relative)? {
+                    confirmed.files += 1;
+                    confirmed.layers.extend(record.result.layers.iter().map(|layer| layer.layer));
+                }
             }
             remove_quietly(&path);
         }
@@ -115,15 +128,15 @@ impl FolderStore {
         Ok(confirmed)
     }
 
-    fn confirm(&self, relative: &PathBuf) -> Result<bool, StoreError> {
+    fn confirm(&self, relative: &PathBuf) -> Result<Option<Record>, StoreError> {
         let path = self.inner.dir.join(relative);
         match self.read_document::<StoredRecord>(&path)? {
             Some((stored, _)) if stored.boot.as_ref() == Some(&self.inner.boot) => {
                 let stored = StoredRecord { boot: None, ..stored };
                 self.write_whole(&path, &encode(&stored)?, Durability::ThisBoot)?;
-                Ok(true)
+                Ok(Some(stored.record))
             }
-            _ => Ok(false),
+            _ => Ok(None),
         }
     }
 
