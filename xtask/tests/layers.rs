@@ -10,7 +10,10 @@ const LINES: &[(&str, &[&str])] = &[
     ("pure", &["plan", "scheduler", "tree", "progress"]),
     (
         "effects",
-        &["proto", "store", "registry", "sandbox", "snapshot", "layer", "context", "process"],
+        &[
+            "proto", "store", "registry", "sandbox", "snapshot", "layer", "parcel", "context",
+            "process",
+        ],
     ),
     ("joined effects", &["remote", "s3", "redis"]),
     ("shells", &["coordinator", "worker", "client"]),
