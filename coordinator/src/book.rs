@@ -84,8 +84,10 @@ pub(crate) struct Active {
     pub(crate) desk: Arc<Build>,
     pub(crate) planned: Option<Arc<PlannedBuild>>,
     pub(crate) results: BTreeMap<StepIndex, Settled>,
-    /// Selections packed after the plan was made.
-    pub(crate) packs: Vec<(String, dcbuild_model::Selection, dcbuild_model::LayerId)>,
+    /// Whether the plan's parcels are not to be trusted any more.
+    pub(crate) packs_lost: bool,
+    /// Parcels of selections that were sent after the plan was made.
+    pub(crate) packs: Vec<(String, dcbuild_model::Selection, dcbuild_model::BlobDigest)>,
     assembled: BTreeMap<BlobDigest, OutputResult>,
     outputs: BTreeMap<u32, OutputResult>,
     /// Vertices that run, since when.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dcbuild_model::{BuildId, UnixTime};
-use dcbuild_progress::{Update, Vertex, VertexId, VertexState};
+use dcbuild_progress::{Status, Update, Vertex, VertexId, VertexState};
 use dcbuild_proto::document::{Answer, Outcome, Question, RegistryCredentials, Submission};
 use tokio_util::sync::CancellationToken;
 
@@ -18,6 +18,12 @@ pub(crate) enum AskError {
     /// The client could not do it.
     #[error("{0}")]
     Failed(String),
+    /// A file is not what it was when it was hashed.
+    #[error("context changed during the build: {path}")]
+    Changed {
+        /// The file.
+        path: String,
+    },
     /// The build ended first.
     #[error("the build has ended")]
     Ended,
@@ -120,7 +126,8 @@ impl Build {
         let found = match self.ask(Question::Credentials { host: host.into() }).await {
             Ok(Reply::Credentials(found)) => found,
             Ok(Reply::Answer(_)) => None,
-            Err(AskError::Failed(message)) => {
+            Err(error @ (AskError::Failed(_) | AskError::Changed { .. })) => {
+                let message = error.to_string();
                 tracing::debug!(host, message, "the client has no credentials");
                 None
             }
@@ -196,6 +203,20 @@ impl<'a> Shown<'a> {
 
     pub(crate) fn id(&self) -> VertexId {
         self.vertex.id
+    }
+
+    /// Says how many bytes a part of the work was, once that is known.
+    pub(crate) fn bytes(&self, what: &str, bytes: u64) {
+        let time = self.clock.now();
+        self.build.tell(Update::Status(Status {
+            vertex: self.vertex.id,
+            id: what.to_owned(),
+            current: bytes,
+            total: None,
+            time,
+            started: Some(self.started),
+            completed: Some(time),
+        }));
     }
 
     pub(crate) fn done(self) {

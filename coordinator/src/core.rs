@@ -84,7 +84,7 @@ pub(crate) enum Command {
     Deliver {
         attempt: AttemptId,
         build: BuildId,
-        packs: Vec<(String, dcbuild_model::Selection, dcbuild_model::LayerId)>,
+        packs: Vec<(String, dcbuild_model::Selection, dcbuild_model::BlobDigest)>,
     },
     Gauge {
         reply: oneshot::Sender<(Counts, Tally, BTreeMap<&'static str, usize>)>,
@@ -337,8 +337,8 @@ impl Core {
             let command = match fetched {
                 Ok(Ok(packs)) => Command::Deliver { attempt, build: id, packs },
                 Ok(Err(AskError::Ended)) => return,
-                Ok(Err(AskError::Failed(reason))) => {
-                    Command::Cancel { build: id, reason, reply: None }
+                Ok(Err(error @ (AskError::Failed(_) | AskError::Changed { .. }))) => {
+                    Command::Cancel { build: id, reason: error.to_string(), reply: None }
                 }
                 Err(_) => {
                     let reason =
@@ -366,7 +366,7 @@ impl Core {
 async fn fetch(
     build: &Build,
     wanted: Wanted,
-) -> Result<Vec<(String, dcbuild_model::Selection, dcbuild_model::LayerId)>, AskError> {
+) -> Result<Vec<(String, dcbuild_model::Selection, dcbuild_model::BlobDigest)>, AskError> {
     if !wanted.secrets.is_empty() {
         build.met().await?;
         if let Some(id) = wanted.secrets.iter().find(|id| build.secret(id).is_none()) {
@@ -378,7 +378,7 @@ async fn fetch(
     }
     let mut packs = Vec::new();
     for (context, selection) in wanted.packs {
-        packs.push(pack(build, context, selection).await?);
+        packs.push(pack(build, context, selection).await?.parcel);
     }
     Ok(packs)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use dcbuild_model::{
-    Digest, Fault, LayerId, Platform, Selection, SelectionDigest, StepIndex, limits,
+    BlobDigest, Digest, Fault, Platform, Selection, SelectionDigest, StepIndex, limits,
 };
 use dcbuild_plan::{
     Choice, ImageAnswer, Need, Op, Plan, PlanError, Planned, Request, Sources, choose, plan,
@@ -48,6 +48,8 @@ pub(crate) enum Driven {
 /// Why a driver stops before the graph.
 enum Stop {
     Failed(Failed),
+    /// The context is not what was planned.
+    Changed(AskError),
     Ended,
 }
 
@@ -56,6 +58,7 @@ impl From<AskError> for Stop {
         match error {
             AskError::Ended => Stop::Ended,
             AskError::Failed(message) => Stop::Failed(failed(Fault::Request, "CLIENT", message)),
+            AskError::Changed { .. } => Stop::Changed(error),
         }
     }
 }
@@ -76,14 +79,26 @@ pub(crate) fn failed(fault: Fault, code: &str, message: String) -> Failed {
 pub(crate) async fn drive(build: Arc<Build>, parts: DriverParts) -> Driven {
     let driver = Driver { build, parts };
     let over = driver.build.over.clone();
+    let run = async {
+        match driver.run().await {
+            // A file that was saved just then is no reason to fail: the scan starts anew, once.
+            Err(Stop::Changed(_)) => driver.run().await,
+            end => end,
+        }
+    };
     let end = tokio::select! {
         () = over.cancelled() => return Driven::Dropped,
-        end = driver.run() => end,
+        end = run => end,
     };
     match end {
         Ok(end) => end,
         Err(Stop::Ended) => Driven::Dropped,
         Err(Stop::Failed(failed)) => Driven::Over(Box::new(Outcome::Failed(failed))),
+        Err(Stop::Changed(error)) => {
+            let failed = failed(Fault::Request, "CONTEXT_CHANGED", error.to_string());
+            let hint = "start the build again when nothing writes to the file".to_owned();
+            Driven::Over(Box::new(Outcome::Failed(Failed { hint: Some(hint), ..failed })))
+        }
     }
 }
 
@@ -147,7 +162,7 @@ impl Driver {
         match &planned {
             Ok(_) => shown.done(),
             Err(Stop::Failed(failed)) => shown.failed(failed.message.clone()),
-            Err(Stop::Ended) => {}
+            Err(Stop::Changed(_) | Stop::Ended) => {}
         }
         for _ in 0..limits::PLAN_ROUNDS_MAX {
             let needs = match planned? {
@@ -231,8 +246,8 @@ impl Driver {
             let answer = match self.build.ask(question).await {
                 Ok(Reply::Answer(Answer::Selection { digest })) => Ok(digest),
                 Ok(_) => Err("the client gave another answer".into()),
-                Err(AskError::Failed(message)) => Err(message),
                 Err(AskError::Ended) => return Err(Stop::Ended),
+                Err(error) => Err(error.to_string()),
             };
             Ok(((context, selection), answer))
         });
@@ -250,7 +265,7 @@ impl Driver {
     async fn packs(
         &self,
         reads: BTreeSet<(String, Selection)>,
-    ) -> Result<Vec<(String, Selection, LayerId)>, Stop> {
+    ) -> Result<Vec<(String, Selection, BlobDigest)>, Stop> {
         if self.build.submission.in_place || reads.is_empty() {
             return Ok(Vec::new());
         }
@@ -258,12 +273,16 @@ impl Driver {
         let packs = reads.into_iter().map(|(name, selection)| pack(&self.build, name, selection));
         let packed: Vec<Result<_, AskError>> =
             futures::stream::iter(packs).buffer_unordered(LOOKUPS_MAX).collect().await;
-        let packed: Result<Vec<_>, AskError> = packed.into_iter().collect();
+        let packed: Result<Vec<Packed>, AskError> = packed.into_iter().collect();
         match &packed {
-            Ok(_) => shown.done(),
+            Ok(packed) => {
+                shown.bytes("sent", packed.iter().map(|it| it.sent_bytes).sum());
+                shown.bytes("already in the store", packed.iter().map(|it| it.found_bytes).sum());
+                shown.done();
+            }
             Err(error) => shown.failed(error.to_string()),
         }
-        Ok(packed?)
+        Ok(packed?.into_iter().map(|it| it.parcel).collect())
     }
 
     /// Asks for the credentials of registries that will be pushed to, while the client is surely there.
@@ -286,15 +305,25 @@ pub(crate) fn host_of(name: &str) -> &str {
     name.split('/').next().unwrap_or(name)
 }
 
+/// A selection that is in the store.
+pub(crate) struct Packed {
+    pub(crate) parcel: (String, Selection, BlobDigest),
+    sent_bytes: u64,
+    found_bytes: u64,
+}
+
 /// Has the client put a selection into the store.
 pub(crate) async fn pack(
     build: &Build,
     context: String,
     selection: Selection,
-) -> Result<(String, Selection, LayerId), AskError> {
+) -> Result<Packed, AskError> {
     let question = Question::Pack { context: context.clone(), selection: selection.clone() };
     match build.ask(question).await? {
-        Reply::Answer(Answer::Packed { layer }) => Ok((context, selection, layer)),
+        Reply::Answer(Answer::Packed { parcel, sent_bytes, found_bytes }) => {
+            Ok(Packed { parcel: (context, selection, parcel), sent_bytes, found_bytes })
+        }
+        Reply::Answer(Answer::Changed { path }) => Err(AskError::Changed { path }),
         _ => Err(AskError::Failed("the client gave another answer".into())),
     }
 }

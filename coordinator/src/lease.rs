@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dcbuild_model::{LayerId, LayerRef, Scope, Selection, StepIndex, UnixTime};
+use dcbuild_model::{BlobDigest, LayerRef, Scope, Selection, StepIndex, UnixTime};
 use dcbuild_plan::{ImageSource, Op, Plan, Step};
 use dcbuild_proto::document::{
     Chain, ContextPlace, Lease, LeasedContext, LeasedStep, OutputKind, OutputSpec,
@@ -135,15 +135,16 @@ impl Writer<'_> {
         if self.active.desk.submission.in_place {
             return Some(ContextPlace::InPlace {});
         }
-        let packs = self.planned.packs.iter().chain(&self.active.packs);
-        let packed: Option<LayerId> = packs
+        let planned = if self.active.packs_lost { &[][..] } else { &self.planned.packs[..] };
+        let packs = planned.iter().chain(&self.active.packs);
+        let packed: Option<BlobDigest> = packs
             .filter(|(context, packed, _)| context == name && packed == selection)
-            .map(|(_, _, layer)| *layer)
+            .map(|(_, _, parcel)| *parcel)
             .next_back();
         if packed.is_none() {
             self.wanted.packs.push((name.to_owned(), selection.clone()));
         }
-        packed.map(|layer| ContextPlace::Packed { layer })
+        packed.map(|parcel| ContextPlace::Packed { parcel })
     }
 
     fn secrets(&mut self, step: &Step, secrets: &mut BTreeMap<String, String>) {

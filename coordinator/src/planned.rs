@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dcbuild_model::{BlobDigest, Digest, LayerId, Record, Selection, StateDigest, StepIndex};
+use dcbuild_model::{BlobDigest, Digest, Record, Selection, StateDigest, StepIndex};
 use dcbuild_plan::{InputSource, MountKind, Op, Plan, Step};
 use dcbuild_proto::document;
 use dcbuild_scheduler::Made;
@@ -16,8 +16,8 @@ pub struct PlannedBuild {
     pub plan: Plan,
     /// The records that were taken.
     pub taken: Vec<(StepIndex, Record)>,
-    /// Where selections of contexts lie in the store.
-    pub packs: Vec<(String, Selection, LayerId)>,
+    /// The parcels of selections of contexts.
+    pub packs: Vec<(String, Selection, BlobDigest)>,
     /// Secrets that the client gave, by id.
     pub secrets: BTreeSet<String>,
     /// Registries that the client gave credentials for.

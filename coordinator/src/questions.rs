@@ -77,7 +77,10 @@ fn fits(ask: &Question, reply: &Reply) -> bool {
         (ask, reply),
         (_, Reply::Answer(Answer::Failed { .. }))
             | (Question::Selection { .. }, Reply::Answer(Answer::Selection { .. }))
-            | (Question::Pack { .. }, Reply::Answer(Answer::Packed { .. }))
+            | (
+                Question::Pack { .. },
+                Reply::Answer(Answer::Packed { .. } | Answer::Changed { .. })
+            )
             | (Question::Layout { .. }, Reply::Answer(Answer::Layout { .. }))
             | (Question::Credentials { .. }, Reply::Credentials(_))
     )

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use dcbuild_model::{
-    AttemptId, BuildId, Compression, ConfigDigest, DiffId, Epoch, Fault, JobId, LayerDigest,
-    LayerId, LayerRef, ManifestDigest, Scope, Selection, SelectionDigest, StepIndex, UnixTime,
+    AttemptId, BlobDigest, BuildId, Compression, ConfigDigest, DiffId, Epoch, Fault, JobId,
+    LayerDigest, LayerRef, ManifestDigest, Scope, Selection, SelectionDigest, StepIndex, UnixTime,
 };
 use dcbuild_plan::{ImageTemplate, Request, Step};
 use serde::{Deserialize, Serialize};
@@ -126,7 +126,7 @@ pub enum Question {
         /// What is read of it.
         selection: Selection,
     },
-    /// Put this part of a folder into the store as a layer: a step that runs will read it.
+    /// Put this part of a folder into the store as a parcel: a step that runs will read it.
     Pack {
         /// The context.
         context: String,
@@ -158,13 +158,22 @@ pub enum Answer {
     },
     /// A selection is in the store.
     Packed {
-        /// The layer whose table of contents and blob were stored.
-        layer: LayerId,
+        /// The parcel, a blob that names all that the selection reads.
+        parcel: BlobDigest,
+        /// How many bytes went to the store for it.
+        sent_bytes: u64,
+        /// The bytes of its files that were there already.
+        found_bytes: u64,
     },
     /// A layout's image: manifest and config are blobs of the store now.
     Layout {
         /// The manifest.
         manifest: ManifestDigest,
+    },
+    /// A file is not what it was when it was hashed; what is asked from now on is answered from what is there now.
+    Changed {
+        /// The file, for people.
+        path: String,
     },
     /// It could not be done; the reason is for people.
     Failed {
@@ -179,10 +188,10 @@ pub enum Answer {
 pub enum ContextPlace {
     /// In the client's folder: the worker lives in the client's process.
     InPlace {},
-    /// In the store, as a layer that holds the selection and nothing else.
+    /// In the store, as a parcel that holds the selection and nothing else.
     Packed {
-        /// The layer.
-        layer: LayerId,
+        /// The parcel.
+        parcel: BlobDigest,
     },
 }
 

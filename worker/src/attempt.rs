@@ -95,6 +95,11 @@ async fn fail(reporter: &Reporter, fence: Fence, step: Option<StepIndex>, error:
             tracing::warn!(%layer, attempt = %fence.attempt, "a layer is not to be had");
             reporter.send(Report::JobReturned { fence, lost: step }).await;
         }
+        // A step that is lost to itself lacks its context.
+        Failed::ContextLost => {
+            tracing::warn!(attempt = %fence.attempt, "files of the context are not in the store");
+            reporter.send(Report::JobReturned { fence, lost: step }).await;
+        }
         Failed::Step(error) => {
             reporter.send(Report::StepFailed { fence, step, error }).await;
         }

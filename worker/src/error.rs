@@ -21,6 +21,9 @@ pub(crate) enum Failed {
         /// The layer.
         layer: LayerId,
     },
+    /// What it reads of a client's folder is not in the store.
+    #[error("the files of the context are not to be had")]
+    ContextLost,
     /// It failed.
     #[error("{}", .0.message)]
     Step(Box<StepError>),

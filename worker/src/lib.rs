@@ -13,6 +13,8 @@ pub mod contexts;
 mod error;
 mod layers;
 mod output;
+mod packs;
+mod parcel;
 mod presence;
 mod publish;
 mod push;

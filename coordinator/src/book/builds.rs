@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dcbuild_model::{BuildId, Digest, LayerId, Selection, StepIndex, UnixTime, limits};
+use dcbuild_model::{BlobDigest, BuildId, Digest, Selection, StepIndex, UnixTime, limits};
 use dcbuild_progress::{Update, Vertex, VertexId, VertexState};
 use dcbuild_proto::document::{self, Outcome, Submission};
 use dcbuild_scheduler::{Event, Graph, How, Presence};
@@ -65,6 +65,7 @@ impl Book {
             desk,
             planned: None,
             results: std::collections::BTreeMap::new(),
+            packs_lost: false,
             packs: Vec::new(),
             assembled: std::collections::BTreeMap::new(),
             outputs: std::collections::BTreeMap::new(),
@@ -209,7 +210,7 @@ impl Book {
     }
 
     /// A selection is in the store since the plan was made.
-    pub(crate) fn packed(&mut self, build: BuildId, packs: Vec<(String, Selection, LayerId)>) {
+    pub(crate) fn packed(&mut self, build: BuildId, packs: Vec<(String, Selection, BlobDigest)>) {
         if let Some(active) = self.builds.get_mut(&build) {
             active.packs.extend(packs);
         }

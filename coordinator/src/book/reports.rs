@@ -75,6 +75,7 @@ impl Book {
             }
             Report::Returned { fence, lost } => {
                 if self.holds(worker, fence) {
+                    self.doubt_packs(fence.attempt, lost);
                     let why = lost.map_or(Return::Draining, Return::InputLost);
                     self.apply(Event::JobReturned { fence, why });
                 }
@@ -86,6 +87,18 @@ impl Book {
             Report::Goodbye => {
                 self.apply(Event::WorkerLost { worker });
             }
+        }
+    }
+
+    /// A step that is lost though it was never made lacks its context: the client is to send it again.
+    fn doubt_packs(&mut self, attempt: AttemptId, lost: Option<StepIndex>) {
+        let build = self.attempts.get(&attempt).map(|it| it.lease.build);
+        let active = build.and_then(|build| self.builds.get_mut(&build));
+        if let (Some(active), Some(step)) = (active, lost)
+            && !active.results.contains_key(&step)
+        {
+            active.packs.clear();
+            active.packs_lost = true;
         }
     }
 

@@ -9,8 +9,8 @@ use dcbuild_coordinator::{
     Coordinator, CoordinatorConfig, MemoryConnector, Parts, Stores, in_memory,
 };
 use dcbuild_model::{
-    BuildId, Compression, ConfigDigest, Digest, LayerId, Lineage, ManifestDigest, Platform, Record,
-    SelectionDigest, StateDigest, StepKey, StepResult, UnixTime, WorkerId,
+    BlobDigest, BuildId, Compression, ConfigDigest, Digest, Lineage, ManifestDigest, Platform,
+    Record, SelectionDigest, StateDigest, StepKey, StepResult, UnixTime, WorkerId,
 };
 use dcbuild_plan::Request;
 use dcbuild_process::Clock;
@@ -145,7 +145,7 @@ impl Cluster {
         let attach = pb::Attach { build: build.to_string(), from_event: 0, answers: true, secrets };
         tx.send(message(pb::client_message::Message::Attach(attach))).await.unwrap();
         let events = self.builds().attend(ReceiverStream::new(rx)).await.unwrap().into_inner();
-        Client { tx, events, seen: Vec::new() }
+        Client { tx, events, seen: Vec::new(), changes: 0 }
     }
 
     pub(crate) async fn worker(&self, number: u128, running: &[&Lease]) -> Worker {
@@ -206,6 +206,8 @@ pub(crate) struct Client {
     events: Streaming<pb::BuildEvent>,
     /// What happened, one line each.
     pub(crate) seen: Vec<String>,
+    /// How often a file changes before it is packed.
+    pub(crate) changes: usize,
 }
 
 impl Client {
@@ -230,10 +232,30 @@ impl Client {
         }
     }
 
+    /// Follows events and answers questions until one of a kind was answered.
+    pub(crate) async fn until_asked(&mut self, kind: &str) {
+        let wanted = format!("asked for {kind}");
+        while !self.seen.iter().any(|line| line.starts_with(&wanted)) {
+            match self.next().await {
+                Some(Event::Question(question)) => self.answer(&question).await,
+                Some(_) => {}
+                None => panic!("no '{wanted}' in {:#?}", self.seen),
+            }
+        }
+    }
+
     async fn answer(&mut self, question: &pb::Question) {
         let ask: Question = document::from_bytes("question", &question.ask).unwrap();
         let answer = match ask {
-            Question::Pack { .. } => Answer::Packed { layer: LayerId(Digest::of(b"pack")) },
+            Question::Pack { .. } if self.changes > 0 => {
+                self.changes -= 1;
+                Answer::Changed { path: "/a".into() }
+            }
+            Question::Pack { .. } => Answer::Packed {
+                parcel: BlobDigest(Digest::of(b"pack")),
+                sent_bytes: 5,
+                found_bytes: 7_000_000,
+            },
             Question::Selection { selection, .. } => {
                 let digest = Digest::of(selection.sources.join(" ").as_bytes());
                 Answer::Selection { digest: SelectionDigest(digest) }
@@ -273,7 +295,7 @@ fn show(event: &Event) -> String {
             let state = state.as_str_name().trim_start_matches("VERTEX_STATE_").to_lowercase();
             format!("{state}: {}", vertex.name)
         }
-        Event::Status(status) => format!("status {}", status.id),
+        Event::Status(status) => format!("{}: {}", status.id, status.current),
         Event::Log(log) => format!("log {}", String::from_utf8_lossy(&log.bytes)),
         Event::Warning(warning) => format!("warning {}", warning.short),
         Event::Finished(_) => "finished".into(),

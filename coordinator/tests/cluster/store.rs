@@ -6,12 +6,12 @@ use dcbuild_model::{
 };
 use dcbuild_oci::{Descriptor, ImageConfig, Manifest, media_type};
 use dcbuild_plan::{ImageSource, Op, Request};
-use dcbuild_proto::document::{self, ContextPlace, Work};
+use dcbuild_proto::document::{self, ContextPlace, Outcome, Work};
 use dcbuild_proto::pb;
 use dcbuild_proto::pb::store_client::StoreClient;
 use dcbuild_store::{FolderStore, ImageNames as _, NamedImage, StoredBlob};
 
-use crate::harness::{Cluster, steps, submission};
+use crate::harness::{Cluster, fence, steps, submission};
 
 #[tokio::test(start_paused = true)]
 async fn blobs_and_layers_go_in_and_come_out() {
@@ -121,6 +121,50 @@ async fn contexts_that_a_worker_elsewhere_reads_are_packed_first() {
     client.until("done: [internal] send build context").await;
     let lease = worker.lease().await;
     let Work::Steps { contexts, .. } = lease.work else { panic!("{lease:?}") };
-    let layer = LayerId(Digest::of(b"pack"));
-    assert_eq!(contexts[0].place, ContextPlace::Packed { layer });
+    let parcel = BlobDigest(Digest::of(b"pack"));
+    assert_eq!(contexts[0].place, ContextPlace::Packed { parcel });
+    for said in ["sent: 5", "already in the store: 7000000"] {
+        assert!(client.seen.iter().any(|seen| seen.contains(said)), "{said}: {:#?}", client.seen);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_context_that_changed_is_looked_at_once_more() {
+    let cluster = Cluster::in_memory();
+    let mut worker = cluster.worker(1, &[]).await;
+    let mut submission = submission("FROM scratch\nCOPY a /a\n");
+    submission.in_place = false;
+    let build = cluster.submit(11, &submission).await;
+    let mut client = cluster.attach(build).await;
+    client.changes = 1;
+    client.until("done: [internal] send build context").await;
+    worker.lease().await;
+    let asked = client.seen.iter().filter(|seen| seen.starts_with("asked for"));
+    assert_eq!(asked.count(), 4, "selection and pack, twice: {:#?}", client.seen);
+
+    let build = cluster.submit(12, &submission).await;
+    let mut client = cluster.attach(build).await;
+    client.changes = 2;
+    let Outcome::Failed(failed) = client.outcome().await else { panic!("{:#?}", client.seen) };
+    assert_eq!(failed.message, "context changed during the build: /a");
+    assert_eq!(failed.code, "CONTEXT_CHANGED");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_context_that_the_store_lost_is_asked_for_again() {
+    let cluster = Cluster::in_memory();
+    let mut worker = cluster.worker(1, &[]).await;
+    let mut submission = submission("FROM scratch\nCOPY a /a\n");
+    submission.in_place = false;
+    let build = cluster.submit(13, &submission).await;
+    let mut client = cluster.attach(build).await;
+    client.until("done: [internal] send build context").await;
+    let lease = worker.lease().await;
+    let lost_input = Some(steps(&lease)[0].index.0);
+    let returned = pb::JobReturned { fence: Some(fence(&lease)), lost_input };
+    worker.say(pb::worker_report::Report::JobReturned(returned)).await;
+    client.seen.clear();
+    client.until_asked("Pack").await;
+    let again = worker.lease().await;
+    assert_ne!(again.attempt, lease.attempt);
 }

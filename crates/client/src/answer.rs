@@ -17,8 +17,8 @@ use dcbuild_store::{BlobStore, LayerIndex, StoreError, stream_of};
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::task::{JoinError, spawn_blocking};
 
-use crate::pack::{PackError, Packer};
 use crate::rpc::Reply;
+use crate::send::{SendError, Sender, Sent};
 
 /// Says why a question has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +28,7 @@ enum AnswerError {
     #[error(transparent)]
     Local(#[from] LocalError),
     #[error(transparent)]
-    Pack(#[from] PackError),
+    Send(#[from] SendError),
     #[error(transparent)]
     Platform(#[from] ParsePlatformError),
     #[error(transparent)]
@@ -79,9 +79,17 @@ impl Sources {
     }
 
     async fn pack(&self, name: &str, selection: Selection) -> Result<Answer, AnswerError> {
-        let packer = Packer { blobs: self.blobs.clone(), layers: self.layers.clone() };
-        let layer = packer.pack(self.context(name)?, selection).await?;
-        Ok(Answer::Packed { layer })
+        let sender = Sender { blobs: self.blobs.clone(), layers: self.layers.clone() };
+        let context = self.context(name)?;
+        let sent = match sender.send(context.clone(), selection).await {
+            Err(SendError::Changed { path }) => {
+                context.forget(&path);
+                return Ok(Answer::Changed { path: path.to_string() });
+            }
+            sent => sent?,
+        };
+        let Sent { parcel, uploaded_bytes, found_bytes } = sent;
+        Ok(Answer::Packed { parcel, sent_bytes: uploaded_bytes, found_bytes })
     }
 
     /// Puts the image of a layout into the store, all of it.

@@ -123,6 +123,16 @@ impl LocalContext {
         }
     }
 
+    /// Forgets what was listed, and the hash of one file that is not what it was: whoever asks next looks again.
+    pub fn forget(&self, path: &TreePath) {
+        let mut state = self.lock();
+        state.listing = None;
+        state.seen.clear();
+        if let Some(cache) = &mut state.cache {
+            cache.remove(path);
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -221,6 +231,9 @@ mod tests {
         assert_eq!(local.select(&selection(&["a"])).unwrap(), first);
         assert_eq!(local.tree(&selection(&["a"])).unwrap().len(), 1);
         assert!(local.select(&selection(&["missing"])).is_err());
+
+        local.forget(&TreePath::clean(b"a").unwrap());
+        assert_ne!(local.select(&selection(&["a"])).unwrap(), first);
 
         let contexts = LocalContexts::new();
         let build = BuildId::from_bits(1);

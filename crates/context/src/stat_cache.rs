@@ -80,6 +80,11 @@ impl StatCache {
     }
 
     /// Remembers a file for the next save.
+    pub(crate) fn remove(&mut self, path: &TreePath) {
+        self.fresh.remove(path);
+        self.entries.retain(|(name, _)| name.as_slice() != path.as_bytes());
+    }
+
     pub(crate) fn put(&mut self, path: TreePath, known: Known) {
         self.fresh.insert(path, known);
     }

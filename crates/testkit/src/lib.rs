@@ -4,9 +4,11 @@
 
 pub mod blobs;
 pub mod contract;
+pub mod counting;
 pub mod keys;
 pub mod layers;
 pub mod redis;
 
 pub use blobs::{BlobCall, FaultyBlobs, MemoryBlobs};
+pub use counting::{Counted, CountingBlobs};
 pub use layers::MemoryLayers;

@@ -159,9 +159,7 @@ impl Copying<'_> {
     ) -> std::io::Result<Box<dyn std::io::Read + Send>> {
         match &seeing.place {
             Place::Folder(folder) => folder.contents.open(body),
-            Place::Nowhere | Place::Chain(_) | Place::Packed(_) => {
-                Contents::new(self.layers.clone()).open(body)
-            }
+            Place::Nowhere | Place::Chain(_) => Contents::new(self.layers.clone()).open(body),
         }
     }
 }

@@ -10,7 +10,7 @@ pub(crate) mod workdir;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use dcbuild_model::{LayerId, LayerRef, SelectionDigest, StateDigest, StepIndex};
+use dcbuild_model::{LayerRef, SelectionDigest, StateDigest, StepIndex};
 use dcbuild_plan::key::Seen;
 use dcbuild_plan::op::{Input, InputSource};
 use dcbuild_plan::plan::Step;
@@ -21,6 +21,7 @@ use crate::attempt::{Attempt, Task, state_of};
 use crate::contexts::ContextTree;
 use crate::error::Failed;
 use crate::layers::{self, Layers, Recipe};
+use crate::parcel;
 use crate::publish::Publish;
 use crate::spool::Sources;
 
@@ -36,10 +37,8 @@ pub(crate) enum Place {
     Nowhere,
     /// In the layers of a step's state.
     Chain(Chain),
-    /// In a folder of the client.
+    /// In a folder of the client, or in packs that it sent.
     Folder(ContextTree),
-    /// In a layer that holds a part of a client's folder and nothing else.
-    Packed(LayerId),
 }
 
 /// One input: what it looks like and where its bytes are.
@@ -93,7 +92,7 @@ impl Inputs {
     pub(crate) fn states(&self) -> Vec<StateDigest> {
         let state = |seeing: &Seeing| match &seeing.place {
             Place::Chain(chain) => Some(state_of(chain)),
-            Place::Nowhere | Place::Folder(_) | Place::Packed(_) => None,
+            Place::Nowhere | Place::Folder(_) => None,
         };
         self.0.iter().filter_map(state).collect()
     }
@@ -123,26 +122,29 @@ fn open_context(
         .iter()
         .find(|leased| leased.name == name && leased.selection == input.selection)
         .ok_or_else(|| Failed::internal(format!("the lease lacks the context '{name}'")))?;
-    match leased.place {
+    let opened = match leased.place {
         ContextPlace::InPlace {} => {
             let contexts = &attempt.shared.parts.contexts;
             let opened = contexts.open(attempt.build, name, &input.selection);
-            let opened = opened.map_err(|error| Failed::refused(&error))?;
-            Ok((opened.tree.clone(), Place::Folder(opened)))
+            opened.map_err(|error| Failed::refused(&error))?
         }
-        ContextPlace::Packed { layer } => {
-            let mut tree = Tree::scratch();
-            tree.apply(&*attempt.shared.layers.table(&layer)?);
-            let seen = dcbuild_tree::select(&tree, &input.selection).ok();
+        ContextPlace::Packed { parcel } => {
+            let opened = parcel::open(&attempt.shared.layers, &parcel, attempt.shared.tmp());
+            let opened = opened.map_err(|error| match error {
+                Failed::Lost { .. } => Failed::ContextLost,
+                error => error,
+            })?;
+            let seen = dcbuild_tree::select(&opened.tree, &input.selection).ok();
             if !matches!(&input.source, InputSource::Context { digest, .. } if seen == Some(*digest))
             {
                 let message =
                     format!("context changed during the build: '{name}' is not what was planned");
                 return Err(Failed::new(StepErrorKind::ContextChanged {}, message));
             }
-            Ok((Arc::new(tree), Place::Packed(layer)))
+            opened
         }
-    }
+    };
+    Ok((opened.tree.clone(), Place::Folder(opened)))
 }
 
 /// Keeps a layer that was computed on trees: its table in the store, its bytes as a recipe.

@@ -181,7 +181,6 @@ fn lowers_of(layers: &Arc<Layers>, seeing: &Seeing) -> Result<Lowers, Failed> {
     match &seeing.place {
         Place::Nowhere => Ok(Lowers::default()),
         Place::Chain(chain) => layers.lowers(chain),
-        Place::Packed(layer) => Ok(Lowers(vec![layers.snapshot(layer)?])),
         Place::Folder(folder) => Ok(Lowers(vec![folder_snapshot(layers, folder)?])),
     }
 }
