@@ -41,6 +41,7 @@ pub(crate) async fn coordinator(
         data_dir: Some(flags.data_dir.unwrap_or_else(|| settings.data_dir.clone())),
         registries: registries(config)?,
         scope: Scope::local(),
+        no_worker_max: settings.no_worker_timeout,
         ..CoordinatorConfig::default()
     };
     let listener = bind(listen).await?;

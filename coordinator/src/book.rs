@@ -7,10 +7,12 @@ mod actions;
 mod builds;
 mod ends;
 mod reports;
+mod unmet;
 mod workers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use dcbuild_model::{
     AttemptId, BlobDigest, BuildId, Epoch, LogTime, Record, Scope, StateDigest, StepIndex,
@@ -18,7 +20,7 @@ use dcbuild_model::{
 };
 use dcbuild_progress::Update;
 use dcbuild_proto::document::{Outcome, OutputResult, StepError, Submission};
-use dcbuild_scheduler::{Event, How, Lease, Refusal, Scheduler, Work};
+use dcbuild_scheduler::{Event, Failure, How, Lease, Part, Refusal, Scheduler, Work};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -92,7 +94,10 @@ pub(crate) struct Active {
     outputs: BTreeMap<u32, OutputResult>,
     /// Vertices that run, since when.
     running: BTreeMap<Piece, UnixTime>,
-    error: Option<(Option<StepIndex>, StepError)>,
+    /// The worker's last words for each piece that failed.
+    errors: BTreeMap<Piece, StepError>,
+    /// Outputs that cannot be made.
+    failures: BTreeMap<u32, Failure>,
     /// Why it was cancelled, if it was.
     reason: Option<String>,
     /// Clients that answer.
@@ -109,6 +114,13 @@ pub(crate) struct Active {
 pub(crate) enum Piece {
     Step(StepIndex),
     Output(u32),
+}
+
+fn piece_of(part: Part) -> Piece {
+    match part {
+        Part::Step(step) => Piece::Step(step),
+        Part::Output(output) => Piece::Output(output.0),
+    }
 }
 
 /// A lease that was handed out, or waits for what only the client has.
@@ -173,6 +185,9 @@ pub(crate) struct Book {
     /// Steps that share another's attempt, by that.
     followers: BTreeMap<(BuildId, StepIndex), BTreeSet<(BuildId, StepIndex)>>,
     alarms: BTreeSet<LogTime>,
+    /// Builds that wait for a worker of a kind that is not there.
+    waits: BTreeMap<BuildId, unmet::Wait>,
+    no_worker_max: Duration,
     pub(crate) tally: Tally,
 }
 
@@ -180,6 +195,8 @@ pub(crate) struct Book {
 pub(crate) struct BookParts {
     pub(crate) scope: Scope,
     pub(crate) builds_max: usize,
+    /// How long a build waits for a worker of a kind that is not there.
+    pub(crate) no_worker_max: Duration,
     pub(crate) make_desk: MakeDesk,
 }
 
@@ -203,6 +220,8 @@ impl Book {
             undurable: BTreeMap::new(),
             followers: BTreeMap::new(),
             alarms: BTreeSet::new(),
+            waits: BTreeMap::new(),
+            no_worker_max: parts.no_worker_max,
             tally: Tally::default(),
         };
         let seed = format!("{seed:x}");
@@ -266,7 +285,12 @@ impl Book {
                     active.assembled.insert(digest, result);
                 }
             }
-            Entry::Failed { build, step, error } => self.take_error(build, step, error),
+            Entry::Failed { build, step, output, error } => {
+                let piece = step.map(Piece::Step).or(output.map(Piece::Output));
+                if let Some(piece) = piece {
+                    self.take_error(build, piece, error);
+                }
+            }
             Entry::Ended { build, time, outcome } => self.take_ended(build, time, outcome),
             Entry::Event { time, event } => {
                 self.apply_at(time, event.into());
@@ -319,6 +343,7 @@ impl Book {
     pub(crate) fn tick(&mut self) {
         self.lose_silent();
         self.end_alone();
+        self.watch_unmet();
         let now = self.log_now();
         if self.alarms.first().is_some_and(|due| *due <= now) {
             self.alarms = self.alarms.split_off(&LogTime(now.0 + 1));

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dcbuild_model::{LayerId, Scope};
 use dcbuild_process::Clock;
@@ -19,6 +20,8 @@ pub struct CoordinatorConfig {
     pub scope: Scope,
     /// Builds that may be under way at a time.
     pub builds_max: usize,
+    /// How long a build waits for a worker of a kind that is not there.
+    pub no_worker_max: Duration,
     /// How long the log may be at a start at which no build goes on; a longer one is begun again.
     pub log_bytes_max: u64,
 }
@@ -30,6 +33,7 @@ impl Default for CoordinatorConfig {
             registries: RegistryConfig::default(),
             scope: Scope::local(),
             builds_max: 1_000,
+            no_worker_max: Duration::from_mins(10),
             log_bytes_max: 16 << 20,
         }
     }

@@ -88,6 +88,7 @@ impl Coordinator {
         let book_parts = BookParts {
             scope: config.scope.clone(),
             builds_max: config.builds_max,
+            no_worker_max: config.no_worker_max,
             make_desk: make_desk(config.data_dir.clone()),
         };
         let book = match seed_of(&entries)? {

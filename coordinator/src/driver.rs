@@ -47,17 +47,23 @@ pub(crate) enum Driven {
 
 /// Why a driver stops before the graph.
 enum Stop {
-    Failed(Failed),
+    Failed(Box<Failed>),
     /// The context is not what was planned.
     Changed(AskError),
     Ended,
+}
+
+impl Stop {
+    fn failed(failed: Failed) -> Stop {
+        Stop::Failed(Box::new(failed))
+    }
 }
 
 impl From<AskError> for Stop {
     fn from(error: AskError) -> Stop {
         match error {
             AskError::Ended => Stop::Ended,
-            AskError::Failed(message) => Stop::Failed(failed(Fault::Request, "CLIENT", message)),
+            AskError::Failed(message) => Stop::failed(failed(Fault::Request, "CLIENT", message)),
             AskError::Changed { .. } => Stop::Changed(error),
         }
     }
@@ -72,6 +78,7 @@ pub(crate) fn failed(fault: Fault, code: &str, message: String) -> Failed {
         lines: None,
         vertex: None,
         exit_code: None,
+        outputs: Vec::new(),
     }
 }
 
@@ -93,7 +100,7 @@ pub(crate) async fn drive(build: Arc<Build>, parts: DriverParts) -> Driven {
     match end {
         Ok(end) => end,
         Err(Stop::Ended) => Driven::Dropped,
-        Err(Stop::Failed(failed)) => Driven::Over(Box::new(Outcome::Failed(failed))),
+        Err(Stop::Failed(failed)) => Driven::Over(Box::new(Outcome::Failed(*failed))),
         Err(Stop::Changed(error)) => {
             let failed = failed(Fault::Request, "CONTEXT_CHANGED", error.to_string());
             let hint = "start the build again when nothing writes to the file".to_owned();
@@ -168,7 +175,10 @@ impl Driver {
             let needs = match planned? {
                 Planned::Ready(plan) => {
                     for (line, text) in &plan.warnings {
-                        let short = format!("{text} (line {line})");
+                        let short = match line {
+                            Some(line) => format!("{text} (line {line})"),
+                            None => text.clone(),
+                        };
                         let warning = Warning { vertex, short, detail: Vec::new(), url: None };
                         self.build.tell(Update::Warning(warning));
                     }
@@ -183,7 +193,7 @@ impl Driver {
         }
         let message =
             format!("the plan asked for sources in more than {} rounds", limits::PLAN_ROUNDS_MAX);
-        Err(Stop::Failed(failed(Fault::Request, "PLAN_ROUNDS", message)))
+        Err(Stop::failed(failed(Fault::Request, "PLAN_ROUNDS", message)))
     }
 
     /// Looks for all sources of a round at once.
@@ -334,10 +344,10 @@ async fn plan_once(request: &Arc<Request>, sources: &Arc<Sources>) -> Result<Pla
     let planned = tokio::task::spawn_blocking(move || plan(&request, &sources)).await;
     match planned {
         Ok(Ok(planned)) => Ok(planned),
-        Ok(Err(error)) => Err(Stop::Failed(plan_failed(&error))),
+        Ok(Err(error)) => Err(Stop::failed(plan_failed(&error))),
         Err(error) => {
             let message = format!("the planner stopped: {error}");
-            Err(Stop::Failed(failed(Fault::Bug, "PLANNER", message)))
+            Err(Stop::failed(failed(Fault::Bug, "PLANNER", message)))
         }
     }
 }
@@ -350,7 +360,7 @@ fn refuse_foreign(plan: &Plan, run: &BTreeSet<StepIndex>, own: &Platform) -> Res
     let message = format!("a RUN for {} cannot run on this machine, which is {own}", step.platform);
     let hint = "submit the build to a cluster that has a worker of that platform".to_owned();
     let failed = failed(Fault::Request, "PLATFORM", message);
-    Err(Stop::Failed(Failed { hint: Some(hint), lines: Some(step.lines), ..failed }))
+    Err(Stop::failed(Failed { hint: Some(hint), lines: Some(step.lines), ..failed }))
 }
 
 fn plan_failed(error: &PlanError) -> Failed {

@@ -11,7 +11,7 @@ use dcbuild_oci::{Descriptor, ImageRef};
 use dcbuild_plan as plan;
 use dcbuild_proto::document::{Answer, Question};
 use dcbuild_registry::{
-    BlobStream, Credential, CredentialError, CredentialSource, FetchedManifest, ImageSource,
+    BlobStream, Credential, CredentialError, CredentialSource, FetchedManifest, ImageSource, Login,
     PullError, RegistryClient, RegistryConfig, ResolvedImage, Secret,
 };
 use dcbuild_store::{NamedImage, StoreError};
@@ -26,16 +26,19 @@ struct ClientCredentials(Arc<Build>);
 
 #[async_trait]
 impl CredentialSource for ClientCredentials {
-    async fn credential(&self, registry: &str) -> Result<Option<Credential>, CredentialError> {
+    async fn credential(&self, registry: &str) -> Result<Option<Login>, CredentialError> {
         // A build that ended gets no credentials; the pull then fails by itself.
         let found = self.0.credentials(registry).await.ok().flatten();
         Ok(found.map(|found| {
-            if found.identity_token.is_empty() {
+            let credential = if !found.identity_token.is_empty() {
+                Credential::Identity { token: Secret::new(found.identity_token) }
+            } else if !found.registry_token.is_empty() {
+                Credential::Bearer { token: Secret::new(found.registry_token) }
+            } else {
                 let password = Secret::new(found.password);
                 Credential::Basic { username: found.username, password }
-            } else {
-                Credential::Identity { token: Secret::new(found.identity_token) }
-            }
+            };
+            Login { credential, source: found.source }
         }))
     }
 }

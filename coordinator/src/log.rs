@@ -69,6 +69,9 @@ pub enum Entry {
         build: BuildId,
         /// The step; none for an output.
         step: Option<StepIndex>,
+        /// The output; none for a step.
+        #[serde(default)]
+        output: Option<u32>,
         /// Why.
         error: StepError,
     },

@@ -245,7 +245,7 @@ pub struct Lease {
 }
 
 /// Credentials of a registry.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RegistryCredentials {
     /// The user.
@@ -254,6 +254,12 @@ pub struct RegistryCredentials {
     pub password: String,
     /// The identity token; empty if there is none.
     pub identity_token: String,
+    /// A token that the registry takes as it is; empty if there is none.
+    #[serde(default)]
+    pub registry_token: String,
+    /// Where they come from, for people.
+    #[serde(default)]
+    pub source: String,
 }
 
 impl std::fmt::Debug for RegistryCredentials {
@@ -378,6 +384,9 @@ pub struct Failed {
     pub vertex: Option<String>,
     /// The exit code of the user's command, where that is what failed.
     pub exit_code: Option<i32>,
+    /// What was made all the same, in the order of the submission; empty where nothing was.
+    #[serde(default)]
+    pub outputs: Vec<Option<OutputResult>>,
 }
 
 /// How a build's steps went.

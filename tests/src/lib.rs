@@ -6,6 +6,8 @@
 
 pub mod base;
 pub mod cluster;
+pub mod disk;
+pub mod docker;
 pub mod files;
 pub mod golden;
 pub mod home;

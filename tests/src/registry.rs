@@ -16,6 +16,9 @@ use crate::wait::wait_for;
 
 const PROGRAM: &str = "/usr/bin/docker-registry";
 
+/// A line of a file of users: the password is `hunter2`.
+const BOB: &str = "bob:$2y$05$abcdefghijklmnopqrstuuoXuKqgZXLiJqzfmMXDDhSFPIvxV7t8.\n";
+
 /// A port that nobody uses at the moment.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
@@ -43,6 +46,20 @@ pub struct Registry {
 impl Registry {
     /// Starts one.
     pub fn start() -> Registry {
+        Registry::start_with(|_| String::new())
+    }
+
+    /// Starts one that lets in nobody but `bob` with the password `hunter2`.
+    pub fn with_login() -> Registry {
+        Registry::start_with(|folder| {
+            let users = folder.join("users");
+            std::fs::write(&users, BOB).unwrap();
+            format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", users.display())
+        })
+    }
+
+    /// Starts one with more lines of configuration, which may name files of its folder.
+    fn start_with(more: impl FnOnce(&Path) -> String) -> Registry {
         assert!(
             Path::new(PROGRAM).exists(),
             "there is no {PROGRAM}: apt-get install docker-registry, or `cargo xtask setup`"
@@ -53,7 +70,7 @@ impl Registry {
             "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n  \
              delete:\n    enabled: true\nhttp:\n  addr: {host}\n",
             folder.path().join("data").display()
-        );
+        ) + &more(folder.path());
         let file = folder.path().join("config.yml");
         std::fs::write(&file, config).unwrap();
         let mut command = Command::new(PROGRAM);

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dcbuild_proto::document::Lease;
-use dcbuild_registry::StaticCredentials;
-use dcbuild_registry::{Anonymous, Credential, CredentialSource, RegistryClient, Secret};
+use dcbuild_proto::document::{Lease, RegistryCredentials};
+use dcbuild_registry::{
+    Anonymous, Credential, CredentialSource, Login, RegistryClient, Secret, StaticCredentials,
+};
 use dcbuild_sandbox::{IsolatedConfig, Sandbox, SandboxConfig, has_way_out, remove_groups};
 use dcbuild_snapshot::Snapshots;
 use dcbuild_store::KeyLocks;
@@ -84,17 +85,8 @@ impl Shared {
         let credentials: Arc<dyn CredentialSource> = if lease.credentials.is_empty() {
             Arc::new(Anonymous)
         } else {
-            let entries = lease.credentials.iter().map(|(host, given)| {
-                let credential = if given.identity_token.is_empty() {
-                    Credential::Basic {
-                        username: given.username.clone(),
-                        password: Secret::new(given.password.clone()),
-                    }
-                } else {
-                    Credential::Identity { token: Secret::new(given.identity_token.clone()) }
-                };
-                (host.clone(), credential)
-            });
+            let entries =
+                lease.credentials.iter().map(|(host, given)| (host.clone(), login(given)));
             Arc::new(StaticCredentials::new(entries))
         };
         RegistryClient::new(self.config.registries.clone(), credentials)
@@ -178,4 +170,18 @@ pub(crate) fn can_snapshot() -> bool {
 fn make_folder(path: &Path) -> Result<(), WorkerError> {
     std::fs::create_dir_all(path)
         .map_err(|source| WorkerError::Folder { path: path.into(), source })
+}
+
+/// Credentials that came with a lease, as those who use them know them.
+fn login(given: &RegistryCredentials) -> Login {
+    let secret = |text: &String| Secret::new(text.clone());
+    let credential = if !given.identity_token.is_empty() {
+        Credential::Identity { token: secret(&given.identity_token) }
+    } else if !given.registry_token.is_empty() {
+        Credential::Bearer { token: secret(&given.registry_token) }
+    } else {
+        let password = secret(&given.password);
+        Credential::Basic { username: given.username.clone(), password }
+    };
+    Login { credential, source: given.source.clone() }
 }

@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use dcbuild_model::{AttemptId, BuildId, Fault, StepIndex, WorkerId};
 use dcbuild_progress::{Update, VertexState, Warning};
 use dcbuild_proto::document;
-use dcbuild_scheduler::{Action, Event, How, InfraFault, Lease, Made, Note, StepFault, Work};
+use dcbuild_scheduler::{
+    Action, Event, Failure, How, InfraFault, Lease, Made, Note, StepFault, Work,
+};
 
+use super::ends::infra;
 use super::{Attempt, Book, Effect, Order, Piece, Settled, Settling};
 use crate::lease::{self, Lacking};
 
@@ -39,6 +42,9 @@ impl Book {
                     active.outputs.insert(output.0, made);
                 }
                 self.complete(build, Piece::Output(output.0));
+            }
+            Action::OutputFailed { build, output, failure } => {
+                self.output_failed(build, output.0, failure);
             }
             Action::Note { build, note } => self.note(build, note),
             Action::BuildEnded { build, outcome } => self.build_ended(build, outcome),
@@ -174,28 +180,42 @@ impl Book {
         self.tell_piece(build, piece, VertexState::Done { started, completed });
     }
 
+    /// An output is shown as failed at once; the build ends when the others are over.
+    fn output_failed(&mut self, build: BuildId, output: u32, failure: Failure) {
+        let Some(active) = self.builds.get_mut(&build) else { return };
+        active.failures.insert(output, failure);
+        let piece = Piece::Output(output);
+        let completed = self.now.wall;
+        let started = active.running.get(&piece).copied().unwrap_or(completed);
+        let error = active.story(piece, failure);
+        self.tell_piece(build, piece, VertexState::Failed { started, completed, error });
+    }
+
     fn note(&mut self, build: BuildId, note: Note) {
-        let (step, short) = match note {
-            Note::NoWorker { platform, requests: _ } => {
-                let what = platform.map_or_else(String::new, |it| format!(" for {it}"));
-                (None, format!("no worker{what} is there; the build waits"))
-            }
-            Note::Retry { step, fault, attempts, attempts_max } => {
+        let (piece, short) = match note {
+            Note::Retry { part, fault, attempts, attempts_max } => {
                 self.tally.retries += 1;
-                let cause = super::ends::infra(fault);
-                (step, format!("attempt {attempts} of {attempts_max} was lost to {cause}"))
+                let piece = super::piece_of(part);
+                let mut words =
+                    format!("attempt {attempts} of {attempts_max} was lost to {}", infra(fault));
+                let told = self.builds.get(&build).and_then(|active| active.errors.get(&piece));
+                if let Some(told) = told.filter(|_| fault != InfraFault::WorkerLost) {
+                    words = format!("{words}: {}", told.message);
+                }
+                (Some(piece), words)
             }
             Note::Withdrawn { step } => {
                 if let Some(active) = self.builds.get_mut(&build) {
                     active.results.remove(&step);
                 }
                 self.tell_piece(build, Piece::Step(step), VertexState::Waiting);
-                (Some(step), "its result was lost; it is made again if it is needed".to_owned())
+                let words = "its result was lost; it is made again if it is needed".to_owned();
+                (Some(Piece::Step(step)), words)
             }
         };
         let Some(active) = self.builds.get(&build) else { return };
-        let first = || active.planned.as_ref()?.plan.state;
-        let vertex = step.or_else(first).and_then(|step| active.step_vertex(step));
+        let target = || active.planned.as_ref()?.plan.state.map(Piece::Step);
+        let vertex = piece.or_else(target).and_then(|piece| active.piece_vertex(piece));
         let vertex = vertex.unwrap_or_else(|| dcbuild_progress::VertexId::of("build"));
         let warning = Warning { vertex, short, detail: Vec::new(), url: None };
         self.tell(build, Update::Warning(warning));

@@ -2,7 +2,7 @@
 
 use dcbuild_model::{BuildId, Fault, UnixTime};
 use dcbuild_progress::VertexState;
-use dcbuild_proto::document::{Failed, Outcome, StepErrorKind, Summary};
+use dcbuild_proto::document::{Failed, Outcome, OutputKind, OutputResult, StepErrorKind, Summary};
 use dcbuild_scheduler as scheduler;
 use dcbuild_scheduler::{CancelledBy, Failure, How};
 
@@ -32,6 +32,7 @@ impl Book {
             return;
         }
         let desk = active.desk.clone();
+        self.end_wait(build, None);
         let failed = match &outcome {
             Outcome::Failed(Failed { vertex: Some(vertex), message, .. }) => {
                 Some((vertex.clone(), message.clone()))
@@ -104,7 +105,8 @@ impl Book {
         active.assembled.clear();
         active.outputs.clear();
         active.packs.clear();
-        active.error = None;
+        active.errors.clear();
+        active.failures.clear();
         self.followers.retain(|(owner, _), _| *owner != build);
         // A record that no build uses is the store's alone.
         self.records.retain(|_, record| std::sync::Arc::strong_count(record) > 1);
@@ -174,20 +176,18 @@ impl Active {
 
     fn failed(&self, failure: Failure) -> Failed {
         let piece = match failure {
-            Failure::Step { step, .. } | Failure::AttemptsExhausted { step: Some(step), .. } => {
-                Some(Piece::Step(step))
+            Failure::Step { step, .. } => Piece::Step(step),
+            Failure::InputsExhausted { input } => Piece::Step(input),
+            Failure::Output { output, .. } => Piece::Output(output.0),
+            Failure::AttemptsExhausted { part, .. } => super::piece_of(part),
+        };
+        let told = self.errors.get(&piece);
+        let planned = match piece {
+            Piece::Step(step) => {
+                self.planned.as_ref().and_then(|it| it.plan.steps.get(step.index()))
             }
-            Failure::InputsExhausted { input } => Some(Piece::Step(input)),
-            Failure::Output { output, .. } => Some(Piece::Output(output.0)),
-            Failure::AttemptsExhausted { step: None, .. } => None,
+            Piece::Output(_) => None,
         };
-        let step = match piece {
-            Some(Piece::Step(step)) => Some(step),
-            _ => None,
-        };
-        let told = self.error.as_ref().filter(|(at, _)| *at == step).map(|(_, error)| error);
-        let message = told.map_or_else(|| plain(failure), |error| error.message.clone());
-        let planned = step.and_then(|at| self.planned.as_ref()?.plan.steps.get(at.index()));
         let exit_code = match failure {
             Failure::Step { fault: scheduler::StepFault::Exit { code }, .. } => Some(code),
             _ => None,
@@ -196,15 +196,59 @@ impl Active {
             Some(StepErrorKind::Internal {}) => Fault::Bug,
             _ => failure.fault(),
         };
+        let message = match piece {
+            Piece::Step(_) => self.story(piece, failure),
+            Piece::Output(_) => self.failed_outputs(),
+        };
         Failed {
             fault,
             code: failure.code().into(),
             message,
             hint: told.and_then(|error| error.hint.clone()),
             lines: planned.map(|step| step.lines),
-            vertex: piece.and_then(|piece| self.piece_vertex(piece)).map(|it| it.to_string()),
+            vertex: self.piece_vertex(piece).map(|it| it.to_string()),
             exit_code,
+            outputs: self.made_outputs(),
         }
+    }
+
+    /// Why a piece failed: in the worker's words, where they are there.
+    pub(super) fn story(&self, piece: Piece, failure: Failure) -> String {
+        self.errors.get(&piece).map_or_else(|| plain(failure), |error| error.message.clone())
+    }
+
+    /// What is to be said of all outputs that failed; where there are several, each by its name.
+    fn failed_outputs(&self) -> String {
+        let specs = &self.desk.submission.outputs;
+        let stories = self.failures.iter().map(|(output, failure)| {
+            let story = self.story(Piece::Output(*output), *failure);
+            let spec = usize::try_from(*output).ok().and_then(|at| specs.get(at));
+            match spec.filter(|_| specs.len() > 1) {
+                Some(spec) => format!("{} failed: {story}", output_name(&spec.kind)),
+                None => story,
+            }
+        });
+        stories.collect::<Vec<_>>().join("; ")
+    }
+
+    /// What was made of the outputs, if anything was.
+    fn made_outputs(&self) -> Vec<Option<OutputResult>> {
+        let outputs = (0..).zip(&self.desk.submission.outputs);
+        if self.outputs.is_empty() {
+            return Vec::new();
+        }
+        outputs.map(|(output, _)| self.outputs.get(&output).cloned()).collect()
+    }
+}
+
+/// An output, as a person who asked for several tells it from the others.
+fn output_name(kind: &OutputKind) -> String {
+    match kind {
+        OutputKind::Image { names, push, .. } => {
+            let what = if *push { "push of image" } else { "image" };
+            format!("{what} {}", names.join(", ")).trim_end().to_owned()
+        }
+        OutputKind::Files {} => "output of files".to_owned(),
     }
 }
 

@@ -182,29 +182,32 @@ impl Book {
     }
 
     fn failed(&mut self, fence: Fence, step: Option<StepIndex>, error: StepError) {
-        let Some(build) = self.attempts.get(&fence.attempt).map(|it| it.lease.build) else {
-            return;
+        let Some(lease) = self.attempts.get(&fence.attempt).map(|it| &it.lease) else { return };
+        let build = lease.build;
+        let output = match &lease.work {
+            Work::Output(output) if step.is_none() => Some(output.0),
+            Work::Output(_) | Work::Steps(_) => None,
         };
         let fault = fault_of(error.kind);
-        self.record(Entry::Failed { build, step, error });
+        self.record(Entry::Failed { build, step, output, error });
         match step {
             Some(step) => self.apply(Event::StepFailed { fence, step, fault }),
             None => self.apply(Event::OutputFailed { fence, fault }),
         };
     }
 
-    /// Notes why a step failed, for its own build and those that share it.
-    pub(super) fn take_error(&mut self, build: BuildId, step: Option<StepIndex>, error: StepError) {
-        let viewers = match step {
-            None => vec![(build, None)],
-            Some(step) => {
+    /// Notes why a piece failed, for its own build and those that share it.
+    pub(super) fn take_error(&mut self, build: BuildId, piece: Piece, error: StepError) {
+        let viewers = match piece {
+            Piece::Output(_) => vec![(build, piece)],
+            Piece::Step(step) => {
                 let viewers = self.viewers((build, step)).into_iter();
-                viewers.map(|(build, step)| (build, Some(step))).collect()
+                viewers.map(|(build, step)| (build, Piece::Step(step))).collect()
             }
         };
-        for (build, step) in viewers {
+        for (build, piece) in viewers {
             if let Some(active) = self.builds.get_mut(&build) {
-                active.error = Some((step, error.clone()));
+                active.errors.insert(piece, error.clone());
             }
         }
     }

@@ -296,10 +296,13 @@ impl Attendance {
                     username: found.username.clone(),
                     password: text(&found.password)?,
                     identity_token: text(&found.identity_token)?,
+                    registry_token: text(&found.registry_token)?,
+                    source: found.source.clone(),
                 };
                 let some = !credentials.username.is_empty()
                     || !credentials.password.is_empty()
-                    || !credentials.identity_token.is_empty();
+                    || !credentials.identity_token.is_empty()
+                    || !credentials.registry_token.is_empty();
                 (found.question, Reply::Credentials(some.then_some(credentials)))
             }
             Some(Message::Attach(_)) => {

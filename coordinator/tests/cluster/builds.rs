@@ -174,6 +174,7 @@ async fn a_failed_command_fails_its_build_with_all_that_is_known() {
             lines: Some((3, 3)),
             vertex: Some(step.step.recipe.to_string()),
             exit_code: Some(3),
+            outputs: Vec::new(),
         }
     );
     assert!(client.seen.contains(&"failed: [2/2] RUN [\"/a\"]".to_owned()));

@@ -145,11 +145,17 @@ impl Cluster {
         let attach = pb::Attach { build: build.to_string(), from_event: 0, answers: true, secrets };
         tx.send(message(pb::client_message::Message::Attach(attach))).await.unwrap();
         let events = self.builds().attend(ReceiverStream::new(rx)).await.unwrap().into_inner();
-        Client { tx, events, seen: Vec::new(), changes: 0 }
+        Client { tx, events, seen: Vec::new(), about: Vec::new(), changes: 0 }
     }
 
     pub(crate) async fn worker(&self, number: u128, running: &[&Lease]) -> Worker {
         self.worker_that_says(number, running, Vec::new()).await
+    }
+
+    /// A worker of another platform.
+    pub(crate) async fn worker_of(&self, number: u128, platform: &str) -> Worker {
+        let hello = pb::Hello { platforms: vec![platform.to_owned()], ..hello(number, &[]) };
+        self.joined(hello, Vec::new()).await
     }
 
     /// A worker that says again what may not have been heard in its last session.
@@ -159,16 +165,12 @@ impl Cluster {
         running: &[&Lease],
         kept: Vec<Report>,
     ) -> Worker {
-        let id = WorkerId::from_bits(number);
+        self.joined(hello(number, running), kept).await
+    }
+
+    async fn joined(&self, hello: pb::Hello, kept: Vec<Report>) -> Worker {
+        let (id, platform) = (hello.worker.parse().unwrap(), hello.platforms.join(" and "));
         let (tx, rx) = mpsc::channel(16);
-        let hello = pb::Hello {
-            worker: id.to_string(),
-            slots: 2,
-            platforms: vec![Platform { os: "linux".into(), ..Platform::host() }.to_string()],
-            memory_bytes: 0,
-            cpu_millis: 0,
-            running: running.iter().map(|lease| lease.attempt.to_string()).collect(),
-        };
         tx.send(report(Report::Hello(hello))).await.unwrap();
         for said in kept {
             tx.send(report(said)).await.unwrap();
@@ -186,9 +188,20 @@ impl Cluster {
                 }
             }
         });
-        let mut worker = Worker { id, tx, orders, alive, client };
+        let mut worker = Worker { id, platform, tx, orders, alive, client };
         assert!(matches!(worker.order().await, Order::Welcome(_)));
         worker
+    }
+}
+
+fn hello(number: u128, running: &[&Lease]) -> pb::Hello {
+    pb::Hello {
+        worker: WorkerId::from_bits(number).to_string(),
+        slots: 2,
+        platforms: vec![Platform { os: "linux".into(), ..Platform::host() }.to_string()],
+        memory_bytes: 0,
+        cpu_millis: 0,
+        running: running.iter().map(|lease| lease.attempt.to_string()).collect(),
     }
 }
 
@@ -208,6 +221,8 @@ pub(crate) struct Client {
     pub(crate) seen: Vec<String>,
     /// How often a file changes before it is packed.
     pub(crate) changes: usize,
+    /// What it was about, as far as it was about a vertex.
+    about: Vec<String>,
 }
 
 impl Client {
@@ -215,6 +230,7 @@ impl Client {
         let event = timeout(PATIENCE, self.events.message()).await.expect("an event").ok()??;
         let event = event.event.unwrap();
         self.seen.push(show(&event));
+        self.about.push(about(&event));
         Some(event)
     }
 
@@ -242,6 +258,12 @@ impl Client {
                 None => panic!("no '{wanted}' in {:#?}", self.seen),
             }
         }
+    }
+
+    /// The vertex that the last line is about which ends like this.
+    pub(crate) fn vertex_of(&self, line: &str) -> &str {
+        let at = self.seen.iter().rposition(|seen| seen.ends_with(line)).unwrap();
+        &self.about[at]
     }
 
     async fn answer(&mut self, question: &pb::Question) {
@@ -281,6 +303,14 @@ impl Client {
     }
 }
 
+fn about(event: &Event) -> String {
+    match event {
+        Event::Vertex(vertex) => vertex.id.clone(),
+        Event::Warning(warning) => warning.vertex.clone(),
+        _ => String::new(),
+    }
+}
+
 fn show(event: &Event) -> String {
     match event {
         Event::Question(question) => {
@@ -306,6 +336,7 @@ fn show(event: &Event) -> String {
 /// A worker that does as a test says.
 pub(crate) struct Worker {
     pub(crate) id: WorkerId,
+    platform: String,
     tx: mpsc::Sender<pb::WorkerReport>,
     orders: Streaming<pb::WorkerOrder>,
     alive: CancellationToken,
@@ -313,6 +344,10 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
+    pub(crate) fn platform(&self) -> String {
+        self.platform.clone()
+    }
+
     /// Ends the renewals; the session stays open.
     pub(crate) fn fall_silent(&self) {
         self.alive.cancel();

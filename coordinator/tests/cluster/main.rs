@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "test")]
 
 mod builds;
+mod ends;
 mod harness;
 mod restart;
 mod sharing;

@@ -10,8 +10,8 @@ use dcbuild_model::{BlobDigest, BuildId, ManifestDigest, ParsePlatformError, Pla
 use dcbuild_oci::LayoutRef;
 use dcbuild_proto::document::{Answer, Question, RegistryCredentials};
 use dcbuild_registry::{
-    Credential, CredentialSource as _, DockerConfig, ImageSource as _, LayoutOpenError, OciLayout,
-    PullError,
+    Credential, CredentialSource as _, DockerConfig, ImageSource as _, LayoutOpenError, Login,
+    OciLayout, PullError, Secret,
 };
 use dcbuild_store::{BlobStore, LayerIndex, StoreError, stream_of};
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -120,33 +120,35 @@ impl Sources {
 
     /// Docker's credentials of a registry; what fails on the way counts as none, for most images need none.
     async fn credentials(&self, host: &str) -> RegistryCredentials {
-        let none = || RegistryCredentials {
-            username: String::new(),
-            password: String::new(),
-            identity_token: String::new(),
-        };
-        let Some(folder) = &self.docker_config else { return none() };
+        let none = RegistryCredentials::default();
+        let Some(folder) = &self.docker_config else { return none };
         let found = match DockerConfig::load(&folder.join("config.json")).await {
             Ok(config) => config.credential(host).await,
             Err(error) => Err(error),
         };
         match found {
-            Ok(Some(Credential::Basic { username, password })) => {
-                RegistryCredentials { username, password: password.reveal().to_owned(), ..none() }
-            }
-            Ok(Some(Credential::Identity { token })) => {
-                RegistryCredentials { identity_token: token.reveal().to_owned(), ..none() }
-            }
-            Ok(Some(Credential::Bearer { .. })) => {
-                tracing::warn!(host, "a registry token of docker's configuration is not used");
-                none()
-            }
-            Ok(None) => none(),
+            Ok(Some(login)) => credentials_of(login),
+            Ok(None) => none,
             Err(error) => {
                 tracing::warn!(host, error = chain(&error), "no credentials");
-                none()
+                none
             }
         }
+    }
+}
+
+fn credentials_of(login: Login) -> RegistryCredentials {
+    let Login { credential, source } = login;
+    let none = RegistryCredentials { source, ..RegistryCredentials::default() };
+    let text = |secret: Secret| secret.reveal().to_owned();
+    match credential {
+        Credential::Basic { username, password } => {
+            RegistryCredentials { username, password: text(password), ..none }
+        }
+        Credential::Identity { token } => {
+            RegistryCredentials { identity_token: text(token), ..none }
+        }
+        Credential::Bearer { token } => RegistryCredentials { registry_token: text(token), ..none },
     }
 }
 

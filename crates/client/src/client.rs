@@ -1,5 +1,6 @@
 //! One build from its submission to its end, and the smaller things that a coordinator is asked.
 
+pub(crate) mod delivery;
 mod follow;
 
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use dcbuild_model::{BuildId, Fault, limits};
 use dcbuild_oci::LayoutRef;
 use dcbuild_process::{Clock, Env, Hint, SystemClock};
 use dcbuild_progress::Mode;
-use dcbuild_proto::document::{Outcome, OutputResult, Submission};
+use dcbuild_proto::document::{Outcome, Submission};
 use dcbuild_remote::RemoteStore;
 use dcbuild_store::{BlobStore, LayerIndex};
 use tokio_util::sync::CancellationToken;
@@ -20,9 +21,8 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
 
 use crate::answer::Sources;
-use crate::deliver::{DOCKER_HOST, DeliverError, Deliverer, title, write_file};
-use crate::ending::{conclude, failed};
-use crate::metadata::{image_id, metadata};
+use crate::deliver::{DOCKER_HOST, DeliverError};
+use crate::ending::{Ending, conclude, failed};
 use crate::output::ClientOutput;
 use crate::prepare::Prepared;
 use crate::rpc::{Builds, ListedBuild, ListedImage, RpcError};
@@ -62,7 +62,7 @@ impl Hint for ClientError {
     fn hint(&self) -> Option<String> {
         match self {
             ClientError::Rpc(error) => error.hint(),
-            ClientError::Deliver(_) => None,
+            ClientError::Deliver(error) => error.hint(),
             ClientError::Terminal => {
                 Some("give dest=FILE, or send standard output elsewhere".into())
             }
@@ -245,19 +245,24 @@ impl Client {
                 return Err(error.into());
             }
         };
-        let delivered = match &outcome {
-            Outcome::Done { outputs, .. } => self.deliver(request, outputs, show, stop).await,
-            _ => Ok(true),
+        let made = match &outcome {
+            Outcome::Done { outputs, .. } => outputs.iter().cloned().map(Some).collect(),
+            Outcome::Failed(failed) => failed.outputs.clone(),
+            Outcome::Planned { .. } | Outcome::Canceled { .. } => Vec::new(),
         };
+        let delivery = self.deliver(request, &made, show, stop).await;
         show.finish();
-        if !delivered? {
+        if delivery.stopped {
             show.write("error: interrupted\n");
             return Ok(left());
         }
-        if matches!(outcome, Outcome::Done { .. }) {
+        if let Outcome::Done { outputs, .. } = &outcome
+            && delivery.errors.is_empty()
+        {
+            self.tell(request, outputs)?;
             show.sum_up();
         }
-        Ok(conclude(request, outcome, show, stop))
+        Ok(conclude(request, outcome, &delivery, (show, stop)))
     }
 
     fn sources(&self, build: BuildId, layouts: BTreeMap<String, LayoutRef>) -> Sources {
@@ -281,37 +286,6 @@ impl Client {
                 done => return done,
             }
         }
-    }
-
-    /// Puts all outputs where they belong; false if that was stopped.
-    async fn deliver(
-        &self,
-        request: &BuildRequest,
-        made: &[OutputResult],
-        show: &mut Show<'_>,
-        stop: &CancellationToken,
-    ) -> Result<bool, DeliverError> {
-        let deliverer = Deliverer {
-            blobs: self.blobs.clone(),
-            docker_host: self.config.docker_host.clone(),
-            working: self.config.working.clone(),
-        };
-        for (output, made) in request.outputs.iter().zip(made) {
-            let Some(title) = title(output) else { continue };
-            let work = show.during(&title, deliverer.deliver(output, made));
-            match stop.run_until_cancelled(work).await {
-                Some(done) => done?,
-                None => return Ok(false),
-            }
-        }
-        if let (Some(path), Some(id)) = (&request.iidfile, image_id(made)) {
-            write_file(&self.config.working.join(path), id.as_bytes())?;
-        }
-        if let Some(path) = &request.metadata_file {
-            let text = metadata(request.id, made);
-            write_file(&self.config.working.join(path), text.as_bytes())?;
-        }
-        Ok(true)
     }
 
     /// Follows a build from its first event on, and gives it the credentials that it asks for; `stop` leaves it alone.
@@ -352,7 +326,8 @@ impl Client {
             Followed::Ended(outcome) => *outcome,
             Followed::Left => return Ok(left()),
         };
-        let code = failed(&outcome, None, &mut show, stop).unwrap_or(0);
+        let ending = Ending { request: None, notes: Vec::new() };
+        let code = failed(&outcome, ending, &mut show, stop).unwrap_or(0);
         Ok(Ended { outcome: Some(outcome), stdout: String::new(), code })
     }
 

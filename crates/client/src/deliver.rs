@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use dcbuild_model::{BlobDigest, Digest, Fault, LayerDigest, limits};
 use dcbuild_oci::{Descriptor, ImageRef, ParseReferenceError};
+use dcbuild_process::Hint;
 use dcbuild_proto::document::{OutputLayer, OutputResult};
 use dcbuild_registry::{
     ArchiveImage, BlobReader, ByteStream, BytesBlob, LoadError, WriteError, docker_load,
@@ -78,6 +79,15 @@ impl DeliverError {
             DeliverError::Load(error) => error.fault(),
             DeliverError::File { .. } | DeliverError::Unpack { .. } => Fault::Request,
             DeliverError::Stopped(_) => Fault::Cluster,
+        }
+    }
+}
+
+impl Hint for DeliverError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            DeliverError::Load(error) => error.hint(),
+            _ => None,
         }
     }
 }

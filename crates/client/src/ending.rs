@@ -5,6 +5,7 @@ use dcbuild_progress::{Excerpt, Failure, Mode, VertexId, quiet_line};
 use dcbuild_proto::document::{Failed, Outcome};
 use tokio_util::sync::CancellationToken;
 
+use crate::client::delivery::Delivery;
 use crate::client::{BuildRequest, Ended, INTERRUPTED};
 use crate::metadata::image_id;
 use crate::show::{Show, Tail};
@@ -16,12 +17,19 @@ const CACHE_ONLY: &str = "No output was asked for: the result stays in the build
 pub(crate) fn conclude(
     request: &BuildRequest,
     outcome: Outcome,
-    show: &mut Show<'_>,
-    stop: &CancellationToken,
+    delivery: &Delivery,
+    (show, stop): (&mut Show<'_>, &CancellationToken),
 ) -> Ended {
-    let code = failed(&outcome, Some(&request.submission.request), show, stop).unwrap_or(0);
+    let ending = Ending { request: Some(&request.submission.request), notes: delivery.notes() };
+    let mut code = failed(&outcome, ending, show, stop);
+    if let Some((failure, own)) = delivery.failure() {
+        show.write(&failure.render());
+        code = code.or(Some(own));
+    }
     let mut stdout = String::new();
-    if let Outcome::Done { outputs, .. } = &outcome {
+    if let Outcome::Done { outputs, .. } = &outcome
+        && code.is_none()
+    {
         if let (Mode::Quiet, Some(id)) = (request.mode, image_id(outputs)) {
             stdout = quiet_line(&id);
         }
@@ -30,19 +38,27 @@ pub(crate) fn conclude(
             show.write(CACHE_ONLY);
         }
     }
-    Ended { outcome: Some(outcome), stdout, code }
+    Ended { outcome: Some(outcome), stdout, code: code.unwrap_or(0) }
+}
+
+/// What is known beside a build's outcome.
+pub(crate) struct Ending<'a> {
+    /// What was asked, for the lines of the Dockerfile.
+    pub(crate) request: Option<&'a Request>,
+    /// What else is to be said.
+    pub(crate) notes: Vec<String>,
 }
 
 /// Prints why a build failed, if it did, and says the exit code for that.
 pub(crate) fn failed(
     outcome: &Outcome,
-    request: Option<&Request>,
+    ending: Ending<'_>,
     show: &mut Show<'_>,
     stop: &CancellationToken,
 ) -> Option<u8> {
     let (block, code) = match outcome {
         Outcome::Done { .. } | Outcome::Planned { .. } => return None,
-        Outcome::Failed(failed) => (failure(failed, request, show), failed.fault.exit_code()),
+        Outcome::Failed(failed) => (failure(failed, ending, show), failed.fault.exit_code()),
         Outcome::Canceled { reason } => {
             let error = format!("the build was cancelled: {reason}");
             let code = if stop.is_cancelled() { INTERRUPTED } else { 1 };
@@ -54,11 +70,11 @@ pub(crate) fn failed(
 }
 
 /// Puts a failure together: the step's last lines, the lines of the Dockerfile, the story and the hint.
-fn failure(failed: &Failed, request: Option<&Request>, show: &Show<'_>) -> Failure {
+fn failure(failed: &Failed, ending: Ending<'_>, show: &Show<'_>) -> Failure {
     let vertex = failed.vertex.as_ref().and_then(|id| id.parse().ok()).map(VertexId);
     let tail = vertex.and_then(|id| show.tail(&id));
     let line = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
-    let excerpt = failed.lines.zip(request).map(|((first, last), request)| Excerpt {
+    let excerpt = failed.lines.zip(ending.request).map(|((first, last), request)| Excerpt {
         file: request.filename.clone(),
         text: request.dockerfile.clone(),
         first: line(first),
@@ -70,6 +86,7 @@ fn failure(failed: &Failed, request: Option<&Request>, show: &Show<'_>) -> Failu
         excerpt,
         error: failed.message.clone(),
         causes: Vec::new(),
+        notes: ending.notes,
         hint: failed.hint.clone(),
     }
 }

@@ -306,6 +306,8 @@ impl Replies {
                 username: found.username,
                 password: found.password.into_bytes().into(),
                 identity_token: found.identity_token.into_bytes().into(),
+                registry_token: found.registry_token.into_bytes().into(),
+                source: found.source,
             }),
         };
         self.send(message).await;

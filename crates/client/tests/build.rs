@@ -348,6 +348,7 @@ async fn a_failure_shows_the_log_the_lines_and_the_hint() {
         lines: Some((2, 2)),
         vertex: Some(VertexId::of("run").to_string()),
         exit_code: Some(1),
+        outputs: Vec::new(),
     };
     let world = world(vec![
         vertex(VertexState::Running { started: BEGIN }),

@@ -85,8 +85,8 @@ pub struct Plan {
     pub state: Option<StepIndex>,
     /// The image that it makes.
     pub image: ImageTemplate,
-    /// What the author should know, with the line where it stands.
-    pub warnings: Vec<(u32, String)>,
+    /// What the author should know, with the line where it stands, if it stands in one.
+    pub warnings: Vec<(Option<u32>, String)>,
 }
 
 /// What planning comes to.

@@ -13,6 +13,7 @@ use dcbuild_model::{Platform, Selection, SelectionForm, StageIndex, StepIndex};
 use dcbuild_oci::ImageConfig;
 
 use crate::env::Env;
+use crate::globals;
 use crate::key::{Parent, Seen, step_key};
 use crate::op::{CopyOp, CopySource, ImageOp, Input, InputSource, Op, WorkdirOp};
 use crate::plan::{HistoryLine, ImageTemplate, Plan, PlanError, Planned, PlannedStage, Step};
@@ -49,7 +50,7 @@ struct Walk<'a> {
     done: BTreeMap<usize, Stage>,
     needs: BTreeSet<Need>,
     epoch: Option<i64>,
-    warnings: Vec<(u32, String)>,
+    warnings: Vec<(Option<u32>, String)>,
 }
 
 pub(crate) fn walk(
@@ -380,6 +381,12 @@ impl Walk<'_> {
             stage.image.os.clone_from(&platform.os);
             stage.image.architecture.clone_from(&platform.arch);
             stage.image.variant.clone_from(&platform.variant);
+        }
+        let declared =
+            self.done.values().flat_map(|stage| &stage.args).map(|(name, _)| name.as_str());
+        let Draft { request, dockerfile, .. } = self.draft;
+        if let Some(text) = globals::unconsumed(request, dockerfile, declared) {
+            self.warnings.push((None, text));
         }
         let config = String::from_utf8(stage.image.to_json()).expect("JSON is UTF-8");
         let stages = self.done.values().map(|stage| PlannedStage {

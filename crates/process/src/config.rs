@@ -91,6 +91,8 @@ pub struct CoordinatorConfig {
     pub data_dir: PathBuf,
     /// Where blobs and records are.
     pub store: StoreConfig,
+    /// How long a build waits for a worker of a platform that is not there.
+    pub no_worker_timeout: Duration,
     /// How long builds may go on after it was asked to stop.
     pub grace: Duration,
 }

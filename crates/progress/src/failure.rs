@@ -39,6 +39,8 @@ pub struct Failure {
     pub error: String,
     /// Why, link by link.
     pub causes: Vec<String>,
+    /// What else is to be known.
+    pub notes: Vec<String>,
     /// What could help.
     pub hint: Option<String>,
 }
@@ -62,6 +64,9 @@ impl Failure {
         line(&mut out, format_args!("error: {}", printable(&self.error)));
         for cause in &self.causes {
             line(&mut out, format_args!("caused by: {}", printable(cause)));
+        }
+        for note in &self.notes {
+            line(&mut out, format_args!("note: {}", printable(note)));
         }
         if let Some(hint) = &self.hint {
             line(&mut out, format_args!("hint: {}", printable(hint)));
@@ -116,6 +121,7 @@ mod tests {
             excerpt: Some(excerpt(3, 3)),
             error: "the command of [build 2/3] ended with exit code 1".into(),
             causes: vec!["it said \x1b]0;so\x07".into()],
+            notes: vec!["out.tar was written all the same".into()],
             hint: Some("run it with --no-cache".into()),
         };
         expect![[r#"
@@ -134,6 +140,7 @@ mod tests {
             --------------------
             error: the command of [build 2/3] ended with exit code 1
             caused by: it said 
+            note: out.tar was written all the same
             hint: run it with --no-cache
         "#]]
         .assert_eq(&failure.render());

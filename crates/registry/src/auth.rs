@@ -13,8 +13,8 @@ use url::Url;
 
 use crate::challenge::{self, Challenge};
 use crate::config::Endpoint;
-use crate::credentials::Credential;
-use crate::error::HttpError;
+use crate::credentials::{Credential, Login};
+use crate::error::{Asked, HttpError};
 use crate::origin::Origin;
 use crate::transport::{Call, Payload, Transport, read_limited};
 
@@ -68,7 +68,8 @@ pub(crate) async fn answer_challenge(
         .filter_map(|value| value.to_str().ok())
         .flat_map(challenge::parse)
         .collect();
-    let credential = transport.credential(endpoint).await?;
+    let login = transport.login(endpoint).await?;
+    let credential = login.as_ref().map(|login| login.credential.clone());
     let bearer = offers.iter().find(|offer| offer.scheme == "bearer");
     let basic = offers.iter().any(|offer| offer.scheme == "basic");
     let long = Duration::from_secs(TOKEN_LIFE_MAX);
@@ -76,9 +77,7 @@ pub(crate) async fn answer_challenge(
         (Some(_), Some(Credential::Bearer { token })) => {
             (header(&endpoint.name, &format!("Bearer {}", token.reveal()))?, long)
         }
-        (Some(offer), _) => {
-            fetch_token(transport, endpoint, offer, scopes, credential.as_ref()).await?
-        }
+        (Some(offer), _) => fetch_token(transport, endpoint, offer, scopes, login.as_ref()).await?,
         (None, Some(Credential::Basic { username, password })) if basic => {
             (header(&endpoint.name, &basic_text(username, password.reveal()))?, long)
         }
@@ -86,6 +85,11 @@ pub(crate) async fn answer_challenge(
     };
     transport.proofs.keep(&endpoint.origin, scopes, value, life);
     Ok(true)
+}
+
+/// Who we said we are when we were refused.
+pub(crate) fn login_words(login: Option<&Login>) -> String {
+    login.map_or_else(|| "asked without credentials: none are known for it".into(), Login::words)
 }
 
 fn basic_text(username: &str, password: &str) -> String {
@@ -107,9 +111,9 @@ async fn fetch_token(
     endpoint: &Endpoint,
     offer: &Challenge,
     scopes: &[String],
-    credential: Option<&Credential>,
+    login: Option<&Login>,
 ) -> Result<(HeaderValue, Duration), HttpError> {
-    let host = endpoint.name.clone();
+    let host = endpoint.whole();
     let realm = offer.params.get("realm").map(String::as_str).unwrap_or_default();
     let refused = |why| HttpError::Location {
         host: host.clone(),
@@ -122,18 +126,24 @@ async fn fetch_token(
         return Err(refused("it would leave TLS"));
     }
     let trusted = endpoint.origin.trusts_realm(&origin) || endpoint.token_origins.contains(&origin);
-    if credential.is_some() && !trusted {
+    if login.is_some() && !trusted {
         tracing::warn!(
             registry = %endpoint.name, realm = %origin,
             "token service is foreign to its registry; no credentials are sent to it unless token_origins lists it"
         );
     }
-    let call = token_call(url, offer, scopes, credential.filter(|_| trusted), &host)?;
+    let credential = login.filter(|_| trusted).map(|login| &login.credential);
+    let call = token_call(url, offer, scopes, credential, &host)?;
     let answer = ask(transport, endpoint, &call).await;
-    answer.map_err(|source| HttpError::Token {
-        host: host.clone(),
-        realm: origin.to_string(),
-        source: Box::new(source),
+    answer.map_err(|source| {
+        let words = match login {
+            Some(_) if !trusted => {
+                "asked without credentials: it is foreign to the registry".into()
+            }
+            login => login_words(login),
+        };
+        let source = Box::new(source.with_login(words));
+        HttpError::Token { host: host.clone(), realm: origin.whole(), source }
     })
 }
 
@@ -187,14 +197,15 @@ async fn ask(
     endpoint: &Endpoint,
     call: &Call,
 ) -> Result<(HeaderValue, Duration), HttpError> {
-    let host = call.url.host_str().unwrap_or_default().to_owned();
+    let asked = Asked::new(&call.method, &call.url);
     // No redirect is followed with credentials in hand, and a token service has no reason to send one.
     let response = transport.patiently(call).await?;
     if !response.status().is_success() {
-        return Err(crate::transport::refusal(&host, response).await.into());
+        return Err(crate::transport::refusal(asked, response).await.into());
     }
-    let body = read_limited(&host, response, TOKEN_ANSWER_BYTES_MAX).await?;
-    let nonsense = |what: &str| HttpError::Answer { host: host.clone(), what: what.to_owned() };
+    let body = read_limited(&asked, response, TOKEN_ANSWER_BYTES_MAX).await?;
+    let nonsense =
+        |what: &str| HttpError::Answer { host: asked.host.clone(), what: what.to_owned() };
     let answer: TokenAnswer =
         serde_json::from_slice(&body).map_err(|_| nonsense("no token in its JSON"))?;
     let token = answer.token.filter(|text| !text.is_empty()).or(answer.access_token);

@@ -159,6 +159,13 @@ impl RegistryConfig {
     }
 }
 
+impl Endpoint {
+    /// What errors call it.
+    pub(crate) fn whole(&self) -> String {
+        self.origin.whole()
+    }
+}
+
 /// Docker Hub has several names; its credentials and settings go by one.
 pub(crate) fn canonical(name: &str) -> &str {
     match name {

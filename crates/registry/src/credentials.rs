@@ -63,6 +63,30 @@ pub enum Credential {
     },
 }
 
+/// A credential, and where it was found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Login {
+    /// What proves who we are.
+    pub credential: Credential,
+    /// Where it comes from, for people: a file, a helper.
+    pub source: String,
+}
+
+impl Login {
+    /// Who we say that we are; never how we prove it.
+    pub(crate) fn words(&self) -> String {
+        let source = if self.source.is_empty() { "of an unknown source" } else { &self.source };
+        match &self.credential {
+            Credential::Basic { username, .. } => {
+                let name: String = username.chars().filter(|c| !c.is_control()).take(100).collect();
+                format!("asked as user '{name}', {source}")
+            }
+            Credential::Identity { .. } => format!("asked with an identity token, {source}"),
+            Credential::Bearer { .. } => format!("asked with a registry token, {source}"),
+        }
+    }
+}
+
 /// Says why credentials could not be found.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialError {
@@ -124,7 +148,7 @@ pub enum CredentialError {
 #[async_trait]
 pub trait CredentialSource: Send + Sync {
     /// Finds the credential of a registry, `HOST` or `HOST:PORT`; none where there is none.
-    async fn credential(&self, registry: &str) -> Result<Option<Credential>, CredentialError>;
+    async fn credential(&self, registry: &str) -> Result<Option<Login>, CredentialError>;
 }
 
 /// Has no credentials.
@@ -132,28 +156,26 @@ pub struct Anonymous;
 
 #[async_trait]
 impl CredentialSource for Anonymous {
-    async fn credential(&self, _: &str) -> Result<Option<Credential>, CredentialError> {
+    async fn credential(&self, _: &str) -> Result<Option<Login>, CredentialError> {
         Ok(None)
     }
 }
 
 /// Has the credentials that it was given, by registry; for those that travel with a build.
 #[derive(Clone, Default)]
-pub struct StaticCredentials(BTreeMap<String, Credential>);
+pub struct StaticCredentials(BTreeMap<String, Login>);
 
 impl StaticCredentials {
     /// Holds these credentials, each for the registry beside it.
-    pub fn new(entries: impl IntoIterator<Item = (String, Credential)>) -> StaticCredentials {
-        let name = |(registry, credential): (String, Credential)| {
-            (canonical(&registry).to_owned(), credential)
-        };
+    pub fn new(entries: impl IntoIterator<Item = (String, Login)>) -> StaticCredentials {
+        let name = |(registry, login): (String, Login)| (canonical(&registry).to_owned(), login);
         StaticCredentials(entries.into_iter().map(name).collect())
     }
 }
 
 #[async_trait]
 impl CredentialSource for StaticCredentials {
-    async fn credential(&self, registry: &str) -> Result<Option<Credential>, CredentialError> {
+    async fn credential(&self, registry: &str) -> Result<Option<Login>, CredentialError> {
         Ok(self.0.get(canonical(registry)).cloned())
     }
 }
@@ -161,6 +183,8 @@ impl CredentialSource for StaticCredentials {
 /// Reads docker's `config.json` and runs the helpers that it names.
 #[derive(Clone, Default)]
 pub struct DockerConfig {
+    /// The file, for people.
+    file: String,
     auths: BTreeMap<String, AuthEntry>,
     store: Option<String>,
     helpers: BTreeMap<String, String>,
@@ -210,14 +234,16 @@ impl DockerConfig {
         };
         let mut bytes = Vec::new();
         file.take(CONFIG_BYTES_MAX).read_to_end(&mut bytes).await.map_err(read)?;
-        DockerConfig::parse(&bytes)
-            .map_err(|line| CredentialError::Parse { path: path.into(), line })
+        let config = DockerConfig::parse(&bytes)
+            .map_err(|line| CredentialError::Parse { path: path.into(), line })?;
+        Ok(DockerConfig { file: path.display().to_string(), ..config })
     }
 
     /// Parses the file's content; the error is the line, since the text around it may be secret.
     fn parse(bytes: &[u8]) -> Result<DockerConfig, usize> {
         let file: ConfigFile = serde_json::from_slice(bytes).map_err(|error| error.line())?;
         Ok(DockerConfig {
+            file: String::new(),
             auths: file.auths.unwrap_or_default(),
             store: file.store.filter(|name| !name.is_empty()),
             helpers: file.helpers.unwrap_or_default(),
@@ -253,18 +279,19 @@ fn keys(registry: &str) -> Vec<String> {
 
 #[async_trait]
 impl CredentialSource for DockerConfig {
-    async fn credential(&self, registry: &str) -> Result<Option<Credential>, CredentialError> {
+    async fn credential(&self, registry: &str) -> Result<Option<Login>, CredentialError> {
         let registry = canonical(registry);
         if let Some(name) = self.helper(registry) {
             let server = if registry == "docker.io" { HUB_KEY } else { registry };
-            if let Some(found) = ask_helper(name, server).await? {
-                return Ok(Some(found));
+            if let Some(credential) = ask_helper(name, server).await? {
+                let source = format!("from docker-credential-{name}");
+                return Ok(Some(Login { credential, source }));
             }
         }
-        match self.entry(registry) {
-            Some(entry) => of_entry(registry, entry),
-            None => Ok(None),
-        }
+        let Some(entry) = self.entry(registry) else { return Ok(None) };
+        let credential = of_entry(registry, entry)?;
+        let source = format!("from {}", self.file);
+        Ok(credential.map(|credential| Login { credential, source }))
     }
 }
 

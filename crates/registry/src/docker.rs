@@ -23,7 +23,7 @@ pub enum LoadError {
         address: String,
     },
     /// There is no daemon.
-    #[error("could not reach the docker daemon at '{}'; is it running?", socket.display())]
+    #[error("could not reach the docker daemon at '{}'", socket.display())]
     NoDaemon {
         /// The socket.
         socket: PathBuf,
@@ -76,6 +76,24 @@ impl LoadError {
             | LoadError::Broken { .. }
             | LoadError::Stalled { .. }
             | LoadError::Answer { .. } => Fault::Cluster,
+        }
+    }
+
+    /// What the user could do.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            LoadError::Address { .. } => {
+                Some("set DOCKER_HOST to unix:///PATH, or write the image with -o type=docker,dest=FILE".into())
+            }
+            LoadError::NoDaemon { source, .. }
+                if source.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
+                Some("join the group that owns the socket, or write the image with -o type=docker,dest=FILE".into())
+            }
+            LoadError::NoDaemon { .. } => {
+                Some("start docker, set DOCKER_HOST, or write the image with -o type=docker,dest=FILE".into())
+            }
+            _ => None,
         }
     }
 }

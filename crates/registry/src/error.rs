@@ -1,32 +1,63 @@
 //! What can go wrong between dcbuild and a registry, and who can mend it.
 
+use std::error::Error;
+
 use dcbuild_model::{Digest, Fault, Platform};
 use dcbuild_oci::{CountMismatch, InvalidConfig, InvalidManifest};
+use reqwest::Method;
+use url::Url;
 
 use crate::credentials::CredentialError;
 use crate::layout::LayoutOpenError;
+use crate::origin::Origin;
+
+/// How much of a path an error shows.
+const PATH_CHARS_MAX: usize = 300;
+
+/// What was asked of whom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// Scheme, host and port.
+    pub host: String,
+    /// Method and path, without a query.
+    pub what: String,
+}
+
+impl Asked {
+    pub(crate) fn new(method: &Method, url: &Url) -> Asked {
+        let host = Origin::of(url).map_or_else(|| "nobody".to_owned(), |origin| origin.whole());
+        let path: String = url.path().chars().take(PATH_CHARS_MAX).collect();
+        Asked { host, what: format!("{method} {path}") }
+    }
+}
 
 /// What a registry answered when it refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError {
-    /// The registry.
-    pub host: String,
+    /// What it was asked.
+    pub asked: Asked,
     /// The HTTP status.
     pub status: u16,
     /// The registry's own code, such as `MANIFEST_UNKNOWN`; may be empty.
     pub code: String,
     /// The registry's own words, cut at 500 characters; may be empty.
     pub message: String,
+    /// Who we said we are, where that is what it refused.
+    pub login: Option<String>,
 }
 
 impl std::fmt::Display for ApiError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} answered {}", self.host, self.status)?;
+        let Asked { host, what } = &self.asked;
+        write!(f, "{host} answered {what} with {}", self.status)?;
         if !self.code.is_empty() {
             write!(f, " {}", self.code)?;
         }
         if !self.message.is_empty() {
             write!(f, ": {}", self.message)?;
+        }
+        if let Some(login) = &self.login {
+            write!(f, " ({login})")?;
         }
         Ok(())
     }
@@ -38,24 +69,24 @@ impl std::error::Error for ApiError {}
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
     /// The registry could not be reached, or the connection broke.
-    #[error("could not reach {host}")]
+    #[error("could not reach {} for {}", asked.host, asked.what)]
     Connect {
-        /// The registry.
-        host: String,
+        /// What was asked.
+        asked: Asked,
         /// What the network said.
         source: reqwest::Error,
     },
     /// Nothing moved for too long.
-    #[error("{host} was silent for {seconds} seconds")]
+    #[error("{} was silent for {seconds} seconds after {}", asked.host, asked.what)]
     Stalled {
-        /// The registry.
-        host: String,
+        /// What was asked.
+        asked: Asked,
         /// For how long.
         seconds: u64,
     },
     /// The registry refused.
     #[error(transparent)]
-    Status(#[from] ApiError),
+    Status(Box<ApiError>),
     /// The registry redirects without end.
     #[error("{host} redirected more than {max} times")]
     Redirects {
@@ -118,11 +149,18 @@ pub enum HttpError {
     },
 }
 
+impl From<ApiError> for HttpError {
+    fn from(error: ApiError) -> HttpError {
+        HttpError::Status(Box::new(error))
+    }
+}
+
 impl HttpError {
     /// Whether another try may go better.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
-            HttpError::Connect { .. } | HttpError::Stalled { .. } => true,
+            HttpError::Connect { source, .. } => Obstacle::of(source).is_none(),
+            HttpError::Stalled { .. } => true,
             HttpError::Status(api) => matches!(api.status, 408 | 429 | 500..=599),
             HttpError::Token { source, .. } => source.is_transient(),
             _ => false,
@@ -140,6 +178,7 @@ impl HttpError {
     /// Who can mend it.
     pub fn fault(&self) -> Fault {
         match self {
+            HttpError::Connect { .. } if !self.is_transient() => Fault::Request,
             HttpError::Connect { .. }
             | HttpError::Stalled { .. }
             | HttpError::Answer { .. }
@@ -158,8 +197,86 @@ impl HttpError {
         }
     }
 
+    /// Adds who we said we are, where that is what was refused.
+    pub(crate) fn with_login(self, words: String) -> HttpError {
+        match self {
+            HttpError::Status(api) if matches!(api.status, 401 | 403) => {
+                HttpError::from(ApiError { login: Some(words), ..*api })
+            }
+            other => other,
+        }
+    }
+
     fn is_refusal(&self) -> bool {
         matches!(self.status(), Some(401 | 403))
+    }
+
+    /// What the user could do.
+    fn hint(&self) -> Option<String> {
+        match self {
+            HttpError::Connect { asked, source } => {
+                Obstacle::of(source).map(|obstacle| obstacle.hint(&asked.host))
+            }
+            HttpError::Token { source, .. } => source.hint(),
+            _ => None,
+        }
+    }
+}
+
+/// What keeps a connection from being made, now and at each other try.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Obstacle {
+    /// Nothing listens there.
+    Refused,
+    /// The certificate is signed by nobody whom we trust, or is another's.
+    Certificate,
+    /// What listens there does not speak TLS.
+    NoTls,
+}
+
+impl Obstacle {
+    fn of(error: &(dyn Error + 'static)) -> Option<Obstacle> {
+        let mut next = Some(error);
+        while let Some(cause) = next {
+            if let Some(error) = cause.downcast_ref::<std::io::Error>() {
+                if error.kind() == std::io::ErrorKind::ConnectionRefused {
+                    return Some(Obstacle::Refused);
+                }
+                // An error within an I/O error is not among its sources.
+                let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+                if let Some(obstacle) = tls.and_then(Obstacle::of_tls) {
+                    return Some(obstacle);
+                }
+            }
+            if let Some(obstacle) = cause.downcast_ref().and_then(Obstacle::of_tls) {
+                return Some(obstacle);
+            }
+            next = cause.source();
+        }
+        None
+    }
+
+    fn of_tls(error: &rustls::Error) -> Option<Obstacle> {
+        match error {
+            rustls::Error::InvalidCertificate(_) => Some(Obstacle::Certificate),
+            rustls::Error::InvalidMessage(_) => Some(Obstacle::NoTls),
+            _ => None,
+        }
+    }
+
+    fn hint(self, whole: &str) -> String {
+        let name = whole.split_once("://").map_or(whole, |(_, name)| name);
+        match self {
+            Obstacle::Refused => {
+                format!("nothing listens at {name}: check the registry's name and port")
+            }
+            Obstacle::Certificate => format!(
+                "name the authority that signed its certificate with ca = [\"FILE\"] under [registry.\"{name}\"], or set insecure = true there"
+            ),
+            Obstacle::NoTls => format!(
+                "if the registry speaks plain http, set http = true under [registry.\"{name}\"]"
+            ),
+        }
     }
 }
 
@@ -317,6 +434,7 @@ impl PullError {
             PullError::NoPlatform { .. } => {
                 Some("choose another --platform or another base image".into())
             }
+            PullError::Http { source, .. } => source.hint(),
             _ => None,
         }
     }
@@ -401,7 +519,8 @@ impl PushError {
             PushError::NotFound { .. } => {
                 Some("create the repository first, or check its name".into())
             }
-            _ => None,
+            PushError::Blob { source, .. } => source.hint(),
+            PushError::Manifest { source, .. } => source.hint(),
         }
     }
 }

@@ -23,11 +23,11 @@ mod writer;
 pub use client::{FetchedManifest, HeadManifest, RegistryClient, RegistryImage};
 pub use config::{InvalidRegistryConfig, RawHostConfig, RawRegistryConfig, RegistryConfig};
 pub use credentials::{
-    Anonymous, Credential, CredentialError, CredentialSource, DockerConfig, Secret,
+    Anonymous, Credential, CredentialError, CredentialSource, DockerConfig, Login, Secret,
     StaticCredentials,
 };
 pub use docker::{LoadError, docker_load};
-pub use error::{ApiError, HttpError, PullError, PushError};
+pub use error::{ApiError, Asked, HttpError, PullError, PushError};
 pub use layout::{LayoutImage, LayoutOpenError, OciLayout};
 pub use push::Pushed;
 pub use source::{

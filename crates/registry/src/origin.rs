@@ -45,6 +45,11 @@ impl Origin {
         }
     }
 
+    /// Scheme, host and port, the scheme's own port too: what an error calls it.
+    pub(crate) fn whole(&self) -> String {
+        format!("{}://{}:{}", self.scheme, self.host, self.port)
+    }
+
     /// Whether a token service at `realm` may see the credentials of this registry: it is the same origin, or a TLS
     /// host on the usual port of the same parent domain (`auth.docker.io` for `registry-1.docker.io`).
     pub(crate) fn trusts_realm(&self, realm: &Origin) -> bool {

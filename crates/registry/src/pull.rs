@@ -13,7 +13,7 @@ use reqwest::{Method, Response};
 
 use crate::client::{FetchedManifest, HeadManifest, url_in};
 use crate::config::Endpoint;
-use crate::error::{HttpError, PullError};
+use crate::error::{Asked, HttpError, PullError};
 use crate::source::BlobStream;
 use crate::transport::{Call, SILENCE_MAX, TRIES_MAX, Transport, backoff, read_limited};
 use crate::verify::Verifier;
@@ -87,7 +87,8 @@ pub(crate) async fn manifest(
     let response = response.map_err(|error| PullError::of(&name, error))?;
     let kind = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let media_type = kind.map(str::to_owned);
-    let bytes = read_limited(image.host(), response, MANIFEST_BYTES_MAX).await;
+    let asked = Asked::new(&Method::GET, response.url());
+    let bytes = read_limited(&asked, response, MANIFEST_BYTES_MAX).await;
     let bytes = bytes.map_err(|error| PullError::of(&name, error))?;
     let got = Digest::of(&bytes);
     if let Some(wanted) = image.digest()
@@ -180,7 +181,7 @@ impl Download {
             206 if starts_at(&response) == Some(seen) => 0,
             206 => {
                 let what = "another range than was asked for".to_owned();
-                return Err(HttpError::Answer { host: endpoint.name.clone(), what });
+                return Err(HttpError::Answer { host: endpoint.whole(), what });
             }
             _ => seen,
         };
@@ -197,8 +198,8 @@ impl Download {
                 self.open().await?;
                 continue;
             };
+            let asked = Asked::new(&Method::GET, body.url());
             let chunk = tokio::time::timeout(SILENCE_MAX, body.chunk()).await;
-            let host = || self.repository.host().to_owned();
             let error = match chunk {
                 Ok(Ok(Some(chunk))) => {
                     let chunk = self.without_skipped(chunk);
@@ -218,11 +219,11 @@ impl Download {
                     self.verifier.finish()?;
                     return Ok(None);
                 }
-                Ok(Ok(None)) => HttpError::Answer { host: host(), what: "it ended early".into() },
-                Ok(Err(source)) => {
-                    HttpError::Connect { host: host(), source: source.without_url() }
+                Ok(Ok(None)) => {
+                    HttpError::Answer { host: asked.host, what: "it ended early".into() }
                 }
-                Err(_) => HttpError::Stalled { host: host(), seconds: SILENCE_MAX.as_secs() },
+                Ok(Err(source)) => HttpError::Connect { asked, source: source.without_url() },
+                Err(_) => HttpError::Stalled { asked, seconds: SILENCE_MAX.as_secs() },
             };
             self.cut(error).await?;
         }

@@ -13,9 +13,7 @@ use crate::client::{endpoint, url_in};
 use crate::config::Endpoint;
 use crate::error::{HttpError, PushError};
 use crate::source::BlobReader;
-use crate::transport::{
-    Call, Payload, TRIES_MAX, Transport, backoff, location, refusal, retry_after,
-};
+use crate::transport::{Call, Payload, TRIES_MAX, Transport, backoff, location};
 
 /// How a blob came to be in its repository.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,7 +84,7 @@ impl<'a> Upload<'a> {
     async fn begin(&self) -> Result<Url, HttpError> {
         let call = self.call(Method::POST, "blobs/uploads/")?;
         let response = self.transport.send(&self.endpoint, &call).await?;
-        location(&self.endpoint.name, &response)
+        location(&self.endpoint.whole(), &response)
     }
 
     fn with_digest(&self, mut url: Url) -> Url {
@@ -109,8 +107,7 @@ impl<'a> Upload<'a> {
         if response.status().is_success() {
             return Ok(response);
         }
-        let pause = retry_after(response.headers());
-        Err((refusal(&self.endpoint.name, response).await.into(), pause))
+        Err(self.transport.refused(&self.endpoint, call, response).await)
     }
 
     /// Sends the blob in one request, beginning anew when it fails.
@@ -146,7 +143,7 @@ impl<'a> Upload<'a> {
             }
             match self.send_once(&call).await {
                 Ok(response) => {
-                    url = location(&self.endpoint.name, &response)?;
+                    url = location(&self.endpoint.whole(), &response)?;
                     offset = received(&response).unwrap_or(offset + length);
                     tries = 0;
                 }
@@ -162,7 +159,7 @@ impl<'a> Upload<'a> {
             }
             if offset > blob.size() {
                 let what = "it claims more bytes than were sent".to_owned();
-                return Err(HttpError::Answer { host: self.endpoint.name.clone(), what });
+                return Err(HttpError::Answer { host: self.endpoint.whole(), what });
             }
         }
         let call = self.step(Method::PUT, self.with_digest(url), Payload::None);
@@ -172,7 +169,7 @@ impl<'a> Upload<'a> {
     async fn progress(&self, url: Url) -> Result<(Url, u64), HttpError> {
         let call = Call { url, scopes: self.scopes.clone(), ..Call::default() };
         let response = self.transport.send(&self.endpoint, &call).await?;
-        Ok((location(&self.endpoint.name, &response)?, received(&response).unwrap_or(0)))
+        Ok((location(&self.endpoint.whole(), &response)?, received(&response).unwrap_or(0)))
     }
 }
 

@@ -18,8 +18,8 @@ use url::Url;
 
 use crate::auth::{Proofs, answer_challenge};
 use crate::config::{Endpoint, HostConfig, RegistryConfig};
-use crate::credentials::{Credential, CredentialSource};
-use crate::error::{ApiError, HttpError};
+use crate::credentials::{CredentialSource, Login};
+use crate::error::{ApiError, Asked, HttpError};
 use crate::origin::{Origin, is_local};
 use crate::source::BlobReader;
 
@@ -104,12 +104,26 @@ impl Transport {
         })
     }
 
-    pub(crate) async fn credential(
+    pub(crate) async fn login(&self, endpoint: &Endpoint) -> Result<Option<Login>, HttpError> {
+        let found = self.credentials.credential(&endpoint.name).await;
+        found.map_err(|source| HttpError::Credentials { host: endpoint.whole(), source })
+    }
+
+    /// Why an answer is none of success, and how long the registry asks us to wait.
+    pub(crate) async fn refused(
         &self,
         endpoint: &Endpoint,
-    ) -> Result<Option<Credential>, HttpError> {
-        let found = self.credentials.credential(&endpoint.name).await;
-        found.map_err(|source| HttpError::Credentials { host: endpoint.name.clone(), source })
+        call: &Call,
+        response: Response,
+    ) -> (HttpError, Option<Duration>) {
+        let pause = retry_after(response.headers());
+        let asked = Asked::new(&call.method, response.url());
+        let error = HttpError::from(refusal(asked, response).await);
+        if !matches!(error.status(), Some(401 | 403)) {
+            return (error, pause);
+        }
+        let login = self.login(endpoint).await.ok().flatten();
+        (error.with_login(crate::auth::login_words(login.as_ref())), pause)
     }
 
     fn client(&self, origin: &Origin) -> Result<&Client, HttpError> {
@@ -134,8 +148,7 @@ impl Transport {
             tries += 1;
             let (error, pause) = match self.once(endpoint, call).await {
                 Ok(response) if !response.status().is_success() => {
-                    let pause = retry_after(response.headers());
-                    (HttpError::from(refusal(&endpoint.name, response).await), pause)
+                    self.refused(endpoint, call, response).await
                 }
                 Ok(response) => return Ok(response),
                 Err(error) => (error, None),
@@ -182,9 +195,9 @@ impl Transport {
             if !followed {
                 return Ok(response);
             }
-            step.url = location(&endpoint.name, &response)?;
+            step.url = location(&endpoint.whole(), &response)?;
         }
-        Err(HttpError::Redirects { host: endpoint.name.clone(), max: REDIRECTS_MAX })
+        Err(HttpError::Redirects { host: endpoint.whole(), max: REDIRECTS_MAX })
     }
 
     /// Sends a request that stands alone until something answers it; redirects are not followed.
@@ -207,9 +220,13 @@ impl Transport {
 
     /// One request, one answer.
     async fn exchange(&self, call: &Call) -> Result<Response, HttpError> {
-        let host = call.url.host_str().unwrap_or_default().to_owned();
+        let asked = Asked::new(&call.method, &call.url);
         let Some(origin) = Origin::of(&call.url) else {
-            return Err(refused_location(&host, &call.url, "it is no plain http or https URL"));
+            return Err(refused_location(
+                &asked.host,
+                &call.url,
+                "it is no plain http or https URL",
+            ));
         };
         let client = self.client(&origin)?;
         let request =
@@ -220,7 +237,7 @@ impl Transport {
             Payload::None => request.header(CONTENT_LENGTH, HeaderValue::from_static("0")),
             Payload::Bytes(bytes) => request.body(bytes.clone()),
             Payload::Blob { blob, offset, length } => {
-                let read = |source| HttpError::Read { host: host.clone(), source };
+                let read = |source| HttpError::Read { host: asked.host.clone(), source };
                 let stream = blob.open(*offset).await.map_err(read)?;
                 let body = counted(stream, *length, moved.clone());
                 request.header(CONTENT_LENGTH, *length).body(body)
@@ -228,9 +245,9 @@ impl Transport {
         };
         let sent = while_moving(&moved, request.send()).await;
         let Some(outcome) = sent else {
-            return Err(HttpError::Stalled { host, seconds: SILENCE_MAX.as_secs() });
+            return Err(HttpError::Stalled { asked, seconds: SILENCE_MAX.as_secs() });
         };
-        outcome.map_err(|source| HttpError::Connect { host, source: source.without_url() })
+        outcome.map_err(|source| HttpError::Connect { asked, source: source.without_url() })
     }
 }
 
@@ -350,9 +367,9 @@ struct RefusalItem {
 }
 
 /// Reads what a registry says when it refuses; a body that says nothing leaves the status.
-pub(crate) async fn refusal(host: &str, response: Response) -> ApiError {
+pub(crate) async fn refusal(asked: Asked, response: Response) -> ApiError {
     let status = response.status().as_u16();
-    let body = read_limited(host, response, REFUSAL_BYTES_MAX).await.unwrap_or_default();
+    let body = read_limited(&asked, response, REFUSAL_BYTES_MAX).await.unwrap_or_default();
     let parsed: Option<Refusal> = serde_json::from_slice(&body).ok();
     let first = parsed.and_then(|refusal| refusal.errors.into_iter().next());
     let plain = |text: Option<String>, max: usize| -> String {
@@ -360,16 +377,17 @@ pub(crate) async fn refusal(host: &str, response: Response) -> ApiError {
         text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(max).collect()
     };
     let (code, message) = first.map_or((None, None), |item| (item.code, item.message));
-    ApiError { host: host.to_owned(), status, code: plain(code, 100), message: plain(message, 500) }
+    let (code, message) = (plain(code, 100), plain(message, 500));
+    ApiError { asked, status, code, message, login: None }
 }
 
 /// Reads a small body whole.
 pub(crate) async fn read_limited(
-    host: &str,
+    asked: &Asked,
     mut response: Response,
     bytes_max: usize,
 ) -> Result<Bytes, HttpError> {
-    let host = || host.to_owned();
+    let asked = || asked.clone();
     let read = async {
         let mut bytes = Vec::new();
         while let Some(chunk) = response.chunk().await? {
@@ -382,15 +400,16 @@ pub(crate) async fn read_limited(
     };
     // A small body has a limit as a whole, so that a drip of bytes cannot hold a build.
     match tokio::time::timeout(SILENCE_MAX, read).await {
-        Ok(Ok(bytes)) if bytes.len() > bytes_max => {
-            Err(HttpError::Answer { host: host(), what: format!("more than {bytes_max} bytes") })
-        }
+        Ok(Ok(bytes)) if bytes.len() > bytes_max => Err(HttpError::Answer {
+            host: asked().host,
+            what: format!("more than {bytes_max} bytes"),
+        }),
         Ok(Ok(bytes)) => Ok(bytes.into()),
         Ok(Err(source)) => {
             let source: reqwest::Error = source;
-            Err(HttpError::Connect { host: host(), source: source.without_url() })
+            Err(HttpError::Connect { asked: asked(), source: source.without_url() })
         }
-        Err(_) => Err(HttpError::Stalled { host: host(), seconds: SILENCE_MAX.as_secs() }),
+        Err(_) => Err(HttpError::Stalled { asked: asked(), seconds: SILENCE_MAX.as_secs() }),
     }
 }
 

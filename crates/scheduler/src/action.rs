@@ -1,11 +1,11 @@
 //! What the scheduler wants done, in order; an action may be repeated after a recovery and means the same then.
 
 use dcbuild_model::{
-    AttemptId, BlobDigest, BuildId, Epoch, Fault, JobId, LogTime, Platform, StepIndex, WorkerId,
+    AttemptId, BlobDigest, BuildId, Epoch, Fault, JobId, LogTime, StepIndex, WorkerId,
 };
 
 use crate::event::{InfraFault, StepFault, Work};
-use crate::graph::{InvalidGraph, Made, OutputIndex, Requests};
+use crate::graph::{InvalidGraph, Made, OutputIndex};
 
 /// A job that a worker is to run.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -52,6 +52,15 @@ pub enum Stop {
     InputChanged,
 }
 
+/// A part of a build that is tried, and that may fail.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Part {
+    /// A step.
+    Step(StepIndex),
+    /// An output.
+    Output(OutputIndex),
+}
+
 /// Why a build failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Failure {
@@ -69,10 +78,10 @@ pub enum Failure {
         /// Why.
         fault: StepFault,
     },
-    /// Every attempt that a step may have was lost to faults of machines.
+    /// Every attempt that a step or an output may have was lost to faults of machines.
     AttemptsExhausted {
-        /// The step; none for an output.
-        step: Option<StepIndex>,
+        /// What was tried.
+        part: Part,
         /// The last fault.
         last: InfraFault,
     },
@@ -183,17 +192,10 @@ pub enum Refusal {
 /// Something that a person who waits should know.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Note {
-    /// No worker that could run this is there; the build waits.
-    NoWorker {
-        /// The platform; none if any would do.
-        platform: Option<Platform>,
-        /// What is asked for besides.
-        requests: Requests,
-    },
     /// An attempt was lost, and another will be made.
     Retry {
-        /// The step; none for an output.
-        step: Option<StepIndex>,
+        /// What was tried.
+        part: Part,
         /// What happened.
         fault: InfraFault,
         /// How many attempts there were.
@@ -268,6 +270,15 @@ pub enum Action {
         output: OutputIndex,
         /// What was made.
         result: BlobDigest,
+    },
+    /// An output cannot be made; the build fails once its other outputs are made or failed.
+    OutputFailed {
+        /// The build.
+        build: BuildId,
+        /// Its output.
+        output: OutputIndex,
+        /// Why.
+        failure: Failure,
     },
     /// Tell a build's watchers.
     Note {

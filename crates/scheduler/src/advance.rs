@@ -64,7 +64,10 @@ impl Scheduler {
                 OutputState::Idle if whole => ready.push(index),
                 // What it is made of may turn out to be another.
                 OutputState::InJob(job) if !whole => stop.push(job),
-                OutputState::Idle | OutputState::InJob(_) | OutputState::Done(_) => {}
+                OutputState::Idle
+                | OutputState::InJob(_)
+                | OutputState::Done(_)
+                | OutputState::Failed(_) => {}
             }
         }
         for job in stop {
@@ -77,10 +80,15 @@ impl Scheduler {
 
     fn end_if_complete(&mut self, id: BuildId, solid: &[bool]) {
         let Some(build) = self.builds.get(&id) else { return };
-        let made = build.outputs.iter().all(|it| matches!(it.state, OutputState::Done(_)));
-        if made && build.graph.wanted.iter().all(|step| flag(solid, *step)) {
-            self.end_build(id, Outcome::Done);
+        let over = build.outputs.iter().all(|it| it.state.is_over());
+        if !over || !build.graph.wanted.iter().all(|step| flag(solid, *step)) {
+            return;
         }
+        let failed = build.outputs.iter().find_map(|it| match it.state {
+            OutputState::Failed(failure) => Some(failure),
+            OutputState::Idle | OutputState::InJob(_) | OutputState::Done(_) => None,
+        });
+        self.end_build(id, failed.map_or(Outcome::Done, Outcome::Failed));
     }
 }
 

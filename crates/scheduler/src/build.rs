@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use dcbuild_model::{BlobDigest, Digest, JobId, LogTime, Scope, StateDigest, StepIndex, WorkerId};
 
-use crate::action::Outcome;
+use crate::action::{Failure, Outcome};
 use crate::event::Presence;
 use crate::graph::{Graph, Made, Requests};
 use crate::result::ResultId;
@@ -25,8 +25,6 @@ pub(crate) struct Build {
     /// Queued and leased jobs made of its steps; an ended build may still have some that others wait for.
     pub(crate) jobs: BTreeSet<JobId>,
     pub(crate) life: Life,
-    /// Requirements that no worker met, and that were told.
-    pub(crate) told: BTreeSet<Shape>,
 }
 
 /// Whether a build runs.
@@ -121,6 +119,15 @@ pub(crate) enum OutputState {
     InJob(JobId),
     /// Is made.
     Done(BlobDigest),
+    /// Cannot be made; the others go on, and the build fails behind them.
+    Failed(Failure),
+}
+
+impl OutputState {
+    /// Whether nothing more is done for it.
+    pub(crate) fn is_over(self) -> bool {
+        matches!(self, OutputState::Done(_) | OutputState::Failed(_))
+    }
 }
 
 impl Build {
@@ -159,7 +166,7 @@ impl Build {
             want(&mut needed, *step);
         }
         for (node, output) in self.graph.outputs.iter().zip(&self.outputs) {
-            if !matches!(output.state, OutputState::Done(_)) {
+            if !output.state.is_over() {
                 node.needs.iter().for_each(|step| want(&mut needed, *step));
             }
         }

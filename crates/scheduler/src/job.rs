@@ -107,7 +107,6 @@ impl Scheduler {
         let tenant = build.tenant();
         let place = Place::new(ahead, priority, self.entry, job_id);
         self.enqueue(&tenant, &shape, place);
-        self.tell_if_unsuited(id, &shape);
         let state = JobState::Queued(place);
         let job = Job { build: id, tenant, work, settled: 0, cut: Cut::Whole, shape, state };
         self.jobs.insert(job_id, job);

@@ -24,7 +24,7 @@ mod worker;
 #[cfg(test)]
 mod tests;
 
-pub use action::{Action, CancelledBy, Failure, How, Lease, Note, Outcome, Refusal, Stop};
+pub use action::{Action, CancelledBy, Failure, How, Lease, Note, Outcome, Part, Refusal, Stop};
 pub use event::{
     Event, Fence, InfraFault, Presence, Return, StepFault, Submission, Work, WorkerFacts,
 };

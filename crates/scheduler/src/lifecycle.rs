@@ -50,7 +50,6 @@ impl Scheduler {
             graph,
             jobs: BTreeSet::new(),
             life: Life::Running { until: None },
-            told: BTreeSet::new(),
         };
         self.builds.insert(id, build);
         self.act(Action::Accepted { build: id });

@@ -1,16 +1,15 @@
 //! Queues: one per tenant, served by turns, and the choice of a worker for what stands in front.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use dcbuild_model::{BuildId, JobId, StateDigest, WorkerId};
+use dcbuild_model::{BuildId, JobId, Platform, StateDigest, WorkerId};
 
-use crate::action::{Action, Note};
 use crate::build::{Shape, Tries};
 use crate::event::Work;
 use crate::job::JobState;
 use crate::state::Scheduler;
-use crate::worker::Worker;
+use crate::worker::{Duty, Worker};
 
 /// How many jobs of one shape are tried when the first finds no worker that it has not been lost on.
 const LOOK_AHEAD: usize = 8;
@@ -184,31 +183,31 @@ impl Scheduler {
         needs.into_iter().filter_map(|on| build.done(on)).map(|it| it.made().state).collect()
     }
 
-    /// Tells a build once of each thing it asks for that no worker has.
-    pub(crate) fn tell_if_unsuited(&mut self, id: BuildId, shape: &Shape) {
-        if self.workers.values().any(|worker| worker.suits(shape)) {
-            return;
-        }
-        let Some(build) = self.builds.get_mut(&id) else { return };
-        if build.told.insert(shape.clone()) {
-            let Shape { platform, requests } = shape.clone();
-            self.act(Action::Note { build: id, note: Note::NoWorker { platform, requests } });
-        }
-    }
-
-    /// Tells the builds whose queued jobs no worker is left for.
-    pub(crate) fn tell_unsuited(&mut self) {
-        let mut waiting: Vec<(BuildId, Shape)> = Vec::new();
-        for tenant in self.tenants.values() {
-            for (shape, places) in &tenant.queued {
-                if !self.workers.values().any(|worker| worker.suits(shape)) {
-                    let builds = places.values().filter_map(|job| self.jobs.get(job));
-                    waiting.extend(builds.map(|job| (job.build, shape.clone())));
+    /// The builds that wait for a worker of a kind that is not there, each with the platforms that it lacks; none among
+    /// them means a worker of any.
+    pub fn unmet(&self) -> BTreeMap<BuildId, BTreeSet<Option<Platform>>> {
+        let mut unmet: BTreeMap<BuildId, BTreeSet<Option<Platform>>> = BTreeMap::new();
+        for (shape, places) in self.tenants.values().flat_map(|tenant| &tenant.queued) {
+            if self.workers.values().any(|worker| worker.suits(shape)) {
+                continue;
+            }
+            for job in places.values().filter_map(|job| self.jobs.get(job)) {
+                let open = job.open().iter().filter_map(|step| self.step((job.build, *step)));
+                let sharers = open.flat_map(|step| &step.subscribers).map(|(build, _)| *build);
+                for build in sharers.chain([job.build]).filter(|build| self.runs(*build)) {
+                    unmet.entry(build).or_default().insert(shape.platform.clone());
                 }
             }
         }
-        for (build, shape) in waiting {
-            self.tell_if_unsuited(build, &shape);
+        unmet
+    }
+
+    /// How many workers take jobs, by the platforms that they run.
+    pub fn kinds(&self) -> BTreeMap<BTreeSet<Platform>, usize> {
+        let mut kinds = BTreeMap::new();
+        for worker in self.workers.values().filter(|worker| worker.duty == Duty::Works) {
+            *kinds.entry(worker.facts.platforms.clone()).or_default() += 1;
         }
+        kinds
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use dcbuild_model::{BlobDigest, BuildId, JobId, StepIndex, limits};
 
-use crate::action::{Action, Failure, How, Note, Outcome, Refusal};
+use crate::action::{Action, Failure, How, Note, Outcome, Part, Refusal};
 use crate::build::{OutputState, Source, Tries};
 use crate::event::{Fence, InfraFault, Return, StepFault, Work};
 use crate::graph::{Freshness, Made, OutputIndex, Sees};
@@ -192,9 +192,18 @@ impl Scheduler {
             | StepFault::MemoryLimit
             | StepFault::DiskLimit => {
                 self.drop_job(job);
-                self.end_build(build, Outcome::Failed(Failure::Output { output, fault }));
+                self.fail_output(build, output, Failure::Output { output, fault });
             }
         }
+    }
+
+    /// An output cannot be made: what else the build makes it still makes.
+    fn fail_output(&mut self, build: BuildId, output: OutputIndex, failure: Failure) {
+        if let Some(output) = self.output_mut(build, output) {
+            output.state = OutputState::Failed(failure);
+        }
+        self.act(Action::OutputFailed { build, output, failure });
+        self.touch(build);
     }
 
     pub(crate) fn job_returned(&mut self, fence: Fence, why: Return) {
@@ -243,31 +252,28 @@ impl Scheduler {
         if let Work::Output(output) = work
             && let Some(lost) = self.output_mut(build, output).map(|it| count(&mut it.tries))
         {
-            self.retry_or_fail(build, None, lost, fault);
+            self.retry_or_fail(build, Part::Output(output), lost, fault);
         }
         for at in concerned {
             if let Some(lost) = self.step_mut(at).map(|step| count(&mut step.tries)) {
-                self.retry_or_fail(at.0, Some(at.1), lost, fault);
+                self.retry_or_fail(at.0, Part::Step(at.1), lost, fault);
             }
         }
     }
 
-    fn retry_or_fail(
-        &mut self,
-        build: BuildId,
-        step: Option<StepIndex>,
-        attempts: u32,
-        fault: InfraFault,
-    ) {
+    fn retry_or_fail(&mut self, build: BuildId, part: Part, attempts: u32, fault: InfraFault) {
         if !self.runs(build) {
             return;
         }
         let attempts_max = limits::ATTEMPTS_MAX;
         if attempts >= attempts_max {
-            let failure = Failure::AttemptsExhausted { step, last: fault };
-            return self.end_build(build, Outcome::Failed(failure));
+            let failure = Failure::AttemptsExhausted { part, last: fault };
+            return match part {
+                Part::Step(_) => self.end_build(build, Outcome::Failed(failure)),
+                Part::Output(output) => self.fail_output(build, output, failure),
+            };
         }
-        let note = Note::Retry { step, fault, attempts, attempts_max };
+        let note = Note::Retry { part, fault, attempts, attempts_max };
         self.act(Action::Note { build, note });
     }
 

@@ -117,6 +117,31 @@ fn three_lost_attempts_end_the_build() {
 }
 
 #[test]
+fn a_failed_output_leaves_the_others_alone() {
+    check(
+        "worker 1 joins slots=3\nbuild a: x:hit =>x =>x =>x\nt1 output rejected\nt2 output infra\nt3 output\nt4 output",
+        &expect![[r#"
+            > worker 1 joins slots=3
+            > build a: x:hit =>x =>x =>x
+              accepted a
+              lease t1 to worker 1: a output 0
+              lease t2 to worker 1: a output 1
+              lease t3 to worker 1: a output 2
+            > t1 output rejected
+              a output 0 failed: OUTPUT_FAILED
+            > t2 output infra
+              a lost attempt 1/3: Network
+              lease t4 to worker 1: a output 1
+            > t3 output
+              a output 2 made
+            > t4 output
+              a output 1 made
+              a failed: OUTPUT_FAILED
+        "#]],
+    );
+}
+
+#[test]
 fn the_users_own_failure_is_not_retried() {
     check(
         "worker 1 joins slots=2\nbuild a: x y@1 =>x,y\nt1 fails x exit=2\nt2 done y",
@@ -148,7 +173,6 @@ fn a_report_of_an_old_lease_is_refused() {
               refused: old epoch
             > worker 1 lost
               a lost attempt 1/3: WorkerLost
-              a finds no worker for linux/amd64
             > worker 2 joins
               lease t2 to worker 2: a.x
             > t1 done x
@@ -300,7 +324,6 @@ fn a_result_lost_before_it_was_durable_is_made_again() {
             > worker 1 lost
               a lost attempt 1/3: WorkerLost
               a.x withdrawn
-              a finds no worker for linux/amd64
             > worker 2 joins slots=2
               lease t3 to worker 2: a.x
               lease t4 to worker 2: a.b
@@ -331,7 +354,6 @@ fn a_durable_result_survives_its_worker() {
             > t1 durable x
             > worker 1 lost
               a lost attempt 1/3: WorkerLost
-              a finds no worker for any
             > worker 2 joins
               lease t3 to worker 2: a output 0
             > t3 output
@@ -413,10 +435,8 @@ fn a_client_that_stays_away_ends_its_build() {
         &expect![[r#"
             > build a: x =>x
               accepted a
-              a finds no worker for linux/amd64
             > build b detached: y =>y
               accepted b
-              b finds no worker for linux/amd64
             > client a gone
               wake at 300s
             > client b gone
@@ -454,18 +474,36 @@ fn tenants_take_turns() {
 }
 
 #[test]
-fn a_missing_platform_is_told_once() {
+fn who_waits_for_a_missing_platform_is_known_until_it_comes() {
     check(
-        "worker 1 joins platform=linux/arm64\nbuild a: x y@1 =>x,y\nworker 2 joins\nworker 2 lost",
+        "worker 2 joins platform=linux/arm64\nbuild a: x =>x\nbuild b: x =>x\nunmet\n\
+         worker 1 joins\nunmet\nt1 done x\nworker 1 drains\nworker 2 drains\nunmet\n\
+         cancel a\nunmet",
         &expect![[r#"
-            > worker 1 joins platform=linux/arm64
-            > build a: x y@1 =>x,y
+            > worker 2 joins platform=linux/arm64
+            > build a: x =>x
               accepted a
-              a finds no worker for linux/amd64
-            > worker 2 joins
-              lease t1 to worker 2: a.x
-            > worker 2 lost
-              a lost attempt 1/3: WorkerLost
+            > build b: x =>x
+              accepted b
+              b.x shares a.x
+            > unmet
+              a lacks linux/amd64
+              b lacks linux/amd64
+            > worker 1 joins
+              lease t1 to worker 1: a.x
+            > unmet
+            > t1 done x
+              a.x ran as t1
+              b.x shared t1
+              lease t2 to worker 1: a output 0
+              lease t3 to worker 2: b output 0
+            > worker 1 drains
+            > worker 2 drains
+            > unmet
+            > cancel a
+              a ended: Cancelled(Request)
+              stop t2: Unwanted
+            > unmet
         "#]],
     );
 }
@@ -477,7 +515,6 @@ fn a_submission_is_one_build_however_often_it_arrives() {
         &expect![[r#"
             > build a: x =>x
               accepted a
-              a finds no worker for linux/amd64
             > build a: x =>x
               accepted a
             > build a: y =>y
@@ -546,7 +583,6 @@ fn a_draining_worker_hands_back_without_an_attempt() {
               lease t1 to worker 1: a.x
             > worker 1 drains
             > t1 returns draining
-              a finds no worker for linux/amd64
             > worker 2 joins
               lease t2 to worker 2: a.x
         "#]],

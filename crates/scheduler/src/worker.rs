@@ -158,7 +158,6 @@ impl Scheduler {
         };
         worker.duty = Duty::Drains;
         self.count_free(id);
-        self.tell_unsuited();
     }
 
     pub(crate) fn worker_lost(&mut self, id: WorkerId) {
@@ -170,6 +169,5 @@ impl Scheduler {
             self.attempt_lost(*job, InfraFault::WorkerLost);
         }
         self.lose_held(id, worker.results);
-        self.tell_unsuited();
     }
 }

@@ -62,6 +62,11 @@ pub struct Credentials {
     pub password: ::prost::bytes::Bytes,
     #[prost(bytes = "bytes", tag = "4")]
     pub identity_token: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "5")]
+    pub registry_token: ::prost::bytes::Bytes,
+    /// Where they come from, for people.
+    #[prost(string, tag = "6")]
+    pub source: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BuildEvent {

@@ -17,7 +17,7 @@ const fn key(name: &'static str, default: &'static str, doc: &'static str) -> Ke
 }
 
 /// `HOST` stands for any host.
-pub(super) const KEYS: [Key; 24] = [
+pub(super) const KEYS: [Key; 25] = [
     key("registry.HOST.mirrors", "[]", "Hosts that are asked first, in this order."),
     key("registry.HOST.http", "false", "Use plain http."),
     key("registry.HOST.insecure", "false", "Use https without checking the certificate."),
@@ -31,6 +31,11 @@ pub(super) const KEYS: [Key; 24] = [
     key("coordinator.data_dir", "/var/lib/dcbuild/coordinator", "Where its log is kept."),
     key("coordinator.store.type", "folder", "The kind of store: `folder`."),
     key("coordinator.store.dir", "DATA_DIR/store", "The store's folder."),
+    key(
+        "coordinator.no_worker_timeout",
+        "10m",
+        "How long a build waits for a worker of a platform that is not there.",
+    ),
     key("coordinator.grace", "30s", "How long builds may go on after a request to stop."),
     key("worker.coordinator", "http://127.0.0.1:7070", "The coordinator that it works for."),
     key("worker.data_dir", "/var/lib/dcbuild/worker", "Where its snapshots and blobs are kept."),

@@ -50,6 +50,7 @@ pub(super) struct RawCoordinator {
     pub(super) http_listen: Option<String>,
     pub(super) data_dir: Option<PathBuf>,
     pub(super) store: Option<RawStore>,
+    pub(super) no_worker_timeout: Option<String>,
     pub(super) grace: Option<String>,
 }
 

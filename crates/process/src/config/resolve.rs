@@ -102,6 +102,8 @@ fn build(raw: RawBuild, env: &Env, mistakes: &mut Mistakes) -> Option<BuildConfi
 fn coordinator(raw: RawCoordinator, mistakes: &mut Mistakes) -> Option<CoordinatorConfig> {
     let listen = mistakes.read("coordinator.listen", raw.listen, str::parse);
     let http_listen = mistakes.read("coordinator.http_listen", raw.http_listen, str::parse);
+    let key = "coordinator.no_worker_timeout";
+    let no_worker_timeout = mistakes.read(key, raw.no_worker_timeout, parse_duration);
     let grace = mistakes.read("coordinator.grace", raw.grace, parse_duration);
     let data_dir = raw.data_dir.unwrap_or_else(|| default_of("coordinator.data_dir").into());
     let dir = match raw.store {
@@ -114,6 +116,7 @@ fn coordinator(raw: RawCoordinator, mistakes: &mut Mistakes) -> Option<Coordinat
         http_listen: http_listen?,
         data_dir,
         store,
+        no_worker_timeout: no_worker_timeout?,
         grace: grace?,
     })
 }

@@ -7,7 +7,7 @@ use axum::http::Response;
 use bytes::Bytes;
 use dcbuild_oci::{Descriptor, Index, media_type};
 use dcbuild_registry::{
-    Anonymous, Credential, HttpError, ImageSource as _, PullError, RawRegistryConfig,
+    Anonymous, Credential, HttpError, ImageSource as _, Login, PullError, RawRegistryConfig,
     RegistryClient, RegistryConfig, Secret, StaticCredentials,
 };
 use futures::TryStreamExt as _;
@@ -22,7 +22,8 @@ fn anonymous() -> RegistryClient {
 fn known(host: &str) -> RegistryClient {
     let password = Secret::new("hunter2".into());
     let credential = Credential::Basic { username: "user".into(), password };
-    let credentials = StaticCredentials::new([(host.to_owned(), credential)]);
+    let login = Login { credential, source: "from a test".into() };
+    let credentials = StaticCredentials::new([(host.to_owned(), login)]);
     RegistryClient::new(RegistryConfig::default(), Arc::new(credentials)).unwrap()
 }
 
@@ -211,7 +212,10 @@ async fn refusals_have_words() {
     let PullError::NotFound { source: HttpError::Status(api), .. } = error else { panic!() };
     assert_eq!(
         api.to_string(),
-        format!("{} answered 404 MANIFEST_UNKNOWN: manifest unknown", fake.host)
+        format!(
+            "http://{} answered GET /v2/team/app/manifests/v1 with 404 MANIFEST_UNKNOWN: manifest unknown",
+            fake.host
+        )
     );
     let image = format!("{}/team/app:v2", fake.host).parse().unwrap();
     assert_eq!(anonymous().head_manifest(&image).await.unwrap(), None);
@@ -275,4 +279,41 @@ async fn nested_indexes_have_an_end() {
         assert_eq!(outcome.is_ok(), good, "{depth}");
         assert!(fake.log().len() <= 6, "{depth}");
     }
+}
+
+#[tokio::test]
+async fn a_registry_that_is_not_there_is_not_asked_again() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let begun = tokio::time::Instant::now();
+    let error = resolve(&anonymous(), &host).await.unwrap_err();
+    // The pauses between five tries are longer.
+    assert!(begun.elapsed() < std::time::Duration::from_secs(3));
+    let PullError::Http { source, .. } = &error else { panic!("{error:?}") };
+    let want = format!("could not reach http://{host} for GET /v2/team/app/manifests/v1");
+    assert_eq!(source.to_string(), want);
+    assert_eq!(error.fault(), dcbuild_model::Fault::Request);
+    assert!(error.hint().unwrap().contains(&format!("nothing listens at {host}")));
+}
+
+#[tokio::test]
+async fn a_refusal_names_who_asked_and_not_how() {
+    let fake = Fake::start(|host, seen| match seen.path.as_str() {
+        "/token" => answer(401, ""),
+        _ => challenge(host),
+    })
+    .await;
+    let error = resolve(&known(&fake.host), &fake.host).await.unwrap_err();
+    let PullError::Denied { source, .. } = &error else { panic!("{error:?}") };
+    let HttpError::Token { source, .. } = source else { panic!("{source:?}") };
+    let want = format!(
+        "http://{} answered GET /token with 401 (asked as user 'user', from a test)",
+        fake.host
+    );
+    assert_eq!(source.to_string(), want);
+    let error = resolve(&anonymous(), &fake.host).await.unwrap_err();
+    let PullError::Denied { source, .. } = &error else { panic!("{error:?}") };
+    let HttpError::Token { source, .. } = source else { panic!("{source:?}") };
+    assert!(source.to_string().ends_with("(asked without credentials: none are known for it)"));
 }

@@ -113,7 +113,7 @@ async fn docker_takes_an_archive_or_says_why_not() {
         assert_eq!(said.unwrap_err().to_string(), want);
     }
     let error = docker_load("unix:///nonexistent.sock", &b""[..]).await.unwrap_err();
-    assert!(error.to_string().contains("is it running?"), "{error}");
+    assert!(error.hint().unwrap().contains("start docker"), "{error}");
     let error = docker_load("tcp://1.2.3.4:2375", &b""[..]).await.unwrap_err();
     assert!(matches!(error, LoadError::Address { .. }));
 }

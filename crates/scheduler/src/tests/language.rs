@@ -33,6 +33,10 @@ pub(super) fn play(script: &str) -> String {
             player.now.0 += seconds.parse::<u64>().unwrap() * 1_000;
             continue;
         }
+        if words == ["unmet"] {
+            player.unmet();
+            continue;
+        }
         let event = player.event(&words);
         for action in player.scheduler.apply(player.now, event) {
             let text = player.write(&action);
@@ -64,6 +68,16 @@ fn option<'a>(words: &[&'a str], name: &str) -> Option<&'a str> {
 }
 
 impl Player {
+    fn unmet(&mut self) {
+        for (build, platforms) in self.scheduler.unmet() {
+            let kind = |platform: &Option<dcbuild_model::Platform>| {
+                platform.as_ref().map_or("any".into(), ToString::to_string)
+            };
+            let platforms: Vec<String> = platforms.iter().map(kind).collect();
+            self.out.push_str(&format!("  {} lacks {}\n", short(build), platforms.join(" ")));
+        }
+    }
+
     fn event(&mut self, words: &[&str]) -> Event {
         match words {
             ["worker", name, "joins", rest @ ..] => Event::WorkerJoined(WorkerFacts {
@@ -134,6 +148,10 @@ impl Player {
                     None => StepFault::Infra(InfraFault::Sandbox),
                 };
                 Event::StepFailed { fence, step, fault }
+            }
+            ["output", "rejected"] => Event::OutputFailed { fence, fault: StepFault::Rejected },
+            ["output", "infra"] => {
+                Event::OutputFailed { fence, fault: StepFault::Infra(InfraFault::Network) }
             }
             ["output"] => Event::OutputDone { fence, result: made("output").record },
             ["returns", "draining"] => Event::JobReturned { fence, why: Return::Draining },
@@ -266,12 +284,11 @@ impl Player {
             Action::OutputSettled { build, output, .. } => {
                 format!("{} output {} made", short(build), output.0)
             }
+            Action::OutputFailed { build, output, failure } => {
+                format!("{} output {} failed: {}", short(build), output.0, failure.code())
+            }
             Action::Note { build, note: Note::Withdrawn { step } } => {
                 format!("{} withdrawn", self.name(*build, *step))
-            }
-            Action::Note { build, note: Note::NoWorker { platform, .. } } => {
-                let platform = platform.as_ref().map_or("any".into(), ToString::to_string);
-                format!("{} finds no worker for {platform}", short(build))
             }
             Action::Note { build, note: Note::Retry { attempts, attempts_max, fault, .. } } => {
                 format!("{} lost attempt {attempts}/{attempts_max}: {fault:?}", short(build))

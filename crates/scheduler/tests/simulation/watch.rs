@@ -25,6 +25,8 @@ pub(crate) struct Watch {
     /// What runs first in an attempt, by key and lineage.
     running: BTreeSet<Place>,
     builds: BTreeMap<AttemptId, BuildId>,
+    /// Outputs that cannot be made.
+    failed: BTreeSet<(BuildId, OutputIndex)>,
 }
 
 impl Watch {
@@ -39,6 +41,7 @@ impl Watch {
             held: BTreeMap::new(),
             running: BTreeSet::new(),
             builds: BTreeMap::new(),
+            failed: BTreeSet::new(),
         }
     }
 
@@ -140,7 +143,13 @@ impl Watch {
                 let before = self.settled.remove(&(*build, *step));
                 assert!(before.is_some(), "seed {seed}: {build} {step:?} had no result");
             }
+            Action::OutputFailed { build, output, .. } => {
+                let first = self.failed.insert((*build, *output));
+                assert!(first, "seed {seed}: {build} {output:?} failed twice");
+            }
             Action::BuildEnded { build, outcome } => {
+                let failed = self.failed.iter().any(|(of, _)| of == build);
+                assert!(!(failed && *outcome == Outcome::Done), "seed {seed}: {build} is not done");
                 let before = self.ended.insert(*build, *outcome);
                 let want = again.then_some(*outcome);
                 assert_eq!(before, want, "seed {seed}: {build} ended twice");
@@ -176,6 +185,10 @@ impl Watch {
                 first = Some(place);
             }
         } else {
+            if let Work::Output(output) = lease.work {
+                let failed = self.failed.contains(&(lease.build, output));
+                assert!(!failed, "seed {seed}: {lease:?} of an output that failed");
+            }
             for step in graph.outputs.iter().flat_map(|output| &output.needs) {
                 let there = self.settled.contains_key(&(lease.build, *step));
                 assert!(there, "seed {seed}: {lease:?} lacks {step:?}");

@@ -288,6 +288,8 @@ impl World {
                 let fault = StepFault::Infra(InfraFault::Network);
                 if self.faulty() && self.dice.percent(3) {
                     Event::OutputFailed { fence, fault }
+                } else if self.faulty() && self.dice.percent(1) {
+                    Event::OutputFailed { fence, fault: StepFault::Rejected }
                 } else {
                     Event::OutputDone { fence, result: made("output").record }
                 }

@@ -1,0 +1,114 @@
+//! The client's part of a build's outputs: each on its own, so that one that fails takes no other with it.
+
+use dcbuild_process::Hint as _;
+use dcbuild_progress::Failure;
+use dcbuild_proto::document::{OutputKind, OutputResult};
+use tokio_util::sync::CancellationToken;
+
+use super::{BuildRequest, Client};
+use crate::deliver::{DeliverError, Deliverer, title, write_file};
+use crate::metadata::{image_id, metadata};
+use crate::output::ClientOutput;
+use crate::show::Show;
+
+/// What became of a build's outputs.
+#[derive(Debug, Default)]
+pub(crate) struct Delivery {
+    /// Those that are where they belong, in words.
+    pub(crate) arrived: Vec<String>,
+    /// Why others are not.
+    pub(crate) errors: Vec<DeliverError>,
+    /// How many were asked for.
+    pub(crate) asked: usize,
+    /// Whether the user stopped it.
+    pub(crate) stopped: bool,
+}
+
+impl Delivery {
+    /// What a person is told of the outputs that came out well beside one that did not.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        match (self.asked, self.arrived.as_slice()) {
+            (0 | 1, _) => Vec::new(),
+            (_, []) => vec!["no other output was delivered".into()],
+            (_, arrived) => vec![format!("delivered all the same: {}", arrived.join("; "))],
+        }
+    }
+
+    /// The first failure of the client's own part, ready to print, with the exit code for it.
+    pub(crate) fn failure(&self) -> Option<(Failure, u8)> {
+        let first = self.errors.first()?;
+        let stories = self.errors.iter().map(|error| crate::answer::chain(error));
+        let failure = Failure {
+            error: stories.collect::<Vec<_>>().join("; "),
+            notes: self.notes(),
+            hint: first.hint(),
+            ..Failure::default()
+        };
+        Some((failure, first.fault().exit_code()))
+    }
+}
+
+impl Client {
+    /// Puts outputs where they belong, those of a build that failed beside them too.
+    pub(super) async fn deliver(
+        &self,
+        request: &BuildRequest,
+        made: &[Option<OutputResult>],
+        show: &mut Show<'_>,
+        stop: &CancellationToken,
+    ) -> Delivery {
+        let deliverer = Deliverer {
+            blobs: self.blobs.clone(),
+            docker_host: self.config.docker_host.clone(),
+            working: self.config.working.clone(),
+        };
+        let mut delivery = Delivery { asked: request.outputs.len(), ..Delivery::default() };
+        for (at, output) in request.outputs.iter().enumerate() {
+            let Some(made) = made.get(at).and_then(Option::as_ref) else { continue };
+            if let Some(title) = title(output) {
+                let work = show.during(&title, deliverer.deliver(output, made));
+                match stop.run_until_cancelled(work).await {
+                    Some(Ok(())) => {}
+                    Some(Err(error)) => {
+                        delivery.errors.push(error);
+                        continue;
+                    }
+                    None => return Delivery { stopped: true, ..delivery },
+                }
+            }
+            let kind = request.submission.outputs.get(at).map(|spec| &spec.kind);
+            delivery.arrived.push(words(output, kind));
+        }
+        delivery
+    }
+
+    /// Writes the files that tell programs what was made, once all of it is there.
+    pub(super) fn tell(
+        &self,
+        request: &BuildRequest,
+        made: &[OutputResult],
+    ) -> Result<(), DeliverError> {
+        if let (Some(path), Some(id)) = (&request.iidfile, image_id(made)) {
+            write_file(&self.config.working.join(path), id.as_bytes())?;
+        }
+        if let Some(path) = &request.metadata_file {
+            let text = metadata(request.id, made);
+            write_file(&self.config.working.join(path), text.as_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+/// What has been done with an output.
+fn words(output: &ClientOutput, kind: Option<&OutputKind>) -> String {
+    if let Some(title) = title(output) {
+        return title.replacen("writing ", "wrote ", 1).replacen("loading ", "loaded ", 1);
+    }
+    match kind {
+        Some(OutputKind::Image { names, push: true, .. }) => format!("pushed {}", names.join(", ")),
+        Some(OutputKind::Image { names, .. }) if !names.is_empty() => {
+            format!("kept image {}", names.join(", "))
+        }
+        Some(OutputKind::Image { .. } | OutputKind::Files {}) | None => "made the image".into(),
+    }
+}
