@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use dcbuild_model::{BlobDigest, LayerRef, Scope, Selection, StepIndex, UnixTime};
 use dcbuild_plan::{ImageSource, Op, Plan, Step};
 use dcbuild_proto::document::{
-    Chain, ContextPlace, Lease, LeasedContext, LeasedStep, OutputKind, OutputSpec,
-    RegistryCredentials, Work,
+    Chain, ContextPlace, LayerCompression, Lease, LeasedContext, LeasedStep, OutputKind,
+    OutputSpec, RegistryCredentials, Work,
 };
 use dcbuild_scheduler as scheduler;
 
@@ -98,6 +98,7 @@ impl Writer<'_> {
         let first = steps.first().ok_or(Lacking::Result(None))?;
         let parent = self.chain(self.plan().step(*first).parent)?;
         hosts_of(&parent, hosts);
+        let (shipped, in_output) = (self.shipped(), self.plan().chain(self.plan().state));
         let (mut leased, mut inputs, mut contexts) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
         for at in steps {
             let step = self.planned.plan.step(*at);
@@ -116,13 +117,21 @@ impl Writer<'_> {
                     contexts.insert((name.clone(), selection.clone()), place);
                 }
             }
-            leased.push(LeasedStep { index: *at, step: step.clone(), ask: self.asks(step) });
+            let ships = shipped.filter(|_| in_output.contains(at));
+            leased.push(LeasedStep { index: *at, step: step.clone(), ask: self.asks(step), ships });
         }
         let contexts = contexts
             .into_iter()
             .map(|((name, selection), place)| LeasedContext { name, selection, place })
             .collect();
         Ok(Work::Steps { steps: leased, parent, inputs: inputs.into_iter().collect(), contexts })
+    }
+
+    /// How the first output that is an image compresses its layers.
+    fn shipped(&self) -> Option<LayerCompression> {
+        let outputs = &self.active.desk.submission.outputs;
+        let image = |output: &&OutputSpec| matches!(output.kind, OutputKind::Image { .. });
+        outputs.iter().find(image).map(|output| output.layers)
     }
 
     /// Whether something that the step stands on or reads was made after the probe, which asked by recipe alone.

@@ -217,6 +217,8 @@ pub struct LeasedStep {
     pub step: Step,
     /// Whether the worker asks by result key before it runs.
     pub ask: bool,
+    /// How an output of the build will want the step's layer compressed, if it holds it.
+    pub ships: Option<LayerCompression>,
 }
 
 /// The state of an input or parent that is finished: its layers, lowest first.

@@ -69,6 +69,25 @@ fn submit_makes_the_tree_that_build_makes() {
 }
 
 #[test]
+fn a_file_of_a_large_layer_is_waited_for_while_it_is_on_its_way() {
+    let site = Site::start(2, 1);
+    // What cannot be compressed takes its time to the store, and one of the two is on the other worker.
+    let large = |name: &str| {
+        format!(
+            "FROM busybox:golden AS {name}\n\
+             RUN head -c 60000000 /dev/urandom > /large && echo {name} > /{name}\n"
+        )
+    };
+    let copies = "FROM scratch\nCOPY --from=one /one /\nCOPY --from=other /other /\n";
+    let context = site.context(&[&large("one"), &large("other"), copies].concat());
+    let done = site.cluster.ask("submit", &["--output", &site.output(), &context]).well();
+    let tree = site.image().tree();
+    let texts = ["one", "other"].map(|name| tree.text(name));
+    assert_eq!(texts, [Some("one\n".to_owned()), Some("other\n".to_owned())]);
+    assert!(!done.stderr.contains("was lost"), "{}", done.stderr);
+}
+
+#[test]
 fn stages_run_at_once_on_different_workers() {
     let site = Site::start(2, 1);
     let seconds = [own_seconds(3, 1), own_seconds(3, 2)];

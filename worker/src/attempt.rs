@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::error::{Failed, blocking};
 use crate::output;
-use crate::publish::{self, Publish};
+use crate::publish::{self, Publish, Publishing};
 use crate::report::{Fence, FindOutcome, Progress, Report, Reporter};
 use crate::running::Run;
 use crate::shared::Shared;
@@ -116,6 +116,11 @@ async fn run_output(attempt: &Arc<Attempt>, job: output::Job) {
         Ok(result) => {
             let result = Box::new(result);
             attempt.reporter.send(Report::OutputDone { fence, result }).await;
+        }
+        // Which step's layer that is, is not known here: the next try looks for it again, perhaps elsewhere.
+        Err(error @ Failed::Lost { .. }) => {
+            let error = Failed::new(StepErrorKind::Store {}, error.to_string());
+            fail(&attempt.reporter, fence, None, error).await;
         }
         Err(error) => fail(&attempt.reporter, fence, None, error).await,
     }
@@ -314,6 +319,7 @@ async fn finish(
     lock: Option<KeyLock>,
 ) {
     let (fence, step) = (attempt.fence, task.leased.index);
+    let publish = Publishing { what: publish, ships: task.leased.ships };
     let report = Report::StepDone { fence, step, record: Box::new(record.clone()), hit: false };
     attempt.reporter.send(report).await;
     let (shared, reporter) = (attempt.shared.clone(), attempt.reporter.clone());

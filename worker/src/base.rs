@@ -65,8 +65,12 @@ impl Base {
     }
 }
 
-/// Unpacks a layer that dcbuild made from its blob in the store; blocks.
+/// Unpacks a layer that dcbuild made from its blob in the store; blocks, while another worker may be sending it too.
 pub(crate) fn unpack_stored(layers: &Arc<Layers>, layer: &LayerId) -> Result<Snapshot, Failed> {
+    layers.look_again(|| unpack_if_stored(layers, layer))?.ok_or(Failed::Lost { layer: *layer })
+}
+
+fn unpack_if_stored(layers: &Arc<Layers>, layer: &LayerId) -> Result<Option<Snapshot>, Failed> {
     for stored in layers.handle.block_on(forms_of(layers.index.as_ref(), layer))? {
         let compression = stored.blob.compression;
         let blob = BlobDigest(stored.blob.digest.0);
@@ -80,9 +84,9 @@ pub(crate) fn unpack_stored(layers: &Arc<Layers>, layer: &LayerId) -> Result<Sna
         let (snapshot, _) = layers
             .snapshots
             .unpack(reader, form, |read| read.digest.0 == digest && read.layer == *layer)?;
-        return Ok(snapshot);
+        return Ok(Some(snapshot));
     }
-    Err(Failed::Lost { layer: *layer })
+    Ok(None)
 }
 
 fn open_blob(layers: &Layers, blob: BlobDigest) -> Result<Box<dyn Read + Send>, Failed> {

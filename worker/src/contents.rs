@@ -1,6 +1,6 @@
 //! The bytes of files by their origin, wherever a layer has them: a snapshot, a recipe, a blob.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Cursor, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -59,10 +59,23 @@ impl Contents {
         if let Some(recipe) = self.layers.recipe(layer) {
             return Ok(Place::Recipe(recipe));
         }
-        match self.find_blob(layer)? {
+        let found = match self.find_blob(layer)? {
+            // A base layer comes from its registry.
+            None if self.layers.base(layer).is_none() => {
+                self.layers.look_again(|| self.find_blob(layer))?
+            }
+            found => found,
+        };
+        match found {
             Some(place) => Ok(place),
             None => self.layers.snapshot(layer).map(snapshot).map_err(io::Error::other),
         }
+    }
+
+    /// Finds the places of all layers that a recipe reads; blocks until what others made has come.
+    pub(crate) fn find_all(&self, recipe: &Recipe) -> io::Result<()> {
+        let layers: BTreeSet<LayerId> = recipe.changes.0.values().filter_map(layer_of).collect();
+        layers.iter().try_for_each(|layer| self.place(layer).map(drop))
     }
 
     fn find_blob(&self, layer: &LayerId) -> io::Result<Option<Place>> {
@@ -126,6 +139,15 @@ impl ReadContent for Contents {
             (Origin::Context { .. }, Some(recipe)) => recipe.sources.open(body),
             (Origin::Context { .. }, None) => Err(absent()),
         }
+    }
+}
+
+/// The layer that an entry's bytes lie in.
+fn layer_of(change: &Change) -> Option<LayerId> {
+    let (Change::Put(entry) | Change::Replace(entry)) = change else { return None };
+    match &entry.kind {
+        Kind::File(FileBody { origin: Origin::Layer { layer, .. }, .. }) => Some(*layer),
+        _ => None,
     }
 }
 

@@ -48,6 +48,9 @@ impl Failed {
     }
 
     pub(crate) fn of(kind: StepErrorKind, error: &(dyn Error + 'static)) -> Failed {
+        if let Some(layer) = lost(error) {
+            return Failed::Lost { layer };
+        }
         let kind = if is_full(error) { StepErrorKind::NoSpace {} } else { kind };
         Failed::new(kind, story(error))
     }
@@ -78,6 +81,20 @@ pub(crate) fn story(error: &(dyn Error + 'static)) -> String {
         next = cause.source();
     }
     text
+}
+
+/// The layer whose absence is at the bottom of it.
+fn lost(error: &(dyn Error + 'static)) -> Option<LayerId> {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        let held = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let held = held.and_then(|held| held.downcast_ref::<Failed>());
+        if let Some(Failed::Lost { layer }) = held {
+            return Some(*layer);
+        }
+        next = cause.source();
+    }
+    None
 }
 
 /// Whether a full disk is at the bottom of it.
@@ -209,4 +226,17 @@ pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Failed> + Send + 'static,
 ) -> Result<T, Failed> {
     tokio::task::spawn_blocking(work).await?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layer_that_is_lost_is_found_behind_a_reader() {
+        let layer = LayerId(dcbuild_model::Digest::of(b"layer"));
+        let read = std::io::Error::other(Failed::Lost { layer });
+        let error = WriteBlobError::Content { path: dcbuild_model::TreePath::root(), source: read };
+        assert!(matches!(Failed::from(error), Failed::Lost { layer: found } if found == layer));
+    }
 }

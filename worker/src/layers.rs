@@ -27,6 +27,12 @@ const TREES_KEPT: usize = 64;
 const TABLE_PAUSE_FIRST: Duration = Duration::from_millis(100);
 const TABLE_PAUSE_MAX: Duration = Duration::from_secs(7);
 
+/// How long a layer is looked for that another worker has made: it is on its way to the store since its step was done.
+const COMING_MAX: Duration = Duration::from_secs(20);
+/// The pauses between two looks.
+const COMING_PAUSE_FIRST: Duration = Duration::from_millis(5);
+const COMING_PAUSE_MAX: Duration = Duration::from_millis(250);
+
 /// A layer that has no bytes of its own yet: its changes, and whence its files come.
 pub(crate) struct Recipe {
     pub(crate) changes: Arc<Changes>,
@@ -130,6 +136,15 @@ impl Layers {
         Ok(())
     }
 
+    /// Looks again and again for what another worker may still be sending; blocks. Who is alone has nobody to wait for.
+    pub(crate) fn look_again<T, E>(
+        &self,
+        find: impl FnMut() -> Result<Option<T>, E>,
+    ) -> Result<Option<T>, E> {
+        let limit = if self.folder.is_some() { Duration::ZERO } else { COMING_MAX };
+        look_again(&self.handle, limit, find)
+    }
+
     /// What a layer changes, its files' origins in the layer.
     pub(crate) fn table(&self, layer: &LayerId) -> Result<Arc<Changes>, Failed> {
         if let Some(table) = self.known().table(layer) {
@@ -229,6 +244,23 @@ impl Layers {
     }
 }
 
+fn look_again<T, E>(
+    handle: &Handle,
+    limit: Duration,
+    mut find: impl FnMut() -> Result<Option<T>, E>,
+) -> Result<Option<T>, E> {
+    let (mut left, mut pause) = (limit, COMING_PAUSE_FIRST);
+    loop {
+        let found = find()?;
+        if found.is_some() || left.is_zero() {
+            return Ok(found);
+        }
+        handle.block_on(tokio::time::sleep(pause.min(left)));
+        left = left.saturating_sub(pause);
+        pause = (pause * 2).min(COMING_PAUSE_MAX);
+    }
+}
+
 impl Known {
     fn table(&mut self, layer: &LayerId) -> Option<Arc<Changes>> {
         self.uses += 1;
@@ -297,4 +329,29 @@ pub(crate) fn measure(changes: &Changes) -> (u64, u64) {
     };
     let entries = u64::try_from(changes.0.len()).unwrap_or(u64::MAX);
     (entries, changes.0.iter().map(size).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn looks(limit: Duration, there_at: u32) -> (Option<u32>, u32) {
+        let handle = Handle::current();
+        let search = move || {
+            let mut looks = 0;
+            let found = look_again::<_, ()>(&handle, limit, || {
+                looks += 1;
+                Ok((looks >= there_at).then_some(looks))
+            });
+            (found.unwrap(), looks)
+        };
+        tokio::task::spawn_blocking(search).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_is_on_its_way_is_looked_for_again_and_the_absent_not_for_ever() {
+        assert_eq!(looks(COMING_MAX, 3).await, (Some(3), 3));
+        assert_eq!(looks(Duration::ZERO, 2).await, (None, 1));
+        assert_eq!(looks(COMING_PAUSE_FIRST, 9).await, (None, 2));
+    }
 }

@@ -1,10 +1,12 @@
 //! Making a step's result durable, behind the back of whoever goes on with it.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use dcbuild_layer::BlobForm;
 use dcbuild_model::{BlobDigest, Compression, LayerBlob, LayerId};
+use dcbuild_proto::document::{LayerCompression, StepErrorKind};
 use dcbuild_store::{StoredBlob, form_of};
 use dcbuild_tree::Changes;
 
@@ -17,6 +19,24 @@ use crate::shared::Shared;
 const TRIES: u32 = 5;
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
 
+/// The blobs that are being made: one lock for each layer and compression, as long as somebody holds it.
+#[derive(Debug, Default)]
+pub(crate) struct Making(Mutex<HashMap<(LayerId, &'static str), Weak<tokio::sync::Mutex<()>>>>);
+
+impl Making {
+    fn of(&self, layer: LayerId, compression: Compression) -> Arc<tokio::sync::Mutex<()>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, lock| lock.strong_count() > 0);
+        let key = (layer, compression.name());
+        if let Some(lock) = all.get(&key).and_then(Weak::upgrade) {
+            return lock;
+        }
+        let lock = Arc::default();
+        all.insert(key, Arc::downgrade(&lock));
+        lock
+    }
+}
+
 /// What is left to do until a step's result is durable.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Publish {
@@ -28,31 +48,60 @@ pub(crate) enum Publish {
     Recipe(LayerId),
 }
 
-/// Makes a layer durable: as a snapshot in the process of its coordinator, else as a blob in the store.
-pub(crate) async fn publish(shared: &Arc<Shared>, what: Publish) -> Result<(), Failed> {
+/// A result that is to be made durable, and how an output wants it compressed, if one will hold it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Publishing {
+    pub(crate) what: Publish,
+    pub(crate) ships: Option<LayerCompression>,
+}
+
+/// Makes a layer durable: as the blob that an output wants, where there is one; else as a snapshot in the process of its
+/// coordinator, as a blob in the store of a cluster.
+pub(crate) async fn publish(shared: &Arc<Shared>, result: Publishing) -> Result<(), Failed> {
+    let Publishing { what, ships } = result;
     let in_process = shared.config.in_process;
     let layer = match what {
         Publish::Nothing => return Ok(()),
         Publish::Snapshot(_) if in_process => return Ok(()),
-        Publish::Snapshot(layer) | Publish::Recipe(layer) => layer,
+        Publish::Snapshot(layer) => layer,
+        Publish::Recipe(layer) => {
+            // Waits for others without a turn: their turns may be waiting for this worker's layers.
+            let layers = shared.layers.clone();
+            blocking(move || find_sources(&layers, layer)).await?;
+            layer
+        }
     };
     // The semaphore is never closed.
     let _turn = shared.publishing.acquire().await.map_err(|_| Failed::Stopped)?;
-    if in_process && crate::shared::can_snapshot() {
-        let layers = shared.layers.clone();
-        blocking(move || layers.snapshot(&layer).map(drop)).await?;
-    } else {
-        let form = BlobForm { compression: Compression::Zstd, level: None, threads: shared.cores };
-        layer_blob(shared, layer, form).await?;
+    let threads = shared.cores;
+    match ships {
+        // It is compressed once, and no folder is made beside it unless a RUN wants one.
+        Some(LayerCompression { compression, level, force: _ }) => {
+            layer_blob(shared, layer, BlobForm { compression, level, threads }).await?;
+        }
+        None if in_process && crate::shared::can_snapshot() => {
+            let layers = shared.layers.clone();
+            blocking(move || layers.snapshot(&layer).map(drop)).await?;
+        }
+        None => {
+            let form = BlobForm { compression: Compression::Zstd, level: None, threads };
+            layer_blob(shared, layer, form).await?;
+        }
     }
     shared.layers.drop_recipe(&layer);
     Ok(())
 }
 
+fn find_sources(layers: &Arc<Layers>, layer: LayerId) -> Result<(), Failed> {
+    let Some(recipe) = layers.recipe(&layer) else { return Ok(()) };
+    let contents = Contents::of_recipe(layers.clone(), recipe.clone());
+    contents.find_all(&recipe).map_err(|error| Failed::of(StepErrorKind::Store {}, &error))
+}
+
 /// Tries again, with longer and longer pauses, until the worker is to stop; gives the last error.
 pub(crate) async fn again(
     shared: &Arc<Shared>,
-    what: Publish,
+    result: Publishing,
     mut error: Failed,
 ) -> Result<(), Failed> {
     let mut pause = PAUSE_FIRST;
@@ -65,7 +114,7 @@ pub(crate) async fn again(
             () = shared.ending.cancelled() => break,
             () = tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))) => {}
         }
-        match publish(shared, what).await {
+        match publish(shared, result).await {
             Ok(()) => return Ok(()),
             Err(again) => error = again,
         }
@@ -81,6 +130,9 @@ pub(crate) async fn layer_blob(
     form: BlobForm,
 ) -> Result<LayerBlob, Failed> {
     let layers = &shared.layers;
+    // Who wants the same blob waits for the one that makes it.
+    let one = shared.making.of(layer, form.compression);
+    let _held = one.lock().await;
     if let Some(stored) = form_of(layers.index.as_ref(), &layer, form.compression).await? {
         let blobs = [BlobDigest(stored.blob.digest.0), stored.index];
         if layers.blobs.find_missing(&blobs).await?.is_empty() {

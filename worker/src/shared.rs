@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::error::{Failed, blocking};
 use crate::layers::Layers;
 use crate::presence::{self, Presence};
+use crate::publish::Making;
 use crate::running::Attempts;
 use crate::{DefaultNetwork, Parts, WorkerConfig, WorkerError};
 
@@ -37,6 +38,7 @@ pub(crate) struct Shared {
     pub(crate) attempts: Attempts,
     pub(crate) tasks: TaskTracker,
     pub(crate) publishing: Semaphore,
+    pub(crate) making: Making,
     /// Cancelled once the worker is to stop: nothing is tried again from then on.
     pub(crate) ending: CancellationToken,
     pub(crate) cores: usize,
@@ -75,6 +77,7 @@ impl Shared {
             attempts: Attempts::default(),
             tasks: TaskTracker::new(),
             publishing: Semaphore::new(PUBLISHED_AT_ONCE),
+            making: Making::default(),
             ending: CancellationToken::new(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
         })

@@ -221,6 +221,7 @@ impl Fixture {
             index: StepIndex(index),
             step,
             ask: false,
+            ships: None,
         });
         let work =
             Work::Steps { steps: leased.collect(), parent: vec![], inputs: vec![], contexts };
@@ -632,6 +633,7 @@ fn cancelled_run() {
             index: StepIndex(index),
             step,
             ask: false,
+            ships: None,
         });
         let (steps, parent) = (leased.collect(), vec![]);
         let work = Work::Steps { steps, parent, inputs: vec![], contexts: vec![] };
