@@ -266,6 +266,11 @@ impl Book {
         self.scheduler.counts()
     }
 
+    /// How many results are on workers' disks alone.
+    pub(crate) fn undurable(&self) -> usize {
+        self.undurable.len()
+    }
+
     fn record(&mut self, entry: Entry) {
         self.entries.push(entry.clone());
         self.take(entry);

@@ -87,8 +87,18 @@ pub(crate) enum Command {
         packs: Vec<(String, dcbuild_model::Selection, dcbuild_model::BlobDigest)>,
     },
     Gauge {
-        reply: oneshot::Sender<(Counts, Tally, BTreeMap<&'static str, usize>)>,
+        reply: oneshot::Sender<Gauge>,
     },
+}
+
+/// What the metrics show.
+pub(crate) struct Gauge {
+    pub(crate) counts: Counts,
+    pub(crate) tally: Tally,
+    /// Builds by their state.
+    pub(crate) builds: BTreeMap<&'static str, usize>,
+    /// Results that are not durable yet.
+    pub(crate) undurable: usize,
 }
 
 /// Says that the core has stopped.
@@ -240,11 +250,12 @@ impl Core {
                 book.deliver(attempt);
             }
             Command::Gauge { reply } => {
-                let mut states = BTreeMap::new();
+                let mut builds = BTreeMap::new();
                 for build in book.list() {
-                    *states.entry(build.state).or_default() += 1;
+                    *builds.entry(build.state).or_default() += 1;
                 }
-                let gauge = (book.counts(), book.tally, states);
+                let (counts, tally, undurable) = (book.counts(), book.tally, book.undurable());
+                let gauge = Gauge { counts, tally, builds, undurable };
                 self.answer(reply, gauge);
             }
         }

@@ -1,6 +1,5 @@
 //! Health and metrics, for probes and Prometheus.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use axum::extract::State;
@@ -8,9 +7,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use crate::book::Tally;
-use crate::core::{Command, CoreHandle};
-use dcbuild_scheduler::Counts;
+use crate::core::{Command, CoreHandle, Gauge};
 
 /// The page of a coordinator.
 pub(crate) fn router(core: CoreHandle) -> axum::Router {
@@ -30,12 +27,13 @@ async fn healthz(State(core): State<CoreHandle>) -> Response {
 
 async fn metrics(State(core): State<CoreHandle>) -> Response {
     match core.ask(|reply| Command::Gauge { reply }).await {
-        Ok((counts, tally, builds)) => text(&counts, &tally, &builds).into_response(),
+        Ok(gauge) => text(&gauge).into_response(),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
     }
 }
 
-fn text(counts: &Counts, tally: &Tally, builds: &BTreeMap<&'static str, usize>) -> String {
+fn text(gauge: &Gauge) -> String {
+    let Gauge { counts, tally, builds, undurable } = gauge;
     let mut page = String::new();
     let mut family = |name: &str, kind: &str, help: &str, rows: &[(&str, u64)]| {
         // Writing to a String does not fail.
@@ -68,6 +66,8 @@ fn text(counts: &Counts, tally: &Tally, builds: &BTreeMap<&'static str, usize>) 
         ("{how=\"hit_result\"}", tally.hits_outcome),
     ];
     family("dcbuild_steps_total", "counter", "Steps with a result, by its origin.", &steps);
+    let undurable = [("", count(*undurable))];
+    family("dcbuild_undurable_results", "gauge", "Results on workers' disks alone.", &undurable);
     let retries = [("", tally.retries)];
     family("dcbuild_retries_total", "counter", "Attempts lost to faults of machines.", &retries);
     page

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::time::Duration;
 
 use crate::home::Home;
+use crate::http::request;
 use crate::registry::{free_port, wait_until_open};
 use crate::running::{Finished, Running};
 use crate::wait::{LONG, wait_for};
@@ -16,6 +17,8 @@ pub struct Cluster {
     /// The coordinator's address, as a URL.
     pub url: String,
     address: String,
+    /// Where the coordinator's health and metrics are.
+    metrics: String,
     coordinator: Option<Running>,
     workers: Vec<Option<Running>>,
 }
@@ -28,6 +31,7 @@ impl Cluster {
             home,
             url: format!("http://{address}"),
             address,
+            metrics: format!("127.0.0.1:{}", free_port()),
             coordinator: None,
             workers: Vec::new(),
         };
@@ -42,8 +46,7 @@ impl Cluster {
     pub fn start_coordinator(&mut self) {
         let store = format!("dir:{}", self.home.arg("store"));
         let data = self.home.arg("coordinator");
-        let http = format!("127.0.0.1:{}", free_port());
-        let places = ["--listen", &self.address, "--http-listen", &http];
+        let places = ["--listen", &self.address, "--http-listen", &self.metrics];
         let folders = ["--data-dir", &data, "--store", &store];
         let arguments = ["coordinator"].into_iter().chain(places).chain(folders);
         let process = self.home.start(arguments);
@@ -95,6 +98,15 @@ impl Cluster {
             || self.workers.iter().position(|it| it.as_ref().is_some_and(|it| runs(it.id(), word))),
             || self.said(),
         )
+    }
+
+    /// Waits until every result is in the store.
+    pub fn wait_until_durable(&self) {
+        let waits = || {
+            let page = request(&self.metrics, "GET /metrics", &[], b"").body;
+            String::from_utf8_lossy(&page).lines().all(|line| line != "dcbuild_undurable_results 0")
+        };
+        wait_for("all is durable", LONG, || (!waits()).then_some(()), || self.said());
     }
 
     /// What its processes said.

@@ -1,19 +1,19 @@
 //! Measures whole builds, from the command to the image in a registry, against the builder of Debian's docker.io.
 
 mod case;
+mod measure;
 mod ours;
+mod split;
 mod theirs;
 
 use std::path::PathBuf;
-use std::process::Command;
-use std::time::Duration;
 
 use anyhow::Context;
 use dcbuild_tests::base::busybox;
 use dcbuild_tests::registry::Registry;
-use dcbuild_tests::wait::Stopwatch;
 
 use case::{CASES, Case, Folder};
+use measure::{Sample, disk_bytes, median, sample};
 use ours::Ours;
 use theirs::Theirs;
 
@@ -34,50 +34,82 @@ pub(crate) struct Flags {
     files: usize,
 }
 
-/// Measures all cases and prints a table.
+/// Both sides of one case.
+struct Row {
+    ours: Sample,
+    theirs: Sample,
+    our_bytes: u64,
+    their_bytes: u64,
+}
+
+/// Measures all cases and prints a table: `there` is when the command has ended, with the image in the registry;
+/// `drained` is when nothing is left to compress, to upload or to write.
 pub(crate) fn run(flags: &Flags) -> anyhow::Result<()> {
     let binary = binary(flags)?;
     let registry = Registry::start();
     registry.put("busybox:golden", &busybox());
     let theirs = Theirs::start()?;
-    println!("\n{:34} {:>10} {:>10} {:>8}", "case", "dcbuild", "docker", "ratio");
+    let titles = ["there", "docker", "ratio", "drained", "docker", "ratio", "disk", "docker"];
+    println!("\n{:34}{}", "case", titles.map(|title| format!("{title:>10}")).concat());
     let chosen = |case: &&Case| flags.only.as_ref().is_none_or(|text| case.name.contains(text));
     for case in CASES.iter().filter(chosen) {
         let ours = Ours::start(&binary, &registry, case.place);
         let folder = Folder::new(case, &registry.host, flags.files)?;
-        let (mut own, mut other) = (Vec::new(), Vec::new());
-        for round in 0..flags.rounds.max(1) {
-            folder.prepare(round)?;
-            let image = |who: &str| format!("{}/bench:{who}-{round}", registry.host);
-            own.push(measure(case, &folder, &|| ours.build(&folder, &image("own")), round)?);
-            other.push(measure(case, &folder, &|| theirs.build(&folder, &image("other")), round)?);
-        }
-        let (own, other) = (median(own), median(other));
-        let ratio = own.as_secs_f64() / other.as_secs_f64();
-        let (own, other) = (own.as_secs_f64(), other.as_secs_f64());
-        println!("{:34} {own:>9.2}s {other:>9.2}s {ratio:>8.2}", case.name);
+        print(case, &measure(flags, &registry, (case, &folder), (&ours, &theirs))?);
     }
     Ok(())
 }
 
-/// How long the build takes, with everything that it wrote on the disk.
+/// Measures one case in rounds, in which the builders take turns.
 fn measure(
-    case: &Case,
-    folder: &Folder,
-    build: &dyn Fn() -> anyhow::Result<()>,
-    round: usize,
-) -> anyhow::Result<Duration> {
-    if case.is_warm {
-        build()?;
+    flags: &Flags,
+    registry: &Registry,
+    (case, folder): (&Case, &Folder),
+    (ours, theirs): (&Ours, &Theirs),
+) -> anyhow::Result<Row> {
+    let (mut own, mut other) = (Vec::new(), Vec::new());
+    let (our_before, their_before) = (disk_bytes(&ours.dir())?, disk_bytes(&theirs.dir())?);
+    for round in 0..flags.rounds.max(1) {
+        folder.prepare(round)?;
+        let image = |who: &str| format!("{}/bench:{who}-{round}", registry.host);
+        let (ours_image, theirs_image) = (image("own"), image("other"));
+        if case.is_warm {
+            ours.build(folder, &ours_image)?;
+            ours.drain();
+            theirs.build(folder, &theirs_image)?;
+        }
+        folder.change(round)?;
+        let (taken, progress) = sample(|| ours.build(folder, &ours_image), || ours.drain())?;
+        own.push(Sample { split: Some(split::split(&progress, taken.there)), ..taken });
+        other.push(sample(|| theirs.build(folder, &theirs_image), || {})?.0);
+        folder.change_back()?;
     }
-    folder.change(round)?;
-    sync()?;
-    let watch = Stopwatch::start();
-    build()?;
-    sync()?;
-    let passed = watch.passed();
-    folder.change_back()?;
-    Ok(passed)
+    Ok(Row {
+        ours: median(&own),
+        theirs: median(&other),
+        our_bytes: disk_bytes(&ours.dir())?.saturating_sub(our_before),
+        their_bytes: disk_bytes(&theirs.dir())?.saturating_sub(their_before),
+    })
+}
+
+fn print(case: &Case, row: &Row) {
+    let Row { ours, theirs, our_bytes, their_bytes } = row;
+    let times = |own: f64, other: f64| format!("{own:>9.2}s{other:>9.2}s{:>10.2}", own / other);
+    let megabytes = |bytes: &u64| format!("{:>8}MB", bytes / 1_000_000);
+    println!(
+        "{:34}{}{}{}{}",
+        case.name,
+        times(ours.there, theirs.there),
+        times(ours.drained, theirs.drained),
+        megabytes(our_bytes),
+        megabytes(their_bytes)
+    );
+    if let Some(split::Split { plan, run, wait, output }) = ours.split {
+        println!(
+            "{:>34}  plan {plan:.2}s, run {run:.2}s, output {output:.2}s, wait {wait:.2}s",
+            ""
+        );
+    }
 }
 
 fn binary(flags: &Flags) -> anyhow::Result<PathBuf> {
@@ -86,15 +118,4 @@ fn binary(flags: &Flags) -> anyhow::Result<PathBuf> {
     }
     crate::step::step("cargo", &["build", "--release", "--package", "dcbuild"])?;
     Ok(crate::step::root().join("target/release/dcbuild"))
-}
-
-fn median(mut times: Vec<Duration>) -> Duration {
-    times.sort();
-    times.get(times.len() / 2).copied().unwrap_or_default()
-}
-
-/// What was written counts only once it is on the disk.
-fn sync() -> anyhow::Result<()> {
-    Command::new("sync").status().context("could not sync")?;
-    Ok(())
 }

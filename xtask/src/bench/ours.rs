@@ -1,6 +1,6 @@
 //! dcbuild, in one process or as a cluster on this machine.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::ensure;
 use dcbuild_tests::cluster::Cluster;
@@ -28,17 +28,31 @@ impl Ours {
             Place::Cluster => Ours::Cluster(Cluster::start(home, WORKERS, SLOTS)),
         }
     }
-}
 
-impl Ours {
-    pub(super) fn build(&self, folder: &Folder, image: &str) -> anyhow::Result<()> {
+    /// Builds and pushes, and gives what was said of the progress.
+    pub(super) fn build(&self, folder: &Folder, image: &str) -> anyhow::Result<String> {
         let context = folder.path().display().to_string();
-        let rest = ["--progress", "plain", "--tag", image, "--push", &context];
+        let rest = ["--progress", "rawjson", "--tag", image, "--push", &context];
         let done = match self {
             Ours::Here(home) => home.start(["build"].into_iter().chain(rest)).finish(LONG),
             Ours::Cluster(cluster) => cluster.ask("submit", &rest),
         };
         ensure!(done.status.success(), "dcbuild: {}\n{}", done.status, done.stderr);
-        Ok(())
+        Ok(done.stderr)
+    }
+
+    /// Waits until nothing is compressed or uploaded any more; a build in one process ends with that.
+    pub(super) fn drain(&self) {
+        if let Ours::Cluster(cluster) = self {
+            cluster.wait_until_durable();
+        }
+    }
+
+    /// Where all of it lies on the disk.
+    pub(super) fn dir(&self) -> PathBuf {
+        match self {
+            Ours::Here(home) => home.path(""),
+            Ours::Cluster(cluster) => cluster.home.path(""),
+        }
     }
 }

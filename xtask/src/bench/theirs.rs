@@ -51,6 +51,11 @@ impl Theirs {
         Ok(theirs)
     }
 
+    /// Where its images and caches lie on the disk.
+    pub(super) fn dir(&self) -> PathBuf {
+        self.path("data")
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
