@@ -19,21 +19,24 @@ use crate::shared::Shared;
 const TRIES: u32 = 5;
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
 
-/// The blobs that are being made: one lock for each layer and compression, as long as somebody holds it.
+/// Held by whoever makes a blob.
+type Turn = tokio::sync::Mutex<()>;
+
+/// The blobs that are being made: a turn for each layer and compression, as long as somebody wants it.
 #[derive(Debug, Default)]
-pub(crate) struct Making(Mutex<HashMap<(LayerId, &'static str), Weak<tokio::sync::Mutex<()>>>>);
+pub(crate) struct Making(Mutex<HashMap<(LayerId, &'static str), Weak<Turn>>>);
 
 impl Making {
-    fn of(&self, layer: LayerId, compression: Compression) -> Arc<tokio::sync::Mutex<()>> {
+    fn of(&self, layer: LayerId, compression: Compression) -> Arc<Turn> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|_, lock| lock.strong_count() > 0);
+        all.retain(|_, turn| turn.strong_count() > 0);
         let key = (layer, compression.name());
-        if let Some(lock) = all.get(&key).and_then(Weak::upgrade) {
-            return lock;
+        if let Some(turn) = all.get(&key).and_then(Weak::upgrade) {
+            return turn;
         }
-        let lock = Arc::default();
-        all.insert(key, Arc::downgrade(&lock));
-        lock
+        let turn = Arc::default();
+        all.insert(key, Arc::downgrade(&turn));
+        turn
     }
 }
 
@@ -131,8 +134,8 @@ pub(crate) async fn layer_blob(
 ) -> Result<LayerBlob, Failed> {
     let layers = &shared.layers;
     // Who wants the same blob waits for the one that makes it.
-    let one = shared.making.of(layer, form.compression);
-    let _held = one.lock().await;
+    let turn = shared.making.of(layer, form.compression);
+    let _held = turn.lock().await;
     if let Some(stored) = form_of(layers.index.as_ref(), &layer, form.compression).await? {
         let blobs = [BlobDigest(stored.blob.digest.0), stored.index];
         if layers.blobs.find_missing(&blobs).await?.is_empty() {

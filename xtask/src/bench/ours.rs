@@ -17,7 +17,7 @@ const SLOTS: u32 = 2;
 #[derive(Debug)]
 pub(super) enum Ours {
     Here(Home),
-    Cluster(Cluster),
+    Cluster(Box<Cluster>),
 }
 
 impl Ours {
@@ -25,7 +25,7 @@ impl Ours {
         let home = Home::with_binary(binary.to_owned(), &registry.as_docker_io());
         match place {
             Place::Here => Ours::Here(home),
-            Place::Cluster => Ours::Cluster(Cluster::start(home, WORKERS, SLOTS)),
+            Place::Cluster => Ours::Cluster(Box::new(Cluster::start(home, WORKERS, SLOTS))),
         }
     }
 
