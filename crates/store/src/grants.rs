@@ -88,7 +88,7 @@ mod tests {
             method: GrantMethod::Get,
             url: "https://s3.example/b/k?X-Amz-Signature=0123".into(),
             headers: vec![("authorization".into(), "hunter2".into())],
-            valid_for: Duration::from_secs(60),
+            valid_for: Duration::from_mins(1),
         };
         let shown = format!("{grant:?}");
         assert!(shown.contains("https://s3.example/b/k"), "{shown}");
