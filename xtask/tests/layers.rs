@@ -103,7 +103,11 @@ fn objection(from: &str, to: &str) -> Option<String> {
 #[test]
 fn every_arrow_goes_down() {
     let packages = packages();
-    let ours = |name: &String| packages.contains_key(short(name)).then(|| short(name).to_owned());
+    // A crate of the registry may have the name that one of ours has after the dash.
+    let is_ours = |name: &str| name != short(name) || name == "dcbuild" || name == "xtask";
+    let ours = |name: &String| {
+        (is_ours(name) && packages.contains_key(short(name))).then(|| short(name).to_owned())
+    };
     let mut objections = Vec::new();
     for package in packages.values() {
         let needs = package.needs.iter().filter_map(ours);

@@ -53,6 +53,10 @@ pub(crate) struct Transfer(Client);
 
 impl Transfer {
     pub(crate) fn new() -> Result<Transfer, reqwest::Error> {
+        if rustls::crypto::CryptoProvider::get_default().is_none() {
+            // Another thread may install it first, which is as good.
+            let _installed = rustls::crypto::ring::default_provider().install_default();
+        }
         let client = Client::builder().connect_timeout(CONNECT).read_timeout(SILENCE);
         client.no_proxy().build().map(Transfer)
     }
