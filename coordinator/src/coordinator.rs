@@ -21,6 +21,7 @@ use crate::config::{CoordinatorConfig, Parts};
 use crate::core::{Core, CoreHandle, CoreParts};
 use crate::driver::DriverParts;
 use crate::journal::Journal;
+use crate::keeping::Keeping;
 use crate::log::{Entry, FileLog, Log, LogError, MemoryLog, VERSION, renewal};
 use crate::records::Records;
 use crate::rpc::{self, Services};
@@ -75,6 +76,7 @@ impl Coordinator {
             stores: parts.stores.clone(),
             holds: parts.holds.clone(),
             scope: config.scope.clone(),
+            keeping: Keeping::default(),
         };
         let clock = parts.clock.clone();
         let key = [new_bits(&*clock).to_le_bytes(), rand::random::<[u8; 16]>()].concat();

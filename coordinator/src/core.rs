@@ -365,7 +365,9 @@ impl Core {
 
     fn keep(&self, record: Arc<dcbuild_model::Record>) {
         let records = self.parts.driver.records.clone();
+        let underway = records.keeping.begin();
         self.parts.tracker.spawn(async move {
+            let _underway = underway;
             if let Err(error) = records.stores.steps.put(&records.scope, &record).await {
                 let error = crate::images::chain(&error);
                 tracing::warn!(error, "a record could not be kept; the step will run again");

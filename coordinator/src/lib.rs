@@ -15,6 +15,7 @@ mod driver;
 mod graph;
 mod images;
 mod journal;
+mod keeping;
 mod lease;
 mod memory;
 mod metrics;

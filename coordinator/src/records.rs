@@ -10,6 +10,7 @@ use dcbuild_plan::{Plan, Step};
 use dcbuild_store::StoreError;
 
 use crate::config::{Holds, Stores};
+use crate::keeping::Keeping;
 
 /// Keys asked for at a time.
 const KEYS_MAX: usize = 1_000;
@@ -20,11 +21,14 @@ pub(crate) struct Records {
     pub(crate) stores: Stores,
     pub(crate) holds: Option<Arc<dyn Holds>>,
     pub(crate) scope: Scope,
+    /// Those that are being written.
+    pub(crate) keeping: Keeping,
 }
 
 impl Records {
     /// Finds all records for the steps of a plan that may take some; a store that fails costs hits, not the build.
     pub(crate) async fn probe(&self, plan: &Plan) -> BTreeMap<StepIndex, Vec<Record>> {
+        self.keeping.settled().await;
         let open: Vec<(StepIndex, StepKey)> = (0..)
             .map(StepIndex)
             .zip(&plan.steps)
@@ -48,6 +52,7 @@ impl Records {
     /// The key is of the state below and of all that is read, so a record under it stands on the same; what it says
     /// of its lineage is of the build that made it.
     pub(crate) async fn find_outcome(&self, asked: &Step, key: StepKey) -> Option<Record> {
+        self.keeping.settled().await;
         let lists = match self.stores.steps.find(&self.scope, &[key]).await {
             Ok(lists) => lists,
             Err(error) => {
