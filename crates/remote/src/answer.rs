@@ -28,7 +28,7 @@ pub fn status_of(error: &StoreError) -> Status {
         StoreError::DigestMismatch { .. } => Code::InvalidArgument,
         StoreError::TooLarge { .. } => Code::OutOfRange,
         StoreError::Content { .. } => Code::Aborted,
-        StoreError::Encode { .. } => Code::Internal,
+        StoreError::Encode { .. } | StoreError::Name { .. } => Code::Internal,
         StoreError::Denied { .. } => Code::PermissionDenied,
         StoreError::Full { .. } => Code::ResourceExhausted,
         StoreError::Io { .. } | StoreError::Unavailable { .. } | StoreError::Stopped => {

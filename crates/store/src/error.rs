@@ -81,6 +81,12 @@ pub enum StoreError {
         /// What it answered.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Something would have a name that no object can have.
+    #[error("an object cannot be named so")]
+    Name {
+        /// Why not.
+        source: crate::InvalidObjectName,
+    },
     /// The runtime is shutting down, or a task of the store panicked.
     #[error("the store's work was stopped")]
     Stopped,

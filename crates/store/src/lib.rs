@@ -5,17 +5,20 @@
 //! any number of processes of one machine use at once.
 
 pub mod blob;
+pub mod catalog;
 pub mod embedded;
 pub mod error;
 pub mod folder;
 pub mod grants;
 pub mod index;
+pub mod indexed;
 pub mod keys;
 pub mod locks;
 pub mod objects;
 pub mod verified;
 
 pub use blob::{BlobStore, BlobStream, ByteRange, read_bytes, stream_of};
+pub use catalog::{Catalog, CatalogCounts, CatalogParts, InvalidSealKey, Now, Seal};
 pub use embedded::EmbeddedIndex;
 pub use error::StoreError;
 pub use folder::prune::{EntryKind, PruneReport, PruneRequest, StoreEntry, victims};
@@ -27,6 +30,7 @@ pub use index::{
     HashedBase, ImageNames, LayerIndex, NamedImage, StepIndex, StoredBlob, base_of, form_of,
     forms_of,
 };
+pub use indexed::Indexed;
 pub use keys::{ENTRY_BYTES_MAX, Fill, IndexEntry, IndexKey, KeyIndex, KeyUse, Looked};
 pub use locks::{KeyLock, KeyLocks, LockError, LockMode};
 pub use objects::{InvalidObjectName, ListedObject, ObjectName, ObjectPage, Objects};

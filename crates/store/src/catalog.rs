@@ -1,0 +1,330 @@
+//! Records, layer forms and image names as sealed documents in a store of objects, with an index over them.
+//!
+//! The store is the truth, and each document in it an object of its own: two writers never overwrite each other's, and
+//! nothing lists a build. The index answers in one round trip; what it does not know it only denies while it is complete,
+//! else the store is asked, and the index filled behind the back of whoever asked. A document that does not carry our seal
+//! for its very name is counted and passed over, whoever gave it.
+
+mod fill;
+mod images;
+mod layers;
+mod seal;
+mod steps;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use dcbuild_model::UnixTime;
+use futures::{StreamExt as _, TryStreamExt as _};
+use tokio_util::task::TaskTracker;
+
+pub use seal::{InvalidSealKey, Seal};
+
+use crate::{IndexEntry, IndexKey, KeyIndex, ObjectName, Objects, StoreError};
+
+/// Objects read or listed at a time for one question.
+const AT_ONCE: usize = 32;
+/// A larger document is none of ours.
+const DOCUMENT_BYTES_MAX: u64 = 16 << 20;
+
+/// What tells the time.
+pub type Now = Arc<dyn Fn() -> UnixTime + Send + Sync>;
+
+/// What a catalog leans on.
+#[derive(Clone)]
+pub struct CatalogParts {
+    /// Where the documents are.
+    pub objects: Arc<dyn Objects>,
+    /// The index over them.
+    pub index: Arc<dyn KeyIndex>,
+    /// What documents are sealed with.
+    pub seal: Seal,
+    /// The time.
+    pub now: Now,
+    /// Where the filling of the index runs; closed before the process ends.
+    pub tasks: TaskTracker,
+}
+
+/// What a catalog has met so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CatalogCounts {
+    /// Documents that were asked of the store because the index did not have them.
+    pub store_reads: u64,
+    /// Listings of the store for keys that the index did not know while it was incomplete.
+    pub store_lists: u64,
+    /// Documents whose seal was wrong, or that could not be understood.
+    pub refused: u64,
+    /// Questions and notes that the index failed.
+    pub index_faults: u64,
+}
+
+#[derive(Default)]
+struct Tallies {
+    store_reads: AtomicU64,
+    store_lists: AtomicU64,
+    refused: AtomicU64,
+    index_faults: AtomicU64,
+}
+
+struct Inner {
+    parts: CatalogParts,
+    tallies: Tallies,
+    /// The index was not told of something, and could not be told that either.
+    owed: AtomicBool,
+}
+
+/// Knows what a store of objects has of records, layer forms and image names; clones share it.
+#[derive(Clone)]
+pub struct Catalog {
+    inner: Arc<Inner>,
+}
+
+/// A document as it was found: its field, and its bytes under the seal.
+type Found = (String, Bytes);
+
+impl Catalog {
+    /// A catalog of these documents.
+    pub fn new(parts: CatalogParts) -> Catalog {
+        let inner = Inner { parts, tallies: Tallies::default(), owed: AtomicBool::new(false) };
+        Catalog { inner: Arc::new(inner) }
+    }
+
+    /// What was met so far.
+    pub fn counts(&self) -> CatalogCounts {
+        let of = |tally: &AtomicU64| tally.load(Ordering::Relaxed);
+        let tallies = &self.inner.tallies;
+        CatalogCounts {
+            store_reads: of(&tallies.store_reads),
+            store_lists: of(&tallies.store_lists),
+            refused: of(&tallies.refused),
+            index_faults: of(&tallies.index_faults),
+        }
+    }
+
+    fn objects(&self) -> &dyn Objects {
+        self.inner.parts.objects.as_ref()
+    }
+
+    fn index(&self) -> &dyn KeyIndex {
+        self.inner.parts.index.as_ref()
+    }
+
+    fn now(&self) -> UnixTime {
+        (self.inner.parts.now)()
+    }
+
+    fn count(&self, tally: impl Fn(&Tallies) -> &AtomicU64) {
+        tally(&self.inner.tallies).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// All documents under each key, in the order asked.
+    async fn find(&self, keys: &[IndexKey]) -> Result<Vec<Vec<Found>>, StoreError> {
+        let (complete, known) = self.ask_index(keys).await;
+        let mut found: Vec<Vec<Found>> = Vec::with_capacity(keys.len());
+        let mut missing: Vec<(usize, ObjectName, String)> = Vec::new();
+        let mut absent: Vec<usize> = Vec::new();
+        for (at, (key, fields)) in keys.iter().zip(known).enumerate() {
+            if fields.is_empty() && !complete {
+                absent.push(at);
+            }
+            let mut documents = Vec::new();
+            for (field, value) in fields {
+                let name = name_of(key, &field)?;
+                match self.open(&name, &value) {
+                    Some(document) => documents.push((field, document)),
+                    // Dropped by the index, or nonsense: the store has the last word.
+                    None => missing.push((at, name, field)),
+                }
+            }
+            found.push(documents);
+        }
+        self.list_absent(keys, &absent, &mut missing).await?;
+        self.read_missing(keys, missing, &mut found).await?;
+        let used: Vec<IndexKey> = keys
+            .iter()
+            .zip(&found)
+            .filter(|(_, documents)| !documents.is_empty())
+            .map(|(key, _)| key.clone())
+            .collect();
+        self.touch(used);
+        if !complete {
+            self.fill_behind();
+        }
+        Ok(found)
+    }
+
+    /// What the index knows; one that fails knows nothing.
+    async fn ask_index(&self, keys: &[IndexKey]) -> (bool, Vec<Vec<Found>>) {
+        self.pay().await;
+        match self.index().find(keys).await {
+            Ok(looked) if looked.found.len() == keys.len() => {
+                let complete = looked.complete && !self.inner.owed.load(Ordering::Relaxed);
+                (complete, looked.found)
+            }
+            Ok(_) => (false, vec![Vec::new(); keys.len()]),
+            Err(error) => {
+                self.index_failed(&error);
+                (false, vec![Vec::new(); keys.len()])
+            }
+        }
+    }
+
+    /// Asks the store for the names under keys that the index does not know.
+    async fn list_absent(
+        &self,
+        keys: &[IndexKey],
+        absent: &[usize],
+        missing: &mut Vec<(usize, ObjectName, String)>,
+    ) -> Result<(), StoreError> {
+        let lists = absent.iter().filter_map(|at| keys.get(*at).map(|key| (*at, key))).map(
+            |(at, key)| async move {
+                self.count(|tallies| &tallies.store_lists);
+                let page = self.objects().list(&format!("{}/", key.0), None).await?;
+                Ok::<_, StoreError>((at, page.objects))
+            },
+        );
+        let lists: Vec<_> = lists.collect();
+        let mut lists = futures::stream::iter(lists).buffer_unordered(AT_ONCE);
+        while let Some((at, objects)) = lists.try_next().await? {
+            for object in objects {
+                let field = object.name.as_str().rsplit('/').next().unwrap_or_default().to_owned();
+                missing.push((at, object.name, field));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads documents from the store, and tells the index of them.
+    async fn read_missing(
+        &self,
+        keys: &[IndexKey],
+        missing: Vec<(usize, ObjectName, String)>,
+        found: &mut [Vec<Found>],
+    ) -> Result<(), StoreError> {
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let now = self.now();
+        let reads = missing.into_iter().map(|(at, name, field)| async move {
+            self.count(|tallies| &tallies.store_reads);
+            let value = self.objects().get(&name, DOCUMENT_BYTES_MAX).await?;
+            Ok::<_, StoreError>((at, name, field, value))
+        });
+        let mut reads = futures::stream::iter(reads.collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
+        let mut entries = Vec::new();
+        while let Some((at, name, field, value)) = reads.try_next().await? {
+            let (Some(value), Some(key), Some(documents)) =
+                (value, keys.get(at), found.get_mut(at))
+            else {
+                continue;
+            };
+            let Some(document) = self.open(&name, &value) else {
+                self.count(|tallies| &tallies.refused);
+                tracing::warn!(%name, "a document of the store does not carry our seal");
+                continue;
+            };
+            documents.push((field.clone(), document));
+            documents.sort_by(|(one, _), (other, _)| one.cmp(other));
+            entries.push(IndexEntry { key: key.clone(), field, value, used: now });
+        }
+        if let Err(error) = self.index().put(&entries).await {
+            // Nothing is owed: the index knew less before, and did not claim otherwise.
+            self.index_failed(&error);
+        }
+        Ok(())
+    }
+
+    /// Writes a document to the store, then tells the index.
+    async fn put(&self, key: &IndexKey, field: &str, document: &[u8]) -> Result<(), StoreError> {
+        let name = name_of(key, field)?;
+        let value = self.inner.parts.seal.close(&name, document);
+        self.objects().put(&name, value.clone()).await?;
+        let entry = IndexEntry { key: key.clone(), field: field.into(), value, used: self.now() };
+        if let Err(error) = self.index().put(&[entry]).await {
+            self.index_failed(&error);
+            self.inner.owed.store(true, Ordering::Relaxed);
+            self.pay().await;
+        }
+        Ok(())
+    }
+
+    /// Removes all documents under keys, from the store first.
+    async fn remove(&self, keys: &[IndexKey]) -> Result<u64, StoreError> {
+        let mut removed = 0;
+        for key in keys {
+            let page = self.objects().list(&format!("{}/", key.0), None).await?;
+            let names: Vec<ObjectName> = page.objects.into_iter().map(|it| it.name).collect();
+            self.objects().delete(&names).await?;
+            removed += u64::try_from(names.len()).unwrap_or(u64::MAX);
+        }
+        if let Err(error) = self.index().remove(keys).await {
+            // It now knows what is not there, which is looked for and not found.
+            self.index_failed(&error);
+        }
+        Ok(removed)
+    }
+
+    /// The document under a seal; none if the seal is not ours or the name another's.
+    fn open(&self, name: &ObjectName, value: &Bytes) -> Option<Bytes> {
+        self.inner.parts.seal.open(name, value)
+    }
+
+    fn refuse(&self, what: &str, error: &serde_json::Error) {
+        self.count(|tallies| &tallies.refused);
+        tracing::warn!(what, %error, "a sealed document could not be understood");
+    }
+
+    /// Tells an index that was not told of something that it does not know all; until that comes through, it is not
+    /// believed here.
+    async fn pay(&self) {
+        if self.inner.owed.load(Ordering::Relaxed) && self.index().mark_incomplete().await.is_ok() {
+            self.inner.owed.store(false, Ordering::Relaxed);
+        }
+    }
+
+    fn touch(&self, keys: Vec<IndexKey>) {
+        if keys.is_empty() {
+            return;
+        }
+        let catalog = self.clone();
+        self.inner.parts.tasks.spawn(async move {
+            if let Err(error) = catalog.index().touch(&keys, catalog.now()).await {
+                catalog.index_failed(&error);
+            }
+        });
+    }
+
+    fn index_failed(&self, error: &StoreError) {
+        self.count(|tallies| &tallies.index_faults);
+        let cause = std::error::Error::source(error).map(ToString::to_string);
+        tracing::debug!(%error, cause, "the index failed; the store is asked instead");
+    }
+}
+
+/// The object of a document.
+fn name_of(key: &IndexKey, field: &str) -> Result<ObjectName, StoreError> {
+    let name = format!("{}/{field}", key.0).parse::<ObjectName>();
+    name.map_err(|error| StoreError::Name { source: error })
+}
+
+/// One document of each kind, newest last, from documents that were found.
+fn decode<T: serde::de::DeserializeOwned>(
+    catalog: &Catalog,
+    what: &str,
+    documents: Vec<Found>,
+) -> BTreeMap<String, T> {
+    let mut decoded = BTreeMap::new();
+    for (field, bytes) in documents {
+        match serde_json::from_slice(&bytes) {
+            Ok(value) => drop(decoded.insert(field, value)),
+            Err(error) => catalog.refuse(what, &error),
+        }
+    }
+    decoded
+}
+
+fn encode<T: serde::Serialize>(what: &'static str, value: &T) -> Result<Vec<u8>, StoreError> {
+    serde_json::to_vec(value).map_err(|source| StoreError::Encode { what, source })
+}

@@ -1,0 +1,71 @@
+//! Names of images: `scope/SCOPE/image/HEX/named`, HEX being the digest of the name. These change, so the store is asked.
+
+use dcbuild_model::{Digest, Scope};
+use futures::{StreamExt as _, TryStreamExt as _};
+
+use super::{AT_ONCE, Catalog, DOCUMENT_BYTES_MAX, encode};
+use crate::{ImageNames, IndexKey, NamedImage, ObjectName, StoreError};
+
+const NAMED: &str = "named";
+
+fn key_of(scope: &Scope, name: &str) -> IndexKey {
+    IndexKey(format!("scope/{scope}/image/{}", Digest::of(name.as_bytes()).hex()))
+}
+
+impl Catalog {
+    async fn read_image(&self, object: &ObjectName) -> Result<Option<NamedImage>, StoreError> {
+        let Some(sealed) = self.objects().get(object, DOCUMENT_BYTES_MAX).await? else {
+            return Ok(None);
+        };
+        let Some(document) = self.open(object, &sealed) else {
+            self.count(|tallies| &tallies.refused);
+            tracing::warn!(name = %object, "the name of an image does not carry our seal");
+            return Ok(None);
+        };
+        let image = serde_json::from_slice(&document);
+        Ok(image.map_err(|error| self.refuse("an image name", &error)).ok())
+    }
+}
+
+#[async_trait::async_trait]
+impl ImageNames for Catalog {
+    async fn find(&self, scope: &Scope, name: &str) -> Result<Option<NamedImage>, StoreError> {
+        let object = super::name_of(&key_of(scope, name), NAMED)?;
+        let image = self.read_image(&object).await?;
+        Ok(image.filter(|image| image.name == name))
+    }
+
+    async fn list(&self, scope: &Scope) -> Result<Vec<NamedImage>, StoreError> {
+        let prefix = format!("scope/{scope}/image/");
+        let (mut objects, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.objects().list(&prefix, after.as_ref()).await?;
+            objects.extend(page.objects.into_iter().map(|object| object.name));
+            after = objects.last().cloned();
+            if !page.more {
+                break;
+            }
+        }
+        let reads: Vec<_> = objects.iter().map(|object| self.read_image(object)).collect();
+        let images = futures::stream::iter(reads).buffered(AT_ONCE);
+        let images: Vec<Option<NamedImage>> = images.try_collect().await?;
+        let mut images: Vec<NamedImage> = images.into_iter().flatten().collect();
+        images.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(images)
+    }
+
+    async fn put(&self, scope: &Scope, image: &NamedImage) -> Result<(), StoreError> {
+        let object = super::name_of(&key_of(scope, &image.name), NAMED)?;
+        let sealed = self.inner.parts.seal.close(&object, &encode("an image name", image)?);
+        self.objects().put(&object, sealed).await
+    }
+
+    async fn remove(&self, scope: &Scope, name: &str) -> Result<bool, StoreError> {
+        let object = super::name_of(&key_of(scope, name), NAMED)?;
+        let there = self.objects().get(&object, DOCUMENT_BYTES_MAX).await?.is_some();
+        if there {
+            self.objects().delete(&[object]).await?;
+        }
+        Ok(there)
+    }
+}

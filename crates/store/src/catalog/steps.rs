@@ -1,0 +1,58 @@
+//! Step records: `scope/SCOPE/step/KEY/ATTEMPT`, under the recipe key and, where it is known, the outcome key.
+
+use dcbuild_model::{Record, Scope, StepKey, UnixTime};
+use serde::{Deserialize, Serialize};
+
+use super::{Catalog, decode, encode};
+use crate::{IndexKey, StepIndex, StoreError};
+
+/// The only form that is understood; any other is a miss.
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredRecord {
+    version: u32,
+    /// When it was decided that this attempt's result counts.
+    decided: UnixTime,
+    record: Record,
+}
+
+fn key_of(scope: &Scope, key: &StepKey) -> IndexKey {
+    IndexKey(format!("scope/{scope}/step/{}", key.0.hex()))
+}
+
+#[async_trait::async_trait]
+impl StepIndex for Catalog {
+    async fn find(&self, scope: &Scope, keys: &[StepKey]) -> Result<Vec<Vec<Record>>, StoreError> {
+        let asked: Vec<IndexKey> = keys.iter().map(|key| key_of(scope, key)).collect();
+        let found = Catalog::find(self, &asked).await?;
+        let records = |(key, documents): (&StepKey, _)| {
+            let stored = decode::<StoredRecord>(self, "a step record", documents);
+            let mut stored: Vec<StoredRecord> = stored.into_values().collect();
+            stored.retain(|stored| {
+                let record = &stored.record;
+                let named = record.recipe == *key || record.outcome == Some(*key);
+                named && stored.version == VERSION
+            });
+            stored.sort_by_key(|stored| (stored.decided, stored.record.attempt));
+            stored.into_iter().map(|stored| stored.record).collect()
+        };
+        Ok(keys.iter().zip(found).map(records).collect())
+    }
+
+    async fn put(&self, scope: &Scope, record: &Record) -> Result<(), StoreError> {
+        let attempt = record.attempt.to_string();
+        for key in std::iter::once(record.recipe).chain(record.outcome) {
+            let key = key_of(scope, &key);
+            let before = Catalog::find(self, std::slice::from_ref(&key)).await?;
+            if before.iter().flatten().any(|(field, _)| *field == attempt) {
+                continue;
+            }
+            let stored =
+                StoredRecord { version: VERSION, decided: self.now(), record: record.clone() };
+            Catalog::put(self, &key, &attempt, &encode("a step record", &stored)?).await?;
+        }
+        Ok(())
+    }
+}
