@@ -27,7 +27,9 @@ pub(crate) async fn coordinator(
 ) -> anyhow::Result<()> {
     let settings = &config.coordinator;
     let listen = flags.listen.unwrap_or(settings.listen);
-    let StoreConfig::Folder { dir: configured } = &settings.store;
+    let StoreConfig::Folder { dir: configured } = &settings.store else {
+        bail!("coordinator.store.type: stores in a bucket are not wired up");
+    };
     let dir = flags.store.as_deref().map_or_else(|| Ok(configured.clone()), store_dir)?;
     let store = FolderStore::open(&dir)
         .with_context(|| format!("could not open the store in {}", dir.display()))?

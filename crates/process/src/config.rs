@@ -68,6 +68,10 @@ pub struct BuildConfig {
     pub keep_storage: ByteSize,
     /// The network of a RUN that says nothing of it.
     pub network: NetworkDefault,
+    /// A bucket that is the cache, besides the state folder.
+    pub store: Option<BucketConfig>,
+    /// What knows fast what the bucket has.
+    pub index: IndexConfig,
 }
 
 /// Where a coordinator keeps blobs and records.
@@ -77,6 +81,32 @@ pub enum StoreConfig {
     Folder {
         /// The folder.
         dir: PathBuf,
+    },
+    /// In a bucket.
+    Bucket(BucketConfig),
+}
+
+/// A bucket of S3 as a store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BucketConfig {
+    /// `s3://BUCKET/PREFIX?endpoint=..&region=..`; read by whoever opens it.
+    pub url: String,
+    /// Files of the keys that records are signed with: the first signs, all are trusted.
+    pub signing_key_files: Vec<PathBuf>,
+}
+
+/// What knows fast what a bucket has.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum IndexConfig {
+    /// This process, for itself.
+    #[default]
+    Embedded,
+    /// A Redis, for all.
+    Redis {
+        /// `redis://HOST:PORT`, `rediss://..` or `redis+sentinel://..`; read by whoever opens it.
+        url: String,
+        /// A file of certificates that are trusted instead of the system's.
+        ca: Option<PathBuf>,
     },
 }
 
@@ -93,6 +123,8 @@ pub struct CoordinatorConfig {
     pub store: StoreConfig,
     /// How long a build waits for a worker of a platform that is not there.
     pub no_worker_timeout: Duration,
+    /// What knows fast what a bucket has.
+    pub index: IndexConfig,
     /// How long builds may go on after it was asked to stop.
     pub grace: Duration,
 }

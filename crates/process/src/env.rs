@@ -87,6 +87,21 @@ impl Env {
         self.get("DCBUILD_COORDINATOR").filter(|value| !value.is_empty())
     }
 
+    /// The key that records are signed with, where `DCBUILD_SIGNING_KEY` gives one.
+    pub fn signing_key(&self) -> Option<&[u8]> {
+        self.set("DCBUILD_SIGNING_KEY").map(OsStr::as_encoded_bytes)
+    }
+
+    /// The store, where `DCBUILD_STORE` names one.
+    pub fn store(&self) -> Option<&str> {
+        self.get("DCBUILD_STORE").filter(|value| !value.is_empty())
+    }
+
+    /// The index, where `DCBUILD_INDEX` names one; it may hold a password.
+    pub fn index(&self) -> Option<&str> {
+        self.get("DCBUILD_INDEX").filter(|value| !value.is_empty())
+    }
+
     /// The folder of Docker's `config.json`.
     pub fn docker_config(&self) -> Option<PathBuf> {
         self.path("DOCKER_CONFIG").or_else(|| Some(self.home()?.join(".docker")))

@@ -250,22 +250,6 @@ impl Catalog {
         Ok(())
     }
 
-    /// Removes all documents under keys, from the store first.
-    async fn remove(&self, keys: &[IndexKey]) -> Result<u64, StoreError> {
-        let mut removed = 0;
-        for key in keys {
-            let page = self.objects().list(&format!("{}/", key.0), None).await?;
-            let names: Vec<ObjectName> = page.objects.into_iter().map(|it| it.name).collect();
-            self.objects().delete(&names).await?;
-            removed += u64::try_from(names.len()).unwrap_or(u64::MAX);
-        }
-        if let Err(error) = self.index().remove(keys).await {
-            // It now knows what is not there, which is looked for and not found.
-            self.index_failed(&error);
-        }
-        Ok(removed)
-    }
-
     /// The document under a seal; none if the seal is not ours or the name another's.
     fn open(&self, name: &ObjectName, value: &Bytes) -> Option<Bytes> {
         self.inner.parts.seal.open(name, value)

@@ -16,8 +16,18 @@ const fn key(name: &'static str, default: &'static str, doc: &'static str) -> Ke
     Key { name, default, doc }
 }
 
+const STORE_URL: &str = "Where the bucket is: `s3://BUCKET/PREFIX?endpoint=http://HOST:PORT&region=R&path-style=true`, \
+    all behind the bucket as needed; credentials come from the usual AWS chain.";
+const SIGNING_KEYS: &str = "Files of at least 32 bytes: the first signs records, all are trusted; without any, whoever \
+    can write to the bucket is trusted. `DCBUILD_SIGNING_KEY` goes before them.";
+const INDEX: &str =
+    "What knows fast what the bucket has: `embedded` (each process for itself) or `redis`.";
+const INDEX_URL: &str = "`redis://[USER:PASSWORD@]HOST:PORT/DB`, `rediss://..` for TLS, or \
+    `redis+sentinel://HOST:PORT,HOST:PORT/SERVICE`; `DCBUILD_INDEX` goes before it.";
+const INDEX_CA: &str = "A file of certificates to trust instead of the system's.";
+
 /// `HOST` stands for any host.
-pub(super) const KEYS: [Key; 25] = [
+pub(super) const KEYS: [Key; 36] = [
     key("registry.HOST.mirrors", "[]", "Hosts that are asked first, in this order."),
     key("registry.HOST.http", "false", "Use plain http."),
     key("registry.HOST.insecure", "false", "Use https without checking the certificate."),
@@ -26,16 +36,27 @@ pub(super) const KEYS: [Key; 25] = [
     key("build.parallelism", "the number of cpus", "How many steps run at once."),
     key("build.keep_storage", "20GiB", "What may stay in the state folder after a build."),
     key("build.network", "default", "The network of a RUN: `default`, `none` or `host`."),
+    key("build.store.type", "none", "`s3` makes a bucket the cache, besides the state folder."),
+    key("build.store.url", "none", STORE_URL),
+    key("build.store.signing_key_files", "[]", SIGNING_KEYS),
+    key("build.index.type", "embedded", INDEX),
+    key("build.index.url", "none", INDEX_URL),
+    key("build.index.ca", "none", INDEX_CA),
     key("coordinator.listen", "127.0.0.1:7070", "Where clients and workers reach it."),
     key("coordinator.http_listen", "127.0.0.1:7071", "Where health, metrics and the page are."),
     key("coordinator.data_dir", "/var/lib/dcbuild/coordinator", "Where its log is kept."),
-    key("coordinator.store.type", "folder", "The kind of store: `folder`."),
+    key("coordinator.store.type", "folder", "The kind of store: `folder` or `s3`."),
     key("coordinator.store.dir", "DATA_DIR/store", "The store's folder."),
     key(
         "coordinator.no_worker_timeout",
         "10m",
         "How long a build waits for a worker of a platform that is not there.",
     ),
+    key("coordinator.store.url", "none", STORE_URL),
+    key("coordinator.store.signing_key_files", "[]", SIGNING_KEYS),
+    key("coordinator.index.type", "embedded", INDEX),
+    key("coordinator.index.url", "none", INDEX_URL),
+    key("coordinator.index.ca", "none", INDEX_CA),
     key("coordinator.grace", "30s", "How long builds may go on after a request to stop."),
     key("worker.coordinator", "http://127.0.0.1:7070", "The coordinator that it works for."),
     key("worker.data_dir", "/var/lib/dcbuild/worker", "Where its snapshots and blobs are kept."),

@@ -35,12 +35,30 @@ pub(super) struct RawBuild {
     pub(super) parallelism: Option<u32>,
     pub(super) keep_storage: Option<String>,
     pub(super) network: Option<NetworkDefault>,
+    pub(super) store: Option<RawStore>,
+    pub(super) index: Option<RawIndex>,
 }
 
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
 pub(super) enum RawStore {
     Folder { dir: Option<PathBuf> },
+    S3(RawBucket),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawBucket {
+    pub(super) url: String,
+    #[serde(default)]
+    pub(super) signing_key_files: Vec<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
+pub(super) enum RawIndex {
+    Embedded {},
+    Redis { url: String, ca: Option<PathBuf> },
 }
 
 #[derive(Deserialize, Default)]
@@ -51,6 +69,7 @@ pub(super) struct RawCoordinator {
     pub(super) data_dir: Option<PathBuf>,
     pub(super) store: Option<RawStore>,
     pub(super) no_worker_timeout: Option<String>,
+    pub(super) index: Option<RawIndex>,
     pub(super) grace: Option<String>,
 }
 

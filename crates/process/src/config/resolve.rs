@@ -5,10 +5,13 @@ use std::num::NonZero;
 use std::path::PathBuf;
 
 use super::keys::default_of;
-use super::raw::{RawBuild, RawConfig, RawCoordinator, RawLog, RawRegistry, RawStore, RawWorker};
+use super::raw::{
+    RawBucket, RawBuild, RawConfig, RawCoordinator, RawIndex, RawLog, RawRegistry, RawStore,
+    RawWorker,
+};
 use super::{
-    BuildConfig, Config, CoordinatorConfig, LogConfig, Mistake, RegistryTable, StoreConfig,
-    SubmitConfig, WorkerConfig,
+    BucketConfig, BuildConfig, Config, CoordinatorConfig, IndexConfig, LogConfig, Mistake,
+    RegistryTable, StoreConfig, SubmitConfig, WorkerConfig,
 };
 use crate::{ByteSize, Env, parse_duration, trace};
 
@@ -91,7 +94,21 @@ fn build(raw: RawBuild, env: &Env, mistakes: &mut Mistakes) -> Option<BuildConfi
     let parallelism = mistakes.positive("build.parallelism", raw.parallelism);
     let keep_storage =
         mistakes.read("build.keep_storage", raw.keep_storage, str::parse::<ByteSize>)?;
+    let store = match raw.store {
+        None => None,
+        Some(RawStore::S3(bucket)) => Some(bucket_of("build.store", bucket, mistakes)),
+        Some(RawStore::Folder { .. }) => {
+            mistakes.add("build.store.type", "must be \"s3\"; the folder is build.state_dir");
+            None
+        }
+    };
+    let index = index("build.index", raw.index, mistakes);
+    if store.is_none() && index != IndexConfig::Embedded {
+        mistakes.add("build.index.type", "an index needs a store of type \"s3\" below it");
+    }
     Some(BuildConfig {
+        store,
+        index,
         state_dir,
         parallelism,
         keep_storage,
@@ -106,19 +123,47 @@ fn coordinator(raw: RawCoordinator, mistakes: &mut Mistakes) -> Option<Coordinat
     let no_worker_timeout = mistakes.read(key, raw.no_worker_timeout, parse_duration);
     let grace = mistakes.read("coordinator.grace", raw.grace, parse_duration);
     let data_dir = raw.data_dir.unwrap_or_else(|| default_of("coordinator.data_dir").into());
-    let dir = match raw.store {
-        Some(RawStore::Folder { dir }) => dir,
-        None => None,
+    let folder = |dir: Option<PathBuf>| StoreConfig::Folder {
+        dir: dir.unwrap_or_else(|| data_dir.join("store")),
     };
-    let store = StoreConfig::Folder { dir: dir.unwrap_or_else(|| data_dir.join("store")) };
+    let store = match raw.store {
+        Some(RawStore::S3(bucket)) => {
+            StoreConfig::Bucket(bucket_of("coordinator.store", bucket, mistakes))
+        }
+        Some(RawStore::Folder { dir }) => folder(dir),
+        None => folder(None),
+    };
+    let index = index("coordinator.index", raw.index, mistakes);
     Some(CoordinatorConfig {
         listen: listen?,
         http_listen: http_listen?,
         data_dir,
         store,
         no_worker_timeout: no_worker_timeout?,
+        index,
         grace: grace?,
     })
+}
+
+fn bucket_of(key: &str, raw: RawBucket, mistakes: &mut Mistakes) -> BucketConfig {
+    if !raw.url.starts_with("s3://") {
+        let problem = format!("'{}' is not of the form s3://BUCKET/PREFIX", raw.url);
+        mistakes.add(&format!("{key}.url"), problem);
+    }
+    BucketConfig { url: raw.url, signing_key_files: raw.signing_key_files }
+}
+
+fn index(key: &str, raw: Option<RawIndex>, mistakes: &mut Mistakes) -> IndexConfig {
+    match raw {
+        None | Some(RawIndex::Embedded {}) => IndexConfig::Embedded,
+        Some(RawIndex::Redis { url, ca }) => {
+            if !url.starts_with("redis") {
+                // The URL may hold a password.
+                mistakes.add(&format!("{key}.url"), "is not of the form redis://HOST:PORT");
+            }
+            IndexConfig::Redis { url, ca }
+        }
+    }
 }
 
 fn worker(raw: RawWorker, env: &Env, mistakes: &mut Mistakes) -> Option<WorkerConfig> {

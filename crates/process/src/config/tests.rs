@@ -15,8 +15,9 @@ fn nothing_written_is_all_defaults() {
     assert_eq!(config.build.state_dir, Path::new("/home/ann/.local/share/dcbuild"));
     assert_eq!(config.build.keep_storage, ByteSize(20 << 30));
     assert_eq!(config.coordinator.grace, Duration::from_secs(30));
-    let StoreConfig::Folder { dir } = config.coordinator.store;
-    assert_eq!(dir, Path::new("/var/lib/dcbuild/coordinator/store"));
+    let dir = PathBuf::from("/var/lib/dcbuild/coordinator/store");
+    assert_eq!(config.coordinator.store, StoreConfig::Folder { dir });
+    assert_eq!((config.build.store, config.build.index), (None, IndexConfig::Embedded));
 }
 
 #[test]
@@ -41,6 +42,27 @@ fn every_mistake_is_said_at_once() {
           worker.coordinator: 'here' is not a URL such as "http://host:7070"
           worker.grace: 'soon' is not a duration such as "10s" or "1h30m"
           worker.slots: must be at least 1"#]]
+    .assert_eq(&parse(text).unwrap_err().to_string());
+}
+
+#[test]
+fn a_bucket_is_a_store_and_redis_its_index() {
+    let bucket = "store = { type = \"s3\", url = \"s3://b\", signing_key_files = [\"/k\"] }\n\
+                  index = { type = \"redis\", url = \"redis://r:6379\" }\n";
+    let config = parse(&format!("[build]\n{bucket}[coordinator]\n{bucket}")).unwrap();
+    let store = BucketConfig { url: "s3://b".into(), signing_key_files: vec!["/k".into()] };
+    let index = IndexConfig::Redis { url: "redis://r:6379".into(), ca: None };
+    assert_eq!((config.build.store, &config.build.index), (Some(store.clone()), &index));
+    assert_eq!(config.coordinator.store, StoreConfig::Bucket(store));
+    assert_eq!(config.coordinator.index, index);
+    let text = "[build]\nstore = { type = \"folder\" }\nindex = { type = \"redis\", url = \"r\" }\n\
+                [coordinator.store]\ntype = \"s3\"\nurl = \"http://b\"";
+    expect![[r#"
+        the configuration c.toml has mistakes:
+          build.index.type: an index needs a store of type "s3" below it
+          build.index.url: is not of the form redis://HOST:PORT
+          build.store.type: must be "s3"; the folder is build.state_dir
+          coordinator.store.url: 'http://b' is not of the form s3://BUCKET/PREFIX"#]]
     .assert_eq(&parse(text).unwrap_err().to_string());
 }
 

@@ -7,7 +7,7 @@ use super::Catalog;
 use crate::{Fill, IndexEntry, IndexKey, ListedObject, StoreError};
 
 /// How long one process may take before another may begin as well.
-const FILL_SECONDS: i64 = 600;
+const FILL_SECONDS: i64 = 60;
 /// What is indexed: all documents but names of images, and the blobs.
 const PREFIXES: [&str; 4] = ["base/", "blob/", "layer/", "scope/"];
 
