@@ -26,7 +26,7 @@ pub fn status_of(error: &StoreError) -> Status {
         StoreError::NotFound { .. } => Code::NotFound,
         StoreError::Corrupt { .. } => Code::DataLoss,
         StoreError::DigestMismatch { .. } => Code::InvalidArgument,
-        StoreError::TooLarge { .. } => Code::OutOfRange,
+        StoreError::TooLarge { .. } | StoreError::ObjectTooLarge { .. } => Code::OutOfRange,
         StoreError::Content { .. } => Code::Aborted,
         StoreError::Encode { .. } | StoreError::Name { .. } => Code::Internal,
         StoreError::Denied { .. } => Code::PermissionDenied,

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use dcbuild_model::{BlobDigest, Fault};
 
+use crate::ObjectName;
+
 /// Says why a store could not do as told.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -32,6 +34,14 @@ pub enum StoreError {
     TooLarge {
         /// The blob.
         blob: BlobDigest,
+        /// The reader's limit.
+        max: u64,
+    },
+    /// The object is larger than the reader allows.
+    #[error("object {name} is larger than {max} bytes")]
+    ObjectTooLarge {
+        /// The object.
+        name: ObjectName,
         /// The reader's limit.
         max: u64,
     },

@@ -79,7 +79,7 @@ pub trait Objects: Send + Sync {
     /// Writes an object; readers see all of it or what was there before.
     async fn put(&self, name: &ObjectName, bytes: Bytes) -> Result<(), StoreError>;
 
-    /// Reads an object of at most `max` bytes; nothing if there is none.
+    /// Reads an object of at most `max` bytes; nothing if there is none, an error if it is larger.
     async fn get(&self, name: &ObjectName, max: u64) -> Result<Option<Bytes>, StoreError>;
 
     /// Lists the objects whose names begin with `prefix`, those behind `after` only.

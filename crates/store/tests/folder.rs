@@ -25,6 +25,7 @@ fn store() -> (tempfile::TempDir, FolderStore) {
 async fn the_folder_keeps_the_contracts() {
     let (_folder, store) = store();
     contract::blobs(&store).await;
+    contract::large_blobs(&store, 3 << 20).await;
     contract::steps(&store).await;
     contract::images(&store).await;
 }
@@ -32,6 +33,7 @@ async fn the_folder_keeps_the_contracts() {
 #[tokio::test]
 async fn the_fakes_keep_the_contract() {
     contract::blobs(&MemoryBlobs::default()).await;
+    contract::large_blobs(&MemoryBlobs::default(), 3 << 20).await;
     contract::blobs(&dcbuild_store::Verified(MemoryBlobs::default())).await;
     let faulty = FaultyBlobs::new(MemoryBlobs::default(), |call, _| call == BlobCall::Put);
     let blob = BlobDigest(Digest::of(b""));

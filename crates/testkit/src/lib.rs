@@ -7,8 +7,10 @@ pub mod contract;
 pub mod counting;
 pub mod keys;
 pub mod layers;
+pub mod objects;
 pub mod redis;
 
 pub use blobs::{BlobCall, FaultyBlobs, MemoryBlobs};
 pub use counting::{Counted, CountingBlobs};
 pub use layers::MemoryLayers;
+pub use objects::MemoryObjects;
