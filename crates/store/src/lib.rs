@@ -10,6 +10,7 @@ pub mod embedded;
 pub mod error;
 pub mod folder;
 pub mod grants;
+pub mod guard;
 pub mod index;
 pub mod indexed;
 pub mod keys;
@@ -27,6 +28,7 @@ pub use folder::records::Confirmed;
 pub use folder::writer::BlobWriter;
 pub use folder::{Durability, FolderStore, InUse, StoreCounts};
 pub use grants::{Grant, GrantMethod, Grants, WriteGrant, Written};
+pub use guard::{CallError, Guard, GuardCounts, GuardLimits, Judged, Patience, Progress, Verdict};
 pub use index::{
     HashedBase, ImageNames, LayerIndex, NamedImage, StepIndex, StoredBlob, base_of, form_of,
     forms_of,
