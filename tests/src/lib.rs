@@ -19,5 +19,6 @@ pub mod progress;
 pub mod redis;
 pub mod registry;
 pub mod running;
+pub mod s3;
 pub mod story;
 pub mod wait;

@@ -1,0 +1,111 @@
+//! What can go wrong with a request, and who decides.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use hyper::Method;
+use hyper::http::request::Parts;
+
+/// A request, as a rule sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Seen {
+    /// How many came before it since the rule was set.
+    pub number: u64,
+    /// Its name in S3, such as `GetObject`.
+    pub request: &'static str,
+    /// The key or bucket that it is about.
+    pub path: String,
+}
+
+/// What goes wrong.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// An error is answered in place of anything.
+    Answer {
+        /// The status.
+        status: u16,
+        /// The code, as S3 names it.
+        code: &'static str,
+        /// The header that asks for patience, in seconds.
+        retry_after: Option<u64>,
+    },
+    /// The connection is closed without an answer.
+    Close,
+    /// No answer ever comes.
+    Stall,
+    /// Half of the answer's body comes, then nothing more.
+    StallInBody,
+    /// Half of the answer's body comes, then the connection breaks.
+    BreakInBody,
+    /// One bit of the answer's body is another.
+    FlipBit,
+    /// The store gets half of the request's body and is told that it is all.
+    CutUpload,
+}
+
+impl Fault {
+    /// What S3 answers when it has too much to do.
+    pub const SLOW_DOWN: Fault = Fault::Answer { status: 503, code: "SlowDown", retry_after: None };
+
+    /// What S3 answers to who may not.
+    pub const DENIED: Fault =
+        Fault::Answer { status: 403, code: "AccessDenied", retry_after: None };
+}
+
+type Rule = Arc<dyn Fn(&Seen) -> Option<Fault> + Send + Sync>;
+
+/// The rule in force, and how often it fired.
+pub(super) struct Faults {
+    rule: Mutex<Rule>,
+    seen: AtomicU64,
+    fired: AtomicU64,
+}
+
+impl Faults {
+    pub(super) fn none() -> Faults {
+        let (seen, fired) = (AtomicU64::new(0), AtomicU64::new(0));
+        Faults { rule: Mutex::new(Arc::new(|_| None)), seen, fired }
+    }
+
+    pub(super) fn set(&self, rule: impl Fn(&Seen) -> Option<Fault> + Send + Sync + 'static) {
+        *self.rule.lock().unwrap() = Arc::new(rule);
+        self.seen.store(0, Ordering::SeqCst);
+    }
+
+    pub(super) fn fired(&self) -> u64 {
+        self.fired.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn decide(&self, request: &'static str, path: &str) -> Option<Fault> {
+        let number = self.seen.fetch_add(1, Ordering::SeqCst);
+        let rule = self.rule.lock().unwrap().clone();
+        let fault = rule(&Seen { number, request, path: path.into() })?;
+        self.fired.fetch_add(1, Ordering::SeqCst);
+        Some(fault)
+    }
+}
+
+/// The name in S3 of a request.
+pub(super) fn name(request: &Parts) -> &'static str {
+    let query = request.uri.query().unwrap_or_default();
+    let keys: Vec<&str> =
+        query.split('&').map(|pair| pair.split('=').next().unwrap_or_default()).collect();
+    let asks = |key: &str| keys.contains(&key);
+    let has_key = request.uri.path().trim_matches('/').contains('/');
+    match (&request.method, has_key) {
+        (&Method::HEAD, true) => "HeadObject",
+        (&Method::HEAD, false) => "HeadBucket",
+        (&Method::GET, true) => "GetObject",
+        (&Method::GET, false) if asks("uploads") => "ListMultipartUploads",
+        (&Method::GET, false) => "ListObjectsV2",
+        (&Method::PUT, true) if asks("uploadId") => "UploadPart",
+        (&Method::PUT, true) if request.headers.contains_key("x-amz-copy-source") => "CopyObject",
+        (&Method::PUT, true) => "PutObject",
+        (&Method::POST, true) if asks("uploads") => "CreateMultipartUpload",
+        (&Method::POST, true) if asks("uploadId") => "CompleteMultipartUpload",
+        (&Method::POST, false) if asks("delete") => "DeleteObjects",
+        (&Method::DELETE, true) if asks("uploadId") => "AbortMultipartUpload",
+        (&Method::DELETE, true) => "DeleteObject",
+        _ => "Other",
+    }
+}

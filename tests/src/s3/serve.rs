@@ -1,0 +1,160 @@
+//! Takes connections, asks what is to go wrong, and does so.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use s3s::Body;
+use s3s::auth::SimpleAuth;
+use s3s::service::{S3Service, S3ServiceBuilder};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+use super::backend::{Backend, Cut, Uploads};
+use super::faults::{self, Fault, Faults};
+use super::{KEY, SECRET};
+
+type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+/// What outlives a pause in serving.
+pub(super) struct State {
+    pub(super) faults: Faults,
+    pub(super) uploads: Uploads,
+    requests: Mutex<BTreeMap<String, u64>>,
+    service: S3Service,
+}
+
+impl State {
+    pub(super) fn new(folder: &Path) -> State {
+        let uploads = Uploads::default();
+        let mut service = S3ServiceBuilder::new(Backend::new(folder, uploads.clone()));
+        service.set_auth(SimpleAuth::from_single(KEY, SECRET));
+        let requests = Mutex::default();
+        State { faults: Faults::none(), uploads, requests, service: service.build() }
+    }
+
+    pub(super) fn requests(&self) -> BTreeMap<String, u64> {
+        self.requests.lock().unwrap().clone()
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Failed> {
+        let (mut head, body) = request.into_parts();
+        let name = faults::name(&head);
+        *self.requests.lock().unwrap().entry(name.into()).or_default() += 1;
+        let fault = self.faults.decide(name, head.uri.path().trim_matches('/'));
+        match &fault {
+            Some(Fault::Close) => return Err("told to close".into()),
+            Some(Fault::Stall) => std::future::pending().await,
+            Some(Fault::CutUpload) => drop(head.extensions.insert(Cut)),
+            Some(Fault::Answer { status, code, retry_after }) => {
+                // Who does not read the request to its end breaks the connection, and the answer may never be seen.
+                BodyExt::collect(body).await?;
+                let text = format!("<Error><Code>{code}</Code><Message>told to</Message></Error>");
+                let mut answer = Response::builder().status(*status);
+                if let Some(seconds) = retry_after {
+                    answer = answer.header("retry-after", *seconds);
+                }
+                let text = if name.starts_with("Head") { String::new() } else { text };
+                return Ok(answer.body(text.into())?);
+            }
+            _ => {}
+        }
+        let request = Request::from_parts(head, Body::from(body));
+        let answer = self.service.call(request).await.map_err(|error| format!("{error:?}"))?;
+        match fault {
+            Some(fault @ (Fault::StallInBody | Fault::BreakInBody | Fault::FlipBit)) => {
+                spoil(answer, &fault).await
+            }
+            _ => Ok(answer),
+        }
+    }
+}
+
+/// Does to an answer's body what it is told.
+async fn spoil(answer: Response<Body>, fault: &Fault) -> Result<Response<Body>, Failed> {
+    let (head, body) = answer.into_parts();
+    let bytes = BodyExt::collect(body).await?.to_bytes();
+    let (first, second) = (bytes.slice(..bytes.len() / 2), bytes.slice(bytes.len() / 2..));
+    let half = || futures::stream::iter([Ok::<Frame<Bytes>, Failed>(Frame::data(first.clone()))]);
+    let body = match fault {
+        Fault::StallInBody => {
+            Body::http_body_unsync(StreamBody::new(half().chain(futures::stream::pending())))
+        }
+        Fault::BreakInBody => {
+            let broken = futures::stream::iter([Err::<Frame<Bytes>, Failed>("told to".into())]);
+            Body::http_body_unsync(StreamBody::new(half().chain(broken)))
+        }
+        _ => {
+            let mut flipped = second.to_vec();
+            if let Some(byte) = flipped.first_mut() {
+                *byte ^= 1;
+            }
+            Body::from([&first[..], &flipped].concat())
+        }
+    };
+    Ok(Response::from_parts(head, body))
+}
+
+/// A thread that serves until this is dropped.
+pub(super) struct Serving {
+    stop: Option<oneshot::Sender<Infallible>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Serving {
+    pub(super) fn start(listener: TcpListener, state: Arc<State>) -> Serving {
+        listener.set_nonblocking(true).unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread();
+            let runtime = { runtime }.worker_threads(2).enable_all().build().unwrap();
+            runtime.block_on(serve(listener, state, stopped));
+            runtime.shutdown_background();
+        });
+        Serving { stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            assert!(thread.join().is_ok() || std::thread::panicking(), "the server of S3 panicked");
+        }
+    }
+}
+
+async fn serve(
+    listener: TcpListener,
+    state: Arc<State>,
+    mut stopped: oneshot::Receiver<Infallible>,
+) {
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = &mut stopped => return,
+            Some(_) = connections.join_next() => continue,
+        };
+        let Ok((stream, _)) = accepted else { continue };
+        let state = state.clone();
+        let answer = service_fn(move |request| {
+            let state = state.clone();
+            async move { state.answer(request).await }
+        });
+        let http = hyper::server::conn::http1::Builder::new();
+        // A connection that breaks is its client's to notice.
+        connections.spawn(http.serve_connection(TokioIo::new(stream), answer));
+    }
+}
