@@ -1,0 +1,65 @@
+//! The client of S3: where it goes, with what credentials, and what it leaves to us.
+
+use std::time::Duration;
+
+use aws_config::environment::region::EnvironmentVariableRegionProvider;
+use aws_config::meta::region::RegionProviderChain;
+use aws_config::profile::ProfileFileRegionProvider;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{AppName, BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::Credentials;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::{
+    Builder, RequestChecksumCalculation, ResponseChecksumValidation, StalledStreamProtectionConfig,
+};
+use aws_smithy_http_client::tls::Provider;
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+
+use crate::S3Config;
+
+/// Within this time there is a connection, or the server counts as unreachable.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// Makes a client; the environment, profiles and the machine's metadata are asked, the store itself is not.
+pub(crate) async fn client(config: &S3Config, credentials: Option<Credentials>) -> Client {
+    let sdk = load(config, credentials).await;
+    // Which endpoint it will be is the client's to work out; where it has one, it shows in the profile or environment.
+    let style = config.is_path_style(config.endpoint.as_deref().or(sdk.endpoint_url()));
+    let client = Builder::from(&sdk)
+        .force_path_style(style)
+        .retry_config(RetryConfig::disabled())
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+        .build();
+    Client::from_conf(client)
+}
+
+async fn load(config: &S3Config, credentials: Option<Credentials>) -> SdkConfig {
+    let tls = Provider::Rustls(CryptoMode::Ring);
+    let http = aws_smithy_http_client::Builder::new().tls_provider(tls).build_https();
+    let mut loader = aws_config::defaults(BehaviorVersion::latest())
+        .http_client(http)
+        .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build());
+    if let Ok(name) = AppName::new("dcbuild") {
+        loader = loader.app_name(name);
+    }
+    loader = match (&config.region, &config.endpoint) {
+        (Some(region), _) => loader.region(Region::new(region.clone())),
+        // A server of one's own is on no machine of AWS whose metadata could name the region.
+        (None, Some(_)) => loader.region(
+            RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
+                .or_else(ProfileFileRegionProvider::new())
+                .or_else("us-east-1"),
+        ),
+        (None, None) => loader.region(RegionProviderChain::default_provider().or_else("us-east-1")),
+    };
+    if let Some(credentials) = credentials {
+        loader = loader.credentials_provider(credentials);
+    }
+    if let Some(endpoint) = &config.endpoint {
+        loader = loader.endpoint_url(endpoint);
+    }
+    loader.load().await
+}

@@ -1,0 +1,223 @@
+//! What a server of S3 may answer instead of what it was asked for.
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+
+/// The kinds of failures that something different is done about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FailureKind {
+    /// There is no such object.
+    Absent,
+    /// The range begins behind the object's end.
+    PastEnd,
+    /// There is no such bucket.
+    NoBucket,
+    /// There are no credentials.
+    NoCredentials,
+    /// The credentials may not.
+    Denied,
+    /// The clocks of this machine and the server are too far apart.
+    ClockSkew,
+    /// The bucket is in another region.
+    WrongRegion,
+    /// The server has no space left.
+    Full,
+    /// The server wants fewer requests.
+    SlowDown,
+    /// The bytes arrived otherwise than they were sent.
+    Damaged,
+    /// No connection, or one that broke.
+    Unreachable,
+    /// The server's own fault.
+    Server,
+    /// It failed too often just now, and was not asked.
+    Resting,
+    /// Whatever else a server does not want of us.
+    Refused,
+}
+
+impl FailureKind {
+    /// What whoever runs the store can do about it.
+    pub fn hint(self) -> Option<&'static str> {
+        Some(match self {
+            FailureKind::NoBucket => "create the bucket, or mend its name in the store's address",
+            FailureKind::NoCredentials => {
+                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give the machine a role"
+            }
+            FailureKind::Denied => {
+                "the credentials need s3:GetObject, PutObject, DeleteObject and AbortMultipartUpload on the \
+                 store's keys, and s3:ListBucket and ListBucketMultipartUploads on the bucket"
+            }
+            FailureKind::ClockSkew => "set this machine's clock; NTP keeps it right",
+            FailureKind::WrongRegion => {
+                "name the bucket's region with ?region= in the store's address"
+            }
+            FailureKind::Full => "make space, or sweep the store",
+            FailureKind::Unreachable => {
+                "check the endpoint, its port and certificate, and what lies between; a server without names \
+                 for its buckets wants ?path-style=true"
+            }
+            FailureKind::Absent
+            | FailureKind::PastEnd
+            | FailureKind::SlowDown
+            | FailureKind::Damaged
+            | FailureKind::Server
+            | FailureKind::Resting
+            | FailureKind::Refused => return None,
+        })
+    }
+}
+
+/// A request that failed, and why.
+#[derive(Debug)]
+pub struct Failure {
+    /// What to do about it.
+    pub kind: FailureKind,
+    /// The request, as S3 names it.
+    pub request: &'static str,
+    /// What the server wrote, or what was wrong with the connection.
+    pub answer: String,
+    /// How long the server wants to be left alone.
+    pub retry_after: Option<Duration>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} failed: {}", self.request, self.answer)?;
+        match self.kind.hint() {
+            Some(hint) => write!(f, "; {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Error for Failure {}
+
+impl Failure {
+    pub(crate) fn new(
+        kind: FailureKind,
+        request: &'static str,
+        answer: impl Into<String>,
+    ) -> Failure {
+        Failure { kind, request, answer: answer.into(), retry_after: None }
+    }
+
+    /// What the client's error means.
+    pub(crate) fn of<E>(request: &'static str, error: &SdkError<E, HttpResponse>) -> Failure
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+    {
+        let Some(response) = error.raw_response() else {
+            return Failure::new(without_answer(error), request, chain(error));
+        };
+        let status = response.status().as_u16();
+        let code = error.code().unwrap_or_default();
+        let words = [code, error.message().unwrap_or_default()];
+        let mut answer = status.to_string();
+        for word in words.iter().filter(|word| !word.is_empty()) {
+            answer.push(' ');
+            answer.push_str(word);
+        }
+        if code.is_empty() && !matches!(error, SdkError::ServiceError(_)) {
+            answer = format!("{answer} {}", chain(error));
+        }
+        let after = response.headers().get("retry-after").and_then(|text| text.parse().ok());
+        let retry_after = after.map(Duration::from_secs);
+        Failure { kind: kind(status, code), request, answer, retry_after }
+    }
+}
+
+/// An error with its causes; credentials are in none of them.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+fn without_answer(error: &(dyn Error + 'static)) -> FailureKind {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if let Some(
+            CredentialsError::CredentialsNotLoaded(_) | CredentialsError::InvalidConfiguration(_),
+        ) = cause.downcast_ref::<CredentialsError>()
+        {
+            return FailureKind::NoCredentials;
+        }
+        next = cause.source();
+    }
+    FailureKind::Unreachable
+}
+
+fn kind(status: u16, code: &str) -> FailureKind {
+    match (status, code) {
+        (_, "NoSuchBucket") => FailureKind::NoBucket,
+        (_, "RequestTimeTooSkewed") => FailureKind::ClockSkew,
+        (301 | 307, _)
+        | (400, "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException") => {
+            FailureKind::WrongRegion
+        }
+        (_, "XMinioStorageFull" | "QuotaExceeded" | "QuotaExceededException" | "StorageFull")
+        | (507, _) => FailureKind::Full,
+        (429, _)
+        | (_, "SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded") => {
+            FailureKind::SlowDown
+        }
+        // A 503 without words is what proxies answer for a server that has too much to do.
+        (503, _) => FailureKind::SlowDown,
+        (401 | 403, _) => FailureKind::Denied,
+        (404, _) => FailureKind::Absent,
+        (416, _) => FailureKind::PastEnd,
+        (
+            400,
+            "BadDigest"
+            | "InvalidDigest"
+            | "XAmzContentSHA256Mismatch"
+            | "XAmzContentChecksumMismatch",
+        ) => FailureKind::Damaged,
+        (500.., _) => FailureKind::Server,
+        // Where the status was fine, what follows it was not.
+        (400, "RequestTimeout" | "IncompleteBody") | (200..=299 | 408, _) => {
+            FailureKind::Unreachable
+        }
+        _ => FailureKind::Refused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_told_apart() {
+        for (status, code, expected) in [
+            (404, "NoSuchKey", FailureKind::Absent),
+            (404, "", FailureKind::Absent),
+            (404, "NoSuchBucket", FailureKind::NoBucket),
+            (403, "AccessDenied", FailureKind::Denied),
+            (403, "RequestTimeTooSkewed", FailureKind::ClockSkew),
+            (301, "PermanentRedirect", FailureKind::WrongRegion),
+            (400, "AuthorizationHeaderMalformed", FailureKind::WrongRegion),
+            (503, "SlowDown", FailureKind::SlowDown),
+            (507, "", FailureKind::Full),
+            (507, "XMinioStorageFull", FailureKind::Full),
+            (416, "InvalidRange", FailureKind::PastEnd),
+            (400, "BadDigest", FailureKind::Damaged),
+            (500, "InternalError", FailureKind::Server),
+            (400, "InvalidArgument", FailureKind::Refused),
+        ] {
+            assert_eq!(kind(status, code), expected, "{status} {code}");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Requests that change nothing.
+
+use bytes::{Bytes, BytesMut};
+use dcbuild_model::UnixTime;
+use dcbuild_store::{Patience, Progress};
+
+use super::{Wire, failed};
+use crate::failure::{Failure, FailureKind};
+
+/// A piece of an object.
+pub(crate) struct Fetched {
+    pub(crate) bytes: Bytes,
+    /// The size of the whole object.
+    pub(crate) size: u64,
+}
+
+/// An object in a listing.
+pub(crate) struct ListedKey {
+    pub(crate) key: String,
+    pub(crate) size: u64,
+    pub(crate) modified: UnixTime,
+}
+
+/// A part of a listing.
+pub(crate) struct ListedPage {
+    pub(crate) keys: Vec<ListedKey>,
+    pub(crate) more: bool,
+}
+
+impl Wire {
+    /// The size of an object.
+    pub(crate) async fn head(&self, key: &str) -> Result<u64, Failure> {
+        self.call("HeadObject", Patience::SMALL, |_| async {
+            let request = self.client.head_object().bucket(&self.bucket).key(key);
+            let found = request.send().await.map_err(failed("HeadObject"))?;
+            Ok(unsigned(found.content_length))
+        })
+        .await
+    }
+
+    /// Reads at most `length` bytes of an object, at least one; none where they would begin behind its end.
+    pub(crate) async fn get(&self, key: &str, start: u64, length: u64) -> Result<Fetched, Failure> {
+        let fetched = self
+            .call("GetObject", Patience::BULK, |progress| self.fetch(key, start, length, progress));
+        match fetched.await {
+            Err(failure) if failure.kind == FailureKind::PastEnd => {
+                Ok(Fetched { bytes: Bytes::new(), size: start })
+            }
+            fetched => fetched,
+        }
+    }
+
+    async fn fetch(
+        &self,
+        key: &str,
+        start: u64,
+        length_max: u64,
+        progress: Progress,
+    ) -> Result<Fetched, Failure> {
+        const REQUEST: &str = "GetObject";
+        let range = format!("bytes={start}-{}", start.saturating_add(length_max - 1));
+        let request = self.client.get_object().bucket(&self.bucket).key(key).range(range);
+        let found = request.send().await.map_err(failed(REQUEST))?;
+        progress.made();
+        let length = unsigned(found.content_length);
+        // A server that does not know ranges answers with the whole, which is as good if that is what was meant.
+        let whole = (start == 0).then_some(length);
+        let said = found.content_range.as_deref();
+        let size = said.map_or(whole, |said| size_in(said, start)).filter(|_| length <= length_max);
+        let Some(size) = size else {
+            let answer = format!("{length} bytes of range {said:?} came in place of {start}");
+            return Err(Failure::new(FailureKind::Refused, REQUEST, answer));
+        };
+        let mut body = found.body;
+        let mut bytes = BytesMut::with_capacity(usize::try_from(length).unwrap_or(0));
+        while let Some(piece) = body.next().await {
+            progress.made();
+            let broke = |error: aws_smithy_types::byte_stream::error::Error| {
+                Failure::new(FailureKind::Unreachable, REQUEST, error.to_string())
+            };
+            bytes.extend_from_slice(&piece.map_err(broke)?);
+        }
+        if u64::try_from(bytes.len()) != Ok(length) {
+            let answer = format!("{} bytes came of {length}", bytes.len());
+            return Err(Failure::new(FailureKind::Unreachable, REQUEST, answer));
+        }
+        Ok(Fetched { bytes: bytes.freeze(), size })
+    }
+
+    /// Lists keys that begin with `prefix`, those behind `after` only.
+    pub(crate) async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+    ) -> Result<ListedPage, Failure> {
+        self.call("ListObjectsV2", Patience::SLOW, |_| async {
+            let request = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix);
+            let request = request.set_start_after(after.map(Into::into));
+            let listed = request.send().await.map_err(failed("ListObjectsV2"))?;
+            let more = listed.is_truncated == Some(true);
+            let keys = listed.contents.unwrap_or_default().into_iter().filter_map(|object| {
+                Some(ListedKey {
+                    key: object.key?,
+                    size: unsigned(object.size),
+                    modified: object.last_modified.map(unix_time).unwrap_or_default(),
+                })
+            });
+            Ok(ListedPage { keys: keys.collect(), more })
+        })
+        .await
+    }
+}
+
+/// A size, which the client gives a sign that it never has.
+fn unsigned(size: Option<i64>) -> u64 {
+    size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0)
+}
+
+pub(super) fn unix_time(time: aws_smithy_types::DateTime) -> UnixTime {
+    UnixTime { secs: time.secs(), nanos: time.subsec_nanos() }
+}
+
+/// The size of the whole in `bytes 0-9/100`, if the range begins where it should.
+fn size_in(content_range: &str, start: u64) -> Option<u64> {
+    let (range, size) = content_range.strip_prefix("bytes ")?.split_once('/')?;
+    let begins = range.split_once('-')?.0.parse::<u64>().ok()? == start;
+    size.parse().ok().filter(|_| begins)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_tells_the_size_of_the_whole() {
+        assert_eq!(size_in("bytes 0-9/100", 0), Some(100));
+        assert_eq!(size_in("bytes 5-9/100", 0), None);
+        assert_eq!(size_in("bytes 5-9/*", 5), None);
+    }
+}

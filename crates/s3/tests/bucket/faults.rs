@@ -1,0 +1,212 @@
+//! What a store in a bucket does when its server does not do as it should; each test asserts that the fault fired.
+
+use std::time::Duration;
+
+use crate::common::{blob, connect, small_parts};
+use dcbuild_s3::S3Store;
+use dcbuild_store::{BlobStore, ByteRange, Objects, StoreError, read_bytes, stream_of};
+use dcbuild_tests::s3::S3Server;
+use dcbuild_tests::s3::faults::Fault;
+use futures::StreamExt;
+use tokio::time::Instant;
+
+const LARGE: usize = 18 << 20;
+
+fn large() -> Vec<u8> {
+    (0..LARGE).map(|at| u8::try_from(at % 251).unwrap()).collect()
+}
+
+async fn whole(store: &S3Store, bytes: &[u8]) -> Result<bool, StoreError> {
+    let max = u64::try_from(bytes.len()).unwrap();
+    read_bytes(store, &blob(bytes), max).await.map(|found| found == bytes)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c01_a_flipped_bit_is_found_and_the_blob_put_aside() {
+    let server = S3Server::start();
+    let store = connect(&server, small_parts).await;
+    for bytes in [b"small".to_vec(), large()] {
+        let name = blob(&bytes);
+        BlobStore::put(&store, &name, stream_of(bytes.clone())).await.unwrap();
+        server.flip_bit(&format!("some/prefix/blob/sha256/{}", name.0.hex()));
+        let error = whole(&store, &bytes).await.unwrap_err();
+        assert!(matches!(error, StoreError::Corrupt { blob } if blob == name), "{error:?}");
+        assert_eq!(store.find_missing(&[name]).await.unwrap(), [name], "it is a miss now");
+        let aside = format!("some/prefix/quarantine/sha256/{}", name.0.hex());
+        assert!(server.keys().contains(&aside), "{:?}", server.keys());
+        // Made again, it is served again.
+        BlobStore::put(&store, &name, stream_of(bytes.clone())).await.unwrap();
+        assert!(whole(&store, &bytes).await.unwrap());
+    }
+    assert_eq!(store.counts().quarantined, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c01_a_bit_that_flips_on_the_way_is_found() {
+    let server = S3Server::start();
+    let store = connect(&server, small_parts).await;
+    let bytes = large();
+    BlobStore::put(&store, &blob(&bytes), stream_of(bytes.clone())).await.unwrap();
+    server.fail(|seen| (seen.request == "GetObject" && seen.number == 1).then_some(Fault::FlipBit));
+    assert!(matches!(whole(&store, &bytes).await, Err(StoreError::Corrupt { .. })));
+    assert_eq!(server.fired(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c03_an_upload_that_was_cut_on_the_way_is_not_served() {
+    let server = S3Server::start();
+    let store = connect(&server, small_parts).await;
+    let bytes = large();
+    server.fail(|seen| (seen.request == "UploadPart").then_some(Fault::CutUpload));
+    let cut = BlobStore::put(&store, &blob(&bytes), stream_of(bytes.clone())).await;
+    assert!(matches!(cut, Err(StoreError::Unavailable { .. })), "{cut:?}");
+    assert!(server.fired() >= 4);
+    assert_eq!(store.find_missing(&[blob(&bytes)]).await.unwrap(), [blob(&bytes)]);
+
+    // A server that says yes to half an object, and checks nothing: nobody reads a wrong byte.
+    server.fail(|seen| (seen.request == "PutObject").then_some(Fault::CutUpload));
+    let put = BlobStore::put(&store, &blob(b"short"), stream_of(&b"short"[..])).await;
+    assert!(put.is_err(), "{put:?}");
+    assert_eq!(store.find_missing(&[blob(b"short")]).await.unwrap(), [blob(b"short")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c03_an_upload_whose_maker_is_gone_leaves_nothing() {
+    let server = S3Server::start();
+    let store = connect(&server, small_parts).await;
+    let bytes = large();
+    let endless =
+        futures::stream::iter([Ok(bytes.clone().into())]).chain(futures::stream::pending());
+    let name = blob(&bytes);
+    let put = BlobStore::put(&store, &name, endless.boxed());
+    let put = tokio::time::timeout(Duration::from_secs(5), put).await;
+    assert!(put.is_err(), "the content has no end");
+    assert!(server.count("UploadPart") > 0, "{:?}", server.requests());
+    assert_eq!(store.find_missing(&[blob(&bytes)]).await.unwrap(), [blob(&bytes)]);
+    store.close().await;
+    assert_eq!(server.open_uploads(), 0);
+    assert_eq!(server.count("AbortMultipartUpload"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c03_two_writers_of_one_blob_do_not_disturb_each_other() {
+    let server = S3Server::start();
+    let store = connect(&server, small_parts).await;
+    let bytes = large();
+    let name = blob(&bytes);
+    let put = || BlobStore::put(&store, &name, stream_of(bytes.clone()));
+    let (one, other, third) = tokio::join!(put(), put(), put());
+    for size in [one, other, third] {
+        assert_eq!(size.unwrap(), u64::try_from(LARGE).unwrap());
+    }
+    assert!(whole(&store, &bytes).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c03_a_read_that_breaks_is_taken_up_again() {
+    let server = S3Server::start();
+    let store = connect(&server, small_parts).await;
+    let bytes = large();
+    BlobStore::put(&store, &blob(&bytes), stream_of(bytes.clone())).await.unwrap();
+    server.fail(|seen| (seen.number == 1).then_some(Fault::BreakInBody));
+    assert!(whole(&store, &bytes).await.unwrap());
+    assert_eq!(server.fired(), 1);
+    assert_eq!(store.counts().guard.retries, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c04_a_server_that_refuses_costs_little_and_is_found_again() {
+    let mut server = S3Server::start();
+    let store = connect(&server, small_parts).await;
+    BlobStore::put(&store, &blob(b"x"), stream_of(&b"x"[..])).await.unwrap();
+    server.refuse();
+    let began = Instant::now();
+    for _ in 0..200 {
+        let error = store.find_missing(&[blob(b"x")]).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unavailable { .. }), "{error:?}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    let counts = store.counts().guard;
+    assert!(counts.opened >= 1 && counts.spared > 150, "{counts:?}");
+    server.serve_again();
+    let began = Instant::now();
+    while store.find_missing(&[blob(b"x")]).await.is_err() {
+        assert!(began.elapsed() < Duration::from_secs(10), "it is not found again");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(whole(&store, b"x").await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c04_silence_ends_after_a_deadline() {
+    let server = S3Server::start();
+    let store = connect(&server, small_parts).await;
+    server.fail(|_| Some(Fault::Stall));
+    let began = Instant::now();
+    let blobs: Vec<_> = (0..100_u32).map(|at| blob(&at.to_le_bytes())).collect();
+    assert!(store.find_missing(&blobs).await.is_err());
+    for name in &blobs {
+        assert!(BlobStore::get(&store, name, ByteRange::ALL).await.is_err());
+    }
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    assert!(server.fired() > 0 && store.counts().guard.late > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c04_who_may_not_is_told_so_once_and_loudly() {
+    let server = S3Server::start();
+    let store = connect(&server, small_parts).await;
+    server.fail(|_| Some(Fault::DENIED));
+    let name = "some/object".parse().unwrap();
+    let error = Objects::get(&store, &name, 100).await.unwrap_err();
+    let StoreError::Denied { source, .. } = error else { panic!("{error:?}") };
+    let text = source.to_string();
+    assert!(text.contains("403 AccessDenied") && text.contains("s3:ListBucket"), "{text}");
+    let error = store.find_missing(&[blob(b"x")]).await.unwrap_err();
+    assert!(matches!(error, StoreError::Denied { .. }), "{error:?}");
+    let put = BlobStore::put(&store, &blob(b"x"), stream_of(&b"x"[..])).await;
+    assert!(matches!(put, Err(StoreError::Denied { .. })), "{put:?}");
+    assert_eq!(server.fired(), 3, "nothing is tried again");
+    assert_eq!(store.counts().guard.retries, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c05_a_third_of_slow_downs_is_ridden_out_within_the_budget() {
+    let server = S3Server::start();
+    let store = connect(&server, small_parts).await;
+    // Decided by what is asked, so that nothing depends on who comes first.
+    server.fail(|seen| (seen.number % 10 < 3).then_some(Fault::SLOW_DOWN));
+    let mut failed = 0;
+    for at in 0..200_u32 {
+        failed += u32::from(store.find_missing(&[blob(&at.to_le_bytes())]).await.is_err());
+    }
+    let counts = store.counts().guard;
+    assert!(server.fired() > 50, "{}", server.fired());
+    assert!(counts.retries <= 200 / 5 + 10, "{counts:?}");
+    assert!(failed < 60, "{failed} of 200 failed; {counts:?}");
+    // A blob in parts is a dozen requests; each is repeated by itself.
+    server.fail(|seen| (seen.number % 10 == 3).then_some(Fault::SLOW_DOWN));
+    let bytes = large();
+    BlobStore::put(&store, &blob(&bytes), stream_of(bytes.clone())).await.unwrap();
+    assert!(whole(&store, &bytes).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c05_slow_downs_only_are_not_answered_with_more_requests() {
+    let server = S3Server::start();
+    let store = connect(&server, small_parts).await;
+    server.fail(|_| Some(Fault::SLOW_DOWN));
+    let blobs: Vec<_> = (0..500_u32).map(|at| blob(&at.to_le_bytes())).collect();
+    let asked = blobs.iter().map(|name| store.find_missing(std::slice::from_ref(name)));
+    let ended = futures::future::join_all(asked).await;
+    assert!(ended.iter().all(Result::is_err));
+    let counts = store.counts().guard;
+    assert!(server.fired() > 0 && server.fired() < 60, "{} requests: {counts:?}", server.fired());
+    assert!(counts.opened >= 1, "{counts:?}");
+    server.heal();
+    let began = Instant::now();
+    while store.find_missing(&blobs[..1]).await.is_err() {
+        assert!(began.elapsed() < Duration::from_secs(10), "it does not recover");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
