@@ -9,6 +9,7 @@ use dcbuild_client::BuildFlags;
 use dcbuild_process::{ByteSize, parse_duration};
 
 use crate::state::Format;
+use crate::stores::StoreFlags;
 
 /// Builds container images from Dockerfiles, on this machine or on many.
 #[derive(Debug, Parser)]
@@ -164,9 +165,8 @@ pub(crate) struct Coordinator {
     /// Where its log is kept
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// Where blobs and records are kept: dir:PATH
-    #[arg(long, value_name = "STORE")]
-    pub(crate) store: Option<String>,
+    #[command(flatten)]
+    pub(crate) store: StoreFlags,
 }
 
 #[derive(Debug, clap::Args)]

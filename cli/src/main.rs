@@ -8,6 +8,7 @@ mod registries;
 mod remote;
 mod roles;
 mod state;
+mod stores;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -97,7 +98,7 @@ async fn talk(
         Command::Images(flags) => remote::images(&app, flags).await,
         Command::Rmi(flags) => remote::rmi(&app, flags).await,
         Command::Coordinator(flags) => {
-            roles::coordinator(flags, &app.config, app.stop.clone()).await?;
+            roles::coordinator(flags, &app).await?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Worker(flags) => {

@@ -17,28 +17,17 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::args;
+use crate::build::App;
 use crate::registries::registries;
+use crate::stores::{Bucket, BucketSettings};
 
 /// Runs a coordinator until it is told to stop.
-pub(crate) async fn coordinator(
-    flags: args::Coordinator,
-    config: &Config,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
+pub(crate) async fn coordinator(flags: args::Coordinator, app: &App) -> anyhow::Result<()> {
+    let (config, stop) = (&app.config, app.stop.clone());
     let settings = &config.coordinator;
     let listen = flags.listen.unwrap_or(settings.listen);
-    let StoreConfig::Folder { dir: configured } = &settings.store else {
-        bail!("coordinator.store.type: stores in a bucket are not wired up");
-    };
-    let dir = flags.store.as_deref().map_or_else(|| Ok(configured.clone()), store_dir)?;
-    let store = FolderStore::open(&dir)
-        .with_context(|| format!("could not open the store in {}", dir.display()))?
-        .with_durability(Durability::Synced);
-    let parts = dcbuild_coordinator::Parts {
-        stores: Stores::folder(store),
-        holds: None,
-        clock: Arc::new(SystemClock),
-    };
+    let (stores, bucket) = open_store(&flags, app).await?;
+    let parts = dcbuild_coordinator::Parts { stores, holds: None, clock: Arc::new(SystemClock) };
     let settings = CoordinatorConfig {
         data_dir: Some(flags.data_dir.unwrap_or_else(|| settings.data_dir.clone())),
         registries: registries(config)?,
@@ -62,8 +51,37 @@ pub(crate) async fn coordinator(
         },
         coordinator.serve_metrics(http)
     );
+    if let Some(bucket) = bucket {
+        bucket.close().await;
+    }
     served.context("the coordinator failed")?;
     metrics.context("the page of health and metrics failed")
+}
+
+/// The store that flags, environment or configuration name.
+async fn open_store(
+    flags: &args::Coordinator,
+    app: &App,
+) -> anyhow::Result<(Stores, Option<Bucket>)> {
+    let settings = &app.config.coordinator;
+    let configured = match &settings.store {
+        StoreConfig::Bucket(bucket) => Some(bucket),
+        StoreConfig::Folder { .. } => None,
+    };
+    let named = BucketSettings::find(&flags.store, &app.env, (configured, &settings.index))?;
+    if let Some(named) = named {
+        let bucket = Bucket::open(&named, &app.env).await?;
+        return Ok((bucket.stores(), Some(bucket)));
+    }
+    let dir = match (flags.store.store.as_deref().or_else(|| app.env.store()), &settings.store) {
+        (Some(store), _) => store_dir(store)?,
+        (None, StoreConfig::Folder { dir }) => dir.clone(),
+        (None, StoreConfig::Bucket(bucket)) => bail!("{} is no folder", bucket.url),
+    };
+    let store = FolderStore::open(&dir)
+        .with_context(|| format!("could not open the store in {}", dir.display()))?
+        .with_durability(Durability::Synced);
+    Ok((Stores::folder(store), None))
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -73,7 +91,7 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 fn store_dir(store: &str) -> anyhow::Result<PathBuf> {
     match store.strip_prefix("dir:") {
         Some(path) if !path.is_empty() => Ok(PathBuf::from(path)),
-        _ => bail!("--store {store}: only dir:PATH is supported"),
+        _ => bail!("--store {store}: a store is dir:PATH or s3://BUCKET/PREFIX"),
     }
 }
 

@@ -1,0 +1,156 @@
+//! A bucket as the store, with the index over it: opened from configuration, flags and environment.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use dcbuild_coordinator::Stores;
+use dcbuild_process::config::{BucketConfig, IndexConfig};
+use dcbuild_process::{Clock as _, Env, SystemClock};
+use dcbuild_redis::{RedisConfig, RedisIndex};
+use dcbuild_s3::{S3Config, S3Store};
+use dcbuild_store::{Catalog, CatalogParts, EmbeddedIndex, Indexed, KeyIndex, Now, Seal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// What an index in memory may take.
+const INDEX_BYTES_MAX: usize = 256 << 20;
+/// How long notes to the index and the like may take once nobody needs the store any more.
+const CLOSE: Duration = Duration::from_secs(2);
+
+/// A store in a bucket, in all its parts.
+pub(crate) struct Bucket {
+    pub(crate) s3: Arc<S3Store>,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) blobs: Arc<Indexed>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// Where a bucket is, and what is to know it.
+#[derive(Clone, Debug)]
+pub(crate) struct BucketSettings {
+    pub(crate) url: String,
+    pub(crate) index: IndexConfig,
+    pub(crate) signing_key_files: Vec<std::path::PathBuf>,
+}
+
+/// What flags say of the store; they go before the environment, and that before the configuration.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct StoreFlags {
+    /// Where blobs and records are kept: dir:PATH, or s3://BUCKET/PREFIX?endpoint=URL&region=R; else `$DCBUILD_STORE`
+    #[arg(long, value_name = "STORE")]
+    pub(crate) store: Option<String>,
+    /// What knows fast what the bucket has: embedded, or redis://HOST:PORT; else `$DCBUILD_INDEX`
+    #[arg(long, value_name = "INDEX")]
+    pub(crate) index: Option<String>,
+}
+
+impl BucketSettings {
+    /// The bucket that is meant; none if flags, environment and configuration name none.
+    pub(crate) fn find(
+        flags: &StoreFlags,
+        env: &Env,
+        configured: (Option<&BucketConfig>, &IndexConfig),
+    ) -> anyhow::Result<Option<BucketSettings>> {
+        let named = flags.store.as_deref().or_else(|| env.store());
+        let index = match flags.index.as_deref().or_else(|| env.index()) {
+            None => configured.1.clone(),
+            Some("embedded") => IndexConfig::Embedded,
+            Some(url) if url.starts_with("redis") => {
+                let ca = match configured.1 {
+                    IndexConfig::Redis { ca, .. } => ca.clone(),
+                    IndexConfig::Embedded => None,
+                };
+                IndexConfig::Redis { url: url.to_owned(), ca }
+            }
+            Some(_) => {
+                bail!("--index is `embedded` or the URL of a Redis, such as redis://HOST:6379")
+            }
+        };
+        let url = match (named, configured.0) {
+            (Some(url), _) if url.starts_with("s3://") => url.to_owned(),
+            (Some(_), _) | (None, None) => {
+                if flags.index.is_some() {
+                    bail!("--index needs a store in a bucket, such as --store s3://BUCKET/PREFIX");
+                }
+                return Ok(None);
+            }
+            (None, Some(bucket)) => bucket.url.clone(),
+        };
+        let signing_key_files =
+            configured.0.map(|bucket| bucket.signing_key_files.clone()).unwrap_or_default();
+        Ok(Some(BucketSettings { url, index, signing_key_files }))
+    }
+
+    /// What records are sealed with.
+    pub(crate) fn seal(&self, env: &Env) -> anyhow::Result<Seal> {
+        let mut keys: Vec<Vec<u8>> = env.signing_key().map(<[u8]>::to_vec).into_iter().collect();
+        for path in &self.signing_key_files {
+            let key = std::fs::read(path);
+            let key = key.with_context(|| format!("could not read the key {}", path.display()))?;
+            keys.push(key.trim_ascii().to_vec());
+        }
+        if keys.is_empty() {
+            return Ok(Seal::unkeyed());
+        }
+        Seal::keyed(keys.iter().map(Vec::as_slice)).context("could not use the signing keys")
+    }
+
+    /// The bucket's address, read.
+    pub(crate) fn bucket(&self) -> anyhow::Result<S3Config> {
+        S3Config::from_url(&self.url).context("could not use the store")
+    }
+
+    /// The index's address, read; none for one in memory.
+    pub(crate) fn redis(&self, bucket: &S3Config) -> anyhow::Result<Option<RedisConfig>> {
+        let IndexConfig::Redis { url, ca } = &self.index else { return Ok(None) };
+        let config = RedisConfig::from_url(url).context("could not use the index")?;
+        // Indexes of different stores in one Redis do not see each other.
+        let prefix = format!("dcbuild:{}/{}", bucket.bucket, bucket.prefix);
+        Ok(Some(RedisConfig { ca_file: ca.clone(), prefix, ..config }))
+    }
+}
+
+impl Bucket {
+    /// Opens the store; whether it answers shows when it is used, and a cache that does not costs time only.
+    pub(crate) async fn open(settings: &BucketSettings, env: &Env) -> anyhow::Result<Bucket> {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let config = settings.bucket()?;
+        let index: Arc<dyn KeyIndex> = match settings.redis(&config)? {
+            None => Arc::new(EmbeddedIndex::new(INDEX_BYTES_MAX)),
+            Some(redis) => Arc::new(RedisIndex::start(redis, &tasks, &stop)),
+        };
+        let name = config.to_string();
+        let s3 = S3Store::connect(config).await;
+        let s3 = Arc::new(s3.with_context(|| format!("could not open the store {name}"))?);
+        let now: Now = Arc::new(|| SystemClock.now());
+        let blobs = Indexed::new(s3.clone(), index.clone(), now.clone(), tasks.clone());
+        let blobs = Arc::new(blobs.with_grants(s3.clone()));
+        let seal = settings.seal(env)?;
+        let parts = CatalogParts { objects: s3.clone(), index, seal, now, tasks: tasks.clone() };
+        let catalog = Arc::new(Catalog::new(parts));
+        Ok(Bucket { s3, catalog, blobs, tasks, stop })
+    }
+
+    /// The store for a coordinator.
+    pub(crate) fn stores(&self) -> Stores {
+        Stores {
+            blobs: self.blobs.clone(),
+            steps: self.catalog.clone(),
+            layers: self.catalog.clone(),
+            names: self.catalog.clone(),
+            grants: Some(self.blobs.clone()),
+        }
+    }
+
+    /// Lets the last notes to the index out, and closes.
+    pub(crate) async fn close(self) {
+        self.tasks.close();
+        if tokio::time::timeout(CLOSE, self.tasks.wait()).await.is_err() {
+            tracing::debug!("notes to the index are dropped");
+        }
+        self.stop.cancel();
+        self.s3.close().await;
+    }
+}
