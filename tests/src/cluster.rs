@@ -19,19 +19,35 @@ pub struct Cluster {
     address: String,
     /// Where the coordinator's health and metrics are.
     metrics: String,
+    store: Store,
     coordinator: Option<Running>,
     workers: Vec<Option<Running>>,
+}
+
+/// What a coordinator is told of its store.
+#[derive(Debug, Default)]
+pub struct Store {
+    /// Flags; without any it is a folder of the home.
+    pub flags: Vec<String>,
+    /// Variables that only the coordinator gets.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl Cluster {
     /// Starts a coordinator and as many workers, each with as many slots.
     pub fn start(home: Home, workers: usize, slots: u32) -> Cluster {
+        Cluster::start_on(Store::default(), home, workers, slots)
+    }
+
+    /// The same on another store.
+    pub fn start_on(store: Store, home: Home, workers: usize, slots: u32) -> Cluster {
         let address = format!("127.0.0.1:{}", free_port());
         let mut cluster = Cluster {
             home,
             url: format!("http://{address}"),
             address,
             metrics: format!("127.0.0.1:{}", free_port()),
+            store,
             coordinator: None,
             workers: Vec::new(),
         };
@@ -44,12 +60,15 @@ impl Cluster {
 
     /// Starts the coordinator, on what an earlier one left.
     pub fn start_coordinator(&mut self) {
-        let store = format!("dir:{}", self.home.arg("store"));
+        let folder = ["--store".to_owned(), format!("dir:{}", self.home.arg("store"))];
+        let store = if self.store.flags.is_empty() { &folder[..] } else { &self.store.flags };
         let data = self.home.arg("coordinator");
         let places = ["--listen", &self.address, "--http-listen", &self.metrics];
-        let folders = ["--data-dir", &data, "--store", &store];
-        let arguments = ["coordinator"].into_iter().chain(places).chain(folders);
-        let process = self.home.start(arguments);
+        let arguments = ["coordinator", "--data-dir", &data].into_iter().chain(places);
+        let arguments = arguments.chain(store.iter().map(String::as_str));
+        let mut command = self.home.command(arguments);
+        command.envs(self.store.environment.iter().map(|(name, value)| (name, value)));
+        let process = Running::start(command);
         wait_until_open(&self.address, &process);
         self.coordinator = Some(process);
     }

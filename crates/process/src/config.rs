@@ -68,10 +68,6 @@ pub struct BuildConfig {
     pub keep_storage: ByteSize,
     /// The network of a RUN that says nothing of it.
     pub network: NetworkDefault,
-    /// A bucket that is the cache, besides the state folder.
-    pub store: Option<BucketConfig>,
-    /// What knows fast what the bucket has.
-    pub index: IndexConfig,
 }
 
 /// Where a coordinator keeps blobs and records.

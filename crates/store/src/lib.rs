@@ -15,7 +15,6 @@ pub mod index;
 pub mod indexed;
 pub mod keys;
 pub mod locks;
-pub mod near;
 pub mod objects;
 pub mod verified;
 
@@ -36,6 +35,5 @@ pub use index::{
 pub use indexed::Indexed;
 pub use keys::{ENTRY_BYTES_MAX, Fill, IndexEntry, IndexKey, KeyIndex, KeyUse, Looked};
 pub use locks::{KeyLock, KeyLocks, LockError, LockMode};
-pub use near::Near;
 pub use objects::{InvalidObjectName, ListedObject, ObjectName, ObjectPage, Objects};
 pub use verified::Verified;

@@ -27,7 +27,7 @@ const INDEX_URL: &str = "`redis://[USER:PASSWORD@]HOST:PORT/DB`, `rediss://..` f
 const INDEX_CA: &str = "A file of certificates to trust instead of the system's.";
 
 /// `HOST` stands for any host.
-pub(super) const KEYS: [Key; 36] = [
+pub(super) const KEYS: [Key; 30] = [
     key("registry.HOST.mirrors", "[]", "Hosts that are asked first, in this order."),
     key("registry.HOST.http", "false", "Use plain http."),
     key("registry.HOST.insecure", "false", "Use https without checking the certificate."),
@@ -36,12 +36,6 @@ pub(super) const KEYS: [Key; 36] = [
     key("build.parallelism", "the number of cpus", "How many steps run at once."),
     key("build.keep_storage", "20GiB", "What may stay in the state folder after a build."),
     key("build.network", "default", "The network of a RUN: `default`, `none` or `host`."),
-    key("build.store.type", "none", "`s3` makes a bucket the cache, besides the state folder."),
-    key("build.store.url", "none", STORE_URL),
-    key("build.store.signing_key_files", "[]", SIGNING_KEYS),
-    key("build.index.type", "embedded", INDEX),
-    key("build.index.url", "none", INDEX_URL),
-    key("build.index.ca", "none", INDEX_CA),
     key("coordinator.listen", "127.0.0.1:7070", "Where clients and workers reach it."),
     key("coordinator.http_listen", "127.0.0.1:7071", "Where health, metrics and the page are."),
     key("coordinator.data_dir", "/var/lib/dcbuild/coordinator", "Where its log is kept."),

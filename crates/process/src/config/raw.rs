@@ -35,8 +35,6 @@ pub(super) struct RawBuild {
     pub(super) parallelism: Option<u32>,
     pub(super) keep_storage: Option<String>,
     pub(super) network: Option<NetworkDefault>,
-    pub(super) store: Option<RawStore>,
-    pub(super) index: Option<RawIndex>,
 }
 
 #[derive(Deserialize)]

@@ -94,21 +94,7 @@ fn build(raw: RawBuild, env: &Env, mistakes: &mut Mistakes) -> Option<BuildConfi
     let parallelism = mistakes.positive("build.parallelism", raw.parallelism);
     let keep_storage =
         mistakes.read("build.keep_storage", raw.keep_storage, str::parse::<ByteSize>)?;
-    let store = match raw.store {
-        None => None,
-        Some(RawStore::S3(bucket)) => Some(bucket_of("build.store", bucket, mistakes)),
-        Some(RawStore::Folder { .. }) => {
-            mistakes.add("build.store.type", "must be \"s3\"; the folder is build.state_dir");
-            None
-        }
-    };
-    let index = index("build.index", raw.index, mistakes);
-    if store.is_none() && index != IndexConfig::Embedded {
-        mistakes.add("build.index.type", "an index needs a store of type \"s3\" below it");
-    }
     Some(BuildConfig {
-        store,
-        index,
         state_dir,
         parallelism,
         keep_storage,

@@ -17,7 +17,7 @@ fn nothing_written_is_all_defaults() {
     assert_eq!(config.coordinator.grace, Duration::from_secs(30));
     let dir = PathBuf::from("/var/lib/dcbuild/coordinator/store");
     assert_eq!(config.coordinator.store, StoreConfig::Folder { dir });
-    assert_eq!((config.build.store, config.build.index), (None, IndexConfig::Embedded));
+    assert_eq!(config.coordinator.index, IndexConfig::Embedded);
 }
 
 #[test]
@@ -49,19 +49,15 @@ fn every_mistake_is_said_at_once() {
 fn a_bucket_is_a_store_and_redis_its_index() {
     let bucket = "store = { type = \"s3\", url = \"s3://b\", signing_key_files = [\"/k\"] }\n\
                   index = { type = \"redis\", url = \"redis://r:6379\" }\n";
-    let config = parse(&format!("[build]\n{bucket}[coordinator]\n{bucket}")).unwrap();
+    let config = parse(&format!("[coordinator]\n{bucket}")).unwrap().coordinator;
     let store = BucketConfig { url: "s3://b".into(), signing_key_files: vec!["/k".into()] };
     let index = IndexConfig::Redis { url: "redis://r:6379".into(), ca: None };
-    assert_eq!((config.build.store, &config.build.index), (Some(store.clone()), &index));
-    assert_eq!(config.coordinator.store, StoreConfig::Bucket(store));
-    assert_eq!(config.coordinator.index, index);
-    let text = "[build]\nstore = { type = \"folder\" }\nindex = { type = \"redis\", url = \"r\" }\n\
-                [coordinator.store]\ntype = \"s3\"\nurl = \"http://b\"";
+    assert_eq!((config.store, config.index), (StoreConfig::Bucket(store), index));
+    let text = "[coordinator]\nstore = { type = \"s3\", url = \"http://b\" }\n\
+                index = { type = \"redis\", url = \"r\" }\n";
     expect![[r#"
         the configuration c.toml has mistakes:
-          build.index.type: an index needs a store of type "s3" below it
-          build.index.url: is not of the form redis://HOST:PORT
-          build.store.type: must be "s3"; the folder is build.state_dir
+          coordinator.index.url: is not of the form redis://HOST:PORT
           coordinator.store.url: 'http://b' is not of the form s3://BUCKET/PREFIX"#]]
     .assert_eq(&parse(text).unwrap_err().to_string());
 }
