@@ -52,7 +52,6 @@ impl Records {
     /// The key is of the state below and of all that is read, so a record under it stands on the same; what it says
     /// of its lineage is of the build that made it.
     pub(crate) async fn find_outcome(&self, asked: &Step, key: StepKey) -> Option<Record> {
-        self.keeping.settled().await;
         let lists = match self.stores.steps.find(&self.scope, &[key]).await {
             Ok(lists) => lists,
             Err(error) => {
