@@ -38,10 +38,10 @@ pub(crate) struct BucketSettings {
 /// What flags say of the store; they go before the environment, and that before the configuration.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct StoreFlags {
-    /// Where blobs and records are kept: dir:PATH, or s3://BUCKET/PREFIX?endpoint=URL&region=R; else `$DCBUILD_STORE`
+    /// Where blobs and records are kept: `dir:PATH` or `s3://BUCKET/PREFIX?endpoint=URL`; else `$DCBUILD_STORE`
     #[arg(long, value_name = "STORE")]
     pub(crate) store: Option<String>,
-    /// What knows fast what the bucket has: embedded, or redis://HOST:PORT; else `$DCBUILD_INDEX`
+    /// What knows fast what the bucket has: `embedded` or `redis://HOST:PORT`; else `$DCBUILD_INDEX`
     #[arg(long, value_name = "INDEX")]
     pub(crate) index: Option<String>,
 }
