@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::text::{line, log_time, printable, printable_line};
+use crate::text::{clip, line, log_time, printable, printable_line};
+
+/// A line of a Dockerfile is shown up to here; longer ones are rarely meant for people.
+const COLUMNS_MAX: usize = 200;
 
 /// One line that the failed step wrote.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -91,7 +94,10 @@ impl Excerpt {
         line(&mut out, format_args!("--------------------"));
         for (number, text) in (from..).zip(lines.into_iter().skip(from - 1).take(shown)) {
             let mark = if (self.first..=last).contains(&number) { ">>>" } else { "   " };
-            let text = format!(" {number:3} | {mark} {}", printable(text));
+            let whole = printable(text);
+            let shown = clip(&whole, COLUMNS_MAX);
+            let more = if shown.len() < whole.len() { "..." } else { "" };
+            let text = format!(" {number:3} | {mark} {shown}{more}");
             line(&mut out, format_args!("{}", text.trim_end()));
         }
         line(&mut out, format_args!("--------------------"));
@@ -161,6 +167,14 @@ mod tests {
             assert_eq!(excerpt(first, last).render(), "");
         }
         assert!(excerpt(5, usize::MAX).render().contains("5 | >>>"));
+    }
+
+    #[test]
+    fn a_line_without_end_does_not_fill_the_screen() {
+        let text = "x".repeat(100_000);
+        let excerpt = Excerpt { file: "Dockerfile".into(), text, first: 1, last: 1 };
+        let shown = excerpt.render();
+        assert!(shown.len() < 400 && shown.contains("x..."), "{} bytes", shown.len());
     }
 
     #[test]

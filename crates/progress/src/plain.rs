@@ -44,12 +44,14 @@ struct Block {
     statuses: BTreeMap<String, (UnixTime, u64)>,
     /// Its end was printed.
     closed: bool,
+    /// The next draw shows it: nothing needs to be left out.
+    has_turn: bool,
     changed: bool,
 }
 
 impl Block {
     fn push(&mut self, text: String) {
-        if self.pending_bytes + text.len() > PENDING_BYTES_MAX {
+        if !self.has_turn && self.pending_bytes + text.len() > PENDING_BYTES_MAX {
             self.clipped += 1;
             return;
         }
@@ -131,7 +133,10 @@ impl Plain {
             Update::Status(status) => self.block(status.vertex).status(status),
             Update::Log(log) => {
                 let started = self.trace.get(log.vertex).and_then(|vertex| vertex.state.started());
-                self.block(log.vertex).log(log, started.unwrap_or(log.time));
+                let has_turn = self.current.is_none_or(|current| current == log.vertex);
+                let block = self.block(log.vertex);
+                block.has_turn = has_turn;
+                block.log(log, started.unwrap_or(log.time));
             }
             Update::Warning(warning) => {
                 self.block(warning.vertex).push(format!("WARN: {}", printable(&warning.short)));

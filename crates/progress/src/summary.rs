@@ -59,10 +59,12 @@ impl Tally {
             moved: self.moved.values().fold(0, |sum, count| sum.saturating_add(*count)),
             ..Summary::default()
         };
-        // What dcbuild does besides the steps is in the time, not in the counts.
-        let steps = self.trace.begun().filter(|vertex| !vertex.name.starts_with("[internal]"));
-        for vertex in steps {
+        let work = self.trace.begun().filter(|vertex| !vertex.name.starts_with("[internal]"));
+        for vertex in work {
+            // What dcbuild does besides the steps is in the time, not in the counts: of a build that took everything
+            // from the cache it is wrong to say that something ran.
             match &vertex.state {
+                _ if !is_step(&vertex.name) => {}
                 VertexState::Done { .. } => summary.ran += 1,
                 VertexState::Cached { .. } => summary.cached += 1,
                 VertexState::Failed { .. } => summary.failed += 1,
@@ -79,6 +81,11 @@ impl Tally {
         summary.slowest.truncate(TOP);
         summary
     }
+}
+
+/// Whether a name is a step's, `[build 2/3] RUN make` or `FROM image`, and not an export's.
+fn is_step(name: &str) -> bool {
+    name.starts_with('[') || name.starts_with("FROM ")
 }
 
 impl Summary {
@@ -120,6 +127,8 @@ mod tests {
             .status(200, "export", ("push", 5_000, Some(9_000)))
             .status(900, "export", ("push", 9_000, Some(9_000)))
             .done(2500, "[a 2/3] RUN make")
+            .start(0, "exporting to image")
+            .done(1, "exporting to image")
             .done(20, "[a 3/3] COPY \x1b[31m. .")
             .failed(900, "[b 1/1] RUN false", "exit code: 1");
         let mut tally = Tally::default();

@@ -90,7 +90,7 @@ pub(crate) fn width(text: &str) -> usize {
 }
 
 /// As much of a text as fits into a number of columns.
-pub(crate) fn clip(text: &str, columns: usize) -> &str {
+pub fn clip(text: &str, columns: usize) -> &str {
     let mut used = 0;
     for (at, char) in text.char_indices() {
         used += char.width().unwrap_or(0);

@@ -144,6 +144,17 @@ fn a_flood_is_clipped_and_long_lines_are_cut() {
     assert!(out.lines().all(|line| line.len() < 5_000));
 }
 
+#[test]
+fn the_vertex_that_is_shown_loses_no_line() {
+    let mut plain = Plain::default();
+    let script = Script::default().start(0, "flood").log(0, "flood", &b"y\n".repeat(1 << 20));
+    for (_, update) in &script.updates {
+        plain.update(update);
+    }
+    let out = plain.finish(at(1));
+    assert_eq!(out.lines().filter(|line| line.ends_with(" y")).count(), 1 << 20);
+}
+
 proptest::proptest! {
     #[test]
     fn no_control_character_gets_through(pieces: Vec<Vec<u8>>, name: String, error: String) {
