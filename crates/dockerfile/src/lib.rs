@@ -19,7 +19,7 @@ pub mod mount;
 mod node;
 mod parse;
 mod pattern;
-mod suggest;
+pub mod suggest;
 mod words;
 
 pub use ast::{

@@ -4,7 +4,7 @@
 const DISTANCE_MAX: usize = 3;
 
 /// Returns the nearest option; an exact match means that the word was not the mistake.
-pub(crate) fn nearest<'a>(word: &str, options: &[&'a str]) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, options: &[&'a str]) -> Option<&'a str> {
     if word.chars().count() > 64 || options.contains(&word) {
         return None;
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dcbuild_dockerfile::expand::{ExpandError, expand_word};
+use dcbuild_dockerfile::suggest::nearest;
 use dcbuild_dockerfile::{Dockerfile, Instruction, InstructionKind, Span, parse, parse_trigger};
 use dcbuild_model::Platform;
 use dcbuild_oci::ImageRef;
@@ -522,9 +523,17 @@ impl<'a> Draft<'a> {
                 let reference = reference.trim_start_matches("layout:");
                 let message =
                     format!("{name}: failed to resolve source metadata for {reference}: {reason}");
-                Err(PlanError::at(draft.lines, message))
+                let hint = self.nearest_stage(name);
+                Err(PlanError::Instruction { message, lines: draft.lines, hint })
             }
         }
+    }
+
+    /// What a name that is no image may have meant: a stage.
+    fn nearest_stage(&self, name: &str) -> Option<String> {
+        let names: Vec<&str> =
+            self.stages.iter().filter_map(|stage| stage.name.as_deref()).collect();
+        nearest(name, &names).map(|stage| format!("did you mean the stage {stage}?"))
     }
 }
 
