@@ -32,6 +32,16 @@ pub enum HashError {
         /// What is wrong.
         source: SelectError,
     },
+    /// A source names what is there, and is not to be seen.
+    #[error(
+        "could not select {sources} from the context: \"{path}\": not found: .dockerignore leaves it out"
+    )]
+    Ignored {
+        /// The sources, as they were written.
+        sources: String,
+        /// What is left out.
+        path: TreePath,
+    },
     /// A file could not be read.
     #[error("could not read '{path}' of the context")]
     Read {
@@ -60,6 +70,7 @@ impl HashError {
             HashError::Select { .. } => {
                 Some("is it in the context, and not named by .dockerignore?")
             }
+            HashError::Ignored { .. } => Some("add a line such as !NAME to .dockerignore"),
             HashError::Read { .. } => {
                 Some("make it readable, or leave it out with a line in .dockerignore")
             }

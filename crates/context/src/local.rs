@@ -1,13 +1,15 @@
 //! The folders of builds in this process, each listed once and each file of it hashed once, whoever asks.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dcbuild_model::{BuildId, Fault, Selection, SelectionDigest, TreePath, UnixTime};
-use dcbuild_tree::{Ignore, Tree};
+use dcbuild_tree::{Ignore, SelectError, Tree};
 
 use crate::{Context, ContextReader, HashError, Listing, OpenError, ScanError, StatCache, hash};
 
@@ -133,6 +135,20 @@ impl LocalContext {
         }
     }
 
+    /// Tells what is not there from what the ignore file hides, which is a common surprise.
+    fn explained(&self, error: HashError) -> HashError {
+        let HashError::Select { sources, source: SelectError::NotFound { path } } = &error else {
+            return error;
+        };
+        let on_disk = path.names().fold(self.context.root().to_owned(), |folder, name| {
+            folder.join(OsStr::from_bytes(name))
+        });
+        if on_disk.symlink_metadata().is_err() {
+            return error;
+        }
+        HashError::Ignored { sources: sources.clone(), path: path.clone() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -148,7 +164,8 @@ impl LocalContext {
         }
         let listing = listing.as_ref().expect("it was scanned just now, if not before");
         let cache = cache.get_or_insert_with(|| StatCache::load(&self.stat_cache, &self.context));
-        let hashed = hash(&self.context, listing, std::slice::from_ref(selection), cache)?;
+        let hashed = hash(&self.context, listing, std::slice::from_ref(selection), cache)
+            .map_err(|error| self.explained(error))?;
         let digest = hashed.selections.first().copied();
         let digest = digest.expect("each selection given has a digest");
         let found = (digest, Arc::new(hashed.tree));
@@ -230,7 +247,16 @@ mod tests {
             .unwrap();
         assert_eq!(local.select(&selection(&["a"])).unwrap(), first);
         assert_eq!(local.tree(&selection(&["a"])).unwrap().len(), 1);
-        assert!(local.select(&selection(&["missing"])).is_err());
+        let missing = local.select(&selection(&["missing"])).unwrap_err();
+        assert!(!missing.to_string().contains("ignore"), "{missing}");
+        std::fs::write(folder.path().join("hidden"), "x").unwrap();
+        let ignore = Ignore::parse(b"hid*").unwrap();
+        let other = LocalContext::open_folder(folder.path(), ignore, cache.path(), 0, now).unwrap();
+        let hidden = other.select(&selection(&["hidden"])).unwrap_err();
+        assert_eq!(
+            hidden.to_string(),
+            "could not select hidden from the context: \"/hidden\": not found: .dockerignore leaves it out"
+        );
 
         local.forget(&TreePath::clean(b"a").unwrap());
         assert_ne!(local.select(&selection(&["a"])).unwrap(), first);
