@@ -14,9 +14,11 @@ use crate::stores::StoreFlags;
 /// Builds container images from Dockerfiles, on this machine or on many.
 #[derive(Debug, Parser)]
 #[command(name = "dcbuild", version, propagate_version = true, max_term_width = 100)]
-#[command(
-    after_help = "Documentation: README.md and docs/ of the source. `dcbuild help COMMAND` explains a command."
-)]
+#[command(after_help = "\
+Exit codes: 0 done; 1 the Dockerfile, the context, a step or the configuration is wrong; 2 the command line is; \
+70 dcbuild is (a bug); 75 a machine, network or store failed, another try may do; 130 interrupted.
+
+Documentation: README.md and docs/ of the source. `dcbuild help COMMAND` explains a command.")]
 pub(crate) struct Arguments {
     /// Configuration file (TOML or JSON); else `$DCBUILD_CONFIG`, then ~/.config/dcbuild/config.toml
     #[arg(long, global = true, value_name = "FILE")]
@@ -38,15 +40,15 @@ pub(crate) enum Command {
     Plan(Box<PlanFlags>),
     /// Follow a build of a cluster, and give it what it asks of its client
     Attach(OneBuild),
-    /// Print the log of a build of a cluster, from its first byte
+    /// Print the log of a build of a cluster, from its first byte, and follow it to its end
     Logs(OneBuild),
     /// List the builds of a cluster
     Ps(Cluster),
     /// End a build of a cluster
-    Cancel(OneBuild),
-    /// List the images that were given a name
+    Cancel(EndBuild),
+    /// List the images that were given a name, here or on the cluster that is named
     Images(Names),
-    /// Take names away from images
+    /// Take names away from images, here or on the cluster that is named
     Rmi(RemoveNames),
     /// Show what builds on this machine have left on disk
     Du(Du),
@@ -62,6 +64,18 @@ pub(crate) enum Command {
     ConfigReference,
     /// Print the version
     Version(Version),
+}
+
+impl Command {
+    /// Whether the flags of a build ask for dcbuild's own log.
+    pub(crate) fn is_debugged(&self) -> bool {
+        match self {
+            Command::Build(flags) => flags.debug,
+            Command::Submit(flags) => flags.build.debug,
+            Command::Plan(flags) => flags.build.debug,
+            _ => false,
+        }
+    }
 }
 
 /// Which coordinator is meant.
@@ -85,7 +99,7 @@ pub(crate) struct Submit {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct PlanFlags {
-    /// How the plan is printed
+    /// How the plan is printed: text for people, json for programs, dot or svg as a graph
     #[arg(long, value_enum, default_value = "text")]
     pub(crate) format: PlanFormat,
     #[command(flatten)]
@@ -94,13 +108,10 @@ pub(crate) struct PlanFlags {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub(crate) enum PlanFormat {
-    /// Stages, steps with keys, segments, history and config, for people
+    // No comments for the help: with them, it takes three lines for each flag.
     Text,
-    /// The whole plan, for programs
     Json,
-    /// A graph in Graphviz's language
     Dot,
-    /// The graph as a picture
     Svg,
 }
 
@@ -111,9 +122,18 @@ pub(crate) struct OneBuild {
     pub(crate) build: String,
     #[command(flatten)]
     pub(crate) cluster: Cluster,
-    /// How progress is shown: auto, tty, plain, quiet or rawjson
+    /// How progress is shown: auto, tty, plain, quiet, rawjson or none
     #[arg(long, value_name = "MODE")]
     pub(crate) progress: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct EndBuild {
+    /// The build's id, as `submit --detach` or `ps` printed it
+    #[arg(value_name = "ID")]
+    pub(crate) build: String,
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
 }
 
 #[derive(Debug, clap::Args)]
@@ -127,7 +147,7 @@ pub(crate) struct Names {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct RemoveNames {
-    /// The names
+    /// Names as `dcbuild images` lists them
     #[arg(value_name = "NAME", required = true)]
     pub(crate) names: Vec<String>,
     #[command(flatten)]
@@ -156,13 +176,13 @@ pub(crate) struct Prune {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Coordinator {
-    /// Where clients and workers reach it
+    /// Where clients and workers reach it [default: 127.0.0.1:7070]
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<SocketAddr>,
-    /// Where health and metrics are served
+    /// Where health and metrics are served [default: 127.0.0.1:7071]
     #[arg(long, value_name = "ADDR")]
     pub(crate) http_listen: Option<SocketAddr>,
-    /// Where its log is kept
+    /// Where its log is kept [default: /var/lib/dcbuild/coordinator]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
     #[command(flatten)]
@@ -173,10 +193,10 @@ pub(crate) struct Coordinator {
 pub(crate) struct WorkerFlags {
     #[command(flatten)]
     pub(crate) cluster: Cluster,
-    /// Where its snapshots and cache mounts are kept
+    /// Where its snapshots and cache mounts are kept [default: /var/lib/dcbuild/worker]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// How many jobs it runs at once
+    /// How many jobs it runs at once [default: the number of cpus]
     #[arg(long, value_name = "N")]
     pub(crate) slots: Option<u32>,
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use dcbuild_client::{
-    BuildFlags, BuildRequest, Client, ClientConfig, Ended, Handover, Place, Purpose, Stderr,
+    BuildFlags, BuildRequest, Client, ClientConfig, Console, Ended, Handover, Place, Purpose,
     Wanted, prepare,
 };
 use dcbuild_context::LocalContexts;
@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 use crate::args::{PlanFlags, PlanFormat};
 use crate::registries::registries;
 use crate::roles::executable;
-use crate::state::State;
+use crate::state::{ELSEWHERE, State};
 use crate::{complain, say};
 
 /// What every command that talks to somebody has at hand.
@@ -41,9 +41,12 @@ pub(crate) struct App {
 /// `dcbuild build`.
 pub(crate) async fn build(app: &App, flags: BuildFlags) -> anyhow::Result<ExitCode> {
     let handover = Handover { purpose: Purpose::Build, in_place: true };
-    let Some(request) = request(app, &flags, handover)? else { return Ok(ExitCode::from(1)) };
+    let request = match request(app, &flags, handover)? {
+        Ok(request) => request,
+        Err(code) => return Ok(code),
+    };
     let local = Local::start(app)?;
-    let ended = local.client.build(request, &mut Stderr::new(&app.env), &app.stop).await;
+    let ended = local.client.build(request, &mut Console::stderr(&app.env), &app.stop).await;
     local.stop().await;
     let keep = app.config.build.keep_storage;
     if has_grown(&ended)
@@ -66,9 +69,12 @@ pub(crate) async fn plan(app: &App, flags: PlanFlags) -> anyhow::Result<ExitCode
     let mut build = flags.build;
     // The plan is what is printed; how it came about is only worth showing where somebody asks for it.
     build.progress.get_or_insert_with(|| "none".into());
-    let Some(request) = request(app, &build, handover)? else { return Ok(ExitCode::from(1)) };
+    let request = match request(app, &build, handover)? {
+        Ok(request) => request,
+        Err(code) => return Ok(code),
+    };
     let local = Local::start(app)?;
-    let ended = local.client.build(request, &mut Stderr::new(&app.env), &app.stop).await;
+    let ended = local.client.build(request, &mut Console::stderr(&app.env), &app.stop).await;
     local.stop().await;
     match ended {
         Ok(Ended { outcome: Some(Outcome::Planned { plan }), .. }) => {
@@ -87,34 +93,44 @@ fn print(plan: &Plan, format: PlanFormat) -> String {
     }
 }
 
-/// Reads flags and what they name on disk; none if something was wrong, which is said already.
+/// What a shell reports of a command line that is not understood.
+const USAGE: u8 = 2;
+
+/// Reads flags and what they name on disk; an exit code if something was wrong, which is said already.
 pub(crate) fn request(
     app: &App,
     flags: &BuildFlags,
     handover: Handover,
-) -> anyhow::Result<Option<BuildRequest>> {
+) -> anyhow::Result<Result<BuildRequest, ExitCode>> {
+    for flag in flags.without_effect() {
+        complain(&format!("warning: --{flag} has no effect, as with `docker buildx build`\n"));
+    }
     let wanted = match Wanted::new(flags, &app.env) {
         Ok(wanted) => wanted,
-        Err(error) => return Ok(refused(&error)),
+        Err(error) => return Ok(Err(refused(&error, USAGE))),
     };
+    if let (Purpose::Detached, Err(error)) = (handover.purpose, wanted.refuse_to_stay()) {
+        return Ok(Err(refused(&error, USAGE)));
+    }
     let stat_cache = app.state.stat_cache();
-    std::fs::create_dir_all(&stat_cache)
-        .with_context(|| format!("could not make the folder {}", stat_cache.display()))?;
+    std::fs::create_dir_all(&stat_cache).with_context(|| {
+        format!("could not make the folder {} ({ELSEWHERE})", stat_cache.display())
+    })?;
     let working = working()?;
     let place =
         Place { working: &working, stat_cache: &stat_cache, now: SystemClock.now(), env: &app.env };
     match prepare(&wanted, place, &mut std::io::stdin().lock()) {
         Ok(prepared) => {
             let id = BuildId::from_bits(new_bits(&SystemClock));
-            Ok(Some(BuildRequest::new(id, &wanted, prepared, handover)))
+            Ok(Ok(BuildRequest::new(id, &wanted, prepared, handover)))
         }
-        Err(error) => Ok(refused(&error)),
+        Err(error) => Ok(Err(refused(&error, error.fault().exit_code()))),
     }
 }
 
-fn refused<T>(error: &(impl std::error::Error + Hint + 'static)) -> Option<T> {
+fn refused(error: &(impl std::error::Error + Hint + 'static), code: u8) -> ExitCode {
     complain(&report_with_hint(error));
-    None
+    ExitCode::from(code)
 }
 
 pub(crate) fn working() -> anyhow::Result<PathBuf> {
@@ -152,10 +168,7 @@ struct Local {
 
 impl Local {
     fn start(app: &App) -> anyhow::Result<Local> {
-        let dir = app.state.store();
-        let store = FolderStore::open(&dir)
-            .with_context(|| format!("could not open the store in {}", dir.display()))?;
-        let store = Arc::new(store);
+        let store = Arc::new(app.state.open_store()?);
         let contexts = Arc::new(LocalContexts::new());
         let registries = registries(&app.config)?;
         let parts = dcbuild_worker::Parts {

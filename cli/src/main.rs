@@ -44,11 +44,12 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let level = match (&arguments.log, &arguments.command) {
         (Some(level), _) => level,
         (None, Command::Coordinator(_) | Command::Worker(_)) => &config.log.level,
+        (None, command) if command.is_debugged() => "debug",
         // What a person reads is the progress: only trouble may come between its lines.
         (None, _) => "warn",
     };
     start_tracing(level, config.log.format).context("the log could not be started")?;
-    let state = State::at(&config.build.state_dir);
+    let state = State::at(&config.build.state_dir)?;
     match arguments.command {
         Command::Completion(flags) => {
             let mut script = Vec::new();

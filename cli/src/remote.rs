@@ -3,14 +3,14 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use dcbuild_client::{Client, ClientConfig, Handover, Purpose, RpcError, Stderr};
+use dcbuild_client::{Client, ClientConfig, Console, Handover, Purpose, RpcError};
 use dcbuild_model::{BuildId, Scope};
 use dcbuild_oci::ImageRef;
 use dcbuild_process::report_with_hint;
 use dcbuild_progress::Mode;
-use dcbuild_store::{FolderStore, ImageNames};
+use dcbuild_store::ImageNames;
 
-use crate::args::{Cluster, Names, OneBuild, RemoveNames, Submit};
+use crate::args::{Cluster, EndBuild, Names, OneBuild, RemoveNames, Submit};
 use crate::build::{App, finish, request, working};
 use crate::roles::channel;
 use crate::state::Format;
@@ -20,9 +20,12 @@ use crate::{complain, say};
 pub(crate) async fn submit(app: &App, flags: Submit) -> anyhow::Result<ExitCode> {
     let purpose = if flags.detach { Purpose::Detached } else { Purpose::Build };
     let handover = Handover { purpose, in_place: false };
-    let Some(request) = request(app, &flags.build, handover)? else { return Ok(ExitCode::from(1)) };
+    let request = match request(app, &flags.build, handover)? {
+        Ok(request) => request,
+        Err(code) => return Ok(code),
+    };
     let client = client(app, &flags.cluster)?;
-    finish(client.build(request, &mut Stderr::new(&app.env), &app.stop).await)
+    finish(client.build(request, &mut Console::stderr(&app.env), &app.stop).await)
 }
 
 pub(crate) async fn attach(app: &App, flags: OneBuild) -> anyhow::Result<ExitCode> {
@@ -45,9 +48,10 @@ async fn follow(app: &App, flags: OneBuild, usual: Mode) -> anyhow::Result<ExitC
         None => usual,
     };
     finish(if usual == Mode::Plain {
-        client.logs(id(&flags.build)?, mode, &mut Stderr::new(&app.env), &app.stop).await
+        // The log is what was asked for: it may be piped.
+        client.logs(id(&flags.build)?, mode, &mut Console::stdout(&app.env), &app.stop).await
     } else {
-        client.attach(id(&flags.build)?, mode, &mut Stderr::new(&app.env), &app.stop).await
+        client.attach(id(&flags.build)?, mode, &mut Console::stderr(&app.env), &app.stop).await
     })
 }
 
@@ -71,7 +75,7 @@ pub(crate) async fn ps(app: &App, flags: Cluster) -> anyhow::Result<ExitCode> {
     }
 }
 
-pub(crate) async fn cancel(app: &App, flags: OneBuild) -> anyhow::Result<ExitCode> {
+pub(crate) async fn cancel(app: &App, flags: EndBuild) -> anyhow::Result<ExitCode> {
     match client(app, &flags.cluster)?.cancel(id(&flags.build)?).await {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => Ok(failed(&error)),
@@ -99,7 +103,7 @@ pub(crate) async fn images(app: &App, flags: Names) -> anyhow::Result<ExitCode> 
             Err(error) => return Ok(failed(&error)),
         }
     } else {
-        let images = ImageNames::list(&store(app)?, &Scope::local()).await?;
+        let images = ImageNames::list(&app.state.open_store()?, &Scope::local()).await?;
         images
             .into_iter()
             .map(|image| (image.name, image.manifest.to_string(), time(image.tagged)))
@@ -138,7 +142,7 @@ pub(crate) async fn rmi(app: &App, flags: RemoveNames) -> anyhow::Result<ExitCod
                 Ok(removed) => removed,
                 Err(error) => return Ok(failed(&error)),
             },
-            None => ImageNames::remove(&store(app)?, &Scope::local(), &full).await?,
+            None => ImageNames::remove(&app.state.open_store()?, &Scope::local(), &full).await?,
         };
         if !removed {
             complain(&format!("error: no image has the name '{name}'\n"));
@@ -146,12 +150,6 @@ pub(crate) async fn rmi(app: &App, flags: RemoveNames) -> anyhow::Result<ExitCod
         }
     }
     Ok(code)
-}
-
-fn store(app: &App) -> anyhow::Result<FolderStore> {
-    let dir = app.state.store();
-    FolderStore::open(&dir)
-        .with_context(|| format!("could not open the store in {}", dir.display()))
 }
 
 fn address(app: &App, flags: &Cluster) -> Option<String> {
@@ -163,7 +161,9 @@ fn client(app: &App, flags: &Cluster) -> anyhow::Result<Client> {
     match address(app, flags) {
         Some(url) => client_at(app, &url),
         None => {
-            bail!("no coordinator is named: give --coordinator URL, or set DCBUILD_COORDINATOR")
+            bail!(
+                "no coordinator is named: give --coordinator URL, or set DCBUILD_COORDINATOR or submit.coordinator"
+            )
         }
     }
 }

@@ -19,6 +19,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::args;
 use crate::build::App;
 use crate::registries::registries;
+use crate::state::absolute;
 use crate::stores::{Bucket, BucketSettings};
 
 /// Runs a coordinator until it is told to stop.
@@ -29,7 +30,7 @@ pub(crate) async fn coordinator(flags: args::Coordinator, app: &App) -> anyhow::
     let (stores, bucket) = open_store(&flags, app).await?;
     let parts = dcbuild_coordinator::Parts { stores, holds: None, clock: Arc::new(SystemClock) };
     let settings = CoordinatorConfig {
-        data_dir: Some(flags.data_dir.unwrap_or_else(|| settings.data_dir.clone())),
+        data_dir: Some(absolute(flags.data_dir.as_ref().unwrap_or(&settings.data_dir))?),
         registries: registries(config)?,
         scope: Scope::local(),
         no_worker_max: settings.no_worker_timeout,
@@ -78,6 +79,7 @@ async fn open_store(
         (None, StoreConfig::Folder { dir }) => dir.clone(),
         (None, StoreConfig::Bucket(bucket)) => bail!("{} is no folder", bucket.url),
     };
+    let dir = absolute(&dir)?;
     let store = FolderStore::open(&dir)
         .with_context(|| format!("could not open the store in {}", dir.display()))?
         .with_durability(Durability::Synced);
@@ -117,7 +119,7 @@ pub(crate) async fn worker(
         id: WorkerId::from_bits(new_bits(&SystemClock)),
         slots: flags.slots.unwrap_or(settings.slots),
         platforms: vec![Platform::host()],
-        data_dir: flags.data_dir.unwrap_or_else(|| settings.data_dir.clone()),
+        data_dir: absolute(flags.data_dir.as_ref().unwrap_or(&settings.data_dir))?,
         exe: executable()?,
         registries: registries(config)?,
         network: DefaultNetwork::Outward,

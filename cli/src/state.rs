@@ -9,14 +9,23 @@ use dcbuild_progress::text::bytes as bytes_text;
 use dcbuild_snapshot::{Removal, Snapshots};
 use dcbuild_store::{EntryKind, FolderStore, PruneRequest, StoreEntry, victims};
 
+/// A folder by its whole path: the sandbox's helper works in a folder of its own, where a relative one leads nowhere.
+pub(crate) fn absolute(dir: &Path) -> anyhow::Result<PathBuf> {
+    std::path::absolute(dir).with_context(|| format!("'{}' is no folder", dir.display()))
+}
+
+/// What to do where the state folder cannot be written.
+pub(crate) const ELSEWHERE: &str =
+    "DCBUILD_STATE_DIR, or build.state_dir in the configuration, can name another";
+
 /// The folders below a state folder.
 pub(crate) struct State {
     dir: PathBuf,
 }
 
 impl State {
-    pub(crate) fn at(dir: &Path) -> State {
-        State { dir: dir.to_owned() }
+    pub(crate) fn at(dir: &Path) -> anyhow::Result<State> {
+        Ok(State { dir: absolute(dir)? })
     }
 
     /// Blobs, records and image names.
@@ -39,12 +48,18 @@ impl State {
     }
 
     fn open(&self) -> anyhow::Result<(FolderStore, Snapshots)> {
-        let store = FolderStore::open(&self.store())
-            .with_context(|| format!("could not open the store in {}", self.store().display()))?;
+        let store = self.open_store()?;
         let snapshots = Snapshots::open(&self.snapshots()).with_context(|| {
             format!("could not open the snapshots in {}", self.snapshots().display())
         })?;
         Ok((store, snapshots))
+    }
+
+    /// Opens the store of this machine.
+    pub(crate) fn open_store(&self) -> anyhow::Result<FolderStore> {
+        let dir = self.store();
+        FolderStore::open(&dir)
+            .with_context(|| format!("could not open the store in {} ({ELSEWHERE})", dir.display()))
     }
 
     fn entries(store: &FolderStore, snapshots: &Snapshots) -> anyhow::Result<Vec<StoreEntry>> {
@@ -116,9 +131,8 @@ fn remove(store: &FolderStore, snapshots: &Snapshots, entry: &StoreEntry) -> any
 /// How a table is printed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub(crate) enum Format {
-    /// For people.
+    // For people, and for programs; comments for the help would take three lines for each flag.
     Text,
-    /// For programs.
     Json,
 }
 

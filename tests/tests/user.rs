@@ -304,3 +304,60 @@ fn the_version_is_printed() {
     let story = Story::new("FROM scratch\n", &[]);
     assert!(story.home.run(["version"]).well().stdout.contains("0.1.0"));
 }
+
+#[test]
+fn a_relative_state_folder_serves_a_run_as_well() {
+    let story = Story::new("FROM busybox:golden\nRUN echo hi > /hi\n", &[]);
+    let context = story.home.arg("context");
+    let mut command = story.home.command(["build", "-o", "out", &context]);
+    command.env("DCBUILD_STATE_DIR", "relative/state");
+    dcbuild_tests::running::Running::start(command).finish(LONG).well();
+    assert_eq!(std::fs::read_to_string(story.home.path("out/hi")).unwrap(), "hi\n");
+}
+
+#[test]
+fn exit_codes_tell_who_is_at_fault() {
+    let story = Story::new("FROM busybox:golden\nRUN exit 3\n", &[]);
+    let context = story.home.arg("context");
+    for (code, arguments) in [
+        (0, vec!["version"]),
+        (1, vec!["build", &context]),
+        (1, vec!["build", "/none"]),
+        (2, vec!["build", "--tarhet", "a", &context]),
+        (2, vec!["build", "--output", "type=oic", &context]),
+        (2, vec!["build", "--cache-from", "type=gha", &context]),
+        (75, vec!["ps", "--coordinator", "http://127.0.0.1:9"]),
+    ] {
+        let done = story.home.run(&arguments);
+        assert_eq!(done.status.code(), Some(code), "{arguments:?}\n{}", done.stderr);
+        assert_eq!(done.stderr.contains("error"), code != 0, "{arguments:?}\n{}", done.stderr);
+    }
+}
+
+#[test]
+fn a_file_that_the_ignore_file_hides_is_said_to_be_hidden() {
+    let files = [("secret.txt", "s"), (".dockerignore", "secret*\n")];
+    let story = Story::new("FROM scratch\nCOPY secret.txt /\n", &files);
+    let done = story.try_build(&[]).failed();
+    for part in ["\"/secret.txt\": not found", ".dockerignore leaves it out", ">>> COPY secret.txt"]
+    {
+        assert!(done.stderr.contains(part), "no {part:?} in\n{}", done.stderr);
+    }
+}
+
+#[test]
+fn a_build_that_takes_all_from_the_cache_ran_nothing() {
+    let story = Story::new("FROM busybox:golden\nRUN echo hi > /hi\n", &[]);
+    story.try_build(&["-t", "a"]).well();
+    let again = story.try_build(&["-t", "a"]).well();
+    assert!(again.stderr.contains(": 0 ran, "), "{}", again.stderr);
+}
+
+#[test]
+fn switches_and_flags_of_old_are_taken_as_docker_takes_them() {
+    let story = Story::new("FROM scratch\nCOPY Dockerfile /\n", &[]);
+    let flags = ["--push=false", "--pull=true", "--rm", "--memory", "1g", "--provenance=false"];
+    let done = story.try_build(&flags).well();
+    assert!(done.stderr.contains("warning: --memory has no effect"), "{}", done.stderr);
+    assert!(!done.stderr.contains("--rm "), "{}", done.stderr);
+}

@@ -2,8 +2,13 @@
 
 use std::path::PathBuf;
 
+use clap::{Arg, ArgAction};
+
+use crate::legacy::LegacyFlags;
+
 /// What a build is told on the command line; `build`, `submit` and `plan` share it.
 #[derive(Clone, Debug, Default, clap::Args)]
+#[command(mut_args(docker_switch), args_override_self = true)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct BuildFlags {
     /// The folder that the build reads, or `-` for a Dockerfile on standard input and no folder
@@ -52,6 +57,16 @@ pub struct BuildFlags {
     #[arg(long, value_name = "FILE", help_heading = "What becomes of it")]
     pub metadata_file: Option<PathBuf>,
 
+    /// Not supported yet: attestations about the image, `type=provenance` or `type=sbom`
+    #[arg(long = "attest", value_name = "SPEC", help_heading = "What becomes of it")]
+    pub attests: Vec<String>,
+    /// Not supported yet: attest how the image was built; `false` is what dcbuild does anyway
+    #[arg(long, value_name = "MODE", help_heading = "What becomes of it")]
+    pub provenance: Option<String>,
+    /// Not supported yet: attest what the image contains; `false` is what dcbuild does anyway
+    #[arg(long, value_name = "MODE", help_heading = "What becomes of it")]
+    pub sbom: Option<String>,
+
     /// Take nothing from the cache
     #[arg(long, help_heading = "What may be reused")]
     pub no_cache: bool,
@@ -95,9 +110,16 @@ pub struct BuildFlags {
     #[arg(long, value_name = "SIZE", help_heading = "What a RUN sees")]
     pub shm_size: Option<String>,
 
+    /// Not supported yet: the cgroup of each RUN
+    #[arg(long, value_name = "CGROUP", help_heading = "What a RUN sees")]
+    pub cgroup_parent: Option<String>,
+
     /// How progress is shown: auto, tty, plain, quiet, rawjson or none
     #[arg(long, value_name = "MODE", help_heading = "What is shown")]
     pub progress: Option<String>,
+    /// Log what dcbuild itself does; short for `--log debug`
+    #[arg(short = 'D', long, help_heading = "What is shown")]
+    pub debug: bool,
     /// Print the image's id and nothing else
     #[arg(short, long, help_heading = "What is shown")]
     pub quiet: bool,
@@ -107,4 +129,41 @@ pub struct BuildFlags {
     /// Not supported yet: another way to evaluate the Dockerfile
     #[arg(long, value_name = "METHOD", help_heading = "What is shown")]
     pub call: Option<String>,
+    /// Not supported: dcbuild has no builders; `default` means this one
+    #[arg(long, value_name = "NAME", help_heading = "What is shown")]
+    pub builder: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) legacy: LegacyFlags,
+}
+
+impl BuildFlags {
+    /// Flags that were given and mean nothing to a builder of today; their user should know.
+    pub fn without_effect(&self) -> Vec<&'static str> {
+        self.legacy.without_effect()
+    }
+}
+
+/// Lets a switch take a value as docker's do: `--push=false`.
+fn docker_switch(arg: Arg) -> Arg {
+    if !matches!(arg.get_action(), ArgAction::SetTrue) {
+        return arg;
+    }
+    arg.action(ArgAction::Set)
+        .num_args(0..=1)
+        .require_equals(true)
+        .default_missing_value("true")
+        .default_value("false")
+        .hide_default_value(true)
+        .value_parser(docker_bool)
+        .value_name("BOOL")
+}
+
+/// The words that docker takes for true and false.
+fn docker_bool(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("it is neither true nor false".into()),
+    }
 }

@@ -30,6 +30,12 @@ pub enum FlagError {
         /// What to do instead.
         instead: &'static str,
     },
+    /// The context is none that this version can read.
+    #[error("the context '{context}' cannot be built yet: it is no folder of this machine")]
+    RemoteContext {
+        /// The context, as given.
+        context: String,
+    },
     /// Two flags that cannot stand together.
     #[error("{first} and {second} do not go together")]
     Conflict {
@@ -89,6 +95,9 @@ impl Hint for FlagError {
                 Some((*instead).to_owned())
             }
             FlagError::Needs { .. } => None,
+            FlagError::RemoteContext { .. } => {
+                Some("fetch it first (git clone, curl), and give the folder".into())
+            }
             FlagError::Name { .. } => Some("such as -t registry.example.com/team/app:1.2".into()),
             FlagError::Platform(_) => Some("such as --platform linux/amd64".into()),
             FlagError::Layout { .. } => {

@@ -60,7 +60,7 @@ pub enum RpcError {
 impl RpcError {
     fn of(what: &'static str) -> impl FnOnce(Status) -> RpcError {
         move |status| {
-            let message = status.message().chars().take(2_000).collect();
+            let message = told(&status).chars().take(2_000).collect();
             RpcError::Refused { what, code: status.code(), message }
         }
     }
@@ -98,11 +98,29 @@ impl RpcError {
     }
 }
 
+/// What a status says; of a connection that failed, also why.
+fn told(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = error.source();
+    }
+    text
+}
+
 impl Hint for RpcError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             RpcError::Refused { code: Code::Unavailable, .. } | RpcError::Ended => {
                 "is the coordinator running, and its address right?"
+            }
+            RpcError::Refused { code: Code::Cancelled | Code::Unimplemented, .. } => {
+                "is it a coordinator that listens at this address?"
             }
             RpcError::Update(_) | RpcError::Document(_) | RpcError::Unknown => {
                 "client and coordinator must be of the same version"

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
-use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dcbuild_model::UnixTime;
 use dcbuild_process::{Clock, Env};
+use dcbuild_progress::text::clip;
 use dcbuild_progress::{
     Colour, Display, LogLine, Mode, Output, Size, Stream, Tally, Update, Vertex, VertexId,
     VertexState,
@@ -31,32 +31,53 @@ pub trait Screen: Send {
     fn output(&self) -> Output;
 }
 
-/// The process's standard error.
+/// One of the process's two outputs: standard error for progress, standard output where the log itself is asked for.
 #[derive(Debug)]
-pub struct Stderr {
+pub struct Console {
+    stream: Stream,
     output: Output,
 }
 
-impl Stderr {
-    /// Looks whether standard error is a terminal, and whether colours are wanted.
-    pub fn new(env: &Env) -> Stderr {
-        let colour = if env.no_color() { Colour::Off } else { Colour::On };
+impl Console {
+    /// Standard error.
+    pub fn stderr(env: &Env) -> Console {
         let terminal = rustix::termios::isatty(std::io::stderr());
-        Stderr { output: if terminal { Output::Terminal(colour) } else { Output::Stream } }
+        Console { stream: Stream::Stderr, output: Console::output(terminal, env) }
+    }
+
+    /// Standard output.
+    pub fn stdout(env: &Env) -> Console {
+        let terminal = rustix::termios::isatty(std::io::stdout());
+        Console { stream: Stream::Stdout, output: Console::output(terminal, env) }
+    }
+
+    /// What can be shown: a dumb terminal cannot move its cursor.
+    fn output(terminal: bool, env: &Env) -> Output {
+        let colour = if env.no_color() { Colour::Off } else { Colour::On };
+        let moves = terminal && env.get("TERM") != Some("dumb");
+        if moves { Output::Terminal(colour) } else { Output::Stream }
     }
 }
 
-impl Screen for Stderr {
+fn write_flushed(mut out: impl std::io::Write, text: &str) {
+    // There is nobody left to tell.
+    drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+}
+
+impl Screen for Console {
     fn write(&mut self, text: &str) {
-        let mut stderr = std::io::stderr().lock();
-        // There is nobody left to tell.
-        drop(stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush()));
+        match self.stream {
+            Stream::Stdout => write_flushed(std::io::stdout().lock(), text),
+            Stream::Stderr => write_flushed(std::io::stderr().lock(), text),
+        }
     }
 
     fn size(&self) -> Size {
-        let Ok(found) = rustix::termios::tcgetwinsize(std::io::stderr()) else {
-            return Size::default();
+        let found = match self.stream {
+            Stream::Stdout => rustix::termios::tcgetwinsize(std::io::stdout()),
+            Stream::Stderr => rustix::termios::tcgetwinsize(std::io::stderr()),
         };
+        let Ok(found) = found else { return Size::default() };
         if found.ws_col == 0 || found.ws_row == 0 {
             return Size::default();
         }
@@ -160,7 +181,16 @@ impl<'s> Show<'s> {
     pub(crate) fn sum_up(&mut self) {
         if self.sums_up {
             let text = self.tally.summary(self.clock.now()).render();
-            self.write(&text);
+            match self.screen.output() {
+                Output::Stream => self.write(&text),
+                // A name that wraps is hard to tell from the next one.
+                Output::Terminal(_) => {
+                    let columns = self.screen.size().columns;
+                    let lines = text.lines().map(|line| format!("{}\n", clip(line, columns)));
+                    let clipped: String = lines.collect();
+                    self.write(&clipped);
+                }
+            }
         }
     }
 
@@ -227,6 +257,17 @@ impl<'s> Show<'s> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_dumb_terminal_gets_plain_lines() {
+        let output = |terminal, env: &[(&str, &str)]| {
+            Console::output(terminal, &env.iter().copied().collect())
+        };
+        assert_eq!(output(true, &[("TERM", "xterm")]), Output::Terminal(Colour::On));
+        assert_eq!(output(true, &[("NO_COLOR", "1")]), Output::Terminal(Colour::Off));
+        assert_eq!(output(true, &[("TERM", "dumb")]), Output::Stream);
+        assert_eq!(output(false, &[]), Output::Stream);
+    }
 
     #[test]
     fn a_tail_keeps_the_last_lines_and_an_open_one() {

@@ -15,6 +15,7 @@ use crate::FlagError;
 use crate::args::BuildFlags;
 use crate::output::{self, ClientOutput, Naming, Output, Shorthands};
 use crate::parse::{self, NamedContext, SecretSource};
+use crate::refuse;
 
 /// The folder that a build reads.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -84,7 +85,7 @@ pub struct Handover {
 impl Wanted {
     /// Reads flags; values that they take from the environment are taken from `env`.
     pub fn new(flags: &BuildFlags, env: &Env) -> Result<Wanted, FlagError> {
-        refuse(flags)?;
+        refuse::refuse(flags)?;
         let (context, dockerfile) = places(flags)?;
         let names = flags.tags.iter().map(|tag| output::image_name("tag", tag));
         let names = names.collect::<Result<Vec<_>, _>>()?;
@@ -132,6 +133,24 @@ impl Wanted {
         })
     }
 
+    /// Refuses what a client would have to do at the end of a build that it does not stay for.
+    pub fn refuse_to_stay(&self) -> Result<(), FlagError> {
+        let output = self.outputs.iter().any(|output| output.client != ClientOutput::Image);
+        let stays = [
+            ("an output that is written here", output),
+            ("--iidfile", self.iidfile.is_some()),
+            ("--metadata-file", self.metadata_file.is_some()),
+        ];
+        match stays.into_iter().find(|(_, given)| *given) {
+            None => Ok(()),
+            Some((second, _)) => Err(FlagError::Conflict {
+                first: "--detach".into(),
+                second: second.into(),
+                instead: "name the image with -t and --push it, or leave --detach out",
+            }),
+        }
+    }
+
     /// What the client does with each output, in the order of the submission.
     pub fn client_outputs(&self) -> Vec<ClientOutput> {
         self.outputs.iter().map(|output| output.client.clone()).collect()
@@ -162,27 +181,6 @@ fn title_of(folder: &std::path::Path) -> String {
     name.unwrap_or_else(|| folder.display().to_string())
 }
 
-/// Flags that docker has and this version does not do, each with what to do instead.
-fn refuse(flags: &BuildFlags) -> Result<(), FlagError> {
-    let method = flags.call.as_deref().filter(|method| !matches!(*method, "build" | ""));
-    let check = flags.check.then_some("true");
-    let no_check = "use `dcbuild plan` to see that a Dockerfile is sound";
-    let cache = "leave it out: the store is the cache, and is found by itself";
-    let agent = "use a secret file (--secret) for keys";
-    for (flag, value, instead) in [
-        ("ssh", flags.ssh.first().map(String::as_str), agent),
-        ("cache-from", flags.cache_from.first().map(String::as_str), cache),
-        ("cache-to", flags.cache_to.first().map(String::as_str), cache),
-        ("check", check, no_check),
-        ("call", method, no_check),
-    ] {
-        if let Some(value) = value {
-            return Err(FlagError::Unsupported { flag, value: value.to_owned(), instead });
-        }
-    }
-    Ok(())
-}
-
 fn places(flags: &BuildFlags) -> Result<(MainContext, DockerfilePlace), FlagError> {
     let stdin = flags.file.as_ref().is_some_and(|file| file.as_os_str() == "-");
     let dockerfile = match &flags.file {
@@ -198,11 +196,9 @@ fn places(flags: &BuildFlags) -> Result<(MainContext, DockerfilePlace), FlagErro
         }),
         "-" => Ok((MainContext::Nothing, DockerfilePlace::Stdin)),
         "" => Err(FlagError::Needs { what: "a build".into(), needs: "a context, such as '.'" }),
-        context if parse::is_remote(context) => Err(FlagError::Unsupported {
-            flag: "context",
-            value: context.to_owned(),
-            instead: "fetch it first, and give the folder",
-        }),
+        context if parse::is_remote(context) => {
+            Err(FlagError::RemoteContext { context: context.to_owned() })
+        }
         context => Ok((MainContext::Folder(context.into()), dockerfile)),
     }
 }

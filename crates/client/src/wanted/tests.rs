@@ -3,7 +3,7 @@ use dcbuild_oci::ImageRef;
 
 use super::*;
 
-#[derive(Parser)]
+#[derive(Debug, Parser)]
 struct Line {
     #[command(flatten)]
     flags: BuildFlags,
@@ -96,8 +96,16 @@ fn what_is_not_done_says_so() {
         ("--cache-from type=gha .", "--cache-from 'type=gha' is not supported"),
         ("--cache-to type=inline .", "--cache-to 'type=inline' is not supported"),
         ("--check .", "--check 'true' is not supported"),
+        ("--provenance mode=max .", "--provenance 'mode=max' is not supported"),
+        ("--sbom true .", "--sbom 'true' is not supported"),
+        ("--attest type=sbom .", "--attest 'type=sbom' is not supported"),
+        ("--builder far .", "--builder 'far' is not supported"),
+        ("--cgroup-parent /x .", "--cgroup-parent '/x' is not supported"),
         ("--call outline .", "--call 'outline' is not supported"),
-        ("https://example.com/x.git", "--context 'https://example.com/x.git' is not supported"),
+        (
+            "https://example.com/x.git",
+            "the context 'https://example.com/x.git' cannot be built yet: it is no folder of this machine",
+        ),
         ("--platform a,b .", "--platform 'a,b' is not supported"),
         ("-t UPPER .", "--tag 'UPPER' is no name of an image"),
         ("-o - -o type=oci .", "an output to standard output and another one do not go together"),
@@ -106,5 +114,61 @@ fn what_is_not_done_says_so() {
     }
     let line = format!("-t a@sha256:{} .", "a".repeat(64));
     assert!(wanted(&line, &[]).is_err());
-    assert!(wanted("--call build .", &[]).is_ok());
+    for line in [
+        "--call build .",
+        "--provenance=false --sbom=false .",
+        "--attest type=sbom,disabled=true --builder default .",
+    ] {
+        assert!(wanted(line, &[]).is_ok(), "{line}");
+    }
+}
+
+#[test]
+fn switches_take_a_value_and_the_last_one_counts() {
+    let flags = parse("--push=false --load=true --no-cache=1 --pull=F -q=false .");
+    assert_eq!((flags.push, flags.load, flags.no_cache), (false, true, true));
+    assert_eq!((flags.pull, flags.quiet), (false, false));
+    let flags = parse("--push --push=false --pull --pull -f a -f b .");
+    assert_eq!((flags.push, flags.pull, flags.file), (false, true, Some("b".into())));
+    let line = ["build", "--push=perhaps", "."];
+    assert!(Line::try_parse_from(line).unwrap_err().to_string().contains("neither true nor false"));
+}
+
+#[test]
+fn a_client_that_leaves_can_write_nothing() {
+    for (line, refused) in [
+        ("-t a .", false),
+        ("-t h/a --push .", false),
+        (".", false),
+        ("-o out .", true),
+        ("-t a --load .", true),
+        ("-t a --iidfile x .", true),
+        ("-t a --metadata-file x .", true),
+    ] {
+        assert_eq!(wanted(line, &[]).unwrap().refuse_to_stay().is_err(), refused, "{line}");
+    }
+}
+
+/// What `docker buildx build --help` lists, and the flags of the builder before it that docker still takes.
+#[test]
+fn every_flag_of_docker_is_known_and_may_stand_behind_the_context() {
+    let switches = "check debug load no-cache pull push quiet rm force-rm compress squash";
+    let values = "add-host allow annotation attest build-arg build-context builder cache-from \
+                  cache-to call cgroup-parent file iidfile label metadata-file network \
+                  no-cache-filter output platform progress provenance sbom secret shm-size ssh tag \
+                  target ulimit memory memory-swap cpu-shares cpu-period cpu-quota cpuset-cpus \
+                  cpuset-mems isolation security-opt";
+    let switches = switches.split_whitespace().map(|flag| format!(". --{flag}"));
+    let values = values.split_whitespace().map(|flag| format!(". --{flag} 1"));
+    let short =
+        ["-D", "-q", "-f x", "-o x", "-t x", "-m 1g", "-c 2"].map(|flag| format!(". {flag}"));
+    for line in switches.chain(values).chain(short) {
+        assert_eq!(parse(&line).context, ".", "{line}");
+    }
+}
+
+#[test]
+fn a_flag_without_effect_is_told() {
+    let flags = parse("--rm --force-rm --compress -m 1g --cpu-shares 2 .");
+    assert_eq!(flags.without_effect(), ["memory", "cpu-shares"]);
 }

@@ -1,0 +1,46 @@
+//! Flags that docker has and this version does not do, each with what to do instead.
+
+use crate::FlagError;
+use crate::args::BuildFlags;
+use crate::csv;
+
+/// Refuses a command line that asks for what is not there yet.
+pub(crate) fn refuse(flags: &BuildFlags) -> Result<(), FlagError> {
+    let method = flags.call.as_deref().filter(|method| !matches!(*method, "build" | ""));
+    let check = flags.check.then_some("true");
+    let builder = flags.builder.as_deref().filter(|name| !matches!(*name, "default" | ""));
+    let no_check = "use `dcbuild plan` to see that a Dockerfile is sound";
+    let cache = "leave it out: the store is the cache, and is found by itself";
+    let attest = "leave it out, or say false: attestations are not made yet";
+    let no_builder =
+        "leave it out: `build` builds on this machine, `submit --coordinator URL` on a cluster";
+    for (flag, value, instead) in [
+        ("ssh", first(&flags.ssh), "use a secret file (--secret) for keys"),
+        ("cache-from", first(&flags.cache_from), cache),
+        ("cache-to", first(&flags.cache_to), cache),
+        ("check", check, no_check),
+        ("call", method, no_check),
+        ("attest", flags.attests.iter().map(String::as_str).find(|it| !is_disabled(it)), attest),
+        ("provenance", flags.provenance.as_deref().filter(|it| !is_disabled(it)), attest),
+        ("sbom", flags.sbom.as_deref().filter(|it| !is_disabled(it)), attest),
+        ("builder", builder, no_builder),
+        ("cgroup-parent", flags.cgroup_parent.as_deref(), "leave it out: each RUN has its own"),
+    ] {
+        if let Some(value) = value {
+            return Err(FlagError::Unsupported { flag, value: value.to_owned(), instead });
+        }
+    }
+    Ok(())
+}
+
+fn first(values: &[String]) -> Option<&str> {
+    values.first().map(String::as_str)
+}
+
+/// Whether an attestation is said to be unwanted, which it is anyway: `false`, or `type=sbom,disabled=true`.
+fn is_disabled(written: &str) -> bool {
+    let off = |value: Option<&str>| matches!(value, Some("true" | "1"));
+    let pairs = csv::pairs(written).unwrap_or_default();
+    matches!(written, "false" | "0" | "")
+        || pairs.iter().any(|(key, value)| key == "disabled" && off(value.as_deref()))
+}
