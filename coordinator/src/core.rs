@@ -19,6 +19,7 @@ use crate::build::{AskError, Build};
 use crate::driver::{Driven, DriverParts, drive, pack};
 use crate::lease::Wanted;
 use crate::log::{Log, LogError};
+use crate::names;
 use crate::planned::PlannedBuild;
 
 /// Commands that wait; who sends more waits too.
@@ -308,7 +309,7 @@ impl Core {
             }
             Effect::Tell { build, update } => build.tell(update),
             Effect::CopyLog { from, to, vertex } => copy_log(&from, &to, vertex),
-            Effect::Finish { build, outcome } => build.finish(&outcome),
+            Effect::Finish { build, outcome } => self.finish(build, *outcome),
             Effect::Drive(build) => self.drive(build),
             Effect::Want { build, attempt, wanted } => self.want(build, attempt, wanted),
             Effect::Keep(record) => self.keep(record),
@@ -360,6 +361,18 @@ impl Core {
                 }
             };
             drop(handle.send(command).await);
+        });
+    }
+
+    fn finish(&self, build: Arc<Build>, outcome: Outcome) {
+        let tagged = self.parts.driver.clock.now();
+        let given = names::given(&build.submission, &outcome, tagged);
+        if given.is_empty() {
+            return build.finish(&outcome);
+        }
+        let records = self.parts.driver.records.clone();
+        self.parts.tracker.spawn(async move {
+            build.finish(&names::keep(&records, given, outcome).await);
         });
     }
 

@@ -19,6 +19,7 @@ mod keeping;
 mod lease;
 mod memory;
 mod metrics;
+mod names;
 mod planned;
 mod questions;
 mod records;

@@ -166,6 +166,24 @@ fn a_detached_build_is_listed_followed_and_read() {
 }
 
 #[test]
+fn an_image_keeps_its_name_on_the_cluster() {
+    let site = Site::start(1, 2);
+    let context = site.context("FROM busybox:golden\nRUN echo hi > /hi\n");
+    site.cluster.ask("submit", &["-t", "team/app:1", &context]).well();
+    let images = site.cluster.ask("images", &[]).well();
+    assert!(images.stdout.contains("team/app:1"), "{}", images.stdout);
+    let next = site.context("FROM team/app:1\nRUN cat /hi > /again\n");
+    let output = site.output();
+    site.cluster.ask("submit", &["--output", &output, &next]).well();
+    assert_eq!(site.image().tree().text("again").unwrap(), "hi\n");
+    site.cluster.ask("rmi", &["team/app:1"]).well();
+    let images = site.cluster.ask("images", &[]).well();
+    assert!(!images.stdout.contains("team/app"), "{}", images.stdout);
+    let refused = site.cluster.ask("submit", &["--detach", "--output", &output, &context]).failed();
+    assert_eq!(refused.status.code(), Some(2), "{}", refused.stderr);
+}
+
+#[test]
 fn a_cancelled_build_stops_soon() {
     let site = Site::start(1, 2);
     let seconds = own_seconds(600, 6);

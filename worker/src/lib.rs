@@ -81,7 +81,7 @@ pub struct Parts {
     pub blobs: Arc<dyn BlobStore>,
     /// Which forms layers have.
     pub layers: Arc<dyn LayerIndex>,
-    /// Where images are kept by name; without it an output cannot be kept.
+    /// Where images are kept by name; without it the coordinator gives images their names.
     pub images: Option<Arc<dyn ImageNames>>,
     /// The same store, where it is a folder of this machine.
     pub folder: Option<Arc<FolderStore>>,

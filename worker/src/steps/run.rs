@@ -42,6 +42,7 @@ pub(crate) async fn make(
     task: &Arc<Task>,
     op: &RunOp,
 ) -> Result<Made, Failed> {
+    allowed(rustix::process::geteuid().is_root())?;
     let mounts = tokio::select! {
         () = attempt.run.stop.cancelled() => return Err(Failed::Stopped),
         mounts = mounts::prepare(attempt, task, op) => mounts?,
@@ -64,6 +65,16 @@ pub(crate) async fn make(
         Ok(stubs) => commit(attempt, stage, stubs, start).await,
         Err(error) => Err(abandon(attempt, stage.upper, error).await),
     }
+}
+
+/// Says at once what an ordinary user cannot do yet, instead of which of its many parts the kernel refused first.
+fn allowed(root: bool) -> Result<(), Failed> {
+    if root {
+        return Ok(());
+    }
+    let hint = "run dcbuild as root (sudo), or submit the build to a cluster; COPY, ADD and WORKDIR need no root";
+    let message = "a RUN needs root on this machine, to make its folders and its namespaces";
+    Err(Failed::rejected(message).with_hint(Some(hint)))
 }
 
 async fn stage(attempt: &Arc<Attempt>, task: &Arc<Task>) -> Result<Stage, Failed> {
@@ -240,5 +251,18 @@ fn earlier(time: UnixTime) -> UnixTime {
     match time.nanos.checked_sub(TICK_NANOS) {
         Some(nanos) => UnixTime { nanos, ..time },
         None => UnixTime { secs: time.secs - 1, nanos: time.nanos + 1_000_000_000 - TICK_NANOS },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ordinary_user_is_told_what_is_lacking() {
+        assert!(allowed(true).is_ok());
+        let Err(Failed::Step(error)) = allowed(false) else { panic!("it was allowed") };
+        assert!(error.message.contains("needs root"), "{error:?}");
+        assert!(error.hint.unwrap_or_default().contains("sudo"));
     }
 }
