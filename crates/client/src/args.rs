@@ -134,7 +134,8 @@ pub struct BuildFlags {
     pub builder: Option<String>,
 
     #[command(flatten)]
-    pub(crate) legacy: LegacyFlags,
+    /// What a command line of old may hold besides.
+    pub legacy: LegacyFlags,
 }
 
 impl BuildFlags {

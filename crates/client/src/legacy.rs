@@ -3,7 +3,7 @@
 /// What a command line of old may still hold; none of it is in the help.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
-pub(crate) struct LegacyFlags {
+pub struct LegacyFlags {
     /// Containers of steps never outlive their step
     #[arg(long, hide = true)]
     rm: bool,

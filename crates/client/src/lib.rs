@@ -10,7 +10,7 @@ mod csv;
 pub mod deliver;
 mod ending;
 pub mod flag_error;
-mod legacy;
+pub mod legacy;
 mod metadata;
 pub mod output;
 pub mod parse;

@@ -1,5 +1,4 @@
 //! What an error of planning tells its reader beyond the place.
-#![expect(clippy::unwrap_used, reason = "test")]
 
 use dcbuild_model::Platform;
 use dcbuild_plan::{PlanError, Planned, Request, Sources, plan};

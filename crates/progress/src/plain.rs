@@ -44,14 +44,21 @@ struct Block {
     statuses: BTreeMap<String, (UnixTime, u64)>,
     /// Its end was printed.
     closed: bool,
-    /// The next draw shows it: nothing needs to be left out.
-    has_turn: bool,
+    turn: Turn,
     changed: bool,
+}
+
+/// Whether the next draw shows a block, so that nothing needs to be left out, or a later one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Turn {
+    #[default]
+    Waits,
+    Now,
 }
 
 impl Block {
     fn push(&mut self, text: String) {
-        if !self.has_turn && self.pending_bytes + text.len() > PENDING_BYTES_MAX {
+        if self.turn == Turn::Waits && self.pending_bytes + text.len() > PENDING_BYTES_MAX {
             self.clipped += 1;
             return;
         }
@@ -133,9 +140,9 @@ impl Plain {
             Update::Status(status) => self.block(status.vertex).status(status),
             Update::Log(log) => {
                 let started = self.trace.get(log.vertex).and_then(|vertex| vertex.state.started());
-                let has_turn = self.current.is_none_or(|current| current == log.vertex);
+                let shown = self.current.is_none_or(|current| current == log.vertex);
                 let block = self.block(log.vertex);
-                block.has_turn = has_turn;
+                block.turn = if shown { Turn::Now } else { Turn::Waits };
                 block.log(log, started.unwrap_or(log.time));
             }
             Update::Warning(warning) => {
