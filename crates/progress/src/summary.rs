@@ -136,7 +136,7 @@ mod tests {
             tally.update(update);
         }
         expect![[r#"
-            Built in 3.0s: 2 ran, 1 cached, 1 failed, 1 cancelled, 9.00kB moved
+            Built in 3.0s: 2 ran, 1 cached, 1 failed, 9.00kB moved
                 2.9s  export
                 2.5s  [a 2/3] RUN make
                 0.9s  [b 1/1] RUN false
