@@ -3,13 +3,14 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use dcbuild_coordinator::{Coordinator, CoordinatorConfig, Stores};
 use dcbuild_model::{Platform, Scope, WorkerId};
 use dcbuild_process::{Config, SystemClock, config::StoreConfig, new_bits};
 use dcbuild_remote::RemoteStore;
-use dcbuild_store::{Durability, FolderStore};
+use dcbuild_store::FolderStore;
 use dcbuild_worker::{DefaultNetwork, NoContexts, Worker, WorkerConfig};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -27,7 +28,8 @@ pub(crate) async fn coordinator(flags: args::Coordinator, app: &App) -> anyhow::
     let (config, stop) = (&app.config, app.stop.clone());
     let settings = &config.coordinator;
     let listen = flags.listen.unwrap_or(settings.listen);
-    let (stores, bucket) = open_store(&flags, app).await?;
+    let opened = open_store(&flags, app).await?;
+    let stores = opened.stores();
     let parts = dcbuild_coordinator::Parts { stores, holds: None, clock: Arc::new(SystemClock) };
     let settings = CoordinatorConfig {
         data_dir: Some(absolute(flags.data_dir.as_ref().unwrap_or(&settings.data_dir))?),
@@ -44,26 +46,69 @@ pub(crate) async fn coordinator(flags: args::Coordinator, app: &App) -> anyhow::
     let coordinator =
         Coordinator::start(settings, parts).context("could not start the coordinator")?;
     tracing::info!(%listen, http = %http_listen, "the coordinator is ready");
-    let (served, metrics) = tokio::join!(
+    let written = CancellationToken::new();
+    let (served, metrics, ()) = tokio::join!(
         async {
             let served = coordinator.serve(TcpListenerStream::new(listener), stop).await;
             coordinator.stop().await;
+            written.cancel();
             served
         },
-        coordinator.serve_metrics(http)
+        coordinator.serve_metrics(http),
+        opened.make_last(&written)
     );
-    if let Some(bucket) = bucket {
-        bucket.close().await;
-    }
     served.context("the coordinator failed")?;
     metrics.context("the page of health and metrics failed")
 }
 
+/// How long the records of a folder store may count in this boot of the machine only.
+const CONFIRM_EVERY: Duration = Duration::from_secs(2);
+
+/// The store of a coordinator.
+enum Opened {
+    Folder(FolderStore),
+    Bucket(Bucket),
+}
+
+impl Opened {
+    fn stores(&self) -> Stores {
+        match self {
+            Opened::Folder(store) => Stores::folder(store.clone()),
+            Opened::Bucket(bucket) => bucket.stores(),
+        }
+    }
+
+    /// Makes last what is written, until nothing more is.
+    async fn make_last(self, written: &CancellationToken) {
+        match self {
+            Opened::Folder(store) => confirm_records(store, written).await,
+            Opened::Bucket(bucket) => {
+                written.cancelled().await;
+                bucket.close().await;
+            }
+        }
+    }
+}
+
+/// Makes records last that were written lately, together: a sync for each would stand in the way of the log's own.
+async fn confirm_records(store: FolderStore, written: &CancellationToken) {
+    let mut over = false;
+    while !over {
+        over = written.run_until_cancelled(tokio::time::sleep(CONFIRM_EVERY)).await.is_none();
+        let store = store.clone();
+        match tokio::task::spawn_blocking(move || store.confirm_synced()).await {
+            Ok(Ok(confirmed)) => tracing::debug!(files = confirmed.files, "records are durable"),
+            Ok(Err(error)) => {
+                let error = dcbuild_process::report(&error);
+                tracing::warn!(error, "the last records count until this machine restarts");
+            }
+            Err(error) => tracing::error!(%error, "the store was not synced"),
+        }
+    }
+}
+
 /// The store that flags, environment or configuration name.
-async fn open_store(
-    flags: &args::Coordinator,
-    app: &App,
-) -> anyhow::Result<(Stores, Option<Bucket>)> {
+async fn open_store(flags: &args::Coordinator, app: &App) -> anyhow::Result<Opened> {
     let settings = &app.config.coordinator;
     let configured = match &settings.store {
         StoreConfig::Bucket(bucket) => Some(bucket),
@@ -71,8 +116,7 @@ async fn open_store(
     };
     let named = BucketSettings::find(&flags.store, &app.env, (configured, &settings.index))?;
     if let Some(named) = named {
-        let bucket = Bucket::open(&named, &app.env).await?;
-        return Ok((bucket.stores(), Some(bucket)));
+        return Ok(Opened::Bucket(Bucket::open(&named, &app.env).await?));
     }
     let dir = match (flags.store.store.as_deref().or_else(|| app.env.store()), &settings.store) {
         (Some(store), _) => store_dir(store)?,
@@ -81,9 +125,8 @@ async fn open_store(
     };
     let dir = absolute(&dir)?;
     let store = FolderStore::open(&dir)
-        .with_context(|| format!("could not open the store in {}", dir.display()))?
-        .with_durability(Durability::Synced);
-    Ok((Stores::folder(store), None))
+        .with_context(|| format!("could not open the store in {}", dir.display()))?;
+    Ok(Opened::Folder(store))
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -151,9 +194,9 @@ pub(crate) fn channel(url: &str) -> anyhow::Result<Channel> {
         format!("'{url}' is not the address of a coordinator, such as http://10.0.0.5:7070")
     })?;
     Ok(endpoint
-        .connect_timeout(std::time::Duration::from_secs(5))
-        .http2_keep_alive_interval(std::time::Duration::from_secs(5))
-        .keep_alive_timeout(std::time::Duration::from_secs(10))
+        .connect_timeout(Duration::from_secs(5))
+        .http2_keep_alive_interval(Duration::from_secs(5))
+        .keep_alive_timeout(Duration::from_secs(10))
         .keep_alive_while_idle(true)
         .initial_stream_window_size(8 << 20)
         .initial_connection_window_size(16 << 20)

@@ -29,15 +29,6 @@ const PUBLISH_TRIES_MAX: u32 = 1000;
 const FOLDERS: [&str; 9] =
     ["blobs/sha256", "step", "layer", "base", "image", "tmp", "quarantine", "lock", "use"];
 
-/// When what is stored counts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Durability {
-    /// After a crash of the machine too.
-    Synced,
-    /// Until the machine stops; [`FolderStore::confirm_synced`] makes it last.
-    ThisBoot,
-}
-
 /// What a handle met that it could only put aside.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct StoreCounts {
@@ -73,7 +64,6 @@ impl Drop for Inner {
 #[derive(Clone, Debug)]
 pub struct FolderStore {
     inner: Arc<Inner>,
-    durability: Durability,
 }
 
 /// Keeps all that is used from now on from being pruned, by any process, until it is dropped.
@@ -106,14 +96,7 @@ impl FolderStore {
             _alive: alive,
         };
         sweep_tmp(&dir.join("tmp"));
-        Ok(FolderStore { inner: Arc::new(inner), durability: Durability::ThisBoot })
-    }
-
-    /// The same store, whose records written through [`crate::StepIndex`] count as said; `ThisBoot` if nothing is said.
-    #[must_use]
-    pub fn with_durability(mut self, durability: Durability) -> FolderStore {
-        self.durability = durability;
-        self
+        Ok(FolderStore { inner: Arc::new(inner) })
     }
 
     /// The folder.
@@ -184,29 +167,16 @@ impl FolderStore {
     }
 
     /// Writes a small file whole or not at all.
-    fn write_whole(
-        &self,
-        path: &Path,
-        bytes: &[u8],
-        durability: Durability,
-    ) -> Result<(), StoreError> {
+    fn write_whole(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         let mut file = tempfile::NamedTempFile::new_in(&self.inner.tmp)
             .map_err(StoreError::io(&self.inner.tmp))?;
         file.write_all(bytes).map_err(StoreError::io(file.path()))?;
-        self.publish(file, path, durability)
+        self.publish(file, path)
     }
 
     /// Gives a finished temporary file its name.
-    fn publish(
-        &self,
-        file: tempfile::NamedTempFile,
-        path: &Path,
-        durability: Durability,
-    ) -> Result<(), StoreError> {
+    fn publish(&self, file: tempfile::NamedTempFile, path: &Path) -> Result<(), StoreError> {
         let parent = path.parent().unwrap_or(&self.inner.dir);
-        if durability == Durability::Synced {
-            file.as_file().sync_all().map_err(StoreError::io(file.path()))?;
-        }
         let mut file = file.into_temp_path();
         // Pruning removes empty folders, so the folder may vanish between its making and the rename.
         let mut tries = 0;
@@ -228,10 +198,6 @@ impl FolderStore {
                 }
                 Err(error) => return Err(StoreError::io(path)(error.error)),
             }
-        }
-        if durability == Durability::Synced {
-            let folder = File::open(parent).map_err(StoreError::io(parent))?;
-            folder.sync_all().map_err(StoreError::io(parent))?;
         }
         Ok(())
     }

@@ -25,7 +25,7 @@ pub use error::StoreError;
 pub use folder::prune::{EntryKind, PruneReport, PruneRequest, StoreEntry, victims};
 pub use folder::records::Confirmed;
 pub use folder::writer::BlobWriter;
-pub use folder::{Durability, FolderStore, InUse, StoreCounts};
+pub use folder::{FolderStore, InUse, StoreCounts};
 pub use grants::{Grant, GrantMethod, Grants, WriteGrant, Written};
 pub use guard::{CallError, Guard, GuardCounts, GuardLimits, Judged, Patience, Progress, Verdict};
 pub use index::{

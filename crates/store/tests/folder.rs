@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use dcbuild_model::{BlobDigest, ChangeDigest, Digest, LayerId, LayerRef, ManifestDigest, Scope};
 use dcbuild_store::{
-    BlobStore as _, Confirmed, Durability, FolderStore, ImageNames, KeyLocks, LockError, LockMode,
-    NamedImage, PruneRequest, StoreError, read_bytes,
+    BlobStore as _, Confirmed, FolderStore, ImageNames, KeyLocks, LockError, LockMode, NamedImage,
+    PruneRequest, StoreError, read_bytes,
 };
 use dcbuild_testkit::contract::{self, record};
 use dcbuild_testkit::{BlobCall, FaultyBlobs, MemoryBlobs};
@@ -65,7 +65,7 @@ fn many_handles_write_the_same_things_at_once() {
                 for round in 0..50_u32 {
                     store.put_bytes(&round.to_le_bytes()).unwrap();
                     let record = record("k", None, number * 100 + round);
-                    store.put_record(&Scope::local(), &record, Durability::ThisBoot).unwrap();
+                    store.put_record(&Scope::local(), &record).unwrap();
                     let all = PruneRequest { keep_bytes: Some(50), ..PruneRequest::default() };
                     store.prune(&all).unwrap();
                 }
@@ -95,12 +95,12 @@ fn a_record_of_another_boot_counts_only_if_confirmed() {
     let layer = LayerId(Digest::of(b"layer"));
     let change = ChangeDigest(Digest::of(b"change"));
     kept.result.layers.push(LayerRef { layer, change, entries: 1, bytes: 0, base: None });
-    store.put_record(&scope, &kept, Durability::ThisBoot).unwrap();
+    store.put_record(&scope, &kept).unwrap();
     let confirmed = store.confirm_synced().unwrap();
     assert_eq!(confirmed.files, 1);
     assert_eq!(confirmed.layers, BTreeSet::from([layer]));
     assert_eq!(store.confirm_synced().unwrap(), Confirmed::default());
-    store.put_record(&scope, &lost, Durability::ThisBoot).unwrap();
+    store.put_record(&scope, &lost).unwrap();
     for record in [&kept, &lost] {
         let path = format!("step/local/{}/{}.json", record.recipe.0.hex(), record.attempt);
         let path = folder.path().join(path);
@@ -116,7 +116,7 @@ fn a_record_of_another_boot_counts_only_if_confirmed() {
 fn an_unreadable_record_is_a_counted_miss() {
     let (folder, store) = store();
     let record = record("k", None, 1);
-    store.put_record(&Scope::local(), &record, Durability::Synced).unwrap();
+    store.put_record(&Scope::local(), &record).unwrap();
     let path = format!("step/local/{}/{}.json", record.recipe.0.hex(), record.attempt);
     std::fs::write(folder.path().join(path), "{").unwrap();
     assert_eq!(store.find_records(&Scope::local(), &record.recipe).unwrap(), []);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use dcbuild_model::{Compression, LayerDigest, LayerId};
 use serde::{Deserialize, Serialize};
 
-use super::{Durability, FolderStore};
+use super::FolderStore;
 use crate::{HashedBase, LayerIndex, StoreError, StoredBlob};
 
 const VERSION: u32 = 1;
@@ -37,7 +37,7 @@ impl FolderStore {
     ) -> Result<(), StoreError> {
         let bytes = serde_json::to_vec(&Versioned { version: VERSION, value })
             .map_err(|source| StoreError::Encode { what, source })?;
-        self.write_whole(&path, &bytes, Durability::ThisBoot)
+        self.write_whole(&path, &bytes)
     }
 
     fn layer_path(&self, layer: &LayerId, compression: Compression) -> PathBuf {

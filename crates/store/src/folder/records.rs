@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use dcbuild_model::{LayerId, Record, Scope, StepKey, UnixTime};
 use serde::{Deserialize, Serialize};
 
-use super::{Durability, FolderStore, children, scope_name};
+use super::{FolderStore, children, scope_name};
 use crate::{StepIndex, StoreError};
 
 /// The only form of a stored record that is understood; any other is a miss.
@@ -43,50 +43,34 @@ pub struct Confirmed {
 }
 
 impl FolderStore {
-    /// Stores a record; `Synced` first writes everything that it may speak of to the disk.
-    pub fn put_record(
-        &self,
-        scope: &Scope,
-        record: &Record,
-        durability: Durability,
-    ) -> Result<(), StoreError> {
-        let boot = match durability {
-            Durability::Synced => {
-                self.sync()?;
-                None
-            }
-            Durability::ThisBoot => Some(self.inner.boot.clone()),
+    /// Stores a record that counts in this boot of the machine; [`FolderStore::confirm_synced`] makes it last.
+    pub fn put_record(&self, scope: &Scope, record: &Record) -> Result<(), StoreError> {
+        let stored = StoredRecord {
+            version: VERSION,
+            boot: Some(self.inner.boot.clone()),
+            decided: self.now(),
+            record: record.clone(),
         };
-        let stored =
-            StoredRecord { version: VERSION, boot, decided: self.now(), record: record.clone() };
         let paths: Vec<PathBuf> = std::iter::once(record.recipe)
             .chain(record.outcome)
             .map(|key| relative(scope, &key).join(format!("{}.json", record.attempt)))
             .collect();
-        if durability == Durability::ThisBoot {
-            // The list is written first: a record that is on no list could never be confirmed.
-            self.list_unsynced(&paths)?;
-        }
+        // The list is written first: a record that is on no list could never be confirmed.
+        self.list_unsynced(&paths)?;
         for path in &paths {
-            self.put_stored(path, &stored, durability)?;
+            self.put_stored(path, &stored)?;
         }
         Ok(())
     }
 
-    fn put_stored(
-        &self,
-        relative: &PathBuf,
-        stored: &StoredRecord,
-        durability: Durability,
-    ) -> Result<(), StoreError> {
+    fn put_stored(&self, relative: &PathBuf, stored: &StoredRecord) -> Result<(), StoreError> {
         let path = self.inner.dir.join(relative);
         if let Some((old, _)) = self.read_document::<StoredRecord>(&path)?
             && self.counts_now(&old)
-            && (old.boot.is_none() || stored.boot.is_some())
         {
             return Ok(());
         }
-        self.write_whole(&path, &encode(stored)?, durability)
+        self.write_whole(&path, &encode(stored)?)
     }
 
     fn list_unsynced(&self, paths: &[PathBuf]) -> Result<(), StoreError> {
@@ -95,7 +79,7 @@ impl FolderStore {
         let handle = self.inner.tmp.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let path = self.unsynced_folder().join(format!("{handle}-{number}.json"));
         let list = Unsynced { paths: paths.to_vec() };
-        self.write_whole(&path, &encode(&list)?, Durability::ThisBoot)
+        self.write_whole(&path, &encode(&list)?)
     }
 
     fn unsynced_folder(&self) -> PathBuf {
@@ -133,7 +117,7 @@ impl FolderStore {
         match self.read_document::<StoredRecord>(&path)? {
             Some((stored, _)) if stored.boot.as_ref() == Some(&self.inner.boot) => {
                 let stored = StoredRecord { boot: None, ..stored };
-                self.write_whole(&path, &encode(&stored)?, Durability::ThisBoot)?;
+                self.write_whole(&path, &encode(&stored)?)?;
                 Ok(Some(stored.record))
             }
             _ => Ok(None),
@@ -216,6 +200,6 @@ impl StepIndex for FolderStore {
 
     async fn put(&self, scope: &Scope, record: &Record) -> Result<(), StoreError> {
         let (scope, record) = (scope.clone(), record.clone());
-        self.blocking(move |store| store.put_record(&scope, &record, store.durability)).await
+        self.blocking(move |store| store.put_record(&scope, &record)).await
     }
 }

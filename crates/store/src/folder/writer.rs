@@ -6,7 +6,7 @@ use std::path::Path;
 use dcbuild_model::{BlobDigest, Digest};
 use sha2::Digest as _;
 
-use super::{Durability, FolderStore, modified, stat};
+use super::{FolderStore, modified, stat};
 use crate::StoreError;
 
 /// Takes a blob's bytes and hashes them on the way; dropped unfinished, it leaves nothing.
@@ -38,7 +38,7 @@ impl BlobWriter {
         let path = self.store.path_of(&blob);
         match stat(&path)? {
             Some(there) if there.len() == self.size => self.store.touch(&path, modified(&there)),
-            _ => self.store.publish(self.file, &path, Durability::ThisBoot)?,
+            _ => self.store.publish(self.file, &path)?,
         }
         Ok((blob, self.size))
     }
