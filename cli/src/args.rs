@@ -46,6 +46,8 @@ pub(crate) enum Command {
     Ps(Cluster),
     /// End a build of a cluster
     Cancel(EndBuild),
+    /// Say for each step of a build whether the cache had it, and if not, what changed
+    Explain(Explain),
     /// List the images that were given a name, here or on the cluster that is named
     Images(Names),
     /// Take names away from images, here or on the cluster that is named
@@ -134,6 +136,21 @@ pub(crate) struct EndBuild {
     pub(crate) build: String,
     #[command(flatten)]
     pub(crate) cluster: Cluster,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Explain {
+    /// The build's id, or `last`; builds of this machine, or of the cluster that is named
+    #[arg(value_name = "BUILD", default_value = "last")]
+    pub(crate) build: String,
+    /// One step only: its number, its stage, or a part of its text such as `RUN make`
+    #[arg(value_name = "STEP")]
+    pub(crate) step: Option<String>,
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
+    /// How it is printed
+    #[arg(long, value_enum, default_value = "text")]
+    pub(crate) format: Format,
 }
 
 #[derive(Debug, clap::Args)]

@@ -188,6 +188,7 @@ impl Local {
                 steps: store.clone(),
                 layers: store.clone(),
                 names: store.clone(),
+                notes: store.clone(),
                 grants: None,
             },
             holds: Some(Arc::new(Held(held.clone()))),

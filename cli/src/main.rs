@@ -4,6 +4,7 @@
 
 mod args;
 mod build;
+mod explain;
 mod registries;
 mod remote;
 mod roles;
@@ -96,6 +97,7 @@ async fn talk(
         Command::Logs(flags) => remote::logs(&app, flags).await,
         Command::Ps(flags) => remote::ps(&app, flags).await,
         Command::Cancel(flags) => remote::cancel(&app, flags).await,
+        Command::Explain(flags) => explain::explain(&app, flags).await,
         Command::Images(flags) => remote::images(&app, flags).await,
         Command::Rmi(flags) => remote::rmi(&app, flags).await,
         Command::Coordinator(flags) => {

@@ -152,7 +152,7 @@ pub(crate) async fn rmi(app: &App, flags: RemoveNames) -> anyhow::Result<ExitCod
     Ok(code)
 }
 
-fn address(app: &App, flags: &Cluster) -> Option<String> {
+pub(crate) fn address(app: &App, flags: &Cluster) -> Option<String> {
     let named = flags.coordinator.as_deref().or_else(|| app.env.coordinator());
     named.map(str::to_owned).or_else(|| app.config.submit.coordinator.clone())
 }
@@ -168,7 +168,7 @@ fn client(app: &App, flags: &Cluster) -> anyhow::Result<Client> {
     }
 }
 
-fn client_at(app: &App, url: &str) -> anyhow::Result<Client> {
+pub(crate) fn client_at(app: &App, url: &str) -> anyhow::Result<Client> {
     Ok(Client::new(channel(url)?, ClientConfig::new(&app.env, working()?)))
 }
 
@@ -176,7 +176,7 @@ fn id(text: &str) -> anyhow::Result<BuildId> {
     text.parse().with_context(|| format!("there is no build '{text}' (`dcbuild ps` lists them)"))
 }
 
-fn failed(error: &RpcError) -> ExitCode {
+pub(crate) fn failed(error: &RpcError) -> ExitCode {
     complain(&report_with_hint(error));
     ExitCode::from(error.fault().exit_code())
 }

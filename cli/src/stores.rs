@@ -140,6 +140,7 @@ impl Bucket {
             steps: self.catalog.clone(),
             layers: self.catalog.clone(),
             names: self.catalog.clone(),
+            notes: self.catalog.clone(),
             grants: Some(self.blobs.clone()),
         }
     }

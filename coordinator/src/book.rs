@@ -3,6 +3,7 @@
 //! Every change makes entries, which are to be durable, and effects, which are done once the entries are. After a
 //! restart the same entries make the same book; their effects are thrown away, but for the last records to keep.
 
+mod account;
 mod actions;
 mod builds;
 mod ends;
@@ -53,6 +54,8 @@ pub(crate) enum Effect {
     Tell { build: Arc<Build>, update: Update },
     /// Copy to one build what was told another of a vertex.
     CopyLog { from: Arc<Build>, to: Arc<Build>, vertex: dcbuild_progress::VertexId },
+    /// Keep the account of a build.
+    Account(Box<dcbuild_explain::Account>),
     /// Tell a build's watchers the end.
     Finish { build: Arc<Build>, outcome: Box<Outcome> },
     /// Begin to plan a build.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use dcbuild_model::{LayerId, Scope};
 use dcbuild_process::Clock;
 use dcbuild_registry::RegistryConfig;
-use dcbuild_store::{BlobStore, FolderStore, Grants, ImageNames, LayerIndex, StepIndex};
+use dcbuild_store::{BlobStore, FolderStore, Grants, ImageNames, LayerIndex, Notes, StepIndex};
 
 /// What a coordinator is told at its start.
 #[derive(Clone, Debug)]
@@ -50,6 +50,8 @@ pub struct Stores {
     pub layers: Arc<dyn LayerIndex>,
     /// Names of images.
     pub names: Arc<dyn ImageNames>,
+    /// Notes that explain.
+    pub notes: Arc<dyn Notes>,
     /// Leave to move blobs past the coordinator, where the store gives any.
     pub grants: Option<Arc<dyn Grants>>,
 }
@@ -62,7 +64,8 @@ impl Stores {
             blobs: store.clone(),
             steps: store.clone(),
             layers: store.clone(),
-            names: store,
+            names: store.clone(),
+            notes: store,
             grants: None,
         }
     }

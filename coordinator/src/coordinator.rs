@@ -77,6 +77,7 @@ impl Coordinator {
             holds: parts.holds.clone(),
             scope: config.scope.clone(),
             keeping: Keeping::default(),
+            noting: Keeping::default(),
         };
         let clock = parts.clock.clone();
         let key = [new_bits(&*clock).to_le_bytes(), rand::random::<[u8; 16]>()].concat();

@@ -90,6 +90,10 @@ pub(crate) enum Command {
     Gauge {
         reply: oneshot::Sender<Gauge>,
     },
+    Account {
+        build: BuildId,
+        reply: oneshot::Sender<Option<Box<dcbuild_explain::Account>>>,
+    },
 }
 
 /// What the metrics show.
@@ -259,6 +263,10 @@ impl Core {
                 let gauge = Gauge { counts, tally, builds, undurable };
                 self.answer(reply, gauge);
             }
+            Command::Account { build, reply } => {
+                let account = book.account(build).map(Box::new);
+                self.answer(reply, account);
+            }
         }
     }
 
@@ -309,6 +317,7 @@ impl Core {
             }
             Effect::Tell { build, update } => build.tell(update),
             Effect::CopyLog { from, to, vertex } => copy_log(&from, &to, vertex),
+            Effect::Account(account) => self.note(account),
             Effect::Finish { build, outcome } => self.finish(build, *outcome),
             Effect::Drive(build) => self.drive(build),
             Effect::Want { build, attempt, wanted } => self.want(build, attempt, wanted),
@@ -373,6 +382,15 @@ impl Core {
         let records = self.parts.driver.records.clone();
         self.parts.tracker.spawn(async move {
             build.finish(&names::keep(&records, given, outcome).await);
+        });
+    }
+
+    fn note(&self, account: Box<dcbuild_explain::Account>) {
+        let records = self.parts.driver.records.clone();
+        let underway = records.noting.begin();
+        self.parts.tracker.spawn(async move {
+            let _underway = underway;
+            records.note(&account).await;
         });
     }
 

@@ -16,6 +16,7 @@ use dcbuild_registry::RegistryConfig;
 use dcbuild_scheduler::Graph;
 use futures::StreamExt as _;
 
+use crate::account::{self, passed};
 use crate::build::{AskError, Build, Shown};
 use crate::graph::{GraphKind, graph};
 use crate::images::Images;
@@ -122,10 +123,11 @@ impl Driver {
             return Ok(Driven::Over(Box::new(Outcome::Planned { plan })));
         }
         let wanted: Vec<_> = plan.state.into_iter().collect();
-        let found = self.parts.records.probe(&plan).await;
-        let Choice { mut taken, run: _ } = choose(&plan, &found, &wanted);
+        let probed = self.parts.records.probe(&plan).await;
+        let Choice { mut taken, run: _ } = choose(&plan, &probed.found, &wanted);
         keep_grounded(&plan, &mut taken);
         let run = to_run(&plan, &taken, &wanted);
+        let passed = passed(&probed, &taken, &run);
         if submission.in_place {
             refuse_foreign(&plan, &run, &submission.request.build_platform)?;
         }
@@ -144,17 +146,19 @@ impl Driver {
         let kind = GraphKind { scope: &self.parts.records.scope, mac_key: self.parts.mac_key };
         let secret = |id: &str| self.build.secret(id);
         let graph = graph(&kind, &plan, &taken, submission.outputs.len(), &secret);
-        if graph.outputs.is_empty() && graph.wanted.is_empty() {
-            let summary = Summary::default();
-            return Ok(Driven::Over(Box::new(Outcome::Done { outputs: Vec::new(), summary })));
-        }
         let planned = PlannedBuild {
             plan: *plan,
             taken: taken.into_iter().collect(),
             packs,
             secrets: named.into_iter().filter(|id| secret(id).is_some()).collect(),
             hosts: self.build.credentialed(),
+            passed,
         };
+        if graph.outputs.is_empty() && graph.wanted.is_empty() {
+            self.parts.records.note(&account::of_hits(&self.build, &planned)).await;
+            let summary = Summary::default();
+            return Ok(Driven::Over(Box::new(Outcome::Done { outputs: Vec::new(), summary })));
+        }
         Ok(Driven::Ready(Box::new((planned, graph))))
     }
 

@@ -7,11 +7,13 @@
 pub mod config;
 pub mod log;
 
+mod account;
 mod book;
 mod build;
 mod coordinator;
 mod core;
 mod driver;
+pub mod explain;
 mod graph;
 mod images;
 mod journal;
@@ -27,4 +29,5 @@ mod rpc;
 
 pub use config::{CoordinatorConfig, Holds, Parts, Stores};
 pub use coordinator::{Coordinator, ServeError, StartError};
+pub use explain::{Asked, ExplainError, explain};
 pub use memory::{Incoming, MemoryConnector, in_memory};

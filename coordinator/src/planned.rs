@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use dcbuild_explain::Passed;
 use dcbuild_model::{BlobDigest, Digest, Record, Selection, StateDigest, StepIndex};
 use dcbuild_plan::{InputSource, MountKind, Op, Plan, Step};
 use dcbuild_proto::document;
@@ -22,6 +23,9 @@ pub struct PlannedBuild {
     pub secrets: BTreeSet<String>,
     /// Registries that the client gave credentials for.
     pub hosts: BTreeSet<String>,
+    /// Why records that were found were not taken.
+    #[serde(default)]
+    pub passed: Vec<(StepIndex, Passed)>,
 }
 
 /// The digest that the scheduler knows a record by.

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use dcbuild_explain::Account;
 use dcbuild_model::{
     BlobDigest, LayerDigest, LayerId, LayerRef, Record, Scope, StepIndex, StepKey,
 };
 use dcbuild_plan::{Plan, Step};
-use dcbuild_store::StoreError;
+use dcbuild_store::notes::NOTE_BYTES_MAX;
+use dcbuild_store::{NoteKind, StoreError};
 
 use crate::config::{Holds, Stores};
 use crate::keeping::Keeping;
@@ -23,11 +25,22 @@ pub(crate) struct Records {
     pub(crate) scope: Scope,
     /// Those that are being written.
     pub(crate) keeping: Keeping,
+    /// Accounts that are being written.
+    pub(crate) noting: Keeping,
+}
+
+/// What was found for the steps of a plan.
+#[derive(Default)]
+pub(crate) struct Probed {
+    /// Records with all their layers.
+    pub(crate) found: BTreeMap<StepIndex, Vec<Record>>,
+    /// Steps of which there are only records without a layer that is to be had, with the layer.
+    pub(crate) gone: BTreeMap<StepIndex, LayerId>,
 }
 
 impl Records {
     /// Finds all records for the steps of a plan that may take some; a store that fails costs hits, not the build.
-    pub(crate) async fn probe(&self, plan: &Plan) -> BTreeMap<StepIndex, Vec<Record>> {
+    pub(crate) async fn probe(&self, plan: &Plan) -> Probed {
         self.keeping.settled().await;
         let open: Vec<(StepIndex, StepKey)> = (0..)
             .map(StepIndex)
@@ -43,8 +56,30 @@ impl Records {
                 Err(error) => warn(&error),
             }
         }
-        self.keep_available(&mut found).await;
-        found
+        let gone = self.keep_available(&mut found).await;
+        Probed { found, gone }
+    }
+
+    /// Keeps the account of a build; without it nothing is lost but an explanation.
+    pub(crate) async fn note(&self, account: &Account) {
+        let bytes = match account.to_bytes() {
+            Ok(bytes) if u64::try_from(bytes.len()).is_ok_and(|size| size <= NOTE_BYTES_MAX) => {
+                bytes
+            }
+            Ok(_) => {
+                let build = account.build;
+                return tracing::warn!(%build, "the account of a build is too large to be kept");
+            }
+            Err(error) => {
+                return tracing::warn!(%error, "the account of a build could not be written");
+            }
+        };
+        let id = account.build.into();
+        let kept = self.stores.notes.put(&self.scope, NoteKind::Account, id, bytes.into()).await;
+        if let Err(error) = kept {
+            let error = crate::images::chain(&error);
+            tracing::warn!(error, "the account of a build could not be kept");
+        }
     }
 
     /// Finds a record for a result key and says it as one of the step that asked.
@@ -63,13 +98,16 @@ impl Records {
         let same = |record: &Record| record.outcome == Some(key);
         let mut found =
             BTreeMap::from([(StepIndex(0), records.into_iter().filter(same).collect::<Vec<_>>())]);
-        self.keep_available(&mut found).await;
+        drop(self.keep_available(&mut found).await);
         let record = found.remove(&StepIndex(0))?.pop()?;
         Some(Record { recipe: asked.recipe, components: asked.components.clone(), ..record })
     }
 
-    /// Drops the records with a layer that nobody has any more.
-    async fn keep_available(&self, found: &mut BTreeMap<StepIndex, Vec<Record>>) {
+    /// Drops the records with a layer that nobody has any more; says which layer, of steps that then have no record.
+    async fn keep_available(
+        &self,
+        found: &mut BTreeMap<StepIndex, Vec<Record>>,
+    ) -> BTreeMap<StepIndex, LayerId> {
         let layers: BTreeMap<LayerId, LayerRef> = found
             .values()
             .flatten()
@@ -83,11 +121,21 @@ impl Records {
                 BTreeSet::new()
             }
         };
-        for records in found.values_mut() {
-            records.retain(|record| {
-                record.result.layers.iter().all(|layer| there.contains(&layer.layer))
-            });
+        let lacking = |record: &Record| {
+            let layers = record.result.layers.iter().map(|layer| layer.layer);
+            layers.into_iter().find(|layer| !there.contains(layer))
+        };
+        let mut gone = BTreeMap::new();
+        for (step, records) in found.iter_mut() {
+            let last = records.iter().rev().find_map(&lacking);
+            records.retain(|record| lacking(record).is_none());
+            if records.is_empty()
+                && let Some(layer) = last
+            {
+                gone.insert(*step, layer);
+            }
         }
+        gone
     }
 
     async fn available(

@@ -40,8 +40,11 @@ impl Book {
             _ => None,
         };
         self.tell_stopped(build, failed);
+        // It is written from what the end lets go of.
+        let account = self.account(build);
         let (time, outcome) = (self.now.wall, Box::new(outcome));
         self.record(Entry::Ended { build, time, outcome: outcome.clone() });
+        self.effects.extend(account.map(|account| Effect::Account(Box::new(account))));
         self.effects.push(Effect::Finish { build: desk, outcome });
         self.forget_oldest();
     }

@@ -15,6 +15,7 @@ use super::{Services, events, guarded, invalid};
 use crate::book::{SubmitError, Summarised};
 use crate::build::Build;
 use crate::core::Command;
+use crate::explain::{Asked, ExplainError, explain};
 use crate::questions::Reply;
 
 const EVENTS_MAX: usize = 64;
@@ -137,6 +138,28 @@ impl pb::builds_server::Builds for BuildsService {
         })
         .await
     }
+
+    async fn explain(
+        &self,
+        request: Request<pb::ExplainRequest>,
+    ) -> Result<Response<pb::ExplainReply>, Status> {
+        guarded("Explain", async {
+            let pb::ExplainRequest { build, step } = request.into_inner();
+            let build = if build.is_empty() { None } else { Some(build_id(&build)?) };
+            let live = match build {
+                Some(build) => self.0.core.ask(|reply| Command::Account { build, reply }).await?,
+                None => None,
+            };
+            let records = &self.0.records;
+            // An end is told while the account is still being written.
+            records.noting.settled().await;
+            let asked = Asked { build, step };
+            let explained = explain(&records.stores, &records.scope, &asked, live.map(|it| *it));
+            let explanation = explained.await.map_err(explain_failed)?;
+            Ok(pb::ExplainReply { explanation: document::to_bytes(&explanation).into() })
+        })
+        .await
+    }
 }
 
 impl BuildsService {
@@ -158,6 +181,17 @@ impl BuildsService {
             manifest: image.manifest.to_string(),
             tagged: Some(image.tagged.into()),
             size,
+        }
+    }
+}
+
+fn explain_failed(error: ExplainError) -> Status {
+    let text = crate::images::chain(&error);
+    match error {
+        ExplainError::Store(error) => store_failed(error),
+        ExplainError::Account { .. } => Status::data_loss(text),
+        ExplainError::NoBuilds | ExplainError::NoSuchBuild { .. } | ExplainError::NoSuchStep(_) => {
+            Status::not_found(text)
         }
     }
 }

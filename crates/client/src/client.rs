@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dcbuild_context::{LocalContext, LocalContexts};
+use dcbuild_explain::Explanation;
 use dcbuild_model::{BuildId, Fault, limits};
 use dcbuild_oci::LayoutRef;
 use dcbuild_process::{Clock, Env, Hint, SystemClock};
@@ -349,6 +350,15 @@ impl Client {
     /// Takes a name away from an image and says whether it had it.
     pub async fn remove_image(&self, name: &str) -> Result<bool, RpcError> {
         self.builds.remove_image(name).await
+    }
+
+    /// Explains the misses of a build, or of the last one; of one step, where one is named.
+    pub async fn explain(
+        &self,
+        build: Option<BuildId>,
+        step: Option<String>,
+    ) -> Result<Explanation, RpcError> {
+        self.builds.explain(build, step).await
     }
 }
 

@@ -9,6 +9,7 @@ pub mod client;
 mod csv;
 pub mod deliver;
 mod ending;
+pub mod explained;
 pub mod flag_error;
 pub mod legacy;
 mod metadata;

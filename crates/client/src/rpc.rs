@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use dcbuild_explain::Explanation;
 use dcbuild_model::{
     BuildId, Fault, InvalidId, ManifestDigest, ParseDigestError, UnixTime, limits,
 };
@@ -282,6 +283,19 @@ impl Builds {
         let request = pb::RemoveImageRequest { name: name.to_owned() };
         let reply = self.client.clone().remove_image(request).await;
         Ok(reply.map_err(RpcError::of("remove the name"))?.into_inner().removed)
+    }
+}
+
+impl Builds {
+    pub(crate) async fn explain(
+        &self,
+        build: Option<BuildId>,
+        step: Option<String>,
+    ) -> Result<Explanation, RpcError> {
+        let build = build.map(|build| build.to_string()).unwrap_or_default();
+        let reply = self.client.clone().explain(pb::ExplainRequest { build, step }).await;
+        let reply = reply.map_err(RpcError::of("explain the build"))?.into_inner();
+        Ok(from_bytes("explanation", &reply.explanation)?)
     }
 }
 

@@ -143,6 +143,14 @@ impl Builds for Script {
         let removed = request.into_inner().name == "there";
         Ok(Response::new(pb::RemoveImageReply { removed }))
     }
+
+    async fn explain(
+        &self,
+        request: Request<pb::ExplainRequest>,
+    ) -> Result<Response<pb::ExplainReply>, Status> {
+        let asked = request.into_inner();
+        Err(Status::not_found(format!("there is no account of build {:?}", asked.build)))
+    }
 }
 
 /// A screen that remembers.

@@ -81,6 +81,20 @@ ids! {
     WorkerId;
     /// A segment of a build that is queued or leased.
     JobId;
+    /// A note beside the records of a store; of two, the later one has the greater id.
+    NoteId;
+}
+
+impl From<BuildId> for NoteId {
+    fn from(build: BuildId) -> NoteId {
+        NoteId(build.0)
+    }
+}
+
+impl From<NoteId> for BuildId {
+    fn from(note: NoteId) -> BuildId {
+        BuildId(note.0)
+    }
 }
 
 /// Counts the leases of a job; what an older epoch reports is refused.

@@ -5,6 +5,7 @@
 
 pub mod digest;
 pub mod encode;
+pub mod eviction;
 pub mod fault;
 pub mod id;
 pub mod limits;
@@ -22,8 +23,11 @@ pub use digest::{
     ManifestDigest, ParseDigestError, SelectionDigest, StateDigest, StepKey,
 };
 pub use encode::Encoder;
+pub use eviction::{Eviction, EvictionRule};
 pub use fault::Fault;
-pub use id::{AttemptId, BuildId, Epoch, InvalidId, JobId, StageIndex, StepIndex, WorkerId};
+pub use id::{
+    AttemptId, BuildId, Epoch, InvalidId, JobId, NoteId, StageIndex, StepIndex, WorkerId,
+};
 pub use path::{InvalidPath, TreePath};
 pub use platform::{ParsePlatformError, Platform};
 pub use record::{Component, Lineage, Record};

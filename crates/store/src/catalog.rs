@@ -8,6 +8,7 @@
 mod fill;
 mod images;
 mod layers;
+mod notes;
 mod seal;
 mod steps;
 

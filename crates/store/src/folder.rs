@@ -5,6 +5,7 @@
 
 mod images;
 mod layers;
+mod notes;
 pub mod prune;
 mod read;
 pub mod records;

@@ -15,6 +15,7 @@ pub mod index;
 pub mod indexed;
 pub mod keys;
 pub mod locks;
+pub mod notes;
 pub mod objects;
 pub mod verified;
 
@@ -35,5 +36,6 @@ pub use index::{
 pub use indexed::Indexed;
 pub use keys::{ENTRY_BYTES_MAX, Fill, IndexEntry, IndexKey, KeyIndex, KeyUse, Looked};
 pub use locks::{KeyLock, KeyLocks, LockError, LockMode};
+pub use notes::{NoteKind, Notes, evictions, put_eviction};
 pub use objects::{InvalidObjectName, ListedObject, ObjectName, ObjectPage, Objects};
 pub use verified::Verified;

@@ -62,9 +62,10 @@ fn index_key(key: &StepKey) -> IndexKey {
 }
 
 #[tokio::test]
-async fn it_keeps_the_contracts_of_steps_and_images() {
+async fn it_keeps_the_contracts_of_steps_images_and_notes() {
     contract::steps(&World::new().catalog()).await;
     contract::images(&World::new().catalog()).await;
+    contract::notes(&World::new().catalog()).await;
 }
 
 #[tokio::test]

@@ -28,6 +28,7 @@ async fn the_folder_keeps_the_contracts() {
     contract::large_blobs(&store, 3 << 20).await;
     contract::steps(&store).await;
     contract::images(&store).await;
+    contract::notes(&store).await;
 }
 
 #[tokio::test]

@@ -3,11 +3,13 @@
 mod blobs;
 mod grants;
 mod names;
+mod notes;
 mod objects;
 mod steps;
 
 pub use blobs::{blobs, large_blobs};
 pub use grants::{Sent, grants};
 pub use names::images;
+pub use notes::notes;
 pub use objects::objects;
 pub use steps::{record, steps};
