@@ -1,8 +1,13 @@
 //! From the configuration's registry tables to how registries are reached.
 
+use std::path::Path;
+
 use anyhow::Context as _;
 use dcbuild_process::Config;
 use dcbuild_registry::{RawHostConfig, RawRegistryConfig, RegistryConfig};
+
+/// Where docker keeps the certificates of registries.
+const DOCKER_CERTIFICATES: &str = "/etc/docker/certs.d";
 
 pub(crate) fn registries(config: &Config) -> anyhow::Result<RegistryConfig> {
     let hosts = config.registries.iter().map(|(host, table)| {
@@ -15,7 +20,8 @@ pub(crate) fn registries(config: &Config) -> anyhow::Result<RegistryConfig> {
         };
         (host.clone(), raw)
     });
-    RawRegistryConfig(hosts.collect())
+    let registries = RawRegistryConfig(hosts.collect())
         .resolve()
-        .context("the registries of the configuration are wrong")
+        .context("the registries of the configuration are wrong")?;
+    Ok(registries.with_certificates_of(Path::new(DOCKER_CERTIFICATES)))
 }

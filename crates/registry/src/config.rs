@@ -1,12 +1,13 @@
 //! How each registry is reached: mirrors, plain http, certificates.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::origin::{Origin, is_local};
+use crate::transport::read_certificates;
 
 /// The registries' part of a configuration file, as written: `[registry."HOST"]`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -114,6 +115,37 @@ impl RawRegistryConfig {
 }
 
 impl RegistryConfig {
+    /// Trusts what docker trusts as well: the certificates in each `HOST/*.crt` below a folder, `/etc/docker/certs.d`.
+    ///
+    /// A folder that is not there adds nothing, and neither does a file that holds no certificate.
+    #[must_use]
+    pub fn with_certificates_of(mut self, folder: &Path) -> RegistryConfig {
+        for host in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let Ok(name) = host.file_name().into_string() else { continue };
+            let files = std::fs::read_dir(host.path()).into_iter().flatten().flatten();
+            let mut files: Vec<PathBuf> = files
+                .map(|file| file.path())
+                .filter(|path| path.extension().is_some_and(|it| it == "crt"))
+                .filter(|path| match read_certificates(path) {
+                    Ok(_) => true,
+                    Err(problem) => {
+                        tracing::warn!(problem, "a certificate of docker's is not used");
+                        false
+                    }
+                })
+                .collect();
+            files.sort();
+            if files.is_empty() || base_url(&name, true).is_none() {
+                continue;
+            }
+            let host = self.hosts.entry(canonical(&name).to_owned()).or_default();
+            if !host.http {
+                host.ca.extend(files);
+            }
+        }
+        self
+    }
+
     pub(crate) fn hosts(&self) -> impl Iterator<Item = (&String, &HostConfig)> {
         self.hosts.iter()
     }

@@ -1,7 +1,5 @@
 //! What can go wrong between dcbuild and a registry, and who can mend it.
 
-use std::error::Error;
-
 use dcbuild_model::{Digest, Fault, Platform};
 use dcbuild_oci::{CountMismatch, InvalidConfig, InvalidManifest};
 use reqwest::Method;
@@ -9,6 +7,7 @@ use url::Url;
 
 use crate::credentials::CredentialError;
 use crate::layout::LayoutOpenError;
+use crate::obstacle::Obstacle;
 use crate::origin::Origin;
 
 /// How much of a path an error shows.
@@ -131,6 +130,14 @@ pub enum HttpError {
         /// What is wrong with it.
         what: String,
     },
+    /// Neither a registry nor the mirrors that stand for it answered well.
+    #[error("its mirrors failed ({mirrors}), and so did the registry")]
+    Mirrored {
+        /// What the mirrors said, in the order in which they were asked.
+        mirrors: String,
+        /// What the registry said.
+        source: Box<HttpError>,
+    },
     /// The connection's settings cannot be used.
     #[error("could not prepare connections to {host}: {what}")]
     Setup {
@@ -162,7 +169,9 @@ impl HttpError {
             HttpError::Connect { source, .. } => Obstacle::of(source).is_none(),
             HttpError::Stalled { .. } => true,
             HttpError::Status(api) => matches!(api.status, 408 | 429 | 500..=599),
-            HttpError::Token { source, .. } => source.is_transient(),
+            HttpError::Token { source, .. } | HttpError::Mirrored { source, .. } => {
+                source.is_transient()
+            }
             _ => false,
         }
     }
@@ -170,7 +179,7 @@ impl HttpError {
     pub(crate) fn status(&self) -> Option<u16> {
         match self {
             HttpError::Status(api) => Some(api.status),
-            HttpError::Token { source, .. } => source.status(),
+            HttpError::Token { source, .. } | HttpError::Mirrored { source, .. } => source.status(),
             _ => None,
         }
     }
@@ -186,7 +195,7 @@ impl HttpError {
             | HttpError::Read { .. }
             | HttpError::Location { .. } => Fault::Cluster,
             HttpError::Credentials { .. } | HttpError::Setup { .. } => Fault::Request,
-            HttpError::Token { source, .. } => source.fault(),
+            HttpError::Token { source, .. } | HttpError::Mirrored { source, .. } => source.fault(),
             HttpError::Status(_) => {
                 if self.is_transient() {
                     Fault::Cluster
@@ -195,6 +204,14 @@ impl HttpError {
                 }
             }
         }
+    }
+
+    /// Adds what the mirrors had answered that were asked before.
+    pub(crate) fn after(self, mirrors: &[String]) -> HttpError {
+        if mirrors.is_empty() {
+            return self;
+        }
+        HttpError::Mirrored { mirrors: mirrors.join("; "), source: Box::new(self) }
     }
 
     /// Adds who we said we are, where that is what was refused.
@@ -217,65 +234,8 @@ impl HttpError {
             HttpError::Connect { asked, source } => {
                 Obstacle::of(source).map(|obstacle| obstacle.hint(&asked.host))
             }
-            HttpError::Token { source, .. } => source.hint(),
+            HttpError::Token { source, .. } | HttpError::Mirrored { source, .. } => source.hint(),
             _ => None,
-        }
-    }
-}
-
-/// What keeps a connection from being made, now and at each other try.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Obstacle {
-    /// Nothing listens there.
-    Refused,
-    /// The certificate is signed by nobody whom we trust, or is another's.
-    Certificate,
-    /// What listens there does not speak TLS.
-    NoTls,
-}
-
-impl Obstacle {
-    fn of(error: &(dyn Error + 'static)) -> Option<Obstacle> {
-        let mut next = Some(error);
-        while let Some(cause) = next {
-            if let Some(error) = cause.downcast_ref::<std::io::Error>() {
-                if error.kind() == std::io::ErrorKind::ConnectionRefused {
-                    return Some(Obstacle::Refused);
-                }
-                // An error within an I/O error is not among its sources.
-                let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-                if let Some(obstacle) = tls.and_then(Obstacle::of_tls) {
-                    return Some(obstacle);
-                }
-            }
-            if let Some(obstacle) = cause.downcast_ref().and_then(Obstacle::of_tls) {
-                return Some(obstacle);
-            }
-            next = cause.source();
-        }
-        None
-    }
-
-    fn of_tls(error: &rustls::Error) -> Option<Obstacle> {
-        match error {
-            rustls::Error::InvalidCertificate(_) => Some(Obstacle::Certificate),
-            rustls::Error::InvalidMessage(_) => Some(Obstacle::NoTls),
-            _ => None,
-        }
-    }
-
-    fn hint(self, whole: &str) -> String {
-        let name = whole.split_once("://").map_or(whole, |(_, name)| name);
-        match self {
-            Obstacle::Refused => {
-                format!("nothing listens at {name}: check the registry's name and port")
-            }
-            Obstacle::Certificate => format!(
-                "name the authority that signed its certificate with ca = [\"FILE\"] under [registry.\"{name}\"], or set insecure = true there"
-            ),
-            Obstacle::NoTls => format!(
-                "if the registry speaks plain http, set http = true under [registry.\"{name}\"]"
-            ),
         }
     }
 }

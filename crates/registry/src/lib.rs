@@ -12,6 +12,8 @@ mod credentials;
 mod docker;
 mod error;
 mod layout;
+mod names;
+mod obstacle;
 mod origin;
 mod pull;
 mod push;

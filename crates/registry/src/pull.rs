@@ -15,7 +15,7 @@ use crate::client::{FetchedManifest, HeadManifest, url_in};
 use crate::config::Endpoint;
 use crate::error::{Asked, HttpError, PullError};
 use crate::source::BlobStream;
-use crate::transport::{Call, SILENCE_MAX, TRIES_MAX, Transport, backoff, read_limited};
+use crate::transport::{Call, SILENCE_MAX, TRIES_MAX, Transport, backoff, chain, read_limited};
 use crate::verify::Verifier;
 
 const RESUMES_MAX: u32 = 100;
@@ -39,25 +39,26 @@ fn manifest_call(endpoint: &Endpoint, image: &ImageRef, method: Method) -> Resul
     Ok(Call { method, url, headers, scopes: scopes(image.repository()), ..Call::default() })
 }
 
-/// Tries mirrors, then the registry; the last one's error is the one that counts.
+/// Tries mirrors, then the registry, whose error is the one that counts; what the mirrors said goes with it.
 async fn ask_each(
     transport: &Transport,
     image: &ImageRef,
     method: Method,
 ) -> Result<Response, HttpError> {
     let endpoints = transport.config.pull_endpoints(image.host());
-    let mut last = None;
+    let mut mirrors = Vec::new();
     for endpoint in &endpoints {
         let call = manifest_call(endpoint, image, method.clone())?;
         match transport.send(endpoint, &call).await {
             Ok(response) => return Ok(response),
-            Err(error) => {
-                tracing::debug!(endpoint = %endpoint.name, %error, "endpoint has no manifest");
-                last = Some(error);
+            Err(error) if endpoint.namespace.is_some() => {
+                tracing::debug!(endpoint = %endpoint.name, %error, "mirror has no manifest");
+                mirrors.push(chain(&error));
             }
+            Err(error) => return Err(error.after(&mirrors)),
         }
     }
-    Err(last.unwrap_or_else(|| no_endpoint(image.repository())))
+    Err(no_endpoint(image.repository()).after(&mirrors))
 }
 
 fn no_endpoint(repository: &Repository) -> HttpError {
@@ -106,6 +107,8 @@ struct Download {
     repository: Repository,
     digest: Digest,
     endpoints: VecDeque<Endpoint>,
+    /// What mirrors said that did not have it.
+    mirrors: Vec<String>,
     verifier: Verifier,
     body: Option<Response>,
     /// Bytes of the answer that we already have, where the registry ignored the range.
@@ -128,6 +131,7 @@ pub(crate) async fn blob(
         image,
         repository: repository.clone(),
         digest: descriptor.digest,
+        mirrors: Vec::new(),
         body: None,
         skip: 0,
         failures: 0,
@@ -153,6 +157,7 @@ impl Download {
                 Ok(()) => return Ok(()),
                 Err(error) if self.endpoints.len() > 1 => {
                     tracing::debug!(endpoint = %endpoint.name, %error, "mirror failed for a blob");
+                    self.mirrors.push(chain(&error));
                     self.endpoints.pop_front();
                 }
                 Err(error) if error.status() == Some(404) => {
@@ -161,7 +166,7 @@ impl Download {
                         digest: self.digest,
                     });
                 }
-                Err(error) => return Err(PullError::of(&self.image, error)),
+                Err(error) => return Err(PullError::of(&self.image, error.after(&self.mirrors))),
             }
         }
     }

@@ -20,6 +20,7 @@ use crate::auth::{Proofs, answer_challenge};
 use crate::config::{Endpoint, HostConfig, RegistryConfig};
 use crate::credentials::{CredentialSource, Login};
 use crate::error::{ApiError, Asked, HttpError};
+use crate::names::SystemNames;
 use crate::origin::{Origin, is_local};
 use crate::source::BlobReader;
 
@@ -257,6 +258,7 @@ fn base_client() -> reqwest::ClientBuilder {
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
         .referer(false)
+        .dns_resolver(Arc::new(SystemNames))
         .connect_timeout(CONNECT_TIME_MAX)
         .pool_idle_timeout(Duration::from_secs(30))
         .tcp_keepalive(Duration::from_secs(30))
@@ -280,7 +282,7 @@ fn own_client(name: &str, host: &HostConfig) -> Result<Client, String> {
     builder.build().map_err(|error| chain(&error))
 }
 
-fn read_certificates(path: &Path) -> Result<Vec<reqwest::Certificate>, String> {
+pub(crate) fn read_certificates(path: &Path) -> Result<Vec<reqwest::Certificate>, String> {
     let shown = path.display();
     let pem = std::fs::read(path).map_err(|error| format!("could not read '{shown}': {error}"))?;
     match reqwest::Certificate::from_pem_bundle(&pem) {
@@ -290,7 +292,8 @@ fn read_certificates(path: &Path) -> Result<Vec<reqwest::Certificate>, String> {
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+/// An error with all that caused it.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let links = std::iter::successors(Some(error), |error| error.source());
     links.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

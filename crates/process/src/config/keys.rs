@@ -31,7 +31,11 @@ pub(super) const KEYS: [Key; 30] = [
     key("registry.HOST.mirrors", "[]", "Hosts that are asked first, in this order."),
     key("registry.HOST.http", "false", "Use plain http."),
     key("registry.HOST.insecure", "false", "Use https without checking the certificate."),
-    key("registry.HOST.ca", "[]", "Files of certificates to trust besides the system's."),
+    key(
+        "registry.HOST.ca",
+        "[]",
+        "Files of certificates to trust besides the system's and docker's in `/etc/docker/certs.d/HOST/*.crt`.",
+    ),
     key("build.state_dir", "$XDG_DATA_HOME/dcbuild", "Where everything of local builds is kept."),
     key("build.parallelism", "the number of cpus", "How many steps run at once."),
     key("build.keep_storage", "20GiB", "What may stay in the state folder after a build."),

@@ -256,6 +256,30 @@ async fn mirrors_are_asked_first_and_may_fail() {
 }
 
 #[tokio::test]
+async fn what_mirrors_said_is_not_hidden_by_the_registry_that_cannot_be_reached() {
+    let mirror = Fake::start(|_, _| answer(404, "")).await;
+    // Nobody listens there any more.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let closed = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let raw = serde_json::json!({ closed.clone(): { "mirrors": [&mirror.host] } });
+    let config: RawRegistryConfig = serde_json::from_value(raw).unwrap();
+    let client = RegistryClient::new(config.resolve().unwrap(), Arc::new(Anonymous)).unwrap();
+    let error = resolve(&client, &closed).await.unwrap_err();
+    let PullError::Http { source, .. } = &error else { panic!("{error:?}") };
+    let asked = format!("http://{} answered GET /v2/team/app/manifests/v1 with 404", mirror.host);
+    let told = format!("its mirrors failed ({asked}), and so did the registry");
+    assert_eq!(source.to_string(), told);
+    let reached = std::error::Error::source(source).unwrap().to_string();
+    assert_eq!(
+        reached,
+        format!("could not reach http://{closed} for GET /v2/team/app/manifests/v1")
+    );
+    assert!(error.hint().unwrap().contains(&format!("nothing listens at {closed}")));
+    assert_eq!(mirror.log().len(), 1);
+}
+
+#[tokio::test]
 async fn nested_indexes_have_an_end() {
     let small = Small::new("tar");
     for (depth, good) in [(3, true), (4, false), (60, false)] {

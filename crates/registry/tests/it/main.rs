@@ -7,3 +7,4 @@ mod files;
 mod image;
 mod real;
 mod server;
+mod tls;

@@ -14,6 +14,11 @@ pub(crate) struct RegistryServer {
 impl RegistryServer {
     /// Starts it; none where it is not installed.
     pub(crate) async fn start() -> Option<RegistryServer> {
+        RegistryServer::start_with(|_| String::new()).await
+    }
+
+    /// Starts it with more lines about http, which may name files of its folder.
+    pub(crate) async fn start_with(http: impl Fn(&Path) -> String) -> Option<RegistryServer> {
         let program = Path::new("/usr/bin/docker-registry");
         if !program.exists() {
             return None;
@@ -25,7 +30,7 @@ impl RegistryServer {
             "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n  \
              delete:\n    enabled: true\nhttp:\n  addr: {host}\n",
             folder.path().join("data").display()
-        );
+        ) + &http(folder.path());
         let file = folder.path().join("config.yml");
         std::fs::write(&file, config).unwrap();
         let child = Command::new(program)

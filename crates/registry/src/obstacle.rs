@@ -1,0 +1,103 @@
+//! What keeps us from a registry now and would at each other try, so that nobody waits for one.
+
+use std::error::Error;
+
+use crate::names::NameError;
+
+/// What keeps a connection from being made, now and at each other try.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Obstacle {
+    /// Nobody knows where that is.
+    Unknown,
+    /// Nothing listens there.
+    Refused,
+    /// The certificate is signed by nobody whom we trust, or is another's.
+    Certificate,
+    /// What listens there does not speak TLS.
+    NoTls,
+}
+
+impl Obstacle {
+    pub(crate) fn of(error: &(dyn Error + 'static)) -> Option<Obstacle> {
+        let mut next = Some(error);
+        while let Some(cause) = next {
+            if cause.is::<NameError>() {
+                return Some(Obstacle::Unknown);
+            }
+            if let Some(error) = cause.downcast_ref::<std::io::Error>() {
+                if error.kind() == std::io::ErrorKind::ConnectionRefused {
+                    return Some(Obstacle::Refused);
+                }
+                // An error within an I/O error is not among its sources, which are those of the inner one.
+                if let Some(inner) = error.get_ref() {
+                    next = Some(inner);
+                    continue;
+                }
+            }
+            if let Some(obstacle) = cause.downcast_ref().and_then(Obstacle::of_tls) {
+                return Some(obstacle);
+            }
+            next = cause.source();
+        }
+        None
+    }
+
+    fn of_tls(error: &rustls::Error) -> Option<Obstacle> {
+        match error {
+            rustls::Error::InvalidCertificate(_) => Some(Obstacle::Certificate),
+            rustls::Error::InvalidMessage(_) => Some(Obstacle::NoTls),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn hint(self, whole: &str) -> String {
+        let name = whole.split_once("://").map_or(whole, |(_, name)| name);
+        match self {
+            Obstacle::Unknown => format!(
+                "no name service knows {name}: check the registry's name, and whether this machine has a network"
+            ),
+            Obstacle::Refused => {
+                format!("nothing listens at {name}: check the registry's name and port")
+            }
+            Obstacle::Certificate => format!(
+                "name the authority that signed its certificate with ca = [\"FILE\"] under [registry.\"{name}\"], or set insecure = true there"
+            ),
+            Obstacle::NoTls => format!(
+                "if the registry speaks plain http, set http = true under [registry.\"{name}\"]"
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use reqwest::dns::{Name, Resolve, Resolving};
+
+    use super::*;
+
+    /// A name service that knows nothing.
+    struct Nothing;
+
+    impl Resolve for Nothing {
+        fn resolve(&self, name: Name) -> Resolving {
+            Box::pin(async move {
+                let source = std::io::Error::other("Name or service not known");
+                Err(NameError { host: name.as_str().to_owned(), source }.into())
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_nobody_knows_is_no_matter_of_patience() {
+        // Another test of this process may have been first.
+        let _installed = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder().no_proxy().dns_resolver(Arc::new(Nothing));
+        let asked = client.build().unwrap().get("http://registry.invalid:5000/v2/").send();
+        let error = asked.await.unwrap_err();
+        assert_eq!(Obstacle::of(&error), Some(Obstacle::Unknown), "{error:?}");
+        let hint = Obstacle::Unknown.hint("http://registry.invalid:5000");
+        assert!(hint.contains("registry.invalid:5000"), "{hint}");
+    }
+}

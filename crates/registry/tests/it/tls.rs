@@ -1,0 +1,88 @@
+//! Registries behind TLS: whose certificate is trusted, and what is said where none is.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dcbuild_oci::ImageRef;
+use dcbuild_registry::{Anonymous, PullError, RawRegistryConfig, RegistryClient, RegistryConfig};
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use serde_json::{Value, json};
+
+use crate::server::RegistryServer;
+
+/// Writes a certificate for this machine and its key.
+fn certificate(folder: &Path) -> (PathBuf, PathBuf) {
+    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(names).unwrap();
+    let (file, key) = (folder.join("tls.crt"), folder.join("tls.key"));
+    std::fs::write(&file, cert.pem()).unwrap();
+    std::fs::write(&key, signing_key.serialize_pem()).unwrap();
+    (file, key)
+}
+
+async fn server(folder: &Path) -> Option<(RegistryServer, PathBuf)> {
+    let (file, key) = certificate(folder);
+    let lines = |_: &Path| {
+        format!("  tls:\n    certificate: {}\n    key: {}\n", file.display(), key.display())
+    };
+    RegistryServer::start_with(lines).await.map(|server| (server, file.clone()))
+}
+
+fn config(host: &str, table: Value) -> RegistryConfig {
+    let raw: RawRegistryConfig = serde_json::from_value(json!({ host: table })).unwrap();
+    raw.resolve().unwrap()
+}
+
+/// Asks for an image that is not there; the error where it does not come so far.
+async fn asks(config: RegistryConfig, host: &str) -> Result<(), PullError> {
+    let client = RegistryClient::new(config, Arc::new(Anonymous)).unwrap();
+    let image: ImageRef = format!("{host}/team/none:1").parse().unwrap();
+    assert_eq!(client.head_manifest(&image).await?, None);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_certificate_is_trusted_where_the_configuration_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some((server, file)) = server(folder.path()).await else { return };
+    let host = &server.host;
+    asks(config(host, json!({ "ca": [file] })), host).await.unwrap();
+    asks(config(host, json!({ "insecure": true })), host).await.unwrap();
+
+    let other = tempfile::tempdir().unwrap();
+    let (foreign, _) = certificate(other.path());
+    let begun = tokio::time::Instant::now();
+    let error = asks(config(host, json!({ "ca": [foreign] })), host).await.unwrap_err();
+    assert!(begun.elapsed() < std::time::Duration::from_secs(3), "it is tried again: {error:?}");
+    let PullError::Http { source, .. } = &error else { panic!("{error:?}") };
+    let want = format!("could not reach https://{host} for HEAD /v2/team/none/manifests/1");
+    assert_eq!(source.to_string(), want);
+    let hint = error.hint().unwrap();
+    assert!(hint.contains(&format!("under [registry.\"{host}\"]")), "{hint}");
+}
+
+#[tokio::test]
+async fn docker_s_certificates_are_trusted() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some((server, file)) = server(folder.path()).await else { return };
+    let certificates = tempfile::tempdir().unwrap();
+    let own = certificates.path().join(&server.host);
+    std::fs::create_dir(&own).unwrap();
+    std::fs::copy(file, own.join("ca.crt")).unwrap();
+    std::fs::write(own.join("broken.crt"), "nothing").unwrap();
+    let config = RegistryConfig::default().with_certificates_of(certificates.path());
+    asks(config, &server.host).await.unwrap();
+    let missing = RegistryConfig::default().with_certificates_of(Path::new("/nonexistent"));
+    assert!(asks(missing, &server.host).await.is_err());
+}
+
+#[tokio::test]
+async fn a_registry_without_tls_is_told_from_one_that_is_not_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(server) = RegistryServer::start().await else { return };
+    let (file, _) = certificate(folder.path());
+    let host = &server.host;
+    let error = asks(config(host, json!({ "ca": [file] })), host).await.unwrap_err();
+    let hint = error.hint().unwrap_or_else(|| panic!("no hint: {error:?}"));
+    assert!(hint.contains("http = true"), "{hint}");
+}
