@@ -16,11 +16,69 @@ pub struct Platform {
 
 /// Says why a text is no platform.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("'{text}' is not a platform (OS/ARCH or OS/ARCH/VARIANT, such as linux/amd64)")]
-pub struct ParsePlatformError {
-    /// The text.
-    pub text: String,
+pub enum ParsePlatformError {
+    /// It is not written like one.
+    #[error("'{text}' is not a platform (OS/ARCH or OS/ARCH/VARIANT, such as linux/amd64)")]
+    Malformed {
+        /// The text.
+        text: String,
+    },
+    /// It is one word, which nobody knows.
+    #[error("\"{text}\": unknown operating system or architecture")]
+    Unknown {
+        /// The text.
+        text: String,
+    },
 }
+
+/// Operating systems that may stand alone; this machine's architecture is meant then.
+const SYSTEMS: [&str; 17] = [
+    "aix",
+    "android",
+    "darwin",
+    "dragonfly",
+    "freebsd",
+    "hurd",
+    "illumos",
+    "ios",
+    "js",
+    "linux",
+    "nacl",
+    "netbsd",
+    "openbsd",
+    "plan9",
+    "solaris",
+    "windows",
+    "zos",
+];
+
+/// Architectures that may stand alone; linux is meant then.
+const ARCHITECTURES: [&str; 24] = [
+    "386",
+    "amd64",
+    "amd64p32",
+    "arm",
+    "armbe",
+    "arm64",
+    "arm64be",
+    "ppc64",
+    "ppc64le",
+    "loong64",
+    "mips",
+    "mipsle",
+    "mips64",
+    "mips64le",
+    "mips64p32",
+    "mips64p32le",
+    "ppc",
+    "riscv",
+    "riscv64",
+    "s390",
+    "s390x",
+    "sparc",
+    "sparc64",
+    "wasm",
+];
 
 impl Platform {
     /// The platform that this program runs on.
@@ -60,7 +118,7 @@ impl FromStr for Platform {
     type Err = ParsePlatformError;
 
     fn from_str(text: &str) -> Result<Platform, ParsePlatformError> {
-        let invalid = || ParsePlatformError { text: text.into() };
+        let invalid = || ParsePlatformError::Malformed { text: text.into() };
         let plain = |part: &str| {
             part.starts_with(|first: char| first.is_ascii_alphanumeric())
                 && part
@@ -75,10 +133,15 @@ impl FromStr for Platform {
         match parts[..] {
             [os, arch] => Ok(normalise(os.into(), arch.into(), String::new())),
             [os, arch, variant] => Ok(normalise(os.into(), arch.into(), variant.into())),
-            [one] if matches!(one, "linux" | "windows" | "darwin" | "freebsd") => {
-                Ok(Platform { os: one.into(), ..Platform::host() })
+            [one] if SYSTEMS.contains(&one) => Ok(Platform { os: one.into(), ..Platform::host() }),
+            [one] => {
+                let platform = normalise("linux".into(), one.into(), String::new());
+                if ARCHITECTURES.contains(&platform.arch.as_str()) {
+                    Ok(platform)
+                } else {
+                    Err(ParsePlatformError::Unknown { text: text.into() })
+                }
             }
-            [one] => Ok(normalise("linux".into(), one.into(), String::new())),
             _ => Err(invalid()),
         }
     }
@@ -103,5 +166,10 @@ mod tests {
         for text in ["", "a/b/c/d", "linux/", "linux/am d64", "linux/../x"] {
             assert!(text.parse::<Platform>().is_err(), "{text}");
         }
+        for text in ["armhf", "X86-64", "s390x", "Linux", "freebsd"] {
+            assert!(text.parse::<Platform>().is_ok(), "{text}");
+        }
+        let error = "foo".parse::<Platform>().unwrap_err();
+        assert_eq!(error.to_string(), "\"foo\": unknown operating system or architecture");
     }
 }
