@@ -35,8 +35,11 @@ fn an_output_that_fails_leaves_the_others_alone() {
     let good = format!("type=image,name={}/team/app:1,push=true", story.registry.host);
     let tar = story.home.arg("image.tar");
     let file = format!("type=oci,dest={tar}");
+    let (id, metadata) = (story.home.arg("id"), story.home.arg("metadata.json"));
+    let told = ["--iidfile", &id, "--metadata-file", &metadata];
     let watch = Stopwatch::start();
-    let done = story.try_build(&["--output", &bad, "--output", &good, "--output", &file]).failed();
+    let outputs = ["--output", &bad, "--output", &good, "--output", &file];
+    let done = story.try_build(&[&outputs[..], &told].concat()).failed();
     assert!(watch.passed() < Duration::from_secs(45), "a refused connection is not tried again");
     let image = Image::read_tar(&story.home.path("image.tar"));
     assert_eq!(story.registry.get("team/app:1").digest, image.digest);
@@ -55,6 +58,15 @@ fn an_output_that_fails_leaves_the_others_alone() {
     );
     assert!(!done.stderr.contains("CANCELED"), "{}", done.stderr);
     assert!(!done.stderr.contains("attempt 1 of 3"), "{}", done.stderr);
+    // What is there is written down, and nothing else.
+    let text = |name: &str| std::fs::read_to_string(story.home.path(name)).unwrap();
+    let known: serde_json::Value = serde_json::from_str(&text("metadata.json")).unwrap();
+    assert_eq!(known["containerimage.digest"], image.digest);
+    assert_eq!(known["image.name"], format!("{}/team/app:1", story.registry.host));
+    assert_eq!(known["containerimage.config.digest"], text("id").trim());
+    // An image that is nowhere has no id, nor has it an older one.
+    story.try_build(&[&["--output", &bad][..], &told].concat()).failed();
+    assert!(!story.home.path("id").exists());
 }
 
 #[test]

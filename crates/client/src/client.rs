@@ -227,6 +227,7 @@ impl Client {
         show: &mut Show<'_>,
         stop: &CancellationToken,
     ) -> Result<Ended, ClientError> {
+        self.forget_id(request)?;
         self.submit(request.id, &request.submission).await?;
         let sources = Arc::new(self.sources(request.id, request.layouts.clone()));
         let secrets = request.secrets.clone();
@@ -251,16 +252,18 @@ impl Client {
             Outcome::Failed(failed) => failed.outputs.clone(),
             Outcome::Planned { .. } | Outcome::Canceled { .. } => Vec::new(),
         };
-        let delivery = self.deliver(request, &made, show, stop).await;
+        let mut delivery = self.deliver(request, &made, show, stop).await;
         show.finish();
         if delivery.stopped {
             show.write("error: interrupted\n");
             return Ok(left());
         }
-        if let Outcome::Done { outputs, .. } = &outcome
-            && delivery.errors.is_empty()
+        let well = matches!(outcome, Outcome::Done { .. }) && delivery.errors.is_empty();
+        if (well || !delivery.results.is_empty())
+            && let Err(error) = self.tell(request, &delivery.results)
         {
-            self.tell(request, outputs)?;
+            delivery.errors.push(error);
+        } else if well {
             show.sum_up();
         }
         Ok(conclude(request, outcome, &delivery, (show, stop)))

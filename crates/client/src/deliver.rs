@@ -64,6 +64,14 @@ pub enum DeliverError {
     /// Docker did not take the image.
     #[error("could not load the image into docker")]
     Load(#[from] LoadError),
+    /// A disk is full.
+    #[error("no space left in '{}'", folder.display())]
+    NoSpace {
+        /// The folder of the output.
+        folder: PathBuf,
+        /// What could not be written.
+        source: Box<DeliverError>,
+    },
     /// The process is going down.
     #[error("writing the output was stopped")]
     Stopped(#[from] tokio::task::JoinError),
@@ -77,7 +85,9 @@ impl DeliverError {
             DeliverError::Store(error) => error.fault(),
             DeliverError::Write { source, .. } => source.fault(),
             DeliverError::Load(error) => error.fault(),
-            DeliverError::File { .. } | DeliverError::Unpack { .. } => Fault::Request,
+            DeliverError::File { .. }
+            | DeliverError::Unpack { .. }
+            | DeliverError::NoSpace { .. } => Fault::Request,
             DeliverError::Stopped(_) => Fault::Cluster,
         }
     }
@@ -87,6 +97,9 @@ impl Hint for DeliverError {
     fn hint(&self) -> Option<String> {
         match self {
             DeliverError::Load(error) => error.hint(),
+            DeliverError::NoSpace { .. } => {
+                Some("make room there, or give the output another dest".into())
+            }
             _ => None,
         }
     }
@@ -124,6 +137,17 @@ impl Deliverer {
         output: &ClientOutput,
         made: &OutputResult,
     ) -> Result<(), DeliverError> {
+        let delivered = self.put(output, made).await;
+        delivered.map_err(|error| match output.folder() {
+            Some(folder) if is_full(&error) => {
+                let folder = self.working.join(folder);
+                DeliverError::NoSpace { folder, source: Box::new(error) }
+            }
+            _ => error,
+        })
+    }
+
+    async fn put(&self, output: &ClientOutput, made: &OutputResult) -> Result<(), DeliverError> {
         match output {
             ClientOutput::Image => Ok(()),
             ClientOutput::OciTar { dest } => {
@@ -248,6 +272,19 @@ impl Deliverer {
         let writer = work(writer).await.map_err(failed)?;
         Out { writer, place }.finish().await
     }
+}
+
+/// Whether a full disk is at the bottom of it.
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        if matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
 }
 
 fn is_broken_pipe(error: &DeliverError) -> bool {

@@ -4,7 +4,7 @@
 mod tests;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dcbuild_model::Compression;
 use dcbuild_oci::ImageRef;
@@ -59,6 +59,21 @@ pub enum ClientOutput {
 }
 
 impl ClientOutput {
+    /// The folder that it writes to, where it is one of this machine's.
+    pub(crate) fn folder(&self) -> Option<&Path> {
+        match self {
+            ClientOutput::OciTar { dest: Dest::File(path) }
+            | ClientOutput::DockerTar { dest: Dest::File(path) }
+            | ClientOutput::Tar { dest: Dest::File(path) } => Some(path.parent().unwrap_or(path)),
+            ClientOutput::OciFolder { dest } | ClientOutput::Local { dest } => Some(dest),
+            ClientOutput::OciTar { dest: Dest::Stdout }
+            | ClientOutput::DockerTar { dest: Dest::Stdout }
+            | ClientOutput::Tar { dest: Dest::Stdout }
+            | ClientOutput::Image
+            | ClientOutput::Load => None,
+        }
+    }
+
     /// Whether it writes to standard output.
     pub fn is_stdout(&self) -> bool {
         match self {

@@ -16,6 +16,8 @@ use crate::show::Show;
 pub(crate) struct Delivery {
     /// Those that are where they belong, in words.
     pub(crate) arrived: Vec<String>,
+    /// What those are.
+    pub(crate) results: Vec<OutputResult>,
     /// Why others are not.
     pub(crate) errors: Vec<DeliverError>,
     /// How many were asked for.
@@ -78,24 +80,35 @@ impl Client {
             }
             let kind = request.submission.outputs.get(at).map(|spec| &spec.kind);
             delivery.arrived.push(words(output, kind));
+            delivery.results.push(made.clone());
         }
         delivery
     }
 
-    /// Writes the files that tell programs what was made, once all of it is there.
+    /// Writes the files that tell programs what was made: of outputs that are where they belong, and of no other.
     pub(super) fn tell(
         &self,
         request: &BuildRequest,
-        made: &[OutputResult],
+        results: &[OutputResult],
     ) -> Result<(), DeliverError> {
-        if let (Some(path), Some(id)) = (&request.iidfile, image_id(made)) {
+        if let (Some(path), Some(id)) = (&request.iidfile, image_id(results)) {
             write_file(&self.config.working.join(path), id.as_bytes())?;
         }
         if let Some(path) = &request.metadata_file {
-            let text = metadata(request.id, made);
+            let text = metadata(request.id, results);
             write_file(&self.config.working.join(path), text.as_bytes())?;
         }
         Ok(())
+    }
+
+    /// Takes an image's id away that an earlier build left: if this one fails, nobody shall take it for its own.
+    pub(super) fn forget_id(&self, request: &BuildRequest) -> Result<(), DeliverError> {
+        let Some(path) = &request.iidfile else { return Ok(()) };
+        let path = self.config.working.join(path);
+        if !std::fs::metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
+            return Ok(());
+        }
+        std::fs::remove_file(&path).map_err(|source| DeliverError::File { path, source })
     }
 }
 
