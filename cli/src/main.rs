@@ -76,10 +76,16 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             // Only the roles that talk to somebody need a runtime, and TLS.
             drop(rustls::crypto::ring::default_provider().install_default());
             let runtime = tokio::runtime::Runtime::new().context("could not start the runtime")?;
-            runtime.block_on(talk(command, config, env, state))
+            let code = runtime.block_on(talk(command, config, env, state));
+            // All that matters has been waited for; a thread that still reads a file holds up nobody.
+            runtime.shutdown_timeout(LINGER);
+            code
         }
     }
 }
+
+/// How long threads may go on that nobody waits for.
+const LINGER: std::time::Duration = std::time::Duration::from_millis(300);
 
 async fn talk(
     command: Command,

@@ -1,0 +1,119 @@
+//! Ctrl-C at every stage of a build: it ends soon, and nothing of it is left.
+#![expect(clippy::unwrap_used, reason = "test")]
+
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use dcbuild_tests::home::Home;
+use dcbuild_tests::running::{Running, process_with_argument};
+use dcbuild_tests::story::Story;
+use dcbuild_tests::wait::{Stopwatch, wait_for};
+
+const SOON: Duration = Duration::from_secs(30);
+/// What is meant is a second; a busy machine gets some more.
+const AT_ONCE: Duration = Duration::from_secs(4);
+
+/// A registry that hears every question and answers none.
+struct Silent {
+    host: String,
+    heard: Receiver<TcpStream>,
+}
+
+impl Silent {
+    fn start() -> Silent {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let (tell, heard) = channel();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if tell.send(stream).is_err() {
+                    return;
+                }
+            }
+        });
+        Silent { host, heard }
+    }
+
+    /// Waits until somebody asks; the connection stays open as long as what is returned.
+    fn asked(&self) -> TcpStream {
+        self.heard.recv_timeout(SOON).unwrap()
+    }
+}
+
+#[track_caller]
+fn ends_at_once(build: Running) {
+    build.interrupt();
+    let watch = Stopwatch::start();
+    let done = build.finish(SOON);
+    assert!(watch.passed() < AT_ONCE, "{:?}\n{}", watch.passed(), done.stderr);
+    assert_eq!(done.status.code(), Some(130), "{}", done.stderr);
+}
+
+fn build(home: &Home, flags: &[&str]) -> Running {
+    let context = home.arg("context");
+    let fixed = ["build", "--progress", "plain"];
+    home.start(fixed.into_iter().chain(flags.iter().copied()).chain([context.as_str()]))
+}
+
+#[test]
+fn while_a_registry_is_asked_for_an_image() {
+    let silent = Silent::start();
+    let story = Story::new(&format!("FROM {}/team/base:1\n", silent.host), &[]);
+    let running = build(&story.home, &[]);
+    let _open = silent.asked();
+    ends_at_once(running);
+}
+
+#[test]
+fn while_an_image_is_pushed() {
+    let silent = Silent::start();
+    let story = Story::new("FROM scratch\nCOPY Dockerfile /d\n", &[]);
+    let name = format!("{}/team/app:1", silent.host);
+    let running = build(&story.home, &["-t", &name, "--push"]);
+    let _open = silent.asked();
+    ends_at_once(running);
+}
+
+#[test]
+fn twice_ends_it_whatever_it_does() {
+    let silent = Silent::start();
+    let story = Story::new("FROM scratch\nCOPY Dockerfile /d\n", &[]);
+    let name = format!("{}/team/app:1", silent.host);
+    let running = build(&story.home, &["-t", &name, "--push"]);
+    let _open = silent.asked();
+    running.interrupt();
+    ends_at_once(running);
+}
+
+#[test]
+fn while_another_build_has_the_step() {
+    let seconds = format!("9{}", 1_000_000 + std::process::id());
+    let story = Story::new(&format!("FROM busybox:golden\nRUN sleep {seconds}\n"), &[]);
+    let first = build(&story.home, &[]);
+    wait_for(
+        "the step sleeps",
+        SOON,
+        || process_with_argument(&seconds).then_some(()),
+        || first.stderr(),
+    );
+    let second = build(&story.home, &[]);
+    second.says("RUN sleep", SOON);
+    ends_at_once(second);
+    assert!(process_with_argument(&seconds), "the other build goes on");
+    ends_at_once(first);
+    assert!(!process_with_argument(&seconds));
+}
+
+#[test]
+fn while_the_context_is_hashed() {
+    let story = Story::new("FROM scratch\nCOPY . /c\n", &[]);
+    // It takes no room on the disk, but minutes to read.
+    let huge = std::fs::File::create(story.context().join("huge")).unwrap();
+    huge.set_len(400 << 30).unwrap();
+    assert_eq!(huge.metadata().unwrap().blocks(), 0);
+    let running = build(&story.home, &[]);
+    running.says("load build context", SOON);
+    ends_at_once(running);
+}
