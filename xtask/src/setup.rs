@@ -27,47 +27,48 @@ enum Purpose {
 
 struct Package {
     name: &'static str,
-    purpose: Purpose,
+    purposes: &'static [Purpose],
     reason: &'static str,
 }
 
 const PACKAGES: &[Package] = &[
     Package {
         name: "busybox-static",
-        purpose: Purpose::Tests,
+        purposes: &[Purpose::Tests],
         reason: "the base image of all tests is made from it",
     },
     Package {
         name: "docker-registry",
-        purpose: Purpose::Tests,
+        purposes: &[Purpose::Tests],
         reason: "tests pull from it and push to it",
     },
     Package {
         name: "redis-server",
-        purpose: Purpose::Tests,
+        purposes: &[Purpose::Tests],
         reason: "the index of a remote cache is tested against it, and against its sentinels",
     },
     Package {
         name: "skopeo",
-        purpose: Purpose::Tests,
+        purposes: &[Purpose::Tests],
         reason: "a second opinion on the images that are written",
     },
     Package {
-        name: "mmdebstrap",
-        purpose: Purpose::Examples,
-        reason: "the example's base image with gcc is made with it",
+        name: "docker.io",
+        purposes: &[Purpose::Tests, Purpose::Bench],
+        reason: "images are loaded into a daemon of the tests' own; what dcbuild is measured against",
     },
     Package {
-        name: "docker.io",
-        purpose: Purpose::Bench,
-        reason: "it is what dcbuild is measured against",
+        name: "mmdebstrap",
+        purposes: &[Purpose::Examples],
+        reason: "the example's base image with gcc is made with it",
     },
 ];
 
 /// Says what is needed, and installs what is missing.
 pub(crate) fn run(flags: &Flags) -> anyhow::Result<()> {
-    let wanted =
-        |package: &&Package| flags.purpose == Purpose::All || flags.purpose == package.purpose;
+    let wanted = |package: &&Package| {
+        flags.purpose == Purpose::All || package.purposes.contains(&flags.purpose)
+    };
     let mut missing = Vec::new();
     for package in PACKAGES.iter().filter(wanted) {
         let there = works("dpkg-query", &["--status", package.name]);

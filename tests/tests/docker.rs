@@ -1,0 +1,76 @@
+//! Images in a docker daemon: one daemon, started by the one test that needs it.
+
+use dcbuild_tests::docker::Docker;
+use dcbuild_tests::running::{Finished, Running};
+use dcbuild_tests::story::Story;
+use dcbuild_tests::wait::LONG;
+use serde_json::json;
+
+const DOCKERFILE: &str = "FROM busybox:golden\nENV GREETING=hello\nRUN echo made > /made\n\
+                          COPY Dockerfile /d\nCMD [\"sh\", \"-c\", \"echo $GREETING; cat /made\"]\n";
+
+fn build(story: &Story, docker_host: &str, flags: &[&str]) -> Finished {
+    let context = story.home.arg("context");
+    let fixed = ["build", "--progress", "plain"];
+    let all = fixed.into_iter().chain(flags.iter().copied()).chain([context.as_str()]);
+    let mut command = story.home.command(all);
+    command.env("DOCKER_HOST", docker_host);
+    Running::start(command).finish(LONG)
+}
+
+#[test]
+fn an_image_is_loaded_and_runs() {
+    let docker = Docker::start();
+    let story = Story::new(DOCKERFILE, &[]);
+    let (host, id) = (docker.host(), story.home.arg("id"));
+    let flags = ["--load", "-t", "app:1", "-t", "example.com/team/app:2", "--iidfile", &id];
+    build(&story, &host, &flags).well();
+    let id = std::fs::read_to_string(story.home.path("id")).unwrap();
+    let image = docker.inspect("app:1");
+    assert_eq!(image["Id"], json!(id.trim()));
+    assert_eq!(docker.inspect("example.com/team/app:2")["Id"], image["Id"]);
+    assert_eq!(image["Config"]["Cmd"], json!(["sh", "-c", "echo $GREETING; cat /made"]));
+    assert_eq!(image["RootFS"]["Layers"].as_array().unwrap().len(), 3);
+    let history = docker.ask(&["history", "--no-trunc", "app:1"]).well().stdout;
+    for instruction in
+        ["ENV GREETING=hello", "RUN /bin/sh -c echo made > /made", "COPY Dockerfile /d"]
+    {
+        assert!(history.contains(instruction), "no {instruction:?} in\n{history}");
+    }
+    let ran = docker.ask(&["run", "--rm", "--network", "none", "app:1"]).well();
+    assert_eq!(ran.stdout, "hello\nmade\n");
+
+    // Loading and pushing at once: the same image, at both places.
+    let pushed = format!("{}/team/app:3", story.registry.host);
+    build(&story, &host, &["--load", "--push", "-t", &pushed]).well();
+    assert_eq!(docker.inspect(&pushed)["Id"], image["Id"]);
+    let config = story.registry.get("team/app:3").config;
+    assert_eq!(config["config"]["Env"], image["Config"]["Env"]);
+
+    // A push that fails does not keep the image out of docker.
+    let closed = format!("127.0.0.1:{}/app:4", dcbuild_tests::registry::free_port());
+    let done = build(&story, &host, &["--load", "--push", "-t", &closed]).failed();
+    assert!(
+        done.stderr.contains("delivered all the same: loaded image into docker"),
+        "{}",
+        done.stderr
+    );
+    assert_eq!(docker.inspect(&closed)["Id"], image["Id"]);
+}
+
+#[test]
+fn without_a_daemon_the_error_says_what_to_do() {
+    let story = Story::new("FROM scratch\nCOPY Dockerfile /d\n", &[]);
+    let host = format!("unix://{}", story.home.arg("no.sock"));
+    let done = build(&story, &host, &["--load", "-t", "app:1"]).failed();
+    let parts = [
+        "error: could not load the image into docker: could not reach the docker daemon at",
+        "no.sock",
+        "hint: start docker, set DOCKER_HOST, or write the image with -o type=docker,dest=FILE",
+    ];
+    for part in parts {
+        assert!(done.stderr.contains(part), "no {part:?} in\n{}", done.stderr);
+    }
+    let done = build(&story, "tcp://127.0.0.1:1", &["--load"]).failed();
+    assert!(done.stderr.contains("is no unix socket"), "{}", done.stderr);
+}
