@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 use dcbuild_client::BuildFlags;
-use dcbuild_process::{ByteSize, parse_duration};
 
+use crate::prune::Prune;
 use crate::state::Format;
 use crate::stores::StoreFlags;
 
@@ -176,19 +176,9 @@ pub(crate) struct Du {
     /// How the table is printed
     #[arg(long, value_enum, default_value = "text")]
     pub(crate) format: Format,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Prune {
-    /// Remove everything that no build and no named image needs
-    #[arg(long, short)]
-    pub(crate) all: bool,
-    /// Remove the longest unused until the rest fits, such as 10GiB
-    #[arg(long, value_name = "SIZE")]
-    pub(crate) keep_storage: Option<ByteSize>,
-    /// Remove what was not used for so long, such as 48h
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
-    pub(crate) older_than: Option<std::time::Duration>,
+    /// List each cache mount, too
+    #[arg(long)]
+    pub(crate) verbose: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -18,7 +18,7 @@ use dcbuild_process::{
     Clock as _, Config, Env, Hint, SystemClock, config::NetworkDefault, new_bits, report_with_hint,
 };
 use dcbuild_proto::document::Outcome;
-use dcbuild_store::FolderStore;
+use dcbuild_store::{FolderStore, InUse};
 use dcbuild_worker::{DefaultNetwork, Holdings, Worker, WorkerConfig};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -163,12 +163,15 @@ struct Local {
     stop_worker: CancellationToken,
     stop_server: CancellationToken,
     store: Arc<FolderStore>,
+    in_use: InUse,
     held: Holdings,
 }
 
 impl Local {
     fn start(app: &App) -> anyhow::Result<Local> {
         let store = Arc::new(app.state.open_store()?);
+        // Before anything is looked for: from now on no other process prunes what this build finds.
+        let in_use = store.begin_use().context("could not take the store into use")?;
         let contexts = Arc::new(LocalContexts::new());
         let registries = registries(&app.config)?;
         let parts = dcbuild_worker::Parts {
@@ -218,14 +221,15 @@ impl Local {
             stop_worker,
             stop_server,
             store,
+            in_use,
             held,
         })
     }
 
     /// Stops in the order in which one leans on the other, and makes what was written count after the next boot.
     async fn stop(self) {
-        let Local { client, coordinator, worker, server, stop_worker, stop_server, store, held } =
-            self;
+        let Local { client, coordinator, worker, server, .. } = self;
+        let Local { stop_worker, stop_server, store, in_use, held, .. } = self;
         drop(client);
         stop_worker.cancel();
         worker.close();
@@ -243,6 +247,7 @@ impl Local {
             Ok(records) => tracing::debug!(records, "records are durable"),
             Err(error) => tracing::warn!(error = %format!("{error:#}"), "the store was not synced"),
         }
+        drop(in_use);
     }
 }
 

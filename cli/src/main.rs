@@ -5,6 +5,7 @@
 mod args;
 mod build;
 mod explain;
+mod prune;
 mod registries;
 mod remote;
 mod roles;
@@ -18,10 +19,9 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser as _};
 use clap_complete::generate;
 use dcbuild_process::{Config, Env, signals, start_tracing};
-use dcbuild_store::PruneRequest;
 
 use crate::args::{Arguments, Command};
-use crate::state::{Format, State};
+use crate::state::{Detail, Format, State};
 
 fn main() -> ExitCode {
     // The sandbox's helper is this same binary: it must come first, in one thread, before anything else is set up.
@@ -59,19 +59,11 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
         Command::ConfigReference => say(&dcbuild_process::config::reference()),
         Command::Version(flags) => say(&version(flags.format)),
-        Command::Du(flags) => say(&state.usage(flags.format)?),
-        Command::Prune(flags) => {
-            let default =
-                (!flags.all && flags.older_than.is_none()).then_some(config.build.keep_storage);
-            let keep_bytes = flags.keep_storage.or(default).map(|size| size.0);
-            let request = PruneRequest {
-                keep_bytes,
-                max_age: flags.older_than,
-                all: flags.all,
-                ..PruneRequest::default()
-            };
-            say(&state.prune(&request)?)
+        Command::Du(flags) => {
+            let detail = if flags.verbose { Detail::Full } else { Detail::Sums };
+            say(&state.usage(flags.format, detail)?)
         }
+        Command::Prune(flags) => say(&state.prune(&flags.request(config.build.keep_storage))?),
         command => {
             // Only the roles that talk to somebody need a runtime, and TLS.
             drop(rustls::crypto::ring::default_provider().install_default());

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use dcbuild_model::LayerId;
+use dcbuild_model::{LayerId, UnixTime};
 use dcbuild_process::{ByteSize, Clock, SystemClock};
 use dcbuild_progress::text::bytes as bytes_text;
 use dcbuild_snapshot::{Removal, Snapshots};
 use dcbuild_store::{EntryKind, FolderStore, PruneRequest, StoreEntry, victims};
+use dcbuild_worker::caches::{CacheMount, Caches};
 
 /// A folder by its whole path: the sandbox's helper works in a folder of its own, where a relative one leads nowhere.
 pub(crate) fn absolute(dir: &Path) -> anyhow::Result<PathBuf> {
@@ -47,12 +48,13 @@ impl State {
         self.worker().join("snapshots")
     }
 
-    fn open(&self) -> anyhow::Result<(FolderStore, Snapshots)> {
+    fn open(&self) -> anyhow::Result<Kept> {
         let store = self.open_store()?;
+        let locks = store.locks().context("could not open the locks of the store")?;
         let snapshots = Snapshots::open(&self.snapshots()).with_context(|| {
             format!("could not open the snapshots in {}", self.snapshots().display())
         })?;
-        Ok((store, snapshots))
+        Ok(Kept { store, snapshots, caches: Caches::of(&self.worker(), locks) })
     }
 
     /// Opens the store of this machine.
@@ -62,70 +64,105 @@ impl State {
             .with_context(|| format!("could not open the store in {} ({ELSEWHERE})", dir.display()))
     }
 
-    fn entries(store: &FolderStore, snapshots: &Snapshots) -> anyhow::Result<Vec<StoreEntry>> {
-        let mut entries = store.entries()?;
-        entries.extend(snapshots.usage()?.into_iter().map(|usage| StoreEntry {
-            kind: EntryKind::Snapshot,
-            id: usage.layer.0.hex(),
-            size: usage.bytes,
-            last_used: usage.last_used,
-            needed: false,
-        }));
-        Ok(entries)
-    }
-
-    /// What everything takes, by kind.
-    pub(crate) fn usage(&self, format: Format) -> anyhow::Result<String> {
-        let (store, snapshots) = self.open()?;
-        let entries = State::entries(&store, &snapshots)?;
+    /// What everything takes, by kind; in full also what each cache mount takes.
+    pub(crate) fn usage(&self, format: Format, detail: Detail) -> anyhow::Result<String> {
+        let kept = self.open()?;
+        let caches = kept.caches.list()?;
+        let entries = kept.entries(&caches)?;
         Ok(match format {
-            Format::Text => usage_text(&entries),
-            Format::Json => usage_json(&entries),
+            Format::Text => usage_text(&entries, &caches, detail),
+            Format::Json => usage_json(&entries, &caches),
         })
     }
 
-    /// Removes what the request names; snapshots and blobs count against one ceiling.
+    /// Removes what the request names; all kinds count against one ceiling.
     pub(crate) fn prune(&self, request: &PruneRequest) -> anyhow::Result<String> {
-        let (store, snapshots) = self.open()?;
-        let entries = State::entries(&store, &snapshots)?;
+        let kept = self.open()?;
+        let entries = kept.entries(&kept.caches.list()?)?;
         let total: u64 = entries.iter().map(|entry| entry.size).sum();
         let (mut count, mut bytes) = (0u64, 0u64);
         for entry in victims(&entries, request, SystemClock.now()) {
-            if remove(&store, &snapshots, &entry)? {
+            if kept.remove(&entry)? {
                 count += 1;
                 bytes += entry.size;
             }
         }
-        let kept = total.saturating_sub(bytes);
+        let stay = bytes_text(total.saturating_sub(bytes));
         if count == 0 && !request.all {
-            return Ok(format!(
-                "nothing to remove: {} stay; --all removes what nobody uses\n",
-                bytes_text(kept)
-            ));
+            return Ok(format!("nothing to remove: {stay} stay; --all removes what nobody uses\n"));
         }
-        Ok(format!("removed {count} entries, {}; {} stay\n", bytes_text(bytes), bytes_text(kept)))
+        Ok(format!("removed {count} entries, {}; {stay} stay\n", bytes_text(bytes)))
     }
 
     /// Holds the ceiling after a build; what is in use stays.
     pub(crate) fn hold_ceiling(&self, keep: ByteSize) -> anyhow::Result<()> {
         let request = PruneRequest { keep_bytes: Some(keep.0), ..PruneRequest::default() };
-        let (store, snapshots) = self.open()?;
-        let entries = State::entries(&store, &snapshots)?;
+        let kept = self.open()?;
+        let entries = kept.entries(&kept.caches.list()?)?;
         for entry in victims(&entries, &request, SystemClock.now()) {
-            remove(&store, &snapshots, &entry)?;
+            kept.remove(&entry)?;
         }
         Ok(())
     }
 }
 
-fn remove(store: &FolderStore, snapshots: &Snapshots, entry: &StoreEntry) -> anyhow::Result<bool> {
-    if entry.kind != EntryKind::Snapshot {
-        return Ok(store.remove_entry(entry)?);
+/// All that builds on this machine have left.
+struct Kept {
+    store: FolderStore,
+    snapshots: Snapshots,
+    caches: Caches,
+}
+
+impl Kept {
+    fn entries(&self, caches: &[CacheMount]) -> anyhow::Result<Vec<StoreEntry>> {
+        let mut entries = self.store.entries()?;
+        for usage in self.snapshots.usage()? {
+            entries.push(StoreEntry {
+                kind: EntryKind::Snapshot,
+                id: usage.layer.0.hex(),
+                size: usage.bytes,
+                last_used: usage.last_used,
+                needed: self.store.is_in_use(usage.last_used)?,
+            });
+        }
+        // A build that goes on and has none mounted finds another one empty: that is what a cache mount may be.
+        entries.extend(caches.iter().map(|cache| StoreEntry {
+            kind: EntryKind::CacheMount,
+            id: cache.name.clone(),
+            size: cache.bytes,
+            last_used: cache.last_used,
+            needed: cache.in_use,
+        }));
+        Ok(entries)
     }
-    let Ok(digest) = dcbuild_model::Digest::from_hex(&entry.id) else {
-        bail!("the snapshot '{}' has no layer's name", entry.id);
-    };
-    Ok(snapshots.remove(&LayerId(digest))? == Removal::Removed)
+
+    /// Removes an entry, unless somebody has come to need it.
+    fn remove(&self, entry: &StoreEntry) -> anyhow::Result<bool> {
+        match entry.kind {
+            EntryKind::Snapshot => {
+                let Ok(digest) = dcbuild_model::Digest::from_hex(&entry.id) else {
+                    bail!("the snapshot '{}' has no layer's name", entry.id);
+                };
+                let is_needed = |last_used| {
+                    // What cannot be told is taken for the worse.
+                    last_used != entry.last_used || self.store.is_in_use(last_used).unwrap_or(true)
+                };
+                let removal = self.snapshots.remove_unless(&LayerId(digest), is_needed)?;
+                Ok(removal == Removal::Removed)
+            }
+            EntryKind::CacheMount => Ok(self.caches.remove(&entry.id, entry.last_used)?),
+            EntryKind::Blob | EntryKind::Record | EntryKind::Layer | EntryKind::Quarantined => {
+                Ok(self.store.remove_entry(entry)?)
+            }
+        }
+    }
+}
+
+/// How much is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Detail {
+    Sums,
+    Full,
 }
 
 /// How a table is printed.
@@ -136,9 +173,10 @@ pub(crate) enum Format {
     Json,
 }
 
-const KINDS: [(EntryKind, &str); 5] = [
+const KINDS: [(EntryKind, &str); 6] = [
     (EntryKind::Blob, "blobs"),
     (EntryKind::Snapshot, "snapshots"),
+    (EntryKind::CacheMount, "cache mounts"),
     (EntryKind::Record, "records"),
     (EntryKind::Layer, "layer forms"),
     (EntryKind::Quarantined, "quarantined"),
@@ -152,7 +190,7 @@ fn sums(entries: &[StoreEntry]) -> impl Iterator<Item = (&'static str, u64, u64)
     })
 }
 
-fn usage_text(entries: &[StoreEntry]) -> String {
+fn usage_text(entries: &[StoreEntry], caches: &[CacheMount], detail: Detail) -> String {
     let mut text = format!("{:<14}{:>10}{:>14}\n", "KIND", "COUNT", "SIZE");
     let mut total = 0;
     for (name, count, bytes) in sums(entries) {
@@ -160,13 +198,41 @@ fn usage_text(entries: &[StoreEntry]) -> String {
         text.push_str(&format!("{name:<14}{count:>10}{:>14}\n", bytes_text(bytes)));
     }
     text.push_str(&format!("{:<14}{:>10}{:>14}\n", "total", entries.len(), bytes_text(total)));
+    if detail == Detail::Full && !caches.is_empty() {
+        text.push_str(&format!("\n{:<40}{:>14}  {:<22}USED\n", "CACHE MOUNT", "SIZE", "LAST"));
+        for cache in caches {
+            let used = if cache.in_use { "now" } else { "" };
+            let size = bytes_text(cache.bytes);
+            text.push_str(
+                format!("{:<40}{size:>14}  {:<22}{used}", cache.id, second(cache.last_used))
+                    .trim_end(),
+            );
+            text.push('\n');
+        }
+    }
     text
 }
 
-fn usage_json(entries: &[StoreEntry]) -> String {
+fn usage_json(entries: &[StoreEntry], caches: &[CacheMount]) -> String {
     let kinds: Vec<serde_json::Value> = sums(entries)
         .map(|(name, count, bytes)| serde_json::json!({ "kind": name, "count": count, "bytes": bytes }))
         .collect();
+    let caches: Vec<serde_json::Value> = caches
+        .iter()
+        .map(|cache| {
+            serde_json::json!({
+                "id": cache.id,
+                "bytes": cache.bytes,
+                "last_used": second(cache.last_used),
+                "in_use": cache.in_use,
+            })
+        })
+        .collect();
     let total: u64 = entries.iter().map(|entry| entry.size).sum();
-    format!("{}\n", serde_json::json!({ "kinds": kinds, "total_bytes": total }))
+    let all = serde_json::json!({ "kinds": kinds, "cache_mounts": caches, "total_bytes": total });
+    format!("{all}\n")
+}
+
+fn second(time: UnixTime) -> String {
+    UnixTime { nanos: 0, ..time }.rfc3339()
 }

@@ -8,6 +8,7 @@ mod assemble;
 mod attempt;
 mod base;
 mod blobs;
+pub mod caches;
 mod contents;
 pub mod contexts;
 mod error;

@@ -16,6 +16,7 @@ use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::caches::Caches;
 use crate::error::{Failed, blocking};
 use crate::layers::Layers;
 use crate::presence::{self, Presence};
@@ -35,6 +36,7 @@ pub(crate) struct Shared {
     sandbox: OnceCell<Sandbox>,
     presence: Presence,
     pub(crate) locks: KeyLocks,
+    pub(crate) caches: Caches,
     pub(crate) attempts: Attempts,
     pub(crate) tasks: TaskTracker,
     pub(crate) publishing: Semaphore,
@@ -68,6 +70,7 @@ impl Shared {
         .map_err(WorkerError::Locks)?;
         let layers = Arc::new(Layers::new(snapshots, &parts, Handle::current()));
         Ok(Shared {
+            caches: Caches::of(&config.data_dir, locks.clone()),
             config,
             parts,
             layers,

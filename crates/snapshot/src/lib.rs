@@ -5,6 +5,7 @@
 //! here. Start with [`Snapshots`].
 
 mod beneath;
+pub mod caches;
 pub mod commit;
 pub mod contents;
 mod entries;
@@ -18,6 +19,7 @@ pub mod spool;
 pub mod upper;
 pub mod usage;
 
+pub use caches::{CacheFolders, CacheUsage};
 pub use commit::{CommitError, CommitForm, Committed};
 pub use contents::SnapshotContents;
 pub use fault::At;

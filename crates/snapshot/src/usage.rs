@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use dcbuild_model::{LayerId, UnixTime};
 use dcbuild_tree::{Change, Changes, Kind};
+use rustix::fd::AsFd;
 use rustix::fs::{AtFlags, FlockOperation};
 use rustix::io::Errno;
 
@@ -31,15 +32,24 @@ pub struct Usage {
 pub enum Removal {
     /// The snapshot is gone.
     Removed,
-    /// Somebody uses it; it stays.
+    /// Somebody uses or needs it; it stays.
     InUse,
     /// There was none.
     Absent,
 }
 
 impl Snapshots {
-    /// Removes a snapshot that nobody uses.
+    /// Removes a snapshot that nobody has in hand.
     pub fn remove(&self, layer: &LayerId) -> Result<Removal, At> {
+        self.remove_unless(layer, |_| false)
+    }
+
+    /// As [`Snapshots::remove`], unless it is needed, seeing when it was last found; nobody can find it meanwhile.
+    pub fn remove_unless(
+        &self,
+        layer: &LayerId,
+        is_needed: impl FnOnce(UnixTime) -> bool,
+    ) -> Result<Removal, At> {
         let name = layer.0.hex();
         let path = self.dir.join(&name);
         let entry = match beneath::open_child(&self.root, name.as_bytes()) {
@@ -52,6 +62,12 @@ impl Snapshots {
             Ok(()) => return Ok(Removal::Absent),
             Err(Errno::WOULDBLOCK) => return Ok(Removal::InUse),
             Err(error) => return Err(at("lock", &path)(error)),
+        }
+        // One without a mark is no whole snapshot, and nobody's.
+        match last_used(&entry) {
+            Ok(last_used) if is_needed(last_used) => return Ok(Removal::InUse),
+            Ok(_) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(at("measure", &path)(error)),
         }
         let doomed = Snapshots::unique();
         rustix::fs::renameat(&self.root, &*name, &self.tmp, &*doomed).map_err(at("move", &path))?;
@@ -78,13 +94,23 @@ impl Snapshots {
         let path = self.dir.join(layer.0.hex());
         let failed = || at("measure", &path);
         let top = beneath::open_child(&self.root, layer.0.hex().as_bytes()).map_err(failed())?;
-        let stat = rustix::fs::statat(&top, "ok", AtFlags::SYMLINK_NOFOLLOW).map_err(failed())?;
+        let last_used = last_used(&top).map_err(failed())?;
         // A crash may take a mark's text; such a snapshot goes at the next boot's first opening.
         let mark = Marker::read(&top).map_err(at("measure", &path))?;
         let bytes = mark.map_or(0, |mark| mark.bytes);
-        let nanos = u32::try_from(stat_nanos(stat.st_mtime_nsec)).unwrap_or(0);
-        Ok(Usage { layer: *layer, bytes, last_used: UnixTime { secs: stat.st_mtime, nanos } })
+        Ok(Usage { layer: *layer, bytes, last_used })
     }
+}
+
+/// When the snapshot in this folder was last found or made.
+fn last_used(folder: impl AsFd) -> Result<UnixTime, Errno> {
+    Ok(modified(&rustix::fs::statat(folder, "ok", AtFlags::SYMLINK_NOFOLLOW)?))
+}
+
+/// When a file was last written.
+pub(crate) fn modified(stat: &rustix::fs::Stat) -> UnixTime {
+    let nanos = u32::try_from(stat_nanos(stat.st_mtime_nsec)).unwrap_or(0);
+    UnixTime { secs: stat.st_mtime, nanos }
 }
 
 /// The type of this field differs between machines.

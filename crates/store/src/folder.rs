@@ -2,7 +2,10 @@
 //!
 //! Files are written under `tmp/`, then renamed, and never change. A file's mtime is when it was last used. Each handle
 //! writes into a folder of its own below `tmp/`, which the next handle sweeps once its lock has died with its process.
+//!
+//! Between the look at a file and the note of its use nothing is removed, by any process: see `gate`.
 
+mod gate;
 mod images;
 mod layers;
 mod notes;
@@ -118,9 +121,25 @@ impl FolderStore {
 
     /// Starts a time of use; hold it while what was found, read or stored is still needed.
     pub fn begin_use(&self) -> Result<InUse, StoreError> {
-        let folder = self.inner.dir.join("use");
-        let lock = claim(&folder, &self.inner.names)?;
-        let metadata = lock.file().metadata().map_err(StoreError::io(folder))?;
+        let lock = claim(&self.inner.dir.join("use"), &self.inner.names)?;
+        self.note_use(lock)
+    }
+
+    /// As [`FolderStore::begin_use`], for somebody who also needs what was used since this time, if it is still there.
+    pub fn begin_use_since(&self, since: UnixTime) -> Result<InUse, StoreError> {
+        let lock = claim(&self.inner.dir.join("use"), &self.inner.names)?;
+        let metadata = lock.file().metadata().map_err(StoreError::io(lock.path()))?;
+        if since < modified(&metadata) {
+            let since = Timespec { tv_sec: since.secs, tv_nsec: since.nanos.into() };
+            let times = Timestamps { last_access: since, last_modification: since };
+            rustix::fs::futimens(lock.file(), &times)
+                .map_err(|error| StoreError::io(lock.path())(error.into()))?;
+        }
+        self.note_use(lock)
+    }
+
+    fn note_use(&self, lock: KeyLock) -> Result<InUse, StoreError> {
+        let metadata = lock.file().metadata().map_err(StoreError::io(lock.path()))?;
         self.inner.newest_use.fetch_max(modified(&metadata).secs, Ordering::Relaxed);
         Ok(InUse { _lock: lock })
     }
@@ -179,11 +198,13 @@ impl FolderStore {
     fn publish(&self, file: tempfile::NamedTempFile, path: &Path) -> Result<(), StoreError> {
         let parent = path.parent().unwrap_or(&self.inner.dir);
         let mut file = file.into_temp_path();
-        // Pruning removes empty folders, so the folder may vanish between its making and the rename.
+        // Whoever removes what was here before must not take the new file for it.
+        let _gate = self.gate()?;
+        // Records that go take their empty folder along, so that may vanish between its making and the rename.
         let mut tries = 0;
         loop {
             match file.persist(path) {
-                Ok(()) => break,
+                Ok(()) => return Ok(()),
                 Err(error)
                     if error.error.kind() == std::io::ErrorKind::NotFound
                         && tries < PUBLISH_TRIES_MAX =>
@@ -200,7 +221,6 @@ impl FolderStore {
                 Err(error) => return Err(StoreError::io(path)(error.error)),
             }
         }
-        Ok(())
     }
 
     /// Reads a document; an absent one is none, and so is one that cannot be understood, which is counted.

@@ -10,6 +10,7 @@ use dcbuild_store::{KeyLock, LockMode};
 
 use super::{Inputs, Place};
 use crate::attempt::{Attempt, state_of};
+use crate::caches::{Caches, lock_name};
 use crate::error::Failed;
 
 /// How many copies of a private cache there may be.
@@ -27,9 +28,9 @@ pub(crate) struct Cache<'a> {
     pub(crate) target: &'a str,
 }
 
-/// A cache's folder, and the lock that is held while it is mounted.
+/// A cache's name, and the lock that is held while it is mounted.
 pub(crate) struct Taken {
-    folder: PathBuf,
+    name: String,
     pub(crate) lock: KeyLock,
 }
 
@@ -44,12 +45,11 @@ impl Cache<'_> {
         }
         let name = Digest::of(name.as_bytes()).hex();
         let (name, lock) = self.lock(attempt, name).await?;
-        Ok(Taken { folder: attempt.shared.config.data_dir.join("cache").join(name), lock })
+        Ok(Taken { name, lock })
     }
 
     async fn lock(&self, attempt: &Attempt, name: String) -> Result<(String, KeyLock), Failed> {
         let (locks, stop) = (&attempt.shared.locks, &attempt.run.stop);
-        let lock_name = |name: &str| format!("cache-{name}");
         let mode = match self.sharing {
             // Two mounts cannot write through one overlay folder.
             CacheSharing::Shared if self.input.is_none() => LockMode::Shared,
@@ -69,10 +69,17 @@ impl Cache<'_> {
     }
 
     /// The mount; blocks. Layers of the input that it starts from lie below it.
-    pub(crate) fn mount(&self, taken: &Taken, lowers: Vec<PathBuf>) -> Result<Mount, Failed> {
+    pub(crate) fn mount(
+        &self,
+        caches: &Caches,
+        taken: &Taken,
+        lowers: Vec<PathBuf>,
+    ) -> Result<Mount, Failed> {
         let failed = |error: std::io::Error| Failed::sandbox(&error);
-        let fs = taken.folder.join("fs");
-        std::fs::create_dir_all(&taken.folder).map_err(failed)?;
+        let folder = caches.folders().path_of(&taken.name);
+        let fs = folder.join("fs");
+        std::fs::create_dir_all(&folder).map_err(failed)?;
+        caches.mark(&taken.name, self.id)?;
         self.make_folder(&fs).map_err(failed)?;
         let subpath = self.source.trim_matches('/').to_owned();
         let target = self.target.to_owned();
@@ -80,7 +87,7 @@ impl Cache<'_> {
             return Ok(Mount::Bind { source: fs, subpath, target, readonly: self.readonly });
         }
         // The kernel refuses a work folder that a volatile mount has used; nobody else has this one while it is locked.
-        let work = taken.folder.join("work");
+        let work = folder.join("work");
         match std::fs::remove_dir_all(&work) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(failed(error));

@@ -130,7 +130,7 @@ impl Mounts {
             Some(input) => lowers_at(attempt, task, input).await?,
             None => Lowers::default(),
         };
-        self.all.push(cache.mount(&taken, paths(&lowers))?);
+        self.all.push(cache.mount(&attempt.shared.caches, &taken, paths(&lowers))?);
         self.lowers.push(lowers);
         self.locks.push(taken.lock);
         Ok(())

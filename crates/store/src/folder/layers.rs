@@ -22,6 +22,7 @@ impl FolderStore {
     where
         T: serde::de::DeserializeOwned,
     {
+        let _gate = self.gate()?;
         let Some((stored, used)) = self.read_document::<Versioned<T>>(&path)? else {
             return Ok(None);
         };

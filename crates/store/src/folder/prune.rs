@@ -27,6 +27,8 @@ pub enum EntryKind {
     Quarantined,
     /// A worker's snapshot; never listed by a store, it is here so that one ceiling holds for both.
     Snapshot,
+    /// A worker's cache mount; as the snapshots.
+    CacheMount,
 }
 
 /// One thing that can be pruned.
@@ -70,10 +72,12 @@ pub struct PruneReport {
 
 /// Chooses what should go, the longest unused first; never what is needed. The entries may come from several places.
 pub fn victims(entries: &[StoreEntry], request: &PruneRequest, now: UnixTime) -> Vec<StoreEntry> {
-    let mut total: u64 = entries.iter().map(|entry| entry.size).sum();
-    let wanted = |kind: &EntryKind| request.kinds.is_empty() || request.kinds.contains(kind);
+    let wanted =
+        |entry: &&StoreEntry| request.kinds.is_empty() || request.kinds.contains(&entry.kind);
+    // A ceiling is one for what is looked at.
+    let mut total: u64 = entries.iter().filter(wanted).map(|entry| entry.size).sum();
     let mut candidates: Vec<&StoreEntry> =
-        entries.iter().filter(|entry| !entry.needed && wanted(&entry.kind)).collect();
+        entries.iter().filter(wanted).filter(|entry| !entry.needed).collect();
     candidates.sort_by_key(|entry| (entry.last_used, entry.kind, &entry.id));
     let mut chosen = Vec::new();
     for entry in candidates {
@@ -124,9 +128,14 @@ impl FolderStore {
     /// Removes one entry that [`FolderStore::entries`] listed, unless it is gone or was used since; says whether it did.
     pub fn remove_entry(&self, entry: &StoreEntry) -> Result<bool, StoreError> {
         let Some(path) = self.entry_path(entry) else { return Ok(false) };
+        let _gate = self.gate_alone()?;
         match stat(&path)? {
             Some(metadata) if modified(&metadata) == entry.last_used => {}
             _ => return Ok(false),
+        }
+        // The clock of files ticks slowly: one that was used in the very tick of its listing looks as it did then.
+        if entry.kind != EntryKind::Quarantined && self.is_in_use(entry.last_used)? {
+            return Ok(false);
         }
         match std::fs::remove_file(&path) {
             Ok(()) => {}
@@ -154,7 +163,7 @@ impl FolderStore {
             EntryKind::Record => Some(dir.join("step").join(format!("{}.json", entry.id))),
             EntryKind::Layer => Some(dir.join(format!("{}.json", entry.id))),
             EntryKind::Quarantined => Some(dir.join("quarantine").join(&entry.id)),
-            EntryKind::Snapshot => None,
+            EntryKind::Snapshot | EntryKind::CacheMount => None,
         }
     }
 
@@ -186,6 +195,11 @@ impl FolderStore {
             files.push((EntryKind::Quarantined, path, id));
         }
         Ok(files)
+    }
+
+    /// Whether what was used at this time may still be needed by somebody, in any process.
+    pub fn is_in_use(&self, last_used: UnixTime) -> Result<bool, StoreError> {
+        Ok(self.oldest_use()?.is_some_and(|began| last_used >= began))
     }
 
     /// When the oldest time of use that still lasts began; files of dead ones are removed on the way.

@@ -10,8 +10,12 @@ use dcbuild_model::{BlobDigest, Digest};
 use futures::StreamExt;
 use sha2::Digest as _;
 
+use super::gate::Gate;
 use super::{FolderStore, modified, open, stat};
 use crate::{BlobStore, BlobStream, ByteRange, StoreError};
+
+/// How many uses are noted at one passage of the gate; whoever removes waits as long.
+const NOTED_AT_ONCE: usize = 256;
 
 /// A read under way.
 struct Reading {
@@ -49,6 +53,10 @@ impl Reading {
 impl FolderStore {
     /// Whether the blob is there; a note of its use is made.
     pub fn has(&self, blob: &BlobDigest) -> Result<bool, StoreError> {
+        self.has_within(&self.gate()?, blob)
+    }
+
+    fn has_within(&self, _gate: &Gate, blob: &BlobDigest) -> Result<bool, StoreError> {
         let path = self.path_of(blob);
         let Some(metadata) = stat(&path)? else { return Ok(false) };
         // A crash can leave the name without the bytes: the file is then empty.
@@ -78,6 +86,7 @@ impl FolderStore {
     /// Opens a blob's file for reading in place; who reads it verifies it.
     pub fn open_blob(&self, blob: &BlobDigest) -> Result<File, StoreError> {
         let path = self.path_of(blob);
+        let _gate = self.gate()?;
         let file = open(&path)?.ok_or(StoreError::NotFound { blob: *blob })?;
         self.touch(&path, modified(&file.metadata().map_err(StoreError::io(&path))?));
         Ok(file)
@@ -118,9 +127,12 @@ impl BlobStore for FolderStore {
         let blobs = blobs.to_vec();
         self.blocking(move |store| {
             let mut missing = Vec::new();
-            for blob in blobs {
-                if !store.has(&blob)? {
-                    missing.push(blob);
+            for some in blobs.chunks(NOTED_AT_ONCE) {
+                let gate = store.gate()?;
+                for blob in some {
+                    if !store.has_within(&gate, blob)? {
+                        missing.push(*blob);
+                    }
                 }
             }
             Ok(missing)

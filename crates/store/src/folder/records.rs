@@ -65,11 +65,14 @@ impl FolderStore {
 
     fn put_stored(&self, relative: &PathBuf, stored: &StoredRecord) -> Result<(), StoreError> {
         let path = self.inner.dir.join(relative);
-        if let Some((old, _)) = self.read_document::<StoredRecord>(&path)?
+        let gate = self.gate()?;
+        if let Some((old, used)) = self.read_document::<StoredRecord>(&path)?
             && self.counts_now(&old)
         {
+            self.touch(&path, used);
             return Ok(());
         }
+        drop(gate);
         self.write_whole(&path, &encode(stored)?)
     }
 
@@ -157,6 +160,7 @@ impl FolderStore {
     /// All records under one key, the one decided last at the end.
     pub fn find_records(&self, scope: &Scope, key: &StepKey) -> Result<Vec<Record>, StoreError> {
         let mut found = Vec::new();
+        let _gate = self.gate()?;
         for path in children(&self.inner.dir.join(relative(scope, key)))? {
             let Some((stored, used)) = self.read_document::<StoredRecord>(&path)? else {
                 continue;

@@ -34,13 +34,22 @@ impl Write for BlobWriter {
 impl BlobWriter {
     /// Gives the blob its name and says it, with its size.
     pub fn finish(self) -> Result<(BlobDigest, u64), StoreError> {
-        let blob = BlobDigest(Digest(self.hash.finalize().into()));
-        let path = self.store.path_of(&blob);
-        match stat(&path)? {
-            Some(there) if there.len() == self.size => self.store.touch(&path, modified(&there)),
-            _ => self.store.publish(self.file, &path)?,
+        let blob = BlobDigest(Digest(self.hash.clone().finalize().into()));
+        if !self.is_there(&blob)? {
+            self.store.publish(self.file, &self.store.path_of(&blob))?;
         }
         Ok((blob, self.size))
+    }
+
+    /// Whether somebody stored it already; a note of its use is made then.
+    fn is_there(&self, blob: &BlobDigest) -> Result<bool, StoreError> {
+        let path = self.store.path_of(blob);
+        let _gate = self.store.gate()?;
+        let there = stat(&path)?.filter(|there| there.len() == self.size);
+        if let Some(there) = &there {
+            self.store.touch(&path, modified(there));
+        }
+        Ok(there.is_some())
     }
 
     /// As [`BlobWriter::finish`], but only if the bytes are those of this blob.

@@ -1,0 +1,99 @@
+//! Taking back what builds leave: what nobody uses goes, what somebody uses does not.
+#![expect(clippy::unwrap_used, reason = "test")]
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use dcbuild_tests::image::Image;
+use dcbuild_tests::running::process_with_argument;
+use dcbuild_tests::story::Story;
+use dcbuild_tests::wait::{LONG, wait_for};
+use serde_json::{Value, json};
+
+const SOON: Duration = Duration::from_mins(1);
+
+/// What `du` says of the cache mounts: how many there are, and each with its id and whether it is in use.
+fn caches(story: &Story) -> (u64, Vec<(Value, Value)>) {
+    let done = story.home.run(["du", "--format", "json"]).well();
+    let usage: Value = serde_json::from_str(&done.stdout).unwrap();
+    let kinds = usage["kinds"].as_array().unwrap();
+    let kind = kinds.iter().find(|kind| kind["kind"] == "cache mounts").unwrap();
+    let each = usage["cache_mounts"].as_array().unwrap().iter();
+    let each = each.map(|cache| (cache["id"].clone(), cache["in_use"].clone()));
+    (kind["count"].as_u64().unwrap(), each.collect())
+}
+
+#[test]
+fn cache_mounts_are_listed_and_go_when_nobody_uses_them() {
+    let seconds = format!("8{}", 1_000_000 + std::process::id());
+    let fill = "dd if=/dev/zero of=/c/data bs=1M count=3";
+    let story = Story::new(
+        &format!("FROM busybox:golden\nRUN --mount=type=cache,id=stuff,target=/c {fill}\n"),
+        &[],
+    );
+    story.try_build(&[]).well();
+    assert_eq!(caches(&story), (1, vec![(json!("stuff"), json!(false))]));
+    let listed = story.home.run(["du", "--verbose"]).well().stdout;
+    let line = listed.lines().find(|line| line.starts_with("stuff ")).unwrap();
+    assert!(line.contains("3.15MB"), "{listed}");
+
+    // A step that has it mounted keeps it.
+    let sleep = format!("test -e /c/data && sleep {seconds}");
+    story.write(
+        "Dockerfile",
+        &format!("FROM busybox:golden\nRUN --mount=type=cache,id=stuff,target=/c {sleep}\n"),
+    );
+    let build = story.start("image.tar", &[]);
+    wait_for(
+        "the step sleeps",
+        SOON,
+        || process_with_argument(&seconds).then_some(()),
+        || build.stderr(),
+    );
+    assert_eq!(caches(&story), (1, vec![(json!("stuff"), json!(true))]));
+    let only = ["prune", "--filter", "type=exec.cachemount"];
+    story.home.run(only).well();
+    assert_eq!(caches(&story).0, 1);
+    build.interrupt();
+    build.finish(LONG);
+
+    let later = ["prune", "--filter", "type=exec.cachemount", "--filter", "until=1h"];
+    story.home.run(later).well();
+    assert_eq!(caches(&story).0, 1, "it was used a moment ago");
+    let done = story.home.run(only).well();
+    assert!(done.stdout.starts_with("removed 1 entries, 3.15MB; "), "{}", done.stdout);
+    assert_eq!(caches(&story), (0, vec![]));
+}
+
+#[test]
+fn pruning_takes_nothing_from_builds_that_go_on() {
+    let story = Story::new(
+        "FROM busybox:golden AS one\nRUN echo one > /one\nCOPY Dockerfile /d\n\
+         FROM busybox:golden\nCOPY --from=one /one /two\nRUN cat /two > /three\n",
+        &[],
+    );
+    let output = format!("type=oci,dest={}", story.home.arg("image.tar"));
+    let done = AtomicBool::new(false);
+    let pruned = std::thread::scope(|scope| {
+        let pruner = scope.spawn(|| {
+            let mut pruned = 0;
+            while !done.load(Ordering::Relaxed) {
+                let said = story.home.run(["prune", "--all"]).well().stdout;
+                pruned += u32::from(!said.starts_with("removed 0 "));
+            }
+            pruned
+        });
+        for _ in 0..6 {
+            let build = story.try_build(&["--output", &output]);
+            if !build.status.success() || build.stderr.contains("WARN") {
+                done.store(true, Ordering::Relaxed);
+                panic!("{}\n{}", build.status, build.stderr);
+            }
+            let tree = Image::read_tar(&story.home.path("image.tar")).tree();
+            assert_eq!(tree.text("three").unwrap(), "one\n");
+        }
+        done.store(true, Ordering::Relaxed);
+        pruner.join().unwrap()
+    });
+    assert!(pruned > 0, "nothing was pruned meanwhile: the test has shown nothing");
+}
