@@ -36,6 +36,7 @@ pub(crate) async fn coordinator(flags: args::Coordinator, app: &App) -> anyhow::
         registries: registries(config)?,
         scope: Scope::local(),
         no_worker_max: settings.no_worker_timeout,
+        grace: settings.grace,
         ..CoordinatorConfig::default()
     };
     let listener = bind(listen).await?;

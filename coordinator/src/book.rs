@@ -191,6 +191,8 @@ pub(crate) struct Book {
     /// Builds that wait for a worker of a kind that is not there.
     waits: BTreeMap<BuildId, unmet::Wait>,
     no_worker_max: Duration,
+    /// How long a build goes on without a client.
+    grace: Duration,
     pub(crate) tally: Tally,
 }
 
@@ -200,6 +202,8 @@ pub(crate) struct BookParts {
     pub(crate) builds_max: usize,
     /// How long a build waits for a worker of a kind that is not there.
     pub(crate) no_worker_max: Duration,
+    /// How long a build goes on without a client.
+    pub(crate) grace: Duration,
     pub(crate) make_desk: MakeDesk,
 }
 
@@ -225,6 +229,7 @@ impl Book {
             alarms: BTreeSet::new(),
             waits: BTreeMap::new(),
             no_worker_max: parts.no_worker_max,
+            grace: parts.grace,
             tally: Tally::default(),
         };
         let seed = format!("{seed:x}");

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dcbuild_model::{LayerId, Scope};
+use dcbuild_model::{LayerId, Scope, limits};
 use dcbuild_process::Clock;
 use dcbuild_registry::RegistryConfig;
 use dcbuild_store::{BlobStore, FolderStore, Grants, ImageNames, LayerIndex, Notes, StepIndex};
@@ -22,6 +22,8 @@ pub struct CoordinatorConfig {
     pub builds_max: usize,
     /// How long a build waits for a worker of a kind that is not there.
     pub no_worker_max: Duration,
+    /// How long a build goes on without a client that answers, unless it was submitted to go on without one.
+    pub grace: Duration,
     /// How long the log may be at a start at which no build goes on; a longer one is begun again.
     pub log_bytes_max: u64,
 }
@@ -34,6 +36,7 @@ impl Default for CoordinatorConfig {
             scope: Scope::local(),
             builds_max: 1_000,
             no_worker_max: Duration::from_mins(10),
+            grace: limits::CLIENT_GONE,
             log_bytes_max: 16 << 20,
         }
     }

@@ -92,6 +92,7 @@ impl Coordinator {
             scope: config.scope.clone(),
             builds_max: config.builds_max,
             no_worker_max: config.no_worker_max,
+            grace: config.grace,
             make_desk: make_desk(config.data_dir.clone()),
         };
         let book = match seed_of(&entries)? {

@@ -104,7 +104,7 @@ impl Book {
         if let Some(refusal) = self.apply(Event::Submit(submission)) {
             self.end_failed(build, dcbuild_model::Fault::Cluster, "REFUSED", refusal.to_string());
         } else if alone {
-            self.apply(Event::ClientGone { build });
+            self.apply(Event::ClientGone { build, grace: self.grace });
         }
     }
 
@@ -173,7 +173,7 @@ impl Book {
             return;
         }
         if active.scheduled {
-            self.apply(Event::ClientGone { build });
+            self.apply(Event::ClientGone { build, grace: self.grace });
         } else {
             active.alone = Some(now);
         }
@@ -186,7 +186,7 @@ impl Book {
             !active.scheduled
                 && active.ended.is_none()
                 && !active.desk.submission.detached
-                && active.alone.is_some_and(|since| now - since >= limits::CLIENT_GONE)
+                && active.alone.is_some_and(|since| now - since >= self.grace)
         };
         let gone: Vec<BuildId> =
             self.builds.iter().filter(|(_, active)| gone(active)).map(|(id, _)| *id).collect();
@@ -272,7 +272,7 @@ impl Book {
         }
         self.forget_oldest();
         for build in alone {
-            self.apply(Event::ClientGone { build });
+            self.apply(Event::ClientGone { build, grace: self.grace });
         }
         self.apply(Event::Recovered);
     }

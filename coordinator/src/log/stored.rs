@@ -1,6 +1,7 @@
 //! The scheduler's events as they are stored.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use dcbuild_model::{
     AttemptId, BlobDigest, BuildId, Epoch, Platform, Scope, StageIndex, StateDigest, StepIndex,
@@ -9,6 +10,11 @@ use dcbuild_model::{
 use dcbuild_scheduler as scheduler;
 use dcbuild_scheduler::{Event, Fence, InfraFault, Return, StepFault, WorkerFacts};
 use serde::{Deserialize, Serialize};
+
+/// The grace of events that were stored without one, in milliseconds: five minutes.
+fn grace_of_old() -> u64 {
+    300_000
+}
 
 /// An event of the scheduler, as it is stored.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -20,6 +26,8 @@ pub enum StoredEvent {
     },
     ClientGone {
         build: BuildId,
+        #[serde(default = "grace_of_old")]
+        grace_ms: u64,
     },
     ClientBack {
         build: BuildId,
@@ -358,7 +366,10 @@ impl From<&Event> for StoredEvent {
         match event.clone() {
             Event::Submit(submission) => StoredEvent::Submit(Box::new((&submission).into())),
             Event::Cancel { build } => StoredEvent::Cancel { build },
-            Event::ClientGone { build } => StoredEvent::ClientGone { build },
+            Event::ClientGone { build, grace } => StoredEvent::ClientGone {
+                build,
+                grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX),
+            },
             Event::ClientBack { build } => StoredEvent::ClientBack { build },
             Event::Forget { build } => StoredEvent::Forget { build },
             Event::WorkerJoined(WorkerFacts { worker, slots, capacity, platforms }) => {
@@ -405,7 +416,9 @@ impl From<StoredEvent> for Event {
         match stored {
             StoredEvent::Submit(submission) => Event::Submit((*submission).into()),
             StoredEvent::Cancel { build } => Event::Cancel { build },
-            StoredEvent::ClientGone { build } => Event::ClientGone { build },
+            StoredEvent::ClientGone { build, grace_ms } => {
+                Event::ClientGone { build, grace: Duration::from_millis(grace_ms) }
+            }
             StoredEvent::ClientBack { build } => Event::ClientBack { build },
             StoredEvent::Forget { build } => Event::Forget { build },
             StoredEvent::WorkerJoined { worker, slots, capacity, platforms } => {

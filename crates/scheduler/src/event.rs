@@ -1,6 +1,7 @@
 //! What happens to the scheduler: every event is in the log, and nothing else reaches it.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use dcbuild_model::{
     AttemptId, BlobDigest, BuildId, Digest, Epoch, Platform, Scope, StepIndex, WorkerId,
@@ -120,6 +121,8 @@ pub enum Event {
     ClientGone {
         /// The build.
         build: BuildId,
+        /// How long it goes on without one; it comes with the event, so that a log reads the same under another setting.
+        grace: Duration,
     },
     /// A client attached to a build.
     ClientBack {

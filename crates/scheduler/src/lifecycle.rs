@@ -1,8 +1,9 @@
 //! The life of a build: submitted, cancelled or complete, forgotten.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use dcbuild_model::{BuildId, LogTime, limits};
+use dcbuild_model::{BuildId, LogTime};
 
 use crate::action::{Action, CancelledBy, Outcome, Refusal, Stop};
 use crate::build::{Build, Life, Output, Source, Step, StepState};
@@ -64,8 +65,8 @@ impl Scheduler {
         }
     }
 
-    pub(crate) fn client_gone(&mut self, id: BuildId) {
-        let millis = u64::try_from(limits::CLIENT_GONE.as_millis()).unwrap_or(u64::MAX);
+    pub(crate) fn client_gone(&mut self, id: BuildId, grace: Duration) {
+        let millis = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         let limit = LogTime(self.now.0.saturating_add(millis));
         let Some(build) = self.builds.get_mut(&id) else {
             return self.refuse(Refusal::UnknownBuild(id));

@@ -106,7 +106,7 @@ impl Scheduler {
         match event {
             Event::Submit(submission) => self.submit(submission),
             Event::Cancel { build } => self.cancel(build),
-            Event::ClientGone { build } => self.client_gone(build),
+            Event::ClientGone { build, grace } => self.client_gone(build, grace),
             Event::ClientBack { build } => self.client_back(build),
             Event::Forget { build } => self.forget(build),
             Event::WorkerJoined(facts) => self.worker_joined(facts),

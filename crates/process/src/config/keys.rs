@@ -55,7 +55,11 @@ pub(super) const KEYS: [Key; 30] = [
     key("coordinator.index.type", "embedded", INDEX),
     key("coordinator.index.url", "none", INDEX_URL),
     key("coordinator.index.ca", "none", INDEX_CA),
-    key("coordinator.grace", "30s", "How long builds may go on after a request to stop."),
+    key(
+        "coordinator.grace",
+        "5m",
+        "How long a build goes on whose client is lost, unless it was submitted with `--detach`.",
+    ),
     key("worker.coordinator", "http://127.0.0.1:7070", "The coordinator that it works for."),
     key("worker.data_dir", "/var/lib/dcbuild/worker", "Where its snapshots and blobs are kept."),
     key("worker.slots", "the number of cpus", "How many jobs it runs at once."),

@@ -14,7 +14,7 @@ fn nothing_written_is_all_defaults() {
     let config = parse("").unwrap();
     assert_eq!(config.build.state_dir, Path::new("/home/ann/.local/share/dcbuild"));
     assert_eq!(config.build.keep_storage, ByteSize(20 << 30));
-    assert_eq!(config.coordinator.grace, Duration::from_secs(30));
+    assert_eq!(config.coordinator.grace, Duration::from_mins(5));
     let dir = PathBuf::from("/var/lib/dcbuild/coordinator/store");
     assert_eq!(config.coordinator.store, StoreConfig::Folder { dir });
     assert_eq!(config.coordinator.index, IndexConfig::Embedded);

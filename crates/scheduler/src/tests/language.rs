@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dcbuild_model::{
     AttemptId, BlobDigest, BuildId, Digest, Epoch, LogTime, StageIndex, StateDigest, StepIndex,
-    StepKey, WorkerId,
+    StepKey, WorkerId, limits,
 };
 
 use crate::*;
@@ -98,7 +98,9 @@ impl Player {
             ["build", rest @ ..] => self.submission(&rest.join(" ")),
             ["cancel", name] => Event::Cancel { build: build_id(name) },
             ["forget", name] => Event::Forget { build: build_id(name) },
-            ["client", name, "gone"] => Event::ClientGone { build: build_id(name) },
+            ["client", name, "gone"] => {
+                Event::ClientGone { build: build_id(name), grace: limits::CLIENT_GONE }
+            }
             ["client", name, "back"] => Event::ClientBack { build: build_id(name) },
             ["tick"] => Event::Tick,
             ["recovered"] => Event::Recovered,

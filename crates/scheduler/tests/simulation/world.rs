@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dcbuild_model::{
     AttemptId, BlobDigest, BuildId, Digest, LogTime, StageIndex, StateDigest, StepIndex, StepKey,
-    WorkerId,
+    WorkerId, limits,
 };
 use dcbuild_scheduler::*;
 
@@ -152,7 +152,7 @@ impl World {
             self.plan(at + wait, Plan::Log(Event::Cancel { build }));
         }
         if self.dice.percent(5) {
-            self.plan(at + 5, Plan::Log(Event::ClientGone { build }));
+            self.plan(at + 5, Plan::Log(Event::ClientGone { build, grace: limits::CLIENT_GONE }));
         }
     }
 
