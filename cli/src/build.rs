@@ -268,6 +268,7 @@ fn worker_config(
             NetworkDefault::Host => DefaultNetwork::Host,
         },
         in_process: true,
+        step_memory_max: app.config.build.step_memory.map(|size| size.0),
         grace: std::time::Duration::from_secs(1),
     })
 }

@@ -168,6 +168,7 @@ pub(crate) async fn worker(
         registries: registries(config)?,
         network: DefaultNetwork::Outward,
         in_process: false,
+        step_memory_max: settings.step_memory.map(|size| size.0),
         grace: settings.grace,
     };
     let id = settings.id;

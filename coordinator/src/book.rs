@@ -32,7 +32,7 @@ use crate::planned::PlannedBuild;
 
 pub(crate) use builds::{SubmitError, Summarised};
 pub(crate) use ends::outlived;
-pub(crate) use reports::{Hello, Report};
+pub(crate) use reports::{Hello, Made, Report};
 
 /// Records that are kept again at a restart: the last ones may have been logged and not yet kept.
 const KEPT_AGAIN: usize = 256;
@@ -75,6 +75,8 @@ pub(crate) enum Effect {
 pub(crate) struct Settled {
     pub(crate) record: Arc<Record>,
     pub(crate) how: Settling,
+    /// Whether it is not kept for later builds.
+    pub(crate) tainted: bool,
 }
 
 /// Where it came from.
@@ -183,6 +185,8 @@ pub(crate) struct Book {
     workers: BTreeMap<WorkerId, Member>,
     sessions: u64,
     records: BTreeMap<BlobDigest, Arc<Record>>,
+    /// Records of results that are not kept for later builds.
+    tainted: BTreeSet<BlobDigest>,
     /// Records whose blobs are not durable yet, with the worker that has them.
     undurable: BTreeMap<(AttemptId, StepIndex), (WorkerId, Arc<Record>)>,
     /// Steps that share another's attempt, by that.
@@ -224,6 +228,7 @@ impl Book {
             workers: BTreeMap::new(),
             sessions: 0,
             records: BTreeMap::new(),
+            tainted: BTreeSet::new(),
             undurable: BTreeMap::new(),
             followers: BTreeMap::new(),
             alarms: BTreeSet::new(),
@@ -292,7 +297,9 @@ impl Book {
                 self.take_submitted(build, time, *submission);
             }
             Entry::Planned { build, planned } => self.take_planned(build, *planned),
-            Entry::Made { attempt, step, record } => self.take_made(attempt, step, *record),
+            Entry::Made { attempt, step, record, tainted } => {
+                self.take_made(attempt, step, *record, tainted);
+            }
             Entry::Assembled { build, digest, result } => {
                 if let Some(active) = self.builds.get_mut(&build) {
                     active.assembled.insert(digest, result);

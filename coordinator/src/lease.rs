@@ -118,7 +118,13 @@ impl Writer<'_> {
                 }
             }
             let ships = shipped.filter(|_| in_output.contains(at));
-            leased.push(LeasedStep { index: *at, step: step.clone(), ask: self.asks(step), ships });
+            leased.push(LeasedStep {
+                index: *at,
+                step: step.clone(),
+                ask: self.asks(step),
+                ships,
+                tainted: self.tainted(step),
+            });
         }
         let contexts = contexts
             .into_iter()
@@ -138,6 +144,12 @@ impl Writer<'_> {
     fn asks(&self, step: &Step) -> bool {
         let taken = |at: StepIndex| self.planned.taken.iter().any(|(taken, _)| *taken == at);
         !step.fresh && step.parent.into_iter().chain(inputs_of(step)).any(|on| !taken(on))
+    }
+
+    /// Whether it stands on or reads a result that is not kept for later builds.
+    fn tainted(&self, step: &Step) -> bool {
+        let tainted = |at| self.active.results.get(&at).is_some_and(|settled| settled.tainted);
+        step.parent.into_iter().chain(inputs_of(step)).any(tainted)
     }
 
     fn place(&mut self, name: &str, selection: &Selection) -> Option<ContextPlace> {

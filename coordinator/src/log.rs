@@ -53,6 +53,9 @@ pub enum Entry {
         step: StepIndex,
         /// What it made.
         record: Box<Record>,
+        /// Whether it is not to be kept for later builds.
+        #[serde(default)]
+        tainted: bool,
     },
     /// An attempt made an output.
     Assembled {

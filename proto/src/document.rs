@@ -219,6 +219,9 @@ pub struct LeasedStep {
     pub ask: bool,
     /// How an output of the build will want the step's layer compressed, if it holds it.
     pub ships: Option<LayerCompression>,
+    /// Whether it stands on or reads a result that is not kept for later builds: then its own is not either.
+    #[serde(default)]
+    pub tainted: bool,
 }
 
 /// The state of an input or parent that is finished: its layers, lowest first.

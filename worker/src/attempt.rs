@@ -1,13 +1,13 @@
 //! The life of one lease: its steps one after the other, or its output.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use dcbuild_model::{
     BuildId, LayerRef, Lineage, Record, Scope, StateDigest, StepIndex, StepResult,
 };
 use dcbuild_plan::key::{Parent, step_key};
-use dcbuild_plan::op::Op;
+use dcbuild_plan::op::{InputSource, Op};
 use dcbuild_proto::document::{Chain, Lease, LeasedContext, LeasedStep, StepErrorKind, Work};
 use dcbuild_registry::RegistryClient;
 use dcbuild_store::{KeyLock, LockMode};
@@ -16,7 +16,8 @@ use tokio::time::Instant;
 use crate::error::{Failed, blocking};
 use crate::output;
 use crate::publish::{self, Publish, Publishing};
-use crate::report::{Fence, FindOutcome, Progress, Report, Reporter};
+use crate::report::{Fence, FindOutcome, How, Progress, Report, Reporter};
+use crate::room;
 use crate::running::Run;
 use crate::shared::Shared;
 use crate::steps::{self, Inputs, Made};
@@ -39,6 +40,8 @@ struct Ground {
     parent: Chain,
     states: HashMap<StepIndex, Chain>,
     contexts: Vec<LeasedContext>,
+    /// Steps of this job whose results are not kept for later builds.
+    tainted: HashSet<StepIndex>,
     /// Whether a RUN follows, so that a base layer is unpacked while it streams by.
     runs: bool,
 }
@@ -57,7 +60,7 @@ pub(crate) async fn run(
         Ok(registry) => registry,
         Err(error) => {
             let step = first_step(&lease.work);
-            fail(&reporter, fence, step, error).await;
+            fail(&shared, &reporter, (fence, step), error).await;
             shared.attempts.end(id);
             reporter.send(Report::JobEnded { fence }).await;
             return;
@@ -70,7 +73,9 @@ pub(crate) async fn run(
         Work::Steps { steps, parent, inputs, contexts } => {
             let runs = steps.iter().any(|leased| matches!(leased.step.op, Op::Run(_)));
             let states = inputs.into_iter().collect();
-            run_steps(&attempt, steps, Ground { parent, states, contexts, runs }).await;
+            let tainted = HashSet::new();
+            let ground = Ground { parent, states, contexts, tainted, runs };
+            run_steps(&attempt, steps, ground).await;
         }
         Work::Output { output, spec, image, state, created } => {
             let job = output::Job { output, spec, image: *image, state, created };
@@ -88,7 +93,13 @@ fn first_step(work: &Work) -> Option<StepIndex> {
     }
 }
 
-async fn fail(reporter: &Reporter, fence: Fence, step: Option<StepIndex>, error: Failed) {
+async fn fail(
+    shared: &Arc<Shared>,
+    reporter: &Reporter,
+    (fence, step): (Fence, Option<StepIndex>),
+    error: Failed,
+) {
+    let full = error.is_for_want_of_space();
     match error {
         Failed::Stopped => {}
         Failed::Lost { layer } => {
@@ -101,8 +112,12 @@ async fn fail(reporter: &Reporter, fence: Fence, step: Option<StepIndex>, error:
             reporter.send(Report::JobReturned { fence, lost: step }).await;
         }
         Failed::Step(error) => {
+            let error = Box::new(room::named(shared, *error));
             reporter.send(Report::StepFailed { fence, step, error }).await;
         }
+    }
+    if full {
+        room::watch(shared, reporter.clone());
     }
 }
 
@@ -120,9 +135,9 @@ async fn run_output(attempt: &Arc<Attempt>, job: output::Job) {
         // Which step's layer that is, is not known here: the next try looks for it again, perhaps elsewhere.
         Err(error @ Failed::Lost { .. }) => {
             let error = Failed::new(StepErrorKind::Store {}, error.to_string());
-            fail(&attempt.reporter, fence, None, error).await;
+            fail(&attempt.shared, &attempt.reporter, (fence, None), error).await;
         }
-        Err(error) => fail(&attempt.reporter, fence, None, error).await,
+        Err(error) => fail(&attempt.shared, &attempt.reporter, (fence, None), error).await,
     }
 }
 
@@ -145,10 +160,16 @@ async fn run_steps(attempt: &Arc<Attempt>, steps: Vec<LeasedStep>, mut ground: G
         let report = Report::StepStarted { fence: attempt.fence, step };
         attempt.reporter.send(report).await;
         match run_step(attempt, leased, &ground).await {
-            Ok(state) => drop(ground.states.insert(step, state)),
+            Ok((state, taint)) => {
+                ground.states.insert(step, state);
+                if taint == Taint::Tainted {
+                    ground.tainted.insert(step);
+                }
+            }
             Err((lost, error)) => {
                 let step = if matches!(error, Failed::Lost { .. }) { lost } else { Some(step) };
-                fail(&attempt.reporter, attempt.fence, step, error).await;
+                let at = (attempt.fence, step);
+                fail(&attempt.shared, &attempt.reporter, at, error).await;
                 return;
             }
         }
@@ -163,6 +184,14 @@ pub(crate) struct Task {
     pub(crate) inputs: Inputs,
     pub(crate) progress: Progress,
     pub(crate) runs: bool,
+    taint: Taint,
+}
+
+/// Whether a result may be kept for later builds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Taint {
+    Clean,
+    Tainted,
 }
 
 impl Task {
@@ -202,7 +231,7 @@ async fn run_step(
     attempt: &Arc<Attempt>,
     leased: LeasedStep,
     ground: &Ground,
-) -> Result<Chain, (Option<StepIndex>, Failed)> {
+) -> Result<(Chain, Taint), (Option<StepIndex>, Failed)> {
     let lost = |error: Failed| (lost_step(&leased, ground, &error), error);
     let below = match leased.step.parent {
         None => Vec::new(),
@@ -215,8 +244,31 @@ async fn run_step(
         attempt.shared.parts.clock.clone(),
     );
     let inputs = load_inputs(attempt, &leased, ground).await.map_err(lost)?;
-    let task = Task { leased: leased.clone(), below, inputs, progress, runs: ground.runs };
-    take_or_make(attempt, Arc::new(task)).await.map_err(lost)
+    let runs = ground.runs;
+    let taint = taint_below(&leased, ground);
+    let task = Task { leased: leased.clone(), below, inputs, progress, runs, taint };
+    let task = Arc::new(task);
+    let mut made = take_or_make(attempt, task.clone()).await;
+    if matches!(&made, Err(error) if error.is_for_want_of_space())
+        && room::make(&attempt.shared).await > 0
+    {
+        made = take_or_make(attempt, task).await;
+    }
+    made.map_err(lost)
+}
+
+/// Whether a step stands on or reads what is not kept for later builds.
+fn taint_below(leased: &LeasedStep, ground: &Ground) -> Taint {
+    let inputs = leased.step.inputs.iter().filter_map(|input| match &input.source {
+        InputSource::Step { step } => Some(*step),
+        _ => None,
+    });
+    let mut needs = leased.step.parent.into_iter().chain(inputs);
+    if leased.tainted || needs.any(|on| ground.tainted.contains(&on)) {
+        Taint::Tainted
+    } else {
+        Taint::Clean
+    }
 }
 
 async fn load_inputs(
@@ -229,7 +281,7 @@ async fn load_inputs(
     blocking(move || Inputs::load(&attempt, &step, &states, &contexts)).await
 }
 
-async fn take_or_make(attempt: &Arc<Attempt>, task: Arc<Task>) -> Result<Chain, Failed> {
+async fn take_or_make(attempt: &Arc<Attempt>, task: Arc<Task>) -> Result<(Chain, Taint), Failed> {
     let step = &task.leased.step;
     let parent =
         if task.sees_parent() { Parent::Outcome(state_of(&task.below)) } else { Parent::None };
@@ -237,7 +289,8 @@ async fn take_or_make(attempt: &Arc<Attempt>, task: Arc<Task>) -> Result<Chain, 
     if task.leased.ask
         && let Some(record) = attempt.ask.find(attempt.fence, task.leased.index, outcome).await
     {
-        return Ok(hit(attempt, &task, Record { outcome: Some(outcome), ..record }).await);
+        let record = Record { outcome: Some(outcome), ..record };
+        return Ok((hit(attempt, &task, record).await, task.taint));
     }
     let lock = lock(attempt, &task).await?;
     // Another process may have made it since the build looked: before it let the lock go it kept a record.
@@ -245,12 +298,13 @@ async fn take_or_make(attempt: &Arc<Attempt>, task: Arc<Task>) -> Result<Chain, 
         && !step.fresh
         && let Some(record) = attempt.ask.find(attempt.fence, task.leased.index, outcome).await
     {
-        return Ok(hit(attempt, &task, Record { outcome: Some(outcome), ..record }).await);
+        let record = Record { outcome: Some(outcome), ..record };
+        return Ok((hit(attempt, &task, record).await, task.taint));
     }
     let started = Instant::now();
     let made = make(attempt, &task).await?;
     let took_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let Made { layers, publish } = made;
+    let Made { layers, publish, taint } = made;
     let created = attempt.shared.parts.clock.now();
     let result = StepResult { layers, created };
     let record = Record {
@@ -264,8 +318,10 @@ async fn take_or_make(attempt: &Arc<Attempt>, task: Arc<Task>) -> Result<Chain, 
         took_ms,
     };
     let state = [task.below.clone(), record.result.layers.clone()].concat();
-    finish(attempt, &task, record, publish, lock).await;
-    Ok(state)
+    let how = taint.map_or(How::Ran, How::Tainted);
+    let taint = if how == How::Ran { task.taint } else { Taint::Tainted };
+    finish(attempt, &task, Finished { record, how, taint, publish, lock }).await;
+    Ok((state, taint))
 }
 
 /// Takes a record found by result key: it counts for this step's own key and lineage from now on.
@@ -276,7 +332,7 @@ async fn hit(attempt: &Attempt, task: &Task, record: Record) -> Chain {
     let layers = record.result.layers.clone();
     attempt.shared.layers.learn(&layers, &attempt.registry);
     let (fence, step) = (attempt.fence, task.leased.index);
-    let report = Report::StepDone { fence, step, record: Box::new(record), hit: true };
+    let report = Report::StepDone { fence, step, record: Box::new(record), how: How::Hit };
     attempt.reporter.send(report).await;
     [task.below.clone(), layers].concat()
 }
@@ -310,17 +366,21 @@ async fn make(attempt: &Arc<Attempt>, task: &Arc<Task>) -> Result<Made, Failed> 
     }
 }
 
-/// Reports a step as done, and makes it durable behind its back.
-async fn finish(
-    attempt: &Arc<Attempt>,
-    task: &Task,
+/// A step that ran, with all that is left to be done about it.
+struct Finished {
     record: Record,
+    how: How,
+    taint: Taint,
     publish: Publish,
     lock: Option<KeyLock>,
-) {
+}
+
+/// Reports a step as done, and makes it durable behind its back.
+async fn finish(attempt: &Arc<Attempt>, task: &Task, finished: Finished) {
+    let Finished { record, how, taint, publish, lock } = finished;
     let (fence, step) = (attempt.fence, task.leased.index);
     let publish = Publishing { what: publish, ships: task.leased.ships };
-    let report = Report::StepDone { fence, step, record: Box::new(record.clone()), hit: false };
+    let report = Report::StepDone { fence, step, record: Box::new(record.clone()), how };
     attempt.reporter.send(report).await;
     let (shared, reporter) = (attempt.shared.clone(), attempt.reporter.clone());
     let scope = attempt.scope.clone();
@@ -336,6 +396,7 @@ async fn finish(
         };
         if kept.is_ok()
             && lock.is_some()
+            && taint == Taint::Clean
             && let Some(folder) = &shared.parts.folder
             && let Err(error) = dcbuild_store::StepIndex::put(&**folder, &scope, &record).await
         {

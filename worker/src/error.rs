@@ -106,6 +106,10 @@ fn is_full(error: &(dyn Error + 'static)) -> bool {
         {
             return true;
         }
+        let errno = cause.downcast_ref::<rustix::io::Errno>();
+        if matches!(errno, Some(&rustix::io::Errno::NOSPC | &rustix::io::Errno::DQUOT)) {
+            return true;
+        }
         next = cause.source();
     }
     false
@@ -117,6 +121,8 @@ impl From<StoreError> for Failed {
             StoreError::NotFound { blob } | StoreError::Corrupt { blob } => {
                 Failed::Lost { layer: LayerId(blob.0) }
             }
+            StoreError::Full { .. } => Failed::new(StepErrorKind::DiskLimit {}, story(&error))
+                .with_hint(Some("make room in the store, or give it more")),
             error => Failed::of(StepErrorKind::Store {}, &error),
         }
     }

@@ -20,6 +20,7 @@ mod presence;
 mod publish;
 mod push;
 mod report;
+mod room;
 mod rpc;
 mod running;
 mod shared;
@@ -69,6 +70,8 @@ pub struct WorkerConfig {
     pub registries: RegistryConfig,
     /// The network of a RUN that asks for the usual one.
     pub network: DefaultNetwork,
+    /// The memory that one RUN may take; none for all that there is.
+    pub step_memory_max: Option<u64>,
     /// Whether the coordinator lives in the same process: a snapshot is durable then, no blob is needed.
     pub in_process: bool,
     /// How long running jobs may go on once the worker is to stop.

@@ -26,18 +26,63 @@ pub(crate) struct Status {
     pub(crate) completed: Option<UnixTime>,
 }
 
+/// How a step came by its result.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum How {
+    /// It ran.
+    Ran,
+    /// It ran, and something went wrong that its command did not mind: this is what.
+    Tainted(String),
+    /// A record was found by result key.
+    Hit,
+}
+
 /// One report.
 #[derive(Clone, Debug)]
 pub(crate) enum Report {
-    StepStarted { fence: Fence, step: StepIndex },
-    StepDone { fence: Fence, step: StepIndex, record: Box<Record>, hit: bool },
-    StepDurable { attempt: AttemptId, step: StepIndex },
-    StepFailed { fence: Fence, step: Option<StepIndex>, error: Box<StepError> },
-    OutputDone { fence: Fence, result: Box<OutputResult> },
-    JobReturned { fence: Fence, lost: Option<StepIndex> },
-    JobEnded { fence: Fence },
-    Log { attempt: AttemptId, vertex: String, stream: u32, bytes: Bytes, time: UnixTime },
-    Status { attempt: AttemptId, status: Box<Status> },
+    StepStarted {
+        fence: Fence,
+        step: StepIndex,
+    },
+    StepDone {
+        fence: Fence,
+        step: StepIndex,
+        record: Box<Record>,
+        how: How,
+    },
+    StepDurable {
+        attempt: AttemptId,
+        step: StepIndex,
+    },
+    StepFailed {
+        fence: Fence,
+        step: Option<StepIndex>,
+        error: Box<StepError>,
+    },
+    OutputDone {
+        fence: Fence,
+        result: Box<OutputResult>,
+    },
+    JobReturned {
+        fence: Fence,
+        lost: Option<StepIndex>,
+    },
+    JobEnded {
+        fence: Fence,
+    },
+    /// The disk was full and is not any more.
+    HasRoom,
+    Log {
+        attempt: AttemptId,
+        vertex: String,
+        stream: u32,
+        bytes: Bytes,
+        time: UnixTime,
+    },
+    Status {
+        attempt: AttemptId,
+        status: Box<Status>,
+    },
 }
 
 /// Hands reports to the session; waits while the queue is full.

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use crate::attempt;
-use crate::report::{Fence, FindOutcome, Report, Reporter, Status};
+use crate::report::{Fence, FindOutcome, How, Report, Reporter, Status};
 use crate::shared::Shared;
 
 /// How often a session says that the worker lives.
@@ -101,11 +101,15 @@ impl From<Report> for pb::WorkerReport {
             Report::StepStarted { fence: of, step } => {
                 Wire::StepStarted(pb::StepStarted { fence: Some(fence(of)), step: step.0 })
             }
-            Report::StepDone { fence: of, step, record, hit } => Wire::StepDone(pb::StepDone {
+            Report::StepDone { fence: of, step, record, how } => Wire::StepDone(pb::StepDone {
                 fence: Some(fence(of)),
                 step: step.0,
                 record: document::to_bytes(&record).into(),
-                hit,
+                hit: how == How::Hit,
+                tainted: match how {
+                    How::Tainted(why) => why,
+                    How::Ran | How::Hit => String::new(),
+                },
             }),
             Report::StepDurable { attempt, step } => {
                 Wire::StepDurable(pb::StepDurable { attempt: attempt.to_string(), step: step.0 })
@@ -126,6 +130,7 @@ impl From<Report> for pb::WorkerReport {
             Report::JobEnded { fence: of } => {
                 Wire::JobEnded(pb::JobEnded { fence: Some(fence(of)) })
             }
+            Report::HasRoom => Wire::HasRoom(pb::HasRoom {}),
             Report::Log { attempt, vertex, stream, bytes, time } => {
                 let time = Some(time.into());
                 progress(

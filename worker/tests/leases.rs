@@ -156,6 +156,7 @@ impl Fixture {
             exe: std::env::current_exe().unwrap(),
             registries: RegistryConfig::default(),
             network: DefaultNetwork::None,
+            step_memory_max: None,
             in_process: true,
             grace: Duration::ZERO,
         };
@@ -218,6 +219,7 @@ impl Fixture {
         });
         let contexts = contexts.collect();
         let leased = steps.into_iter().zip(0..).map(|(step, index)| LeasedStep {
+            tainted: false,
             index: StepIndex(index),
             step,
             ask: false,
@@ -630,6 +632,7 @@ fn cancelled_run() {
         let steps =
             vec![image(base(&fixture.store)), run("echo on; sleep 1000", 0, vec![], vec![])];
         let leased = steps.into_iter().zip(0..).map(|(step, index)| LeasedStep {
+            tainted: false,
             index: StepIndex(index),
             step,
             ask: false,

@@ -154,7 +154,8 @@ impl Book {
             return;
         };
         let Some(active) = self.builds.get_mut(&build) else { return };
-        active.results.insert(step, Settled { record, how: Settling::By(how) });
+        let tainted = self.tainted.contains(&made.record);
+        active.results.insert(step, Settled { record, how: Settling::By(how), tainted });
         let ran = active.running.contains_key(&Piece::Step(step));
         match how {
             How::Ran { .. } => self.tally.ran += 1,
@@ -203,6 +204,12 @@ impl Book {
                     words = format!("{words}: {}", told.message);
                 }
                 (Some(piece), words)
+            }
+            Note::Moved { part } => {
+                let piece = super::piece_of(part);
+                let told = self.builds.get(&build).and_then(|active| active.errors.get(&piece));
+                let told = told.map_or("its worker has no space left", |told| &told.message);
+                (Some(piece), format!("another worker takes it: {told}"))
             }
             Note::Withdrawn { step } => {
                 if let Some(active) = self.builds.get_mut(&build) {

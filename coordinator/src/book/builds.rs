@@ -113,7 +113,7 @@ impl Book {
         for (step, record) in &planned.taken {
             let record = Arc::new(record.clone());
             self.records.insert(record_digest(&record), record.clone());
-            active.results.insert(*step, Settled { record, how: Settling::Taken });
+            active.results.insert(*step, Settled { record, how: Settling::Taken, tainted: false });
         }
         active.planned = Some(Arc::new(planned));
         active.scheduled = true;

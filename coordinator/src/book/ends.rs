@@ -113,6 +113,7 @@ impl Book {
         self.followers.retain(|(owner, _), _| *owner != build);
         // A record that no build uses is the store's alone.
         self.records.retain(|_, record| std::sync::Arc::strong_count(record) > 1);
+        self.tainted.retain(|digest| self.records.contains_key(digest));
     }
 
     /// Forgets ended builds that are old, or too many.
@@ -197,6 +198,8 @@ impl Active {
         };
         let fault = match told.map(|error| error.kind) {
             Some(StepErrorKind::Internal {}) => Fault::Bug,
+            // The store is full, which no Dockerfile can mend.
+            Some(StepErrorKind::DiskLimit {}) => Fault::Cluster,
             _ => failure.fault(),
         };
         let message = match piece {

@@ -6,7 +6,7 @@ use dcbuild_model::{
     AttemptId, BlobDigest, BuildId, Digest, Platform, Record, StepIndex, WorkerId, limits,
 };
 use dcbuild_plan::Step;
-use dcbuild_progress::{Log, Update, VertexId, VertexState};
+use dcbuild_progress::{Log, Update, VertexId, VertexState, Warning};
 use dcbuild_proto::document::{self, OutputResult, StepError};
 use dcbuild_scheduler::{Event, Fence, InfraFault, Refusal, Return, StepFault, Work};
 
@@ -26,18 +26,30 @@ pub(crate) struct Hello {
     pub(crate) running: Vec<AttemptId>,
 }
 
+/// How a step came by its result.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Made {
+    /// It ran.
+    Ran,
+    /// It ran, and something went wrong that its command did not mind.
+    Tainted(String),
+    /// A record was found by result key.
+    Hit,
+}
+
 /// What a worker reports in its session.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Report {
     Renew,
     Started { fence: Fence, step: StepIndex },
-    Done { fence: Fence, step: StepIndex, record: Box<Record>, hit: bool },
+    Done { fence: Fence, step: StepIndex, record: Box<Record>, made: Made },
     Durable { attempt: AttemptId, step: StepIndex },
     Failed { fence: Fence, step: Option<StepIndex>, error: StepError },
     OutputDone { fence: Fence, result: OutputResult },
     Returned { fence: Fence, lost: Option<StepIndex> },
     JobEnded,
     Progress { attempt: AttemptId, update: Update },
+    HasRoom,
     Goodbye,
 }
 
@@ -53,9 +65,9 @@ impl Book {
                     self.started(fence.attempt, step);
                 }
             }
-            Report::Done { fence, step, record, hit } => {
+            Report::Done { fence, step, record, made } => {
                 if self.holds(worker, fence) {
-                    self.step_done(worker, fence, (step, hit), record);
+                    self.step_done(worker, fence, (step, made), record);
                 }
             }
             Report::Durable { attempt, step } => {
@@ -84,6 +96,9 @@ impl Book {
             Report::JobEnded => {}
             Report::Renew => self.renewed(worker),
             Report::Progress { attempt, update } => self.progress(worker, attempt, update),
+            Report::HasRoom => {
+                self.apply(Event::WorkerHasRoom { worker });
+            }
             Report::Goodbye => {
                 self.apply(Event::WorkerLost { worker });
             }
@@ -130,7 +145,7 @@ impl Book {
         &mut self,
         worker: WorkerId,
         fence: Fence,
-        (step, hit): (StepIndex, bool),
+        (step, how): (StepIndex, Made),
         record: Box<Record>,
     ) {
         let Some(attempt) = self.attempts.get(&fence.attempt) else { return };
@@ -155,14 +170,40 @@ impl Book {
             return;
         };
         let made = planned::made(&record, below);
-        self.record(Entry::Made { attempt: fence.attempt, step, record });
-        let event = if hit {
+        let tainted = matches!(how, Made::Tainted(_)) || self.stands_on_taint(attempt, step);
+        if let Made::Tainted(why) = &how {
+            self.warn_of_taint((attempt.lease.build, step), why);
+        }
+        self.record(Entry::Made { attempt: fence.attempt, step, record, tainted });
+        let event = if how == Made::Hit {
             Event::StepHit { fence, step, made }
         } else {
             Event::StepDone { fence, step, made }
         };
         if let Some(refusal) = self.apply(event) {
             self.refused(worker, &refusal);
+        }
+    }
+
+    /// Whether a step stands on or reads a result that is not kept for later builds.
+    fn stands_on_taint(&self, attempt: &Attempt, step: StepIndex) -> bool {
+        let Some(active) = self.builds.get(&attempt.lease.build) else { return false };
+        let Some(planned) = &active.planned else { return false };
+        let Some(step) = planned.plan.steps.get(step.index()) else { return false };
+        step.parent.into_iter().chain(planned::inputs_of(step)).any(|on| {
+            let settled = || active.results.get(&on).map(|settled| &settled.record);
+            let record = attempt.made.get(&on).or_else(settled);
+            record.is_some_and(|it| self.tainted.contains(&planned::record_digest(it)))
+        })
+    }
+
+    fn warn_of_taint(&mut self, at: (BuildId, StepIndex), why: &str) {
+        for (build, step) in self.viewers(at) {
+            let vertex = self.builds.get(&build).and_then(|active| active.step_vertex(step));
+            if let Some(vertex) = vertex {
+                let warning = Warning { vertex, short: why.into(), detail: Vec::new(), url: None };
+                self.tell(build, Update::Warning(warning));
+            }
         }
     }
 
@@ -173,10 +214,20 @@ impl Book {
         }
     }
 
-    pub(super) fn take_made(&mut self, attempt: AttemptId, step: StepIndex, record: Record) {
+    pub(super) fn take_made(
+        &mut self,
+        attempt: AttemptId,
+        step: StepIndex,
+        record: Record,
+        tainted: bool,
+    ) {
         let Some(known) = self.attempts.get_mut(&attempt) else { return };
         let record = Arc::new(record);
-        self.records.insert(planned::record_digest(&record), record.clone());
+        let digest = planned::record_digest(&record);
+        if tainted {
+            self.tainted.insert(digest);
+        }
+        self.records.insert(digest, record.clone());
         known.made.insert(step, record.clone());
         self.undurable.insert((attempt, step), (known.lease.worker, record));
     }

@@ -33,7 +33,7 @@ impl Book {
         for build in over {
             self.end_wait(build, None);
         }
-        let connected = connected(&self.scheduler.kinds());
+        let connected = connected(&self.scheduler.kinds(), self.scheduler.full());
         let now = self.now.instant;
         for (build, platforms) in unmet {
             let wait = self.waits.entry(build).or_insert(Wait { since: now, told: None });
@@ -118,13 +118,18 @@ fn wanted(platforms: &BTreeSet<Option<Platform>>) -> String {
     platforms.iter().map(kind).collect::<Vec<_>>().join(" and ")
 }
 
-fn connected(kinds: &BTreeMap<BTreeSet<Platform>, usize>) -> String {
-    if kinds.is_empty() {
-        return "none is connected".into();
-    }
+fn connected(kinds: &BTreeMap<BTreeSet<Platform>, usize>, full: usize) -> String {
     let kind = |(platforms, count): (&BTreeSet<Platform>, &usize)| {
         let names: Vec<String> = platforms.iter().map(ToString::to_string).collect();
         format!("{count} of {}", names.join(" and "))
     };
-    format!("connected: {}", kinds.iter().map(kind).collect::<Vec<_>>().join(", "))
+    let mut all: Vec<String> = kinds.iter().map(kind).collect();
+    if full > 0 {
+        all.push(format!("{full} with no space left on the disk"));
+    }
+    if all.is_empty() {
+        "none is connected".into()
+    } else {
+        format!("connected: {}", all.join(", "))
+    }
 }

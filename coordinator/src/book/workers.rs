@@ -1,8 +1,9 @@
 //! Workers come, are silent and go.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use dcbuild_model::{AttemptId, StepIndex, WorkerId, limits};
+use dcbuild_model::{AttemptId, Record, StepIndex, WorkerId, limits};
 use dcbuild_scheduler::{Event, Refusal, Requests, Work, WorkerFacts};
 use tokio::sync::mpsc;
 
@@ -119,15 +120,22 @@ impl Book {
             }
             Event::StepDurable { attempt, step } => {
                 if let Some((_, record)) = self.undurable.remove(&(*attempt, *step)) {
-                    self.effects.push(Effect::Keep(record));
+                    self.keep(record);
                 }
             }
             Event::StepHit { fence, step, .. } => {
                 if let Some((_, record)) = self.undurable.remove(&(fence.attempt, *step)) {
-                    self.effects.push(Effect::Keep(record));
+                    self.keep(record);
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Has a record kept for later builds, unless something was wrong with how it came about.
+    fn keep(&mut self, record: Arc<Record>) {
+        if !self.tainted.contains(&crate::planned::record_digest(&record)) {
+            self.effects.push(Effect::Keep(record));
         }
     }
 

@@ -48,6 +48,9 @@ pub enum StoredEvent {
     WorkerDraining {
         worker: WorkerId,
     },
+    WorkerHasRoom {
+        worker: WorkerId,
+    },
     WorkerLost {
         worker: WorkerId,
     },
@@ -378,6 +381,7 @@ impl From<&Event> for StoredEvent {
             }
             Event::WorkerBack { worker, running } => StoredEvent::WorkerBack { worker, running },
             Event::WorkerDraining { worker } => StoredEvent::WorkerDraining { worker },
+            Event::WorkerHasRoom { worker } => StoredEvent::WorkerHasRoom { worker },
             Event::WorkerLost { worker } => StoredEvent::WorkerLost { worker },
             Event::StepDone { fence, step, made } => {
                 StoredEvent::StepDone { fence: fence.into(), step, made: made.into() }
@@ -428,6 +432,7 @@ impl From<StoredEvent> for Event {
             }
             StoredEvent::WorkerBack { worker, running } => Event::WorkerBack { worker, running },
             StoredEvent::WorkerDraining { worker } => Event::WorkerDraining { worker },
+            StoredEvent::WorkerHasRoom { worker } => Event::WorkerHasRoom { worker },
             StoredEvent::WorkerLost { worker } => Event::WorkerLost { worker },
             StoredEvent::StepDone { fence, step, made } => {
                 Event::StepDone { fence: fence.into(), step, made: made.into() }

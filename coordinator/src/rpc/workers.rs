@@ -12,11 +12,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Services, guarded, invalid};
-use crate::book::{Hello, Order, Report};
+use crate::book::{Hello, Made, Order, Report};
 use crate::core::{Command, DRAIN};
 
 const ORDERS_MAX: usize = 1_024;
 const RUNNING_MAX: usize = 10_000;
+/// How much of what went wrong with a step is shown.
+const TAINT_CHARS_MAX: usize = 500;
 
 pub(super) struct WorkersService(pub(super) Services);
 
@@ -167,7 +169,11 @@ fn report_in(report: pb::WorkerReport) -> Result<Report, Status> {
             fence: fence_in(it.fence)?,
             step: StepIndex(it.step),
             record: document::from_bytes("record", &it.record).map_err(invalid)?,
-            hit: it.hit,
+            made: match (it.hit, it.tainted) {
+                (true, _) => Made::Hit,
+                (false, why) if why.is_empty() => Made::Ran,
+                (false, why) => Made::Tainted(why.chars().take(TAINT_CHARS_MAX).collect()),
+            },
         },
         Wire::StepDurable(it) => {
             Report::Durable { attempt: id(&it.attempt)?, step: StepIndex(it.step) }
@@ -197,6 +203,7 @@ fn report_in(report: pb::WorkerReport) -> Result<Report, Status> {
             };
             Report::Progress { attempt: id(&it.attempt)?, update }
         }
+        Wire::HasRoom(_) => Report::HasRoom,
         Wire::Goodbye(_) => Report::Goodbye,
     })
 }

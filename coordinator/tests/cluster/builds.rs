@@ -272,6 +272,7 @@ async fn found_by_outcome(overtakes: bool) {
                 step: second.index.0,
                 record,
                 hit: true,
+                tainted: String::new(),
             };
             worker.say(pb::worker_report::Report::StepDone(done)).await;
         } else {

@@ -10,7 +10,7 @@ use dcbuild_proto::document::{
 use dcbuild_proto::pb;
 use dcbuild_proto::pb::worker_report::Report;
 
-use crate::harness::{Cluster, Worker, fence, submission};
+use crate::harness::{Cluster, Worker, fence, steps, submission};
 
 /// An image under each of these names, an output each.
 fn named(names: &[&str]) -> Submission {
@@ -143,4 +143,31 @@ async fn a_build_does_not_wait_for_a_worker_for_ever() {
     assert_eq!((failed.fault, failed.code.as_str()), (Fault::Cluster, "NO_WORKER"));
     assert_eq!(failed.message, "a worker did not come within 30 s; none is connected");
     assert!(client.seen.contains(&"failed: waits for a worker; none is connected".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tainted_result_is_used_once_and_told_and_so_is_all_that_is_made_of_it() {
+    let cluster = Cluster::on_disk();
+    let dockerfile = submission("FROM scratch\nCOPY a /a\nRUN [\"/a\"]\nRUN [\"/b\"]\n");
+    let mut worker = cluster.worker(1, &[]).await;
+    for (build, ran) in [(10, 3), (11, 2)] {
+        let build = cluster.submit(build, &dockerfile).await;
+        let mut client = cluster.attach(build).await;
+        client.until("waiting: [3/3] RUN [\"/b\"]").await;
+        let lease = worker.lease().await;
+        assert_eq!(steps(&lease).len(), ran, "what is clean is kept, and nothing else");
+        for step in steps(&lease) {
+            assert!(!step.tainted, "its own attempt knows what it made itself");
+            let Report::StepDone(done) = worker.done_report(&lease, step, None) else { panic!() };
+            let bad = step.step.name.contains("/a\"]");
+            let tainted = if bad { "it was killed" } else { "" }.to_owned();
+            worker.say(Report::StepDone(pb::StepDone { tainted, ..done })).await;
+            let (attempt, step) = (lease.attempt.to_string(), step.index.0);
+            worker.say(Report::StepDurable(pb::StepDurable { attempt, step })).await;
+        }
+        let lease = worker.lease().await;
+        worker.assemble(&lease).await;
+        assert!(matches!(client.outcome().await, Outcome::Done { .. }));
+        assert!(client.seen.contains(&"warning it was killed".to_owned()), "{:#?}", client.seen);
+    }
 }

@@ -432,7 +432,8 @@ impl Worker {
         };
         let record = document::to_bytes(&record).into();
         let fence = Some(fence(lease));
-        Report::StepDone(pb::StepDone { fence, step: step.index.0, record, hit: false })
+        let tainted = String::new();
+        Report::StepDone(pb::StepDone { fence, step: step.index.0, record, hit: false, tainted })
     }
 
     /// Carries out all steps of a lease.

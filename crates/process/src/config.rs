@@ -68,6 +68,8 @@ pub struct BuildConfig {
     pub keep_storage: ByteSize,
     /// The network of a RUN that says nothing of it.
     pub network: NetworkDefault,
+    /// The memory that one RUN may take; none for all that there is.
+    pub step_memory: Option<ByteSize>,
 }
 
 /// Where a coordinator keeps blobs and records.
@@ -121,7 +123,7 @@ pub struct CoordinatorConfig {
     pub no_worker_timeout: Duration,
     /// What knows fast what a bucket has.
     pub index: IndexConfig,
-    /// How long builds may go on after it was asked to stop.
+    /// How long a build goes on whose client is lost.
     pub grace: Duration,
 }
 
@@ -138,6 +140,8 @@ pub struct WorkerConfig {
     pub labels: BTreeMap<String, String>,
     /// What may stay in the data folder.
     pub keep_storage: ByteSize,
+    /// The memory that one RUN may take; none for all that there is.
+    pub step_memory: Option<ByteSize>,
     /// How long jobs may go on after it was asked to stop.
     pub grace: Duration,
 }

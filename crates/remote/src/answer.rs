@@ -31,6 +31,9 @@ pub fn status_of(error: &StoreError) -> Status {
         StoreError::Encode { .. } | StoreError::Name { .. } => Code::Internal,
         StoreError::Denied { .. } => Code::PermissionDenied,
         StoreError::Full { .. } => Code::ResourceExhausted,
+        StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            Code::ResourceExhausted
+        }
         StoreError::Io { .. } | StoreError::Unavailable { .. } | StoreError::Stopped => {
             Code::Unavailable
         }

@@ -192,6 +192,11 @@ pub enum Refusal {
 /// Something that a person who waits should know.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Note {
+    /// The worker's disk is full: the job goes to another, which is no attempt.
+    Moved {
+        /// What was tried.
+        part: Part,
+    },
     /// An attempt was lost, and another will be made.
     Retry {
         /// What was tried.

@@ -143,6 +143,11 @@ pub enum Event {
         /// The attempts that it runs.
         running: Vec<AttemptId>,
     },
+    /// A worker whose disk was full has room again.
+    WorkerHasRoom {
+        /// The worker.
+        worker: WorkerId,
+    },
     /// A worker takes no more jobs.
     WorkerDraining {
         /// The worker.

@@ -202,6 +202,11 @@ impl Scheduler {
         unmet
     }
 
+    /// How many workers take no jobs because their disk is full.
+    pub fn full(&self) -> usize {
+        self.workers.values().filter(|worker| worker.duty == Duty::IsFull).count()
+    }
+
     /// How many workers take jobs, by the platforms that they run.
     pub fn kinds(&self) -> BTreeMap<BTreeSet<Platform>, usize> {
         let mut kinds = BTreeMap::new();

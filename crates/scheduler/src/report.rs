@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use dcbuild_model::{BlobDigest, BuildId, JobId, StepIndex, limits};
+use dcbuild_model::{BlobDigest, BuildId, JobId, StepIndex, WorkerId, limits};
 
 use crate::action::{Action, Failure, How, Note, Outcome, Part, Refusal};
 use crate::build::{OutputState, Source, Tries};
@@ -11,7 +11,7 @@ use crate::graph::{Freshness, Made, OutputIndex, Sees};
 use crate::job::{Job, Tenure};
 use crate::result::{Kept, Pooled};
 use crate::state::{At, Scheduler};
-use crate::worker::Duty;
+use crate::worker::{Duty, Worker};
 
 /// How often a job may be handed back for a lost input before its build fails.
 const RETURNS_MAX: u32 = 8;
@@ -146,6 +146,7 @@ impl Scheduler {
     pub(crate) fn step_failed(&mut self, fence: Fence, step: StepIndex, fault: StepFault) {
         let Some((job, _, at)) = self.in_turn(fence, step) else { return };
         match fault {
+            StepFault::Infra(InfraFault::NoSpace) => self.no_space(job),
             StepFault::Infra(fault) => self.attempt_lost(job, fault),
             StepFault::InputLost(input) => self.input_lost(job, input),
             StepFault::Exit { .. } => {
@@ -184,6 +185,7 @@ impl Scheduler {
     pub(crate) fn output_failed(&mut self, fence: Fence, fault: StepFault) {
         let Some((job, build, output)) = self.output_of(fence) else { return };
         match fault {
+            StepFault::Infra(InfraFault::NoSpace) => self.no_space(job),
             StepFault::Infra(fault) => self.attempt_lost(job, fault),
             StepFault::InputLost(input) => self.input_lost(job, input),
             StepFault::Exit { .. }
@@ -257,6 +259,48 @@ impl Scheduler {
         for at in concerned {
             if let Some(lost) = self.step_mut(at).map(|step| count(&mut step.tries)) {
                 self.retry_or_fail(at.0, Part::Step(at.1), lost, fault);
+            }
+        }
+    }
+
+    /// A worker's disk is full: another one takes the job, and if there is none, trying again on this one is of no use.
+    fn no_space(&mut self, id: JobId) {
+        let Some(job) = self.jobs.get(&id) else { return };
+        let Some(tenure) = job.tenure() else { return };
+        let shape = job.shape.clone();
+        let part = match (&job.work, job.open().first()) {
+            (Work::Output(output), _) => Part::Output(*output),
+            (Work::Steps(_), Some(step)) => Part::Step(*step),
+            (Work::Steps(_), None) => return,
+        };
+        let build = job.build;
+        let concerned = self.concerned(job);
+        self.worker_is_full(tenure.worker);
+        let mut tried = BTreeSet::new();
+        self.each_tries(id, |tries| {
+            tries.workers.insert(tenure.worker);
+            tried.extend(tries.workers.iter().copied());
+        });
+        let untried =
+            |(id, worker): (&WorkerId, &Worker)| !tried.contains(id) && worker.suits(&shape);
+        let elsewhere = self.workers.iter().any(untried);
+        self.put_ahead(id);
+        self.drop_job(id);
+        let told = match part {
+            Part::Output(_) => vec![(build, part)],
+            Part::Step(_) => {
+                concerned.into_iter().map(|(on, step)| (on, Part::Step(step))).collect()
+            }
+        };
+        for (build, part) in told {
+            if elsewhere {
+                self.act(Action::Note { build, note: Note::Moved { part } });
+                continue;
+            }
+            let failure = Failure::AttemptsExhausted { part, last: InfraFault::NoSpace };
+            match part {
+                Part::Step(_) => self.end_build(build, Outcome::Failed(failure)),
+                Part::Output(output) => self.fail_output(build, output, failure),
             }
         }
     }

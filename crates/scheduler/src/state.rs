@@ -112,6 +112,7 @@ impl Scheduler {
             Event::WorkerJoined(facts) => self.worker_joined(facts),
             Event::WorkerBack { worker, running } => self.worker_back(worker, &running),
             Event::WorkerDraining { worker } => self.worker_draining(worker),
+            Event::WorkerHasRoom { worker } => self.worker_has_room(worker),
             Event::WorkerLost { worker } => self.worker_lost(worker),
             Event::StepDone { fence, step, made } => self.step_done(fence, step, made),
             Event::StepHit { fence, step, made } => self.step_hit(fence, step, made),

@@ -142,6 +142,39 @@ fn a_failed_output_leaves_the_others_alone() {
 }
 
 #[test]
+fn a_full_worker_s_job_goes_to_another_and_is_no_attempt() {
+    check(
+        "worker 1 joins\nbuild a: x =>x\nworker 2 joins\nt1 fails x full\nbuild b: y =>y\n\
+         t2 done x\nworker 1 has room\nt3 fails y full\nt4 output\nt5 fails y full",
+        &expect![[r#"
+            > worker 1 joins
+            > build a: x =>x
+              accepted a
+              lease t1 to worker 1: a.x
+            > worker 2 joins
+            > t1 fails x full
+              a moved: Step(StepIndex(0))
+              lease t2 to worker 2: a.x
+            > build b: y =>y
+              accepted b
+            > t2 done x
+              a.x ran as t2
+              lease t3 to worker 2: b.y
+            > worker 1 has room
+              lease t4 to worker 1: a output 0
+            > t3 fails y full
+              b moved: Step(StepIndex(0))
+            > t4 output
+              a output 0 made
+              a ended: Done
+              lease t5 to worker 1: b.y
+            > t5 fails y full
+              b failed: INFRA_ATTEMPTS_EXHAUSTED
+        "#]],
+    );
+}
+
+#[test]
 fn the_users_own_failure_is_not_retried() {
     check(
         "worker 1 joins slots=2\nbuild a: x y@1 =>x,y\nt1 fails x exit=2\nt2 done y",

@@ -34,6 +34,8 @@ pub(crate) struct Worker {
 pub(crate) enum Duty {
     /// It does.
     Works,
+    /// Its disk is full: it takes none until it has room again.
+    IsFull,
     /// It is about to leave.
     Drains,
 }
@@ -149,6 +151,26 @@ impl Scheduler {
         // What it was told before may have been lost on the way.
         for job in jobs {
             self.say_lease(job);
+        }
+    }
+
+    /// A worker's disk is full.
+    pub(crate) fn worker_is_full(&mut self, id: WorkerId) {
+        if let Some(worker) = self.workers.get_mut(&id)
+            && worker.duty == Duty::Works
+        {
+            worker.duty = Duty::IsFull;
+            self.count_free(id);
+        }
+    }
+
+    pub(crate) fn worker_has_room(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return self.refuse(Refusal::UnknownWorker(id));
+        };
+        if worker.duty == Duty::IsFull {
+            worker.duty = Duty::Works;
+            self.count_free(id);
         }
     }
 

@@ -389,7 +389,10 @@ pub struct PutBaseRequest {
 pub struct PutBaseReply {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WorkerReport {
-    #[prost(oneof = "worker_report::Report", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(
+        oneof = "worker_report::Report",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12"
+    )]
     pub report: ::core::option::Option<worker_report::Report>,
 }
 /// Nested message and enum types in `WorkerReport`.
@@ -418,6 +421,8 @@ pub mod worker_report {
         Progress(super::Progress),
         #[prost(message, tag = "11")]
         Goodbye(super::Goodbye),
+        #[prost(message, tag = "12")]
+        HasRoom(super::HasRoom),
     }
 }
 /// Must come first, and once.
@@ -441,6 +446,9 @@ pub struct Hello {
 pub struct Renew {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Goodbye {}
+/// After a failure for want of space: there is some again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HasRoom {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Fence {
     #[prost(string, tag = "1")]
@@ -467,6 +475,9 @@ pub struct StepDone {
     /// The result was found by result key and did not run.
     #[prost(bool, tag = "4")]
     pub hit: bool,
+    /// Why it is not to be kept for later builds; empty if it is.
+    #[prost(string, tag = "5")]
+    pub tainted: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StepDurable {

@@ -37,7 +37,7 @@ pub(crate) async fn make(
     let layers: Vec<LayerRef> =
         futures::stream::iter(takes).buffered(FETCHED_AT_ONCE).try_collect().await?;
     attempt.shared.layers.learn(&layers, &attempt.registry);
-    Ok(Made { layers, publish: Publish::Nothing })
+    Ok(Made { layers, publish: Publish::Nothing, taint: None })
 }
 
 async fn take(

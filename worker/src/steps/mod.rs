@@ -29,6 +29,8 @@ use crate::spool::Sources;
 pub(crate) struct Made {
     pub(crate) layers: Vec<LayerRef>,
     pub(crate) publish: Publish,
+    /// What went wrong that did not fail the step; its result is then not kept for later builds.
+    pub(crate) taint: Option<String>,
 }
 
 /// Where an input's bytes lie.
@@ -159,7 +161,7 @@ pub(crate) async fn keep_recipe(
     layers.put_table(layer, table).await?;
     let recipe = Recipe { changes: Arc::new(changes), sources: Arc::new(sources) };
     layers.add_recipe(layer, recipe);
-    Ok(Made { layers: vec![made], publish: Publish::Recipe(layer) })
+    Ok(Made { layers: vec![made], publish: Publish::Recipe(layer), taint: None })
 }
 
 /// The numbers of an owner, looked up in the state below; blocks.

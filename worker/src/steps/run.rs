@@ -24,6 +24,7 @@ use crate::error::{Failed, blocking};
 use crate::layers;
 use crate::publish::Publish;
 use crate::report::Progress;
+use crate::room;
 
 /// How far the times of files may lag behind the clock: the kernel stamps them once a tick.
 const TICK_NANOS: u32 = 50_000_000;
@@ -57,12 +58,15 @@ pub(crate) async fn make(
     let ended = cell(attempt, &task.progress, sandbox, spec).await;
     // Locks of caches and throw-away folders are free as soon as the process is gone.
     drop(mounts);
+    let full = room::is_full(&attempt.shared.config.data_dir);
     let ended = match ended {
-        Ok(exit) => judge(op, &exit).map(|()| exit.stubs),
+        Ok(exit) => judge(op, &exit, full).map(|taint| (exit.stubs, taint)),
         Err(error) => Err(cell_failed(error)),
     };
     match ended {
-        Ok(stubs) => commit(attempt, stage, stubs, start).await,
+        Ok((stubs, taint)) => {
+            commit(attempt, stage, stubs, start).await.map(|made| Made { taint, ..made })
+        }
         Err(error) => Err(abandon(attempt, stage.upper, error).await),
     }
 }
@@ -129,7 +133,7 @@ fn spec(
             RunSecurity::Sandbox => Security::Default,
             RunSecurity::Insecure => Security::Insecure,
         },
-        limits: limits(op)?,
+        limits: Limits { memory_bytes_max: attempt.shared.config.step_memory_max, ..limits(op)? },
     })
 }
 
@@ -188,9 +192,10 @@ async fn cell(
     tokio::join!(run, tell).0
 }
 
-fn judge(op: &RunOp, exit: &CellExit) -> Result<(), Failed> {
+/// Says whether a step succeeded; if it did, what went wrong all the same.
+fn judge(op: &RunOp, exit: &CellExit, full: bool) -> Result<Option<String>, Failed> {
     let code = match exit.outcome {
-        Outcome::Exited(0) => return Ok(()),
+        Outcome::Exited(0) => return Ok(taint(exit, full)),
         Outcome::Exited(code) => code,
         Outcome::Signaled(signal) => 128 + signal,
     };
@@ -200,10 +205,24 @@ fn judge(op: &RunOp, exit: &CellExit) -> Result<(), Failed> {
         let message = format!("{story} (out of memory)");
         return Err(Failed::new(StepErrorKind::MemoryLimit {}, message));
     }
+    if full {
+        return Err(Failed::new(StepErrorKind::NoSpace {}, story));
+    }
     let hint = exit
         .pids_limit_hit
         .then(|| format!("it was refused a process: a step may have {STEP_PROCESSES_MAX}"));
     Err(Failed::new(StepErrorKind::Exit { code }, story).with_hint(hint))
+}
+
+/// What a command did not mind, though its result may be less than was wanted.
+fn taint(exit: &CellExit, full: bool) -> Option<String> {
+    let what = match (exit.oom_killed, exit.pids_limit_hit) {
+        (true, _) => "the kernel killed a process of it for want of memory".to_owned(),
+        (_, true) => format!("it was refused a process: a step may have {STEP_PROCESSES_MAX}"),
+        (false, false) if full => "the disk was full when it ended".to_owned(),
+        (false, false) => return None,
+    };
+    Some(format!("{what}, though the command succeeded; the result is not kept in the cache"))
 }
 
 fn cell_failed(error: CellError) -> Failed {
@@ -234,7 +253,7 @@ async fn commit(
     let times = TimeForm::NewSince(start);
     let made = layers::layer_ref(committed.layer, &committed.changes, times);
     attempt.shared.layers.put_table(committed.layer, committed.toc).await?;
-    Ok(Made { layers: vec![made], publish: Publish::Snapshot(committed.layer) })
+    Ok(Made { layers: vec![made], publish: Publish::Snapshot(committed.layer), taint: None })
 }
 
 /// Removes what a step wrote that did not succeed.

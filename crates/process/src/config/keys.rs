@@ -27,7 +27,7 @@ const INDEX_URL: &str = "`redis://[USER:PASSWORD@]HOST:PORT/DB`, `rediss://..` f
 const INDEX_CA: &str = "A file of certificates to trust instead of the system's.";
 
 /// `HOST` stands for any host.
-pub(super) const KEYS: [Key; 30] = [
+pub(super) const KEYS: [Key; 32] = [
     key("registry.HOST.mirrors", "[]", "Hosts that are asked first, in this order."),
     key("registry.HOST.http", "false", "Use plain http."),
     key("registry.HOST.insecure", "false", "Use https without checking the certificate."),
@@ -40,6 +40,7 @@ pub(super) const KEYS: [Key; 30] = [
     key("build.parallelism", "the number of cpus", "How many steps run at once."),
     key("build.keep_storage", "20GiB", "What may stay in the state folder after a build."),
     key("build.network", "default", "The network of a RUN: `default`, `none` or `host`."),
+    key("build.step_memory", "none", "The memory that one RUN may take."),
     key("coordinator.listen", "127.0.0.1:7070", "Where clients and workers reach it."),
     key("coordinator.http_listen", "127.0.0.1:7071", "Where health, metrics and the page are."),
     key("coordinator.data_dir", "/var/lib/dcbuild/coordinator", "Where its log is kept."),
@@ -65,6 +66,7 @@ pub(super) const KEYS: [Key; 30] = [
     key("worker.slots", "the number of cpus", "How many jobs it runs at once."),
     key("worker.labels", "{}", "A table of names and values that jobs may ask for."),
     key("worker.keep_storage", "50GiB", "What may stay in the data folder."),
+    key("worker.step_memory", "none", "The memory that one RUN may take."),
     key("worker.grace", "30s", "How long jobs may go on after a request to stop."),
     key("submit.coordinator", "none", "The coordinator that builds are sent to."),
     key(

@@ -35,6 +35,7 @@ pub(super) struct RawBuild {
     pub(super) parallelism: Option<u32>,
     pub(super) keep_storage: Option<String>,
     pub(super) network: Option<NetworkDefault>,
+    pub(super) step_memory: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -79,6 +80,7 @@ pub(super) struct RawWorker {
     pub(super) slots: Option<u32>,
     pub(super) labels: BTreeMap<String, String>,
     pub(super) keep_storage: Option<String>,
+    pub(super) step_memory: Option<String>,
     pub(super) grace: Option<String>,
 }
 

@@ -35,6 +35,11 @@ impl Mistakes {
         parse(&text).map_err(|problem| self.add(key, problem)).ok()
     }
 
+    /// A size that need not be there.
+    fn size(&mut self, key: &str, written: Option<String>) -> Option<ByteSize> {
+        written.and_then(|text| self.read(key, Some(text), str::parse::<ByteSize>))
+    }
+
     fn positive(&mut self, key: &str, written: Option<u32>) -> u32 {
         let cpus = std::thread::available_parallelism().map_or(1, NonZero::get);
         let value = written.unwrap_or(u32::try_from(cpus).unwrap_or(1));
@@ -99,6 +104,7 @@ fn build(raw: RawBuild, env: &Env, mistakes: &mut Mistakes) -> Option<BuildConfi
         parallelism,
         keep_storage,
         network: raw.network.unwrap_or_default(),
+        step_memory: mistakes.size("build.step_memory", raw.step_memory),
     })
 }
 
@@ -161,6 +167,7 @@ fn worker(raw: RawWorker, env: &Env, mistakes: &mut Mistakes) -> Option<WorkerCo
     let keep_storage =
         mistakes.read("worker.keep_storage", raw.keep_storage, str::parse::<ByteSize>);
     let grace = mistakes.read("worker.grace", raw.grace, parse_duration);
+    let step_memory = mistakes.size("worker.step_memory", raw.step_memory);
     let data_dir = raw.data_dir.unwrap_or_else(|| default_of("worker.data_dir").into());
     Some(WorkerConfig {
         coordinator,
@@ -168,6 +175,7 @@ fn worker(raw: RawWorker, env: &Env, mistakes: &mut Mistakes) -> Option<WorkerCo
         slots,
         labels: raw.labels,
         keep_storage: keep_storage?,
+        step_memory,
         grace: grace?,
     })
 }

@@ -90,6 +90,7 @@ impl Player {
                     .unwrap()]),
             }),
             ["worker", name, "lost"] => Event::WorkerLost { worker: worker_id(name) },
+            ["worker", name, "has", "room"] => Event::WorkerHasRoom { worker: worker_id(name) },
             ["worker", name, "drains"] => Event::WorkerDraining { worker: worker_id(name) },
             ["worker", name, "back", running @ ..] => Event::WorkerBack {
                 worker: worker_id(name),
@@ -147,6 +148,7 @@ impl Player {
                 let step = self.step(name, step);
                 let fault = match option(&[why], "exit") {
                     Some(code) => StepFault::Exit { code: code.parse().unwrap() },
+                    None if *why == "full" => StepFault::Infra(InfraFault::NoSpace),
                     None => StepFault::Infra(InfraFault::Sandbox),
                 };
                 Event::StepFailed { fence, step, fault }
@@ -291,6 +293,9 @@ impl Player {
             }
             Action::Note { build, note: Note::Withdrawn { step } } => {
                 format!("{} withdrawn", self.name(*build, *step))
+            }
+            Action::Note { build, note: Note::Moved { part } } => {
+                format!("{} moved: {part:?}", short(build))
             }
             Action::Note { build, note: Note::Retry { attempts, attempts_max, fault, .. } } => {
                 format!("{} lost attempt {attempts}/{attempts_max}: {fault:?}", short(build))

@@ -330,7 +330,11 @@ impl World {
         match self.dice.roll(100) {
             0 => Event::StepFailed { fence, step, fault: StepFault::Exit { code: 1 } },
             1 => Event::StepFailed { fence, step, fault: StepFault::TimeLimit },
-            2..5 => Event::StepFailed { fence, step, fault: StepFault::Infra(InfraFault::NoSpace) },
+            2..5 => {
+                let delay = 100 + self.dice.roll(2_000);
+                self.plan(delay, Plan::Log(Event::WorkerHasRoom { worker: lease.worker }));
+                Event::StepFailed { fence, step, fault: StepFault::Infra(InfraFault::NoSpace) }
+            }
             5..7 => match node.needs().last() {
                 Some(input) => Event::JobReturned { fence, why: Return::InputLost(input) },
                 None => Event::StepDone { fence, step, made },
