@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 use dcbuild_client::BuildFlags;
+use dcbuild_process::{ByteSize, parse_duration};
 
 use crate::prune::Prune;
 use crate::state::Format;
@@ -194,6 +195,12 @@ pub(crate) struct Coordinator {
     pub(crate) data_dir: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) store: StoreFlags,
+    /// What may stay in the store, such as 500GiB; the longest unused goes [default: all of it]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) keep_storage: Option<ByteSize>,
+    /// How long something in the store may stay unused, such as 720h [default: for ever]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub(crate) keep_unused: Option<std::time::Duration>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -192,6 +192,10 @@ impl Local {
                 layers: store.clone(),
                 names: store.clone(),
                 notes: store.clone(),
+                // This process holds a time of use of its own.
+                using: None,
+                swept: store.clone(),
+                leftovers: None,
                 grants: None,
             },
             holds: Some(Arc::new(Held(held.clone()))),

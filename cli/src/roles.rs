@@ -10,7 +10,7 @@ use dcbuild_coordinator::{Coordinator, CoordinatorConfig, Stores};
 use dcbuild_model::{Platform, Scope, WorkerId};
 use dcbuild_process::{Config, SystemClock, config::StoreConfig, new_bits};
 use dcbuild_remote::RemoteStore;
-use dcbuild_store::FolderStore;
+use dcbuild_store::{Ceilings, FolderStore};
 use dcbuild_worker::{DefaultNetwork, NoContexts, Worker, WorkerConfig};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -37,6 +37,11 @@ pub(crate) async fn coordinator(flags: args::Coordinator, app: &App) -> anyhow::
         scope: Scope::local(),
         no_worker_max: settings.no_worker_timeout,
         grace: settings.grace,
+        ceilings: Ceilings {
+            keep_bytes: flags.keep_storage.or(settings.keep_storage).map(|size| size.0),
+            max_age: flags.keep_unused.or(settings.keep_unused),
+            all: false,
+        },
         ..CoordinatorConfig::default()
     };
     let listener = bind(listen).await?;

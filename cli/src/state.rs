@@ -81,7 +81,9 @@ impl State {
         let entries = kept.entries(&kept.caches.list()?)?;
         let total: u64 = entries.iter().map(|entry| entry.size).sum();
         let (mut count, mut bytes) = (0u64, 0u64);
-        for entry in victims(&entries, request, SystemClock.now()) {
+        let victims = victims(&entries, request, SystemClock.now());
+        kept.store.note_victims(&victims, request)?;
+        for entry in victims {
             if kept.remove(&entry)? {
                 count += 1;
                 bytes += entry.size;
@@ -99,7 +101,9 @@ impl State {
         let request = PruneRequest { keep_bytes: Some(keep.0), ..PruneRequest::default() };
         let kept = self.open()?;
         let entries = kept.entries(&kept.caches.list()?)?;
-        for entry in victims(&entries, &request, SystemClock.now()) {
+        let victims = victims(&entries, &request, SystemClock.now());
+        kept.store.note_victims(&victims, &request)?;
+        for entry in victims {
             kept.remove(&entry)?;
         }
         Ok(())

@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use dcbuild_coordinator::Stores;
 use dcbuild_process::config::{BucketConfig, IndexConfig};
-use dcbuild_process::{Clock as _, Env, SystemClock};
+use dcbuild_process::{Clock as _, Env, SystemClock, new_bits};
 use dcbuild_redis::{RedisConfig, RedisIndex};
 use dcbuild_s3::{S3Config, S3Store};
-use dcbuild_store::{Catalog, CatalogParts, EmbeddedIndex, Indexed, KeyIndex, Now, Seal};
+use dcbuild_store::{Catalog, CatalogParts, EmbeddedIndex, Indexed, KeyIndex, Now, Seal, Using};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,6 +17,11 @@ use tokio_util::task::TaskTracker;
 const INDEX_BYTES_MAX: usize = 256 << 20;
 /// How long notes to the index and the like may take once nobody needs the store any more.
 const CLOSE: Duration = Duration::from_secs(2);
+
+/// Tells this process from others.
+fn salt() -> [u8; 16] {
+    new_bits(&SystemClock).to_be_bytes()
+}
 
 /// A store in a bucket, in all its parts.
 pub(crate) struct Bucket {
@@ -141,6 +146,9 @@ impl Bucket {
             layers: self.catalog.clone(),
             names: self.catalog.clone(),
             notes: self.catalog.clone(),
+            using: Some(Arc::new(Using::new(Box::new(self.catalog.mark(&salt()))))),
+            swept: self.catalog.clone(),
+            leftovers: Some(self.s3.clone()),
             grants: Some(self.blobs.clone()),
         }
     }

@@ -7,7 +7,10 @@ use std::time::Duration;
 use dcbuild_model::{LayerId, Scope, limits};
 use dcbuild_process::Clock;
 use dcbuild_registry::RegistryConfig;
-use dcbuild_store::{BlobStore, FolderStore, Grants, ImageNames, LayerIndex, Notes, StepIndex};
+use dcbuild_store::{
+    BlobStore, Ceilings, FolderMark, FolderStore, Grants, ImageNames, LayerIndex, Leftovers, Notes,
+    StepIndex, Swept, Using,
+};
 
 /// What a coordinator is told at its start.
 #[derive(Clone, Debug)]
@@ -24,6 +27,10 @@ pub struct CoordinatorConfig {
     pub no_worker_max: Duration,
     /// How long a build goes on without a client that answers, unless it was submitted to go on without one.
     pub grace: Duration,
+    /// How much may stay in the store; nothing is swept without a ceiling.
+    pub ceilings: Ceilings,
+    /// How often the store is swept.
+    pub sweep_every: Duration,
     /// How long the log may be at a start at which no build goes on; a longer one is begun again.
     pub log_bytes_max: u64,
 }
@@ -37,6 +44,8 @@ impl Default for CoordinatorConfig {
             builds_max: 1_000,
             no_worker_max: Duration::from_mins(10),
             grace: limits::CLIENT_GONE,
+            ceilings: Ceilings::default(),
+            sweep_every: Duration::from_mins(10),
             log_bytes_max: 16 << 20,
         }
     }
@@ -55,6 +64,12 @@ pub struct Stores {
     pub names: Arc<dyn ImageNames>,
     /// Notes that explain.
     pub notes: Arc<dyn Notes>,
+    /// The mark that builds go on, so that nothing that they use is removed.
+    pub using: Option<Arc<Using>>,
+    /// What of it can be removed.
+    pub swept: Arc<dyn Swept>,
+    /// Uploads that were begun and never ended, where the store has any.
+    pub leftovers: Option<Arc<dyn Leftovers>>,
     /// Leave to move blobs past the coordinator, where the store gives any.
     pub grants: Option<Arc<dyn Grants>>,
 }
@@ -68,7 +83,10 @@ impl Stores {
             steps: store.clone(),
             layers: store.clone(),
             names: store.clone(),
-            notes: store,
+            notes: store.clone(),
+            using: Some(Arc::new(Using::new(Box::new(FolderMark::new((*store).clone()))))),
+            swept: store,
+            leftovers: None,
             grants: None,
         }
     }

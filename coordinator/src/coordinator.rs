@@ -25,6 +25,7 @@ use crate::keeping::Keeping;
 use crate::log::{Entry, FileLog, Log, LogError, MemoryLog, VERSION, renewal};
 use crate::records::Records;
 use crate::rpc::{self, Services};
+use crate::sweeper::Sweeper;
 
 /// Says why a coordinator could not start.
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +121,18 @@ impl Coordinator {
             }
             stopping.cancel();
         });
+        // In the process of a client it is the client who holds the ceiling.
+        if parts.holds.is_none() {
+            let sweeper = Sweeper {
+                stores: parts.stores.clone(),
+                scope: config.scope.clone(),
+                ceilings: config.ceilings.clone(),
+                every: config.sweep_every,
+                clock: parts.clock.clone(),
+                holder: format!("{:x}", rand::random::<u128>()),
+            };
+            tracker.spawn(sweeper.run(stop.clone()));
+        }
         let services =
             Services { core: handle, records, tracker: tracker.clone(), stop: stop.clone() };
         Ok(Coordinator { services, tracker, stop })
@@ -167,6 +180,10 @@ impl Coordinator {
         self.stop.cancel();
         self.tracker.close();
         self.tracker.wait().await;
+        // The builds of a process of its own end with it; a cluster's go on when it is started again.
+        if self.services.records.holds.is_some() {
+            self.services.records.end_use().await;
+        }
     }
 }
 

@@ -183,6 +183,7 @@ impl Core {
             }
             if woken || (Instant::now() >= next_tick && commands.is_empty()) {
                 self.book.tick();
+                self.keep_use();
                 next_tick = Instant::now() + TICK;
             }
             self.settle().await?;
@@ -382,6 +383,19 @@ impl Core {
         let records = self.parts.driver.records.clone();
         self.parts.tracker.spawn(async move {
             build.finish(&names::keep(&records, given, outcome).await);
+        });
+    }
+
+    /// Moves the mark of use on to the builds that go on now.
+    fn keep_use(&self) {
+        let Some(using) = self.parts.driver.records.stores.using.clone() else { return };
+        let (begun, running) = (using.begun(), self.book.running());
+        let now = self.parts.clock.now();
+        self.parts.tracker.spawn(async move {
+            if let Err(error) = using.keep(begun, &running, now).await {
+                let error = crate::images::chain(&error);
+                tracing::warn!(error, "the mark that builds go on could not be renewed");
+            }
         });
     }
 

@@ -123,6 +123,7 @@ impl Driver {
             return Ok(Driven::Over(Box::new(Outcome::Planned { plan })));
         }
         let wanted: Vec<_> = plan.state.into_iter().collect();
+        self.parts.records.begin_use(self.build.id, self.parts.clock.now()).await;
         let probed = self.parts.records.probe(&plan).await;
         let Choice { mut taken, run: _ } = choose(&plan, &probed.found, &wanted);
         keep_grounded(&plan, &mut taken);

@@ -26,6 +26,7 @@ mod planned;
 mod questions;
 mod records;
 mod rpc;
+mod sweeper;
 
 pub use config::{CoordinatorConfig, Holds, Parts, Stores};
 pub use coordinator::{Coordinator, ServeError, StartError};

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use dcbuild_explain::Account;
 use dcbuild_model::{
-    BlobDigest, LayerDigest, LayerId, LayerRef, Record, Scope, StepIndex, StepKey,
+    BlobDigest, BuildId, LayerDigest, LayerId, LayerRef, Record, Scope, StepIndex, StepKey,
+    UnixTime,
 };
 use dcbuild_plan::{Plan, Step};
 use dcbuild_store::notes::NOTE_BYTES_MAX;
@@ -58,6 +59,27 @@ impl Records {
         }
         let gone = self.keep_available(&mut found).await;
         Probed { found, gone }
+    }
+
+    /// Says that a build goes on, before it looks for anything: from then on nothing that it finds is removed.
+    pub(crate) async fn begin_use(&self, build: BuildId, now: UnixTime) {
+        if let Some(using) = &self.stores.using
+            && let Err(error) = using.begin(build, now).await
+        {
+            let error = crate::images::chain(&error);
+            tracing::warn!(error, "a sweeper may not know that this build goes on");
+        }
+    }
+
+    /// Nothing is used any more by this process.
+    pub(crate) async fn end_use(&self) {
+        if let Some(using) = &self.stores.using
+            && let Err(error) =
+                using.keep(using.begun(), &BTreeMap::new(), UnixTime::default()).await
+        {
+            let error = crate::images::chain(&error);
+            tracing::debug!(error, "the mark that builds go on stays until it is old");
+        }
     }
 
     /// Keeps the account of a build; without it nothing is lost but an explanation.

@@ -61,7 +61,9 @@ fn a_build_of_this_machine_is_explained_step_by_step() {
     assert_eq!((&variable["what"], &variable["name"]), (&"variable".into(), &"VERSION".into()));
     assert_eq!((&variable["before"], &variable["after"]), (&"1".into(), &"2".into()));
     let (_, reason) = why(&all, "RUN cat");
-    contains(&reason["changes"][0]["name"].to_string(), &["COPY src"]);
+    let parent = &reason["changes"][1];
+    assert_eq!(parent["what"], "parent", "it sees VERSION too: {reason}");
+    contains(&parent["name"].to_string(), &["COPY src"]);
     let said = story.home.run(["explain", "last", "RUN echo"]).well().stdout;
     contains(&said, &["build argument VERSION: was \"1\", now \"2\""]);
     assert!(!said.contains("RUN cat"), "one step was asked for: {said}");
@@ -90,6 +92,23 @@ fn what_was_asked_for_and_what_failed_is_said() {
     // The build that is meant may be an older one.
     let again = explained(&story, &[second["build"].as_str().unwrap()]);
     assert_eq!(why(&again, "RUN true").1["why"], "no-cache");
+}
+
+#[test]
+fn what_was_pruned_is_said_with_its_rule() {
+    let story = Story::new("FROM busybox:golden\nRUN echo a > /a\n", &[]);
+    story.try_build(&[]).well();
+    story.home.run(["prune", "--all"]).well();
+    story.try_build(&[]).well();
+    let explained = explained(&story, &[]);
+    let (verdict, reason) = why(&explained, "RUN echo");
+    assert_eq!(verdict, "miss");
+    assert_eq!((&reason["why"], &reason["rule"]["rule"]), (&"evicted".into(), &"all".into()));
+    let said = story.home.run(["explain"]).well().stdout;
+    contains(
+        &said,
+        &["because its record was removed at", "everything that nobody used was to go"],
+    );
 }
 
 #[test]

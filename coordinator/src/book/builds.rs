@@ -1,5 +1,6 @@
 //! The life of a build: submitted, planned, attended, cancelled.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dcbuild_model::{BlobDigest, BuildId, Digest, Selection, StepIndex, UnixTime, limits};
@@ -215,6 +216,12 @@ impl Book {
         if let Some(active) = self.builds.get_mut(&build) {
             active.packs.extend(packs);
         }
+    }
+
+    /// The builds that go on, each with when it was submitted.
+    pub(crate) fn running(&self) -> BTreeMap<BuildId, UnixTime> {
+        let running = self.builds.iter().filter(|(_, active)| active.ended.is_none());
+        running.map(|(build, active)| (*build, active.desk.submitted)).collect()
     }
 
     pub(crate) fn find(&self, build: BuildId) -> Option<Arc<Build>> {

@@ -121,6 +121,10 @@ pub struct CoordinatorConfig {
     pub store: StoreConfig,
     /// How long a build waits for a worker of a platform that is not there.
     pub no_worker_timeout: Duration,
+    /// What may stay in the store; all of it, if none.
+    pub keep_storage: Option<ByteSize>,
+    /// How long something in the store may stay unused; for ever, if none.
+    pub keep_unused: Option<Duration>,
     /// What knows fast what a bucket has.
     pub index: IndexConfig,
     /// How long a build goes on whose client is lost.

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use dcbuild_store::StoreError;
+use dcbuild_store::{Leftovers, StoreError};
 
 use crate::S3Store;
 use crate::wire::Upload;
 
-impl S3Store {
-    /// Aborts uploads in parts that were begun longer ago than this, and says how many.
-    pub async fn sweep_uploads(&self, older_than: Duration) -> Result<u64, StoreError> {
+#[async_trait::async_trait]
+impl Leftovers for S3Store {
+    async fn sweep_uploads(&self, older_than: Duration) -> Result<u64, StoreError> {
         let store = &self.inner;
         let prefix = store.keys.below("blob/");
         let before = store.wire.now().checked_sub(older_than).unwrap_or(UNIX_EPOCH);

@@ -11,6 +11,8 @@ mod layers;
 mod notes;
 mod seal;
 mod steps;
+mod sweep;
+mod uses;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,6 +24,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use tokio_util::task::TaskTracker;
 
 pub use seal::{InvalidSealKey, Seal};
+pub use uses::CatalogMark;
 
 use crate::{IndexEntry, IndexKey, KeyIndex, ObjectName, Objects, StoreError};
 
@@ -120,8 +123,16 @@ impl Catalog {
         tally(&self.inner.tallies).fetch_add(1, Ordering::Relaxed);
     }
 
-    /// All documents under each key, in the order asked.
+    /// All documents under each key, in the order asked; they count as used.
     async fn find(&self, keys: &[IndexKey]) -> Result<Vec<Vec<Found>>, StoreError> {
+        let found = self.look(keys).await?;
+        let there = keys.iter().zip(&found).filter(|(_, documents)| !documents.is_empty());
+        self.touch(there.map(|(key, _)| key.clone()).collect());
+        Ok(found)
+    }
+
+    /// The same, which is no use of them.
+    async fn look(&self, keys: &[IndexKey]) -> Result<Vec<Vec<Found>>, StoreError> {
         let (complete, known) = self.ask_index(keys).await;
         let mut found: Vec<Vec<Found>> = Vec::with_capacity(keys.len());
         let mut missing: Vec<(usize, ObjectName, String)> = Vec::new();
@@ -143,13 +154,6 @@ impl Catalog {
         }
         self.list_absent(keys, &absent, &mut missing).await?;
         self.read_missing(keys, missing, &mut found).await?;
-        let used: Vec<IndexKey> = keys
-            .iter()
-            .zip(&found)
-            .filter(|(_, documents)| !documents.is_empty())
-            .map(|(key, _)| key.clone())
-            .collect();
-        self.touch(used);
         if !complete {
             self.fill_behind();
         }
@@ -207,7 +211,6 @@ impl Catalog {
         if missing.is_empty() {
             return Ok(());
         }
-        let now = self.now();
         let reads = missing.into_iter().map(|(at, name, field)| async move {
             self.count(|tallies| &tallies.store_reads);
             let value = self.objects().get(&name, DOCUMENT_BYTES_MAX).await?;
@@ -228,7 +231,9 @@ impl Catalog {
             };
             documents.push((field.clone(), document));
             documents.sort_by(|(one, _), (other, _)| one.cmp(other));
-            entries.push(IndexEntry { key: key.clone(), field, value, used: now });
+            // To look is no use; whoever uses what was found says so.
+            let used = UnixTime::default();
+            entries.push(IndexEntry { key: key.clone(), field, value, used });
         }
         if let Err(error) = self.index().put(&entries).await {
             // Nothing is owed: the index knew less before, and did not claim otherwise.

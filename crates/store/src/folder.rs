@@ -12,6 +12,7 @@ mod notes;
 pub mod prune;
 mod read;
 pub mod records;
+mod sweep;
 pub mod writer;
 
 use std::fs::File;

@@ -15,12 +15,15 @@ pub mod index;
 pub mod indexed;
 pub mod keys;
 pub mod locks;
+mod manifest;
 pub mod notes;
 pub mod objects;
+pub mod sweep;
+pub mod uses;
 pub mod verified;
 
 pub use blob::{BlobStore, BlobStream, ByteRange, read_bytes, stream_of};
-pub use catalog::{Catalog, CatalogCounts, CatalogParts, InvalidSealKey, Now, Seal};
+pub use catalog::{Catalog, CatalogCounts, CatalogMark, CatalogParts, InvalidSealKey, Now, Seal};
 pub use embedded::EmbeddedIndex;
 pub use error::StoreError;
 pub use folder::prune::{EntryKind, PruneReport, PruneRequest, StoreEntry, victims};
@@ -38,4 +41,6 @@ pub use keys::{ENTRY_BYTES_MAX, Fill, IndexEntry, IndexKey, KeyIndex, KeyUse, Lo
 pub use locks::{KeyLock, KeyLocks, LockError, LockMode};
 pub use notes::{NoteKind, Notes, evictions, put_eviction};
 pub use objects::{InvalidObjectName, ListedObject, ObjectName, ObjectPage, Objects};
+pub use sweep::{Ceilings, Leftovers, SweepMode, SweepReport, Swept, sweep, trim_notes};
+pub use uses::{FolderMark, UseMark, Using};
 pub use verified::Verified;

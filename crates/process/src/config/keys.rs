@@ -24,10 +24,14 @@ const INDEX: &str =
     "What knows fast what the bucket has: `embedded` (each process for itself) or `redis`.";
 const INDEX_URL: &str = "`redis://[USER:PASSWORD@]HOST:PORT/DB`, `rediss://..` for TLS, or \
     `redis+sentinel://HOST:PORT,HOST:PORT/SERVICE`; `DCBUILD_INDEX` goes before it.";
+const KEEP_STORAGE: &str = "What may stay in the store, such as `500GiB`: every 10 minutes the longest unused goes, but \
+    for what running builds use and images with a name; `none` keeps all.";
+const KEEP_UNUSED: &str =
+    "How long something in the store may stay unused, such as `720h`; `none` is for ever.";
 const INDEX_CA: &str = "A file of certificates to trust instead of the system's.";
 
 /// `HOST` stands for any host.
-pub(super) const KEYS: [Key; 32] = [
+pub(super) const KEYS: [Key; 34] = [
     key("registry.HOST.mirrors", "[]", "Hosts that are asked first, in this order."),
     key("registry.HOST.http", "false", "Use plain http."),
     key("registry.HOST.insecure", "false", "Use https without checking the certificate."),
@@ -61,6 +65,8 @@ pub(super) const KEYS: [Key; 32] = [
         "5m",
         "How long a build goes on whose client is lost, unless it was submitted with `--detach`.",
     ),
+    key("coordinator.keep_storage", "none", KEEP_STORAGE),
+    key("coordinator.keep_unused", "none", KEEP_UNUSED),
     key("worker.coordinator", "http://127.0.0.1:7070", "The coordinator that it works for."),
     key("worker.data_dir", "/var/lib/dcbuild/worker", "Where its snapshots and blobs are kept."),
     key("worker.slots", "the number of cpus", "How many jobs it runs at once."),

@@ -68,6 +68,8 @@ pub(super) struct RawCoordinator {
     pub(super) data_dir: Option<PathBuf>,
     pub(super) store: Option<RawStore>,
     pub(super) no_worker_timeout: Option<String>,
+    pub(super) keep_storage: Option<String>,
+    pub(super) keep_unused: Option<String>,
     pub(super) index: Option<RawIndex>,
     pub(super) grace: Option<String>,
 }

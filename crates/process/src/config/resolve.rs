@@ -125,6 +125,11 @@ fn coordinator(raw: RawCoordinator, mistakes: &mut Mistakes) -> Option<Coordinat
         Some(RawStore::Folder { dir }) => folder(dir),
         None => folder(None),
     };
+    let keep_storage = mistakes.read("coordinator.keep_storage", raw.keep_storage, |text| {
+        or_none(text, str::parse::<ByteSize>)
+    });
+    let keep_unused = mistakes
+        .read("coordinator.keep_unused", raw.keep_unused, |text| or_none(text, parse_duration));
     let index = index("coordinator.index", raw.index, mistakes);
     Some(CoordinatorConfig {
         listen: listen?,
@@ -132,9 +137,16 @@ fn coordinator(raw: RawCoordinator, mistakes: &mut Mistakes) -> Option<Coordinat
         data_dir,
         store,
         no_worker_timeout: no_worker_timeout?,
+        keep_storage: keep_storage?,
+        keep_unused: keep_unused?,
         index,
         grace: grace?,
     })
+}
+
+/// Reads a value that may also be `none`.
+fn or_none<T, E>(text: &str, parse: impl Fn(&str) -> Result<T, E>) -> Result<Option<T>, E> {
+    if text == "none" { Ok(None) } else { parse(text).map(Some) }
 }
 
 fn bucket_of(key: &str, raw: RawBucket, mistakes: &mut Mistakes) -> BucketConfig {

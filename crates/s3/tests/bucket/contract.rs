@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use crate::common::{connect, small_parts};
 use bytes::Bytes;
-use dcbuild_store::{BlobStore, ByteRange, Grant, GrantMethod, Grants, StoreError, WriteGrant};
+use dcbuild_store::{
+    BlobStore, ByteRange, Grant, GrantMethod, Grants, Leftovers as _, StoreError, WriteGrant,
+};
 use dcbuild_testkit::contract::{self, Sent};
 use dcbuild_tests::http::request;
 use dcbuild_tests::s3::S3Server;

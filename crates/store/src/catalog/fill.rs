@@ -31,6 +31,8 @@ impl Catalog {
         for prefix in PREFIXES {
             self.fill_below(prefix).await?;
         }
+        // Whatever was lost, uses may have been.
+        self.new_epoch().await?;
         self.end(&fill).await
     }
 

@@ -13,7 +13,10 @@ fn key_of(scope: &Scope, name: &str) -> IndexKey {
 }
 
 impl Catalog {
-    async fn read_image(&self, object: &ObjectName) -> Result<Option<NamedImage>, StoreError> {
+    pub(super) async fn read_image(
+        &self,
+        object: &ObjectName,
+    ) -> Result<Option<NamedImage>, StoreError> {
         let Some(sealed) = self.objects().get(object, DOCUMENT_BYTES_MAX).await? else {
             return Ok(None);
         };

@@ -13,9 +13,9 @@ const FORMS: [Compression; 3] = [Compression::Zstd, Compression::Gzip, Compressi
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Versioned<T> {
+pub(super) struct Versioned<T> {
     version: u32,
-    value: T,
+    pub(super) value: T,
 }
 
 fn layer_key(layer: &LayerId) -> IndexKey {

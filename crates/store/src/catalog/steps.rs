@@ -11,11 +11,11 @@ const VERSION: u32 = 1;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct StoredRecord {
+pub(super) struct StoredRecord {
     version: u32,
     /// When it was decided that this attempt's result counts.
     decided: UnixTime,
-    record: Record,
+    pub(super) record: Record,
 }
 
 fn key_of(scope: &Scope, key: &StepKey) -> IndexKey {

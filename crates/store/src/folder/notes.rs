@@ -1,12 +1,14 @@
 //! The notes of a folder store: `account/SCOPE/ID.json`, `eviction/SCOPE/ID.json`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use dcbuild_model::{NoteId, Scope};
+use dcbuild_model::{Digest, Eviction, EvictionRule, LayerId, NoteId, Scope, StepKey, UnixTime};
 
+use super::prune::{EntryKind, PruneRequest, StoreEntry};
 use super::{FolderStore, children, scope_name};
-use crate::notes::{NOTE_BYTES_MAX, NOTES_MAX};
+use crate::notes::{NOTE_BYTES_MAX, NOTES_MAX, note_id};
 use crate::{NoteKind, Notes, StoreError};
 
 impl FolderStore {
@@ -39,6 +41,63 @@ impl FolderStore {
             }
         }
         Ok(gone)
+    }
+}
+
+/// The key of a record's entry, with its scope.
+pub(super) fn record_of(id: &str) -> Option<(Scope, StepKey)> {
+    let mut words = id.split('/');
+    let scope = words.next()?.replace('+', "/").parse().ok()?;
+    Some((scope, StepKey(Digest::from_hex(words.next()?).ok()?)))
+}
+
+/// The layer that an entry is of, or may be of: a table of contents is a blob of the layer's name.
+fn layer_of(entry: &StoreEntry) -> Option<LayerId> {
+    let hex = match entry.kind {
+        EntryKind::Blob | EntryKind::Snapshot => entry.id.as_str(),
+        EntryKind::Layer => entry.id.strip_prefix("layer/")?.split('.').next()?,
+        EntryKind::Record | EntryKind::Quarantined | EntryKind::CacheMount => return None,
+    };
+    Digest::from_hex(hex).ok().map(LayerId)
+}
+
+impl FolderStore {
+    /// Notes down what is about to be pruned, for whoever will ask why it is not there.
+    pub fn note_victims(
+        &self,
+        victims: &[StoreEntry],
+        request: &PruneRequest,
+    ) -> Result<(), StoreError> {
+        let at = self.now();
+        let mut notes: BTreeMap<(Scope, EvictionRule), Eviction> = BTreeMap::new();
+        for entry in victims {
+            let rule = rule_of(entry, request, at);
+            let record = if entry.kind == EntryKind::Record { record_of(&entry.id) } else { None };
+            let scope = record.as_ref().map_or_else(Scope::local, |(scope, _)| scope.clone());
+            let new = || Eviction { at, rule, records: Vec::new(), layers: Vec::new() };
+            let note = notes.entry((scope, rule)).or_insert_with(new);
+            note.records.extend(record.map(|(_, key)| key));
+            note.layers.extend(layer_of(entry));
+        }
+        for ((scope, _), note) in notes {
+            let encoded = serde_json::to_vec(&note);
+            let text = encoded
+                .map_err(|source| StoreError::Encode { what: "a note of an eviction", source })?;
+            let path = self.note_path(&scope, NoteKind::Eviction, note_id(at, &text));
+            self.write_whole(&path, &text)?;
+            self.trim_notes(&scope, NoteKind::Eviction, NOTES_MAX)?;
+        }
+        Ok(())
+    }
+}
+
+/// The rule by which an entry goes.
+fn rule_of(entry: &StoreEntry, request: &PruneRequest, now: UnixTime) -> EvictionRule {
+    let age = now.secs.saturating_sub(entry.last_used.secs).max(0).unsigned_abs();
+    match (request.max_age, request.keep_bytes) {
+        (Some(max), _) if age > max.as_secs() => EvictionRule::Age { max_secs: max.as_secs() },
+        (_, Some(keep)) => EvictionRule::Bytes { keep },
+        (_, None) => EvictionRule::All {},
     }
 }
 

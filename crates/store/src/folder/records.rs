@@ -18,12 +18,12 @@ const VERSION: u32 = 1;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct StoredRecord {
+pub(super) struct StoredRecord {
     version: u32,
     /// The boot that it counts in; all, if none.
     boot: Option<String>,
     decided: UnixTime,
-    record: Record,
+    pub(super) record: Record,
 }
 
 #[derive(Serialize, Deserialize)]

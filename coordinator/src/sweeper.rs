@@ -1,0 +1,73 @@
+//! The sweeper of a coordinator: from time to time it holds the store's ceilings.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dcbuild_model::Scope;
+use dcbuild_process::Clock;
+use dcbuild_store::{Ceilings, SweepMode, SweepReport, sweep, trim_notes};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Stores;
+
+/// An upload that was begun so long ago has no end to come.
+const UPLOAD_AGE: Duration = Duration::from_hours(24);
+
+/// Sweeps a store.
+pub(crate) struct Sweeper {
+    pub(crate) stores: Stores,
+    pub(crate) scope: Scope,
+    pub(crate) ceilings: Ceilings,
+    pub(crate) every: Duration,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// Tells this sweeper from others.
+    pub(crate) holder: String,
+}
+
+impl Sweeper {
+    /// Sweeps until it is told to stop; what fails is tried again the next time.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        loop {
+            let rest = stop.run_until_cancelled(tokio::time::sleep(self.every)).await;
+            if rest.is_none() || stop.run_until_cancelled(self.sweep()).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    async fn sweep(&self) {
+        match self.try_sweep().await {
+            Ok(Some(report)) if report.put_off => tracing::warn!(
+                "the store was not swept: builds go on of whose uses this index does not know"
+            ),
+            Ok(Some(report)) => {
+                let removed = report.total();
+                let (count, bytes) = (removed.count, removed.bytes);
+                if count > 0 {
+                    tracing::info!(count, bytes, kept = report.kept_bytes, "the store was swept");
+                }
+            }
+            Ok(None) => {}
+            Err(error) => {
+                let error = crate::images::chain(&error);
+                tracing::warn!(error, "the store could not be swept");
+            }
+        }
+    }
+
+    /// Nothing, where another sweeper has the turn or there is no ceiling.
+    async fn try_sweep(&self) -> Result<Option<SweepReport>, dcbuild_store::StoreError> {
+        if !self.stores.swept.take_turn(&self.holder).await? {
+            return Ok(None);
+        }
+        trim_notes(&*self.stores.notes, std::slice::from_ref(&self.scope)).await?;
+        if let Some(leftovers) = &self.stores.leftovers {
+            leftovers.sweep_uploads(UPLOAD_AGE).await?;
+        }
+        if self.ceilings == Ceilings::default() {
+            return Ok(None);
+        }
+        let now = self.clock.now();
+        sweep(&*self.stores.swept, &self.ceilings, SweepMode::Remove, now).await.map(Some)
+    }
+}

@@ -1,0 +1,300 @@
+//! What a store of objects holds, and its removal. Objects of one key of the index are one thing: their uses are known
+//! together.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+use dcbuild_model::limits::MANIFEST_BYTES_MAX;
+use dcbuild_model::{Digest, LayerId, Scope, StepKey, UnixTime};
+use futures::{StreamExt as _, TryStreamExt as _};
+
+use super::layers::Versioned;
+use super::steps::StoredRecord;
+use super::{AT_ONCE, Catalog, DOCUMENT_BYTES_MAX};
+use crate::manifest::blobs_named_by;
+use crate::sweep::{Hold, Inventory, Removed, Swept, Thing, ThingKind};
+use crate::{HashedBase, IndexKey, ListedObject, ObjectName, StoreError, StoredBlob};
+
+const PREFIXES: [&str; 5] = ["blob/", "layer/", "base/", "scope/", "quarantine/"];
+/// Keys that are looked up at a time.
+const KEYS_AT_ONCE: usize = 1_000;
+/// How long a sweeper has its turn.
+const TURN_SECS: i64 = 300;
+/// Clocks of machines may differ by so much.
+const SKEW_SECS: i64 = 60;
+
+/// The objects of one key.
+struct Group {
+    kind: ThingKind,
+    objects: Vec<ListedObject>,
+}
+
+/// Things by their names, while what they need is looked up.
+#[derive(Default)]
+struct Places(HashMap<String, usize>);
+
+impl Places {
+    fn blob(&self, digest: &Digest) -> Option<usize> {
+        self.0.get(&format!("blob/sha256/{}", digest.hex())).copied()
+    }
+
+    fn layer(&self, layer: &LayerId) -> Option<usize> {
+        self.0.get(&format!("layer/{}", layer.0.hex())).copied()
+    }
+
+    fn base(&self, digest: &Digest) -> Option<usize> {
+        self.0.get(&format!("base/{}", digest.hex())).copied()
+    }
+}
+
+impl Catalog {
+    async fn groups(&self) -> Result<BTreeMap<String, Group>, StoreError> {
+        let mut groups: BTreeMap<String, Group> = BTreeMap::new();
+        for prefix in PREFIXES {
+            let mut after = None;
+            loop {
+                let page = self.objects().list(prefix, after.as_ref()).await?;
+                after = page.objects.last().map(|object| object.name.clone());
+                for object in page.objects {
+                    let Some((name, kind)) = thing_of(&object.name) else { continue };
+                    let group = groups.entry(name);
+                    let new = || Group { kind, objects: Vec::new() };
+                    group.or_insert_with(new).objects.push(object);
+                }
+                if !page.more || after.is_none() {
+                    break;
+                }
+            }
+        }
+        Ok(groups)
+    }
+
+    /// When each was used last: by the index, or when it was written, whichever is later. An index that was flushed knows
+    /// of no use, and then the time of writing is all that is left.
+    async fn uses(&self, names: &[String]) -> Result<Vec<Option<UnixTime>>, StoreError> {
+        let keys: Vec<IndexKey> = names.iter().cloned().map(IndexKey).collect();
+        let mut uses = Vec::with_capacity(keys.len());
+        for some in keys.chunks(KEYS_AT_ONCE) {
+            uses.extend(self.index().last_used(some).await?);
+        }
+        Ok(uses)
+    }
+
+    /// Whether the index knows all that the store has; fills it if need be.
+    async fn knows_all(&self) -> Result<bool, StoreError> {
+        if self.index().find(&[]).await?.complete {
+            return Ok(true);
+        }
+        self.fill().await
+    }
+
+    /// Adds what records, forms and names of images need.
+    async fn add_needs(&self, things: &mut [Thing]) -> Result<(), StoreError> {
+        let places = things.iter().enumerate().map(|(at, thing)| (thing.name.clone(), at));
+        let places = Places(places.collect());
+        let documented = |thing: &Thing| {
+            matches!(
+                thing.kind,
+                ThingKind::Record { .. } | ThingKind::Form { .. } | ThingKind::Base
+            )
+        };
+        let asked: Vec<usize> = (0..things.len()).filter(|at| documented(&things[*at])).collect();
+        for some in asked.chunks(KEYS_AT_ONCE) {
+            let keys: Vec<IndexKey> =
+                some.iter().map(|at| IndexKey(things[*at].name.clone())).collect();
+            let found = self.look(&keys).await?;
+            for (at, documents) in some.iter().zip(found) {
+                let needs = needs_of(&things[*at].kind, &documents, &places);
+                things[*at].needs = needs;
+            }
+        }
+        let images: Vec<usize> =
+            (0..things.len()).filter(|at| things[*at].kind == ThingKind::Image).collect();
+        for at in images {
+            let needs = self.needs_of_image(&things[at], &places).await?;
+            things[at].needs = needs;
+        }
+        Ok(())
+    }
+
+    async fn needs_of_image(
+        &self,
+        thing: &Thing,
+        places: &Places,
+    ) -> Result<Vec<usize>, StoreError> {
+        let Some(name) = thing.parts.first() else { return Ok(Vec::new()) };
+        let Some(image) = self.read_image(&object(name)?).await? else { return Ok(Vec::new()) };
+        let max = u64::try_from(MANIFEST_BYTES_MAX).unwrap_or(u64::MAX).min(DOCUMENT_BYTES_MAX);
+        let (mut open, mut needs) = (vec![image.manifest.0], Vec::new());
+        while let Some(digest) = open.pop() {
+            let Some(place) = places.blob(&digest) else { continue };
+            if needs.contains(&place) {
+                continue;
+            }
+            needs.push(place);
+            let blob = object(&format!("blob/sha256/{}", digest.hex()))?;
+            // What is larger is a layer.
+            if let Ok(Some(bytes)) = self.objects().get(&blob, max).await {
+                open.extend(blobs_named_by(&bytes));
+            }
+        }
+        Ok(needs)
+    }
+
+    /// Which of these were used since they were listed, or are not known any more.
+    async fn unused_still(&self, things: &[&Thing]) -> Result<Vec<bool>, StoreError> {
+        let names: Vec<String> = things.iter().map(|thing| thing.name.clone()).collect();
+        let uses = self.uses(&names).await?;
+        let still = |(thing, used): (&&Thing, Option<UnixTime>)| {
+            used.is_none_or(|used| used <= to_millis(thing.used))
+        };
+        Ok(things.iter().zip(uses).map(still).collect())
+    }
+}
+
+fn object(name: &str) -> Result<ObjectName, StoreError> {
+    name.parse().map_err(|source| StoreError::Name { source })
+}
+
+/// The index counts to the millisecond.
+fn to_millis(time: UnixTime) -> UnixTime {
+    UnixTime { secs: time.secs, nanos: time.nanos / 1_000_000 * 1_000_000 }
+}
+
+/// The key of the index that an object belongs to, and what it is; none for what is not swept.
+fn thing_of(name: &ObjectName) -> Option<(String, ThingKind)> {
+    let text = name.as_str();
+    let (key, _) = text.rsplit_once('/')?;
+    let mut words = text.split('/');
+    match words.next()? {
+        "blob" => Some((text.to_owned(), ThingKind::Blob)),
+        "quarantine" => Some((text.to_owned(), ThingKind::Quarantined)),
+        "layer" => {
+            let layer = LayerId(Digest::from_hex(words.next()?).ok()?);
+            Some((key.to_owned(), ThingKind::Form { layer }))
+        }
+        "base" => Some((key.to_owned(), ThingKind::Base)),
+        "scope" => {
+            let (above, last) = key.rsplit_once('/')?;
+            let (scope, kind) = above.rsplit_once('/')?;
+            let scope: Scope = scope.strip_prefix("scope/")?.parse().ok()?;
+            match kind {
+                "step" => {
+                    let key_of = StepKey(Digest::from_hex(last).ok()?);
+                    Some((key.to_owned(), ThingKind::Record { scope, key: key_of }))
+                }
+                "image" => Some((key.to_owned(), ThingKind::Image)),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+fn needs_of(kind: &ThingKind, documents: &[(String, Bytes)], places: &Places) -> Vec<usize> {
+    let mut needs = Vec::new();
+    for (_, document) in documents {
+        match kind {
+            ThingKind::Record { .. } => {
+                let Ok(stored) = serde_json::from_slice::<StoredRecord>(document) else { continue };
+                for layer in &stored.record.result.layers {
+                    needs.extend(places.blob(&layer.layer.0));
+                    needs.extend(places.layer(&layer.layer));
+                    if let Some(base) = &layer.base {
+                        needs.extend(places.base(&base.digest.0));
+                        needs.extend(places.blob(&base.digest.0));
+                    }
+                }
+            }
+            ThingKind::Form { .. } => {
+                let form = serde_json::from_slice::<Versioned<StoredBlob>>(document);
+                let Ok(Versioned { value, .. }) = form else { continue };
+                needs.extend(places.blob(&value.blob.digest.0));
+                needs.extend(places.blob(&value.index.0));
+            }
+            ThingKind::Base => {
+                let base = serde_json::from_slice::<Versioned<HashedBase>>(document);
+                let Ok(Versioned { value, .. }) = base else { continue };
+                needs.extend(places.blob(&value.layer.0));
+            }
+            ThingKind::Image | ThingKind::Blob | ThingKind::Quarantined => {}
+        }
+    }
+    needs.sort_unstable();
+    needs.dedup();
+    needs
+}
+
+#[async_trait::async_trait]
+impl Swept for Catalog {
+    async fn inventory(&self) -> Result<Inventory, StoreError> {
+        let knows_all = self.knows_all().await?;
+        let marks = self.marks().await?;
+        let groups = self.groups().await?;
+        let names: Vec<String> = groups.keys().cloned().collect();
+        let known = self.uses(&names).await?;
+        let mut things = Vec::with_capacity(groups.len());
+        for ((name, group), used) in groups.into_iter().zip(known) {
+            let Group { kind, objects } = group;
+            let written = objects.iter().map(|object| object.modified).max().unwrap_or_default();
+            let used = used.map_or(written, |used| used.max(written));
+            let lasts = |oldest: UnixTime| used.secs >= oldest.secs.saturating_sub(SKEW_SECS);
+            let hold = match kind {
+                ThingKind::Image => Hold::Named,
+                ThingKind::Quarantined => Hold::Free,
+                _ if marks.oldest.is_some_and(lasts) => Hold::InUse,
+                _ => Hold::Free,
+            };
+            let size = objects.iter().map(|object| object.size).sum();
+            let parts = objects.into_iter().map(|object| object.name.to_string()).collect();
+            let needs = Vec::new();
+            things.push(Thing { kind, name, parts, size, written, used, hold, needs });
+        }
+        self.add_needs(&mut things).await?;
+        Ok(Inventory { things, unknown_uses: marks.unknown || !knows_all })
+    }
+
+    async fn take_turn(&self, holder: &str) -> Result<bool, StoreError> {
+        let now = self.now();
+        let until = UnixTime { secs: now.secs + TURN_SECS, ..now };
+        self.index().hold("sweeper", holder, now, until).await
+    }
+
+    async fn remove(&self, things: &[&Thing]) -> Result<Removed, StoreError> {
+        // A build may have begun since; what it has found was told to the index since.
+        if self.marks().await?.unknown {
+            return Ok(Removed::default());
+        }
+        let still = self.unused_still(things).await?;
+        let going: Vec<&Thing> =
+            things.iter().zip(still).filter(|(_, still)| *still).map(|(thing, _)| *thing).collect();
+        let keys: Vec<IndexKey> = going.iter().map(|thing| IndexKey(thing.name.clone())).collect();
+        // First nobody finds it any more.
+        self.index().remove(&keys).await?;
+        let parts = going.iter().flat_map(|thing| &thing.parts);
+        let objects: Vec<ObjectName> = parts.map(|part| object(part)).collect::<Result<_, _>>()?;
+        let parts = objects.chunks(KEYS_AT_ONCE).map(|some| self.objects().delete(some));
+        let parts: Vec<_> = parts.collect();
+        futures::stream::iter(parts).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
+        self.forget_again(&going, &keys).await?;
+        let bytes = going.iter().map(|thing| thing.size).sum();
+        Ok(Removed { count: u64::try_from(going.len()).unwrap_or(u64::MAX), bytes })
+    }
+}
+
+impl Catalog {
+    /// A blob that somebody stored in the very moment of its removal is gone, and the index must not say otherwise.
+    async fn forget_again(&self, things: &[&Thing], keys: &[IndexKey]) -> Result<(), StoreError> {
+        let known = self.index().last_used(keys).await?;
+        let back = things
+            .iter()
+            .zip(keys)
+            .zip(known)
+            .filter(|((thing, _), known)| thing.kind == ThingKind::Blob && known.is_some());
+        let back: Vec<IndexKey> = back.map(|((_, key), _)| key.clone()).collect();
+        if back.is_empty() {
+            return Ok(());
+        }
+        self.index().remove(&back).await
+    }
+}

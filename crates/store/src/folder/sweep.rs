@@ -1,0 +1,169 @@
+//! What a folder store holds, for the sweeper: each file is a thing, and its time of change its last use.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use dcbuild_model::{Digest, LayerId};
+
+use super::FolderStore;
+use super::layers::Versioned;
+use super::notes::record_of;
+use super::prune::{EntryKind, StoreEntry};
+use super::records::StoredRecord;
+use crate::sweep::{Hold, Inventory, Removed, Swept, Thing, ThingKind};
+use crate::{HashedBase, StoreError, StoredBlob};
+
+/// Where blobs, and what describes layers, stand among the things.
+#[derive(Default)]
+struct Places {
+    blobs: HashMap<String, usize>,
+    /// A layer may have several forms.
+    layers: HashMap<String, Vec<usize>>,
+    bases: HashMap<String, usize>,
+}
+
+impl Places {
+    fn of(things: &[Thing]) -> Places {
+        let mut places = Places::default();
+        for (at, thing) in things.iter().enumerate() {
+            match &thing.kind {
+                ThingKind::Blob => {
+                    places.blobs.insert(thing.name.clone(), at);
+                }
+                ThingKind::Form { layer } => {
+                    places.layers.entry(layer.0.hex()).or_default().push(at);
+                }
+                ThingKind::Base => {
+                    let hex = thing.name.rsplit('/').next().unwrap_or_default();
+                    places.bases.insert(hex.to_owned(), at);
+                }
+                ThingKind::Record { .. } | ThingKind::Image | ThingKind::Quarantined => {}
+            }
+        }
+        places
+    }
+
+    fn blob(&self, digest: &Digest) -> Option<usize> {
+        self.blobs.get(&digest.hex()).copied()
+    }
+}
+
+impl FolderStore {
+    fn list_things(&self) -> Result<Inventory, StoreError> {
+        let mut things = Vec::new();
+        for entry in self.entries()? {
+            let Some(kind) = kind_of(&entry) else { continue };
+            let StoreEntry { id, size, last_used, needed, .. } = entry;
+            let hold = if needed { Hold::InUse } else { Hold::Free };
+            let (written, used, needs) = (last_used, last_used, Vec::new());
+            things.push(Thing {
+                kind,
+                parts: vec![id.clone()],
+                name: id,
+                size,
+                written,
+                used,
+                hold,
+                needs,
+            });
+        }
+        let places = Places::of(&things);
+        for thing in &mut things {
+            thing.needs = self.needs(thing, &places)?;
+        }
+        Ok(Inventory { things, unknown_uses: false })
+    }
+
+    fn needs(&self, thing: &Thing, places: &Places) -> Result<Vec<usize>, StoreError> {
+        let dir = &self.inner.dir;
+        let mut needs = Vec::new();
+        match &thing.kind {
+            ThingKind::Record { .. } => {
+                let path = dir.join("step").join(format!("{}.json", thing.name));
+                let stored = self.read_document::<StoredRecord>(&path)?;
+                let layers = stored.map(|(stored, _)| stored.record.result.layers);
+                for layer in layers.unwrap_or_default() {
+                    needs.extend(places.blob(&layer.layer.0));
+                    needs.extend(places.layers.get(&layer.layer.0.hex()).into_iter().flatten());
+                    if let Some(base) = &layer.base {
+                        needs.extend(places.bases.get(&base.digest.0.hex()));
+                        needs.extend(places.blob(&base.digest.0));
+                    }
+                }
+            }
+            ThingKind::Form { .. } => {
+                let path = dir.join(format!("{}.json", thing.name));
+                let form = self.read_document::<Versioned<StoredBlob>>(&path)?;
+                if let Some((Versioned { value, .. }, _)) = form {
+                    needs.extend(places.blob(&value.blob.digest.0));
+                    needs.extend(places.blob(&value.index.0));
+                }
+            }
+            ThingKind::Base => {
+                let path = dir.join(format!("{}.json", thing.name));
+                let base = self.read_document::<Versioned<HashedBase>>(&path)?;
+                needs.extend(base.and_then(|(it, _)| places.blob(&it.value.layer.0)));
+            }
+            ThingKind::Image | ThingKind::Blob | ThingKind::Quarantined => {}
+        }
+        needs.sort_unstable();
+        needs.dedup();
+        Ok(needs)
+    }
+
+    fn remove_things(&self, things: &[Thing]) -> Result<Removed, StoreError> {
+        let mut removed = Removed::default();
+        for thing in things {
+            let kind = match thing.kind {
+                ThingKind::Record { .. } => EntryKind::Record,
+                ThingKind::Form { .. } | ThingKind::Base => EntryKind::Layer,
+                ThingKind::Blob => EntryKind::Blob,
+                ThingKind::Quarantined => EntryKind::Quarantined,
+                ThingKind::Image => continue,
+            };
+            let (id, size, last_used) = (thing.name.clone(), thing.size, thing.used);
+            let entry = StoreEntry { kind, id, size, last_used, needed: false };
+            if self.remove_entry(&entry)? {
+                removed.count += 1;
+                removed.bytes += size;
+            }
+        }
+        Ok(removed)
+    }
+}
+
+fn kind_of(entry: &StoreEntry) -> Option<ThingKind> {
+    match entry.kind {
+        EntryKind::Blob => Some(ThingKind::Blob),
+        EntryKind::Quarantined => Some(ThingKind::Quarantined),
+        EntryKind::Record => {
+            let (scope, key) = record_of(&entry.id)?;
+            Some(ThingKind::Record { scope, key })
+        }
+        EntryKind::Layer => match entry.id.split_once('/')? {
+            ("base", _) => Some(ThingKind::Base),
+            (_, rest) => {
+                let hex = Path::new(rest).file_stem()?.to_str()?;
+                let hex = hex.split('.').next()?;
+                Some(ThingKind::Form { layer: LayerId(Digest::from_hex(hex).ok()?) })
+            }
+        },
+        EntryKind::Snapshot | EntryKind::CacheMount => None,
+    }
+}
+
+#[async_trait::async_trait]
+impl Swept for FolderStore {
+    async fn inventory(&self) -> Result<Inventory, StoreError> {
+        self.blocking(FolderStore::list_things).await
+    }
+
+    async fn take_turn(&self, _: &str) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+
+    async fn remove(&self, things: &[&Thing]) -> Result<Removed, StoreError> {
+        let things: Vec<Thing> = things.iter().map(|thing| (*thing).clone()).collect();
+        self.blocking(move |store| store.remove_things(&things)).await
+    }
+}

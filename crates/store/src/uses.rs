@@ -1,0 +1,201 @@
+//! Marks of processes whose builds use a store: what was used since the oldest of these builds began does not go.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use dcbuild_model::{BuildId, UnixTime};
+use tokio::sync::Mutex;
+
+use crate::{FolderStore, InUse, StoreError};
+
+/// A mark that was not renewed for so long is a dead process's.
+pub const USE_LIFETIME: Duration = Duration::from_mins(15);
+/// How often a mark is renewed, in seconds.
+const RENEW_SECS: i64 = 300;
+
+/// Sets and takes away the mark of this process.
+#[async_trait::async_trait]
+pub trait UseMark: Send + Sync {
+    /// What tells whether later uses will be known to whoever sweeps; asked when a build begins.
+    async fn epoch(&self) -> String;
+
+    /// Sets the mark: since when there are uses, and the epochs in which they began.
+    async fn set(&self, since: UnixTime, epochs: BTreeSet<String>) -> Result<(), StoreError>;
+
+    /// Takes it away.
+    async fn clear(&self) -> Result<(), StoreError>;
+}
+
+/// The mark of a folder store: a lock that dies with its process.
+pub struct FolderMark {
+    store: FolderStore,
+    held: Mutex<Option<InUse>>,
+}
+
+impl FolderMark {
+    /// A mark that is not set yet.
+    pub fn new(store: FolderStore) -> FolderMark {
+        FolderMark { store, held: Mutex::new(None) }
+    }
+}
+
+#[async_trait::async_trait]
+impl UseMark for FolderMark {
+    async fn epoch(&self) -> String {
+        // Files carry their own times.
+        String::new()
+    }
+
+    async fn set(&self, since: UnixTime, _: BTreeSet<String>) -> Result<(), StoreError> {
+        // The older lock is let go of when the newer one stands.
+        let lock = self.store.begin_use_since(since)?;
+        drop(self.held.lock().await.replace(lock));
+        Ok(())
+    }
+
+    async fn clear(&self) -> Result<(), StoreError> {
+        drop(self.held.lock().await.take());
+        Ok(())
+    }
+}
+
+/// A build that uses the store.
+struct User {
+    number: u64,
+    since: UnixTime,
+    epoch: String,
+}
+
+#[derive(Default)]
+struct Users {
+    by_build: BTreeMap<BuildId, User>,
+    /// Since when the mark says that there are uses, and when it was set.
+    mark: Option<(UnixTime, UnixTime)>,
+}
+
+/// Keeps the mark while builds go on: it stands before a build looks for records, and goes when none is left.
+pub struct Using {
+    mark: Box<dyn UseMark>,
+    begun: AtomicU64,
+    users: Mutex<Users>,
+}
+
+impl Using {
+    /// Keeps this mark.
+    pub fn new(mark: Box<dyn UseMark>) -> Using {
+        Using { mark, begun: AtomicU64::new(0), users: Mutex::default() }
+    }
+
+    /// A build is about to look for what there is; returns once the mark stands.
+    pub async fn begin(&self, build: BuildId, now: UnixTime) -> Result<(), StoreError> {
+        let mut users = self.users.lock().await;
+        let number = self.begun.fetch_add(1, Ordering::SeqCst);
+        let epoch = self.mark.epoch().await;
+        users.by_build.insert(build, User { number, since: now, epoch });
+        if users.mark.is_none() {
+            self.set(&mut users, now).await?;
+        }
+        Ok(())
+    }
+
+    /// How many builds have begun; to be asked before those are listed that go on.
+    pub fn begun(&self) -> u64 {
+        self.begun.load(Ordering::SeqCst)
+    }
+
+    /// Of the first `begun` builds these go on, each since it was submitted: moves the mark on, renews it, or takes it
+    /// away. Of one that another process began it is not known what it has used.
+    pub async fn keep(
+        &self,
+        begun: u64,
+        running: &BTreeMap<BuildId, UnixTime>,
+        now: UnixTime,
+    ) -> Result<(), StoreError> {
+        let mut users = self.users.lock().await;
+        users.by_build.retain(|build, user| user.number >= begun || running.contains_key(build));
+        for (build, since) in running {
+            let unknown = || User { number: 0, since: *since, epoch: String::new() };
+            users.by_build.entry(*build).or_insert_with(unknown);
+        }
+        match users.mark {
+            None if users.by_build.is_empty() => Ok(()),
+            Some(_) if users.by_build.is_empty() => {
+                self.mark.clear().await?;
+                users.mark = None;
+                Ok(())
+            }
+            Some((_, set)) if now.secs.saturating_sub(set.secs) < RENEW_SECS => Ok(()),
+            None | Some(_) => self.set(&mut users, now).await,
+        }
+    }
+
+    async fn set(&self, users: &mut Users, now: UnixTime) -> Result<(), StoreError> {
+        let since = users.by_build.values().map(|user| user.since).min().unwrap_or(now);
+        let epochs = users.by_build.values().map(|user| user.epoch.clone()).collect();
+        self.mark.set(since, epochs).await?;
+        users.mark = Some((since, now));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex as StdMutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Told(Arc<StdMutex<Vec<String>>>);
+
+    #[async_trait::async_trait]
+    impl UseMark for Told {
+        async fn epoch(&self) -> String {
+            "one".into()
+        }
+
+        async fn set(&self, since: UnixTime, epochs: BTreeSet<String>) -> Result<(), StoreError> {
+            self.0.lock().unwrap().push(format!("since {} {epochs:?}", since.secs));
+            Ok(())
+        }
+
+        async fn clear(&self) -> Result<(), StoreError> {
+            self.0.lock().unwrap().push("cleared".into());
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn the_mark_stands_while_a_build_goes_on_and_follows_the_oldest() {
+        let told = Told::default();
+        let using = Using::new(Box::new(told.clone()));
+        let at = |secs| UnixTime { secs, nanos: 0 };
+        let [one, two, three] = [1, 2, 3].map(BuildId::from_bits);
+        using.begin(one, at(1)).await.unwrap();
+        using.begin(two, at(20)).await.unwrap();
+        let keep = async |begun, running: &[(BuildId, UnixTime)], now| {
+            let running = running.iter().copied().collect();
+            using.keep(begun, &running, at(now)).await.unwrap();
+        };
+        keep(using.begun(), &[(one, at(1)), (two, at(19))], 200).await;
+        keep(using.begun(), &[(two, at(19))], 301).await;
+        let seen = using.begun();
+        using.begin(three, at(302)).await.unwrap();
+        keep(seen, &[], 303).await;
+        keep(using.begun(), &[], 304).await;
+        keep(using.begun(), &[], 900).await;
+        using.begin(one, at(901)).await.unwrap();
+        keep(using.begun(), &[], 902).await;
+        // A build that another process began.
+        keep(using.begun(), &[(two, at(700))], 903).await;
+        let want = [
+            "since 1 {\"one\"}",
+            "since 20 {\"one\"}",
+            "cleared",
+            "since 901 {\"one\"}",
+            "cleared",
+            "since 700 {\"\"}",
+        ];
+        assert_eq!(*told.0.lock().unwrap(), want);
+    }
+}

@@ -1,0 +1,410 @@
+//! The sweeper on both backends: what stays, what goes, what is noted; killed in the middle, twice at once, while builds
+//! go on, and after the index was flushed.
+#![expect(clippy::unwrap_used, reason = "test")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dcbuild_model::{
+    BlobDigest, BuildId, ChangeDigest, Compression, DiffId, Digest, EvictionRule, LayerBlob,
+    LayerDigest, LayerId, LayerRef, Record, Scope, UnixTime,
+};
+use dcbuild_store::{
+    BlobStore, Catalog, CatalogParts, Ceilings, EmbeddedIndex, FolderMark, FolderStore, IndexKey,
+    KeyIndex as _, LayerIndex, Now, ObjectName, ObjectPage, Objects, Seal, StepIndex, StoreError,
+    StoredBlob, SweepMode, SweepReport, Swept, Using, evictions, forms_of, stream_of, sweep,
+};
+use dcbuild_testkit::{MemoryObjects, contract};
+use tokio_util::task::TaskTracker;
+
+const ALL: Ceilings = Ceilings { keep_bytes: None, max_age: None, all: true };
+
+fn age(secs: u64) -> Ceilings {
+    Ceilings { max_age: Some(Duration::from_secs(secs)), ..Ceilings::default() }
+}
+
+/// Objects whose removal fails from some request on, as a process that is killed then leaves them.
+#[derive(Default)]
+struct Dying {
+    objects: MemoryObjects,
+    deletes: AtomicU64,
+    /// None are served from this one on; 0 serves all.
+    dies_at: AtomicU64,
+    fired: AtomicU64,
+}
+
+#[async_trait::async_trait]
+impl Objects for Dying {
+    async fn put(&self, name: &ObjectName, bytes: Bytes) -> Result<(), StoreError> {
+        self.objects.put(name, bytes).await
+    }
+
+    async fn get(&self, name: &ObjectName, max: u64) -> Result<Option<Bytes>, StoreError> {
+        self.objects.get(name, max).await
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&ObjectName>,
+    ) -> Result<ObjectPage, StoreError> {
+        self.objects.list(prefix, after).await
+    }
+
+    async fn delete(&self, names: &[ObjectName]) -> Result<(), StoreError> {
+        let number = self.deletes.fetch_add(1, Ordering::SeqCst) + 1;
+        let dies_at = self.dies_at.load(Ordering::SeqCst);
+        if dies_at > 0 && number >= dies_at {
+            self.fired.fetch_add(1, Ordering::SeqCst);
+            return Err(StoreError::Stopped);
+        }
+        self.objects.delete(names).await
+    }
+}
+
+/// A bucket, an index over it, and a clock; objects are written a second apart.
+struct World {
+    objects: Arc<Dying>,
+    index: Arc<EmbeddedIndex>,
+    clock: Arc<AtomicI64>,
+    tasks: TaskTracker,
+}
+
+impl World {
+    fn new() -> World {
+        World {
+            objects: Arc::default(),
+            index: Arc::new(EmbeddedIndex::new(1 << 20)),
+            clock: Arc::new(AtomicI64::new(1_000)),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// A process on this store, with this index.
+    fn catalog_on(&self, index: Arc<EmbeddedIndex>) -> Catalog {
+        let clock = self.clock.clone();
+        let tick = move || UnixTime { secs: clock.load(Ordering::SeqCst), nanos: 0 };
+        let now: Now = Arc::new(tick);
+        let (objects, tasks) = (self.objects.clone(), self.tasks.clone());
+        Catalog::new(CatalogParts { objects, index, seal: Seal::unkeyed(), now, tasks })
+    }
+
+    fn catalog(&self) -> Catalog {
+        self.catalog_on(self.index.clone())
+    }
+
+    fn at(&self, secs: i64) -> UnixTime {
+        self.clock.store(secs, Ordering::SeqCst);
+        self.objects.objects.wind(secs);
+        UnixTime { secs, nanos: 0 }
+    }
+
+    async fn settle(&self) {
+        // Touches are told behind the back of whoever asked.
+        while !self.tasks.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Stores a step's result at this time: a table, a blob, its index, a form and a record.
+    async fn make(&self, secs: i64, name: &str, shared: Option<&str>) -> Record {
+        self.at(secs);
+        let catalog = self.catalog();
+        let layer = LayerId(self.blob(&format!("table of {}", shared.unwrap_or(name))).await);
+        let blob = LayerDigest(self.blob(&format!("blob of {}", shared.unwrap_or(name))).await);
+        let index = BlobDigest(self.blob(&format!("index of {}", shared.unwrap_or(name))).await);
+        let (diff_id, compression) = (DiffId(layer.0), Compression::Zstd);
+        let blob = LayerBlob { digest: blob, diff_id, size: 7, compression };
+        catalog.put_form(&layer, &StoredBlob { blob, index }).await.unwrap();
+        let change = ChangeDigest(layer.0);
+        let layer = LayerRef { layer, change, entries: 1, bytes: 7, base: None };
+        let mut record = contract::record(name, None, 1);
+        record.result.layers.push(layer);
+        StepIndex::put(&catalog, &Scope::local(), &record).await.unwrap();
+        self.settle().await;
+        record
+    }
+
+    async fn blob(&self, text: &str) -> Digest {
+        let digest = Digest::of(text.as_bytes());
+        let name = blob_name(&digest);
+        self.objects.put(&name, Bytes::from(text.to_owned())).await.unwrap();
+        let key = IndexKey(name.to_string());
+        let now = UnixTime { secs: self.clock.load(Ordering::SeqCst), nanos: 0 };
+        let entry = dcbuild_store::IndexEntry {
+            key,
+            field: String::new(),
+            value: Bytes::from_static(b"7"),
+            used: now,
+        };
+        self.index.put(&[entry]).await.unwrap();
+        digest
+    }
+
+    fn has_blob(&self, text: &str) -> bool {
+        let name = blob_name(&Digest::of(text.as_bytes()));
+        self.objects.objects.names().contains(&name)
+    }
+
+    async fn sweep(&self, ceilings: &Ceilings) -> SweepReport {
+        let now = UnixTime { secs: self.clock.load(Ordering::SeqCst), nanos: 0 };
+        sweep(&self.catalog(), ceilings, SweepMode::Remove, now).await.unwrap()
+    }
+
+    async fn find(&self, record: &Record) -> Vec<Record> {
+        let catalog = self.catalog();
+        let found = StepIndex::find(&catalog, &Scope::local(), &[record.recipe]).await;
+        self.settle().await;
+        found.unwrap().remove(0)
+    }
+
+    /// Whether each record that can be found has all that it speaks of.
+    async fn check_whole(&self, records: &[&Record]) {
+        for record in records {
+            for found in self.find(record).await {
+                for layer in found.result.layers {
+                    let forms = forms_of(&self.catalog(), &layer.layer).await.unwrap();
+                    let names = self.objects.objects.names();
+                    assert!(names.contains(&blob_name(&layer.layer.0)), "the table is there");
+                    for form in forms {
+                        assert!(names.contains(&blob_name(&form.blob.digest.0)));
+                        assert!(names.contains(&blob_name(&form.index.0)));
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn blob_name(digest: &Digest) -> ObjectName {
+    format!("blob/sha256/{}", digest.hex()).parse().unwrap()
+}
+
+#[tokio::test]
+async fn what_is_old_goes_with_its_blobs_and_is_noted() {
+    let world = World::new();
+    let old = world.make(2_000, "old", None).await;
+    let new = world.make(3_000, "new", None).await;
+    world.at(3_500);
+    let report = world.sweep(&age(1_000)).await;
+    assert_eq!(report.total().count, 5, "{report:?}");
+    assert_eq!(world.find(&old).await, []);
+    assert_eq!(world.find(&new).await, std::slice::from_ref(&new));
+    assert!(!world.has_blob("blob of old") && world.has_blob("blob of new"));
+    world.check_whole(&[&old, &new]).await;
+    let noted = evictions(&world.catalog(), &Scope::local()).await.unwrap();
+    assert_eq!(noted.len(), 1);
+    assert_eq!(noted[0].rule, EvictionRule::Age { max_secs: 1_000 });
+    assert_eq!((noted[0].at.secs, &noted[0].records[..]), (3_500, &[old.recipe][..]));
+    assert_eq!(noted[0].layers, [old.result.layers[0].layer]);
+}
+
+#[tokio::test]
+async fn a_use_is_told_to_the_index_alone_and_keeps_a_record() {
+    let world = World::new();
+    let (one, other) =
+        (world.make(2_000, "one", None).await, world.make(2_001, "other", None).await);
+    world.at(9_000);
+    let before = world.objects.objects.names();
+    assert_eq!(world.find(&one).await.len(), 1);
+    assert_eq!(world.objects.objects.names(), before, "no object is written for a use");
+    world.at(9_500);
+    world.sweep(&age(1_000)).await;
+    assert_eq!((world.find(&one).await.len(), world.find(&other).await.len()), (1, 0));
+    // Its layer was not asked for, and stays all the same.
+    assert!(world.has_blob("blob of one") && !world.has_blob("blob of other"));
+    world.check_whole(&[&one]).await;
+}
+
+#[tokio::test]
+async fn a_blob_that_two_records_need_stays_with_the_second() {
+    let world = World::new();
+    let old = world.make(2_000, "old", Some("both")).await;
+    let new = world.make(3_000, "new", Some("both")).await;
+    world.at(3_500);
+    world.sweep(&age(1_000)).await;
+    assert_eq!((world.find(&old).await.len(), world.find(&new).await.len()), (0, 1));
+    assert!(world.has_blob("blob of both"));
+    world.check_whole(&[&new]).await;
+}
+
+#[tokio::test]
+async fn a_ceiling_of_bytes_is_kept_and_a_dry_run_removes_nothing() {
+    let world = World::new();
+    for number in 0..10 {
+        world.make(2_000 + number, &format!("step {number}"), None).await;
+    }
+    let inventory = world.catalog().inventory().await.unwrap();
+    let total: u64 = inventory.things.iter().map(|thing| thing.size).sum();
+    let half = Ceilings { keep_bytes: Some(total / 2), ..Ceilings::default() };
+    let now = world.at(5_000);
+    let dry = sweep(&world.catalog(), &half, SweepMode::DryRun, now).await.unwrap();
+    let names = world.objects.objects.names();
+    let real = world.sweep(&half).await;
+    assert_eq!((dry.total(), dry.kept_bytes), (real.total(), real.kept_bytes));
+    assert!(real.kept_bytes <= total / 2 && real.kept_bytes > total / 3, "{real:?} of {total}");
+    assert!(names.len() > world.objects.objects.names().len());
+    assert!(!world.has_blob("blob of step 0") && world.has_blob("blob of step 9"));
+}
+
+#[tokio::test]
+async fn a_sweeper_killed_at_any_request_leaves_no_record_without_its_blobs() {
+    for dies_at in 1..4 {
+        let world = World::new();
+        let (old, new) =
+            (world.make(2_000, "old", None).await, world.make(3_000, "new", None).await);
+        world.at(3_500);
+        world.objects.dies_at.store(dies_at, Ordering::SeqCst);
+        let now = UnixTime { secs: 3_500, nanos: 0 };
+        let died = sweep(&world.catalog(), &age(1_000), SweepMode::Remove, now).await;
+        assert!(matches!(died, Err(StoreError::Stopped)), "{died:?}");
+        assert_eq!(world.objects.fired.load(Ordering::SeqCst), 1, "it was killed at {dies_at}");
+        world.check_whole(&[&old, &new]).await;
+        // Whoever comes next, with an index that knows nothing of it, finds the same, and ends the work.
+        world.objects.dies_at.store(0, Ordering::SeqCst);
+        let next = World { index: Arc::new(EmbeddedIndex::new(1 << 20)), ..world };
+        next.check_whole(&[&old, &new]).await;
+        next.settle().await;
+        next.sweep(&ALL).await;
+        assert!(!next.has_blob("blob of old") && !next.has_blob("table of old"));
+    }
+}
+
+#[tokio::test]
+async fn two_sweepers_at_once_do_the_work_of_one() {
+    let world = World::new();
+    for number in 0..20 {
+        world.make(2_000 + 10 * number, &format!("step {number}"), None).await;
+    }
+    let now = world.at(2_648);
+    let (one, other) = (world.catalog(), world.catalog());
+    let rule = age(500);
+    let (one, other) = tokio::join!(
+        sweep(&one, &rule, SweepMode::Remove, now),
+        sweep(&other, &rule, SweepMode::Remove, now),
+    );
+    assert!(one.unwrap().total().count + other.unwrap().total().count >= 15 * 5);
+    assert!(!world.has_blob("blob of step 14") && world.has_blob("blob of step 15"));
+    let left = world.catalog().inventory().await.unwrap().things.len();
+    assert_eq!(left, 5 * 5);
+}
+
+#[tokio::test]
+async fn what_a_running_build_found_or_made_stays_even_if_all_is_to_go() {
+    let world = World::new();
+    let (old, found) =
+        (world.make(2_000, "old", None).await, world.make(2_001, "found", None).await);
+    world.sweep(&Ceilings::default()).await;
+    world.settle().await;
+    let now = world.at(9_000);
+    let using = Using::new(Box::new(world.catalog().mark(b"one")));
+    let build = BuildId::from_bits(1);
+    using.begin(build, now).await.unwrap();
+    assert_eq!(world.find(&found).await.len(), 1);
+    let made = world.make(9_100, "made", None).await;
+    world.at(9_200);
+    let report = world.sweep(&ALL).await;
+    assert!(!report.put_off && report.total().count > 0, "{report:?}");
+    assert_eq!(world.find(&old).await.len(), 0);
+    assert_eq!((world.find(&found).await.len(), world.find(&made).await.len()), (1, 1));
+    world.check_whole(&[&found, &made]).await;
+    using.keep(using.begun(), &BTreeMap::new(), world.at(9_300)).await.unwrap();
+    world.sweep(&ALL).await;
+    assert_eq!((world.find(&found).await.len(), world.find(&made).await.len()), (0, 0));
+}
+
+#[tokio::test]
+async fn while_nobody_knows_what_builds_use_nothing_goes() {
+    let world = World::new();
+    let old = world.make(2_000, "old", None).await;
+    world.sweep(&Ceilings::default()).await;
+    let now = world.at(9_000);
+    // A process with an index of its own builds on the same bucket.
+    let own = Arc::new(EmbeddedIndex::new(1 << 20));
+    let using = Using::new(Box::new(world.catalog_on(own).mark(b"other")));
+    using.begin(BuildId::from_bits(2), now).await.unwrap();
+    let report = world.sweep(&ALL).await;
+    assert!(report.put_off, "{report:?}");
+    assert_eq!(world.find(&old).await.len(), 1);
+    // Its process dies, and its mark grows old.
+    world.at(10_700);
+    let report = world.sweep(&ALL).await;
+    assert!(!report.put_off, "{report:?}");
+    assert_eq!(world.find(&old).await.len(), 0);
+}
+
+#[tokio::test]
+async fn after_a_flush_ages_begin_at_the_time_of_writing_and_no_build_loses_anything() {
+    let world = World::new();
+    let record = world.make(2_000, "step", None).await;
+    world.sweep(&Ceilings::default()).await;
+    let now = world.at(9_000);
+    let using = Using::new(Box::new(world.catalog().mark(b"one")));
+    using.begin(BuildId::from_bits(1), now).await.unwrap();
+    assert_eq!(world.find(&record).await.len(), 1);
+    // The index loses that the build has found the record.
+    let flushed = World { index: Arc::new(EmbeddedIndex::new(1 << 20)), ..world };
+    let report = flushed.sweep(&ALL).await;
+    assert!(report.put_off, "{report:?}");
+    assert_eq!(flushed.find(&record).await.len(), 1);
+    using.keep(using.begun(), &BTreeMap::new(), flushed.at(9_010)).await.unwrap();
+    let index = Arc::new(EmbeddedIndex::new(1 << 20));
+    let flushed = World { index, ..flushed };
+    flushed.sweep(&age(7_100)).await;
+    assert_eq!(flushed.find(&record).await.len(), 1, "it was written not so long ago");
+    let index = Arc::new(EmbeddedIndex::new(1 << 20));
+    let flushed = World { index, ..flushed };
+    flushed.sweep(&age(6_900)).await;
+    assert_eq!(flushed.find(&record).await.len(), 0);
+}
+
+#[tokio::test]
+async fn the_folder_store_is_swept_by_the_same_rules() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = FolderStore::open(folder.path()).unwrap();
+    let scope = Scope::local();
+    let make = async |name: &str| {
+        let put = async |text: String| {
+            let digest = BlobDigest(Digest::of(text.as_bytes()));
+            BlobStore::put(&store, &digest, stream_of(text)).await.unwrap();
+            digest
+        };
+        let layer = LayerId(put(format!("table of {name}")).await.0);
+        let blob = put(format!("blob of {name}")).await;
+        let index = put(format!("index of {name}")).await;
+        let digest = LayerDigest(blob.0);
+        let form =
+            LayerBlob { digest, diff_id: DiffId(layer.0), size: 7, compression: Compression::Gzip };
+        store.put_form(&layer, &StoredBlob { blob: form, index }).await.unwrap();
+        let change = ChangeDigest(layer.0);
+        let mut record = contract::record(name, None, 1);
+        record.result.layers.push(LayerRef { layer, change, entries: 1, bytes: 7, base: None });
+        StepIndex::put(&store, &scope, &record).await.unwrap();
+        (record, blob)
+    };
+    let (one, blob) = make("one").await;
+    let using = Using::new(Box::new(FolderMark::new(store.clone())));
+    let now = store.time();
+    using.begin(BuildId::from_bits(1), now).await.unwrap();
+    // Another process sweeps, while a build has found one and made the other.
+    assert_eq!(StepIndex::find(&store, &scope, &[one.recipe]).await.unwrap()[0].len(), 1);
+    assert_eq!(store.find_missing(&[blob]).await.unwrap(), []);
+    let (other, _) = make("other").await;
+    let sweeper = FolderStore::open(folder.path()).unwrap();
+    let report = sweep(&sweeper, &ALL, SweepMode::Remove, now).await.unwrap();
+    assert!(report.in_use_bytes > 0);
+    let keys = [one.recipe, other.recipe];
+    let found = StepIndex::find(&store, &scope, &keys).await.unwrap();
+    assert_eq!((found[0].len(), found[1].len()), (1, 1));
+    assert_eq!(store.find_missing(&[blob]).await.unwrap(), []);
+
+    using.keep(using.begun(), &BTreeMap::new(), now).await.unwrap();
+    let report = sweep(&sweeper, &ALL, SweepMode::Remove, now).await.unwrap();
+    assert_eq!((report.kept_bytes, report.total().count), (0, 10), "{report:?}");
+    assert_eq!(store.find_missing(&[blob]).await.unwrap(), [blob]);
+    let noted = evictions(&store, &scope).await.unwrap();
+    assert_eq!((noted.len(), noted[0].rule, noted[0].records.len()), (1, EvictionRule::All {}, 2));
+}
