@@ -8,6 +8,7 @@ use clap_complete::Shell;
 use dcbuild_client::BuildFlags;
 use dcbuild_process::{ByteSize, parse_duration};
 
+use crate::cache::Cache;
 use crate::prune::Prune;
 use crate::state::Format;
 use crate::stores::StoreFlags;
@@ -47,6 +48,8 @@ pub(crate) enum Command {
     Ps(Cluster),
     /// End a build of a cluster
     Cancel(EndBuild),
+    /// List, count, prune, export or import the cache: of this machine, of a cluster, or of a store
+    Cache(Cache),
     /// Say for each step of a build whether the cache had it, and if not, what changed
     Explain(Explain),
     /// List the images that were given a name, here or on the cluster that is named

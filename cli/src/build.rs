@@ -255,6 +255,20 @@ impl Local {
     }
 }
 
+/// A worker that takes no jobs, for what it has on its disk.
+pub(crate) fn packer(app: &App, store: &Arc<FolderStore>) -> anyhow::Result<Worker> {
+    let parts = dcbuild_worker::Parts {
+        blobs: store.clone(),
+        layers: store.clone(),
+        images: None,
+        folder: Some(store.clone()),
+        contexts: Arc::new(LocalContexts::new()),
+        clock: Arc::new(SystemClock),
+    };
+    let settings = worker_config(app, registries(&app.config)?)?;
+    Worker::new(settings, parts).context("could not open what the worker has")
+}
+
 fn worker_config(
     app: &App,
     registries: dcbuild_registry::RegistryConfig,

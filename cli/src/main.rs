@@ -4,6 +4,7 @@
 
 mod args;
 mod build;
+mod cache;
 mod explain;
 mod prune;
 mod registries;
@@ -95,6 +96,7 @@ async fn talk(
         Command::Logs(flags) => remote::logs(&app, flags).await,
         Command::Ps(flags) => remote::ps(&app, flags).await,
         Command::Cancel(flags) => remote::cancel(&app, flags).await,
+        Command::Cache(flags) => cache::cache(&app, flags).await,
         Command::Explain(flags) => explain::explain(&app, flags).await,
         Command::Images(flags) => remote::images(&app, flags).await,
         Command::Rmi(flags) => remote::rmi(&app, flags).await,

@@ -21,14 +21,14 @@ use crate::args;
 use crate::build::App;
 use crate::registries::registries;
 use crate::state::absolute;
-use crate::stores::{Bucket, BucketSettings};
+use crate::stores::{Bucket, BucketSettings, StoreFlags};
 
 /// Runs a coordinator until it is told to stop.
 pub(crate) async fn coordinator(flags: args::Coordinator, app: &App) -> anyhow::Result<()> {
     let (config, stop) = (&app.config, app.stop.clone());
     let settings = &config.coordinator;
     let listen = flags.listen.unwrap_or(settings.listen);
-    let opened = open_store(&flags, app).await?;
+    let opened = open_store(&flags.store, app).await?;
     let stores = opened.stores();
     let parts = dcbuild_coordinator::Parts { stores, holds: None, clock: Arc::new(SystemClock) };
     let settings = CoordinatorConfig {
@@ -71,17 +71,24 @@ pub(crate) async fn coordinator(flags: args::Coordinator, app: &App) -> anyhow::
 const CONFIRM_EVERY: Duration = Duration::from_secs(2);
 
 /// The store of a coordinator.
-enum Opened {
+pub(crate) enum Opened {
     Folder(FolderStore),
     Bucket(Bucket),
 }
 
 impl Opened {
-    fn stores(&self) -> Stores {
+    pub(crate) fn stores(&self) -> Stores {
         match self {
             Opened::Folder(store) => Stores::folder(store.clone()),
             Opened::Bucket(bucket) => bucket.stores(),
         }
+    }
+
+    /// Makes last what was written, and closes.
+    pub(crate) async fn close(self) {
+        let written = CancellationToken::new();
+        written.cancel();
+        self.make_last(&written).await;
     }
 
     /// Makes last what is written, until nothing more is.
@@ -114,17 +121,17 @@ async fn confirm_records(store: FolderStore, written: &CancellationToken) {
 }
 
 /// The store that flags, environment or configuration name.
-async fn open_store(flags: &args::Coordinator, app: &App) -> anyhow::Result<Opened> {
+pub(crate) async fn open_store(flags: &StoreFlags, app: &App) -> anyhow::Result<Opened> {
     let settings = &app.config.coordinator;
     let configured = match &settings.store {
         StoreConfig::Bucket(bucket) => Some(bucket),
         StoreConfig::Folder { .. } => None,
     };
-    let named = BucketSettings::find(&flags.store, &app.env, (configured, &settings.index))?;
+    let named = BucketSettings::find(flags, &app.env, (configured, &settings.index))?;
     if let Some(named) = named {
         return Ok(Opened::Bucket(Bucket::open(&named, &app.env).await?));
     }
-    let dir = match (flags.store.store.as_deref().or_else(|| app.env.store()), &settings.store) {
+    let dir = match (flags.store.as_deref().or_else(|| app.env.store()), &settings.store) {
         (Some(store), _) => store_dir(store)?,
         (None, StoreConfig::Folder { dir }) => dir.clone(),
         (None, StoreConfig::Bucket(bucket)) => bail!("{} is no folder", bucket.url),

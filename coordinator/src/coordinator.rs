@@ -133,8 +133,13 @@ impl Coordinator {
             };
             tracker.spawn(sweeper.run(stop.clone()));
         }
-        let services =
-            Services { core: handle, records, tracker: tracker.clone(), stop: stop.clone() };
+        let services = Services {
+            clock: parts.clock,
+            core: handle,
+            records,
+            tracker: tracker.clone(),
+            stop: stop.clone(),
+        };
         Ok(Coordinator { services, tracker, stop })
     }
 

@@ -10,6 +10,8 @@ pub mod log;
 mod account;
 mod book;
 mod build;
+mod cache;
+mod carry;
 mod coordinator;
 mod core;
 mod driver;
@@ -28,6 +30,8 @@ mod records;
 mod rpc;
 mod sweeper;
 
+pub use cache::cache;
+pub use carry::{Carried, CarryError, Packs, export, import};
 pub use config::{CoordinatorConfig, Holds, Parts, Stores};
 pub use coordinator::{Coordinator, ServeError, StartError};
 pub use explain::{Asked, ExplainError, explain};

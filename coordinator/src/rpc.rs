@@ -4,7 +4,10 @@ mod builds;
 pub(crate) mod events;
 mod workers;
 
+use std::sync::Arc;
+
 use dcbuild_model::limits;
+use dcbuild_process::Clock;
 use dcbuild_proto::pb::builds_server::BuildsServer;
 use dcbuild_proto::pb::workers_server::WorkersServer;
 use dcbuild_remote::{StoreService, guarded};
@@ -23,6 +26,7 @@ pub(crate) struct Services {
     pub(crate) records: Records,
     pub(crate) tracker: TaskTracker,
     pub(crate) stop: CancellationToken,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 /// All services, with the limits of a message.

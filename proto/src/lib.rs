@@ -3,6 +3,7 @@
 //! `pb` is generated from `v1.proto` and committed. Documents stand in [`document`]; conversions between messages and the
 //! project's own types stand beside, each inwards conversion with its own error. This crate opens no connection.
 
+pub mod cache;
 pub mod document;
 pub mod progress;
 

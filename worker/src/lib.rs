@@ -135,6 +135,15 @@ impl Worker {
         Holdings(self.shared.layers.clone())
     }
 
+    /// Makes the blob of a layer that is at hand here, unless the store has one; false if its bytes are not to be had.
+    pub async fn pack(&self, layer: dcbuild_model::LayerId) -> bool {
+        let (compression, threads) = (dcbuild_model::Compression::Zstd, self.shared.cores);
+        let form = dcbuild_layer::BlobForm { compression, level: None, threads };
+        let made = publish::layer_blob(&self.shared, layer, form).await;
+        made.inspect_err(|error| tracing::debug!(%layer, %error, "a layer has no bytes here"))
+            .is_ok()
+    }
+
     /// Takes jobs over this channel until `stop` is cancelled, then lets go of what runs and returns.
     pub async fn run(self, channel: Channel, stop: CancellationToken) {
         rpc::serve(self.shared, channel, stop).await;

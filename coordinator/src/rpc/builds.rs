@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dcbuild_model::{BlobDigest, BuildId};
+use dcbuild_proto::cache::CacheAsk;
 use dcbuild_proto::document::{self, RegistryCredentials, Submission};
 use dcbuild_proto::pb;
 use dcbuild_store::NamedImage;
@@ -17,6 +18,7 @@ use crate::build::Build;
 use crate::core::Command;
 use crate::explain::{Asked, ExplainError, explain};
 use crate::questions::Reply;
+use crate::records::Records;
 
 const EVENTS_MAX: usize = 64;
 const SECRETS_MAX: usize = 256;
@@ -135,6 +137,22 @@ impl pb::builds_server::Builds for BuildsService {
             let records = &self.0.records;
             let removed = records.stores.names.remove(&records.scope, &name).await;
             Ok(pb::RemoveImageReply { removed: removed.map_err(store_failed)? })
+        })
+        .await
+    }
+
+    async fn cache(
+        &self,
+        request: Request<pb::CacheRequest>,
+    ) -> Result<Response<pb::CacheReply>, Status> {
+        guarded("Cache", async {
+            let ask = request.into_inner().ask;
+            let ask: CacheAsk = document::from_bytes("question", &ask).map_err(invalid)?;
+            let Records { stores, scope, .. } = &self.0.records;
+            let now = self.0.clock.now();
+            let told = crate::cache::cache(stores, scope, &ask, now).await;
+            let told = told.map_err(store_failed)?;
+            Ok(pb::CacheReply { told: document::to_bytes(&told).into() })
         })
         .await
     }

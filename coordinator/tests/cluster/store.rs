@@ -1,5 +1,8 @@
 //! What the coordinator reads from the store, and serves of it.
 
+use dcbuild_coordinator::CoordinatorConfig;
+use std::time::Duration;
+
 use dcbuild_model::{
     BlobDigest, Compression, DiffId, Digest, LayerBlob, LayerDigest, LayerId, ManifestDigest,
     Scope, UnixTime,
@@ -9,9 +12,34 @@ use dcbuild_plan::{ImageSource, Op, Request};
 use dcbuild_proto::document::{self, ContextPlace, Outcome, Work};
 use dcbuild_proto::pb;
 use dcbuild_proto::pb::store_client::StoreClient;
-use dcbuild_store::{FolderStore, ImageNames as _, NamedImage, StoredBlob};
+use dcbuild_store::{Ceilings, FolderStore, ImageNames as _, NamedImage, StoredBlob};
 
 use crate::harness::{Cluster, fence, steps, submission};
+
+#[tokio::test(start_paused = true)]
+async fn the_store_is_swept_from_time_to_time_but_not_while_a_build_goes_on() {
+    let ceilings = Ceilings { keep_bytes: Some(10), ..Ceilings::default() };
+    let every = Duration::from_secs(30);
+    let config = CoordinatorConfig { ceilings, sweep_every: every, ..CoordinatorConfig::default() };
+    let cluster = Cluster::on_disk().restart_with(config).await;
+    let store = FolderStore::open(&cluster.dir.path().join("store")).unwrap();
+    let build = cluster.submit(1, &submission("FROM scratch\nRUN a")).await;
+    let client = cluster.attach(build).await;
+    let blob = store.put_bytes(&[7; 100]).unwrap();
+    let there = || store.path_of(&blob).exists();
+    for _ in 0..5 {
+        tokio::time::sleep(every).await;
+    }
+    assert!(there(), "the build that goes on may have made it");
+    drop(client);
+    cluster.cancel(build).await;
+    let mut rounds = 0;
+    while there() {
+        tokio::time::sleep(every).await;
+        rounds += 1;
+        assert!(rounds < 10, "nobody sweeps");
+    }
+}
 
 #[tokio::test(start_paused = true)]
 async fn blobs_and_layers_go_in_and_come_out() {

@@ -14,6 +14,7 @@ use dcbuild_model::{BuildId, Fault, limits};
 use dcbuild_oci::LayoutRef;
 use dcbuild_process::{Clock, Env, Hint, SystemClock};
 use dcbuild_progress::Mode;
+use dcbuild_proto::cache::{CacheAsk, CacheTold};
 use dcbuild_proto::document::{Outcome, Submission};
 use dcbuild_remote::RemoteStore;
 use dcbuild_store::{BlobStore, LayerIndex};
@@ -353,6 +354,11 @@ impl Client {
     /// Takes a name away from an image and says whether it had it.
     pub async fn remove_image(&self, name: &str) -> Result<bool, RpcError> {
         self.builds.remove_image(name).await
+    }
+
+    /// Lists, counts or sweeps the coordinator's cache.
+    pub async fn cache(&self, ask: &CacheAsk) -> Result<CacheTold, RpcError> {
+        self.builds.cache(ask).await
     }
 
     /// Explains the misses of a build, or of the last one; of one step, where one is named.

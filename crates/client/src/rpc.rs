@@ -8,6 +8,7 @@ use dcbuild_model::{
 };
 use dcbuild_process::Hint;
 use dcbuild_progress::Update;
+use dcbuild_proto::cache::{CacheAsk, CacheTold};
 use dcbuild_proto::document::{
     Answer, InvalidDocument, Outcome, Question, RegistryCredentials, Submission, from_bytes,
     to_bytes,
@@ -287,6 +288,13 @@ impl Builds {
 }
 
 impl Builds {
+    pub(crate) async fn cache(&self, ask: &CacheAsk) -> Result<CacheTold, RpcError> {
+        let request = pb::CacheRequest { ask: to_bytes(ask).into() };
+        let reply = self.client.clone().cache(request).await;
+        let reply = reply.map_err(RpcError::of("look after its cache"))?.into_inner();
+        Ok(from_bytes("answer", &reply.told)?)
+    }
+
     pub(crate) async fn explain(
         &self,
         build: Option<BuildId>,

@@ -144,6 +144,13 @@ impl Builds for Script {
         Ok(Response::new(pb::RemoveImageReply { removed }))
     }
 
+    async fn cache(
+        &self,
+        _: Request<pb::CacheRequest>,
+    ) -> Result<Response<pb::CacheReply>, Status> {
+        Err(Status::unavailable("the store failed"))
+    }
+
     async fn explain(
         &self,
         request: Request<pb::ExplainRequest>,

@@ -10,7 +10,7 @@ pub mod victims;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use dcbuild_model::{Eviction, EvictionRule, LayerId, Scope, StepKey, UnixTime};
+use dcbuild_model::{Eviction, EvictionRule, LayerId, Record, Scope, StepKey, UnixTime};
 
 pub use victims::{Hold, Thing, ThingKind, Victim};
 
@@ -47,6 +47,10 @@ pub struct Inventory {
 pub trait Swept: Notes {
     /// Lists all that there is, with its last use, and what holds it.
     async fn inventory(&self) -> Result<Inventory, StoreError>;
+
+    /// The records among these things, by their places; of several attempts under one key the one decided last. To read
+    /// them is no use.
+    async fn records(&self, inventory: &Inventory) -> Result<Vec<(usize, Record)>, StoreError>;
 
     /// Takes the turn to sweep, for some minutes; false if another sweeper has it. Two at once are waste, and no worse.
     async fn take_turn(&self, holder: &str) -> Result<bool, StoreError>;

@@ -242,6 +242,18 @@ pub struct ExplainRequest {
     pub step: ::core::option::Option<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CacheRequest {
+    /// A CacheAsk document.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub ask: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CacheReply {
+    /// A CacheTold document.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub told: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExplainReply {
     /// An Explanation document.
     #[prost(bytes = "bytes", tag = "1")]
@@ -869,6 +881,25 @@ pub mod builds_client {
             req.extensions_mut().insert(GrpcMethod::new("dcbuild.v1.Builds", "Explain"));
             self.inner.unary(req, path, codec).await
         }
+        /// Lists, counts or sweeps the cache as a whole.
+        pub async fn cache(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CacheRequest>,
+        ) -> std::result::Result<tonic::Response<super::CacheReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/dcbuild.v1.Builds/Cache");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("dcbuild.v1.Builds", "Cache"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -928,6 +959,11 @@ pub mod builds_server {
             &self,
             request: tonic::Request<super::ExplainRequest>,
         ) -> std::result::Result<tonic::Response<super::ExplainReply>, tonic::Status>;
+        /// Lists, counts or sweeps the cache as a whole.
+        async fn cache(
+            &self,
+            request: tonic::Request<super::CacheRequest>,
+        ) -> std::result::Result<tonic::Response<super::CacheReply>, tonic::Status>;
     }
     /// The client plane.
     #[derive(Debug)]
@@ -1297,6 +1333,49 @@ pub mod builds_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ExplainSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/dcbuild.v1.Builds/Cache" => {
+                    #[allow(non_camel_case_types)]
+                    struct CacheSvc<T: Builds>(pub Arc<T>);
+                    impl<T: Builds> tonic::server::UnaryService<super::CacheRequest>
+                    for CacheSvc<T> {
+                        type Response = super::CacheReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CacheRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Builds>::cache(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CacheSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -14,7 +14,7 @@ const VERSION: u32 = 1;
 pub(super) struct StoredRecord {
     version: u32,
     /// When it was decided that this attempt's result counts.
-    decided: UnixTime,
+    pub(super) decided: UnixTime,
     pub(super) record: Record,
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use dcbuild_model::limits::MANIFEST_BYTES_MAX;
-use dcbuild_model::{Digest, LayerId, Scope, StepKey, UnixTime};
+use dcbuild_model::{Digest, LayerId, Record, Scope, StepKey, UnixTime};
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::layers::Versioned;
@@ -252,6 +252,25 @@ impl Swept for Catalog {
         }
         self.add_needs(&mut things).await?;
         Ok(Inventory { things, unknown_uses: marks.unknown || !knows_all })
+    }
+
+    async fn records(&self, inventory: &Inventory) -> Result<Vec<(usize, Record)>, StoreError> {
+        let things = inventory.things.iter().enumerate();
+        let records = things.filter(|(_, it)| matches!(it.kind, ThingKind::Record { .. }));
+        let places: Vec<usize> = records.map(|(place, _)| place).collect();
+        let mut found = Vec::new();
+        for some in places.chunks(KEYS_AT_ONCE) {
+            let name = |place: &usize| IndexKey(inventory.things[*place].name.clone());
+            let keys: Vec<IndexKey> = some.iter().map(name).collect();
+            for (place, documents) in some.iter().zip(self.look(&keys).await?) {
+                let stored = documents
+                    .iter()
+                    .filter_map(|(_, it)| serde_json::from_slice::<StoredRecord>(it).ok());
+                let newest = stored.max_by_key(|it| (it.decided, it.record.attempt));
+                found.extend(newest.map(|stored| (*place, stored.record)));
+            }
+        }
+        Ok(found)
     }
 
     async fn take_turn(&self, holder: &str) -> Result<bool, StoreError> {

@@ -152,7 +152,7 @@ impl FolderStore {
         Ok(())
     }
 
-    fn counts_now(&self, stored: &StoredRecord) -> bool {
+    pub(super) fn counts_now(&self, stored: &StoredRecord) -> bool {
         stored.version == VERSION
             && stored.boot.as_ref().is_none_or(|boot| *boot == self.inner.boot)
     }

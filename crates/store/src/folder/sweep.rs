@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use dcbuild_model::{Digest, LayerId};
+use dcbuild_model::{Digest, LayerId, Record};
 
 use super::FolderStore;
 use super::layers::Versioned;
@@ -156,6 +156,23 @@ fn kind_of(entry: &StoreEntry) -> Option<ThingKind> {
 impl Swept for FolderStore {
     async fn inventory(&self) -> Result<Inventory, StoreError> {
         self.blocking(FolderStore::list_things).await
+    }
+
+    async fn records(&self, inventory: &Inventory) -> Result<Vec<(usize, Record)>, StoreError> {
+        let things = inventory.things.iter().enumerate();
+        let records = things.filter(|(_, it)| matches!(it.kind, ThingKind::Record { .. }));
+        let names: Vec<(usize, String)> = records.map(|(at, it)| (at, it.name.clone())).collect();
+        self.blocking(move |store| {
+            let mut found = Vec::new();
+            for (place, name) in names {
+                let path = store.inner.dir.join("step").join(format!("{name}.json"));
+                let stored = store.read_document::<StoredRecord>(&path)?;
+                let counts = stored.filter(|(stored, _)| store.counts_now(stored));
+                found.extend(counts.map(|(stored, _)| (place, stored.record)));
+            }
+            Ok(found)
+        })
+        .await
     }
 
     async fn take_turn(&self, _: &str) -> Result<bool, StoreError> {

@@ -1,0 +1,291 @@
+//! `dcbuild cache`: of a store that is named, of a cluster, or of this machine's state folder.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Subcommand;
+use dcbuild_client::explained;
+use dcbuild_coordinator::{Carried, Packs, Stores, cache as ask_here, export, import};
+use dcbuild_model::{LayerId, Scope, UnixTime};
+use dcbuild_process::{ByteSize, Clock as _, SystemClock, parse_duration};
+use dcbuild_progress::text::{bytes, printable};
+use dcbuild_proto::cache::{CacheAsk, CacheStats, CacheTold, ListedRecord, SweptStore};
+use dcbuild_worker::Worker;
+
+use crate::args::Cluster;
+use crate::build::{App, packer};
+use crate::remote::{address, client_at, failed};
+use crate::roles::{Opened, open_store};
+use crate::say;
+use crate::state::Format;
+use crate::stores::StoreFlags;
+
+/// The cache as a whole.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Cache {
+    #[command(subcommand)]
+    ask: Ask,
+    #[command(flatten)]
+    place: PlaceFlags,
+}
+
+/// Which cache is meant.
+#[derive(Debug, clap::Args)]
+struct PlaceFlags {
+    /// The coordinator whose cache is meant; else `$DCBUILD_COORDINATOR` or the configuration
+    #[arg(long, value_name = "URL", global = true)]
+    coordinator: Option<String>,
+    /// The store that is meant: `dir:PATH` or `s3://BUCKET/PREFIX?endpoint=URL`; else `$DCBUILD_STORE`
+    #[arg(long, value_name = "STORE", global = true)]
+    store: Option<String>,
+    /// What knows fast what a bucket has: `embedded` or `redis://HOST:PORT`; else `$DCBUILD_INDEX`
+    #[arg(long, value_name = "INDEX", global = true)]
+    index: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Ask {
+    /// List the records: their steps, what is kept for them, when they were made and last used
+    Ls {
+        /// How the list is printed
+        #[arg(long, value_enum, default_value = "text")]
+        format: Format,
+    },
+    /// Say what takes how much, and how many steps of the last builds were found
+    Stats {
+        /// How the table is printed
+        #[arg(long, value_enum, default_value = "text")]
+        format: Format,
+    },
+    /// Remove records and blobs that no running build and no named image needs
+    Prune {
+        /// Remove all of them
+        #[arg(long, short)]
+        all: bool,
+        /// Remove the longest unused until the rest fits, such as 10GiB
+        #[arg(long, value_name = "SIZE")]
+        keep_storage: Option<ByteSize>,
+        /// Remove what was not used for so long, such as 48h
+        #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+        older_than: Option<Duration>,
+        /// Only say what would be removed
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Write all records and what they speak of into a new folder, an OCI layout
+    Export {
+        /// The folder
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// Take what `export` wrote: builds then find it. Whoever wrote it is trusted
+    Import {
+        /// The folder
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
+}
+
+/// Where the cache that is meant is.
+enum Place {
+    Cluster(String),
+    Store(Opened),
+    /// This machine's state folder.
+    Here,
+}
+
+/// `dcbuild cache`.
+pub(crate) async fn cache(app: &App, flags: Cache) -> anyhow::Result<ExitCode> {
+    let place = place(app, &flags.place).await?;
+    let (asked, format) = match &flags.ask {
+        Ask::Export { dir } => return carry(app, place, Way::Out, dir).await,
+        Ask::Import { dir } => return carry(app, place, Way::In, dir).await,
+        Ask::Ls { format } => (CacheAsk::List {}, *format),
+        Ask::Stats { format } => (CacheAsk::Stats {}, *format),
+        Ask::Prune { all, keep_storage, older_than, dry_run } => {
+            if !all && keep_storage.is_none() && older_than.is_none() {
+                bail!("nothing to hold: give --keep-storage SIZE, --older-than TIME or --all");
+            }
+            let sweep = CacheAsk::Sweep {
+                keep_bytes: keep_storage.map(|size| size.0),
+                max_age_secs: older_than.map(|time| time.as_secs()),
+                all: *all,
+                dry_run: *dry_run,
+            };
+            (sweep, Format::Text)
+        }
+    };
+    let told = match place {
+        Place::Cluster(url) => match client_at(app, &url)?.cache(&asked).await {
+            Ok(told) => told,
+            Err(error) => return Ok(failed(&error)),
+        },
+        Place::Store(opened) => {
+            let told = ask(&opened.stores(), &asked).await;
+            opened.close().await;
+            told?
+        }
+        Place::Here => ask(&Stores::folder(app.state.open_store()?), &asked).await?,
+    };
+    say(&match (told, format) {
+        (told, Format::Json) => format!("{}\n", serde_json::to_string_pretty(&told)?),
+        (CacheTold::List { records, more }, Format::Text) => list(&records, more),
+        (CacheTold::Stats(stats), Format::Text) => self::stats(&stats),
+        (CacheTold::Swept(swept), Format::Text) => {
+            let dry = matches!(asked, CacheAsk::Sweep { dry_run: true, .. });
+            self::swept(&swept, if dry { "would remove" } else { "removed" })
+        }
+    })
+}
+
+async fn ask(stores: &Stores, asked: &CacheAsk) -> anyhow::Result<CacheTold> {
+    let told = ask_here(stores, &Scope::local(), asked, SystemClock.now()).await;
+    told.context("could not look after the cache")
+}
+
+async fn place(app: &App, flags: &PlaceFlags) -> anyhow::Result<Place> {
+    if let (Some(_), Some(_)) = (&flags.coordinator, &flags.store) {
+        bail!("--coordinator and --store both say where the cache is: give one of them");
+    }
+    if let Some(url) = &flags.coordinator {
+        return Ok(Place::Cluster(url.clone()));
+    }
+    if flags.store.is_some() || app.env.store().is_some() {
+        let store = StoreFlags { store: flags.store.clone(), index: flags.index.clone() };
+        return Ok(Place::Store(open_store(&store, app).await?));
+    }
+    Ok(match address(app, &Cluster { coordinator: None }) {
+        Some(url) => Place::Cluster(url),
+        None => Place::Here,
+    })
+}
+
+/// Which way a cache goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Out,
+    In,
+}
+
+/// Makes blobs of snapshots of this machine.
+struct Packer(Worker);
+
+#[tonic::async_trait]
+impl Packs for Packer {
+    async fn pack(&self, layer: LayerId) -> bool {
+        self.0.holds(&[layer]) == [true] && self.0.pack(layer).await
+    }
+}
+
+/// Has no layers but those of the store.
+struct Nothing;
+
+#[tonic::async_trait]
+impl Packs for Nothing {
+    async fn pack(&self, _: LayerId) -> bool {
+        false
+    }
+}
+
+async fn carry(
+    app: &App,
+    place: Place,
+    way: Way,
+    dir: &std::path::Path,
+) -> anyhow::Result<ExitCode> {
+    let scope = Scope::local();
+    let move_it = async |stores: &Stores, packs: &dyn Packs| match way {
+        Way::Out => export(stores, &scope, packs, dir).await,
+        Way::In => import(stores, &scope, dir).await,
+    };
+    let carried = match place {
+        Place::Cluster(url) => bail!(
+            "a coordinator's clients may not write records: name the store itself with --store (it is {url} now)"
+        ),
+        Place::Store(opened) => {
+            let carried = move_it(&opened.stores(), &Nothing).await;
+            opened.close().await;
+            carried
+        }
+        Place::Here => {
+            let store = Arc::new(app.state.open_store()?);
+            let _in_use = store.begin_use().context("could not take the store into use")?;
+            let packer = Packer(packer(app, &store)?);
+            let carried = move_it(&Stores::folder((*store).clone()), &packer).await;
+            let confirmed = tokio::task::spawn_blocking(move || store.confirm_synced()).await?;
+            confirmed.context("could not make the records last")?;
+            carried
+        }
+    };
+    let Carried { records, blobs, bytes: size, left } = carried?;
+    let word = if way == Way::Out { "exported" } else { "imported" };
+    let mut text = format!("{word} {records} records and {blobs} blobs, {}\n", bytes(size));
+    if left > 0 {
+        text.push_str(&format!("{left} records stay behind: their layers are not to be had\n"));
+    }
+    say(&text)
+}
+
+fn time(time: UnixTime) -> String {
+    UnixTime { nanos: 0, ..time }.rfc3339()
+}
+
+fn list(records: &[ListedRecord], more: u64) -> String {
+    let mut text = format!(
+        "{:<13} {:>10} {:<20} {:<20} {:<10} STEP\n",
+        "KEY", "SIZE", "MADE", "LAST USED", "SCOPE"
+    );
+    for row in records {
+        let key: String = row.key.0.hex().chars().take(12).collect();
+        let (made, used) = (time(row.written), time(row.used));
+        let (size, scope, name) = (bytes(row.bytes), &row.scope, printable(&row.name));
+        text.push_str(&format!("{key:<13} {size:>10} {made:<20} {used:<20} {scope:<10} {name}\n"));
+    }
+    if more > 0 {
+        text.push_str(&format!("and {more} more that were used less lately\n"));
+    }
+    text
+}
+
+fn stats(stats: &CacheStats) -> String {
+    let mut text = format!("{:<14}{:>10}{:>14}\n", "KIND", "COUNT", "SIZE");
+    let mut count = 0;
+    for kind in &stats.kinds {
+        count += kind.count;
+        text.push_str(&format!("{:<14}{:>10}{:>14}\n", kind.kind, kind.count, bytes(kind.bytes)));
+    }
+    text.push_str(&format!("{:<14}{count:>10}{:>14}\n", "total", bytes(stats.bytes)));
+    if stats.in_use_bytes > 0 {
+        text.push_str(&format!("running builds use {}\n", bytes(stats.in_use_bytes)));
+    }
+    let CacheStats { builds, hits, hits_by_result, ran, shared, .. } = stats;
+    text.push_str(&format!(
+        "the last {builds} builds: {hits} steps found, {hits_by_result} found by result, {ran} ran, {shared} shared\n"
+    ));
+    text
+}
+
+fn swept(swept: &SweptStore, word: &str) -> String {
+    if swept.put_off {
+        return "nothing removed: builds go on in other processes, of whose uses nothing is known here. Ask the coordinator \
+            that they run on (--coordinator), or try again when they have ended\n"
+            .to_owned();
+    }
+    let mut text = String::new();
+    for by in &swept.removed {
+        let why = explained::rule(&by.rule);
+        text.push_str(&format!("{word} {} things, {}: {why}\n", by.count, bytes(by.bytes)));
+    }
+    if swept.removed.is_empty() {
+        text.push_str("nothing to remove\n");
+    }
+    let stay = bytes(swept.kept_bytes);
+    text.push_str(&match swept.in_use_bytes {
+        0 => format!("{stay} stay\n"),
+        used => format!("{stay} stay; running builds use {} of them\n", bytes(used)),
+    });
+    text
+}

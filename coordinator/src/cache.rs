@@ -1,0 +1,155 @@
+//! The cache as a whole: listed, counted, swept.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use dcbuild_explain::{Account, StepEnd};
+use dcbuild_model::{Record, Scope, StepKey, UnixTime};
+use dcbuild_proto::cache::{
+    CacheAsk, CacheStats, CacheTold, KindStats, LISTED_MAX, ListedRecord, SweptBy, SweptStore,
+};
+use dcbuild_store::sweep::{Hold, Inventory, Thing, ThingKind};
+use dcbuild_store::{Ceilings, NoteKind, StoreError, SweepMode, sweep};
+
+use crate::config::Stores;
+
+/// Accounts that are read for names and counts.
+const ACCOUNTS_MAX: usize = 50;
+const KINDS: [&str; 6] = ["records", "layers", "bases", "images", "blobs", "quarantined"];
+
+/// Answers what is asked of a cache as a whole.
+pub async fn cache(
+    stores: &Stores,
+    scope: &Scope,
+    ask: &CacheAsk,
+    now: UnixTime,
+) -> Result<CacheTold, StoreError> {
+    match ask {
+        CacheAsk::List {} => list(stores, scope).await,
+        CacheAsk::Stats {} => stats(stores, scope).await.map(CacheTold::Stats),
+        CacheAsk::Sweep { keep_bytes, max_age_secs, all, dry_run } => {
+            let ceilings = Ceilings {
+                keep_bytes: *keep_bytes,
+                max_age: max_age_secs.map(Duration::from_secs),
+                all: *all,
+            };
+            let mode = if *dry_run { SweepMode::DryRun } else { SweepMode::Remove };
+            let report = sweep(&*stores.swept, &ceilings, mode, now).await?;
+            let by = report.removed.iter().map(|(rule, removed)| SweptBy {
+                rule: *rule,
+                count: removed.count,
+                bytes: removed.bytes,
+            });
+            Ok(CacheTold::Swept(SweptStore {
+                removed: by.collect(),
+                kept_bytes: report.kept_bytes,
+                in_use_bytes: report.in_use_bytes,
+                put_off: report.put_off,
+            }))
+        }
+    }
+}
+
+async fn accounts(stores: &Stores, scope: &Scope) -> Result<Vec<Account>, StoreError> {
+    let ids = stores.notes.list(scope, NoteKind::Account, None, ACCOUNTS_MAX).await?;
+    let mut accounts = Vec::new();
+    for id in ids {
+        let text = stores.notes.get(scope, NoteKind::Account, id).await?;
+        accounts.extend(text.and_then(|text| Account::from_bytes(&text).ok()));
+    }
+    Ok(accounts)
+}
+
+async fn list(stores: &Stores, scope: &Scope) -> Result<CacheTold, StoreError> {
+    let inventory = stores.swept.inventory().await?;
+    let found = stores.swept.records(&inventory).await?;
+    let mut names: BTreeMap<StepKey, String> = BTreeMap::new();
+    for step in accounts(stores, scope).await?.into_iter().flat_map(|account| account.steps) {
+        names.entry(step.recipe).or_insert(step.name);
+    }
+    let rows = found.iter().filter_map(|(place, record)| {
+        let thing = inventory.things.get(*place)?;
+        let ThingKind::Record { scope, key } = &thing.kind else { return None };
+        // Under its other key it is the same record.
+        (record.recipe == *key).then(|| ListedRecord {
+            key: *key,
+            name: names.get(key).cloned().unwrap_or_else(|| described(record)),
+            scope: scope.clone(),
+            bytes: bytes_of(&inventory, *place),
+            written: thing.written,
+            used: thing.used,
+        })
+    });
+    let mut records: Vec<ListedRecord> = rows.collect();
+    records.sort_by_key(|row| (std::cmp::Reverse(row.used), row.key));
+    let more = records.len().saturating_sub(LISTED_MAX);
+    records.truncate(LISTED_MAX);
+    Ok(CacheTold::List { records, more: u64::try_from(more).unwrap_or(u64::MAX) })
+}
+
+/// The bytes of a thing and of all that it needs.
+fn bytes_of(inventory: &Inventory, place: usize) -> u64 {
+    let (mut open, mut seen, mut bytes) = (vec![place], BTreeSet::new(), 0);
+    while let Some(place) = open.pop() {
+        if let Some(thing) = inventory.things.get(place)
+            && seen.insert(place)
+        {
+            bytes += thing.size;
+            open.extend(&thing.needs);
+        }
+    }
+    bytes
+}
+
+/// A record of no build that is known, by what its key was made of.
+fn described(record: &Record) -> String {
+    let part = |name: &str| record.components.iter().find(|it| it.name == name);
+    let value = |name: &str| part(name).map(|it| it.value.clone()).unwrap_or_default();
+    match value("operation").as_str() {
+        "run" => format!("RUN {}", value("command")),
+        "copy" => format!("COPY .. {}", value("destination")),
+        "workdir" => format!("WORKDIR {}", value("path")),
+        "image" => format!("FROM an image, {}", value("layers")),
+        _ => "a step".to_owned(),
+    }
+}
+
+async fn stats(stores: &Stores, scope: &Scope) -> Result<CacheStats, StoreError> {
+    let inventory = stores.swept.inventory().await?;
+    let mut kinds = KINDS.map(|kind| KindStats { kind: kind.into(), ..KindStats::default() });
+    let mut stats = CacheStats::default();
+    for thing in &inventory.things {
+        let kind = &mut kinds[place_of(thing)];
+        kind.count += 1;
+        kind.bytes += thing.size;
+        stats.bytes += thing.size;
+        if thing.hold == Hold::InUse {
+            stats.in_use_bytes += thing.size;
+        }
+    }
+    stats.kinds = kinds.into();
+    for account in accounts(stores, scope).await? {
+        stats.builds += 1;
+        for step in &account.steps {
+            match step.end {
+                StepEnd::Hit {} => stats.hits += 1,
+                StepEnd::HitByResult {} => stats.hits_by_result += 1,
+                StepEnd::Ran { .. } | StepEnd::Failed {} => stats.ran += 1,
+                StepEnd::Shared {} => stats.shared += 1,
+                StepEnd::Unneeded {} | StepEnd::Open {} => {}
+            }
+        }
+    }
+    Ok(stats)
+}
+
+fn place_of(thing: &Thing) -> usize {
+    match thing.kind {
+        ThingKind::Record { .. } => 0,
+        ThingKind::Form { .. } => 1,
+        ThingKind::Base => 2,
+        ThingKind::Image => 3,
+        ThingKind::Blob => 4,
+        ThingKind::Quarantined => 5,
+    }
+}

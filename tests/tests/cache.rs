@@ -1,0 +1,118 @@
+//! `dcbuild cache`: listed, counted, pruned, carried from one machine to another.
+#![expect(clippy::unwrap_used, reason = "test")]
+
+use std::path::Path;
+
+use dcbuild_tests::cluster::Cluster;
+use dcbuild_tests::files::{ContextEntry, write_context};
+use dcbuild_tests::home::Home;
+use dcbuild_tests::registry::Registry;
+use dcbuild_tests::story::{Story, fill};
+use dcbuild_tests::wait::{LONG, wait_for};
+use serde_json::Value;
+
+const DOCKERFILE: &str = "FROM busybox:golden AS build\nCOPY in.txt /in.txt\nRUN cat /in.txt /in.txt > /out.txt\n\
+    FROM busybox:golden\nCOPY --from=build /out.txt /out.txt\nRUN cat /proc/sys/kernel/random/uuid > /id\n";
+const FILES: &[(&str, &str)] = &[("in.txt", "hello\n")];
+
+fn contains(text: &str, wanted: &[&str]) {
+    for part in wanted {
+        assert!(text.contains(part), "no {part:?} in\n{text}");
+    }
+}
+
+/// Takes everything of local builds away.
+fn forget(story: &Story, name: &str) {
+    std::fs::rename(story.home.path("state"), story.home.path(name)).unwrap();
+}
+
+#[test]
+fn a_cache_is_carried_to_a_machine_that_has_nothing() {
+    let story = Story::new(DOCKERFILE, FILES);
+    let first = story.build(&[]);
+    let said = story.home.run(["cache", "ls"]).well().stdout;
+    contains(&said, &["KEY", "RUN cat /in.txt", "COPY --from=build", "FROM docker.io"]);
+    let stats = story.home.run(["cache", "stats", "--format", "json"]).well().stdout;
+    let stats: Value = serde_json::from_str(&stats).unwrap();
+    assert_eq!((&stats["builds"], &stats["kinds"][0]["kind"]), (&1.into(), &"records".into()));
+    assert!(stats["ran"].as_u64().unwrap() >= 5 && stats["bytes"].as_u64().unwrap() > 0, "{stats}");
+
+    let exported = story.home.arg("exported");
+    let said = story.home.run(["cache", "export", &exported]).well().stdout;
+    contains(&said, &["exported", "records and"]);
+    assert!(!said.contains("stay behind"), "{said}");
+    let said = story.home.run(["cache", "export", &exported]).failed().stderr;
+    contains(&said, &["is not empty"]);
+
+    forget(&story, "old");
+    let said = story.home.run(["cache", "import", &exported]).well().stdout;
+    contains(&said, &["imported"]);
+    let second = story.build(&[]);
+    assert_eq!(second.ran, Vec::<String>::new());
+    assert_eq!(second.image.digest, first.image.digest);
+    assert_eq!(second.image.tree().text("id"), first.image.tree().text("id"));
+    let said = story.home.run(["explain"]).well().stdout;
+    assert!(!said.contains("miss"), "{said}");
+}
+
+#[test]
+fn what_is_no_cache_or_was_damaged_is_not_imported() {
+    let story = Story::new(DOCKERFILE, FILES);
+    let said = story.home.run(["cache", "import", &story.home.arg("context")]).failed().stderr;
+    contains(&said, &["holds no exported cache", "index.json"]);
+    story.build(&[]);
+    story.home.run(["cache", "export", &story.home.arg("exported")]).well();
+    forget(&story, "old");
+    damage_all(&story.home.path("exported/blobs/sha256"));
+    let said = story.home.run(["cache", "import", &story.home.arg("exported")]).failed().stderr;
+    contains(&said, &["is damaged"]);
+    let built = story.build(&[]);
+    assert!(built.has_run("RUN cat /in.txt"), "{:?}", built.ran);
+}
+
+fn damage_all(folder: &Path) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+    }
+}
+
+#[test]
+fn a_cluster_lists_counts_and_prunes_its_cache() {
+    let registry = Registry::start();
+    fill(&registry);
+    let cluster = Cluster::start(Home::new(&registry.as_docker_io()), 1, 2);
+    let context = cluster.home.arg("context");
+    let mut entries = vec![ContextEntry::file("Dockerfile", DOCKERFILE)];
+    entries.extend(FILES.iter().map(|(path, text)| ContextEntry::file(path, text)));
+    write_context(&cluster.home.path("context"), &entries);
+    cluster.ask("submit", &[&context]).well();
+    cluster.wait_until_durable();
+    let said = cluster.ask("cache", &["ls"]).well().stdout;
+    contains(&said, &["RUN cat /in.txt", "local"]);
+    contains(
+        &cluster.ask("cache", &["stats"]).well().stdout,
+        &["the last 1 builds: 0 steps found"],
+    );
+    let said = cluster.ask("cache", &["prune"]).failed().stderr;
+    contains(&said, &["--keep-storage SIZE"]);
+    let said = cluster.ask("cache", &["export", &cluster.home.arg("out")]).failed().stderr;
+    contains(&said, &["--store"]);
+
+    // The mark of a build that has just ended stands for a moment.
+    let until = |flags: &[&str], wanted: &str| {
+        let said = || cluster.ask("cache", &[&["prune", "--all"], flags].concat()).well().stdout;
+        wait_for(wanted, LONG, || Some(said()).filter(|it| it.contains(wanted)), || cluster.said())
+    };
+    contains(&until(&["--dry-run"], "would remove"), &["everything that nobody used"]);
+    cluster.ask("submit", &[&context]).well();
+    contains(&cluster.ask("cache", &["stats"]).well().stdout, &["the last 2 builds"]);
+    until(&[], "0B stay");
+    let said = cluster.ask("submit", &["--progress", "plain", &context]).well().stderr;
+    assert!(!said.contains("CACHED"), "{said}");
+    let said = cluster.ask("explain", &["last", "RUN cat /in.txt"]).well().stdout;
+    contains(&said, &["its record was removed", "everything that nobody used was to go"]);
+}
