@@ -177,6 +177,8 @@ impl Local {
         let parts = dcbuild_worker::Parts {
             blobs: store.clone(),
             layers: store.clone(),
+            // All builds of this machine share the folders themselves.
+            caches: None,
             images: Some(store.clone()),
             folder: Some(store.clone()),
             contexts: contexts.clone(),
@@ -196,6 +198,7 @@ impl Local {
                 using: None,
                 swept: store.clone(),
                 leftovers: None,
+                caches: store.clone(),
                 grants: None,
             },
             holds: Some(Arc::new(Held(held.clone()))),
@@ -287,6 +290,7 @@ fn worker_config(
         },
         in_process: true,
         step_memory_max: app.config.build.step_memory.map(|size| size.0),
+        cache_mount_bytes_max: app.config.worker.cache_mount_max.0,
         grace: std::time::Duration::from_secs(1),
     })
 }

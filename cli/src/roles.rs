@@ -165,7 +165,8 @@ pub(crate) async fn worker(
     let remote = Arc::new(RemoteStore::new(channel.clone(), coordinator.clone()));
     let parts = dcbuild_worker::Parts {
         blobs: remote.clone(),
-        layers: remote,
+        layers: remote.clone(),
+        caches: Some(remote),
         images: None,
         folder: None,
         contexts: Arc::new(NoContexts),
@@ -181,6 +182,7 @@ pub(crate) async fn worker(
         network: DefaultNetwork::Outward,
         in_process: false,
         step_memory_max: settings.step_memory.map(|size| size.0),
+        cache_mount_bytes_max: settings.cache_mount_max.0,
         grace: settings.grace,
     };
     let id = settings.id;

@@ -149,6 +149,7 @@ impl Bucket {
             using: Some(Arc::new(Using::new(Box::new(self.catalog.mark(&salt()))))),
             swept: self.catalog.clone(),
             leftovers: Some(self.s3.clone()),
+            caches: self.catalog.clone(),
             grants: Some(self.blobs.clone()),
         }
     }

@@ -8,8 +8,8 @@ use dcbuild_model::{LayerId, Scope, limits};
 use dcbuild_process::Clock;
 use dcbuild_registry::RegistryConfig;
 use dcbuild_store::{
-    BlobStore, Ceilings, FolderMark, FolderStore, Grants, ImageNames, LayerIndex, Leftovers, Notes,
-    StepIndex, Swept, Using,
+    BlobStore, CacheVersions, Ceilings, FolderMark, FolderStore, Grants, ImageNames, LayerIndex,
+    Leftovers, Notes, StepIndex, Swept, Using,
 };
 
 /// What a coordinator is told at its start.
@@ -70,6 +70,8 @@ pub struct Stores {
     pub swept: Arc<dyn Swept>,
     /// Uploads that were begun and never ended, where the store has any.
     pub leftovers: Option<Arc<dyn Leftovers>>,
+    /// Versions of cache mounts.
+    pub caches: Arc<dyn CacheVersions>,
     /// Leave to move blobs past the coordinator, where the store gives any.
     pub grants: Option<Arc<dyn Grants>>,
 }
@@ -85,8 +87,9 @@ impl Stores {
             names: store.clone(),
             notes: store.clone(),
             using: Some(Arc::new(Using::new(Box::new(FolderMark::new((*store).clone()))))),
-            swept: store,
+            swept: store.clone(),
             leftovers: None,
+            caches: store,
             grants: None,
         }
     }

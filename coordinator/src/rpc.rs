@@ -38,6 +38,7 @@ pub(crate) fn routes(services: &Services) -> Routes {
     let stores = &services.records.stores;
     let store = StoreService::new(stores.blobs.clone(), stores.layers.clone())
         .with_grants(stores.grants.clone())
+        .with_caches(services.records.scope.clone(), stores.caches.clone())
         .into_server();
     // Leases and records of large builds are larger than what others may send.
     let workers = WorkersServer::new(workers::WorkersService(services.clone()))

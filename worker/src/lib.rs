@@ -16,6 +16,7 @@ mod layers;
 mod output;
 mod packs;
 mod parcel;
+mod portable;
 mod presence;
 mod publish;
 mod push;
@@ -35,7 +36,7 @@ use dcbuild_model::{Platform, WorkerId};
 use dcbuild_process::Clock;
 use dcbuild_registry::RegistryConfig;
 use dcbuild_snapshot::OpenSnapshotsError;
-use dcbuild_store::{BlobStore, FolderStore, ImageNames, LayerIndex, LockError};
+use dcbuild_store::{BlobStore, CacheVersions, FolderStore, ImageNames, LayerIndex, LockError};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
@@ -74,6 +75,8 @@ pub struct WorkerConfig {
     pub step_memory_max: Option<u64>,
     /// Whether the coordinator lives in the same process: a snapshot is durable then, no blob is needed.
     pub in_process: bool,
+    /// How large a cache mount may be that is written back to the store, in bytes.
+    pub cache_mount_bytes_max: u64,
     /// How long running jobs may go on once the worker is to stop.
     pub grace: Duration,
 }
@@ -85,6 +88,8 @@ pub struct Parts {
     pub blobs: Arc<dyn BlobStore>,
     /// Which forms layers have.
     pub layers: Arc<dyn LayerIndex>,
+    /// Versions of cache mounts; without them a mount stays on this worker.
+    pub caches: Option<Arc<dyn CacheVersions>>,
     /// Where images are kept by name; without it the coordinator gives images their names.
     pub images: Option<Arc<dyn ImageNames>>,
     /// The same store, where it is a folder of this machine.

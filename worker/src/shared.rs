@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::caches::Caches;
 use crate::error::{Failed, blocking};
 use crate::layers::Layers;
+use crate::portable::WriteBacks;
 use crate::presence::{self, Presence};
 use crate::publish::Making;
 use crate::running::Attempts;
@@ -41,6 +42,9 @@ pub(crate) struct Shared {
     pub(crate) tasks: TaskTracker,
     pub(crate) publishing: Semaphore,
     pub(crate) making: Making,
+    /// One at a time: they are in nobody's way.
+    pub(crate) writing_back: Semaphore,
+    pub(crate) write_backs: WriteBacks,
     /// Cancelled once the worker is to stop: nothing is tried again from then on.
     pub(crate) ending: CancellationToken,
     pub(crate) cores: usize,
@@ -81,6 +85,8 @@ impl Shared {
             tasks: TaskTracker::new(),
             publishing: Semaphore::new(PUBLISHED_AT_ONCE),
             making: Making::default(),
+            writing_back: Semaphore::new(1),
+            write_backs: WriteBacks::default(),
             ending: CancellationToken::new(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
         })

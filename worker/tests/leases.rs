@@ -143,6 +143,7 @@ impl Fixture {
         let mut parts = Parts {
             blobs: store.clone(),
             layers: store.clone(),
+            caches: None,
             images: Some(store.clone()),
             folder: Some(store.clone()),
             contexts: contexts.clone(),
@@ -158,6 +159,7 @@ impl Fixture {
             network: DefaultNetwork::None,
             step_memory_max: None,
             in_process: true,
+            cache_mount_bytes_max: 1 << 30,
             grace: Duration::ZERO,
         };
         change(&mut config, &mut parts);

@@ -13,12 +13,12 @@ use dcbuild_registry::{
     Credential, CredentialSource as _, DockerConfig, ImageSource as _, LayoutOpenError, Login,
     OciLayout, PullError, Secret,
 };
+use dcbuild_remote::{SendError, Sender, Sent};
 use dcbuild_store::{BlobStore, LayerIndex, StoreError, stream_of};
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::task::{JoinError, spawn_blocking};
 
 use crate::rpc::Reply;
-use crate::send::{SendError, Sender, Sent};
 
 /// Says why a question has no answer.
 #[derive(Debug, thiserror::Error)]

@@ -117,6 +117,18 @@ impl LocalContext {
         state.listing.as_ref().map(|listing| (listing.len(), listing.bytes()))
     }
 
+    /// How many entries the folder holds, and the bytes of its files; lists it if nobody did so far.
+    pub fn listed(&self) -> Result<(usize, u64), LocalError> {
+        let mut state = self.lock();
+        let listing = match state.listing.take() {
+            Some(listing) => listing,
+            None => self.context.scan(&self.ignore, self.now)?,
+        };
+        let size = (listing.len(), listing.bytes());
+        state.listing = Some(listing);
+        Ok(size)
+    }
+
     /// Remembers the hashes for the next build.
     pub fn save(&self) -> io::Result<()> {
         match &mut *self.lock() {

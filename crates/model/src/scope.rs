@@ -21,6 +21,15 @@ impl Scope {
         Scope("local".into())
     }
 
+    /// The scopes that a build of this one may read too, the nearest first.
+    pub fn parents(&self) -> impl Iterator<Item = Scope> {
+        let mut text = self.0.as_str();
+        std::iter::from_fn(move || {
+            text = text.rsplit_once('/')?.0;
+            Some(Scope(text.to_owned()))
+        })
+    }
+
     /// The scope as a path that is safe in a folder or a bucket.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -49,5 +58,20 @@ impl FromStr for Scope {
             return Ok(Scope(text.into()));
         }
         Err(InvalidScope { text: text.chars().take(100).collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parents_are_the_shorter_prefixes() {
+        let parents = |text: &str| -> Vec<String> {
+            let scope: Scope = text.parse().unwrap();
+            scope.parents().map(|parent| parent.to_string()).collect()
+        };
+        assert_eq!(parents("acme/shop/main"), ["acme/shop", "acme"]);
+        assert_eq!(parents("local"), [""; 0]);
     }
 }

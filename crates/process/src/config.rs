@@ -146,6 +146,8 @@ pub struct WorkerConfig {
     pub keep_storage: ByteSize,
     /// The memory that one RUN may take; none for all that there is.
     pub step_memory: Option<ByteSize>,
+    /// How large a cache mount may be that is written back to the store.
+    pub cache_mount_max: ByteSize,
     /// How long jobs may go on after it was asked to stop.
     pub grace: Duration,
 }

@@ -7,10 +7,13 @@
 
 mod answer;
 mod granted;
+mod pruned;
+mod send;
 mod service;
 mod store;
 mod transfer;
 
 pub use answer::{Answer, status_of};
+pub use send::{SendError, Sender, Sent};
 pub use service::{StoreService, guarded};
 pub use store::RemoteStore;

@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dcbuild_model::limits::{CHUNK_BYTES, MESSAGE_BYTES_MAX};
-use dcbuild_model::{BlobDigest, LayerDigest, LayerId};
+use dcbuild_model::{BlobDigest, LayerDigest, LayerId, Scope};
 use dcbuild_proto::document::{from_bytes, to_bytes};
 use dcbuild_proto::pb::store_server::{Store, StoreServer};
 use dcbuild_proto::{document::InvalidDocument, pb};
 use dcbuild_store::{
-    BlobStore, BlobStream, ByteRange, Grant, Grants, LayerIndex, StoreError, WriteGrant, Written,
+    BlobStore, BlobStream, ByteRange, CacheVersion, CacheVersions, Grant, Grants, LayerIndex,
+    StoreError, WriteGrant, Written,
 };
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
@@ -29,12 +30,13 @@ pub struct StoreService {
     blobs: Arc<dyn BlobStore>,
     layers: Arc<dyn LayerIndex>,
     grants: Option<Arc<dyn Grants>>,
+    caches: Option<(Scope, Arc<dyn CacheVersions>)>,
 }
 
 impl StoreService {
     /// Serves these blobs and what is known of these layers.
     pub fn new(blobs: Arc<dyn BlobStore>, layers: Arc<dyn LayerIndex>) -> StoreService {
-        StoreService { blobs, layers, grants: None }
+        StoreService { blobs, layers, grants: None, caches: None }
     }
 
     /// Has bytes go past this process wherever the store grants it.
@@ -42,6 +44,25 @@ impl StoreService {
     pub fn with_grants(mut self, grants: Option<Arc<dyn Grants>>) -> StoreService {
         self.grants = grants;
         self
+    }
+
+    /// Answers for cache mounts of one scope, which are read from its parents too.
+    #[must_use]
+    pub fn with_caches(mut self, scope: Scope, caches: Arc<dyn CacheVersions>) -> StoreService {
+        self.caches = Some((scope, caches));
+        self
+    }
+
+    /// The versions of cache mounts that builds of a scope may read, or write.
+    fn caches(&self, scope: &str, writes: bool) -> Result<(Scope, &dyn CacheVersions), Status> {
+        let asked: Scope = parse(scope)?;
+        let Some((own, caches)) = &self.caches else {
+            return Err(Status::failed_precondition("no cache mounts are kept here"));
+        };
+        if asked == *own || (!writes && own.parents().any(|parent| parent == asked)) {
+            return Ok((asked, caches.as_ref()));
+        }
+        Err(Status::permission_denied(format!("the scope {asked} is not the one that is served")))
     }
 
     /// The service, ready to be added to a server.
@@ -262,6 +283,33 @@ impl Store for StoreService {
             let base = from_bytes("hashed base", &base).map_err(malformed)?;
             answer(self.layers.put_base(&parse(&digest)?, &base).await)?;
             Ok(pb::PutBaseReply {})
+        })
+        .await
+    }
+
+    async fn find_cache(
+        &self,
+        request: Request<pb::FindCacheRequest>,
+    ) -> Result<Response<pb::FindCacheReply>, Status> {
+        guarded("FindCache", async {
+            let pb::FindCacheRequest { scope, id } = request.into_inner();
+            let (scope, caches) = self.caches(&scope, false)?;
+            let found = answer(caches.find(&scope, &id).await)?;
+            Ok(pb::FindCacheReply { version: found.map(|found| to_bytes(&found).into()) })
+        })
+        .await
+    }
+
+    async fn put_cache(
+        &self,
+        request: Request<pb::PutCacheRequest>,
+    ) -> Result<Response<pb::PutCacheReply>, Status> {
+        guarded("PutCache", async {
+            let pb::PutCacheRequest { scope, version } = request.into_inner();
+            let version: CacheVersion = from_bytes("cache version", &version).map_err(malformed)?;
+            let (scope, caches) = self.caches(&scope, true)?;
+            answer(caches.put(&scope, &version).await)?;
+            Ok(pb::PutCacheReply {})
         })
         .await
     }

@@ -6,12 +6,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dcbuild_model::{BlobDigest, LayerDigest, LayerId, limits};
+use dcbuild_model::{BlobDigest, LayerDigest, LayerId, Scope, limits};
 use dcbuild_proto::document::{from_bytes, to_bytes};
 use dcbuild_proto::pb;
 use dcbuild_proto::pb::store_client::StoreClient;
 use dcbuild_store::{
-    BlobStore, BlobStream, ByteRange, HashedBase, LayerIndex, StoreError, StoredBlob, Verified,
+    BlobStore, BlobStream, ByteRange, CacheVersion, CacheVersions, HashedBase, LayerIndex,
+    StoreError, StoredBlob, Verified,
 };
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _};
@@ -341,6 +342,25 @@ impl LayerIndex for RemoteStore {
         let base = to_bytes(base).into();
         let request = pb::PutBaseRequest { digest: digest.to_string(), base };
         client.put_base(request).await.map_err(failed)?;
+        Ok(())
+    }
+}
+
+#[async_trait::async_trait]
+impl CacheVersions for RemoteStore {
+    async fn find(&self, scope: &Scope, id: &str) -> Result<Option<CacheVersion>, StoreError> {
+        let (mut client, failed) = self.wire();
+        let request = pb::FindCacheRequest { scope: scope.to_string(), id: id.to_owned() };
+        let found = client.find_cache(request).await.map_err(failed)?.into_inner().version;
+        let found = found.map(|bytes| from_bytes("cache version", &bytes)).transpose();
+        found.map_err(|error| self.malformed(error))
+    }
+
+    async fn put(&self, scope: &Scope, version: &CacheVersion) -> Result<(), StoreError> {
+        let (mut client, failed) = self.wire();
+        let version = to_bytes(version).into();
+        let request = pb::PutCacheRequest { scope: scope.to_string(), version };
+        client.put_cache(request).await.map_err(failed)?;
         Ok(())
     }
 }

@@ -23,7 +23,7 @@ pub use caches::{CacheFolders, CacheUsage};
 pub use commit::{CommitError, CommitForm, Committed};
 pub use contents::SnapshotContents;
 pub use fault::At;
-pub use materialise::MaterialiseError;
+pub use materialise::{MaterialiseError, write_tree};
 pub use snapshots::{Lowers, OpenSnapshotsError, Snapshot, SnapshotError, Snapshots};
 pub use spool::UnpackError;
 pub use upper::Upper;

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
@@ -14,12 +15,12 @@ use dcbuild_layer::{ReadContent, missing_parents};
 use dcbuild_model::{ContentDigest, Digest, LayerId, TreePath, UnixTime};
 use dcbuild_tree::{Change, Changes, Entry, FileBody, Kind, LinkGroup};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, Mode, XattrFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, XattrFlags};
 use sha2::{Digest as _, Sha256};
 
 use crate::beneath;
 use crate::entries::{self, OPAQUE};
-use crate::fault::{At, inside};
+use crate::fault::{At, at, inside};
 use crate::snapshots::{Snapshot, Snapshots};
 
 /// How many entries of one folder a thread takes at once.
@@ -73,6 +74,17 @@ impl Snapshots {
             }
         }
     }
+}
+
+/// Writes a tree that stands by itself as the folder `fs` below another folder, which has none yet.
+pub fn write_tree(
+    folder: &Path,
+    changes: &Changes,
+    contents: &dyn ReadContent,
+) -> Result<(), MaterialiseError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(folder, flags, Mode::empty()).map_err(at("open", folder))?;
+    build(&opened, changes, &CopyContent(contents))
 }
 
 /// Makes a file with its content; metadata comes later.

@@ -1,10 +1,11 @@
-//! Records, layer forms and image names as sealed documents in a store of objects, with an index over them.
+//! Records, layer forms, image names and cache mounts as sealed documents in a store of objects, with an index over them.
 //!
 //! The store is the truth, and each document in it an object of its own: two writers never overwrite each other's, and
 //! nothing lists a build. The index answers in one round trip; what it does not know it only denies while it is complete,
 //! else the store is asked, and the index filled behind the back of whoever asked. A document that does not carry our seal
 //! for its very name is counted and passed over, whoever gave it.
 
+mod caches;
 mod fill;
 mod images;
 mod layers;
@@ -79,7 +80,7 @@ struct Inner {
     owed: AtomicBool,
 }
 
-/// Knows what a store of objects has of records, layer forms and image names; clones share it.
+/// Knows what a store of objects has of records, layer forms, image names and cache mounts; clones share it.
 #[derive(Clone)]
 pub struct Catalog {
     inner: Arc<Inner>,

@@ -5,6 +5,7 @@
 //!
 //! Between the look at a file and the note of its use nothing is removed, by any process: see `gate`.
 
+mod caches;
 mod gate;
 mod images;
 mod layers;
@@ -31,8 +32,18 @@ use crate::{KeyLocks, StoreError};
 const USE_SECONDS: i64 = 3600;
 /// How often a file is given its name again after its folder was pruned away.
 const PUBLISH_TRIES_MAX: u32 = 1000;
-const FOLDERS: [&str; 9] =
-    ["blobs/sha256", "step", "layer", "base", "image", "tmp", "quarantine", "lock", "use"];
+const FOLDERS: [&str; 10] = [
+    "blobs/sha256",
+    "step",
+    "layer",
+    "base",
+    "image",
+    "cache-mount",
+    "tmp",
+    "quarantine",
+    "lock",
+    "use",
+];
 
 /// What a handle met that it could only put aside.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

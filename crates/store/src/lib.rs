@@ -5,6 +5,7 @@
 //! any number of processes of one machine use at once.
 
 pub mod blob;
+pub mod caches;
 pub mod catalog;
 pub mod embedded;
 pub mod error;
@@ -23,6 +24,7 @@ pub mod uses;
 pub mod verified;
 
 pub use blob::{BlobStore, BlobStream, ByteRange, read_bytes, stream_of};
+pub use caches::{CacheVersion, CacheVersions, inherited};
 pub use catalog::{Catalog, CatalogCounts, CatalogMark, CatalogParts, InvalidSealKey, Now, Seal};
 pub use embedded::EmbeddedIndex;
 pub use error::StoreError;

@@ -66,6 +66,7 @@ async fn it_keeps_the_contracts_of_steps_images_and_notes() {
     contract::steps(&World::new().catalog()).await;
     contract::images(&World::new().catalog()).await;
     contract::notes(&World::new().catalog()).await;
+    contract::caches(&World::new().catalog()).await;
 }
 
 #[tokio::test]

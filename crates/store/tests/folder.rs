@@ -29,6 +29,7 @@ async fn the_folder_keeps_the_contracts() {
     contract::steps(&store).await;
     contract::images(&store).await;
     contract::notes(&store).await;
+    contract::caches(&store).await;
 }
 
 #[tokio::test]

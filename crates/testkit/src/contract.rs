@@ -9,7 +9,7 @@ mod steps;
 
 pub use blobs::{blobs, large_blobs};
 pub use grants::{Sent, grants};
-pub use names::images;
+pub use names::{caches, images};
 pub use notes::notes;
 pub use objects::objects;
 pub use steps::{record, steps};

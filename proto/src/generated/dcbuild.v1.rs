@@ -400,6 +400,29 @@ pub struct PutBaseRequest {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PutBaseReply {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FindCacheRequest {
+    #[prost(string, tag = "1")]
+    pub scope: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub id: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FindCacheReply {
+    /// A CacheVersion document; absent if there is none.
+    #[prost(bytes = "bytes", optional, tag = "1")]
+    pub version: ::core::option::Option<::prost::bytes::Bytes>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PutCacheRequest {
+    #[prost(string, tag = "1")]
+    pub scope: ::prost::alloc::string::String,
+    /// A CacheVersion document.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub version: ::prost::bytes::Bytes,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PutCacheReply {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WorkerReport {
     #[prost(
         oneof = "worker_report::Report",
@@ -1710,6 +1733,49 @@ pub mod store_client {
             req.extensions_mut().insert(GrpcMethod::new("dcbuild.v1.Store", "PutBase"));
             self.inner.unary(req, path, codec).await
         }
+        /// The version of a cache mount that a step of this scope starts from.
+        pub async fn find_cache(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FindCacheRequest>,
+        ) -> std::result::Result<tonic::Response<super::FindCacheReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/dcbuild.v1.Store/FindCache",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("dcbuild.v1.Store", "FindCache"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Makes a version of a cache mount the latest; all that it names is durable.
+        pub async fn put_cache(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PutCacheRequest>,
+        ) -> std::result::Result<tonic::Response<super::PutCacheReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/dcbuild.v1.Store/PutCache",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("dcbuild.v1.Store", "PutCache"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1772,6 +1838,16 @@ pub mod store_server {
             &self,
             request: tonic::Request<super::PutBaseRequest>,
         ) -> std::result::Result<tonic::Response<super::PutBaseReply>, tonic::Status>;
+        /// The version of a cache mount that a step of this scope starts from.
+        async fn find_cache(
+            &self,
+            request: tonic::Request<super::FindCacheRequest>,
+        ) -> std::result::Result<tonic::Response<super::FindCacheReply>, tonic::Status>;
+        /// Makes a version of a cache mount the latest; all that it names is durable.
+        async fn put_cache(
+            &self,
+            request: tonic::Request<super::PutCacheRequest>,
+        ) -> std::result::Result<tonic::Response<super::PutCacheReply>, tonic::Status>;
     }
     /// Blobs and what is known of layers; both clients and workers use it where the store is not theirs to open.
     #[derive(Debug)]
@@ -2225,6 +2301,92 @@ pub mod store_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PutBaseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/dcbuild.v1.Store/FindCache" => {
+                    #[allow(non_camel_case_types)]
+                    struct FindCacheSvc<T: Store>(pub Arc<T>);
+                    impl<T: Store> tonic::server::UnaryService<super::FindCacheRequest>
+                    for FindCacheSvc<T> {
+                        type Response = super::FindCacheReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FindCacheRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Store>::find_cache(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FindCacheSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/dcbuild.v1.Store/PutCache" => {
+                    #[allow(non_camel_case_types)]
+                    struct PutCacheSvc<T: Store>(pub Arc<T>);
+                    impl<T: Store> tonic::server::UnaryService<super::PutCacheRequest>
+                    for PutCacheSvc<T> {
+                        type Response = super::PutCacheReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PutCacheRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Store>::put_cache(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PutCacheSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

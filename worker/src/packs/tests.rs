@@ -48,6 +48,7 @@ impl World {
         let parts = crate::Parts {
             blobs: blobs.clone(),
             layers: index.clone(),
+            caches: None,
             images: None,
             folder: None,
             contexts: Arc::new(LocalContexts::new()),

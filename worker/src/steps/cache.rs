@@ -1,7 +1,7 @@
 //! Cache mounts: folders that later builds see again.
 
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt, chown};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use dcbuild_model::Digest;
 use dcbuild_plan::op::CacheSharing;
@@ -12,6 +12,8 @@ use super::{Inputs, Place};
 use crate::attempt::{Attempt, state_of};
 use crate::caches::{Caches, lock_name};
 use crate::error::Failed;
+use crate::portable::{Portable, Root};
+use crate::report::Progress;
 
 /// How many copies of a private cache there may be.
 const COPIES_MAX: u32 = 64;
@@ -32,11 +34,18 @@ pub(crate) struct Cache<'a> {
 pub(crate) struct Taken {
     name: String,
     pub(crate) lock: KeyLock,
+    /// Set where it follows its builds from worker to worker.
+    pub(crate) portable: Option<Portable>,
 }
 
 impl Cache<'_> {
-    /// Finds the cache's folder and waits until it may be used.
-    pub(crate) async fn take(&self, attempt: &Attempt, inputs: &Inputs) -> Result<Taken, Failed> {
+    /// Finds the cache's folder, waits until it may be used, and brings its latest version.
+    pub(crate) async fn take(
+        &self,
+        attempt: &Arc<Attempt>,
+        inputs: &Inputs,
+        progress: &Progress,
+    ) -> Result<Taken, Failed> {
         let mut name = format!("{}\0{}", attempt.scope, self.id);
         if let Some(input) = self.input
             && let Place::Chain(chain) = &inputs.get(input)?.place
@@ -44,28 +53,101 @@ impl Cache<'_> {
             name.push_str(&format!("\0{}", state_of(chain)));
         }
         let name = Digest::of(name.as_bytes()).hex();
-        let (name, lock) = self.lock(attempt, name).await?;
-        Ok(Taken { name, lock })
+        let (name, lock) = self.lock(attempt, progress, name).await?;
+        let portable = self.portable(attempt, &name);
+        if !self.readonly
+            && let Some(portable) = &portable
+        {
+            let by = attempt.fence.attempt.to_string();
+            portable.will_change(&by).map_err(|error| Failed::sandbox(&error))?;
+        }
+        Ok(Taken { name, lock, portable })
     }
 
-    async fn lock(&self, attempt: &Attempt, name: String) -> Result<(String, KeyLock), Failed> {
-        let (locks, stop) = (&attempt.shared.locks, &attempt.run.stop);
-        let mode = match self.sharing {
+    fn root(&self) -> Root {
+        Root { mode: self.mode, owner: self.owner }
+    }
+
+    /// A cache that starts from another stage is the changes to it, which stand on that stage alone: it stays.
+    fn portable(&self, attempt: &Attempt, name: &str) -> Option<Portable> {
+        if self.input.is_some() || attempt.shared.parts.caches.is_none() {
+            return None;
+        }
+        Some(Portable {
+            folder: folder_of(attempt, name),
+            lock: lock_name(name),
+            mode: self.lock_mode(),
+            scope: attempt.scope.clone(),
+            id: self.id.to_owned(),
+            root: self.root(),
+        })
+    }
+
+    fn lock_mode(&self) -> LockMode {
+        match self.sharing {
             // Two mounts cannot write through one overlay folder.
             CacheSharing::Shared if self.input.is_none() => LockMode::Shared,
-            CacheSharing::Shared | CacheSharing::Locked => LockMode::Exclusive,
-            CacheSharing::Private => {
-                for number in 0..COPIES_MAX {
-                    let copy = if number == 0 { name.clone() } else { format!("{name}.{number}") };
-                    if let Some(lock) = locks.try_lock(&lock_name(&copy), LockMode::Exclusive)? {
-                        return Ok((copy, lock));
-                    }
-                }
+            CacheSharing::Shared | CacheSharing::Locked | CacheSharing::Private => {
                 LockMode::Exclusive
             }
-        };
-        let lock = locks.lock(&lock_name(&name), mode, stop).await?;
+        }
+    }
+
+    async fn lock(
+        &self,
+        attempt: &Arc<Attempt>,
+        progress: &Progress,
+        name: String,
+    ) -> Result<(String, KeyLock), Failed> {
+        let shared = &attempt.shared;
+        if self.sharing == CacheSharing::Private {
+            for number in 0..COPIES_MAX {
+                let copy = if number == 0 { name.clone() } else { format!("{name}.{number}") };
+                let lock = shared.locks.try_lock(&lock_name(&copy), LockMode::Exclusive)?;
+                if let Some(lock) = lock {
+                    let lock = self.refresh(attempt, progress, &copy, lock).await?;
+                    return Ok((copy, lock));
+                }
+            }
+        }
+        let mode = self.lock_mode();
+        if mode == LockMode::Shared {
+            // Who comes first brings it for all who join; what others have mounted stays as it is.
+            if let Some(lock) = shared.locks.try_lock(&lock_name(&name), LockMode::Exclusive)? {
+                drop(self.refresh(attempt, progress, &name, lock).await?);
+            }
+        }
+        let lock = self.wait(attempt, &name, mode).await?;
+        if mode == LockMode::Shared {
+            return Ok((name, lock));
+        }
+        let lock = self.refresh(attempt, progress, &name, lock).await?;
         Ok((name, lock))
+    }
+
+    /// Waits for the lock; a write-back that has it gives way after a while.
+    async fn wait(&self, attempt: &Attempt, name: &str, mode: LockMode) -> Result<KeyLock, Failed> {
+        let (shared, name) = (&attempt.shared, lock_name(name));
+        let lock = shared.locks.lock(&name, mode, &attempt.run.stop);
+        tokio::pin!(lock);
+        tokio::select! {
+            lock = &mut lock => return Ok(lock?),
+            () = shared.write_backs.hurry(&name) => {}
+        }
+        Ok(lock.await?)
+    }
+
+    async fn refresh(
+        &self,
+        attempt: &Arc<Attempt>,
+        progress: &Progress,
+        name: &str,
+        lock: KeyLock,
+    ) -> Result<KeyLock, Failed> {
+        match self.portable(attempt, name) {
+            Some(portable) => portable.refresh(&attempt.shared, progress, lock).await,
+            None => Ok(lock),
+        }
     }
 
     /// The mount; blocks. Layers of the input that it starts from lie below it.
@@ -80,7 +162,7 @@ impl Cache<'_> {
         let fs = folder.join("fs");
         std::fs::create_dir_all(&folder).map_err(failed)?;
         caches.mark(&taken.name, self.id)?;
-        self.make_folder(&fs).map_err(failed)?;
+        self.root().make(&fs).map_err(failed)?;
         let subpath = self.source.trim_matches('/').to_owned();
         let target = self.target.to_owned();
         if self.input.is_none() {
@@ -92,7 +174,7 @@ impl Cache<'_> {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(failed(error));
             }
-            Ok(()) | Err(_) => self.make_folder(&work).map_err(failed)?,
+            Ok(()) | Err(_) => self.root().make(&work).map_err(failed)?,
         }
         let (lowers, scratch) = if self.readonly {
             ([lowers, vec![fs]].concat(), None)
@@ -101,15 +183,8 @@ impl Cache<'_> {
         };
         Ok(Mount::Overlay { lowers, scratch, subpath, target })
     }
+}
 
-    fn make_folder(&self, path: &Path) -> std::io::Result<()> {
-        match std::fs::DirBuilder::new().mode(0o700).create(path) {
-            Ok(()) => {
-                chown(path, Some(self.owner.0), Some(self.owner.1))?;
-                std::fs::set_permissions(path, PermissionsExt::from_mode(self.mode))
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
+fn folder_of(attempt: &Attempt, name: &str) -> PathBuf {
+    attempt.shared.config.data_dir.join("cache").join(name)
 }

@@ -16,6 +16,7 @@ use crate::attempt::{Attempt, Task};
 use crate::contexts::ContextTree;
 use crate::error::{Failed, blocking};
 use crate::layers::Layers;
+use crate::portable::Portable;
 
 /// What a RUN's cell is given, and what must be held while it runs.
 #[derive(Default)]
@@ -26,6 +27,8 @@ pub(crate) struct Mounts {
     lowers: Vec<Lowers>,
     locks: Vec<KeyLock>,
     folders: Vec<tempfile::TempDir>,
+    /// Caches that are to be written back.
+    pub(crate) caches: Vec<Portable>,
 }
 
 /// Makes all mounts ready.
@@ -125,7 +128,7 @@ impl Mounts {
         task: &Arc<Task>,
         cache: &Cache<'_>,
     ) -> Result<(), Failed> {
-        let taken = cache.take(attempt, &task.inputs).await?;
+        let taken = cache.take(attempt, &task.inputs, &task.progress).await?;
         let lowers = match cache.input {
             Some(input) => lowers_at(attempt, task, input).await?,
             None => Lowers::default(),
@@ -133,6 +136,7 @@ impl Mounts {
         self.all.push(cache.mount(&attempt.shared.caches, &taken, paths(&lowers))?);
         self.lowers.push(lowers);
         self.locks.push(taken.lock);
+        self.caches.extend(taken.portable.filter(|_| !cache.readonly));
         Ok(())
     }
 

@@ -44,7 +44,7 @@ pub(crate) async fn make(
     op: &RunOp,
 ) -> Result<Made, Failed> {
     allowed(rustix::process::geteuid().is_root())?;
-    let mounts = tokio::select! {
+    let mut mounts = tokio::select! {
         () = attempt.run.stop.cancelled() => return Err(Failed::Stopped),
         mounts = mounts::prepare(attempt, task, op) => mounts?,
     };
@@ -56,6 +56,7 @@ pub(crate) async fn make(
     };
     let start = earlier(attempt.shared.parts.clock.now());
     let ended = cell(attempt, &task.progress, sandbox, spec).await;
+    let caches = std::mem::take(&mut mounts.caches);
     // Locks of caches and throw-away folders are free as soon as the process is gone.
     drop(mounts);
     let full = room::is_full(&attempt.shared.config.data_dir);
@@ -65,6 +66,10 @@ pub(crate) async fn make(
     };
     match ended {
         Ok((stubs, taint)) => {
+            // What a step left that was not whole is no state to go on from.
+            for cache in caches.into_iter().filter(|_| taint.is_none()) {
+                cache.write_back(&attempt.shared);
+            }
             commit(attempt, stage, stubs, start).await.map(|made| Made { taint, ..made })
         }
         Err(error) => Err(abandon(attempt, stage.upper, error).await),

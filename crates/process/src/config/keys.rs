@@ -31,7 +31,7 @@ const KEEP_UNUSED: &str =
 const INDEX_CA: &str = "A file of certificates to trust instead of the system's.";
 
 /// `HOST` stands for any host.
-pub(super) const KEYS: [Key; 34] = [
+pub(super) const KEYS: [Key; 35] = [
     key("registry.HOST.mirrors", "[]", "Hosts that are asked first, in this order."),
     key("registry.HOST.http", "false", "Use plain http."),
     key("registry.HOST.insecure", "false", "Use https without checking the certificate."),
@@ -73,6 +73,11 @@ pub(super) const KEYS: [Key; 34] = [
     key("worker.labels", "{}", "A table of names and values that jobs may ask for."),
     key("worker.keep_storage", "50GiB", "What may stay in the data folder."),
     key("worker.step_memory", "none", "The memory that one RUN may take."),
+    key(
+        "worker.cache_mount_max",
+        "10GiB",
+        "How large a cache mount may be that is written back to the store.",
+    ),
     key("worker.grace", "30s", "How long jobs may go on after a request to stop."),
     key("submit.coordinator", "none", "The coordinator that builds are sent to."),
     key(

@@ -83,6 +83,7 @@ pub(super) struct RawWorker {
     pub(super) labels: BTreeMap<String, String>,
     pub(super) keep_storage: Option<String>,
     pub(super) step_memory: Option<String>,
+    pub(super) cache_mount_max: Option<String>,
     pub(super) grace: Option<String>,
 }
 

@@ -178,6 +178,8 @@ fn worker(raw: RawWorker, env: &Env, mistakes: &mut Mistakes) -> Option<WorkerCo
     let slots = mistakes.positive("worker.slots", raw.slots);
     let keep_storage =
         mistakes.read("worker.keep_storage", raw.keep_storage, str::parse::<ByteSize>);
+    let cache_mount_max =
+        mistakes.read("worker.cache_mount_max", raw.cache_mount_max, str::parse::<ByteSize>);
     let grace = mistakes.read("worker.grace", raw.grace, parse_duration);
     let step_memory = mistakes.size("worker.step_memory", raw.step_memory);
     let data_dir = raw.data_dir.unwrap_or_else(|| default_of("worker.data_dir").into());
@@ -188,6 +190,7 @@ fn worker(raw: RawWorker, env: &Env, mistakes: &mut Mistakes) -> Option<WorkerCo
         labels: raw.labels,
         keep_storage: keep_storage?,
         step_memory,
+        cache_mount_max: cache_mount_max?,
         grace: grace?,
     })
 }

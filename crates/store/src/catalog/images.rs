@@ -13,20 +13,32 @@ fn key_of(scope: &Scope, name: &str) -> IndexKey {
 }
 
 impl Catalog {
-    pub(super) async fn read_image(
+    /// A document whose name says what it is and whose content changes: the store has the last word on it.
+    pub(super) async fn read_latest<T: serde::de::DeserializeOwned>(
         &self,
+        what: &str,
         object: &ObjectName,
-    ) -> Result<Option<NamedImage>, StoreError> {
+    ) -> Result<Option<T>, StoreError> {
         let Some(sealed) = self.objects().get(object, DOCUMENT_BYTES_MAX).await? else {
             return Ok(None);
         };
         let Some(document) = self.open(object, &sealed) else {
             self.count(|tallies| &tallies.refused);
-            tracing::warn!(name = %object, "the name of an image does not carry our seal");
+            tracing::warn!(name = %object, "a document of the store does not carry our seal");
             return Ok(None);
         };
-        let image = serde_json::from_slice(&document);
-        Ok(image.map_err(|error| self.refuse("an image name", &error)).ok())
+        let value = serde_json::from_slice(&document);
+        Ok(value.map_err(|error| self.refuse(what, &error)).ok())
+    }
+
+    pub(super) async fn put_latest<T: serde::Serialize>(
+        &self,
+        what: &'static str,
+        object: &ObjectName,
+        value: &T,
+    ) -> Result<(), StoreError> {
+        let sealed = self.inner.parts.seal.close(object, &encode(what, value)?);
+        self.objects().put(object, sealed).await
     }
 }
 
@@ -34,7 +46,7 @@ impl Catalog {
 impl ImageNames for Catalog {
     async fn find(&self, scope: &Scope, name: &str) -> Result<Option<NamedImage>, StoreError> {
         let object = super::name_of(&key_of(scope, name), NAMED)?;
-        let image = self.read_image(&object).await?;
+        let image: Option<NamedImage> = self.read_latest("an image name", &object).await?;
         Ok(image.filter(|image| image.name == name))
     }
 
@@ -49,7 +61,8 @@ impl ImageNames for Catalog {
                 break;
             }
         }
-        let reads: Vec<_> = objects.iter().map(|object| self.read_image(object)).collect();
+        let reads: Vec<_> =
+            objects.iter().map(|object| self.read_latest("an image name", object)).collect();
         let images = futures::stream::iter(reads).buffered(AT_ONCE);
         let images: Vec<Option<NamedImage>> = images.try_collect().await?;
         let mut images: Vec<NamedImage> = images.into_iter().flatten().collect();
@@ -59,8 +72,7 @@ impl ImageNames for Catalog {
 
     async fn put(&self, scope: &Scope, image: &NamedImage) -> Result<(), StoreError> {
         let object = super::name_of(&key_of(scope, &image.name), NAMED)?;
-        let sealed = self.inner.parts.seal.close(&object, &encode("an image name", image)?);
-        self.objects().put(&object, sealed).await
+        self.put_latest("an image name", &object, image).await
     }
 
     async fn remove(&self, scope: &Scope, name: &str) -> Result<bool, StoreError> {

@@ -13,7 +13,7 @@ use super::steps::StoredRecord;
 use super::{AT_ONCE, Catalog, DOCUMENT_BYTES_MAX};
 use crate::manifest::blobs_named_by;
 use crate::sweep::{Hold, Inventory, Removed, Swept, Thing, ThingKind};
-use crate::{HashedBase, IndexKey, ListedObject, ObjectName, StoreError, StoredBlob};
+use crate::{HashedBase, IndexKey, ListedObject, NamedImage, ObjectName, StoreError, StoredBlob};
 
 const PREFIXES: [&str; 5] = ["blob/", "layer/", "base/", "scope/", "quarantine/"];
 /// Keys that are looked up at a time.
@@ -123,7 +123,8 @@ impl Catalog {
         places: &Places,
     ) -> Result<Vec<usize>, StoreError> {
         let Some(name) = thing.parts.first() else { return Ok(Vec::new()) };
-        let Some(image) = self.read_image(&object(name)?).await? else { return Ok(Vec::new()) };
+        let image: Option<NamedImage> = self.read_latest("an image name", &object(name)?).await?;
+        let Some(image) = image else { return Ok(Vec::new()) };
         let max = u64::try_from(MANIFEST_BYTES_MAX).unwrap_or(u64::MAX).min(DOCUMENT_BYTES_MAX);
         let (mut open, mut needs) = (vec![image.manifest.0], Vec::new());
         while let Some(digest) = open.pop() {

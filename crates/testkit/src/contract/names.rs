@@ -1,7 +1,7 @@
-//! The contract of stores of image names.
+//! The contracts of stores of image names and of cache mounts.
 
-use dcbuild_model::{Digest, ManifestDigest, Scope, UnixTime};
-use dcbuild_store::{ImageNames, NamedImage};
+use dcbuild_model::{BlobDigest, Digest, ManifestDigest, Scope, UnixTime};
+use dcbuild_store::{CacheVersion, CacheVersions, ImageNames, NamedImage, inherited};
 
 /// Holds a store of image names to its contract.
 pub async fn images(names: &dyn ImageNames) {
@@ -20,4 +20,29 @@ pub async fn images(names: &dyn ImageNames) {
     assert!(names.remove(&scope, "b:1").await.expect("removed"));
     assert!(!names.remove(&scope, "b:1").await.expect("removed"));
     assert_eq!(names.list(&scope).await.expect("listed"), [other]);
+}
+
+/// Holds a store of cache mounts to its contract.
+pub async fn caches(versions: &dyn CacheVersions) {
+    let scope = |text: &str| text.parse::<Scope>().expect("a scope");
+    let (main, pull) = (scope("acme/main"), scope("acme/main/pull-1"));
+    let version = |id: &str, secs: i64| CacheVersion {
+        id: id.into(),
+        parcel: BlobDigest(Digest::of(&secs.to_be_bytes())),
+        entries: 3,
+        bytes: 10,
+        written: UnixTime { secs, nanos: 0 },
+    };
+    assert_eq!(inherited(versions, &pull, "/root/.cache").await.expect("looked"), None);
+    let (old, new) = (version("/root/.cache", 1), version("/root/.cache", 2));
+    let (other, own) = (version("apt/../x", 3), version("/root/.cache", 4));
+    for version in [&old, &new, &other] {
+        versions.put(&main, version).await.expect("stored");
+    }
+    assert_eq!(versions.find(&main, "apt/../x").await.expect("found"), Some(other));
+    let from = async |scope| inherited(versions, scope, "/root/.cache").await.expect("found");
+    assert_eq!(from(&pull).await, Some(new.clone()), "a pull request starts from its parent's");
+    versions.put(&pull, &own).await.expect("stored");
+    assert_eq!(from(&pull).await, Some(own), "and goes on with its own");
+    assert_eq!(from(&main).await, Some(new), "which its parent does not see");
 }

@@ -27,7 +27,7 @@ const LARGE_AT_ONCE: usize = 2;
 
 /// Says why a part of a folder could not be sent.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SendError {
+pub enum SendError {
     /// It could not be read.
     #[error(transparent)]
     Local(#[from] LocalError),
@@ -64,19 +64,21 @@ pub(crate) enum SendError {
 
 /// A parcel that is in the store with all that it names.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Sent {
+pub struct Sent {
     /// The parcel.
-    pub(crate) parcel: BlobDigest,
+    pub parcel: BlobDigest,
     /// The bytes that went to the store.
-    pub(crate) uploaded_bytes: u64,
+    pub uploaded_bytes: u64,
     /// The bytes of files that were there already.
-    pub(crate) found_bytes: u64,
+    pub found_bytes: u64,
 }
 
 /// Where parcels go.
-pub(crate) struct Sender {
-    pub(crate) blobs: Arc<dyn BlobStore>,
-    pub(crate) layers: Arc<dyn LayerIndex>,
+pub struct Sender {
+    /// The store.
+    pub blobs: Arc<dyn BlobStore>,
+    /// What it knows of packs.
+    pub layers: Arc<dyn LayerIndex>,
 }
 
 /// Where the contents of packs are read.
@@ -101,7 +103,7 @@ impl Files {
 
 impl Sender {
     /// Puts what a selection reads into the store, as far as it is not there.
-    pub(crate) async fn send(
+    pub async fn send(
         &self,
         context: Arc<LocalContext>,
         selection: Selection,
