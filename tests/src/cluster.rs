@@ -76,12 +76,29 @@ impl Cluster {
     /// Starts one more worker, and gives its number.
     pub fn start_worker(&mut self, slots: u32) -> usize {
         let number = self.workers.len();
+        let process = self.worker(number, slots);
+        self.workers.push(Some(process));
+        number
+    }
+
+    /// Starts a worker that was killed, on what it left on its disk.
+    pub fn start_worker_again(&mut self, number: usize, slots: u32) {
+        let process = self.worker(number, slots);
+        self.workers[number] = Some(process);
+    }
+
+    fn worker(&self, number: usize, slots: u32) -> Running {
         let data = self.home.arg(&format!("worker-{number}"));
         let slots = slots.to_string();
-        let arguments =
-            ["worker", "--coordinator", &self.url, "--data-dir", &data, "--slots", &slots];
-        self.workers.push(Some(self.home.start(arguments)));
-        number
+        self.home.start([
+            "worker",
+            "--coordinator",
+            &self.url,
+            "--data-dir",
+            &data,
+            "--slots",
+            &slots,
+        ])
     }
 
     /// Ends the coordinator as `kill -9` does.

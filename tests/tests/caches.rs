@@ -1,0 +1,116 @@
+//! Cache mounts on a cluster: they follow their builds from worker to worker, and what goes wrong costs no build.
+
+use std::path::PathBuf;
+
+use dcbuild_tests::cluster::Cluster;
+use dcbuild_tests::files::{ContextEntry, write_context};
+use dcbuild_tests::home::Home;
+use dcbuild_tests::registry::Registry;
+use dcbuild_tests::running::Finished;
+use dcbuild_tests::story::fill;
+use dcbuild_tests::wait::{LONG, wait_for};
+
+struct Site {
+    cluster: Cluster,
+    _registry: Registry,
+}
+
+impl Site {
+    fn start() -> Site {
+        let registry = Registry::start();
+        fill(&registry);
+        let home = Home::new(&registry.as_docker_io());
+        Site { cluster: Cluster::start(home, 1, 2), _registry: registry }
+    }
+
+    /// Builds a RUN that has the mount.
+    fn submit(&self, command: &str) -> Finished {
+        let mount = "--mount=type=cache,target=/c,sharing=locked";
+        let text = format!("FROM busybox:golden\nRUN {mount} {command}\n");
+        let entries = [ContextEntry::file("Dockerfile", &text)];
+        write_context(&self.cluster.home.path("context"), &entries);
+        let context = self.cluster.home.arg("context");
+        self.cluster.ask("submit", &["--progress", "plain", &context])
+    }
+
+    /// Builds a RUN that succeeds, and gives what the client said.
+    fn run(&self, command: &str) -> String {
+        let done = self.submit(command);
+        assert!(done.status.success(), "{}\n{}", done.stderr, self.cluster.said());
+        done.stderr
+    }
+
+    /// The latest version of the mount, as the store has it.
+    fn version(&self) -> Option<String> {
+        let folder = self.cluster.home.path("store/cache-mount/local");
+        let paths: Vec<PathBuf> =
+            std::fs::read_dir(folder).ok()?.map(|entry| entry.unwrap().path()).collect();
+        assert!(paths.len() <= 1, "{paths:?}");
+        std::fs::read_to_string(paths.first()?).ok()
+    }
+
+    /// Builds, and waits until the mount was written back.
+    fn run_and_wait(&self, command: &str) -> String {
+        let before = self.version();
+        let said = self.run(command);
+        let written = || self.version().filter(|now| Some(now) != before.as_ref()).map(drop);
+        wait_for("the mount is written back", LONG, written, || self.cluster.said());
+        said
+    }
+
+    /// Leaves one worker alone: a fresh one, or one that was there before.
+    fn move_to(&mut self, from: usize, to: Option<usize>) -> usize {
+        self.cluster.kill_worker(from);
+        match to {
+            Some(number) => {
+                self.cluster.start_worker_again(number, 2);
+                number
+            }
+            None => self.cluster.start_worker(2),
+        }
+    }
+}
+
+#[test]
+fn a_cache_mount_is_where_its_build_is() {
+    let mut site = Site::start();
+    let fill = "mkdir /c/d && echo one > /c/d/one && ln -s d/one /c/link && ln /c/d/one /c/hard && \
+        chmod 600 /c/d/one && touch -d '2001-02-03 04:05:06' /c/d/one";
+    let said = site.run_and_wait(fill);
+    assert!(!said.contains("restoring"), "{said}");
+
+    let second = site.move_to(0, None);
+    let look = "cat /c/link && stat -c 'is %a %h %y' /c/d/one && echo two > /c/two && rm /c/hard";
+    let said = site.run_and_wait(look);
+    assert!(said.contains("restoring cache mount /c"), "{said}");
+    assert!(said.contains("is 600 2 2001-02-03 04:05:06"), "{said}");
+
+    // The first worker has the first version still; it may not go on from that.
+    let first = site.move_to(second, Some(0));
+    let said = site.run("cat /c/two && test ! -e /c/hard && echo as it was left");
+    assert!(said.contains("as it was left"), "{said}");
+
+    // Who has the latest brings nothing, and what is the same is not written back; nor is what a failed RUN left.
+    let version = site.version();
+    let said = site.run("echo nothing is brought");
+    assert!(!said.contains("restoring"), "{said}");
+    let failed = site.submit("echo half > /c/half && false");
+    assert!(!failed.status.success(), "{}", failed.stderr);
+    site.move_to(first, None);
+    site.run("test ! -e /c/half");
+    assert_eq!(site.version(), version);
+}
+
+#[test]
+fn a_cache_mount_whose_bytes_are_gone_starts_empty() {
+    let mut site = Site::start();
+    site.run_and_wait("dd if=/dev/urandom of=/c/large bs=1024 count=300");
+    site.cluster.wait_until_durable();
+    let blobs = site.cluster.home.path("store/blobs");
+    std::fs::remove_dir_all(&blobs).unwrap();
+    std::fs::create_dir_all(blobs.join("sha256")).unwrap();
+    site.move_to(0, None);
+    let said = site.run("echo there are $(ls /c | wc -l) files");
+    assert!(said.contains("there are 0 files"), "{said}");
+    assert!(site.cluster.said().contains("could not be brought"), "{}", site.cluster.said());
+}
