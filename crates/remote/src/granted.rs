@@ -116,13 +116,9 @@ fn spool_failed(source: io::Error) -> StoreError {
 }
 
 impl Granted {
-    pub(crate) fn new(client: StoreClient<Channel>, name: String) -> Result<Granted, StoreError> {
-        let transfer = Transfer::new().map_err(|source| StoreError::Unavailable {
-            store: name.clone(),
-            source: Box::new(source),
-        })?;
+    pub(crate) fn new(client: StoreClient<Channel>, name: String) -> Granted {
         let (reads, nothing) = (Mutex::default(), AtomicBool::new(false));
-        Ok(Granted { client, name, transfer, reads, nothing })
+        Granted { client, name, transfer: Transfer::default(), reads, nothing }
     }
 
     /// Whether the other side may still grant something.

@@ -38,8 +38,7 @@ pub struct RemoteStore {
 /// The two ways of bytes: straight to the store, and through the other side.
 struct Paths {
     wire: Wire,
-    /// None where no HTTP client could be made.
-    granted: Option<Arc<Granted>>,
+    granted: Arc<Granted>,
 }
 
 struct Wire {
@@ -53,13 +52,7 @@ impl RemoteStore {
     pub fn new(channel: Channel, name: impl Into<String>) -> RemoteStore {
         let (max, name) = (limits::MESSAGE_BYTES_MAX, name.into());
         let client = StoreClient::new(channel).max_decoding_message_size(max);
-        let granted = match Granted::new(client.clone(), name.clone()) {
-            Ok(granted) => Some(Arc::new(granted)),
-            Err(error) => {
-                tracing::warn!(%error, "all bytes go through the coordinator");
-                None
-            }
-        };
+        let granted = Arc::new(Granted::new(client.clone(), name.clone()));
         RemoteStore { paths: Arc::new(Verified(Paths { wire: Wire { client, name }, granted })) }
     }
 }
@@ -86,8 +79,7 @@ impl BlobStore for Paths {
     }
 
     async fn get(&self, blob: &BlobDigest, range: ByteRange) -> Result<BlobStream, StoreError> {
-        let Some(granted) = &self.granted else { return self.wire.get(blob, range).await };
-        match granted.get(blob, range).await {
+        match self.granted.get(blob, range).await {
             Ok(Some(content)) => Ok(content),
             Ok(None) => self.wire.get(blob, range).await,
             Err(error) if may_go_through(&error) => {
@@ -100,11 +92,11 @@ impl BlobStore for Paths {
     }
 
     async fn put(&self, blob: &BlobDigest, content: BlobStream) -> Result<u64, StoreError> {
-        let Some(granted) = self.granted.as_ref().filter(|granted| granted.may()) else {
+        if !self.granted.may() {
             return self.wire.put(blob, content).await;
-        };
+        }
         let content = Spooled::new(content).await?;
-        match granted.put(blob, &content).await {
+        match self.granted.put(blob, &content).await {
             Ok(true) => return Ok(content.size()),
             Ok(false) => {}
             Err(error) if may_go_through(&error) => {

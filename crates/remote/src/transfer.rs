@@ -1,5 +1,6 @@
 //! Moving bytes over HTTP under grants: one request at a time, nothing kept.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -40,6 +41,9 @@ pub(crate) enum TransferError {
     /// The store answered with an error that may pass.
     #[error("the store answered {status}: {text}")]
     Answer { status: StatusCode, text: String },
+    /// No request can be made at all.
+    #[error("could not set up HTTP: {what}")]
+    Setup { what: String },
     /// The connection failed.
     #[error("could not reach the store")]
     Connection(#[source] reqwest::Error),
@@ -49,16 +53,25 @@ pub(crate) enum TransferError {
 }
 
 /// Makes granted requests.
-pub(crate) struct Transfer(Client);
+#[derive(Default)]
+pub(crate) struct Transfer {
+    /// Made for the first request: it reads all certificates of the system, which costs as much as a small build.
+    client: OnceLock<Result<Client, String>>,
+}
+
+fn new_client() -> Result<Client, String> {
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        // Another thread may install it first, which is as good.
+        let _installed = rustls::crypto::ring::default_provider().install_default();
+    }
+    let client = Client::builder().connect_timeout(CONNECT).read_timeout(SILENCE);
+    client.no_proxy().build().map_err(|error| error.to_string())
+}
 
 impl Transfer {
-    pub(crate) fn new() -> Result<Transfer, reqwest::Error> {
-        if rustls::crypto::CryptoProvider::get_default().is_none() {
-            // Another thread may install it first, which is as good.
-            let _installed = rustls::crypto::ring::default_provider().install_default();
-        }
-        let client = Client::builder().connect_timeout(CONNECT).read_timeout(SILENCE);
-        client.no_proxy().build().map(Transfer)
+    fn client(&self) -> Result<&Client, TransferError> {
+        let client = self.client.get_or_init(new_client).as_ref();
+        client.map_err(|what| TransferError::Setup { what: what.clone() })
     }
 
     /// Reads up to `length` bytes from `start` on; there may be fewer.
@@ -73,7 +86,7 @@ impl Transfer {
         }
         let last = start.saturating_add(length - 1);
         let request =
-            self.request(Method::GET, leave).header(RANGE, format!("bytes={start}-{last}"));
+            self.request(Method::GET, leave)?.header(RANGE, format!("bytes={start}-{last}"));
         let response = request.send().await.map_err(TransferError::Connection)?;
         match response.status() {
             StatusCode::PARTIAL_CONTENT => {
@@ -102,7 +115,7 @@ impl Transfer {
 
     /// Writes bytes and gives their `ETag`.
     pub(crate) async fn write(&self, leave: &Leave, bytes: Bytes) -> Result<String, TransferError> {
-        let request = self.request(Method::PUT, leave).body(bytes);
+        let request = self.request(Method::PUT, leave)?.body(bytes);
         let response = request.send().await.map_err(TransferError::Connection)?;
         if !response.status().is_success() {
             return Err(refusal(response).await);
@@ -111,9 +124,16 @@ impl Transfer {
         Ok(etag.unwrap_or_default().to_owned())
     }
 
-    fn request(&self, method: Method, leave: &Leave) -> reqwest::RequestBuilder {
-        let request = self.0.request(method, &leave.url);
-        leave.headers.iter().fold(request, |request, (name, value)| request.header(name, value))
+    fn request(
+        &self,
+        method: Method,
+        leave: &Leave,
+    ) -> Result<reqwest::RequestBuilder, TransferError> {
+        let request = self.client()?.request(method, &leave.url);
+        let add = |request: reqwest::RequestBuilder, (name, value): &(String, String)| {
+            request.header(name, value)
+        };
+        Ok(leave.headers.iter().fold(request, add))
     }
 }
 
