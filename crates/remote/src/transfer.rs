@@ -159,7 +159,9 @@ impl TransferError {
     /// Whether another try, with another grant, may end otherwise.
     pub(crate) fn may_pass(&self) -> bool {
         match self {
-            TransferError::Absent | TransferError::Full { .. } => false,
+            TransferError::Absent | TransferError::Full { .. } | TransferError::Setup { .. } => {
+                false
+            }
             TransferError::Answer { status, .. } => {
                 status.is_server_error()
                     || matches!(
