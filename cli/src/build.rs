@@ -263,6 +263,7 @@ pub(crate) fn packer(app: &App, store: &Arc<FolderStore>) -> anyhow::Result<Work
     let parts = dcbuild_worker::Parts {
         blobs: store.clone(),
         layers: store.clone(),
+        caches: None,
         images: None,
         folder: Some(store.clone()),
         contexts: Arc::new(LocalContexts::new()),
