@@ -1,17 +1,14 @@
 //! Takes a build from its submission to a graph: sources, plan, records, packs.
 
+mod sources;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use dcbuild_model::{
-    BlobDigest, Digest, Fault, Platform, Selection, SelectionDigest, StepIndex, limits,
-};
-use dcbuild_plan::{
-    Choice, ImageAnswer, Need, Op, Plan, PlanError, Planned, Request, Sources, choose, plan,
-};
+use dcbuild_model::{BlobDigest, Digest, Fault, Platform, Selection, StepIndex};
+use dcbuild_plan::{Choice, Op, Plan, choose};
 use dcbuild_process::Clock;
-use dcbuild_progress::{Update, Warning};
-use dcbuild_proto::document::{Answer, Failed, Outcome, OutputKind, Question, Summary};
+use dcbuild_proto::document::{Aim, Answer, Failed, Outcome, OutputKind, Question, Summary};
 use dcbuild_registry::RegistryConfig;
 use dcbuild_scheduler::Graph;
 use futures::StreamExt as _;
@@ -19,7 +16,6 @@ use futures::StreamExt as _;
 use crate::account::{self, passed};
 use crate::build::{AskError, Build, Shown};
 use crate::graph::{GraphKind, graph};
-use crate::images::Images;
 use crate::planned::{PlannedBuild, contexts_of, keep_grounded, secrets_of, to_run};
 use crate::questions::Reply;
 use crate::records::Records;
@@ -117,9 +113,15 @@ struct Driver {
 
 impl Driver {
     async fn run(&self) -> Result<Driven, Stop> {
-        let plan = self.plan().await?;
         let submission = &self.build.submission;
-        if submission.plan_only {
+        let plan = match submission.aim {
+            Aim::Call { call } => {
+                let report = self.call(call).await?;
+                return Ok(Driven::Over(Box::new(Outcome::Reported { report })));
+            }
+            Aim::Build {} | Aim::Plan {} => self.plan().await?,
+        };
+        if submission.aim == (Aim::Plan {}) {
             return Ok(Driven::Over(Box::new(Outcome::Planned { plan })));
         }
         let wanted: Vec<_> = plan.state.into_iter().collect();
@@ -161,119 +163,6 @@ impl Driver {
             return Ok(Driven::Over(Box::new(Outcome::Done { outputs: Vec::new(), summary })));
         }
         Ok(Driven::Ready(Box::new((planned, graph))))
-    }
-
-    async fn plan(&self) -> Result<Box<Plan>, Stop> {
-        let request = Arc::new(self.build.submission.request.clone());
-        let clock = &*self.parts.clock;
-        let name = format!("[internal] load build definition from {}", request.filename);
-        let shown = Shown::start(&self.build, clock, name);
-        let vertex = shown.id();
-        let mut sources = Arc::new(Sources::default());
-        let mut planned = plan_once(&request, &sources).await;
-        match &planned {
-            Ok(_) => shown.done(),
-            Err(Stop::Failed(failed)) => shown.failed(failed.message.clone()),
-            Err(Stop::Changed(_) | Stop::Ended) => {}
-        }
-        for _ in 0..limits::PLAN_ROUNDS_MAX {
-            let needs = match planned? {
-                Planned::Ready(plan) => {
-                    for (line, text) in &plan.warnings {
-                        let short = match line {
-                            Some(line) => format!("{text} (line {line})"),
-                            None => text.clone(),
-                        };
-                        let warning = Warning { vertex, short, detail: Vec::new(), url: None };
-                        self.build.tell(Update::Warning(warning));
-                    }
-                    return Ok(plan);
-                }
-                Planned::Lacks(needs) => needs,
-            };
-            let mut known = Sources::clone(&sources);
-            self.look_up(needs, &mut known).await?;
-            sources = Arc::new(known);
-            planned = plan_once(&request, &sources).await;
-        }
-        let message =
-            format!("the plan asked for sources in more than {} rounds", limits::PLAN_ROUNDS_MAX);
-        Err(Stop::failed(failed(Fault::Request, "PLAN_ROUNDS", message)))
-    }
-
-    /// Looks for all sources of a round at once.
-    async fn look_up(&self, needs: Vec<Need>, sources: &mut Sources) -> Result<(), Stop> {
-        let images = Images::new(
-            self.build.clone(),
-            self.parts.records.stores.clone(),
-            self.parts.records.scope.clone(),
-            self.parts.registries.clone(),
-        );
-        let (mut references, mut selections) = (Vec::new(), Vec::new());
-        for need in needs {
-            match need {
-                Need::Image { reference, platform } => references.push((reference, platform)),
-                Need::Selection { context, selection } => selections.push((context, selection)),
-            }
-        }
-        let lookups = references.into_iter().map(|(reference, platform)| async {
-            let answer = self.image(&images, &reference, &platform).await;
-            ((reference, platform), answer)
-        });
-        let images = futures::stream::iter(lookups).buffer_unordered(LOOKUPS_MAX).collect();
-        let (images, selections): (Vec<_>, _) = tokio::join!(images, self.selections(selections));
-        sources.images.extend(images);
-        sources.selections.extend(selections?);
-        if self.build.over.is_cancelled() {
-            return Err(Stop::Ended);
-        }
-        Ok(())
-    }
-
-    async fn image(
-        &self,
-        images: &Images,
-        reference: &str,
-        platform: &dcbuild_model::Platform,
-    ) -> ImageAnswer {
-        let of = reference.strip_prefix("layout:").unwrap_or(reference);
-        let name = format!("[internal] load metadata for {of}");
-        let shown = Shown::start(&self.build, &*self.parts.clock, name);
-        let answer = images.resolve(reference, platform).await;
-        match &answer {
-            Ok(_) => shown.done(),
-            Err(error) => shown.failed(error.clone()),
-        }
-        answer
-    }
-
-    async fn selections(
-        &self,
-        asked: Vec<(String, Selection)>,
-    ) -> Result<Vec<((String, Selection), Result<SelectionDigest, String>)>, Stop> {
-        if asked.is_empty() {
-            return Ok(Vec::new());
-        }
-        let shown = Shown::start(&self.build, &*self.parts.clock, "[internal] load build context");
-        let lookups = asked.into_iter().map(|(context, selection)| async {
-            let question =
-                Question::Selection { context: context.clone(), selection: selection.clone() };
-            let answer = match self.build.ask(question).await {
-                Ok(Reply::Answer(Answer::Selection { digest })) => Ok(digest),
-                Ok(_) => Err("the client gave another answer".into()),
-                Err(AskError::Ended) => return Err(Stop::Ended),
-                Err(error) => Err(error.to_string()),
-            };
-            Ok(((context, selection), answer))
-        });
-        let found: Vec<Result<_, Stop>> =
-            futures::stream::iter(lookups).buffer_unordered(LOOKUPS_MAX).collect().await;
-        let found: Vec<_> = found.into_iter().collect::<Result<_, _>>()?;
-        match found.iter().find_map(|(_, answer)| answer.as_ref().err()) {
-            Some(error) => shown.failed(error.clone()),
-            None => shown.done(),
-        }
-        Ok(found)
     }
 
     /// Has the client pack what steps that run will read, unless they read it where it lies.
@@ -343,20 +232,6 @@ pub(crate) async fn pack(
     }
 }
 
-/// Plans on a thread that may take its time.
-async fn plan_once(request: &Arc<Request>, sources: &Arc<Sources>) -> Result<Planned, Stop> {
-    let (request, sources) = (request.clone(), sources.clone());
-    let planned = tokio::task::spawn_blocking(move || plan(&request, &sources)).await;
-    match planned {
-        Ok(Ok(planned)) => Ok(planned),
-        Ok(Err(error)) => Err(Stop::failed(plan_failed(&error))),
-        Err(error) => {
-            let message = format!("the planner stopped: {error}");
-            Err(Stop::failed(failed(Fault::Bug, "PLANNER", message)))
-        }
-    }
-}
-
 /// The worker of a client's own process runs programs of its own platform; no other worker will ever join.
 fn refuse_foreign(plan: &Plan, run: &BTreeSet<StepIndex>, own: &Platform) -> Result<(), Stop> {
     let steps = run.iter().map(|step| plan.step(*step));
@@ -366,12 +241,4 @@ fn refuse_foreign(plan: &Plan, run: &BTreeSet<StepIndex>, own: &Platform) -> Res
     let hint = "submit the build to a cluster that has a worker of that platform".to_owned();
     let failed = failed(Fault::Request, "PLATFORM", message);
     Err(Stop::failed(Failed { hint: Some(hint), lines: Some(step.lines), ..failed }))
-}
-
-fn plan_failed(error: &PlanError) -> Failed {
-    Failed {
-        lines: error.lines(),
-        hint: error.hint(),
-        ..failed(Fault::Request, "PLAN_FAILED", crate::images::chain(error))
-    }
 }

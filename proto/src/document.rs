@@ -6,13 +6,12 @@ use dcbuild_model::{
     AttemptId, BlobDigest, BuildId, Compression, ConfigDigest, DiffId, Epoch, Fault, JobId,
     LayerDigest, LayerRef, ManifestDigest, Scope, Selection, SelectionDigest, StepIndex, UnixTime,
 };
-use dcbuild_plan::{ImageTemplate, Request, Step};
+use dcbuild_plan::{Call, ImageTemplate, Report, Request, Step};
 use serde::{Deserialize, Serialize};
 
 /// A build as a client submits it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[expect(clippy::struct_excessive_bools, reason = "each says one thing of its own")]
 pub struct Submission {
     /// What is to be built.
     pub request: Request,
@@ -20,12 +19,27 @@ pub struct Submission {
     pub outputs: Vec<OutputSpec>,
     /// Whether the build ends when its client stays away.
     pub detached: bool,
-    /// Whether only the plan is wanted.
-    pub plan_only: bool,
+    /// How far it is to go.
+    pub aim: Aim,
     /// Whether the client's folders can be read where they lie, by a worker in the same process.
     pub in_place: bool,
     /// A name for people, such as the first tag or the context's folder.
     pub title: String,
+}
+
+/// How far a build is to go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "aim")]
+pub enum Aim {
+    /// To its outputs.
+    Build {},
+    /// To its plan.
+    Plan {},
+    /// To an answer about its Dockerfile.
+    Call {
+        /// What is asked.
+        call: Call,
+    },
 }
 
 /// How the layers of an output are compressed.
@@ -361,6 +375,11 @@ pub enum Outcome {
     Planned {
         /// The plan.
         plan: Box<dcbuild_plan::Plan>,
+    },
+    /// The answer, where only that was asked.
+    Reported {
+        /// The answer.
+        report: Report,
     },
     /// It failed.
     Failed(Failed),

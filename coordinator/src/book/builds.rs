@@ -326,7 +326,7 @@ impl Active {
             None if self.scheduled => "running",
             None => "waiting",
             Some((_, outcome)) => match **outcome {
-                Outcome::Done { .. } | Outcome::Planned { .. } => "done",
+                Outcome::Done { .. } | Outcome::Planned { .. } | Outcome::Reported { .. } => "done",
                 Outcome::Failed(_) => "failed",
                 Outcome::Canceled { .. } => "canceled",
             },

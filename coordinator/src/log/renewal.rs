@@ -39,7 +39,7 @@ pub(crate) fn left_over(entries: &[Entry], now: UnixTime) -> Option<Vec<Entry>> 
 mod tests {
     use super::*;
     use dcbuild_plan::Request;
-    use dcbuild_proto::document::{Outcome, Submission};
+    use dcbuild_proto::document::{Aim, Outcome, Submission};
 
     const DAY: i64 = 24 * 60 * 60;
 
@@ -52,7 +52,7 @@ mod tests {
             request: Request::new("FROM scratch\n"),
             outputs: Vec::new(),
             detached: true,
-            plan_only: false,
+            aim: Aim::Build {},
             in_place: false,
             title: "test".into(),
         };

@@ -15,7 +15,7 @@ use dcbuild_model::{
 use dcbuild_plan::Request;
 use dcbuild_process::Clock;
 use dcbuild_proto::document::{
-    self, Answer, LayerCompression, Lease, LeasedStep, Outcome, OutputKind, OutputResult,
+    self, Aim, Answer, LayerCompression, Lease, LeasedStep, Outcome, OutputKind, OutputResult,
     OutputSpec, Question, StepError, Submission, Work,
 };
 use dcbuild_proto::pb;
@@ -488,7 +488,7 @@ pub(crate) fn submission(dockerfile: &str) -> Submission {
         request: Request::new(dockerfile),
         outputs: vec![OutputSpec { kind, layers, oci_media_types: true, annotations }],
         detached: false,
-        plan_only: false,
+        aim: Aim::Build {},
         in_place: true,
         title: "test".into(),
     }

@@ -123,10 +123,10 @@ pub struct BuildFlags {
     /// Print the image's id and nothing else
     #[arg(short, long, help_heading = "What is shown")]
     pub quiet: bool,
-    /// Not supported yet: check the Dockerfile and build nothing
+    /// Check the Dockerfile and build nothing; short for `--call=check`
     #[arg(long, help_heading = "What is shown")]
     pub check: bool,
-    /// Not supported yet: another way to evaluate the Dockerfile
+    /// Ask about the Dockerfile instead of building it: `check`, `outline` or `targets`, and `,format=json`
     #[arg(long, value_name = "METHOD", help_heading = "What is shown")]
     pub call: Option<String>,
     /// Not supported: dcbuild has no builders; `default` means this one

@@ -15,7 +15,7 @@ use dcbuild_oci::LayoutRef;
 use dcbuild_process::{Clock, Env, Hint, SystemClock};
 use dcbuild_progress::Mode;
 use dcbuild_proto::cache::{CacheAsk, CacheTold};
-use dcbuild_proto::document::{Outcome, Submission};
+use dcbuild_proto::document::{Aim, Outcome, Submission};
 use dcbuild_remote::RemoteStore;
 use dcbuild_store::{BlobStore, LayerIndex};
 use tokio_util::sync::CancellationToken;
@@ -26,10 +26,11 @@ use crate::answer::Sources;
 use crate::deliver::{DOCKER_HOST, DeliverError};
 use crate::ending::{Ending, conclude, failed};
 use crate::output::ClientOutput;
+use crate::parse::CallWanted;
 use crate::prepare::Prepared;
 use crate::rpc::{Builds, ListedBuild, ListedImage, RpcError};
 use crate::show::{Screen, Show};
-use crate::wanted::{Handover, Purpose, Wanted};
+use crate::wanted::{Handover, Wanted};
 use follow::{Follow, Followed, Presence, Stay};
 
 /// What a shell reports of a command that Ctrl-C ended.
@@ -93,6 +94,8 @@ pub struct BuildRequest {
     pub iidfile: Option<PathBuf>,
     /// Where what was made is written.
     pub metadata_file: Option<PathBuf>,
+    /// How the answer is printed, where something is asked of the Dockerfile.
+    pub call: Option<CallWanted>,
     /// Lives as long as the build.
     _empty: Option<tempfile::TempDir>,
 }
@@ -107,17 +110,19 @@ impl BuildRequest {
     ) -> BuildRequest {
         let Prepared { dockerfile, filename, contexts, layouts, secrets, proxies, empty } =
             prepared;
-        let planned = handover.purpose == Purpose::Plan;
+        let submission = wanted.submission(dockerfile, filename, &proxies, handover);
+        let builds = submission.aim == (Aim::Build {});
         BuildRequest {
             id,
-            submission: wanted.submission(dockerfile, filename, &proxies, handover),
+            submission,
             contexts,
             layouts,
             secrets,
             outputs: wanted.client_outputs(),
             mode: wanted.mode,
-            iidfile: wanted.iidfile.clone().filter(|_| !planned),
-            metadata_file: wanted.metadata_file.clone().filter(|_| !planned),
+            iidfile: wanted.iidfile.clone().filter(|_| builds),
+            metadata_file: wanted.metadata_file.clone().filter(|_| builds),
+            call: wanted.call,
             _empty: empty,
         }
     }
@@ -251,7 +256,9 @@ impl Client {
         let made = match &outcome {
             Outcome::Done { outputs, .. } => outputs.iter().cloned().map(Some).collect(),
             Outcome::Failed(failed) => failed.outputs.clone(),
-            Outcome::Planned { .. } | Outcome::Canceled { .. } => Vec::new(),
+            Outcome::Planned { .. } | Outcome::Reported { .. } | Outcome::Canceled { .. } => {
+                Vec::new()
+            }
         };
         let mut delivery = self.deliver(request, &made, show, stop).await;
         show.finish();

@@ -1,6 +1,7 @@
 //! What is printed last of a build: why it failed, or what it made.
 
-use dcbuild_plan::Request;
+use dcbuild_plan::report::show::{json as report_json, text as report_text};
+use dcbuild_plan::{Report, Request};
 use dcbuild_progress::{Excerpt, Failure, Mode, VertexId, quiet_line};
 use dcbuild_proto::document::{Failed, Outcome};
 use tokio_util::sync::CancellationToken;
@@ -8,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::client::delivery::Delivery;
 use crate::client::{BuildRequest, Ended, INTERRUPTED};
 use crate::metadata::image_id;
+use crate::parse::{CallWanted, FindingStatus, ReportFormat};
 use crate::show::{Show, Tail};
 
 const CACHE_ONLY: &str = "No output was asked for: the result stays in the build cache. \
@@ -27,6 +29,13 @@ pub(crate) fn conclude(
         code = code.or(Some(own));
     }
     let mut stdout = String::new();
+    if let (Outcome::Reported { report }, Some(wanted)) = (&outcome, &request.call) {
+        stdout = match wanted.format {
+            ReportFormat::Text => report_text(report, &request.submission.request),
+            ReportFormat::Json => report_json(report, &request.submission.request),
+        };
+        code = reported(report, wanted, &request.submission.request, show);
+    }
     if let Outcome::Done { outputs, .. } = &outcome
         && code.is_none()
     {
@@ -39,6 +48,28 @@ pub(crate) fn conclude(
         }
     }
     Ended { outcome: Some(outcome), stdout, code: code.unwrap_or(0) }
+}
+
+/// Prints why a Dockerfile that was checked cannot be built, and says the exit code of a report.
+fn reported(
+    report: &Report,
+    wanted: &CallWanted,
+    request: &Request,
+    show: &mut Show<'_>,
+) -> Option<u8> {
+    let Report::Check(check) = report else { return None };
+    if let (Some(error), ReportFormat::Text) = (&check.error, wanted.format) {
+        let failure = Failure {
+            excerpt: error.lines.map(|lines| excerpt(lines, request)),
+            error: error.message.clone(),
+            hint: error.hint.clone(),
+            ..Failure::default()
+        };
+        show.write(&failure.render());
+    }
+    let is_bad = check.error.is_some()
+        || (wanted.status == FindingStatus::Fail && !check.findings.is_empty());
+    is_bad.then_some(1)
 }
 
 /// What is known beside a build's outcome.
@@ -57,7 +88,7 @@ pub(crate) fn failed(
     stop: &CancellationToken,
 ) -> Option<u8> {
     let (block, code) = match outcome {
-        Outcome::Done { .. } | Outcome::Planned { .. } => return None,
+        Outcome::Done { .. } | Outcome::Planned { .. } | Outcome::Reported { .. } => return None,
         Outcome::Failed(failed) => (failure(failed, ending, show), failed.fault.exit_code()),
         Outcome::Canceled { reason } => {
             let error = format!("the build was cancelled: {reason}");
@@ -73,13 +104,7 @@ pub(crate) fn failed(
 fn failure(failed: &Failed, ending: Ending<'_>, show: &Show<'_>) -> Failure {
     let vertex = failed.vertex.as_ref().and_then(|id| id.parse().ok()).map(VertexId);
     let tail = vertex.and_then(|id| show.tail(&id));
-    let line = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
-    let excerpt = failed.lines.zip(ending.request).map(|((first, last), request)| Excerpt {
-        file: request.filename.clone(),
-        text: request.dockerfile.clone(),
-        first: line(first),
-        last: line(last),
-    });
+    let excerpt = failed.lines.zip(ending.request).map(|(lines, request)| excerpt(lines, request));
     Failure {
         step: tail.map(|tail| tail.name.clone()).filter(|name| !name.is_empty()),
         log: tail.map(Tail::lines).unwrap_or_default(),
@@ -88,5 +113,15 @@ fn failure(failed: &Failed, ending: Ending<'_>, show: &Show<'_>) -> Failure {
         causes: Vec::new(),
         notes: ending.notes,
         hint: failed.hint.clone(),
+    }
+}
+
+fn excerpt((first, last): (u32, u32), request: &Request) -> Excerpt {
+    let line = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+    Excerpt {
+        file: request.filename.clone(),
+        text: request.dockerfile.clone(),
+        first: line(first),
+        last: line(last),
     }
 }

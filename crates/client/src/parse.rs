@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use dcbuild_model::Platform;
 use dcbuild_oci::LayoutRef;
-use dcbuild_plan::{ContextSource, RunNetwork, Ulimit};
+use dcbuild_plan::{Call, ContextSource, RunNetwork, Ulimit};
 use dcbuild_process::Env;
 
 use crate::FlagError;
@@ -309,6 +309,76 @@ pub(crate) fn allow(text: &str) -> Result<String, FlagError> {
             Err(malformed("allow", other, problem, "--allow network.host"))
         }
     }
+}
+
+/// What is asked of a Dockerfile instead of building it, and how the answer is printed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CallWanted {
+    /// What is asked.
+    pub call: Call,
+    /// How the answer is printed.
+    pub format: ReportFormat,
+    /// Whether findings make the command fail.
+    pub status: FindingStatus,
+}
+
+/// How a report is printed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReportFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Whether findings make the command fail.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FindingStatus {
+    /// They do.
+    Fail,
+    /// Nobody wants to know.
+    Ignore,
+}
+
+/// Reads `--call=METHOD[,format=json][,ignorestatus=true]`, which `--check` is short for; nothing stands for a build.
+pub(crate) fn call(text: Option<&str>, check: bool) -> Result<Option<CallWanted>, FlagError> {
+    let text = match (text.filter(|text| !text.is_empty()), check) {
+        (None, false) => return Ok(None),
+        (None, true) => "check",
+        (Some(text), false) => text,
+        (Some(text), true) => {
+            let instead = "--check is short for --call=check: leave one of them out";
+            let second = format!("--call={text}");
+            return Err(FlagError::Conflict { first: "--check".into(), second, instead });
+        }
+    };
+    let bad = |problem: String| malformed("call", text, problem, "--call=check,format=json");
+    let (mut method, mut format, mut status) = (None, ReportFormat::Text, FindingStatus::Fail);
+    for (key, value) in csv::pairs(text).ok_or_else(|| bad("a quote is not closed".into()))? {
+        match (key.as_str(), value.as_deref()) {
+            ("format", Some("json")) => format = ReportFormat::Json,
+            ("format", Some("text" | "")) => format = ReportFormat::Text,
+            ("ignorestatus", Some("true" | "1")) => status = FindingStatus::Ignore,
+            ("ignorestatus", Some("false" | "0")) => status = FindingStatus::Fail,
+            (key, Some(value)) => {
+                return Err(bad(format!(
+                    "'{key}={value}' is neither format=json nor ignorestatus="
+                )));
+            }
+            (_, None) if method.is_some() => return Err(bad("it names two methods".into())),
+            (name, None) => method = Some(name.to_owned()),
+        }
+    }
+    let call = match method.as_deref() {
+        None | Some("build") => return Ok(None),
+        Some("check" | "lint") => Call::Check,
+        Some("outline") => Call::Outline,
+        Some("targets") => Call::Targets,
+        Some(other) => {
+            return Err(bad(format!("'{other}' is none of build, check, outline and targets")));
+        }
+    };
+    Ok(Some(CallWanted { call, format, status }))
 }
 
 /// Reads `--platform`: one, as yet.

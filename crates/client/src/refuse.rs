@@ -6,10 +6,7 @@ use crate::csv;
 
 /// Refuses a command line that asks for what is not there yet.
 pub(crate) fn refuse(flags: &BuildFlags) -> Result<(), FlagError> {
-    let method = flags.call.as_deref().filter(|method| !matches!(*method, "build" | ""));
-    let check = flags.check.then_some("true");
     let builder = flags.builder.as_deref().filter(|name| !matches!(*name, "default" | ""));
-    let no_check = "use `dcbuild plan` to see that a Dockerfile is sound";
     let cache = "leave it out: the store is the cache, and is found by itself";
     let attest = "leave it out, or say false: attestations are not made yet";
     let no_builder =
@@ -18,8 +15,6 @@ pub(crate) fn refuse(flags: &BuildFlags) -> Result<(), FlagError> {
         ("ssh", first(&flags.ssh), "use a secret file (--secret) for keys"),
         ("cache-from", first(&flags.cache_from), cache),
         ("cache-to", first(&flags.cache_to), cache),
-        ("check", check, no_check),
-        ("call", method, no_check),
         ("attest", flags.attests.iter().map(String::as_str).find(|it| !is_disabled(it)), attest),
         ("provenance", flags.provenance.as_deref().filter(|it| !is_disabled(it)), attest),
         ("sbom", flags.sbom.as_deref().filter(|it| !is_disabled(it)), attest),

@@ -10,7 +10,7 @@ use dcbuild_process::{Clock, Env};
 use dcbuild_progress::text::clip;
 use dcbuild_progress::{
     Colour, Display, LogLine, Mode, Output, Size, Stream, Tally, Update, Vertex, VertexId,
-    VertexState,
+    VertexState, Warnings,
 };
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
@@ -145,6 +145,7 @@ pub(crate) struct Show<'s> {
     clock: Arc<dyn Clock>,
     tails: BTreeMap<VertexId, Tail>,
     tally: Tally,
+    warnings: Warnings,
     /// Whether a summary is for people, and this display is.
     sums_up: bool,
     ticks: Interval,
@@ -157,7 +158,8 @@ impl<'s> Show<'s> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let sums_up = matches!(mode, Mode::Auto | Mode::Tty | Mode::Plain);
         let tails = BTreeMap::new();
-        Show { screen, display, clock, tails, tally: Tally::default(), sums_up, ticks }
+        let (tally, warnings) = (Tally::default(), Warnings::default());
+        Show { screen, display, clock, tails, tally, warnings, sums_up, ticks }
     }
 
     pub(crate) fn update(&mut self, update: &Update) {
@@ -174,6 +176,7 @@ impl<'s> Show<'s> {
             Update::Status(_) | Update::Warning(_) => {}
         }
         self.tally.update(update);
+        self.warnings.update(update);
         self.display.update(update);
     }
 
@@ -207,6 +210,14 @@ impl<'s> Show<'s> {
     pub(crate) fn finish(&mut self) {
         let text = self.display.finish(self.clock.now(), self.screen.size());
         self.write(&text);
+        let warnings = std::mem::take(&mut self.warnings);
+        if self.sums_up {
+            let colour = match self.screen.output() {
+                Output::Terminal(colour) => colour,
+                Output::Stream => Colour::Off,
+            };
+            self.write(&warnings.render(colour));
+        }
     }
 
     pub(crate) fn write(&mut self, text: &str) {

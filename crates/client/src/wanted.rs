@@ -9,12 +9,12 @@ use std::path::PathBuf;
 use dcbuild_plan::{NoCache, PullPolicy, Request, RunNetwork};
 use dcbuild_process::{Env, Proxies};
 use dcbuild_progress::Mode;
-use dcbuild_proto::document::Submission;
+use dcbuild_proto::document::{Aim, Submission};
 
 use crate::FlagError;
 use crate::args::BuildFlags;
 use crate::output::{self, ClientOutput, Naming, Output, Shorthands};
-use crate::parse::{self, NamedContext, SecretSource};
+use crate::parse::{self, CallWanted, NamedContext, SecretSource};
 use crate::refuse;
 
 /// The folder that a build reads.
@@ -56,6 +56,8 @@ pub struct Wanted {
     pub metadata_file: Option<PathBuf>,
     /// How progress is shown.
     pub mode: Mode,
+    /// What is asked of the Dockerfile instead of building it.
+    pub call: Option<CallWanted>,
     /// The request, all but the Dockerfile and the proxies.
     request: Request,
     title: String,
@@ -129,6 +131,7 @@ impl Wanted {
             contexts,
             outputs,
             mode,
+            call: parse::call(flags.call.as_deref(), flags.check)?,
             title,
         })
     }
@@ -140,6 +143,7 @@ impl Wanted {
             ("an output that is written here", output),
             ("--iidfile", self.iidfile.is_some()),
             ("--metadata-file", self.metadata_file.is_some()),
+            ("--check or --call", self.call.is_some()),
         ];
         match stays.into_iter().find(|(_, given)| *given) {
             None => Ok(()),
@@ -169,7 +173,11 @@ impl Wanted {
             request: Request { dockerfile, filename, proxies, ..self.request.clone() },
             outputs: self.outputs.iter().map(|output| output.spec.clone()).collect(),
             detached: handover.purpose == Purpose::Detached,
-            plan_only: handover.purpose == Purpose::Plan,
+            aim: match (&self.call, handover.purpose) {
+                (Some(wanted), _) => Aim::Call { call: wanted.call },
+                (None, Purpose::Plan) => Aim::Plan {},
+                (None, Purpose::Build | Purpose::Detached) => Aim::Build {},
+            },
             in_place: handover.in_place,
             title: self.title.clone(),
         }

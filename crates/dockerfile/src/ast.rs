@@ -102,6 +102,29 @@ pub struct Stage {
     pub span: Span,
     /// The FROM as one line.
     pub source: String,
+    pub spelling: StageSpelling,
+    /// The comments directly above, without their marks.
+    pub comments: Vec<String>,
+}
+
+/// How the words of a FROM were written.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StageSpelling {
+    pub keyword: String,
+    /// The AS and the name after it.
+    pub named: Option<(String, String)>,
+}
+
+impl Stage {
+    /// Returns what a comment above says of the stage: `# NAME WORDS`.
+    pub fn description(&self) -> Option<&str> {
+        described(&self.comments, self.name.as_deref()?)
+    }
+}
+
+/// What comments say of a name; the first that begins with it counts.
+fn described<'a>(comments: &'a [String], name: &str) -> Option<&'a str> {
+    comments.iter().find_map(|comment| comment.strip_prefix(name)?.strip_prefix(' '))
 }
 
 /// One instruction with its place and its text.
@@ -111,6 +134,8 @@ pub struct Instruction {
     pub span: Span,
     /// The instruction joined to one line, without heredoc bodies, as a history shows it.
     pub source: String,
+    /// The keyword as written.
+    pub keyword: String,
     pub heredocs: Vec<Heredoc>,
 }
 
@@ -177,6 +202,15 @@ pub struct ArgInstruction {
     pub span: Span,
     /// The instruction joined to one line.
     pub source: String,
+    /// The comments directly above, without their marks.
+    pub comments: Vec<String>,
+}
+
+impl ArgInstruction {
+    /// Returns what a comment above says of one of its names: `# NAME WORDS`.
+    pub fn description(&self, name: &str) -> Option<&str> {
+        described(&self.comments, name)
+    }
 }
 
 /// A declared build argument and its default.

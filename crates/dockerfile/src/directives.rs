@@ -32,6 +32,23 @@ impl Default for SkippedChecks {
     }
 }
 
+impl SkippedChecks {
+    /// Tells whether a check is in the set.
+    pub fn holds(&self, name: &str) -> bool {
+        match self {
+            SkippedChecks::All => true,
+            SkippedChecks::Named(names) => names.iter().any(|known| known == name),
+        }
+    }
+}
+
+impl CheckDirective {
+    /// Reads the text after `# check=`, which a build argument may hold too.
+    pub fn parse(text: &str) -> Result<CheckDirective, ParseErrorKind> {
+        if text.trim().is_empty() { Ok(CheckDirective::default()) } else { parse_check(text) }
+    }
+}
+
 const NAMES: [&str; 3] = ["syntax", "escape", "check"];
 
 /// Reads lines until the first that is no directive.
@@ -43,16 +60,17 @@ pub(crate) struct DirectiveReader {
 }
 
 impl DirectiveReader {
-    pub(crate) fn read(&mut self, line: &str, number: u32) -> Result<(), ParseError> {
+    /// Takes a line and tells whether it is a directive.
+    pub(crate) fn read(&mut self, line: &str, number: u32) -> Result<bool, ParseError> {
         if self.done {
-            return Ok(());
+            return Ok(false);
         }
         let found = split(line).and_then(|(name, value)| {
             Some((NAMES.into_iter().find(|known| *known == name)?, value))
         });
         let Some((name, value)) = found else {
             self.done = true;
-            return Ok(());
+            return Ok(false);
         };
         let refuse = |kind| ParseError::at(Span::line(number), kind);
         if self.seen.contains(&name) {
@@ -64,7 +82,7 @@ impl DirectiveReader {
             "check" => self.directives.check = Some(parse_check(value).map_err(refuse)?),
             _ => self.directives.syntax = Some(value.to_owned()),
         }
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -15,7 +15,7 @@ const RULE: &str = "--------------------\n";
 
 /// Renders the span with a few lines round it; empty where the span lies outside the source.
 pub fn excerpt(source: &str, filename: &str, span: Span) -> String {
-    let lines: Vec<&str> = source.split('\n').collect();
+    let lines: Vec<&str> = source.lines().collect();
     let line = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
     let (start, end) = (line(span.start_line), line(span.end_line).min(lines.len()));
     if start < 1 || start > end {

@@ -6,7 +6,7 @@ mod run;
 
 use crate::ast::{
     ArgDeclaration, ArgInstruction, CommandForm, Instruction, InstructionKind, Onbuild, Pair,
-    Stage, Word,
+    Stage, StageSpelling, Word,
 };
 use crate::error::{ParseError, ParseErrorKind};
 use crate::flags::{self, FlagKind, Flags, Known};
@@ -51,6 +51,7 @@ pub(crate) fn parse(node: Node) -> Parsed<Statement> {
         kind,
         span: node.span,
         source: node.line.trim().to_owned(),
+        keyword: node.word,
         heredocs: node.heredocs,
     }))
 }
@@ -82,6 +83,7 @@ fn unknown(node: &Node) -> ParseError {
 }
 
 fn from(node: &Node) -> Parsed<Stage> {
+    let mut named = None;
     let (base, name) = match node.words() {
         [base] => (base, None),
         [base, as_word, name] if as_word.eq_ignore_ascii_case("as") => {
@@ -89,6 +91,7 @@ fn from(node: &Node) -> Parsed<Stage> {
             if !is_stage_name(&lower) {
                 return Err(node.refuse(ParseErrorKind::StageName(name.clone())));
             }
+            named = Some((as_word.clone(), name.clone()));
             (base, Some(lower))
         }
         _ => return Err(node.refuse(ParseErrorKind::FromArguments)),
@@ -101,6 +104,8 @@ fn from(node: &Node) -> Parsed<Stage> {
         instructions: Vec::new(),
         span: node.span,
         source: node.line.trim().to_owned(),
+        spelling: StageSpelling { keyword: node.word.clone(), named },
+        comments: node.comments.clone(),
     })
 }
 
@@ -127,6 +132,7 @@ fn arg(node: &Node) -> Parsed<ArgInstruction> {
         declarations: node.words().iter().map(declare).collect::<Result<_, _>>()?,
         span: node.span,
         source: node.line.trim().to_owned(),
+        comments: node.comments.clone(),
     })
 }
 

@@ -26,7 +26,7 @@ pub use ast::{
     AddInstruction, ArgDeclaration, ArgInstruction, CommandForm, CopyInstruction, Dockerfile,
     Escape, Expansion, HealthTiming, Healthcheck, InlineFile, Instruction, InstructionKind,
     NetworkMode, Onbuild, Pair, PairSeparator, Paths, RunInstruction, SecurityMode, Span, Stage,
-    Word,
+    StageSpelling, Word,
 };
 pub use directives::{CheckDirective, Directives, SkippedChecks};
 pub use error::{ParseError, ParseErrorKind};
@@ -40,4 +40,4 @@ pub use mount::{
     BindMount, CacheMount, CacheSharing, FileAccess, Mount, MountError, MountField, MountFlag,
     MountResolveError, SecretMount, SshMount, TmpfsMount,
 };
-pub use parse::{parse, parse_trigger};
+pub use parse::{Partly, parse, parse_partly, parse_trigger};

@@ -38,9 +38,10 @@ pub(crate) fn read(text: &str) -> Result<Lines, ParseError> {
             let span = Span::line(joined.start_line);
             return Err(ParseError::at(span, ParseErrorKind::TooManyInstructions));
         }
+        let end_line = reader.number;
         let node = reader.node(&joined)?;
         if joined.has_empty_line {
-            empty_continuations.push(node.span);
+            empty_continuations.push(Span::line(end_line));
         }
         nodes.push(node);
     }
@@ -55,6 +56,7 @@ struct Joined {
     text: String,
     start_line: u32,
     has_empty_line: bool,
+    comments: Vec<String>,
 }
 
 impl<'a> Reader<'a> {
@@ -70,14 +72,22 @@ impl<'a> Reader<'a> {
     }
 
     fn next_joined(&mut self) -> Result<Option<Joined>, ParseError> {
+        let mut comments = Vec::new();
         while let Some(line) = self.next_line()? {
             let line = without_end(line).trim_start();
-            self.directives.read(line, self.number)?;
+            let is_directive = self.directives.read(line, self.number)?;
             if line.is_empty() || line.starts_with('#') {
+                match line.strip_prefix('#').map(str::trim) {
+                    // An empty line or comment parts what stands above from what follows.
+                    None | Some("") => comments.clear(),
+                    Some(_) if is_directive => {}
+                    Some(comment) => comments.push(comment.to_owned()),
+                }
                 continue;
             }
             let start_line = self.number;
-            let mut joined = Joined { text: String::new(), start_line, has_empty_line: false };
+            let mut joined =
+                Joined { text: String::new(), start_line, has_empty_line: false, comments };
             if self.push(&mut joined, line) {
                 self.continue_into(&mut joined)?;
             }
@@ -118,6 +128,7 @@ impl<'a> Reader<'a> {
     fn node(&mut self, joined: &Joined) -> Result<Node, ParseError> {
         let mut span = Span { start_line: joined.start_line, end_line: self.number };
         let mut node = Node::from_line(&joined.text, self.escape(), span)?;
+        node.comments.clone_from(&joined.comments);
         if node.may_open_heredocs() && joined.text.contains("<<") {
             for mut heredoc in heredoc::opened_by(&joined.text, span)? {
                 loop {

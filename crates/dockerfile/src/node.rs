@@ -17,6 +17,8 @@ pub(crate) struct Node {
     pub(crate) line: String,
     pub(crate) heredocs: Vec<Heredoc>,
     pub(crate) span: Span,
+    /// The comments directly above.
+    pub(crate) comments: Vec<String>,
 }
 
 /// The arguments, split as the keyword wants it.
@@ -112,6 +114,7 @@ impl Node {
             line: line.to_owned(),
             heredocs: Vec::new(),
             span,
+            comments: Vec::new(),
         })
     }
 

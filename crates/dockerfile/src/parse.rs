@@ -1,13 +1,42 @@
 //! The doors of the crate: a whole file, or one trigger from an image's config.
 
-use crate::ast::{Dockerfile, Instruction, Span, Stage};
+use crate::ast::{Dockerfile, Instruction, InstructionKind, Span};
+use crate::directives::Directives;
 use crate::error::{ParseError, ParseErrorKind};
 use crate::instruction::{self, Statement};
 use crate::limits::{FILE_BYTES_MAX, STAGES_MAX};
 use crate::lines;
+use crate::node::Node;
+
+/// A file as far as it could be read, and what stopped the reading.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partly {
+    pub dockerfile: Dockerfile,
+    pub error: Option<ParseError>,
+}
 
 /// Parses a Dockerfile; bytes that are no UTF-8 become replacement characters.
 pub fn parse(text: &[u8]) -> Result<Dockerfile, ParseError> {
+    let Partly { dockerfile, error } = parse_partly(text);
+    match error {
+        Some(error) => Err(error),
+        None => Ok(dockerfile),
+    }
+}
+
+/// Parses a Dockerfile up to its first mistake, so that what stands above can be spoken of.
+pub fn parse_partly(text: &[u8]) -> Partly {
+    let mut dockerfile = Dockerfile {
+        directives: Directives::default(),
+        global_args: Vec::new(),
+        stages: Vec::new(),
+        empty_continuations: Vec::new(),
+    };
+    let error = read(text, &mut dockerfile).err();
+    Partly { dockerfile, error }
+}
+
+fn read(text: &[u8], dockerfile: &mut Dockerfile) -> Result<(), ParseError> {
     if text.is_empty() {
         return Err(ParseError::whole(ParseErrorKind::Empty));
     }
@@ -15,35 +44,33 @@ pub fn parse(text: &[u8]) -> Result<Dockerfile, ParseError> {
         return Err(ParseError::whole(ParseErrorKind::FileTooLong));
     }
     let lines = lines::read(&String::from_utf8_lossy(text))?;
-    let mut global_args = Vec::new();
-    let mut stages: Vec<Stage> = Vec::new();
+    dockerfile.directives = lines.directives;
+    dockerfile.empty_continuations = lines.empty_continuations;
     for node in lines.nodes {
-        let span = node.span;
-        match (instruction::parse(node)?, stages.last_mut()) {
-            (Statement::Stage(stage), _) => {
-                if stages.len() >= STAGES_MAX {
-                    return Err(ParseError::at(span, ParseErrorKind::TooManyStages));
-                }
-                stages.push(stage);
-            }
-            (Statement::Instruction(instruction), Some(stage)) => {
-                stage.instructions.push(instruction);
-            }
-            (Statement::Instruction(instruction), None) => match instruction.kind {
-                crate::ast::InstructionKind::Arg(arg) => global_args.push(arg),
-                _ => return Err(ParseError::at(span, ParseErrorKind::BeforeFrom)),
-            },
-        }
+        add(dockerfile, node)?;
     }
-    if stages.is_empty() {
+    if dockerfile.stages.is_empty() {
         return Err(ParseError::whole(ParseErrorKind::NoStages));
     }
-    Ok(Dockerfile {
-        directives: lines.directives,
-        global_args,
-        stages,
-        empty_continuations: lines.empty_continuations,
-    })
+    Ok(())
+}
+
+fn add(dockerfile: &mut Dockerfile, node: Node) -> Result<(), ParseError> {
+    let span = node.span;
+    match (instruction::parse(node)?, dockerfile.stages.last_mut()) {
+        (Statement::Stage(stage), _) => {
+            if dockerfile.stages.len() >= STAGES_MAX {
+                return Err(ParseError::at(span, ParseErrorKind::TooManyStages));
+            }
+            dockerfile.stages.push(stage);
+        }
+        (Statement::Instruction(instruction), Some(stage)) => stage.instructions.push(instruction),
+        (Statement::Instruction(instruction), None) => match instruction.kind {
+            InstructionKind::Arg(arg) => dockerfile.global_args.push(arg),
+            _ => return Err(ParseError::at(span, ParseErrorKind::BeforeFrom)),
+        },
+    }
+    Ok(())
 }
 
 /// Parses the text of one ONBUILD trigger; its lines are counted within that text.

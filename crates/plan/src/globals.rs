@@ -1,6 +1,6 @@
 //! The variables that FROM sees: those of the platform, and the ARGs before the first FROM.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dcbuild_dockerfile::expand::expand_word;
 use dcbuild_dockerfile::{Dockerfile, InstructionKind};
@@ -12,12 +12,24 @@ use crate::request::Request;
 use crate::stage::{expansion, lines};
 
 pub(crate) fn globals(request: &Request, dockerfile: &Dockerfile) -> Result<Env, PlanError> {
-    let mut env = platform_args(request, dockerfile);
+    declared(platform_args(request, dockerfile), &request.build_args, dockerfile)
+}
+
+/// The same where the command line gives no argument.
+pub(crate) fn defaults(request: &Request, dockerfile: &Dockerfile) -> Result<Env, PlanError> {
+    declared(platform_args(request, dockerfile), &BTreeMap::new(), dockerfile)
+}
+
+fn declared(
+    mut env: Env,
+    build_args: &BTreeMap<String, String>,
+    dockerfile: &Dockerfile,
+) -> Result<Env, PlanError> {
     for instruction in &dockerfile.global_args {
         let at = lines(instruction.span);
         for declaration in &instruction.declarations {
             let name = declaration.name.as_str();
-            let value = match (request.build_args.get(name), &declaration.default) {
+            let value = match (build_args.get(name), &declaration.default) {
                 (Some(given), _) => Some(given.clone()),
                 (None, Some(default)) => {
                     let lookup = |name: &str| env.get(name).map(str::to_owned);

@@ -11,8 +11,10 @@ mod expose;
 mod globals;
 mod history;
 pub mod key;
+pub mod lint;
 pub mod op;
 pub mod plan;
+pub mod report;
 pub mod request;
 pub mod show;
 pub mod sources;
@@ -20,11 +22,13 @@ mod stage;
 mod walk;
 
 pub use choose::{Choice, choose};
+pub use lint::{Finding, Rule};
 pub use op::{
     Bytes, CacheSharing, CopyOp, CopySource, ImageLayer, ImageOp, ImageSource, InlineFile, Input,
     InputSource, MountKind, Op, RunMount, RunNetwork, RunOp, RunSecurity, SecretMount, Ulimit,
     WorkdirOp,
 };
 pub use plan::{HistoryLine, ImageTemplate, Plan, PlanError, Planned, PlannedStage, Step, plan};
+pub use report::{Call, Called, Report, call};
 pub use request::{ContextSource, NoCache, PullPolicy, Request};
 pub use sources::{ImageAnswer, Need, ResolvedImage, Sources};

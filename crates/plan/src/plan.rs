@@ -4,6 +4,7 @@ use dcbuild_dockerfile::ParseError;
 use dcbuild_model::{Component, Platform, StageIndex, StepIndex, StepKey};
 use serde::{Deserialize, Serialize};
 
+use crate::lint::Finding;
 use crate::op::{Input, Op};
 use crate::request::Request;
 use crate::sources::{Need, Sources};
@@ -85,8 +86,10 @@ pub struct Plan {
     pub state: Option<StepIndex>,
     /// The image that it makes.
     pub image: ImageTemplate,
-    /// What the author should know, with the line where it stands, if it stands in one.
-    pub warnings: Vec<(Option<u32>, String)>,
+    /// What is questionable in the Dockerfile.
+    pub findings: Vec<Finding>,
+    /// What else the author should know.
+    pub notes: Vec<String>,
 }
 
 /// What planning comes to.
@@ -144,6 +147,12 @@ impl PlanError {
 
     pub(crate) fn at(lines: (u32, u32), message: impl Into<String>) -> PlanError {
         PlanError::Instruction { message: message.into(), lines, hint: None }
+    }
+
+    /// Findings that the Dockerfile calls errors.
+    pub(crate) fn violation(message: String) -> PlanError {
+        let hint = "--check shows each of them; # check=skip=RULE leaves one out";
+        PlanError::Request { message, hint: Some(hint.into()) }
     }
 
     pub(crate) fn request(message: impl Into<String>) -> PlanError {

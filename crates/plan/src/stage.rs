@@ -9,6 +9,7 @@ use dcbuild_model::Platform;
 use dcbuild_oci::ImageRef;
 
 use crate::env::Env;
+use crate::lint::{self, Checks, Findings};
 use crate::plan::{PlanError, Planned};
 use crate::request::{ContextSource, NoCache, Request};
 use crate::sources::{ImageAnswer, Need, ResolvedImage, Sources};
@@ -76,13 +77,58 @@ pub(crate) enum Ground<'a> {
     Scratch,
 }
 
+/// Which stages of a Dockerfile are looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reach {
+    /// Those that the target needs.
+    Target,
+    /// All of them, where no target is named.
+    All,
+}
+
+/// A file whose stages are known and stand on ground that is resolved.
+pub(crate) struct Surveyed<'a> {
+    pub(crate) draft: Draft<'a>,
+    pub(crate) target: usize,
+    pub(crate) needed: BTreeSet<usize>,
+}
+
 pub(crate) fn plan(request: &Request, sources: &Sources) -> Result<Planned, PlanError> {
     let dockerfile = parse(request.dockerfile.as_bytes())?;
-    let globals = globals::globals(request, &dockerfile)?;
+    let mut findings = Findings::new(Checks::of(request, &dockerfile)?);
+    lint::file::of_lines(&dockerfile, &mut findings);
+    let surveyed = survey((request, sources), &dockerfile, Reach::Target, &mut findings)?;
+    let Surveyed { draft, target, needed } = match surveyed {
+        Ok(surveyed) => surveyed,
+        Err(lacks) => return Ok(Planned::Lacks(lacks)),
+    };
+    lint::stage::of_stages(&draft, &needed, &mut findings);
+    match walk::walk(&draft, target, &needed)? {
+        Planned::Lacks(needs) => Ok(Planned::Lacks(needs)),
+        Planned::Ready(mut plan) => {
+            if let Some(message) = findings.violation() {
+                return Err(PlanError::violation(message));
+            }
+            plan.findings = findings.take();
+            Ok(Planned::Ready(plan))
+        }
+    }
+}
+
+/// Finds the stages of a file and what they stand on, or says what must be known first.
+pub(crate) fn survey<'a>(
+    (request, sources): (&'a Request, &'a Sources),
+    dockerfile: &'a Dockerfile,
+    reach: Reach,
+    findings: &mut Findings,
+) -> Result<Result<Surveyed<'a>, Vec<Need>>, PlanError> {
+    lint::file::of_whole(dockerfile, findings);
+    let globals = globals::globals(request, dockerfile)?;
+    lint::from::of_bases(request, dockerfile, &globals, findings);
     let mut draft = Draft {
         request,
         sources,
-        dockerfile: &dockerfile,
+        dockerfile,
         globals,
         stages: Vec::new(),
         by_name: BTreeMap::new(),
@@ -92,11 +138,11 @@ pub(crate) fn plan(request: &Request, sources: &Sources) -> Result<Planned, Plan
     let target = draft.target()?;
     draft.link()?;
     draft.refuse_cycles()?;
-    let needed = match draft.ground(target)? {
-        Ok(needed) => needed,
-        Err(lacks) => return Ok(Planned::Lacks(lacks)),
+    let wanted = match (reach, &request.target) {
+        (Reach::All, None) => (0..dockerfile.stages.len()).collect(),
+        (Reach::All | Reach::Target, _) => vec![target],
     };
-    walk::walk(&draft, target, &needed)
+    Ok(draft.ground(&wanted)?.map(|needed| Surveyed { draft, target, needed }))
 }
 
 /// The form in which names of contexts are compared: a reference without its default parts.
@@ -372,9 +418,10 @@ impl<'a> Draft<'a> {
         base.into_iter().chain(read).collect()
     }
 
-    fn reachable(&self, target: usize) -> BTreeSet<usize> {
-        let mut reachable = BTreeSet::from([target]);
-        let mut open = vec![target];
+    /// The stages that some stages need, themselves included.
+    pub(crate) fn reachable(&self, from: &[usize]) -> BTreeSet<usize> {
+        let mut reachable: BTreeSet<usize> = from.iter().copied().collect();
+        let mut open = from.to_vec();
         while let Some(stage) = open.pop() {
             for (next, _) in self.edges(stage) {
                 if reachable.insert(next) {
@@ -385,11 +432,14 @@ impl<'a> Draft<'a> {
         reachable
     }
 
-    /// Resolves what all needed stages stand on and adds the triggers of bases, which may need further stages.
-    fn ground(&mut self, target: usize) -> Result<Result<BTreeSet<usize>, Vec<Need>>, PlanError> {
+    /// Resolves what all stages that are needed stand on and adds the triggers of bases, which may need further stages.
+    fn ground(
+        &mut self,
+        wanted: &[usize],
+    ) -> Result<Result<BTreeSet<usize>, Vec<Need>>, PlanError> {
         self.refuse_bad_names()?;
         loop {
-            let needed = self.reachable(target);
+            let needed = self.reachable(wanted);
             let mut lacks = BTreeSet::new();
             let mut grown = false;
             for stage in &needed {

@@ -20,7 +20,8 @@ use crate::plan::{HistoryLine, ImageTemplate, Plan, PlanError, Planned, PlannedS
 use crate::sources::{Need, ResolvedImage};
 use crate::stage::{Base, Command, Draft, Ground, StageDraft, expansion, lines};
 
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const DEFAULT_PATH: &str =
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A stage as far as it is carried out.
 #[expect(clippy::struct_excessive_bools, reason = "facts that do not depend on each other")]
@@ -50,7 +51,6 @@ struct Walk<'a> {
     done: BTreeMap<usize, Stage>,
     needs: BTreeSet<Need>,
     epoch: Option<i64>,
-    warnings: Vec<(Option<u32>, String)>,
 }
 
 pub(crate) fn walk(
@@ -65,7 +65,6 @@ pub(crate) fn walk(
         done: BTreeMap::new(),
         needs: BTreeSet::new(),
         epoch: epoch(draft)?,
-        warnings: Vec::new(),
     };
     // Images that `--from` names have no place in the Dockerfile: they come first, where every stage can read them.
     let written = |stage: &&usize| draft.stages[**stage].written;
@@ -385,9 +384,7 @@ impl Walk<'_> {
         let declared =
             self.done.values().flat_map(|stage| &stage.args).map(|(name, _)| name.as_str());
         let Draft { request, dockerfile, .. } = self.draft;
-        if let Some(text) = globals::unconsumed(request, dockerfile, declared) {
-            self.warnings.push((None, text));
-        }
+        let notes = globals::unconsumed(request, dockerfile, declared).into_iter().collect();
         let config = String::from_utf8(stage.image.to_json()).expect("JSON is UTF-8");
         let stages = self.done.values().map(|stage| PlannedStage {
             index: StageIndex(
@@ -411,7 +408,8 @@ impl Walk<'_> {
                 epoch: self.epoch,
                 platform: stage.platform,
             },
-            warnings: self.warnings,
+            findings: Vec::new(),
+            notes,
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod text;
 mod trace;
 pub mod tty;
 pub mod update;
+pub mod warnings;
 
 pub use display::{Display, Output, quiet_line};
 pub use failure::{Excerpt, Failure, LogLine};
@@ -24,6 +25,7 @@ pub use rawjson::RawJson;
 pub use summary::{Summary, Tally};
 pub use tty::{Colour, Frame, FrameLine, Size, Style, Tty, redraw};
 pub use update::{Log, Status, Stream, Update, Vertex, VertexId, VertexState, Warning};
+pub use warnings::Warnings;
 
 #[cfg(test)]
 mod tests;

@@ -157,3 +157,26 @@ fn words_are_held_to_their_lists() {
         assert!(platform(&texts(given)).is_err(), "{given:?}");
     }
 }
+
+#[test]
+fn calls_are_read() {
+    let read = |text: Option<&str>, check| {
+        call(text, check).map(|call| call.map(|it| (it.call, it.format, it.status)))
+    };
+    let (text, json) = (ReportFormat::Text, ReportFormat::Json);
+    let (fail, ignore) = (FindingStatus::Fail, FindingStatus::Ignore);
+    for (given, check, want) in [
+        (None, false, None),
+        (Some("build"), false, None),
+        (None, true, Some((Call::Check, text, fail))),
+        (Some("check,format=json"), false, Some((Call::Check, json, fail))),
+        (Some("lint,ignorestatus=true"), false, Some((Call::Check, text, ignore))),
+        (Some("format=json,outline"), false, Some((Call::Outline, json, fail))),
+        (Some("targets"), false, Some((Call::Targets, text, fail))),
+    ] {
+        assert_eq!(read(given, check).unwrap(), want, "{given:?}");
+    }
+    for bad in ["nonsense", "check,outline", "check,format=xml", "check,colour=red"] {
+        assert!(read(Some(bad), false).is_err(), "{bad}");
+    }
+}

@@ -95,13 +95,16 @@ fn what_is_not_done_says_so() {
         ("--ssh default .", "--ssh 'default' is not supported"),
         ("--cache-from type=gha .", "--cache-from 'type=gha' is not supported"),
         ("--cache-to type=inline .", "--cache-to 'type=inline' is not supported"),
-        ("--check .", "--check 'true' is not supported"),
         ("--provenance mode=max .", "--provenance 'mode=max' is not supported"),
         ("--sbom true .", "--sbom 'true' is not supported"),
         ("--attest type=sbom .", "--attest 'type=sbom' is not supported"),
         ("--builder far .", "--builder 'far' is not supported"),
         ("--cgroup-parent /x .", "--cgroup-parent '/x' is not supported"),
-        ("--call outline .", "--call 'outline' is not supported"),
+        (
+            "--call subrequests.describe .",
+            "--call 'subrequests.describe' is malformed: 'subrequests.describe' is none of build, check, outline and targets",
+        ),
+        ("--check --call=outline .", "--check and --call=outline do not go together"),
         (
             "https://example.com/x.git",
             "the context 'https://example.com/x.git' cannot be built yet: it is no folder of this machine",
@@ -144,6 +147,7 @@ fn a_client_that_leaves_can_write_nothing() {
         ("-t a --load .", true),
         ("-t a --iidfile x .", true),
         ("-t a --metadata-file x .", true),
+        ("--check .", true),
     ] {
         assert_eq!(wanted(line, &[]).unwrap().refuse_to_stay().is_err(), refused, "{line}");
     }

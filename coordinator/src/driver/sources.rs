@@ -1,0 +1,187 @@
+//! Asks a pure question about a Dockerfile again and again, and looks for the sources that it lacks in between.
+
+use std::sync::Arc;
+
+use dcbuild_model::{Fault, Platform, Selection, SelectionDigest, limits};
+use dcbuild_plan::{
+    Call, Called, ImageAnswer, Need, Plan, PlanError, Planned, Report, Request, Sources, call, plan,
+};
+use dcbuild_progress::{Update, VertexId, Warning};
+use dcbuild_proto::document::{Answer, Failed, Question};
+use futures::StreamExt as _;
+
+use super::{Driver, LOOKUPS_MAX, Stop, failed};
+use crate::build::{AskError, Shown};
+use crate::images::Images;
+use crate::questions::Reply;
+
+/// What one round comes to.
+enum Round<T> {
+    Ready(T),
+    Lacks(Vec<Need>),
+}
+
+impl Driver {
+    /// Plans the build, and tells its client what is questionable in it.
+    pub(super) async fn plan(&self) -> Result<Box<Plan>, Stop> {
+        let ask = |request: &Request, sources: &Sources| {
+            Ok(match plan(request, sources)? {
+                Planned::Ready(plan) => Round::Ready(plan),
+                Planned::Lacks(needs) => Round::Lacks(needs),
+            })
+        };
+        let (plan, vertex) = self.rounds(ask).await?;
+        self.warn(&plan, vertex);
+        Ok(plan)
+    }
+
+    /// Answers what is asked about the Dockerfile.
+    pub(super) async fn call(&self, what: Call) -> Result<Report, Stop> {
+        let ask = move |request: &Request, sources: &Sources| {
+            Ok(match call(what, request, sources)? {
+                Called::Ready(report) => Round::Ready(report),
+                Called::Lacks(needs) => Round::Lacks(needs),
+            })
+        };
+        Ok(self.rounds(ask).await?.0)
+    }
+
+    fn warn(&self, plan: &Plan, vertex: VertexId) {
+        let tell = |short, detail, url| {
+            let warning = Warning { vertex, short, detail, url };
+            self.build.tell(Update::Warning(warning));
+        };
+        for finding in &plan.findings {
+            tell(finding.short(), vec![finding.rule.about().to_owned()], finding.rule.url());
+        }
+        for note in &plan.notes {
+            tell(note.clone(), Vec::new(), None);
+        }
+    }
+
+    async fn rounds<T: Send + 'static>(
+        &self,
+        ask: impl Fn(&Request, &Sources) -> Result<Round<T>, PlanError> + Copy + Send + 'static,
+    ) -> Result<(T, VertexId), Stop> {
+        let request = Arc::new(self.build.submission.request.clone());
+        let clock = &*self.parts.clock;
+        let name = format!("[internal] load build definition from {}", request.filename);
+        let shown = Shown::start(&self.build, clock, name);
+        let vertex = shown.id();
+        let mut sources = Arc::new(Sources::default());
+        let mut round = ask_once(ask, &request, &sources).await;
+        match &round {
+            Ok(_) => shown.done(),
+            Err(Stop::Failed(failed)) => shown.failed(failed.message.clone()),
+            Err(Stop::Changed(_) | Stop::Ended) => {}
+        }
+        for _ in 0..limits::PLAN_ROUNDS_MAX {
+            let needs = match round? {
+                Round::Ready(answer) => return Ok((answer, vertex)),
+                Round::Lacks(needs) => needs,
+            };
+            let mut known = Sources::clone(&sources);
+            self.look_up(needs, &mut known).await?;
+            sources = Arc::new(known);
+            round = ask_once(ask, &request, &sources).await;
+        }
+        let message =
+            format!("the plan asked for sources in more than {} rounds", limits::PLAN_ROUNDS_MAX);
+        Err(Stop::failed(failed(Fault::Request, "PLAN_ROUNDS", message)))
+    }
+
+    /// Looks for all sources of a round at once.
+    async fn look_up(&self, needs: Vec<Need>, sources: &mut Sources) -> Result<(), Stop> {
+        let images = Images::new(
+            self.build.clone(),
+            self.parts.records.stores.clone(),
+            self.parts.records.scope.clone(),
+            self.parts.registries.clone(),
+        );
+        let (mut references, mut selections) = (Vec::new(), Vec::new());
+        for need in needs {
+            match need {
+                Need::Image { reference, platform } => references.push((reference, platform)),
+                Need::Selection { context, selection } => selections.push((context, selection)),
+            }
+        }
+        let lookups = references.into_iter().map(|(reference, platform)| async {
+            let answer = self.image(&images, &reference, &platform).await;
+            ((reference, platform), answer)
+        });
+        let images = futures::stream::iter(lookups).buffer_unordered(LOOKUPS_MAX).collect();
+        let (images, selections): (Vec<_>, _) = tokio::join!(images, self.selections(selections));
+        sources.images.extend(images);
+        sources.selections.extend(selections?);
+        if self.build.over.is_cancelled() {
+            return Err(Stop::Ended);
+        }
+        Ok(())
+    }
+
+    async fn image(&self, images: &Images, reference: &str, platform: &Platform) -> ImageAnswer {
+        let of = reference.strip_prefix("layout:").unwrap_or(reference);
+        let name = format!("[internal] load metadata for {of}");
+        let shown = Shown::start(&self.build, &*self.parts.clock, name);
+        let answer = images.resolve(reference, platform).await;
+        match &answer {
+            Ok(_) => shown.done(),
+            Err(error) => shown.failed(error.clone()),
+        }
+        answer
+    }
+
+    async fn selections(
+        &self,
+        asked: Vec<(String, Selection)>,
+    ) -> Result<Vec<((String, Selection), Result<SelectionDigest, String>)>, Stop> {
+        if asked.is_empty() {
+            return Ok(Vec::new());
+        }
+        let shown = Shown::start(&self.build, &*self.parts.clock, "[internal] load build context");
+        let lookups = asked.into_iter().map(|(context, selection)| async {
+            let question =
+                Question::Selection { context: context.clone(), selection: selection.clone() };
+            let answer = match self.build.ask(question).await {
+                Ok(Reply::Answer(Answer::Selection { digest })) => Ok(digest),
+                Ok(_) => Err("the client gave another answer".into()),
+                Err(AskError::Ended) => return Err(Stop::Ended),
+                Err(error) => Err(error.to_string()),
+            };
+            Ok(((context, selection), answer))
+        });
+        let found: Vec<Result<_, Stop>> =
+            futures::stream::iter(lookups).buffer_unordered(LOOKUPS_MAX).collect().await;
+        let found: Vec<_> = found.into_iter().collect::<Result<_, _>>()?;
+        match found.iter().find_map(|(_, answer)| answer.as_ref().err()) {
+            Some(error) => shown.failed(error.clone()),
+            None => shown.done(),
+        }
+        Ok(found)
+    }
+}
+
+/// Asks on a thread that may take its time.
+async fn ask_once<T: Send + 'static>(
+    ask: impl Fn(&Request, &Sources) -> Result<Round<T>, PlanError> + Send + 'static,
+    request: &Arc<Request>,
+    sources: &Arc<Sources>,
+) -> Result<Round<T>, Stop> {
+    let (request, sources) = (request.clone(), sources.clone());
+    match tokio::task::spawn_blocking(move || ask(&request, &sources)).await {
+        Ok(Ok(round)) => Ok(round),
+        Ok(Err(error)) => Err(Stop::failed(plan_failed(&error))),
+        Err(error) => {
+            let message = format!("the planner stopped: {error}");
+            Err(Stop::failed(failed(Fault::Bug, "PLANNER", message)))
+        }
+    }
+}
+
+fn plan_failed(error: &PlanError) -> Failed {
+    Failed {
+        lines: error.lines(),
+        hint: error.hint(),
+        ..failed(Fault::Request, "PLAN_FAILED", crate::images::chain(error))
+    }
+}

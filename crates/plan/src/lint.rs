@@ -1,0 +1,68 @@
+//! What is questionable in a Dockerfile: `BuildKit`'s build checks, by its names and in its words.
+//!
+//! A [`Finding`] never stops a build, unless the Dockerfile says `# check=error=true`. What can be said of the text
+//! alone is in [`file`], of what stands behind FROM in [`from`], of instructions and their variables in [`stage`].
+
+pub mod checks;
+pub(crate) mod file;
+pub(crate) mod from;
+pub mod rule;
+pub(crate) mod stage;
+
+use serde::{Deserialize, Serialize};
+
+pub use checks::Checks;
+pub use rule::Rule;
+
+/// Something questionable, and where.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Finding {
+    /// The check that found it.
+    pub rule: Rule,
+    /// What it found, in one line.
+    pub detail: String,
+    /// The lines of the Dockerfile, first and last, from 1.
+    pub lines: (u32, u32),
+}
+
+impl Finding {
+    /// The finding in one line, as a build shows it.
+    pub fn short(&self) -> String {
+        format!("{}: {} (line {})", self.rule.name(), self.detail, self.lines.0)
+    }
+}
+
+/// Gathers findings of the checks that are wanted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Findings {
+    checks: Checks,
+    found: Vec<Finding>,
+}
+
+impl Findings {
+    pub(crate) fn new(checks: Checks) -> Findings {
+        Findings { checks, found: Vec::new() }
+    }
+
+    pub(crate) fn add(&mut self, rule: Rule, lines: (u32, u32), detail: impl Into<String>) {
+        if self.checks.wants(rule) {
+            self.found.push(Finding { rule, detail: detail.into(), lines });
+        }
+    }
+
+    pub(crate) fn take(self) -> Vec<Finding> {
+        self.found
+    }
+
+    /// The error that findings are, where the Dockerfile says that they are one.
+    pub(crate) fn violation(&self) -> Option<String> {
+        if !self.checks.are_errors() || self.found.is_empty() {
+            return None;
+        }
+        let mut names: Vec<&str> = self.found.iter().map(|finding| finding.rule.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        Some(format!("lint violation found for rules: {}", names.join(", ")))
+    }
+}
