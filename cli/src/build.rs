@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow};
 use dcbuild_client::{
     BuildFlags, BuildRequest, Client, ClientConfig, Console, Ended, Handover, Place, Purpose,
-    Wanted, prepare,
+    Wanted, gather, prepare,
 };
 use dcbuild_context::LocalContexts;
 use dcbuild_coordinator::{Coordinator, CoordinatorConfig, Holds, Stores, in_memory};
@@ -17,6 +17,7 @@ use dcbuild_plan::{Plan, show};
 use dcbuild_process::{
     Clock as _, Config, Env, Hint, SystemClock, config::NetworkDefault, new_bits, report_with_hint,
 };
+use dcbuild_progress::Mode;
 use dcbuild_proto::document::Outcome;
 use dcbuild_store::{FolderStore, InUse};
 use dcbuild_worker::{DefaultNetwork, Holdings, Worker, WorkerConfig};
@@ -41,13 +42,15 @@ pub(crate) struct App {
 /// `dcbuild build`.
 pub(crate) async fn build(app: &App, flags: BuildFlags) -> anyhow::Result<ExitCode> {
     let handover = Handover { purpose: Purpose::Build, in_place: true };
-    let request = match request(app, &flags, handover)? {
+    let request = match request(app, &flags, handover).await? {
         Ok(request) => request,
         Err(code) => return Ok(code),
     };
     let local = Local::start(app)?;
+    let kept = request.kept.clone();
     let ended = local.client.build(request, &mut Console::stderr(&app.env), &app.stop).await;
     local.stop().await;
+    drop(kept);
     let keep = app.config.build.keep_storage;
     if has_grown(&ended)
         && let Err(error) = app.state.hold_ceiling(keep)
@@ -69,7 +72,7 @@ pub(crate) async fn plan(app: &App, flags: PlanFlags) -> anyhow::Result<ExitCode
     let mut build = flags.build;
     // The plan is what is printed; how it came about is only worth showing where somebody asks for it.
     build.progress.get_or_insert_with(|| "none".into());
-    let request = match request(app, &build, handover)? {
+    let request = match request(app, &build, handover).await? {
         Ok(request) => request,
         Err(code) => return Ok(code),
     };
@@ -93,11 +96,12 @@ fn print(plan: &Plan, format: PlanFormat) -> String {
     }
 }
 
-/// What a shell reports of a command line that is not understood.
+/// What a shell reports of a command line that is not understood, and of a command that Ctrl-C ended.
 const USAGE: u8 = 2;
+const INTERRUPTED: u8 = 130;
 
 /// Reads flags and what they name on disk; an exit code if something was wrong, which is said already.
-pub(crate) fn request(
+pub(crate) async fn request(
     app: &App,
     flags: &BuildFlags,
     handover: Handover,
@@ -119,7 +123,21 @@ pub(crate) fn request(
     let working = working()?;
     let place =
         Place { working: &working, stat_cache: &stat_cache, now: SystemClock.now(), env: &app.env };
-    match prepare(&wanted, place, &mut std::io::stdin().lock()) {
+    let shows = matches!(wanted.mode, Mode::Auto | Mode::Tty | Mode::Plain);
+    let mut tell = |what: &str| {
+        if shows {
+            complain(&format!("fetching {what}\n"));
+        }
+    };
+    let gathered = tokio::select! {
+        () = app.stop.cancelled() => return Ok(Err(ExitCode::from(INTERRUPTED))),
+        gathered = gather(&wanted, place, std::io::stdin(), &mut tell) => gathered,
+    };
+    let gathered = match gathered {
+        Ok(gathered) => gathered,
+        Err(error) => return Ok(Err(refused(&error, error.fault().exit_code()))),
+    };
+    match prepare(&wanted, gathered, place) {
         Ok(prepared) => {
             let id = BuildId::from_bits(new_bits(&SystemClock));
             Ok(Ok(BuildRequest::new(id, &wanted, prepared, handover)))

@@ -20,7 +20,7 @@ use crate::{complain, say};
 pub(crate) async fn submit(app: &App, flags: Submit) -> anyhow::Result<ExitCode> {
     let purpose = if flags.detach { Purpose::Detached } else { Purpose::Build };
     let handover = Handover { purpose, in_place: false };
-    let request = match request(app, &flags.build, handover)? {
+    let request = match request(app, &flags.build, handover).await? {
         Ok(request) => request,
         Err(code) => return Ok(code),
     };

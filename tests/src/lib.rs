@@ -22,3 +22,4 @@ pub mod running;
 pub mod s3;
 pub mod story;
 pub mod wait;
+pub mod web;

@@ -43,6 +43,11 @@ const PACKAGES: &[Package] = &[
         reason: "tests pull from it and push to it",
     },
     Package {
+        name: "git",
+        purpose: Purpose::Tests,
+        reason: "contexts and ADD take it from repositories, which it serves to the tests as well",
+    },
+    Package {
         name: "redis-server",
         purposes: &[Purpose::Tests],
         reason: "the index of a remote cache is tested against it, and against its sentinels",

@@ -11,14 +11,15 @@ use crate::legacy::LegacyFlags;
 #[command(mut_args(docker_switch), args_override_self = true)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct BuildFlags {
-    /// The folder that the build reads, or `-` for a Dockerfile on standard input and no folder
+    /// What the build reads: a folder, the URL of a git repository (`URL#REF:FOLDER`) or of an archive, or `-` for an
+    /// archive or a Dockerfile on standard input
     #[arg(value_name = "CONTEXT")]
     pub context: String,
 
     /// Name of the image, `NAME[:TAG]`; may be given more than once
     #[arg(short = 't', long = "tag", value_name = "NAME", help_heading = "What is built")]
     pub tags: Vec<String>,
-    /// The Dockerfile, or `-` for standard input [default: CONTEXT/Dockerfile]
+    /// The Dockerfile: a file, a URL, or `-` for standard input [default: CONTEXT/Dockerfile]
     #[arg(short, long, value_name = "PATH", help_heading = "What is built")]
     pub file: Option<PathBuf>,
     /// The stage to build [default: the last]
@@ -27,7 +28,7 @@ pub struct BuildFlags {
     /// Value of an ARG; without `=VALUE` the environment's
     #[arg(long = "build-arg", value_name = "NAME[=VALUE]", help_heading = "What is built")]
     pub build_args: Vec<String>,
-    /// Further context: a folder, `docker-image://REF`, `oci-layout://DIR[:TAG]` or `target:STAGE`
+    /// Further context: a folder, a URL, a git repository, `docker-image://REF` or `oci-layout://DIR[:TAG]`
     #[arg(long = "build-context", value_name = "NAME=VALUE", help_heading = "What is built")]
     pub build_contexts: Vec<String>,
     /// The platform to build for, such as `linux/arm64`

@@ -96,8 +96,8 @@ pub struct BuildRequest {
     pub metadata_file: Option<PathBuf>,
     /// How the answer is printed, where something is asked of the Dockerfile.
     pub call: Option<CallWanted>,
-    /// Lives as long as the build.
-    _empty: Option<tempfile::TempDir>,
+    /// Folders that were made for it: whoever runs steps in this process keeps them until the last one is published.
+    pub kept: Arc<Vec<tempfile::TempDir>>,
 }
 
 impl BuildRequest {
@@ -108,8 +108,7 @@ impl BuildRequest {
         prepared: Prepared,
         handover: Handover,
     ) -> BuildRequest {
-        let Prepared { dockerfile, filename, contexts, layouts, secrets, proxies, empty } =
-            prepared;
+        let Prepared { dockerfile, filename, contexts, layouts, secrets, proxies, kept } = prepared;
         let submission = wanted.submission(dockerfile, filename, &proxies, handover);
         let builds = submission.aim == (Aim::Build {});
         BuildRequest {
@@ -123,7 +122,7 @@ impl BuildRequest {
             iidfile: wanted.iidfile.clone().filter(|_| builds),
             metadata_file: wanted.metadata_file.clone().filter(|_| builds),
             call: wanted.call,
-            _empty: empty,
+            kept: Arc::new(kept),
         }
     }
 }

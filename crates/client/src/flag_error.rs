@@ -1,6 +1,6 @@
 //! What is wrong with a flag.
 
-use dcbuild_model::{Fault, ParsePlatformError};
+use dcbuild_model::{Fault, InvalidRemote, ParsePlatformError};
 use dcbuild_oci::{InvalidLayout, ParseReferenceError};
 use dcbuild_process::Hint;
 use dcbuild_progress::mode::ParseModeError;
@@ -30,11 +30,15 @@ pub enum FlagError {
         /// What to do instead.
         instead: &'static str,
     },
-    /// The context is none that this version can read.
-    #[error("the context '{context}' cannot be built yet: it is no folder of this machine")]
-    RemoteContext {
-        /// The context, as given.
-        context: String,
+    /// An address is none.
+    #[error("--{flag} '{value}' is no address that can be fetched from")]
+    Remote {
+        /// The flag, without its dashes.
+        flag: &'static str,
+        /// The value, as given.
+        value: String,
+        /// What is wrong.
+        source: InvalidRemote,
     },
     /// Two flags that cannot stand together.
     #[error("{first} and {second} do not go together")]
@@ -95,9 +99,9 @@ impl Hint for FlagError {
                 Some((*instead).to_owned())
             }
             FlagError::Needs { .. } => None,
-            FlagError::RemoteContext { .. } => {
-                Some("fetch it first (git clone, curl), and give the folder".into())
-            }
+            FlagError::Remote { .. } => Some(
+                "such as https://host/team/app.git#main:folder, or the URL of an archive".into(),
+            ),
             FlagError::Name { .. } => Some("such as -t registry.example.com/team/app:1.2".into()),
             FlagError::Platform(_) => Some("such as --platform linux/amd64".into()),
             FlagError::Layout { .. } => {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use dcbuild_model::Platform;
+use dcbuild_model::{Named, Platform, Remote};
 use dcbuild_oci::LayoutRef;
 use dcbuild_plan::{Call, ContextSource, RunNetwork, Ulimit};
 use dcbuild_process::Env;
@@ -95,13 +95,15 @@ pub enum NamedContext {
     Layout(LayoutRef),
     /// A stage.
     Target(String),
+    /// Something that is fetched.
+    Remote(Remote),
 }
 
 impl NamedContext {
     /// What the plan is told of it.
     pub fn source(&self) -> ContextSource {
         match self {
-            NamedContext::Folder(_) => ContextSource::Folder {},
+            NamedContext::Folder(_) | NamedContext::Remote(_) => ContextSource::Folder {},
             NamedContext::Image(reference) => {
                 ContextSource::DockerImage { reference: reference.clone() }
             }
@@ -139,9 +141,8 @@ pub(crate) fn build_contexts(
             NamedContext::Layout(layout.map_err(failed)?)
         } else if let Some(stage) = value.strip_prefix("target:") {
             NamedContext::Target(stage.to_owned())
-        } else if is_remote(value) {
-            let instead = "fetch it first, and give the folder";
-            return Err(FlagError::Unsupported { flag: FLAG, value: text.clone(), instead });
+        } else if let Some(remote) = remote(FLAG, value)? {
+            NamedContext::Remote(remote)
         } else {
             NamedContext::Folder(value.into())
         };
@@ -150,10 +151,15 @@ pub(crate) fn build_contexts(
     Ok(contexts)
 }
 
-/// Whether a context is an address and no folder.
-pub(crate) fn is_remote(text: &str) -> bool {
-    let schemes = ["http://", "https://", "git://", "ssh://", "git@", "github.com/"];
-    schemes.iter().any(|scheme| text.starts_with(scheme))
+/// Reads an address; nothing where the text is a folder.
+pub(crate) fn remote(flag: &'static str, text: &str) -> Result<Option<Remote>, FlagError> {
+    let failed = |source| FlagError::Remote { flag, value: text.to_owned(), source };
+    Remote::parse(text, Named::ByFlag).map_err(failed)
+}
+
+/// Whether a Dockerfile lies behind a URL.
+pub(crate) fn is_web(text: &str) -> bool {
+    text.starts_with("http://") || text.starts_with("https://")
 }
 
 /// Where the value of a secret lies.

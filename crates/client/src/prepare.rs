@@ -1,4 +1,5 @@
 //! What a build needs of this machine's disk before it is handed over: its Dockerfile, its folders, its secrets.
+//! What had to be fetched first was [gathered](mod@crate::gather).
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -6,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dcbuild_context::{Context, FindError, LocalContext, OpenError, Origins, find};
-use dcbuild_model::{Fault, TreePath, UnixTime, limits};
+use dcbuild_model::{Fault, TreePath, UnixTime};
 use dcbuild_oci::LayoutRef;
 use dcbuild_process::{Env, Hint, Proxies, ProxiesError};
 use dcbuild_tree::{Ignore, IgnoreError};
 
+use crate::gather::{Gathered, LooseDockerfile};
 use crate::parse::{NamedContext, SecretSource};
 use crate::wanted::{DockerfilePlace, MainContext, Wanted};
 
@@ -51,28 +53,19 @@ pub enum PrepareError {
         /// Its id.
         id: String,
     },
-    /// The Dockerfile on standard input is too large.
-    #[error("the Dockerfile on standard input is larger than {max} bytes")]
-    LargeDockerfile {
-        /// The limit.
-        max: usize,
-    },
-    /// Standard input holds an archive.
-    #[error("standard input is an archive, and no Dockerfile")]
-    Archive,
     /// Docker's configuration could not be read.
     #[error(transparent)]
     Proxies(#[from] ProxiesError),
-    /// No empty folder could be made.
-    #[error("could not make an empty folder to build in")]
-    Empty(#[source] std::io::Error),
+    /// No folder could be made.
+    #[error("could not make a temporary folder")]
+    Temporary(#[source] std::io::Error),
 }
 
 impl PrepareError {
     /// Who can mend it.
     pub fn fault(&self) -> Fault {
         match self {
-            PrepareError::Empty(_) => Fault::Cluster,
+            PrepareError::Temporary(_) => Fault::Cluster,
             _ => Fault::Request,
         }
     }
@@ -83,7 +76,6 @@ impl Hint for PrepareError {
         let hint = match self {
             PrepareError::Find(error) => error.hint()?,
             PrepareError::Open(error) => error.hint()?,
-            PrepareError::Archive => "unpack it into a folder, and build that",
             PrepareError::LargeSecret { .. } => "give the secret itself, not a file that holds it",
             _ => return None,
         };
@@ -119,38 +111,51 @@ pub struct Prepared {
     pub secrets: BTreeMap<String, Vec<u8>>,
     /// The proxies of docker's configuration.
     pub proxies: Proxies,
-    /// Lives as long as the build.
-    pub(crate) empty: Option<tempfile::TempDir>,
+    /// Live as long as the build.
+    pub(crate) kept: Vec<tempfile::TempDir>,
 }
 
-/// Opens what a build reads; `stdin` is read only if the build says so. Blocks.
+/// Opens what a build reads. Blocks.
 pub fn prepare(
     wanted: &Wanted,
+    gathered: Gathered,
     place: Place<'_>,
-    stdin: &mut dyn Read,
 ) -> Result<Prepared, PrepareError> {
-    let empty = match wanted.context {
-        MainContext::Nothing => Some(tempfile::tempdir().map_err(PrepareError::Empty)?),
-        MainContext::Folder(_) => None,
-    };
-    let root = match (&wanted.context, &empty) {
+    let Gathered { root, dockerfile, named, mut kept } = gathered;
+    let fetched = root.is_some();
+    // The hashes of a folder that is gone with the build are of no use to the next one.
+    let passing = tempfile::tempdir().map_err(PrepareError::Temporary)?;
+    let cache = |fetched: bool| if fetched { passing.path() } else { place.stat_cache };
+    let root = match (&wanted.context, root) {
         (MainContext::Folder(folder), _) => place.working.join(folder),
-        (MainContext::Nothing, empty) => {
-            empty.as_ref().map(|empty| empty.path().to_owned()).unwrap_or_default()
-        }
+        (MainContext::Stdin | MainContext::Remote(_), root) => root.unwrap_or_default(),
     };
     let main = Context::open(&root, 0)?;
-    let (dockerfile, filename, ignore) = read_dockerfile(&wanted.dockerfile, &main, place, stdin)?;
-    let local = LocalContext::new(main, ignore, place.stat_cache, place.now);
+    let (dockerfile, filename, ignore) = match dockerfile {
+        Some(LooseDockerfile { text, name }) => (text, name, ignore_of(&main)?),
+        None => {
+            // A file in a context that was fetched is named from its top.
+            let working = if fetched { main.root() } else { place.working };
+            read_dockerfile(&wanted.dockerfile, &main, working)?
+        }
+    };
+    // As BuildKit: an ignore file says what is not sent, and of what was fetched everything is there already.
+    let ignore = if fetched { Ignore::default() } else { ignore };
+    let local = LocalContext::new(main, ignore, cache(fetched), place.now);
     let mut contexts = vec![("context".to_owned(), Arc::new(local))];
     let mut layouts = BTreeMap::new();
     for (name, context) in &wanted.contexts {
+        let index = u32::try_from(contexts.len()).unwrap_or(u32::MAX);
         match context {
             NamedContext::Folder(folder) => {
-                let index = u32::try_from(contexts.len()).unwrap_or(u32::MAX);
                 let context = Context::open(&place.working.join(folder), index)?;
                 let ignore = ignore_of(&context)?;
-                let local = LocalContext::new(context, ignore, place.stat_cache, place.now);
+                let local = LocalContext::new(context, ignore, cache(false), place.now);
+                contexts.push((name.clone(), Arc::new(local)));
+            }
+            NamedContext::Remote(_) => {
+                let context = Context::open(&named.get(name).cloned().unwrap_or_default(), index)?;
+                let local = LocalContext::new(context, Ignore::default(), cache(true), place.now);
                 contexts.push((name.clone(), Arc::new(local)));
             }
             NamedContext::Layout(layout) => {
@@ -161,6 +166,7 @@ pub fn prepare(
             NamedContext::Image(_) | NamedContext::Target(_) => {}
         }
     }
+    kept.push(passing);
     Ok(Prepared {
         dockerfile,
         filename,
@@ -168,25 +174,20 @@ pub fn prepare(
         layouts,
         secrets: read_secrets(&wanted.secrets, place)?,
         proxies: Proxies::load(place.env)?,
-        empty,
+        kept,
     })
 }
 
 fn read_dockerfile(
     which: &DockerfilePlace,
     context: &Context,
-    place: Place<'_>,
-    stdin: &mut dyn Read,
+    working: &Path,
 ) -> Result<(String, String, Ignore), PrepareError> {
     let file = match which {
-        DockerfilePlace::Stdin => {
-            let text = dockerfile_of_stdin(stdin)?;
-            return Ok((text, "Dockerfile".into(), ignore_of(context)?));
-        }
-        DockerfilePlace::Usual => None,
         DockerfilePlace::File(file) => Some(file.as_path()),
+        DockerfilePlace::Usual | DockerfilePlace::Stdin | DockerfilePlace::Url(_) => None,
     };
-    let found = find(Origins { context, file, working: place.working })?;
+    let found = find(Origins { context, file, working })?;
     let ignore = match found.ignore {
         Some(source) => Ignore::parse(&source.bytes)
             .map_err(|error| PrepareError::Ignore { path: source.path, source: error })?,
@@ -197,23 +198,6 @@ fn read_dockerfile(
         file.map_or_else(|| usual.clone().into_owned(), |file| file.display().to_string());
     let text = String::from_utf8_lossy(&found.dockerfile.bytes).into_owned();
     Ok((text, filename, ignore))
-}
-
-fn dockerfile_of_stdin(stdin: &mut dyn Read) -> Result<String, PrepareError> {
-    let max = limits::DOCKERFILE_BYTES_MAX;
-    let failed = |source| PrepareError::Read { flag: "file", path: "-".into(), source };
-    let mut bytes = Vec::new();
-    let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
-    stdin.take(limit).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() > max {
-        return Err(PrepareError::LargeDockerfile { max });
-    }
-    let packed = [&b"\x1f\x8b"[..], b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"];
-    let tar = bytes.get(257..262) == Some(b"ustar");
-    if tar || packed.iter().any(|magic| bytes.starts_with(magic)) {
-        return Err(PrepareError::Archive);
-    }
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// The ignore file of a folder that has no Dockerfile of this build.
@@ -231,7 +215,7 @@ fn ignore_of(context: &Context) -> Result<Ignore, PrepareError> {
     Ignore::parse(&bytes).map_err(|source| PrepareError::Ignore { path: path.clone(), source })
 }
 
-fn read_secrets(
+pub(crate) fn read_secrets(
     secrets: &BTreeMap<String, SecretSource>,
     place: Place<'_>,
 ) -> Result<BTreeMap<String, Vec<u8>>, PrepareError> {

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
-use dcbuild_model::{InvalidPath, TreePath};
+use dcbuild_model::{InvalidPath, TreePath, limits};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 use tar::{Archive, Entry, EntryType};
@@ -17,8 +17,11 @@ pub enum UnpackError {
     #[error("could not open the folder")]
     Folder(#[source] io::Error),
     /// The archive is damaged.
-    #[error("could not read the files of the build")]
+    #[error("could not read the archive")]
     Archive(#[source] io::Error),
+    /// It holds more than any tree.
+    #[error("the archive has more than {} entries", limits::ENTRIES_MAX)]
+    Entries,
     /// An entry's name is none.
     #[error("an entry has a name that is refused")]
     Path(#[from] InvalidPath),
@@ -46,7 +49,12 @@ pub fn unpack(archive: impl Read, folder: &Path) -> Result<(), UnpackError> {
     let root = root.map_err(|errno| UnpackError::Folder(errno.into()))?;
     let mut unpacker = Unpacker { root, folders: Vec::new() };
     let mut archive = Archive::new(archive);
+    let mut count = 0;
     for entry in archive.entries().map_err(UnpackError::Archive)? {
+        count += 1;
+        if count > limits::ENTRIES_MAX {
+            return Err(UnpackError::Entries);
+        }
         unpacker.put(&mut entry.map_err(UnpackError::Archive)?)?;
     }
     unpacker.finish()

@@ -6,6 +6,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use dcbuild_model::Remote;
 use dcbuild_plan::{NoCache, PullPolicy, Request, RunNetwork};
 use dcbuild_process::{Env, Proxies};
 use dcbuild_progress::Mode;
@@ -17,13 +18,15 @@ use crate::output::{self, ClientOutput, Naming, Output, Shorthands};
 use crate::parse::{self, CallWanted, NamedContext, SecretSource};
 use crate::refuse;
 
-/// The folder that a build reads.
+/// What a build reads.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum MainContext {
-    /// This one.
+    /// A folder of this machine.
     Folder(PathBuf),
-    /// None: standard input holds the Dockerfile and there is nothing else.
-    Nothing,
+    /// Standard input: an archive, or the Dockerfile and nothing else.
+    Stdin,
+    /// Something that is fetched.
+    Remote(Remote),
 }
 
 /// Where the Dockerfile is.
@@ -35,6 +38,8 @@ pub enum DockerfilePlace {
     File(PathBuf),
     /// On standard input.
     Stdin,
+    /// Behind a URL.
+    Url(String),
 }
 
 /// What a build is to be, with all that its flags say.
@@ -108,7 +113,8 @@ impl Wanted {
         let title = match (names.first(), &context) {
             (Some(name), _) => name.familiar(),
             (None, MainContext::Folder(folder)) => title_of(folder),
-            (None, MainContext::Nothing) => "Dockerfile".to_owned(),
+            (None, MainContext::Remote(remote)) => remote.to_string(),
+            (None, MainContext::Stdin) => "Dockerfile".to_owned(),
         };
         let outputs = output::outputs(&flags.outputs, shorthands, &Naming { names, annotations })?;
         let mut stdout = outputs.iter().filter(|output| output.client.is_stdout());
@@ -193,22 +199,33 @@ fn places(flags: &BuildFlags) -> Result<(MainContext, DockerfilePlace), FlagErro
     let stdin = flags.file.as_ref().is_some_and(|file| file.as_os_str() == "-");
     let dockerfile = match &flags.file {
         Some(_) if stdin => DockerfilePlace::Stdin,
-        Some(file) => DockerfilePlace::File(file.clone()),
+        Some(file) => match file.to_str().filter(|text| parse::is_web(text)) {
+            Some(url) => DockerfilePlace::Url(url.to_owned()),
+            None => DockerfilePlace::File(file.clone()),
+        },
         None => DockerfilePlace::Usual,
     };
-    match flags.context.as_str() {
-        "-" if flags.file.is_some() => Err(FlagError::Conflict {
-            first: "the context '-'".into(),
-            second: "--file".into(),
-            instead: "give a folder and `-f -` to build it with a Dockerfile from standard input",
-        }),
-        "-" => Ok((MainContext::Nothing, DockerfilePlace::Stdin)),
-        "" => Err(FlagError::Needs { what: "a build".into(), needs: "a context, such as '.'" }),
-        context if parse::is_remote(context) => {
-            Err(FlagError::RemoteContext { context: context.to_owned() })
+    let context = match flags.context.as_str() {
+        "-" if stdin => {
+            return Err(FlagError::Conflict {
+                first: "the context '-'".into(),
+                second: "--file=-".into(),
+                instead: "standard input is one thing: send an archive with the Dockerfile in it",
+            });
         }
-        context => Ok((MainContext::Folder(context.into()), dockerfile)),
-    }
+        "-" => MainContext::Stdin,
+        "" => {
+            return Err(FlagError::Needs {
+                what: "a build".into(),
+                needs: "a context, such as '.'",
+            });
+        }
+        text => match parse::remote("context", text)? {
+            Some(remote) => MainContext::Remote(remote),
+            None => MainContext::Folder(text.into()),
+        },
+    };
+    Ok((context, dockerfile))
 }
 
 fn request(

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dcbuild_client::{
-    BuildFlags, BuildRequest, Client, ClientConfig, Ended, Handover, Place, Purpose, Screen,
-    Wanted, prepare,
+    BuildFlags, BuildRequest, Client, ClientConfig, Ended, GatherError, Gathered, Handover, Place,
+    Purpose, Screen, Wanted, gather, prepare,
 };
 use dcbuild_model::{
     BlobDigest, BuildId, ConfigDigest, DiffId, Digest, Fault, LayerDigest, ManifestDigest,
@@ -233,7 +233,7 @@ impl World {
         let now = UnixTime::default();
         let working = self.folder.path();
         let place = Place { working, stat_cache: &cache, now, env: &env };
-        let prepared = prepare(&wanted, place, &mut std::io::empty()).unwrap();
+        let prepared = prepare(&wanted, Gathered::default(), place).unwrap();
         let handover = Handover { purpose: Purpose::Build, in_place: false };
         BuildRequest::new(BuildId::from_bits(5), &wanted, prepared, handover)
     }
@@ -439,26 +439,33 @@ async fn small_calls_reach_the_coordinator() {
     world.client.cancel(BuildId::from_bits(3)).await.unwrap();
 }
 
-#[test]
-fn a_dockerfile_can_come_from_standard_input() {
+#[tokio::test]
+async fn a_dockerfile_can_come_from_standard_input() {
     let folder = tempfile::tempdir().unwrap();
     let env = Env::default();
-    let place = |working: &'static Path| Place {
-        working,
+    let place = Place {
+        working: Path::new("/"),
         stat_cache: Path::new("/nonexistent"),
         now: UnixTime::default(),
         env: &env,
     };
+    let given = async |wanted: &Wanted, stdin: &'static [u8]| {
+        gather(wanted, place, stdin, &mut |what| panic!("nothing is fetched: {what}")).await
+    };
     let flags = BuildFlags { context: "-".into(), ..BuildFlags::default() };
     let wanted = Wanted::new(&flags, &env).unwrap();
-    let prepared = prepare(&wanted, place(Path::new("/")), &mut &b"FROM scratch\n"[..]).unwrap();
+    let gathered = given(&wanted, b"FROM scratch\n").await.unwrap();
+    let prepared = prepare(&wanted, gathered, place).unwrap();
     assert_eq!(prepared.dockerfile, "FROM scratch\n");
-    let archive = prepare(&wanted, place(Path::new("/")), &mut &b"\x1f\x8b\x08"[..]);
-    assert!(matches!(archive, Err(dcbuild_client::PrepareError::Archive)));
+    let damaged = given(&wanted, b"\x1f\x8b\x08").await;
+    assert!(matches!(damaged, Err(GatherError::Unpack { .. })), "{damaged:?}");
     let context = folder.path().display().to_string();
     let flags = BuildFlags { context, file: Some("-".into()), ..BuildFlags::default() };
     let wanted = Wanted::new(&flags, &env).unwrap();
+    let archive = given(&wanted, b"\x1f\x8b\x08").await;
+    assert!(matches!(archive, Err(GatherError::Archive { .. })), "{archive:?}");
     std::fs::write(folder.path().join(".dockerignore"), "[\n").unwrap();
-    let bad = prepare(&wanted, place(Path::new("/")), &mut &b"FROM scratch\n"[..]);
+    let gathered = given(&wanted, b"FROM scratch\n").await.unwrap();
+    let bad = prepare(&wanted, gathered, place);
     assert!(matches!(bad, Err(dcbuild_client::PrepareError::Ignore { .. })), "{bad:?}");
 }

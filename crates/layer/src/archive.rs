@@ -1,13 +1,15 @@
 //! Archives that ADD unpacks, known by their content and never by their name.
 
 use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use dcbuild_model::{ContentDigest, TreePath};
 use dcbuild_tree::{Changes, Origin};
 
 use crate::collect::Rules;
 use crate::header::BLOCK;
-use crate::input::Ratio;
+use crate::input::{Bounded, Ratio};
 use crate::parse::Parser;
 use crate::read::{LayerSink, ReadLayerError, stream};
 
@@ -80,17 +82,52 @@ pub fn read_archive(
     input.by_ref().take(first).read_to_end(&mut start).map_err(ReadArchiveError::Open)?;
     let Some(kind) = detect(&start) else { return Ok(None) };
     let input = io::Cursor::new(start).chain(input);
-    let streamed = stream(input, Ratio::Limited, Rules::Archive, sink, |input| match kind {
-        ArchiveKind::Tar => Ok(Box::new(input)),
-        ArchiveKind::Gzip => Ok(Box::new(flate2::read::MultiGzDecoder::new(input))),
-        ArchiveKind::Bzip2 => Ok(Box::new(bzip2::read::MultiBzDecoder::new(input))),
-        ArchiveKind::Xz => Ok(Box::new(lzma_rust2::XzReader::new(input, true))),
-        ArchiveKind::Zstd => Ok(Box::new(zstd::stream::read::Decoder::new(input)?)),
+    let streamed = stream(input, Ratio::Limited, Rules::Archive, sink, |input| {
+        let read: Box<dyn Read + '_> = decoder(kind, input)?;
+        Ok(read)
     });
     match streamed {
         Ok(streamed) => Ok(Some(streamed.collected.changes)),
         Err(ReadLayerError::NotATar) if kind != ArchiveKind::Tar => Ok(None),
         Err(source) => Err(ReadArchiveError::Read { kind, source }),
+    }
+}
+
+fn decoder<'r>(
+    kind: ArchiveKind,
+    input: impl Read + Send + 'r,
+) -> io::Result<Box<dyn Read + Send + 'r>> {
+    Ok(match kind {
+        ArchiveKind::Tar => Box::new(input),
+        ArchiveKind::Gzip => Box::new(flate2::read::MultiGzDecoder::new(input)),
+        ArchiveKind::Bzip2 => Box::new(bzip2::read::MultiBzDecoder::new(input)),
+        ArchiveKind::Xz => Box::new(lzma_rust2::XzReader::new(input, true)),
+        ArchiveKind::Zstd => Box::new(zstd::stream::read::Decoder::new(input)?),
+    })
+}
+
+/// Reads an archive as the plain tar that it holds; what it grows to is bounded.
+pub fn as_tar<'r>(
+    kind: ArchiveKind,
+    input: impl Read + Send + 'r,
+) -> io::Result<Box<dyn Read + Send + 'r>> {
+    let came_in = Arc::new(AtomicU64::new(0));
+    let counted = Counted { inner: input, count: came_in.clone() };
+    let inner = decoder(kind, counted)?;
+    Ok(Box::new(Bounded { inner, came_in, went_out: 0, ratio: Ratio::Limited }))
+}
+
+/// Counts the bytes that pass.
+struct Counted<R> {
+    inner: R,
+    count: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let len = self.inner.read(buf)?;
+        self.count.fetch_add(u64::try_from(len).unwrap_or(0), Ordering::Relaxed);
+        Ok(len)
     }
 }
 

@@ -17,7 +17,7 @@ mod parse;
 pub mod read;
 pub mod write;
 
-pub use archive::{ArchiveKind, ReadArchiveError, SmallInline, detect, read_archive};
+pub use archive::{ArchiveKind, ReadArchiveError, SmallInline, as_tar, detect, read_archive};
 pub use collect::{InvalidEntry, missing_parents};
 pub use compress::{BlobForm, InvalidLevel};
 pub use content::{InlineContents, ReadContent};

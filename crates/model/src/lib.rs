@@ -12,6 +12,7 @@ pub mod limits;
 pub mod path;
 pub mod platform;
 pub mod record;
+pub mod remote;
 pub mod result;
 pub mod scope;
 pub mod selection;
@@ -31,6 +32,7 @@ pub use id::{
 pub use path::{InvalidPath, TreePath};
 pub use platform::{ParsePlatformError, Platform};
 pub use record::{Component, Lineage, Record};
+pub use remote::{GitSource, InvalidRemote, Named, Remote};
 pub use result::{BaseLayer, Compression, LayerBlob, LayerRef, StepResult};
 pub use scope::{InvalidScope, Scope};
 pub use selection::{Selection, SelectionForm};

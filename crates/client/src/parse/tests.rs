@@ -44,6 +44,8 @@ fn named_contexts_are_folders_images_layouts_or_stages() {
     assert_eq!(one("a=../b"), Ok(NamedContext::Folder("../b".into())));
     assert_eq!(one("a=docker-image://alpine:3"), Ok(NamedContext::Image("alpine:3".into())));
     assert_eq!(one("a=target:base"), Ok(NamedContext::Target("base".into())));
+    let file = one("a=https://example.com/x");
+    assert_eq!(file, Ok(NamedContext::Remote(Remote::Http("https://example.com/x".into()))));
     let layout = one("a=oci-layout://dir:tag").unwrap();
     assert_eq!(layout.source(), ContextSource::OciLayout { reference: "tag".into() });
     for text in [
@@ -51,7 +53,7 @@ fn named_contexts_are_folders_images_layouts_or_stages() {
         "=b",
         "a=",
         "context=.",
-        "a=https://example.com/x.git",
+        "a=https://example.com/x.git?nonsense=1",
         "a=docker-image://A B",
         "a=oci-layout://",
     ] {

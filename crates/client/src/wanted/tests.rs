@@ -81,7 +81,20 @@ fn proxies_and_names_travel() {
 fn standard_input_holds_one_dockerfile() {
     let places =
         |line: &str| wanted(line, &[]).map(|wanted| (wanted.context, wanted.dockerfile)).ok();
-    assert_eq!(places("-"), Some((MainContext::Nothing, DockerfilePlace::Stdin)));
+    assert_eq!(places("-"), Some((MainContext::Stdin, DockerfilePlace::Usual)));
+    let named = DockerfilePlace::File("x".into());
+    assert_eq!(places("-f x -"), Some((MainContext::Stdin, named)));
+    assert_eq!(places("-f - -"), None);
+    let url = "https://example.com/a.tar.gz";
+    let remote = || MainContext::Remote(Remote::Http(url.into()));
+    assert_eq!(places(url), Some((remote(), DockerfilePlace::Usual)));
+    assert_eq!(places(&format!("-f - {url}")), Some((remote(), DockerfilePlace::Stdin)));
+    let dockerfile = "https://example.com/Dockerfile";
+    let there = DockerfilePlace::Url(dockerfile.into());
+    assert_eq!(
+        places(&format!("-f {dockerfile} .")),
+        Some((MainContext::Folder(".".into()), there))
+    );
     let here = || MainContext::Folder(".".into());
     assert_eq!(places("-f - ."), Some((here(), DockerfilePlace::Stdin)));
     assert_eq!(places("."), Some((here(), DockerfilePlace::Usual)));
@@ -106,8 +119,8 @@ fn what_is_not_done_says_so() {
         ),
         ("--check --call=outline .", "--check and --call=outline do not go together"),
         (
-            "https://example.com/x.git",
-            "the context 'https://example.com/x.git' cannot be built yet: it is no folder of this machine",
+            "https://example.com/x.git#a:../..",
+            "--context 'https://example.com/x.git#a:../..' is no address that can be fetched from",
         ),
         ("--platform a,b .", "--platform 'a,b' is not supported"),
         ("-t UPPER .", "--tag 'UPPER' is no name of an image"),

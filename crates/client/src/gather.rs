@@ -1,0 +1,354 @@
+//! Brings what a build reads from elsewhere to this machine's disk: contexts from standard input, from URLs and from git,
+//! and Dockerfiles from the same places. What comes out is folders and texts, as if the user had fetched them.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use dcbuild_fetch::{ENVIRONMENT, FetchConfig, FetchError, Fetcher, Reach, Tokens, file_name};
+use dcbuild_layer::{ArchiveKind, as_tar, detect};
+use dcbuild_model::{Fault, GitSource, Remote, limits};
+use dcbuild_process::{Env, Hint};
+use tempfile::TempDir;
+
+use crate::parse::NamedContext;
+use crate::prepare::{Place, PrepareError, read_secrets};
+use crate::unpack::{UnpackError, unpack};
+use crate::wanted::{DockerfilePlace, MainContext, Wanted};
+
+/// How much of a file must be seen to tell what it is.
+const START_BYTES: u64 = 512;
+
+/// Says why something could not be brought here.
+#[derive(Debug, thiserror::Error)]
+pub enum GatherError {
+    /// It could not be fetched.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// A secret that fetches need could not be read.
+    #[error(transparent)]
+    Secret(#[from] PrepareError),
+    /// An archive could not be unpacked.
+    #[error("could not unpack the context from {from}")]
+    Unpack {
+        /// Where it came from.
+        from: String,
+        /// Why not.
+        source: UnpackError,
+    },
+    /// Something could not be read.
+    #[error("could not read {from}")]
+    Read {
+        /// Where it comes from.
+        from: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A Dockerfile is too large.
+    #[error("the Dockerfile from {from} is larger than {max} bytes")]
+    LargeDockerfile {
+        /// Where it comes from.
+        from: String,
+        /// The limit.
+        max: usize,
+    },
+    /// Standard input is to be a Dockerfile and is none.
+    #[error("standard input is a {} archive, and no Dockerfile", kind.name())]
+    Archive {
+        /// What it is.
+        kind: ArchiveKind,
+    },
+    /// Both standard input and a flag give the Dockerfile.
+    #[error("ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles")]
+    TwoDockerfiles,
+    /// There is no room for it.
+    #[error("could not make a temporary folder")]
+    Folder(#[source] io::Error),
+    /// The process is going down.
+    #[error("unpacking was stopped")]
+    Stopped(#[from] tokio::task::JoinError),
+}
+
+impl GatherError {
+    /// Who can mend it.
+    pub fn fault(&self) -> Fault {
+        match self {
+            GatherError::Fetch(error) => error.fault(),
+            GatherError::Folder(_) | GatherError::Stopped(_) => Fault::Cluster,
+            _ => Fault::Request,
+        }
+    }
+}
+
+impl Hint for GatherError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            GatherError::Fetch(error) => error.hint().map(str::to_owned),
+            GatherError::Secret(error) => error.hint(),
+            GatherError::Archive { .. } => {
+                Some("to build from an archive on standard input, give '-' as the context".into())
+            }
+            GatherError::TwoDockerfiles => {
+                Some("leave --file out, or send the context as an archive".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A Dockerfile that lies in no context.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LooseDockerfile {
+    /// Its text.
+    pub text: String,
+    /// Its name, for messages.
+    pub name: String,
+}
+
+/// What was brought here.
+#[derive(Debug, Default)]
+pub struct Gathered {
+    /// The main context, where it is no folder of the user's.
+    pub root: Option<PathBuf>,
+    /// The Dockerfile, where it lies in no context.
+    pub dockerfile: Option<LooseDockerfile>,
+    /// Named contexts that came from elsewhere, by name.
+    pub named: BTreeMap<String, PathBuf>,
+    /// Lives as long as the build.
+    pub(crate) kept: Vec<TempDir>,
+}
+
+/// Brings everything here; `tell` hears what is fetched.
+pub async fn gather(
+    wanted: &Wanted,
+    place: Place<'_>,
+    stdin: impl Read + Send + 'static,
+    tell: &mut (dyn FnMut(&str) + Send),
+) -> Result<Gathered, GatherError> {
+    let mut gathering = Gathering { wanted, place, tell, fetcher: None, done: Gathered::default() };
+    match &wanted.context {
+        MainContext::Folder(_) => {}
+        MainContext::Remote(remote) => gathering.context(remote).await?,
+        MainContext::Stdin => {
+            gathering.context_of_stdin(Box::new(stdin)).await?;
+            return gathering.others().await;
+        }
+    }
+    match &wanted.dockerfile {
+        DockerfilePlace::Stdin => gathering.dockerfile_of_stdin(Box::new(stdin)).await?,
+        DockerfilePlace::Url(url) => gathering.dockerfile_of_url(url).await?,
+        DockerfilePlace::Usual | DockerfilePlace::File(_) => {}
+    }
+    gathering.others().await
+}
+
+struct Gathering<'a> {
+    wanted: &'a Wanted,
+    place: Place<'a>,
+    tell: &'a mut (dyn FnMut(&str) + Send),
+    fetcher: Option<Fetcher>,
+    done: Gathered,
+}
+
+type Input = Box<dyn Read + Send>;
+
+/// What the first bytes say of an input, and the whole of it.
+struct Opened {
+    kind: Option<ArchiveKind>,
+    input: Input,
+}
+
+/// Looks at the first bytes of an input.
+fn opened(mut input: Input, from: &str) -> Result<Opened, GatherError> {
+    let mut start = Vec::new();
+    let read = input.by_ref().take(START_BYTES).read_to_end(&mut start);
+    read.map_err(|source| GatherError::Read { from: from.to_owned(), source })?;
+    Ok(Opened { kind: detect(&start), input: Box::new(io::Cursor::new(start).chain(input)) })
+}
+
+/// Reads an input as the text of a Dockerfile.
+fn dockerfile(input: Input, from: &str) -> Result<String, GatherError> {
+    let max = limits::DOCKERFILE_BYTES_MAX;
+    let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
+    let mut bytes = Vec::new();
+    let read = input.take(limit).read_to_end(&mut bytes);
+    read.map_err(|source| GatherError::Read { from: from.to_owned(), source })?;
+    if bytes.len() > max {
+        return Err(GatherError::LargeDockerfile { from: from.to_owned(), max });
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Unpacks an archive into a folder.
+fn unpacked(kind: ArchiveKind, input: Input, folder: &Path, from: &str) -> Result<(), GatherError> {
+    let failed = |source| GatherError::Unpack { from: from.to_owned(), source };
+    let tar = as_tar(kind, input).map_err(|error| failed(UnpackError::Archive(error)))?;
+    unpack(Limited { inner: tar, left: limits::FETCH_BYTES_MAX }, folder).map_err(failed)
+}
+
+/// Ends with an error where more comes than may.
+struct Limited<R> {
+    inner: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Limited<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buf)?;
+        let bytes = u64::try_from(count).unwrap_or(u64::MAX);
+        self.left = self.left.checked_sub(bytes).ok_or_else(|| {
+            io::Error::other(format!("it unpacks to more than {} bytes", limits::FETCH_BYTES_MAX))
+        })?;
+        Ok(count)
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, GatherError> + Send + 'static,
+) -> Result<T, GatherError> {
+    tokio::task::spawn_blocking(work).await?
+}
+
+impl Gathering<'_> {
+    async fn others(mut self) -> Result<Gathered, GatherError> {
+        for (name, context) in &self.wanted.contexts {
+            if let NamedContext::Remote(remote) = context {
+                let folder = self.named(remote).await?;
+                self.done.named.insert(name.clone(), folder);
+            }
+        }
+        Ok(self.done)
+    }
+
+    fn folder(&mut self) -> Result<PathBuf, GatherError> {
+        let folder = tempfile::Builder::new().prefix("dcbuild-").tempdir();
+        let folder = folder.map_err(GatherError::Folder)?;
+        let path = folder.path().to_owned();
+        self.done.kept.push(folder);
+        Ok(path)
+    }
+
+    fn fetcher(&mut self) -> Result<&Fetcher, GatherError> {
+        if self.fetcher.is_none() {
+            let config = FetchConfig {
+                reach: Reach::Anywhere,
+                env: environment(self.place.env),
+                tokens: tokens(self.wanted, self.place)?,
+            };
+            self.fetcher = Some(Fetcher::new(config)?);
+        }
+        Ok(self.fetcher.as_ref().expect("it was made just now, if not before"))
+    }
+
+    /// Standard input is an archive with everything, or the Dockerfile alone.
+    async fn context_of_stdin(&mut self, stdin: Input) -> Result<(), GatherError> {
+        const FROM: &str = "standard input";
+        let Opened { kind, input } = blocking(move || opened(stdin, FROM)).await?;
+        let folder = self.folder()?;
+        self.done.root = Some(folder.clone());
+        match (kind, &self.wanted.dockerfile) {
+            (Some(kind), _) => blocking(move || unpacked(kind, input, &folder, FROM)).await,
+            (None, DockerfilePlace::Usual) => {
+                let text = blocking(move || dockerfile(input, FROM)).await?;
+                let name = "Dockerfile".to_owned();
+                self.done.dockerfile = Some(LooseDockerfile { text, name });
+                Ok(())
+            }
+            (None, _) => Err(GatherError::TwoDockerfiles),
+        }
+    }
+
+    async fn dockerfile_of_stdin(&mut self, stdin: Input) -> Result<(), GatherError> {
+        const FROM: &str = "standard input";
+        let text = blocking(move || match opened(stdin, FROM)? {
+            Opened { kind: Some(kind), .. } => Err(GatherError::Archive { kind }),
+            Opened { kind: None, input } => dockerfile(input, FROM),
+        })
+        .await?;
+        self.done.dockerfile = Some(LooseDockerfile { text, name: "Dockerfile".into() });
+        Ok(())
+    }
+
+    async fn dockerfile_of_url(&mut self, url: &str) -> Result<(), GatherError> {
+        let file = self.fetched(url).await?;
+        self.done.dockerfile = Some(loose(file, url).await?);
+        Ok(())
+    }
+
+    /// Fetches a file into a folder of its own.
+    async fn fetched(&mut self, url: &str) -> Result<PathBuf, GatherError> {
+        (self.tell)(&Remote::Http(url.to_owned()).to_string());
+        let file = self.folder()?.join("file");
+        self.fetcher()?.file(url, None, &file).await?;
+        Ok(file)
+    }
+
+    async fn checked_out(&mut self, source: &GitSource) -> Result<PathBuf, GatherError> {
+        (self.tell)(&source.to_string());
+        let folder = self.folder()?;
+        Ok(self.fetcher()?.repository(source, &folder).await?.folder)
+    }
+
+    /// A file behind a URL is an archive with everything, or the Dockerfile alone.
+    async fn context(&mut self, remote: &Remote) -> Result<(), GatherError> {
+        let url = match remote {
+            Remote::Git(source) => {
+                self.done.root = Some(self.checked_out(source).await?);
+                return Ok(());
+            }
+            Remote::Http(url) => url,
+        };
+        let (file, folder, from) = (self.fetched(url).await?, self.folder()?, remote.to_string());
+        self.done.root = Some(folder.clone());
+        let archive = file.clone();
+        let is_archive = blocking(move || {
+            let Opened { kind, input } = opened(Box::new(open(&archive, &from)?), &from)?;
+            let Some(kind) = kind else { return Ok(false) };
+            unpacked(kind, input, &folder, &from)?;
+            Ok(true)
+        })
+        .await?;
+        if !is_archive {
+            self.done.dockerfile = Some(loose(file, url).await?);
+        }
+        Ok(())
+    }
+
+    /// A file behind a URL is a context with one file.
+    async fn named(&mut self, remote: &Remote) -> Result<PathBuf, GatherError> {
+        match remote {
+            Remote::Git(source) => self.checked_out(source).await,
+            Remote::Http(url) => {
+                (self.tell)(&remote.to_string());
+                let folder = self.folder()?;
+                self.fetcher()?.file(url, None, &folder.join(file_name(url))).await?;
+                Ok(folder)
+            }
+        }
+    }
+}
+
+fn open(file: &Path, from: &str) -> Result<std::fs::File, GatherError> {
+    std::fs::File::open(file).map_err(|source| GatherError::Read { from: from.to_owned(), source })
+}
+
+async fn loose(file: PathBuf, url: &str) -> Result<LooseDockerfile, GatherError> {
+    let from = Remote::Http(url.to_owned()).to_string();
+    let text = blocking(move || dockerfile(Box::new(open(&file, &from)?), &from)).await?;
+    Ok(LooseDockerfile { text, name: file_name(url) })
+}
+
+fn environment(env: &Env) -> Vec<(std::ffi::OsString, std::ffi::OsString)> {
+    let set = ENVIRONMENT.iter().filter_map(|name| Some((*name, env.get_os(name)?)));
+    set.map(|(name, value)| (name.into(), value.to_owned())).collect()
+}
+
+fn tokens(wanted: &Wanted, place: Place<'_>) -> Result<Tokens, GatherError> {
+    let mut named = wanted.secrets.clone();
+    named.retain(|id, _| Tokens::is_one(id));
+    let mut tokens = Tokens::default();
+    for (id, value) in read_secrets(&named, place)? {
+        tokens.insert(&id, &value);
+    }
+    Ok(tokens)
+}

@@ -1,0 +1,314 @@
+//! Git repositories, by the `git` of the machine, as BuildKit does it: no reimplementation knows every server's ways.
+//!
+//! It works in a folder of its own, without the user's and the system's configuration, hooks, filters and templates;
+//! protocols are named one by one, and where not every address may be reached all goes through [`Proxy`].
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use dcbuild_model::limits;
+use dcbuild_model::remote::{GitSource, shown};
+use tokio::process::Command;
+use tokio::time::timeout;
+use url::Url;
+
+use crate::proxy::Proxy;
+use crate::{FetchConfig, FetchError, Reach, io};
+
+/// Settings that each call gets, over whatever a repository may say.
+const SETTINGS: [&str; 20] = [
+    "core.hooksPath=/dev/null",
+    "core.fsmonitor=false",
+    "core.symlinks=true",
+    "core.autocrlf=false",
+    "core.protectHFS=true",
+    "core.protectNTFS=true",
+    "credential.helper=",
+    "init.defaultBranch=master",
+    "init.templateDir=",
+    "advice.detachedHead=false",
+    "transfer.bundleURI=false",
+    "fetch.recurseSubmodules=false",
+    "protocol.allow=never",
+    "protocol.https.allow=always",
+    "protocol.http.allow=always",
+    "http.lowSpeedLimit=1000",
+    "http.lowSpeedTime=60",
+    "gc.auto=0",
+    "maintenance.auto=false",
+    "safe.directory=*",
+];
+
+/// How much of what git says is repeated.
+const WORDS_MAX: usize = 1_000;
+
+/// A part of a repository on the disk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Checkout {
+    /// The folder that was asked for.
+    pub folder: PathBuf,
+    /// The commit.
+    pub commit: String,
+}
+
+/// Runs git below one folder.
+pub(crate) struct Git {
+    config: FetchConfig,
+    /// The folder that is worked in.
+    folder: PathBuf,
+    tree: PathBuf,
+    proxy: Option<Proxy>,
+}
+
+/// What a reference of a server stands for.
+struct Advertised {
+    commit: String,
+    name: String,
+}
+
+impl Git {
+    pub(crate) async fn start(config: &FetchConfig, folder: &Path) -> Result<Git, FetchError> {
+        let proxy = match &config.reach {
+            Reach::Anywhere => None,
+            reach @ Reach::Public { .. } => {
+                let started = Proxy::start(reach.clone()).await;
+                Some(started.map_err(io("open a door for git in", folder))?)
+            }
+        };
+        let tree = folder.join("tree");
+        tokio::fs::create_dir_all(&tree).await.map_err(io("make", &tree))?;
+        Ok(Git { config: config.clone(), folder: folder.into(), tree, proxy })
+    }
+
+    /// Checks out what is wanted.
+    pub(crate) async fn check_out(self, source: &GitSource) -> Result<Checkout, FetchError> {
+        let url = source.url.as_str();
+        self.run("prepare for", url, &["init", "--quiet", "."]).await?;
+        self.run("prepare for", url, &["remote", "add", "origin", url]).await?;
+        let commit = self.resolve(source).await?;
+        let found = self.commit_of(source, &commit).await?;
+        if !found.starts_with(&source.commit.to_ascii_lowercase()) {
+            return Err(FetchError::OtherCommit { wanted: source.commit.clone(), found });
+        }
+        self.run("check out", url, &["checkout", "--quiet", "--force", &found]).await?;
+        if source.submodules && self.tree.join(".gitmodules").symlink_metadata().is_ok() {
+            let update = ["submodule", "update", "--init", "--recursive", "--depth=1", "--quiet"];
+            self.run("fetch the submodules of", url, &update).await?;
+        }
+        if source.keep_git_dir == Some(true) {
+            self.settle(url).await?;
+        } else {
+            self.forget_git_dirs().await?;
+        }
+        Ok(Checkout { folder: self.subdir(source).await?, commit: found })
+    }
+
+    /// The commit or reference that is fetched.
+    async fn resolve(&self, source: &GitSource) -> Result<String, FetchError> {
+        let reference = source.reference.as_str();
+        if is_commit(reference) {
+            return Ok(reference.to_ascii_lowercase());
+        }
+        let listed =
+            self.run("list the references of", &source.url, &["ls-remote", "origin"]).await?;
+        let all: Vec<Advertised> = listed.lines().filter_map(advertised).collect();
+        let find = |name: &str| all.iter().find(|it| it.name == name).map(|it| it.commit.clone());
+        let short = reference.trim_start_matches("refs/");
+        let names = if reference.is_empty() {
+            vec!["HEAD".to_owned()]
+        } else {
+            vec![
+                format!("refs/heads/{}", short.trim_start_matches("heads/")),
+                format!("refs/tags/{}^{{}}", short.trim_start_matches("tags/")),
+                format!("refs/tags/{}", short.trim_start_matches("tags/")),
+                format!("refs/{short}"),
+            ]
+        };
+        let wanted = |name: &&String| {
+            // A full reference means nothing else.
+            !reference.starts_with("refs/") || name.trim_end_matches("^{}") == reference
+        };
+        let found = names.iter().filter(wanted).find_map(|name| find(name));
+        found.ok_or_else(|| FetchError::NoReference {
+            url: shown(&source.url),
+            reference: if reference.is_empty() { "HEAD".into() } else { reference.into() },
+        })
+    }
+
+    /// Fetches a commit, as little around it as the server allows, and gives its whole name.
+    async fn commit_of(&self, source: &GitSource, commit: &str) -> Result<String, FetchError> {
+        let url = source.url.as_str();
+        let one = ["fetch", "--quiet", "--depth=1", "--no-tags", "origin", commit];
+        if commit.len() < 40 || self.run("fetch", url, &one).await.is_err() {
+            // Some servers give no commit by its name: then all that has a name is fetched.
+            let all =
+                ["fetch", "--quiet", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*"];
+            self.run("fetch", url, &all).await?;
+        }
+        let spec = format!("{commit}^{{commit}}");
+        let parsed = self.run("find", url, &["rev-parse", "--verify", "--quiet", &spec]).await;
+        match parsed {
+            Ok(name) => Ok(name.trim().to_owned()),
+            Err(FetchError::Git { .. }) => Err(FetchError::NoReference {
+                url: shown(url),
+                reference: source.reference.clone(),
+            }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes what differs from one checkout to the next out of `.git`, so that the same commit gives the same files.
+    async fn settle(&self, url: &str) -> Result<(), FetchError> {
+        let git = self.tree.join(".git");
+        for name in ["logs", "hooks", "info", "branches", "FETCH_HEAD", "ORIG_HEAD", "description"]
+        {
+            remove(git.join(name)).await?;
+        }
+        self.run("settle", url, &["read-tree", "HEAD"]).await?;
+        Ok(())
+    }
+
+    async fn forget_git_dirs(&self) -> Result<(), FetchError> {
+        remove(self.tree.join(".git")).await?;
+        let tree = self.tree.clone();
+        let removed = tokio::task::spawn_blocking(move || forget_links(&tree)).await;
+        removed.map_err(|error| FetchError::Setup(error.to_string()))?
+    }
+
+    /// The folder that is wanted; links may lead to it, but not out of the repository.
+    async fn subdir(&self, source: &GitSource) -> Result<PathBuf, FetchError> {
+        let none =
+            || FetchError::NoSubdir { url: shown(&source.url), subdir: source.subdir.clone() };
+        let root = tokio::fs::canonicalize(&self.tree).await.map_err(io("open", &self.tree))?;
+        let inside = root.join(source.subdir.trim_start_matches('/'));
+        let found = tokio::fs::canonicalize(inside).await.map_err(|_| none())?;
+        if !found.starts_with(&root) || !found.is_dir() {
+            return Err(none());
+        }
+        Ok(found)
+    }
+
+    async fn run(
+        &self,
+        what: &'static str,
+        url: &str,
+        arguments: &[&str],
+    ) -> Result<String, FetchError> {
+        let failed = |words: String| FetchError::Git { what, url: shown(url), words };
+        let child = self.command(url, arguments).spawn().map_err(FetchError::NoGit)?;
+        let output = timeout(limits::FETCH_TIME_MAX, child.wait_with_output()).await;
+        let minutes = limits::FETCH_TIME_MAX.as_secs() / 60;
+        let output = output
+            .map_err(|_| failed(format!("it takes longer than {minutes} minutes")))?
+            .map_err(FetchError::NoGit)?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        Err(failed(last_words(&output.stderr)))
+    }
+
+    fn command(&self, url: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new("git");
+        command.env_clear().envs(self.config.env.iter().map(|(name, value)| (name, value)));
+        command
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .env("GIT_LFS_SKIP_SMUDGE", "1")
+            .env("GIT_SSH_COMMAND", "ssh -o BatchMode=yes")
+            .env("GIT_CEILING_DIRECTORIES", &self.folder)
+            .env("LC_ALL", "C");
+        for setting in SETTINGS {
+            command.args([OsStr::new("-c"), OsStr::new(setting)]);
+        }
+        match &self.proxy {
+            None => {
+                command.args([
+                    "-c",
+                    "protocol.ssh.allow=always",
+                    "-c",
+                    "protocol.git.allow=always",
+                ]);
+            }
+            Some(proxy) => {
+                command.args(["-c", &format!("http.proxy=socks5h://{}", proxy.address)]);
+                for name in [
+                    "http_proxy",
+                    "https_proxy",
+                    "HTTPS_PROXY",
+                    "ALL_PROXY",
+                    "no_proxy",
+                    "NO_PROXY",
+                ] {
+                    command.env_remove(name);
+                }
+            }
+        }
+        // In the environment, since a command line can be read by everybody; bound to the one origin.
+        let origin = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+        let origin = origin.and_then(|url| Some((url.host_str()?.to_owned(), url)));
+        if let Some((host, url)) = origin
+            && let Some(header) = self.config.tokens.header("GIT", &host)
+        {
+            let base = url.origin().ascii_serialization();
+            command
+                .env("GIT_CONFIG_COUNT", "1")
+                .env("GIT_CONFIG_KEY_0", format!("http.{base}/.extraheader"))
+                .env("GIT_CONFIG_VALUE_0", format!("Authorization: {header}"));
+        }
+        command.current_dir(&self.tree).args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.kill_on_drop(true);
+        command
+    }
+}
+
+fn is_commit(reference: &str) -> bool {
+    matches!(reference.len(), 40 | 64) && reference.chars().all(|ch| ch.is_ascii_hexdigit())
+}
+
+fn advertised(line: &str) -> Option<Advertised> {
+    let (commit, name) = line.split_once('\t')?;
+    is_commit(commit).then(|| Advertised { commit: commit.to_owned(), name: name.to_owned() })
+}
+
+/// The last lines of what git said, without control characters.
+fn last_words(stderr: &[u8]) -> String {
+    let text = String::from_utf8_lossy(stderr);
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let from = lines.len().saturating_sub(3);
+    let words = lines.get(from..).unwrap_or_default().join("; ");
+    let plain: String = words.chars().filter(|ch| !ch.is_control()).take(WORDS_MAX).collect();
+    if plain.is_empty() { "git failed without a word".into() } else { plain }
+}
+
+async fn remove(path: PathBuf) -> Result<(), FetchError> {
+    let Ok(found) = tokio::fs::symlink_metadata(&path).await else { return Ok(()) };
+    let removed = if found.is_dir() {
+        tokio::fs::remove_dir_all(&path).await
+    } else {
+        tokio::fs::remove_file(&path).await
+    };
+    removed.map_err(io("remove", &path))
+}
+
+/// Removes the files named `.git` that submodules leave in their folders.
+fn forget_links(folder: &Path) -> Result<(), FetchError> {
+    let failed = || io("list", folder);
+    for entry in std::fs::read_dir(folder).map_err(failed())? {
+        let entry = entry.map_err(failed())?;
+        let (path, kind) = (entry.path(), entry.file_type().map_err(failed())?);
+        if entry.file_name() == ".git" {
+            let removed = if kind.is_dir() {
+                std::fs::remove_dir_all(&path)
+            } else {
+                std::fs::remove_file(&path)
+            };
+            removed.map_err(io("remove", &path))?;
+        } else if kind.is_dir() {
+            forget_links(&path)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,277 @@
+//! One file over http: redirects followed and checked one by one, bytes and time bounded, hashed while it comes.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dcbuild_model::remote::shown;
+use dcbuild_model::{Digest, limits};
+use reqwest::header::{
+    AUTHORIZATION, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, LAST_MODIFIED, LOCATION,
+};
+use reqwest::{Client, Response, StatusCode};
+use sha2::{Digest as _, Sha256};
+use tokio::io::AsyncWriteExt as _;
+use tokio::time::{Instant, timeout};
+use url::Url;
+
+use crate::{FetchError, Reach, Tokens, io};
+
+const TRIES_MAX: u32 = 4;
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(15);
+
+/// What an earlier fetch of a file said.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Known {
+    /// The server's name for that version.
+    pub etag: String,
+}
+
+/// A file that was asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum FetchedFile {
+    /// It is what it was.
+    Unchanged,
+    /// It is here.
+    New {
+        /// The digest of its bytes.
+        digest: Digest,
+        /// How many they are.
+        size: u64,
+        /// When the server says that it was changed, in seconds since 1970.
+        modified: Option<i64>,
+        /// The server's name for this version.
+        etag: Option<String>,
+    },
+}
+
+/// Fetches files.
+#[derive(Debug)]
+pub(crate) struct Http {
+    client: Client,
+    reach: Reach,
+}
+
+/// Looks names up as the reach says.
+#[derive(Debug)]
+struct Names(Reach);
+
+impl reqwest::dns::Resolve for Names {
+    fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
+        let (host, reach) = (name.as_str().to_owned(), self.0.clone());
+        Box::pin(async move {
+            let found = reach.look_up(&host, 0).await?;
+            let addresses: Box<dyn Iterator<Item = SocketAddr> + Send> =
+                Box::new(found.into_iter());
+            Ok(addresses)
+        })
+    }
+}
+
+impl Http {
+    pub(crate) fn new(reach: Reach) -> Result<Http, FetchError> {
+        if rustls::crypto::CryptoProvider::get_default().is_none() {
+            // Another thread may install it first, which is as good.
+            let _installed = rustls::crypto::ring::default_provider().install_default();
+        }
+        let names = Names(reach.clone());
+        let mut builder = Client::builder()
+            .user_agent(concat!("dcbuild/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .connect_timeout(CONNECT_TIME_MAX)
+            .dns_resolver(Arc::new(names));
+        if reach != Reach::Anywhere {
+            // A proxy would look names up itself.
+            builder = builder.no_proxy();
+        }
+        let client = builder.build().map_err(|error| FetchError::Setup(error.to_string()))?;
+        Ok(Http { client, reach })
+    }
+
+    pub(crate) async fn get(
+        &self,
+        url: &str,
+        known: Option<&Known>,
+        tokens: &Tokens,
+        to: &Path,
+    ) -> Result<FetchedFile, FetchError> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.once(url, known, tokens, to).await {
+                Err(error) if error.is_transient() && tries < TRIES_MAX => {
+                    tracing::debug!(%error, tries, "a fetch failed, trying again");
+                    tokio::time::sleep(Duration::from_millis(250 << tries)).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn once(
+        &self,
+        url: &str,
+        known: Option<&Known>,
+        tokens: &Tokens,
+        to: &Path,
+    ) -> Result<FetchedFile, FetchError> {
+        let response = self.follow(url, known, tokens).await?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_MODIFIED if known.is_some() => return Ok(FetchedFile::Unchanged),
+            status => {
+                let transient = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+                let problem = format!("the server answered {status}");
+                return Err(FetchError::Answer { url: shown(url), problem, transient });
+            }
+        }
+        let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let etag = text(ETAG).map(str::to_owned);
+        let modified = text(LAST_MODIFIED).and_then(http_date);
+        let (digest, size) = save(url, response, to).await?;
+        Ok(FetchedFile::New { digest, size, modified, etag })
+    }
+
+    /// Asks, and asks where the answer points, as often as is allowed.
+    async fn follow(
+        &self,
+        url: &str,
+        known: Option<&Known>,
+        tokens: &Tokens,
+    ) -> Result<Response, FetchError> {
+        let bad = |problem: String| FetchError::Address { url: shown(url), problem };
+        let mut at = Url::parse(url).map_err(|error| bad(error.to_string()))?;
+        let mut headers = HeaderMap::new();
+        if let Some(Known { etag }) = known
+            && let Ok(value) = HeaderValue::from_str(etag)
+        {
+            headers.insert(IF_NONE_MATCH, value);
+        }
+        for _ in 0..=limits::FETCH_REDIRECTS_MAX {
+            let host = self.checked(&at).await?;
+            let mut own = headers.clone();
+            if let Some(mut value) =
+                tokens.header("HTTP", &host).and_then(|it| HeaderValue::from_str(&it).ok())
+            {
+                value.set_sensitive(true);
+                own.insert(AUTHORIZATION, value);
+            }
+            let sent = self.client.get(at.clone()).headers(own).send();
+            let response = timeout(limits::FETCH_SILENCE_MAX, sent).await;
+            let response =
+                response.map_err(|_| silent(url))?.map_err(|error| refused(url, error))?;
+            let moved = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
+            let Some(location) = response.headers().get(LOCATION).filter(|_| moved) else {
+                return Ok(response);
+            };
+            let location = location.to_str().map_err(|error| bad(error.to_string()))?;
+            let next = at.join(location).map_err(|error| bad(error.to_string()))?;
+            if at.scheme() == "https" && next.scheme() != "https" {
+                return Err(bad("a redirect would leave TLS".into()));
+            }
+            at = next;
+        }
+        Err(bad(format!("more than {} redirects", limits::FETCH_REDIRECTS_MAX)))
+    }
+
+    /// The host of an address that may be reached; a host that is an address is never looked up, so it is checked here.
+    async fn checked(&self, url: &Url) -> Result<String, FetchError> {
+        let bad = |problem: &str| FetchError::Address {
+            url: shown(url.as_str()),
+            problem: problem.to_owned(),
+        };
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(bad("only http and https are fetched"));
+        }
+        let host = url.host_str().ok_or_else(|| bad("it names no host"))?;
+        if matches!(url.host(), Some(url::Host::Ipv4(_) | url::Host::Ipv6(_))) {
+            self.reach.look_up(host, url.port_or_known_default().unwrap_or(80)).await?;
+        }
+        Ok(host.to_owned())
+    }
+}
+
+fn silent(url: &str) -> FetchError {
+    let limit =
+        format!("the server was silent for {} seconds", limits::FETCH_SILENCE_MAX.as_secs());
+    FetchError::Limit { url: shown(url), limit }
+}
+
+/// A refusal of ours comes out of the client as a failed connection: it is told apart by its kind.
+fn refused(url: &str, error: reqwest::Error) -> FetchError {
+    let mut cause = std::error::Error::source(&error);
+    while let Some(inner) = cause {
+        if let Some(FetchError::Forbidden { host, address }) = inner.downcast_ref() {
+            return FetchError::Forbidden { host: host.clone(), address: address.clone() };
+        }
+        cause = inner.source();
+    }
+    FetchError::Exchange { url: shown(url), source: error.without_url() }
+}
+
+async fn save(url: &str, mut response: Response, to: &Path) -> Result<(Digest, u64), FetchError> {
+    let failed = || io("write", to);
+    let mut file = tokio::fs::File::create(to).await.map_err(failed())?;
+    let (mut hash, mut size) = (Sha256::new(), 0_u64);
+    let until = Instant::now() + limits::FETCH_TIME_MAX;
+    loop {
+        let chunk = timeout(limits::FETCH_SILENCE_MAX, response.chunk()).await;
+        let chunk = chunk.map_err(|_| silent(url))?.map_err(|error| refused(url, error))?;
+        let Some(chunk) = chunk else { break };
+        size = size.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
+        let limit = if size > limits::FETCH_BYTES_MAX {
+            Some(format!("it is larger than {} bytes", limits::FETCH_BYTES_MAX))
+        } else {
+            let minutes = limits::FETCH_TIME_MAX.as_secs() / 60;
+            (Instant::now() > until).then(|| format!("it takes longer than {minutes} minutes"))
+        };
+        if let Some(limit) = limit {
+            return Err(FetchError::Limit { url: shown(url), limit });
+        }
+        hash.update(&chunk);
+        file.write_all(&chunk).await.map_err(failed())?;
+    }
+    file.flush().await.map_err(failed())?;
+    Ok((Digest(hash.finalize().into()), size))
+}
+
+/// Reads the date of a header: `Sun, 06 Nov 1994 08:49:37 GMT`.
+fn http_date(text: &str) -> Option<i64> {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let (_, rest) = text.split_once(", ")?;
+    let parts: Vec<&str> = rest.split(' ').collect();
+    let [day, month, year, time, "GMT"] = parts[..] else { return None };
+    let month = i64::try_from(MONTHS.iter().position(|known| *known == month)?).ok()? + 1;
+    let (day, year): (i64, i64) = (day.parse().ok()?, year.parse().ok()?);
+    let clock: Vec<i64> = time.split(':').map(str::parse).collect::<Result<_, _>>().ok()?;
+    let [hours, minutes, seconds] = clock[..] else { return None };
+    // Days since 1970 of a date of the Gregorian calendar, whose year is taken to begin in March.
+    let (y, m) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days =
+        365 * y + y.div_euclid(4) - y.div_euclid(100) + y.div_euclid(400) + (153 * m + 2) / 5 + day
+            - 1
+            - 719_468;
+    Some(days * 86_400 + hours * 3_600 + minutes * 60 + seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_of_headers_are_read() {
+        for (text, want) in [
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(784_111_777)),
+            ("Thu, 01 Jan 1970 00:00:00 GMT", Some(0)),
+            ("Thu, 29 Feb 2024 12:00:00 GMT", Some(1_709_208_000)),
+            ("yesterday", None),
+            ("Sun, 06 Foo 1994 08:49:37 GMT", None),
+        ] {
+            assert_eq!(http_date(text), want, "{text}");
+        }
+    }
+}

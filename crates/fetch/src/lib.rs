@@ -1,0 +1,161 @@
+//! Fetches what lies elsewhere: files behind URLs and parts of git repositories, for contexts and for ADD.
+//!
+//! Everything that a build takes from outside, but for images, comes through one [`Fetcher`]: it decides which addresses
+//! may be reached, looks each name up once and connects to what it found, bounds bytes and time, and sends credentials
+//! to the one host that they were given for. Nothing of what it fetched is run: git works without hooks, filters and
+//! configuration. Start with [`Fetcher::file`] and [`Fetcher::repository`].
+
+mod error;
+mod git;
+mod http;
+mod proxy;
+pub mod reach;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use dcbuild_model::remote::GitSource;
+
+pub use error::FetchError;
+pub use git::Checkout;
+pub use http::{FetchedFile, Known};
+pub use reach::Reach;
+
+/// Credentials that a build's client gave for fetches, by the ids of secrets that BuildKit knows.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Tokens(BTreeMap<String, String>);
+
+impl std::fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl Tokens {
+    /// The ids that mean something here: `GIT_AUTH_TOKEN` and its like, perhaps with a host behind them.
+    pub fn is_one(id: &str) -> bool {
+        ["GIT_AUTH_TOKEN", "GIT_AUTH_HEADER", "HTTP_AUTH_TOKEN", "HTTP_AUTH_HEADER"].iter().any(
+            |known| {
+                id == *known
+                    || id
+                        .strip_prefix(known)
+                        .is_some_and(|it| it.starts_with('.') || it.starts_with('_'))
+            },
+        )
+    }
+
+    /// Takes a secret.
+    pub fn insert(&mut self, id: &str, value: &[u8]) {
+        if let Ok(value) = std::str::from_utf8(value) {
+            self.0.insert(id.to_owned(), value.trim_end_matches(['\r', '\n']).to_owned());
+        }
+    }
+
+    /// The value of the Authorization header for a host; a token that names the host goes first.
+    pub(crate) fn header(&self, kind: &str, host: &str) -> Option<String> {
+        let named = |what: &str| {
+            let id = format!("{kind}_AUTH_{what}");
+            let own =
+                self.0.get(&format!("{id}.{host}")).or_else(|| self.0.get(&format!("{id}_{host}")));
+            own.or_else(|| self.0.get(&id).filter(|_| kind == "GIT")).cloned()
+        };
+        if let Some(header) = named("HEADER") {
+            return Some(header);
+        }
+        let token = named("TOKEN")?;
+        Some(match kind {
+            "GIT" => {
+                use base64::Engine as _;
+                let pair = format!("x-access-token:{token}");
+                format!("basic {}", base64::engine::general_purpose::STANDARD.encode(pair))
+            }
+            _ => format!("Bearer {token}"),
+        })
+    }
+}
+
+/// What a fetcher may do, and with what.
+#[derive(Clone, Debug, Default)]
+pub struct FetchConfig {
+    /// Which addresses may be reached.
+    pub reach: Reach,
+    /// Variables of the environment that git and ssh are given, such as `PATH`, `SSH_AUTH_SOCK` and proxies.
+    pub env: Vec<(OsString, OsString)>,
+    /// Credentials.
+    pub tokens: Tokens,
+}
+
+/// Fetches files and repositories.
+#[derive(Debug)]
+pub struct Fetcher {
+    config: FetchConfig,
+    http: http::Http,
+}
+
+impl Fetcher {
+    /// Gets ready; nothing is fetched yet.
+    pub fn new(config: FetchConfig) -> Result<Fetcher, FetchError> {
+        let http = http::Http::new(config.reach.clone())?;
+        Ok(Fetcher { config, http })
+    }
+
+    /// Fetches a file to a path; `known` is what an earlier fetch of it said, and may spare this one.
+    pub async fn file(
+        &self,
+        url: &str,
+        known: Option<&Known>,
+        to: &Path,
+    ) -> Result<FetchedFile, FetchError> {
+        self.http.get(url, known, &self.config.tokens, to).await
+    }
+
+    /// Checks a part of a repository out below an empty folder.
+    pub async fn repository(
+        &self,
+        source: &GitSource,
+        folder: &Path,
+    ) -> Result<Checkout, FetchError> {
+        git::Git::start(&self.config, folder).await?.check_out(source).await
+    }
+}
+
+/// The name that ADD gives to a file behind a URL.
+pub fn file_name(url: &str) -> String {
+    let path = url::Url::parse(url).ok().map(|url| url.path().to_owned()).unwrap_or_default();
+    match path.trim_end_matches('/').rsplit('/').next() {
+        Some(name) if !name.is_empty() && name != "." && name != ".." => decoded(name),
+        _ => "__unnamed__".into(),
+    }
+}
+
+fn decoded(name: &str) -> String {
+    let pairs = format!("a={}", name.replace('+', "%2B").replace('&', "%26"));
+    let plain =
+        url::form_urlencoded::parse(pairs.as_bytes()).next().map(|(_, value)| value.into_owned());
+    plain
+        .filter(|name| !name.contains(['/', '\0']) && name != "." && name != "..")
+        .unwrap_or_else(|| name.to_owned())
+}
+
+/// The environment variables that [`FetchConfig::env`] should carry over where they are set.
+pub const ENVIRONMENT: [&str; 13] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "SSH_AUTH_SOCK",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "GIT_SSL_CAINFO",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "ALL_PROXY",
+];
+
+pub(crate) fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> FetchError {
+    let path: PathBuf = path.into();
+    move |source| FetchError::Disk { what, path, source }
+}
