@@ -8,10 +8,11 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow};
 use dcbuild_client::{
     BuildFlags, BuildRequest, Client, ClientConfig, Console, Ended, Handover, Place, Purpose,
-    Wanted, gather, prepare,
+    Wanted, environment, gather, prepare,
 };
 use dcbuild_context::LocalContexts;
 use dcbuild_coordinator::{Coordinator, CoordinatorConfig, Holds, Stores, in_memory};
+use dcbuild_fetch::{Cache, FetchConfig, Reach};
 use dcbuild_model::{BuildId, LayerId, Platform, WorkerId};
 use dcbuild_plan::{Plan, show};
 use dcbuild_process::{
@@ -96,6 +97,9 @@ fn print(plan: &Plan, format: PlanFormat) -> String {
     }
 }
 
+/// What is kept of files that ADD fetched.
+pub(crate) const FETCHED_BYTES_MAX: u64 = 2 << 30;
+
 /// What a shell reports of a command line that is not understood, and of a command that Ctrl-C ended.
 const USAGE: u8 = 2;
 const INTERRUPTED: u8 = 130;
@@ -108,6 +112,9 @@ pub(crate) async fn request(
 ) -> anyhow::Result<Result<BuildRequest, ExitCode>> {
     for flag in flags.without_effect() {
         complain(&format!("warning: --{flag} has no effect, as with `docker buildx build`\n"));
+    }
+    for cache in flags.skipped_caches() {
+        complain(&format!("warning: {cache}\n"));
     }
     let wanted = match Wanted::new(flags, &app.env) {
         Ok(wanted) => wanted,
@@ -222,7 +229,13 @@ impl Local {
             holds: Some(Arc::new(Held(held.clone()))),
             clock: Arc::new(SystemClock),
         };
-        let settings = CoordinatorConfig { registries, ..CoordinatorConfig::default() };
+        let fetch = FetchConfig {
+            reach: Reach::Anywhere,
+            env: environment(&app.env),
+            cache: Some(Cache::new(app.state.fetched(), FETCHED_BYTES_MAX)),
+            ..FetchConfig::default()
+        };
+        let settings = CoordinatorConfig { registries, fetch, ..CoordinatorConfig::default() };
         let coordinator =
             Coordinator::start(settings, parts).context("could not start the coordinator")?;
         let (incoming, connector) = in_memory();

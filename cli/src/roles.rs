@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use dcbuild_client::environment;
 use dcbuild_coordinator::{Coordinator, CoordinatorConfig, Stores};
+use dcbuild_fetch::{Cache, FetchConfig, Reach};
 use dcbuild_model::{Platform, Scope, WorkerId};
 use dcbuild_process::{Config, SystemClock, config::StoreConfig, new_bits};
 use dcbuild_remote::RemoteStore;
@@ -18,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::args;
-use crate::build::App;
+use crate::build::{App, FETCHED_BYTES_MAX};
 use crate::registries::registries;
 use crate::state::absolute;
 use crate::stores::{Bucket, BucketSettings, StoreFlags};
@@ -31,9 +33,17 @@ pub(crate) async fn coordinator(flags: args::Coordinator, app: &App) -> anyhow::
     let opened = open_store(&flags.store, app).await?;
     let stores = opened.stores();
     let parts = dcbuild_coordinator::Parts { stores, holds: None, clock: Arc::new(SystemClock) };
+    let data_dir = absolute(flags.data_dir.as_ref().unwrap_or(&settings.data_dir))?;
+    let fetch = FetchConfig {
+        reach: Reach::Public { allow: config.fetch.allow.clone() },
+        env: environment(&app.env),
+        cache: Some(Cache::new(data_dir.join("fetched"), FETCHED_BYTES_MAX)),
+        ..FetchConfig::default()
+    };
     let settings = CoordinatorConfig {
-        data_dir: Some(absolute(flags.data_dir.as_ref().unwrap_or(&settings.data_dir))?),
+        data_dir: Some(data_dir),
         registries: registries(config)?,
+        fetch,
         scope: Scope::local(),
         no_worker_max: settings.no_worker_timeout,
         grace: settings.grace,

@@ -44,6 +44,11 @@ impl State {
         self.dir.join("context")
     }
 
+    /// Files that ADD fetched.
+    pub(crate) fn fetched(&self) -> PathBuf {
+        self.dir.join("fetched")
+    }
+
     fn snapshots(&self) -> PathBuf {
         self.worker().join("snapshots")
     }

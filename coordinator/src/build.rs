@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::journal::Journal;
 use crate::questions::{Questions, Reply};
+use crate::remotes::Remotes;
 use crate::rpc::events;
 
 /// Says why a question has no answer.
@@ -36,6 +37,8 @@ pub(crate) struct Build {
     pub(crate) submitted: UnixTime,
     pub(crate) journal: Journal,
     pub(crate) questions: Questions,
+    /// What its ADDs took from elsewhere.
+    pub(crate) remotes: Remotes,
     /// Cancelled when the build has ended.
     pub(crate) over: CancellationToken,
     confided: Mutex<Confided>,
@@ -77,6 +80,7 @@ impl Build {
             submitted,
             journal,
             questions: Questions::new(first),
+            remotes: Remotes::default(),
             over: CancellationToken::new(),
             confided: Mutex::default(),
             asking: tokio::sync::Mutex::default(),
@@ -96,6 +100,7 @@ impl Build {
         self.journal.end();
         self.over.cancel();
         *self.confided() = Confided::default();
+        self.remotes.clear();
     }
 
     /// Asks the attending client, now or when one is there.
@@ -164,6 +169,13 @@ impl Build {
 
     pub(crate) fn secret(&self, id: &str) -> Option<Vec<u8>> {
         self.confided().secrets.get(id).cloned()
+    }
+
+    /// The secrets whose ids mean something.
+    pub(crate) fn secrets_named(&self, means: impl Fn(&str) -> bool) -> Vec<(String, Vec<u8>)> {
+        let confided = self.confided();
+        let named = confided.secrets.iter().filter(|(id, _)| means(id));
+        named.map(|(id, value)| (id.clone(), value.clone())).collect()
     }
 
     /// Waits until a client that answers has been there, so that its secrets are known.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dcbuild_fetch::FetchConfig;
 use dcbuild_model::{LayerId, Scope, limits};
 use dcbuild_process::Clock;
 use dcbuild_registry::RegistryConfig;
@@ -19,6 +20,8 @@ pub struct CoordinatorConfig {
     pub data_dir: Option<PathBuf>,
     /// How registries are reached.
     pub registries: RegistryConfig,
+    /// What ADD may fetch, and with what.
+    pub fetch: FetchConfig,
     /// The scope that builds read and write.
     pub scope: Scope,
     /// Builds that may be under way at a time.
@@ -40,6 +43,7 @@ impl Default for CoordinatorConfig {
         CoordinatorConfig {
             data_dir: None,
             registries: RegistryConfig::default(),
+            fetch: FetchConfig::default(),
             scope: Scope::local(),
             builds_max: 1_000,
             no_worker_max: Duration::from_mins(10),

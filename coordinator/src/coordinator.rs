@@ -85,6 +85,7 @@ impl Coordinator {
         let driver = DriverParts {
             records: records.clone(),
             registries: config.registries.clone(),
+            fetch: config.fetch.clone(),
             clock: clock.clone(),
             mac_key: Digest::of(&key),
         };

@@ -349,12 +349,13 @@ impl Core {
 
     fn want(&self, build: Arc<Build>, attempt: AttemptId, wanted: Wanted) {
         let (handle, stop) = (self.parts.handle.clone(), self.parts.stop.clone());
+        let parts = self.parts.driver.clone();
         self.parts.tracker.spawn(async move {
             let id = build.id;
             let limit = dcbuild_model::limits::CLIENT_GONE;
             let fetched = tokio::select! {
                 () = stop.cancelled() => return,
-                fetched = tokio::time::timeout(limit, fetch(&build, wanted)) => fetched,
+                fetched = tokio::time::timeout(limit, fetch(&build, &parts, wanted)) => fetched,
             };
             let command = match fetched {
                 Ok(Ok(packs)) => Command::Deliver { attempt, build: id, packs },
@@ -423,6 +424,7 @@ impl Core {
 
 async fn fetch(
     build: &Build,
+    parts: &DriverParts,
     wanted: Wanted,
 ) -> Result<Vec<(String, dcbuild_model::Selection, dcbuild_model::BlobDigest)>, AskError> {
     if !wanted.secrets.is_empty() {
@@ -436,7 +438,7 @@ async fn fetch(
     }
     let mut packs = Vec::new();
     for (context, selection) in wanted.packs {
-        packs.push(pack(build, context, selection).await?.parcel);
+        packs.push(pack(build, parts, context, selection).await?.parcel);
     }
     Ok(packs)
 }

@@ -5,7 +5,8 @@ mod sources;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use dcbuild_model::{BlobDigest, Digest, Fault, Platform, Selection, StepIndex};
+use dcbuild_fetch::FetchConfig;
+use dcbuild_model::{Added, BlobDigest, Digest, Fault, Platform, Selection, StepIndex};
 use dcbuild_plan::{Choice, Op, Plan, choose};
 use dcbuild_process::Clock;
 use dcbuild_proto::document::{Aim, Answer, Failed, Outcome, OutputKind, Question, Summary};
@@ -19,6 +20,7 @@ use crate::graph::{GraphKind, graph};
 use crate::planned::{PlannedBuild, contexts_of, keep_grounded, secrets_of, to_run};
 use crate::questions::Reply;
 use crate::records::Records;
+use crate::remotes::Fetching;
 
 /// Sources looked for at a time by one build.
 const LOOKUPS_MAX: usize = 16;
@@ -28,8 +30,17 @@ const LOOKUPS_MAX: usize = 16;
 pub(crate) struct DriverParts {
     pub(crate) records: Records,
     pub(crate) registries: RegistryConfig,
+    pub(crate) fetch: FetchConfig,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) mac_key: Digest,
+}
+
+impl DriverParts {
+    /// What fetches for a build.
+    pub(crate) fn fetching<'a>(&'a self, build: &'a Build) -> Fetching<'a> {
+        let (stores, config, clock) = (&self.records.stores, &self.fetch, &*self.clock);
+        Fetching { build, stores, config, clock }
+    }
 }
 
 /// What a driver comes to.
@@ -170,11 +181,16 @@ impl Driver {
         &self,
         reads: BTreeSet<(String, Selection)>,
     ) -> Result<Vec<(String, Selection, BlobDigest)>, Stop> {
-        if self.build.submission.in_place || reads.is_empty() {
+        let in_place = self.build.submission.in_place;
+        let reads: Vec<(String, Selection)> =
+            reads.into_iter().filter(|(name, _)| !in_place || Added::is_context(name)).collect();
+        if reads.is_empty() {
             return Ok(Vec::new());
         }
         let shown = Shown::start(&self.build, &*self.parts.clock, "[internal] send build context");
-        let packs = reads.into_iter().map(|(name, selection)| pack(&self.build, name, selection));
+        let packs = reads
+            .into_iter()
+            .map(|(name, selection)| pack(&self.build, &self.parts, name, selection));
         let packed: Vec<Result<_, AskError>> =
             futures::stream::iter(packs).buffer_unordered(LOOKUPS_MAX).collect().await;
         let packed: Result<Vec<Packed>, AskError> = packed.into_iter().collect();
@@ -216,12 +232,17 @@ pub(crate) struct Packed {
     found_bytes: u64,
 }
 
-/// Has the client put a selection into the store.
+/// Has the client put a selection into the store; what was fetched for an ADD is put there from here.
 pub(crate) async fn pack(
     build: &Build,
+    parts: &DriverParts,
     context: String,
     selection: Selection,
 ) -> Result<Packed, AskError> {
+    if Added::is_context(&context) {
+        let parcel = parts.fetching(build).stow(&context, &selection).await?;
+        return Ok(Packed { parcel: (context, selection, parcel), sent_bytes: 0, found_bytes: 0 });
+    }
     let question = Question::Pack { context: context.clone(), selection: selection.clone() };
     match build.ask(question).await? {
         Reply::Answer(Answer::Packed { parcel, sent_bytes, found_bytes }) => {

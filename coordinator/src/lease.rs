@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dcbuild_model::{BlobDigest, LayerRef, Scope, Selection, StepIndex, UnixTime};
+use dcbuild_model::{Added, BlobDigest, LayerRef, Scope, Selection, StepIndex, UnixTime};
 use dcbuild_plan::{ImageSource, Op, Plan, Step};
 use dcbuild_proto::document::{
     Chain, ContextPlace, LayerCompression, Lease, LeasedContext, LeasedStep, OutputKind,
@@ -153,7 +153,7 @@ impl Writer<'_> {
     }
 
     fn place(&mut self, name: &str, selection: &Selection) -> Option<ContextPlace> {
-        if self.active.desk.submission.in_place {
+        if self.active.desk.submission.in_place && !Added::is_context(name) {
             return Some(ContextPlace::InPlace {});
         }
         let planned = if self.active.packs_lost { &[][..] } else { &self.planned.packs[..] };

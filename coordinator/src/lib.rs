@@ -27,6 +27,7 @@ mod names;
 mod planned;
 mod questions;
 mod records;
+mod remotes;
 mod rpc;
 mod sweeper;
 

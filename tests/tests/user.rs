@@ -325,7 +325,7 @@ fn exit_codes_tell_who_is_at_fault() {
         (1, vec!["build", "/none"]),
         (2, vec!["build", "--tarhet", "a", &context]),
         (2, vec!["build", "--output", "type=oic", &context]),
-        (2, vec!["build", "--cache-from", "type=gha", &context]),
+        (2, vec!["build", "--ssh", "default", &context]),
         (75, vec!["ps", "--coordinator", "http://127.0.0.1:9"]),
     ] {
         let done = story.home.run(&arguments);

@@ -15,6 +15,17 @@ pub struct ContextTree {
     pub tree: Arc<Tree>,
     /// Gives the bytes of its files.
     pub contents: Arc<dyn ReadContent + Send + Sync>,
+    /// How it finds them.
+    pub finds: Finds,
+}
+
+/// How the bytes of a context's files are found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Finds {
+    /// In a folder, by their path.
+    ByPath,
+    /// In packs, by the digest of their content.
+    ByContent,
 }
 
 /// Says why a folder cannot be read.
@@ -69,7 +80,8 @@ impl Contexts for LocalContexts {
         let tree = local
             .tree(selection)
             .map_err(|source| ContextError::Read { context: context.into(), source })?;
-        Ok(ContextTree { tree, contents: Arc::new(FolderContents(local.reader())) })
+        let contents = Arc::new(FolderContents(local.reader()));
+        Ok(ContextTree { tree, contents, finds: Finds::ByPath })
     }
 }
 

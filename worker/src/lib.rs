@@ -40,7 +40,7 @@ use dcbuild_store::{BlobStore, CacheVersions, FolderStore, ImageNames, LayerInde
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-pub use contexts::{ContextError, ContextTree, Contexts, NoContexts};
+pub use contexts::{ContextError, ContextTree, Contexts, Finds, NoContexts};
 
 /// The network of a RUN that asks for the usual one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -12,7 +12,7 @@ use dcbuild_store::{StoreError, read_bytes};
 use dcbuild_tree::Tree;
 use futures::{StreamExt as _, TryStreamExt as _};
 
-use crate::contexts::ContextTree;
+use crate::contexts::{ContextTree, Finds};
 use crate::error::Failed;
 use crate::layers::Layers;
 use crate::packs::Packs;
@@ -37,7 +37,8 @@ pub(crate) fn open(
     let mut tree = Tree::scratch();
     tree.apply(&changes);
     let packs = Packs::find(layers.clone(), packs, tmp)?;
-    Ok(ContextTree { tree: Arc::new(tree), contents: Arc::new(packs) })
+    let (tree, contents) = (Arc::new(tree), Arc::new(packs));
+    Ok(ContextTree { tree, contents, finds: Finds::ByContent })
 }
 
 async fn pieces(

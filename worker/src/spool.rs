@@ -73,7 +73,8 @@ impl LayerSink for SpoolSink<'_> {
 
 /// Gives the bytes of a context's files and of spooled ones.
 pub(crate) struct Sources {
-    pub(crate) context: Option<Arc<dyn ReadContent + Send + Sync>>,
+    /// Asked in this order.
+    pub(crate) contexts: Vec<Arc<dyn ReadContent + Send + Sync>>,
     pub(crate) spool: Option<Spool>,
 }
 
@@ -86,7 +87,16 @@ impl ReadContent for Sources {
                 let name = String::from_utf8_lossy(path.as_bytes());
                 Ok(Box::new(File::open(spool.folder.path().join(&*name))?))
             }
-            Origin::Context { .. } => self.context.as_ref().ok_or_else(absent)?.open(body),
+            Origin::Context { .. } => {
+                let mut failed = absent();
+                for context in &self.contexts {
+                    match context.open(body) {
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => failed = error,
+                        found => return found,
+                    }
+                }
+                Err(failed)
+            }
             Origin::Inline(bytes) => Ok(Box::new(io::Cursor::new(bytes.clone()))),
             Origin::Layer { .. } => Err(absent()),
         }

@@ -401,14 +401,13 @@ fn reads(form: SelectionForm, source: &str) -> Input {
 
 fn copy(source: &str, dest: &str, chown: Option<&str>) -> Step {
     let op = Op::Copy(CopyOp {
-        sources: vec![CopySource::Paths { input: 0, patterns: vec![source.into()] }],
+        sources: vec![CopySource::Paths { input: 0, patterns: vec![source.into()], unpack: false }],
         dest: dest.into(),
         chown: chown.map(Into::into),
         chmod: None,
         exclude: vec![],
         parents: false,
         link: false,
-        unpack: false,
         keep_owners: false,
     });
     step(op, Some(0), vec![reads(SelectionForm::Copy, source)])

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dcbuild_model::{Fault, Platform, Selection, SelectionDigest, limits};
+use dcbuild_model::{Added, Fault, Platform, Selection, SelectionDigest, limits};
 use dcbuild_plan::{
     Call, Called, ImageAnswer, Need, Plan, PlanError, Planned, Report, Request, Sources, call, plan,
 };
@@ -14,6 +14,9 @@ use super::{Driver, LOOKUPS_MAX, Stop, failed};
 use crate::build::{AskError, Shown};
 use crate::images::Images;
 use crate::questions::Reply;
+
+/// What a selection of a context sees, or why nothing.
+type Found = ((String, Selection), Result<SelectionDigest, String>);
 
 /// What one round comes to.
 enum Round<T> {
@@ -98,10 +101,13 @@ impl Driver {
             self.parts.records.scope.clone(),
             self.parts.registries.clone(),
         );
-        let (mut references, mut selections) = (Vec::new(), Vec::new());
+        let (mut references, mut selections, mut fetched) = (Vec::new(), Vec::new(), Vec::new());
         for need in needs {
             match need {
                 Need::Image { reference, platform } => references.push((reference, platform)),
+                Need::Selection { context, selection } if Added::is_context(&context) => {
+                    fetched.push((context, selection));
+                }
                 Need::Selection { context, selection } => selections.push((context, selection)),
             }
         }
@@ -110,9 +116,11 @@ impl Driver {
             ((reference, platform), answer)
         });
         let images = futures::stream::iter(lookups).buffer_unordered(LOOKUPS_MAX).collect();
-        let (images, selections): (Vec<_>, _) = tokio::join!(images, self.selections(selections));
+        let (images, selections, fetched): (Vec<_>, _, _) =
+            tokio::join!(images, self.selections(selections), self.fetched(fetched));
         sources.images.extend(images);
         sources.selections.extend(selections?);
+        sources.selections.extend(fetched?);
         if self.build.over.is_cancelled() {
             return Err(Stop::Ended);
         }
@@ -131,10 +139,22 @@ impl Driver {
         answer
     }
 
-    async fn selections(
-        &self,
-        asked: Vec<(String, Selection)>,
-    ) -> Result<Vec<((String, Selection), Result<SelectionDigest, String>)>, Stop> {
+    /// Fetches what ADDs take from elsewhere.
+    async fn fetched(&self, asked: Vec<(String, Selection)>) -> Result<Vec<Found>, Stop> {
+        if asked.is_empty() {
+            return Ok(Vec::new());
+        }
+        // A fetch may need a token that the client brings.
+        self.build.met().await?;
+        let fetching = self.parts.fetching(&self.build);
+        let lookups = asked.into_iter().map(|(context, selection)| async {
+            let answer = fetching.select(&context, &selection).await;
+            ((context, selection), answer.map_err(|error| crate::images::chain(&error)))
+        });
+        Ok(futures::stream::iter(lookups).buffer_unordered(LOOKUPS_MAX).collect().await)
+    }
+
+    async fn selections(&self, asked: Vec<(String, Selection)>) -> Result<Vec<Found>, Stop> {
         if asked.is_empty() {
             return Ok(Vec::new());
         }

@@ -82,10 +82,10 @@ pub struct BuildFlags {
     /// Ask the registry for base images, even if a local image has their name
     #[arg(long, help_heading = "What may be reused")]
     pub pull: bool,
-    /// Not supported yet: the cache needs no import
+    /// A cache of BuildKit, which is skipped: dcbuild's store is its cache, and needs no import
     #[arg(long = "cache-from", value_name = "SOURCE", help_heading = "What may be reused")]
     pub cache_from: Vec<String>,
-    /// Not supported yet: the cache needs no export
+    /// A cache of BuildKit, which is not written: dcbuild's store is its cache, and needs no export
     #[arg(long = "cache-to", value_name = "DEST", help_heading = "What may be reused")]
     pub cache_to: Vec<String>,
 
@@ -143,6 +143,21 @@ impl BuildFlags {
     /// Flags that were given and mean nothing to a builder of today; their user should know.
     pub fn without_effect(&self) -> Vec<&'static str> {
         self.legacy.without_effect()
+    }
+
+    /// The caches of BuildKit that were named, in words for their user; each is skipped.
+    pub fn skipped_caches(&self) -> Vec<String> {
+        let named =
+            [("cache-from", "read", &self.cache_from), ("cache-to", "written", &self.cache_to)];
+        named
+            .into_iter()
+            .flat_map(|(flag, done, caches)| {
+                let told = move |cache: &String| {
+                    format!("--{flag} {cache} is a cache of BuildKit and is not {done}: dcbuild's own store is found by itself")
+                };
+                caches.iter().map(told)
+            })
+            .collect()
     }
 }
 

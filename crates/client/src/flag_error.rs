@@ -31,10 +31,10 @@ pub enum FlagError {
         instead: &'static str,
     },
     /// An address is none.
-    #[error("--{flag} '{value}' is no address that can be fetched from")]
+    #[error("{what} '{value}' is no address that can be fetched from")]
     Remote {
-        /// The flag, without its dashes.
-        flag: &'static str,
+        /// What it is an address of: the context, or a flag.
+        what: &'static str,
         /// The value, as given.
         value: String,
         /// What is wrong.

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use dcbuild_fetch::{ENVIRONMENT, FetchConfig, FetchError, Fetcher, Reach, Tokens, file_name};
+use dcbuild_fetch::{ENVIRONMENT, FetchConfig, FetchError, Fetcher, Reach, Tokens};
 use dcbuild_layer::{ArchiveKind, as_tar, detect};
+use dcbuild_model::remote::file_name;
 use dcbuild_model::{Fault, GitSource, Remote, limits};
 use dcbuild_process::{Env, Hint};
 use tempfile::TempDir;
@@ -234,6 +235,7 @@ impl Gathering<'_> {
                 reach: Reach::Anywhere,
                 env: environment(self.place.env),
                 tokens: tokens(self.wanted, self.place)?,
+                cache: None,
             };
             self.fetcher = Some(Fetcher::new(config)?);
         }
@@ -279,7 +281,7 @@ impl Gathering<'_> {
     async fn fetched(&mut self, url: &str) -> Result<PathBuf, GatherError> {
         (self.tell)(&Remote::Http(url.to_owned()).to_string());
         let file = self.folder()?.join("file");
-        self.fetcher()?.file(url, None, &file).await?;
+        self.fetcher()?.file(url, &file).await?;
         Ok(file)
     }
 
@@ -321,7 +323,7 @@ impl Gathering<'_> {
             Remote::Http(url) => {
                 (self.tell)(&remote.to_string());
                 let folder = self.folder()?;
-                self.fetcher()?.file(url, None, &folder.join(file_name(url))).await?;
+                self.fetcher()?.file(url, &folder.join(file_name(url))).await?;
                 Ok(folder)
             }
         }
@@ -338,7 +340,8 @@ async fn loose(file: PathBuf, url: &str) -> Result<LooseDockerfile, GatherError>
     Ok(LooseDockerfile { text, name: file_name(url) })
 }
 
-fn environment(env: &Env) -> Vec<(std::ffi::OsString, std::ffi::OsString)> {
+/// What git and ssh are given of the environment.
+pub fn environment(env: &Env) -> Vec<(std::ffi::OsString, std::ffi::OsString)> {
     let set = ENVIRONMENT.iter().filter_map(|name| Some((*name, env.get_os(name)?)));
     set.map(|(name, value)| (name.into(), value.to_owned())).collect()
 }

@@ -27,7 +27,7 @@ pub use args::BuildFlags;
 pub use client::{BuildRequest, Client, ClientConfig, ClientError, Ended};
 pub use deliver::DeliverError;
 pub use flag_error::FlagError;
-pub use gather::{GatherError, Gathered, gather};
+pub use gather::{GatherError, Gathered, environment, gather};
 pub use output::{ClientOutput, Dest, Output};
 pub use parse::{NamedContext, SecretSource};
 pub use prepare::{Place, PrepareError, Prepared, prepare};

@@ -141,7 +141,7 @@ pub(crate) fn build_contexts(
             NamedContext::Layout(layout.map_err(failed)?)
         } else if let Some(stage) = value.strip_prefix("target:") {
             NamedContext::Target(stage.to_owned())
-        } else if let Some(remote) = remote(FLAG, value)? {
+        } else if let Some(remote) = remote("--build-context", value)? {
             NamedContext::Remote(remote)
         } else {
             NamedContext::Folder(value.into())
@@ -152,8 +152,8 @@ pub(crate) fn build_contexts(
 }
 
 /// Reads an address; nothing where the text is a folder.
-pub(crate) fn remote(flag: &'static str, text: &str) -> Result<Option<Remote>, FlagError> {
-    let failed = |source| FlagError::Remote { flag, value: text.to_owned(), source };
+pub(crate) fn remote(what: &'static str, text: &str) -> Result<Option<Remote>, FlagError> {
+    let failed = |source| FlagError::Remote { what, value: text.to_owned(), source };
     Remote::parse(text, Named::ByFlag).map_err(failed)
 }
 

@@ -7,14 +7,11 @@ use crate::csv;
 /// Refuses a command line that asks for what is not there yet.
 pub(crate) fn refuse(flags: &BuildFlags) -> Result<(), FlagError> {
     let builder = flags.builder.as_deref().filter(|name| !matches!(*name, "default" | ""));
-    let cache = "leave it out: the store is the cache, and is found by itself";
     let attest = "leave it out, or say false: attestations are not made yet";
     let no_builder =
         "leave it out: `build` builds on this machine, `submit --coordinator URL` on a cluster";
     for (flag, value, instead) in [
         ("ssh", first(&flags.ssh), "use a secret file (--secret) for keys"),
-        ("cache-from", first(&flags.cache_from), cache),
-        ("cache-to", first(&flags.cache_to), cache),
         ("attest", flags.attests.iter().map(String::as_str).find(|it| !is_disabled(it)), attest),
         ("provenance", flags.provenance.as_deref().filter(|it| !is_disabled(it)), attest),
         ("sbom", flags.sbom.as_deref().filter(|it| !is_disabled(it)), attest),

@@ -220,7 +220,7 @@ fn places(flags: &BuildFlags) -> Result<(MainContext, DockerfilePlace), FlagErro
                 needs: "a context, such as '.'",
             });
         }
-        text => match parse::remote("context", text)? {
+        text => match parse::remote("the context", text)? {
             Some(remote) => MainContext::Remote(remote),
             None => MainContext::Folder(text.into()),
         },

@@ -21,29 +21,24 @@ use crate::{FetchError, Reach, Tokens, io};
 const TRIES_MAX: u32 = 4;
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(15);
 
-/// What an earlier fetch of a file said.
+/// A file that is here.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Known {
-    /// The server's name for that version.
-    pub etag: String,
+pub struct FetchedFile {
+    /// The digest of its bytes.
+    pub digest: Digest,
+    /// How many they are.
+    pub size: u64,
+    /// When the server says that it was changed, in seconds since 1970.
+    pub modified: Option<i64>,
 }
 
-/// A file that was asked for.
+/// What a server answered.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum FetchedFile {
-    /// It is what it was.
+pub(crate) enum Got {
+    /// The file is what it was.
     Unchanged,
-    /// It is here.
-    New {
-        /// The digest of its bytes.
-        digest: Digest,
-        /// How many they are.
-        size: u64,
-        /// When the server says that it was changed, in seconds since 1970.
-        modified: Option<i64>,
-        /// The server's name for this version.
-        etag: Option<String>,
-    },
+    /// It is here, with the server's name for this version.
+    New { file: FetchedFile, etag: Option<String> },
 }
 
 /// Fetches files.
@@ -94,10 +89,10 @@ impl Http {
     pub(crate) async fn get(
         &self,
         url: &str,
-        known: Option<&Known>,
+        known: Option<&str>,
         tokens: &Tokens,
         to: &Path,
-    ) -> Result<FetchedFile, FetchError> {
+    ) -> Result<Got, FetchError> {
         let mut tries = 0;
         loop {
             tries += 1;
@@ -114,14 +109,14 @@ impl Http {
     async fn once(
         &self,
         url: &str,
-        known: Option<&Known>,
+        known: Option<&str>,
         tokens: &Tokens,
         to: &Path,
-    ) -> Result<FetchedFile, FetchError> {
+    ) -> Result<Got, FetchError> {
         let response = self.follow(url, known, tokens).await?;
         match response.status() {
             StatusCode::OK => {}
-            StatusCode::NOT_MODIFIED if known.is_some() => return Ok(FetchedFile::Unchanged),
+            StatusCode::NOT_MODIFIED if known.is_some() => return Ok(Got::Unchanged),
             status => {
                 let transient = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
                 let problem = format!("the server answered {status}");
@@ -132,22 +127,20 @@ impl Http {
         let etag = text(ETAG).map(str::to_owned);
         let modified = text(LAST_MODIFIED).and_then(http_date);
         let (digest, size) = save(url, response, to).await?;
-        Ok(FetchedFile::New { digest, size, modified, etag })
+        Ok(Got::New { file: FetchedFile { digest, size, modified }, etag })
     }
 
     /// Asks, and asks where the answer points, as often as is allowed.
     async fn follow(
         &self,
         url: &str,
-        known: Option<&Known>,
+        known: Option<&str>,
         tokens: &Tokens,
     ) -> Result<Response, FetchError> {
         let bad = |problem: String| FetchError::Address { url: shown(url), problem };
         let mut at = Url::parse(url).map_err(|error| bad(error.to_string()))?;
         let mut headers = HeaderMap::new();
-        if let Some(Known { etag }) = known
-            && let Ok(value) = HeaderValue::from_str(etag)
-        {
+        if let Some(value) = known.and_then(|etag| HeaderValue::from_str(etag).ok()) {
             headers.insert(IF_NONE_MATCH, value);
         }
         for _ in 0..=limits::FETCH_REDIRECTS_MAX {
@@ -236,6 +229,22 @@ async fn save(url: &str, mut response: Response, to: &Path) -> Result<(Digest, u
     }
     file.flush().await.map_err(failed())?;
     Ok((Digest(hash.finalize().into()), size))
+}
+
+/// Hashes a file that is here already.
+pub(crate) async fn hashed(path: &Path, modified: Option<i64>) -> Result<FetchedFile, FetchError> {
+    use tokio::io::AsyncReadExt as _;
+    let failed = || io("read", path);
+    let mut file = tokio::fs::File::open(path).await.map_err(failed())?;
+    let (mut hash, mut size, mut piece) = (Sha256::new(), 0_u64, vec![0; 256 << 10]);
+    loop {
+        let count = file.read(&mut piece).await.map_err(failed())?;
+        if count == 0 {
+            return Ok(FetchedFile { digest: Digest(hash.finalize().into()), size, modified });
+        }
+        hash.update(piece.get(..count).unwrap_or_default());
+        size = size.saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+    }
 }
 
 /// Reads the date of a header: `Sun, 06 Nov 1994 08:49:37 GMT`.

@@ -5,6 +5,7 @@
 //! to the one host that they were given for. Nothing of what it fetched is run: git works without hooks, filters and
 //! configuration. Start with [`Fetcher::file`] and [`Fetcher::repository`].
 
+mod cache;
 mod error;
 mod git;
 mod http;
@@ -15,11 +16,14 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use dcbuild_model::remote::GitSource;
+use dcbuild_model::remote::{GitSource, shown};
 
+use crate::http::Got;
+
+pub use cache::Cache;
 pub use error::FetchError;
 pub use git::Checkout;
-pub use http::{FetchedFile, Known};
+pub use http::FetchedFile;
 pub use reach::Reach;
 
 /// Credentials that a build's client gave for fetches, by the ids of secrets that BuildKit knows.
@@ -84,6 +88,8 @@ pub struct FetchConfig {
     pub env: Vec<(OsString, OsString)>,
     /// Credentials.
     pub tokens: Tokens,
+    /// Where fetched files are kept for the next build, if anywhere.
+    pub cache: Option<Cache>,
 }
 
 /// Fetches files and repositories.
@@ -100,14 +106,32 @@ impl Fetcher {
         Ok(Fetcher { config, http })
     }
 
-    /// Fetches a file to a path; `known` is what an earlier fetch of it said, and may spare this one.
-    pub async fn file(
-        &self,
-        url: &str,
-        known: Option<&Known>,
-        to: &Path,
-    ) -> Result<FetchedFile, FetchError> {
-        self.http.get(url, known, &self.config.tokens, to).await
+    /// Fetches a file to a path, or takes it from the cache where the server says that it did not change.
+    pub async fn file(&self, url: &str, to: &Path) -> Result<FetchedFile, FetchError> {
+        let cache = self.config.cache.as_ref();
+        let kept = cache.and_then(|cache| cache.find(url));
+        let etag = kept.as_ref().map(|kept| kept.etag.as_str());
+        match (self.http.get(url, etag, &self.config.tokens, to).await?, kept) {
+            (Got::Unchanged, Some(kept)) => {
+                tokio::fs::copy(&kept.file, to).await.map_err(io("copy a kept file to", to))?;
+                http::hashed(to, kept.modified).await
+            }
+            (Got::Unchanged, None) => Err(FetchError::Answer {
+                url: shown(url),
+                problem: "the server says that nothing changed, which nobody asked".into(),
+                transient: false,
+            }),
+            (Got::New { file, etag }, _) => {
+                if let (Some(cache), Some(etag)) = (cache, etag) {
+                    let (cache, url, to) = (cache.clone(), url.to_owned(), to.to_owned());
+                    let modified = file.modified;
+                    let keep = move || cache.keep(&url, &etag, modified, &to);
+                    // What is not kept is fetched again.
+                    drop(tokio::task::spawn_blocking(keep).await);
+                }
+                Ok(file)
+            }
+        }
     }
 
     /// Checks a part of a repository out below an empty folder.
@@ -118,24 +142,6 @@ impl Fetcher {
     ) -> Result<Checkout, FetchError> {
         git::Git::start(&self.config, folder).await?.check_out(source).await
     }
-}
-
-/// The name that ADD gives to a file behind a URL.
-pub fn file_name(url: &str) -> String {
-    let path = url::Url::parse(url).ok().map(|url| url.path().to_owned()).unwrap_or_default();
-    match path.trim_end_matches('/').rsplit('/').next() {
-        Some(name) if !name.is_empty() && name != "." && name != ".." => decoded(name),
-        _ => "__unnamed__".into(),
-    }
-}
-
-fn decoded(name: &str) -> String {
-    let pairs = format!("a={}", name.replace('+', "%2B").replace('&', "%26"));
-    let plain =
-        url::form_urlencoded::parse(pairs.as_bytes()).next().map(|(_, value)| value.into_owned());
-    plain
-        .filter(|name| !name.contains(['/', '\0']) && name != "." && name != "..")
-        .unwrap_or_else(|| name.to_owned())
 }
 
 /// The environment variables that [`FetchConfig::env`] should carry over where they are set.

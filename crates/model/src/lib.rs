@@ -32,7 +32,7 @@ pub use id::{
 pub use path::{InvalidPath, TreePath};
 pub use platform::{ParsePlatformError, Platform};
 pub use record::{Component, Lineage, Record};
-pub use remote::{GitSource, InvalidRemote, Named, Remote};
+pub use remote::{Added, GitSource, InvalidRemote, Named, Remote};
 pub use result::{BaseLayer, Compression, LayerBlob, LayerRef, StepResult};
 pub use scope::{InvalidScope, Scope};
 pub use selection::{Selection, SelectionForm};

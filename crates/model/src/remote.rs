@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::Digest;
+
 /// Something that must be fetched.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Remote {
@@ -26,6 +28,48 @@ pub struct GitSource {
     pub keep_git_dir: Option<bool>,
     /// Whether submodules are fetched.
     pub submodules: bool,
+}
+
+/// What an ADD takes from elsewhere.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Added {
+    /// Where it lies.
+    pub remote: Remote,
+    /// The digest that the file must have, where that is said.
+    pub checksum: Option<Digest>,
+}
+
+/// What the names of contexts begin with that a coordinator fetches itself.
+const FETCHED: &str = "remote:";
+
+impl Added {
+    /// The name of the context that it becomes.
+    pub fn context(&self) -> String {
+        let address = match &self.remote {
+            Remote::Http(url) => url.clone(),
+            Remote::Git(git) => git.address(),
+        };
+        let checksum = self.checksum.map(|digest| format!(" {digest}")).unwrap_or_default();
+        format!("{FETCHED}{address}{checksum}")
+    }
+
+    /// Whether the name of a context is that of something fetched.
+    pub fn is_context(name: &str) -> bool {
+        name.starts_with(FETCHED)
+    }
+
+    /// Reads the name of a context; nothing where the context is a client's folder.
+    pub fn of_context(name: &str) -> Option<Added> {
+        let rest = name.strip_prefix(FETCHED)?;
+        let (address, checksum) = match rest.rsplit_once(' ') {
+            Some((address, digest)) if digest.parse::<Digest>().is_ok() => {
+                (address, digest.parse().ok())
+            }
+            Some(_) | None => (rest, None),
+        };
+        let remote = Remote::parse(address, Named::ByDockerfile).ok().flatten()?;
+        Some(Added { remote, checksum })
+    }
 }
 
 /// Who names something: some short forms are only understood on the command line.
@@ -91,6 +135,28 @@ pub fn shown(url: &str) -> String {
     let (authority, path) = rest.split_at_checked(end).unwrap_or((rest, ""));
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     format!("{scheme}://{host}{path}")
+}
+
+impl GitSource {
+    /// The address that means all of it.
+    fn address(&self) -> String {
+        let mut pairs = Vec::new();
+        for (key, value) in
+            [("ref", &self.reference), ("subdir", &self.subdir), ("commit", &self.commit)]
+        {
+            if !value.is_empty() {
+                pairs.push(format!("{key}={}", percent_encoded(value)));
+            }
+        }
+        if let Some(keep) = self.keep_git_dir {
+            pairs.push(format!("keep-git-dir={keep}"));
+        }
+        if !self.submodules {
+            pairs.push("submodules=false".into());
+        }
+        let mark = if pairs.is_empty() { "" } else { "?" };
+        format!("{}{mark}{}", self.url, pairs.join("&"))
+    }
 }
 
 impl Remote {
@@ -202,6 +268,28 @@ fn check(git: GitSource) -> Result<GitSource, InvalidRemote> {
     Ok(git)
 }
 
+/// The name that ADD gives to the file behind a URL.
+pub fn file_name(url: &str) -> String {
+    let path = url.split(['?', '#']).next().unwrap_or(url);
+    let path = path.split_once("://").map_or(path, |(_, rest)| rest);
+    let name = path.trim_end_matches('/').split_once('/').map_or("", |(_, path)| path);
+    let name = percent_decoded(name.rsplit('/').next().unwrap_or_default());
+    match name.as_str() {
+        "" | "." | ".." => "__unnamed__".into(),
+        _ if name.contains(['/', '\0']) => "__unnamed__".into(),
+        _ => name,
+    }
+}
+
+fn percent_encoded(text: &str) -> String {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_./".contains(byte);
+    text.bytes()
+        .map(
+            |byte| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") },
+        )
+        .collect()
+}
+
 fn percent_decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -294,6 +382,37 @@ mod tests {
             read("https://git.example/y.git?x=1", Named::ByFlag)
                 .starts_with("unexpected query \"x\"")
         );
+    }
+
+    #[test]
+    fn files_are_named_by_the_end_of_their_path() {
+        for (url, want) in [
+            ("https://example.com/a/b.tar.gz?x=/y#z", "b.tar.gz"),
+            ("https://example.com/a%20b", "a b"),
+            ("https://example.com/a/", "a"),
+            ("https://example.com/", "__unnamed__"),
+            ("https://example.com", "__unnamed__"),
+            ("https://example.com/x/..", "__unnamed__"),
+            ("https://example.com/..%2Fetc%2Fpasswd", "__unnamed__"),
+        ] {
+            assert_eq!(file_name(url), want, "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_added_is_named_and_read_back() {
+        let checksum = Some(Digest::of(b"x"));
+        for (text, checksum) in [
+            ("https://example.com/a b?x=1#y", None),
+            ("https://example.com/a", checksum),
+            ("https://git.example/y.git?ref=v%23+1&subdir=a%20b&keep-git-dir=0&submodules=0", None),
+            ("git@host:x.git#main:sub", None),
+        ] {
+            let remote = Remote::parse(text, Named::ByDockerfile).unwrap().unwrap();
+            let added = Added { remote, checksum };
+            assert_eq!(Added::of_context(&added.context()), Some(added), "{text}");
+        }
+        assert_eq!(Added::of_context("context"), None);
     }
 
     #[test]

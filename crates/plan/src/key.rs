@@ -148,13 +148,13 @@ impl Key {
     }
 
     fn copy(&mut self, op: &CopyOp) {
-        let CopyOp { sources, dest, chown, chmod, exclude, parents, link, unpack, keep_owners } =
-            op;
+        let CopyOp { sources, dest, chown, chmod, exclude, parents, link, keep_owners } = op;
         self.text("operation", "copy");
         for source in sources {
             match source {
-                CopySource::Paths { input, patterns } => {
+                CopySource::Paths { input, patterns, unpack } => {
                     self.texts(&format!("sources of input {input}"), patterns);
+                    self.flag(&format!("unpack input {input}"), *unpack);
                 }
                 CopySource::Inline(file) => self.inline("inline", file),
             }
@@ -169,7 +169,6 @@ impl Key {
         self.texts("exclude", exclude);
         self.flag("parents", *parents);
         self.flag("link", *link);
-        self.flag("unpack", *unpack);
         self.flag("keep owners", *keep_owners);
     }
 

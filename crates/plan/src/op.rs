@@ -293,6 +293,8 @@ pub enum CopySource {
         input: usize,
         /// The sources, expanded, as written.
         patterns: Vec<String>,
+        /// ADD: archives are unpacked, known by their content.
+        unpack: bool,
     },
     /// A file of the Dockerfile.
     Inline(InlineFile),
@@ -320,8 +322,6 @@ pub struct CopyOp {
     pub parents: bool,
     /// `--link`: the layer knows nothing of its parent.
     pub link: bool,
-    /// ADD: local archives are unpacked, by their content.
-    pub unpack: bool,
     /// Whether owners become root's (the context) or are kept (stages and images).
     pub keep_owners: bool,
 }
@@ -347,11 +347,11 @@ pub enum InputSource {
     },
     /// Nothing: the state of `FROM scratch`.
     Scratch {},
-    /// A folder of the client.
+    /// A folder of the client, or something that the coordinator fetched.
     Context {
         /// The context's name; `context` is the build's own.
         name: String,
-        /// What the selection sees of it, as the client hashed it.
+        /// What the selection sees of it, as it was hashed.
         digest: SelectionDigest,
     },
 }

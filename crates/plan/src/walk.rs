@@ -189,14 +189,17 @@ impl Walk<'_> {
         };
         let Some(input) = self.context_input(stage, context, selection)? else { return Ok(()) };
         let op = Op::Copy(CopyOp {
-            sources: vec![CopySource::Paths { input: 0, patterns: vec!["/".into()] }],
+            sources: vec![CopySource::Paths {
+                input: 0,
+                patterns: vec!["/".into()],
+                unpack: false,
+            }],
             dest: "/".into(),
             chown: None,
             chmod: None,
             exclude: Vec::new(),
             parents: false,
             link: false,
-            unpack: false,
             keep_owners: false,
         });
         self.step(stage, label, op, vec![input]);

@@ -27,6 +27,8 @@ pub struct Config {
     pub worker: WorkerConfig,
     /// `[submit]`
     pub submit: SubmitConfig,
+    /// `[fetch]`
+    pub fetch: FetchConfig,
     /// `[log]`
     pub log: LogConfig,
 }
@@ -150,6 +152,13 @@ pub struct WorkerConfig {
     pub cache_mount_max: ByteSize,
     /// How long jobs may go on after it was asked to stop.
     pub grace: Duration,
+}
+
+/// What a coordinator fetches.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct FetchConfig {
+    /// Hosts that may be reached though their address is not public.
+    pub allow: Vec<String>,
 }
 
 /// A client that submits builds.

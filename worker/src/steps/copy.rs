@@ -13,6 +13,7 @@ use dcbuild_tree::{
 use super::{Made, Place, Seeing, keep_recipe, owner};
 use crate::attempt::{Attempt, Task};
 use crate::contents::Contents;
+use crate::contexts::Finds;
 use crate::error::{Failed, blocking};
 use crate::layers::Layers;
 use crate::spool::{Sources, Spool};
@@ -63,16 +64,16 @@ impl Copying<'_> {
             .sources
             .iter()
             .map(|source| match source {
-                Planned::Paths { input, patterns } if op.unpack => {
+                Planned::Paths { input, patterns, unpack: true } => {
                     self.archives(*input, patterns, tmp, &mut spool)
                 }
                 Planned::Paths { .. } | Planned::Inline(_) => Ok(Archives::new()),
             })
             .collect::<Result<Vec<_>, _>>()?;
         let mut sources = Vec::new();
-        let mut context = None;
+        let mut contexts = Vec::new();
         for (source, archives) in op.sources.iter().zip(&archives) {
-            sources.push(self.source(source, archives, &mut context)?);
+            sources.push(self.source(source, archives, &mut contexts)?);
         }
         let request = CopyRequest {
             sources,
@@ -87,14 +88,14 @@ impl Copying<'_> {
         let mut changes = changes.map_err(|error| Failed::refused(&error))?;
         // A tar has no form for a socket.
         changes.0.retain(|_, change| !is_socket(change));
-        Ok((changes, Sources { context, spool }))
+        Ok((changes, Sources { contexts, spool }))
     }
 
     fn source<'s>(
         &'s self,
         source: &'s Planned,
         archives: &'s Archives,
-        context: &mut Option<Arc<dyn ReadContent + Send + Sync>>,
+        contexts: &mut Vec<Arc<dyn ReadContent + Send + Sync>>,
     ) -> Result<CopySource<'s>, Failed> {
         match source {
             Planned::Inline(file) => Ok(CopySource::Inline {
@@ -102,10 +103,14 @@ impl Copying<'_> {
                 content: ContentDigest(Digest::of(&file.content.0)),
                 bytes: file.content.0.clone().into(),
             }),
-            Planned::Paths { input, patterns } => {
+            Planned::Paths { input, patterns, unpack: _ } => {
                 let seeing = self.task.inputs.get(*input)?;
                 if let Place::Folder(folder) = &seeing.place {
-                    *context = Some(folder.contents.clone());
+                    match folder.finds {
+                        // A folder finds a file by its path: it is asked last, for what no parcel holds.
+                        Finds::ByPath => contexts.push(folder.contents.clone()),
+                        Finds::ByContent => contexts.insert(0, folder.contents.clone()),
+                    }
                 }
                 let owners =
                     if self.op.keep_owners { SourceOwners::Keep } else { SourceOwners::Reset };

@@ -25,6 +25,6 @@ pub(crate) async fn make(
         dcbuild_tree::workdir(&tree, &op.path, owner, now).map_err(|error| Failed::refused(&error))
     })
     .await?;
-    let sources = Sources { context: None, spool: None };
+    let sources = Sources { contexts: Vec::new(), spool: None };
     keep_recipe(&attempt.shared.layers, changes, sources).await
 }

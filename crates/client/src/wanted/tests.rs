@@ -99,15 +99,12 @@ fn standard_input_holds_one_dockerfile() {
     assert_eq!(places("-f - ."), Some((here(), DockerfilePlace::Stdin)));
     assert_eq!(places("."), Some((here(), DockerfilePlace::Usual)));
     assert_eq!(places("-f x ."), Some((here(), DockerfilePlace::File("x".into()))));
-    assert_eq!(places("-f x -"), None);
 }
 
 #[test]
 fn what_is_not_done_says_so() {
     for (line, want) in [
         ("--ssh default .", "--ssh 'default' is not supported"),
-        ("--cache-from type=gha .", "--cache-from 'type=gha' is not supported"),
-        ("--cache-to type=inline .", "--cache-to 'type=inline' is not supported"),
         ("--provenance mode=max .", "--provenance 'mode=max' is not supported"),
         ("--sbom true .", "--sbom 'true' is not supported"),
         ("--attest type=sbom .", "--attest 'type=sbom' is not supported"),
@@ -120,7 +117,7 @@ fn what_is_not_done_says_so() {
         ("--check --call=outline .", "--check and --call=outline do not go together"),
         (
             "https://example.com/x.git#a:../..",
-            "--context 'https://example.com/x.git#a:../..' is no address that can be fetched from",
+            "the context 'https://example.com/x.git#a:../..' is no address that can be fetched from",
         ),
         ("--platform a,b .", "--platform 'a,b' is not supported"),
         ("-t UPPER .", "--tag 'UPPER' is no name of an image"),
@@ -188,4 +185,17 @@ fn every_flag_of_docker_is_known_and_may_stand_behind_the_context() {
 fn a_flag_without_effect_is_told() {
     let flags = parse("--rm --force-rm --compress -m 1g --cpu-shares 2 .");
     assert_eq!(flags.without_effect(), ["memory", "cpu-shares"]);
+    let flags = parse("--cache-from type=gha --cache-from app:cache --cache-to type=inline .");
+    let told = |flag: &str, done: &str| {
+        format!(
+            "--{flag} is a cache of BuildKit and is not {done}: dcbuild's own store is found by itself"
+        )
+    };
+    let want = [
+        told("cache-from type=gha", "read"),
+        told("cache-from app:cache", "read"),
+        told("cache-to type=inline", "written"),
+    ];
+    assert_eq!(flags.skipped_caches(), want);
+    assert!(wanted("--cache-from type=gha --cache-to type=local,dest=x .", &[]).is_ok());
 }

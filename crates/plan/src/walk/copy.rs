@@ -3,7 +3,8 @@
 use dcbuild_dockerfile::{
     AddInstruction, CopyInstruction, ExpandOptions, Expansion, Instruction, Paths, Word, expand,
 };
-use dcbuild_model::{Selection, SelectionForm};
+use dcbuild_model::remote::file_name;
+use dcbuild_model::{Added, Digest, Named, Remote, Selection, SelectionForm};
 
 use super::{Stage, Walk, join};
 use crate::op::{Bytes, CopyOp, CopySource, InlineFile, Op};
@@ -11,10 +12,9 @@ use crate::plan::{HistoryLine, PlanError};
 use crate::stage::{Command, expansion};
 
 /// What COPY and ADD have in common, expanded.
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the Dockerfile")]
 struct Copied {
     keyword: &'static str,
-    patterns: Vec<String>,
+    groups: Vec<Group>,
     inline: Vec<InlineFile>,
     dest: String,
     chown: Option<String>,
@@ -22,7 +22,21 @@ struct Copied {
     exclude: Vec<String>,
     parents: bool,
     link: bool,
+}
+
+/// Sources that are taken from one place.
+struct Group {
+    from: From,
+    /// The sources as the Dockerfile has them, expanded.
+    written: Vec<String>,
     unpack: bool,
+}
+
+/// Whence sources are taken.
+enum From {
+    Context,
+    Stage(usize, String),
+    Fetched(Box<Added>),
 }
 
 impl Walk<'_> {
@@ -32,19 +46,38 @@ impl Walk<'_> {
         add: &AddInstruction,
         instruction: &Instruction,
     ) -> Result<(), PlanError> {
-        let (patterns, inline) = self.sources(stage, &add.paths)?;
-        if let Some(remote) = patterns.iter().find(|source| is_remote(source)) {
-            let message =
-                format!("ADD of {remote} is not supported yet: only files of the context");
-            let hint = "fetch it in a RUN step, or put the file into the context".to_owned();
-            return Err(PlanError::Instruction { message, lines: stage.at, hint: Some(hint) });
+        let (words, inline) = self.sources(stage, &add.paths)?;
+        let checksum = self.optional(stage, add.checksum.as_ref())?;
+        if checksum.is_some() && (words.len() != 1 || !inline.is_empty()) {
+            let message = "checksum can't be specified for multiple sources";
+            return Err(PlanError::at(stage.at, message));
         }
-        if add.checksum.is_some() {
-            return Err(PlanError::at(stage.at, "checksum requires HTTP(S) or Git sources"));
+        let mut groups: Vec<Group> = Vec::new();
+        for word in words {
+            let remote = Remote::parse(&word, Named::ByDockerfile)
+                .map_err(|error| PlanError::at(stage.at, error.to_string()))?;
+            let Some(remote) = remote else {
+                if checksum.is_some() {
+                    let message = "checksum requires HTTP(S) or Git sources";
+                    return Err(PlanError::at(stage.at, message));
+                }
+                let unpack = add.unpack.unwrap_or(true);
+                match groups.last_mut() {
+                    Some(Group { from: From::Context, written, .. }) => written.push(word),
+                    _ => groups.push(Group { from: From::Context, written: vec![word], unpack }),
+                }
+                continue;
+            };
+            let added = fetched(stage, remote, checksum.as_deref(), add.keep_git_dir)?;
+            groups.push(Group {
+                unpack: matches!(added.remote, Remote::Http(_)) && add.unpack.unwrap_or(false),
+                from: From::Fetched(Box::new(added)),
+                written: vec![word],
+            });
         }
         let copied = Copied {
             keyword: "ADD",
-            patterns,
+            groups,
             inline,
             dest: self.word(stage, add.paths.dest.as_str())?,
             chown: self.optional(stage, add.chown.as_ref())?,
@@ -52,9 +85,8 @@ impl Walk<'_> {
             exclude: as_written(&add.exclude),
             parents: false,
             link: add.link,
-            unpack: add.unpack.unwrap_or(true),
         };
-        self.copied(stage, copied, instruction, None)
+        self.copied(stage, copied, instruction)
     }
 
     pub(super) fn copy(
@@ -63,10 +95,20 @@ impl Walk<'_> {
         copy: &CopyInstruction,
         command: &Command,
     ) -> Result<(), PlanError> {
-        let (patterns, inline) = self.sources(stage, &copy.paths)?;
+        let (written, inline) = self.sources(stage, &copy.paths)?;
+        let from = match command.reads.first().copied().flatten() {
+            Some(other) => From::Stage(other, copy.from.clone().unwrap_or_default()),
+            None => From::Context,
+        };
+        if let (From::Context, Some(word)) = (&from, written.iter().find(|word| is_remote(word))) {
+            let message = format!("source can't be a URL for COPY: {word}");
+            let hint = Some("ADD takes URLs and git repositories".to_owned());
+            return Err(PlanError::Instruction { message, lines: stage.at, hint });
+        }
+        let group = Group { from, written, unpack: false };
         let copied = Copied {
             keyword: "COPY",
-            patterns,
+            groups: if group.written.is_empty() { Vec::new() } else { vec![group] },
             inline,
             dest: self.word(stage, copy.paths.dest.as_str())?,
             chown: self.optional(stage, copy.chown.as_ref())?,
@@ -74,11 +116,8 @@ impl Walk<'_> {
             exclude: as_written(&copy.exclude),
             parents: copy.parents,
             link: copy.link,
-            unpack: false,
         };
-        let from = command.reads.first().copied().flatten();
-        let from = from.map(|stage| (stage, copy.from.clone().unwrap_or_default()));
-        self.copied(stage, copied, &command.instruction, from)
+        self.copied(stage, copied, &command.instruction)
     }
 
     fn copied(
@@ -86,56 +125,40 @@ impl Walk<'_> {
         stage: &mut Stage,
         copied: Copied,
         instruction: &Instruction,
-        from: Option<(usize, String)>,
     ) -> Result<(), PlanError> {
         let created_by = history(&copied);
-        let Copied {
-            keyword: _,
-            patterns,
-            inline,
-            dest,
-            chown,
-            chmod,
-            exclude,
-            parents,
-            link,
-            unpack,
-        } = copied;
-        let mut inputs = Vec::new();
-        let mut sources = Vec::new();
-        let keep_owners = from.is_some();
-        if !patterns.is_empty() {
+        let Copied { keyword: _, groups, inline, dest, chown, chmod, exclude, parents, link } =
+            copied;
+        let keep_owners = groups.iter().any(|group| matches!(group.from, From::Stage(..)));
+        let (mut inputs, mut sources, mut lacks) = (Vec::new(), Vec::new(), false);
+        for Group { from, written, unpack } in groups {
+            let patterns = match &from {
+                From::Context | From::Stage(..) => written,
+                From::Fetched(added) => vec![pattern_of(&added.remote)],
+            };
             let selection = Selection {
                 form: SelectionForm::Copy,
                 sources: patterns.clone(),
                 exclude: exclude.clone(),
                 parents,
             };
-            match from {
-                Some((other, from)) => {
-                    inputs.push(self.stage_input(stage, other, &from, selection)?);
-                }
-                None => match self.context_input(stage, "context", selection)? {
-                    Some(input) => inputs.push(input),
-                    None => return Ok(()),
-                },
-            }
-            sources.push(CopySource::Paths { input: 0, patterns });
+            let input = match from {
+                From::Stage(other, name) => Some(self.stage_input(stage, other, &name, selection)?),
+                From::Context => self.context_input(stage, "context", selection)?,
+                From::Fetched(added) => self.context_input(stage, &added.context(), selection)?,
+            };
+            lacks |= input.is_none();
+            sources.push(CopySource::Paths { input: inputs.len(), patterns, unpack });
+            inputs.extend(input);
+        }
+        if lacks {
+            return Ok(());
         }
         sources.extend(inline.into_iter().map(CopySource::Inline));
         let dest = destination(stage, &dest);
         let label = self.title(stage, &instruction.source);
-        let op = Op::Copy(CopyOp {
-            sources,
-            dest,
-            chown,
-            chmod,
-            exclude,
-            parents,
-            link,
-            unpack,
-            keep_owners,
-        });
+        let op =
+            Op::Copy(CopyOp { sources, dest, chown, chmod, exclude, parents, link, keep_owners });
         let step = self.step(stage, label, op, inputs);
         stage.history.push(HistoryLine { created_by, step: Some(step) });
         Ok(())
@@ -178,11 +201,66 @@ fn as_written(words: &[Word]) -> Vec<String> {
     words.iter().map(|word| word.as_str().to_owned()).collect()
 }
 
+/// Whether COPY should rather be ADD: a web address, which is never a path.
 fn is_remote(source: &str) -> bool {
-    let scheme = ["http://", "https://", "git://", "ssh://", "git@"]
-        .iter()
-        .any(|scheme| source.starts_with(scheme));
-    scheme || source.starts_with("github.com/")
+    source.contains("://")
+        && matches!(Remote::parse(source, Named::ByDockerfile), Ok(Some(_)) | Err(_))
+}
+
+/// What is fetched for one source of an ADD, with its flags.
+fn fetched(
+    stage: &Stage,
+    remote: Remote,
+    checksum: Option<&str>,
+    keep_git_dir: Option<bool>,
+) -> Result<Added, PlanError> {
+    let differ = |what: &str| {
+        PlanError::at(stage.at, format!("the flag and the git URL disagree about {what}"))
+    };
+    match remote {
+        Remote::Http(url) => {
+            let digest = |text: &str| {
+                text.parse::<Digest>().map_err(|error| {
+                    PlanError::at(stage.at, format!("invalid checksum \"{text}\": {error}"))
+                })
+            };
+            let checksum = checksum.map(digest).transpose()?;
+            Ok(Added { remote: Remote::Http(url), checksum })
+        }
+        Remote::Git(mut git) => {
+            if let Some(commit) = checksum {
+                if !commit.chars().all(|ch| ch.is_ascii_hexdigit()) {
+                    let message = format!("invalid checksum \"{commit}\": no name of a commit");
+                    return Err(PlanError::at(stage.at, message));
+                }
+                if !git.commit.is_empty() && git.commit != commit {
+                    return Err(differ("the checksum"));
+                }
+                commit.clone_into(&mut git.commit);
+            }
+            if git.keep_git_dir.is_some()
+                && keep_git_dir.is_some()
+                && git.keep_git_dir != keep_git_dir
+            {
+                return Err(differ("keep-git-dir"));
+            }
+            git.keep_git_dir = git.keep_git_dir.or(keep_git_dir);
+            Ok(Added { remote: Remote::Git(git), checksum: None })
+        }
+    }
+}
+
+/// What is copied of something that was fetched: all of a repository, or the one file, whose name is no pattern.
+fn pattern_of(remote: &Remote) -> String {
+    let Remote::Http(url) = remote else { return "/".into() };
+    let mut pattern = String::new();
+    for ch in file_name(url).chars() {
+        if matches!(ch, '*' | '?' | '[' | '\\') {
+            pattern.push('\\');
+        }
+        pattern.push(ch);
+    }
+    pattern
 }
 
 /// The destination from the root; a slash at its end, or a dot, says that it is a folder.
@@ -205,7 +283,7 @@ fn history(copied: &Copied) -> String {
             text.push_str(&format!(" {flag}={value}"));
         }
     }
-    for source in &copied.patterns {
+    for source in copied.groups.iter().flat_map(|group| &group.written) {
         text.push(' ');
         text.push_str(source);
     }

@@ -31,7 +31,7 @@ const KEEP_UNUSED: &str =
 const INDEX_CA: &str = "A file of certificates to trust instead of the system's.";
 
 /// `HOST` stands for any host.
-pub(super) const KEYS: [Key; 35] = [
+pub(super) const KEYS: [Key; 36] = [
     key("registry.HOST.mirrors", "[]", "Hosts that are asked first, in this order."),
     key("registry.HOST.http", "false", "Use plain http."),
     key("registry.HOST.insecure", "false", "Use https without checking the certificate."),
@@ -80,6 +80,11 @@ pub(super) const KEYS: [Key; 35] = [
     ),
     key("worker.grace", "30s", "How long jobs may go on after a request to stop."),
     key("submit.coordinator", "none", "The coordinator that builds are sent to."),
+    key(
+        "fetch.allow",
+        "[]",
+        "Hosts without a public address, by name or address, from which a coordinator may fetch for ADD.",
+    ),
     key(
         "log.level",
         "info",

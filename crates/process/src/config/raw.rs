@@ -16,6 +16,7 @@ pub(super) struct RawConfig {
     pub(super) coordinator: RawCoordinator,
     pub(super) worker: RawWorker,
     pub(super) submit: RawSubmit,
+    pub(super) fetch: RawFetch,
     pub(super) log: RawLog,
 }
 
@@ -91,6 +92,12 @@ pub(super) struct RawWorker {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawSubmit {
     pub(super) coordinator: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawFetch {
+    pub(super) allow: Vec<String>,
 }
 
 #[derive(Deserialize, Default)]

@@ -10,8 +10,8 @@ use super::raw::{
     RawWorker,
 };
 use super::{
-    BucketConfig, BuildConfig, Config, CoordinatorConfig, IndexConfig, LogConfig, Mistake,
-    RegistryTable, StoreConfig, SubmitConfig, WorkerConfig,
+    BucketConfig, BuildConfig, Config, CoordinatorConfig, FetchConfig, IndexConfig, LogConfig,
+    Mistake, RegistryTable, StoreConfig, SubmitConfig, WorkerConfig,
 };
 use crate::{ByteSize, Env, parse_duration, trace};
 
@@ -74,7 +74,8 @@ pub(super) fn resolve(raw: RawConfig, env: &Env) -> Result<Config, Vec<Mistake>>
     let log = log(raw.log, &mut mistakes);
     match (build, coordinator, worker) {
         (Some(build), Some(coordinator), Some(worker)) if mistakes.0.is_empty() => {
-            Ok(Config { registries, build, coordinator, worker, submit, log })
+            let fetch = FetchConfig { allow: raw.fetch.allow };
+            Ok(Config { registries, build, coordinator, worker, submit, fetch, log })
         }
         _ => {
             mistakes.0.sort();

@@ -1,0 +1,171 @@
+//! What the ADDs of a build take from elsewhere: fetched once, looked at and packed like a client's folder.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
+
+use dcbuild_context::LocalContext;
+use dcbuild_fetch::{FetchConfig, FetchError, FetchedFile, Fetcher, Tokens};
+use dcbuild_model::remote::file_name;
+use dcbuild_model::{Added, BlobDigest, Digest, Remote, Selection, SelectionDigest};
+use dcbuild_process::Clock;
+use dcbuild_remote::{SendError, Sender, Sent};
+use dcbuild_tree::Ignore;
+use tempfile::TempDir;
+use tokio::sync::OnceCell;
+
+use crate::build::{AskError, Build, Shown};
+use crate::config::Stores;
+use crate::images::chain;
+
+/// Says why something is not to be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RemoteError {
+    #[error("the name '{name}' of a context says nothing that can be fetched")]
+    Name { name: String },
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error("digest mismatch {found}: {wanted}")]
+    Checksum { found: Digest, wanted: Digest },
+    #[error("could not make a temporary folder")]
+    Folder(#[source] std::io::Error),
+    #[error("could not set the time of '{url}'")]
+    Time { url: String, source: std::io::Error },
+    #[error(transparent)]
+    Open(#[from] dcbuild_context::OpenError),
+    #[error(transparent)]
+    Read(#[from] dcbuild_context::LocalError),
+    #[error(transparent)]
+    Stow(#[from] SendError),
+    #[error("fetching was stopped")]
+    Stopped(#[from] tokio::task::JoinError),
+}
+
+/// Something that is here.
+struct Here {
+    context: Arc<LocalContext>,
+    _folder: TempDir,
+}
+
+type Slot = Arc<OnceCell<Here>>;
+
+/// What a build has fetched so far, by the names of contexts.
+#[derive(Default)]
+pub(crate) struct Remotes(Mutex<BTreeMap<String, Slot>>);
+
+/// What fetching leans on.
+pub(crate) struct Fetching<'a> {
+    pub(crate) build: &'a Build,
+    pub(crate) stores: &'a Stores,
+    pub(crate) config: &'a FetchConfig,
+    pub(crate) clock: &'a dyn Clock,
+}
+
+impl Remotes {
+    fn slot(&self, name: &str) -> Slot {
+        let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.entry(name.to_owned()).or_default().clone()
+    }
+
+    /// Forgets everything, and removes it from the disk.
+    pub(crate) fn clear(&self) {
+        let all = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(all);
+    }
+}
+
+impl Fetching<'_> {
+    /// What a selection sees of something that is fetched.
+    pub(crate) async fn select(
+        &self,
+        name: &str,
+        selection: &Selection,
+    ) -> Result<SelectionDigest, RemoteError> {
+        let (context, selection) = (self.context(name).await?, selection.clone());
+        Ok(tokio::task::spawn_blocking(move || context.select(&selection)).await??)
+    }
+
+    /// Puts what a selection sees into the store.
+    pub(crate) async fn stow(
+        &self,
+        name: &str,
+        selection: &Selection,
+    ) -> Result<BlobDigest, RemoteError> {
+        let context = self.context(name).await?;
+        let (blobs, layers) = (self.stores.blobs.clone(), self.stores.layers.clone());
+        let sent = Sender { blobs, layers }.send(context, selection.clone()).await?;
+        let Sent { parcel, .. } = sent;
+        Ok(parcel)
+    }
+
+    async fn context(&self, name: &str) -> Result<Arc<LocalContext>, RemoteError> {
+        let slot = self.build.remotes.slot(name);
+        let here = slot.get_or_try_init(|| self.shown(name)).await?;
+        Ok(here.context.clone())
+    }
+
+    async fn shown(&self, name: &str) -> Result<Here, RemoteError> {
+        let bad = || RemoteError::Name { name: name.to_owned() };
+        let added = Added::of_context(name).ok_or_else(bad)?;
+        let shown = Shown::start(self.build, self.clock, added.remote.to_string());
+        let fetched = self.fetch(&added).await;
+        match &fetched {
+            Ok(_) => shown.done(),
+            Err(error) => shown.failed(chain(error)),
+        }
+        fetched
+    }
+
+    async fn fetch(&self, added: &Added) -> Result<Here, RemoteError> {
+        let mut config = self.config.clone();
+        config.tokens = self.tokens();
+        let fetcher = Fetcher::new(config)?;
+        let folder = tempfile::Builder::new().prefix("dcbuild-").tempdir();
+        let folder = folder.map_err(RemoteError::Folder)?;
+        let root = match &added.remote {
+            Remote::Git(source) => fetcher.repository(source, folder.path()).await?.folder,
+            Remote::Http(url) => {
+                let root = folder.path().join("files");
+                tokio::fs::create_dir(&root).await.map_err(RemoteError::Folder)?;
+                let file = root.join(file_name(url));
+                let fetched = fetcher.file(url, &file).await?;
+                if let Some(wanted) = added.checksum.filter(|it| *it != fetched.digest) {
+                    return Err(RemoteError::Checksum { found: fetched.digest, wanted });
+                }
+                settle(&file, &fetched).map_err(|source| RemoteError::Time {
+                    url: added.remote.to_string(),
+                    source,
+                })?;
+                root
+            }
+        };
+        let hashes = folder.path().join("hashes");
+        let now = self.clock.now();
+        let context = LocalContext::open_folder(&root, Ignore::default(), &hashes, 0, now)?;
+        Ok(Here { context: Arc::new(context), _folder: folder })
+    }
+
+    fn tokens(&self) -> Tokens {
+        let mut tokens = Tokens::default();
+        for (id, value) in self.build.secrets_named(Tokens::is_one) {
+            tokens.insert(&id, &value);
+        }
+        tokens
+    }
+}
+
+/// Gives a file the rights and the time that BuildKit gives it: 0600, and what the server says of its last change.
+fn settle(file: &Path, fetched: &FetchedFile) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600))?;
+    let secs = u64::try_from(fetched.modified.unwrap_or(0)).unwrap_or(0);
+    let time = UNIX_EPOCH + Duration::from_secs(secs);
+    std::fs::File::options().write(true).open(file)?.set_modified(time)
+}
+
+impl From<RemoteError> for AskError {
+    fn from(error: RemoteError) -> AskError {
+        AskError::Failed(chain(&error))
+    }
+}
