@@ -129,11 +129,11 @@ impl Fetching<'_> {
                 let root = folder.path().join("files");
                 tokio::fs::create_dir(&root).await.map_err(RemoteError::Folder)?;
                 let file = root.join(file_name(url));
-                let fetched = fetcher.file(url, &file).await?;
-                if let Some(wanted) = added.checksum.filter(|it| *it != fetched.digest) {
-                    return Err(RemoteError::Checksum { found: fetched.digest, wanted });
+                let got = fetcher.file(url, &file).await?;
+                if let Some(wanted) = added.checksum.filter(|it| *it != got.digest) {
+                    return Err(RemoteError::Checksum { found: got.digest, wanted });
                 }
-                settle(&file, &fetched).map_err(|source| RemoteError::Time {
+                settle(&file, &got).map_err(|source| RemoteError::Time {
                     url: added.remote.to_string(),
                     source,
                 })?;

@@ -1,4 +1,4 @@
-//! A web server on loopback: files of a folder with their ETags and dates, redirects, and git repositories by
+//! A web server on loopback: files of a folder with their entity tags and dates, redirects, and git repositories by
 //! `git http-backend`, as a forge serves them.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};

@@ -1,5 +1,4 @@
 //! ADD of what lies elsewhere: files behind URLs and git repositories, on one machine and on a cluster.
-#![expect(clippy::unwrap_used, reason = "test")]
 
 use dcbuild_tests::cluster::Cluster;
 use dcbuild_tests::files::{ContextEntry, write_context};

@@ -1,5 +1,4 @@
 //! What `--check` and `--call` say, on one machine and on a cluster, and what a build says of the same.
-#![expect(clippy::unwrap_used, reason = "test")]
 
 use dcbuild_tests::cluster::Cluster;
 use dcbuild_tests::files::{ContextEntry, write_context};

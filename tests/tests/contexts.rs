@@ -191,7 +191,7 @@ fn a_git_repository_is_a_context() {
     assert_eq!(build("#v1"), old);
     assert_eq!(build(&format!("#{first}")), old);
     assert_eq!(build("#next:sub"), ["all/Dockerfile", "all/a", "all/b"]);
-    assert_eq!(build(&format!("?branch=next&subdir=sub")), ["all/Dockerfile", "all/a", "all/b"]);
+    assert_eq!(build("?branch=next&subdir=sub"), ["all/Dockerfile", "all/a", "all/b"]);
     assert_eq!(build(&format!("?tag=v1&commit={}", &first[..12])), old);
     for (suffix, want) in [
         ("#none", "has no 'none'"),

@@ -44,7 +44,7 @@ const PACKAGES: &[Package] = &[
     },
     Package {
         name: "git",
-        purpose: Purpose::Tests,
+        purposes: &[Purpose::Tests],
         reason: "contexts and ADD take it from repositories, which it serves to the tests as well",
     },
     Package {

@@ -34,7 +34,7 @@ pub(crate) fn conclude(
             ReportFormat::Text => report_text(report, &request.submission.request),
             ReportFormat::Json => report_json(report, &request.submission.request),
         };
-        code = reported(report, wanted, &request.submission.request, show);
+        code = reported(report, *wanted, &request.submission.request, show);
     }
     if let Outcome::Done { outputs, .. } = &outcome
         && code.is_none()
@@ -53,7 +53,7 @@ pub(crate) fn conclude(
 /// Prints why a Dockerfile that was checked cannot be built, and says the exit code of a report.
 fn reported(
     report: &Report,
-    wanted: &CallWanted,
+    wanted: CallWanted,
     request: &Request,
     show: &mut Show<'_>,
 ) -> Option<u8> {

@@ -12,7 +12,7 @@ use dcbuild_oci::LayoutRef;
 use dcbuild_process::{Env, Hint, Proxies, ProxiesError};
 use dcbuild_tree::{Ignore, IgnoreError};
 
-use crate::gather::{Gathered, LooseDockerfile};
+use crate::gather::Gathered;
 use crate::parse::{NamedContext, SecretSource};
 use crate::wanted::{DockerfilePlace, MainContext, Wanted};
 
@@ -131,13 +131,12 @@ pub fn prepare(
         (MainContext::Stdin | MainContext::Remote(_), root) => root.unwrap_or_default(),
     };
     let main = Context::open(&root, 0)?;
-    let (dockerfile, filename, ignore) = match dockerfile {
-        Some(LooseDockerfile { text, name }) => (text, name, ignore_of(&main)?),
-        None => {
-            // A file in a context that was fetched is named from its top.
-            let working = if fetched { main.root() } else { place.working };
-            read_dockerfile(&wanted.dockerfile, &main, working)?
-        }
+    let (dockerfile, filename, ignore) = if let Some(loose) = dockerfile {
+        (loose.text, loose.name, ignore_of(&main)?)
+    } else {
+        // A file in a context that was fetched is named from its top.
+        let working = if fetched { main.root() } else { place.working };
+        read_dockerfile(&wanted.dockerfile, &main, working)?
     };
     // As BuildKit: an ignore file says what is not sent, and of what was fetched everything is there already.
     let ignore = if fetched { Ignore::default() } else { ignore };

@@ -57,7 +57,7 @@ pub const STEP_KILL_AFTER: Duration = Duration::from_millis(500);
 /// A file that is fetched for ADD or as a context, and a context on standard input.
 pub const FETCH_BYTES_MAX: u64 = 16 << 30;
 /// How long one fetch may take in all.
-pub const FETCH_TIME_MAX: Duration = Duration::from_mins(60);
+pub const FETCH_TIME_MAX: Duration = Duration::from_hours(1);
 /// How long a fetch may be silent.
 pub const FETCH_SILENCE_MAX: Duration = Duration::from_mins(1);
 /// Redirects that one fetch follows.

@@ -182,7 +182,10 @@ fn is_repository(url: &str) -> bool {
     let path = url.split(['?', '#']).next().unwrap_or(url);
     let after = path.split_once("://").map_or(path, |(_, rest)| rest);
     after.split_once('/').is_some_and(|(_, path)| {
-        path.trim_end_matches('/').rsplit('/').next().is_some_and(|name| name.ends_with(".git"))
+        path.trim_end_matches('/')
+            .rsplit('/')
+            .next()
+            .is_some_and(|name| name.strip_suffix(".git").is_some())
     })
 }
 

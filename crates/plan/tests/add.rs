@@ -1,5 +1,4 @@
 //! What an ADD asks for, of the context and from elsewhere.
-#![expect(clippy::unwrap_used, reason = "test")]
 
 use dcbuild_model::{Digest, SelectionDigest};
 use dcbuild_plan::{CopySource, Need, Op, Planned, Request, Sources, plan};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use dcbuild_model::{ConfigDigest, Digest, LayerDigest, ManifestDigest, Platform};
 use dcbuild_oci::ImageConfig;
-use dcbuild_plan::report::CheckReport;
+use dcbuild_plan::report::{CheckReport, show};
 use dcbuild_plan::{
     Call, Called, Finding, ImageLayer, ImageSource, Need, PlanError, Planned, Report, Request,
     ResolvedImage, Sources, call, plan,
@@ -63,7 +63,7 @@ fn request(text: &str, args: &[(&str, &str)]) -> Request {
 }
 
 fn listed(findings: &[Finding]) -> String {
-    findings.iter().map(|finding| format!("{}\n", finding.short())).collect()
+    findings.iter().map(|finding| finding.short() + "\n").collect()
 }
 
 fn checked(text: &str, args: &[(&str, &str)]) -> String {
@@ -406,7 +406,6 @@ fn shown(what: Call, target: Option<&str>, args: &[(&str, &str)]) -> (String, St
     let target = target.map(str::to_owned);
     let request = Request { target, ..request(PARAMETERS, args) };
     let report = asked(&request, what).unwrap();
-    use dcbuild_plan::report::show;
     (show::text(&report, &request), show::json(&report, &request))
 }
 
