@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 use dcbuild_client::BuildFlags;
+use dcbuild_process::config::CacheUpload;
 use dcbuild_process::{ByteSize, parse_duration};
 
 use crate::cache::Cache;
@@ -35,7 +36,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Build an image on this machine: no daemon, no set-up
-    Build(Box<BuildFlags>),
+    Build(Box<LocalBuild>),
     /// Build an image on a cluster
     Submit(Box<Submit>),
     /// Show what a build would do, without running anything
@@ -56,6 +57,8 @@ pub(crate) enum Command {
     Images(Names),
     /// Take names away from images, here or on the cluster that is named
     Rmi(RemoveNames),
+    /// Try what builds need, on this machine and elsewhere, and say what is wrong
+    Doctor(Doctor),
     /// Show what builds on this machine have left on disk
     Du(Du),
     /// Remove what builds on this machine have left on disk
@@ -76,11 +79,31 @@ impl Command {
     /// Whether the flags of a build ask for dcbuild's own log.
     pub(crate) fn is_debugged(&self) -> bool {
         match self {
-            Command::Build(flags) => flags.debug,
+            Command::Build(flags) => flags.build.debug,
             Command::Submit(flags) => flags.build.debug,
             Command::Plan(flags) => flags.build.debug,
             _ => false,
         }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct LocalBuild {
+    #[command(flatten)]
+    pub(crate) store: StoreFlags,
+    /// What goes to the bucket: all results, what the outputs are made of, or nothing
+    #[arg(long, value_name = "WHAT", value_parser = cache_upload)]
+    pub(crate) cache_upload: Option<CacheUpload>,
+    #[command(flatten)]
+    pub(crate) build: BuildFlags,
+}
+
+fn cache_upload(text: &str) -> Result<CacheUpload, String> {
+    match text {
+        "all" => Ok(CacheUpload::All),
+        "outputs" => Ok(CacheUpload::Outputs),
+        "none" => Ok(CacheUpload::None),
+        _ => Err("it is all, outputs or none".into()),
     }
 }
 
@@ -173,6 +196,17 @@ pub(crate) struct RemoveNames {
     pub(crate) names: Vec<String>,
     #[command(flatten)]
     pub(crate) cluster: Cluster,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Doctor {
+    #[command(flatten)]
+    pub(crate) store: StoreFlags,
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
+    /// How the findings are printed
+    #[arg(long, value_enum, default_value = "text")]
+    pub(crate) format: Format,
 }
 
 #[derive(Debug, clap::Args)]

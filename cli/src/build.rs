@@ -1,34 +1,24 @@
-//! Builds on this machine: client, coordinator and worker in one process, joined by streams in memory.
+//! Builds on this machine: what is asked, and what comes of it.
 
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use dcbuild_client::{
-    BuildFlags, BuildRequest, Client, ClientConfig, Console, Ended, Handover, Place, Purpose,
-    Wanted, environment, gather, prepare,
+    BuildFlags, BuildRequest, Console, Ended, Handover, Place, Purpose, Wanted, gather, prepare,
 };
-use dcbuild_context::LocalContexts;
-use dcbuild_coordinator::{Coordinator, CoordinatorConfig, Holds, Stores, in_memory};
-use dcbuild_fetch::{Cache, FetchConfig, Reach};
-use dcbuild_model::{BuildId, LayerId, Platform, WorkerId};
+use dcbuild_model::BuildId;
 use dcbuild_plan::{Plan, show};
-use dcbuild_process::{
-    Clock as _, Config, Env, Hint, SystemClock, config::NetworkDefault, new_bits, report_with_hint,
-};
+use dcbuild_process::{Clock as _, Config, Env, Hint, SystemClock, new_bits, report_with_hint};
 use dcbuild_progress::Mode;
 use dcbuild_proto::document::Outcome;
-use dcbuild_store::{FolderStore, InUse};
-use dcbuild_worker::{DefaultNetwork, Holdings, Worker, WorkerConfig};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use crate::args::{PlanFlags, PlanFormat};
-use crate::registries::registries;
-use crate::roles::executable;
+use crate::args::{LocalBuild, PlanFlags, PlanFormat};
+use crate::local::Local;
 use crate::state::{ELSEWHERE, State};
+use crate::stores::StoreFlags;
 use crate::{complain, say};
 
 /// What every command that talks to somebody has at hand.
@@ -41,16 +31,17 @@ pub(crate) struct App {
 }
 
 /// `dcbuild build`.
-pub(crate) async fn build(app: &App, flags: BuildFlags) -> anyhow::Result<ExitCode> {
+pub(crate) async fn build(app: &App, flags: LocalBuild) -> anyhow::Result<ExitCode> {
+    let LocalBuild { store, cache_upload, build: flags } = flags;
     let handover = Handover { purpose: Purpose::Build, in_place: true };
     let request = match request(app, &flags, handover).await? {
         Ok(request) => request,
         Err(code) => return Ok(code),
     };
-    let local = Local::start(app)?;
-    let kept = request.kept.clone();
+    let (mode, kept) = (request.mode, request.kept.clone());
+    let local = Local::start(app, &store, cache_upload).await?;
     let ended = local.client.build(request, &mut Console::stderr(&app.env), &app.stop).await;
-    local.stop().await;
+    local.stop(&app.stop, mode).await;
     drop(kept);
     let keep = app.config.build.keep_storage;
     if has_grown(&ended)
@@ -77,9 +68,9 @@ pub(crate) async fn plan(app: &App, flags: PlanFlags) -> anyhow::Result<ExitCode
         Ok(request) => request,
         Err(code) => return Ok(code),
     };
-    let local = Local::start(app)?;
+    let local = Local::start(app, &StoreFlags::default(), None).await?;
     let ended = local.client.build(request, &mut Console::stderr(&app.env), &app.stop).await;
-    local.stop().await;
+    local.stop(&app.stop, Mode::None).await;
     match ended {
         Ok(Ended { outcome: Some(Outcome::Planned { plan }), .. }) => {
             say(&print(&plan, flags.format))
@@ -176,166 +167,5 @@ pub(crate) fn finish(
             complain(&report_with_hint(&error));
             Ok(ExitCode::from(error.fault().exit_code()))
         }
-    }
-}
-
-/// Coordinator, worker and client of this process.
-struct Local {
-    client: Client,
-    coordinator: Coordinator,
-    worker: TaskTracker,
-    server: TaskTracker,
-    stop_worker: CancellationToken,
-    stop_server: CancellationToken,
-    store: Arc<FolderStore>,
-    in_use: InUse,
-    held: Holdings,
-}
-
-impl Local {
-    fn start(app: &App) -> anyhow::Result<Local> {
-        let store = Arc::new(app.state.open_store()?);
-        // Before anything is looked for: from now on no other process prunes what this build finds.
-        let in_use = store.begin_use().context("could not take the store into use")?;
-        let contexts = Arc::new(LocalContexts::new());
-        let registries = registries(&app.config)?;
-        let parts = dcbuild_worker::Parts {
-            blobs: store.clone(),
-            layers: store.clone(),
-            // All builds of this machine share the folders themselves.
-            caches: None,
-            images: Some(store.clone()),
-            folder: Some(store.clone()),
-            contexts: contexts.clone(),
-            clock: Arc::new(SystemClock),
-        };
-        let settings = worker_config(app, registries.clone())?;
-        let worker = Worker::new(settings, parts).context("could not start the worker")?;
-        let held = worker.holdings();
-        let parts = dcbuild_coordinator::Parts {
-            stores: Stores {
-                blobs: store.clone(),
-                steps: store.clone(),
-                layers: store.clone(),
-                names: store.clone(),
-                notes: store.clone(),
-                // This process holds a time of use of its own.
-                using: None,
-                swept: store.clone(),
-                leftovers: None,
-                caches: store.clone(),
-                grants: None,
-            },
-            holds: Some(Arc::new(Held(held.clone()))),
-            clock: Arc::new(SystemClock),
-        };
-        let fetch = FetchConfig {
-            reach: Reach::Anywhere,
-            env: environment(&app.env),
-            cache: Some(Cache::new(app.state.fetched(), FETCHED_BYTES_MAX)),
-            ..FetchConfig::default()
-        };
-        let settings = CoordinatorConfig { registries, fetch, ..CoordinatorConfig::default() };
-        let coordinator =
-            Coordinator::start(settings, parts).context("could not start the coordinator")?;
-        let (incoming, connector) = in_memory();
-        let (stop_worker, stop_server) = (CancellationToken::new(), CancellationToken::new());
-        let (worker_task, server) = (TaskTracker::new(), TaskTracker::new());
-        let (serving, stopping) = (coordinator.clone(), stop_server.clone());
-        server.spawn(async move {
-            if let Err(error) = serving.serve(incoming, stopping).await {
-                tracing::error!(error = %dcbuild_process::report(&error), "the coordinator of this process failed");
-            }
-        });
-        worker_task.spawn(worker.run(connector.channel(), stop_worker.clone()));
-        let config = ClientConfig::new(&app.env, working()?);
-        let client =
-            Client::in_process(connector.channel(), store.clone(), store.clone(), contexts, config);
-        Ok(Local {
-            client,
-            coordinator,
-            worker: worker_task,
-            server,
-            stop_worker,
-            stop_server,
-            store,
-            in_use,
-            held,
-        })
-    }
-
-    /// Stops in the order in which one leans on the other, and makes what was written count after the next boot.
-    async fn stop(self) {
-        let Local { client, coordinator, worker, server, .. } = self;
-        let Local { stop_worker, stop_server, store, in_use, held, .. } = self;
-        drop(client);
-        stop_worker.cancel();
-        worker.close();
-        worker.wait().await;
-        stop_server.cancel();
-        coordinator.stop().await;
-        server.close();
-        server.wait().await;
-        let synced = tokio::task::spawn_blocking(move || -> anyhow::Result<u64> {
-            let confirmed = store.confirm_synced()?;
-            held.mark_synced(&confirmed.layers)?;
-            Ok(confirmed.files)
-        });
-        match synced.await.map_err(|error| anyhow!(error)).flatten() {
-            Ok(records) => tracing::debug!(records, "records are durable"),
-            Err(error) => tracing::warn!(error = %format!("{error:#}"), "the store was not synced"),
-        }
-        drop(in_use);
-    }
-}
-
-/// A worker that takes no jobs, for what it has on its disk.
-pub(crate) fn packer(app: &App, store: &Arc<FolderStore>) -> anyhow::Result<Worker> {
-    let parts = dcbuild_worker::Parts {
-        blobs: store.clone(),
-        layers: store.clone(),
-        caches: None,
-        images: None,
-        folder: Some(store.clone()),
-        contexts: Arc::new(LocalContexts::new()),
-        clock: Arc::new(SystemClock),
-    };
-    let settings = worker_config(app, registries(&app.config)?)?;
-    Worker::new(settings, parts).context("could not open what the worker has")
-}
-
-fn worker_config(
-    app: &App,
-    registries: dcbuild_registry::RegistryConfig,
-) -> anyhow::Result<WorkerConfig> {
-    Ok(WorkerConfig {
-        id: WorkerId::from_bits(new_bits(&SystemClock)),
-        slots: app.config.build.parallelism,
-        platforms: vec![Platform { os: "linux".into(), ..Platform::host() }],
-        data_dir: app.state.worker(),
-        exe: executable()?,
-        registries,
-        network: match app.config.build.network {
-            NetworkDefault::Default => DefaultNetwork::Outward,
-            NetworkDefault::None => DefaultNetwork::None,
-            NetworkDefault::Host => DefaultNetwork::Host,
-        },
-        in_process: true,
-        step_memory_max: app.config.build.step_memory.map(|size| size.0),
-        cache_mount_bytes_max: app.config.worker.cache_mount_max.0,
-        grace: std::time::Duration::from_secs(1),
-    })
-}
-
-/// What the worker of this process has on its disk.
-struct Held(Holdings);
-
-#[tonic::async_trait]
-impl Holds for Held {
-    async fn holds(&self, layers: &[LayerId]) -> Vec<bool> {
-        let (holdings, layers) = (self.0.clone(), layers.to_vec());
-        let count = layers.len();
-        let held = tokio::task::spawn_blocking(move || holdings.holds(&layers)).await;
-        held.unwrap_or_else(|_| vec![false; count])
     }
 }

@@ -16,7 +16,8 @@ use dcbuild_proto::cache::{CacheAsk, CacheStats, CacheTold, ListedRecord, SweptS
 use dcbuild_worker::Worker;
 
 use crate::args::Cluster;
-use crate::build::{App, packer};
+use crate::build::App;
+use crate::local::packer;
 use crate::remote::{address, client_at, failed};
 use crate::roles::{Opened, open_store};
 use crate::say;
@@ -155,7 +156,7 @@ async fn place(app: &App, flags: &PlaceFlags) -> anyhow::Result<Place> {
     }
     if flags.store.is_some() || app.env.store().is_some() {
         let store = StoreFlags { store: flags.store.clone(), index: flags.index.clone() };
-        return Ok(Place::Store(open_store(&store, app).await?));
+        return Ok(Place::Store(open_store(&store, &app.state.aside(), app).await?));
     }
     Ok(match address(app, &Cluster { coordinator: None }) {
         Some(url) => Place::Cluster(url),
@@ -206,8 +207,15 @@ async fn carry(
             "a coordinator's clients may not write records: name the store itself with --store (it is {url} now)"
         ),
         Place::Store(opened) => {
-            let carried = move_it(&opened.stores(), &Nothing).await;
+            let stores = opened.stores();
+            let carried = move_it(&stores, &Nothing).await;
+            let failure = stores.backlog.and_then(|backlog| backlog.borrow().failure.clone());
             opened.close().await;
+            // What the bucket did not take lies aside, and nobody else will send it.
+            drop(std::fs::remove_dir_all(app.state.aside()));
+            if let Some(failure) = failure {
+                bail!("the store did not take all of it; do it again when it does well: {failure}");
+            }
             carried
         }
         Place::Here => {

@@ -5,7 +5,10 @@
 mod args;
 mod build;
 mod cache;
+mod doctor;
+mod drain;
 mod explain;
+mod local;
 mod prune;
 mod registries;
 mod remote;
@@ -89,8 +92,9 @@ async fn talk(
     let stop = signals().context("could not watch for signals")?;
     let app = build::App { config, env, state, stop };
     match command {
-        Command::Build(flags) => build::build(&app, *flags).await,
-        Command::Plan(flags) => build::plan(&app, *flags).await,
+        Command::Build(flags) => Box::pin(build::build(&app, *flags)).await,
+        Command::Plan(flags) => Box::pin(build::plan(&app, *flags)).await,
+        Command::Doctor(flags) => doctor::doctor(&app, flags).await,
         Command::Submit(flags) => remote::submit(&app, *flags).await,
         Command::Attach(flags) => remote::attach(&app, flags).await,
         Command::Logs(flags) => remote::logs(&app, flags).await,

@@ -12,7 +12,7 @@ use dcbuild_fetch::{Cache, FetchConfig, Reach};
 use dcbuild_model::{Platform, Scope, WorkerId};
 use dcbuild_process::{Config, SystemClock, config::StoreConfig, new_bits};
 use dcbuild_remote::RemoteStore;
-use dcbuild_store::{Ceilings, FolderStore};
+use dcbuild_store::{Ceilings, FolderStore, Near, Policy};
 use dcbuild_worker::{DefaultNetwork, NoContexts, Worker, WorkerConfig};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -23,14 +23,18 @@ use crate::args;
 use crate::build::{App, FETCHED_BYTES_MAX};
 use crate::registries::registries;
 use crate::state::absolute;
-use crate::stores::{Bucket, BucketSettings, StoreFlags};
+use crate::stores::{Aside, Bucket, BucketSettings, StoreFlags};
+
+/// What a worker of a cluster keeps of small blobs, such as tables of contents.
+const NEAR_BYTES_MAX: u64 = 1 << 30;
 
 /// Runs a coordinator until it is told to stop.
 pub(crate) async fn coordinator(flags: args::Coordinator, app: &App) -> anyhow::Result<()> {
     let (config, stop) = (&app.config, app.stop.clone());
     let settings = &config.coordinator;
     let listen = flags.listen.unwrap_or(settings.listen);
-    let opened = open_store(&flags.store, app).await?;
+    let data_dir = absolute(flags.data_dir.as_ref().unwrap_or(&settings.data_dir))?;
+    let opened = open_store(&flags.store, &data_dir.join("behind"), app).await?;
     let stores = opened.stores();
     let parts = dcbuild_coordinator::Parts { stores, holds: None, clock: Arc::new(SystemClock) };
     let data_dir = absolute(flags.data_dir.as_ref().unwrap_or(&settings.data_dir))?;
@@ -131,7 +135,13 @@ async fn confirm_records(store: FolderStore, written: &CancellationToken) {
 }
 
 /// The store that flags, environment or configuration name.
-pub(crate) async fn open_store(flags: &StoreFlags, app: &App) -> anyhow::Result<Opened> {
+///
+/// What a bucket does not take now lies in the folder `aside`, which no other process may use.
+pub(crate) async fn open_store(
+    flags: &StoreFlags,
+    aside: &Path,
+    app: &App,
+) -> anyhow::Result<Opened> {
     let settings = &app.config.coordinator;
     let configured = match &settings.store {
         StoreConfig::Bucket(bucket) => Some(bucket),
@@ -139,24 +149,27 @@ pub(crate) async fn open_store(flags: &StoreFlags, app: &App) -> anyhow::Result<
     };
     let named = BucketSettings::find(flags, &app.env, (configured, &settings.index))?;
     if let Some(named) = named {
-        return Ok(Opened::Bucket(Bucket::open(&named, &app.env).await?));
+        let folder = open_folder(aside)?;
+        let aside = Aside { folder, notes: aside.join("waiting"), policy: Policy::Failing };
+        return Ok(Opened::Bucket(Bucket::open(&named, &app.env, aside).await?));
     }
     let dir = match (flags.store.as_deref().or_else(|| app.env.store()), &settings.store) {
         (Some(store), _) => store_dir(store)?,
         (None, StoreConfig::Folder { dir }) => dir.clone(),
         (None, StoreConfig::Bucket(bucket)) => bail!("{} is no folder", bucket.url),
     };
-    let dir = absolute(&dir)?;
-    let store = FolderStore::open(&dir)
-        .with_context(|| format!("could not open the store in {}", dir.display()))?;
-    Ok(Opened::Folder(store))
+    Ok(Opened::Folder(open_folder(&absolute(&dir)?)?))
+}
+
+fn open_folder(dir: &Path) -> anyhow::Result<FolderStore> {
+    FolderStore::open(dir).with_context(|| format!("could not open the store in {}", dir.display()))
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("could not listen on {address}"))
 }
 
-fn store_dir(store: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn store_dir(store: &str) -> anyhow::Result<PathBuf> {
     match store.strip_prefix("dir:") {
         Some(path) if !path.is_empty() => Ok(PathBuf::from(path)),
         _ => bail!("--store {store}: a store is dir:PATH or s3://BUCKET/PREFIX"),
@@ -172,13 +185,16 @@ pub(crate) async fn worker(
     let settings = &config.worker;
     let coordinator = flags.cluster.coordinator.unwrap_or_else(|| settings.coordinator.clone());
     let channel = channel(&coordinator)?;
+    let data_dir = absolute(flags.data_dir.as_ref().unwrap_or(&settings.data_dir))?;
     let remote = Arc::new(RemoteStore::new(channel.clone(), coordinator.clone()));
+    let near = Arc::new(open_folder(&data_dir.join("near"))?);
     let parts = dcbuild_worker::Parts {
-        blobs: remote.clone(),
+        blobs: Arc::new(Near::with_ceiling(near.clone(), remote.clone(), NEAR_BYTES_MAX)),
         layers: remote.clone(),
         caches: Some(remote),
         images: None,
         folder: None,
+        near: Some(near),
         contexts: Arc::new(NoContexts),
         clock: Arc::new(SystemClock),
     };
@@ -186,7 +202,7 @@ pub(crate) async fn worker(
         id: WorkerId::from_bits(new_bits(&SystemClock)),
         slots: flags.slots.unwrap_or(settings.slots),
         platforms: vec![Platform::host()],
-        data_dir: absolute(flags.data_dir.as_ref().unwrap_or(&settings.data_dir))?,
+        data_dir,
         exe: executable()?,
         registries: registries(config)?,
         network: DefaultNetwork::Outward,

@@ -1,5 +1,6 @@
 //! A bucket as the store, with the index over it: opened from configuration, flags and environment.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,10 @@ use dcbuild_process::config::{BucketConfig, IndexConfig};
 use dcbuild_process::{Clock as _, Env, SystemClock, new_bits};
 use dcbuild_redis::{RedisConfig, RedisIndex};
 use dcbuild_s3::{S3Config, S3Store};
-use dcbuild_store::{Catalog, CatalogParts, EmbeddedIndex, Indexed, KeyIndex, Now, Seal, Using};
+use dcbuild_store::{
+    Behind, Catalog, CatalogParts, EmbeddedIndex, Far, FolderStore, Indexed, KeyIndex, Now, Policy,
+    Seal, Using,
+};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -27,9 +31,20 @@ fn salt() -> [u8; 16] {
 pub(crate) struct Bucket {
     pub(crate) s3: Arc<S3Store>,
     pub(crate) catalog: Arc<Catalog>,
-    pub(crate) blobs: Arc<Indexed>,
+    pub(crate) behind: Arc<Behind>,
+    /// Notes to the index, and its filling.
     tasks: TaskTracker,
+    sending: TaskTracker,
+    stop_sending: CancellationToken,
+    links: TaskTracker,
     stop: CancellationToken,
+}
+
+/// Where things lie that the bucket does not have yet.
+pub(crate) struct Aside {
+    pub(crate) folder: FolderStore,
+    pub(crate) notes: PathBuf,
+    pub(crate) policy: Policy,
 }
 
 /// Where a bucket is, and what is to know it.
@@ -119,12 +134,17 @@ impl BucketSettings {
 
 impl Bucket {
     /// Opens the store; whether it answers shows when it is used, and a cache that does not costs time only.
-    pub(crate) async fn open(settings: &BucketSettings, env: &Env) -> anyhow::Result<Bucket> {
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    pub(crate) async fn open(
+        settings: &BucketSettings,
+        env: &Env,
+        aside: Aside,
+    ) -> anyhow::Result<Bucket> {
+        let (tasks, links, sending) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
+        let (stop, stop_sending) = (CancellationToken::new(), CancellationToken::new());
         let config = settings.bucket()?;
         let index: Arc<dyn KeyIndex> = match settings.redis(&config)? {
             None => Arc::new(EmbeddedIndex::new(INDEX_BYTES_MAX)),
-            Some(redis) => Arc::new(RedisIndex::start(redis, &tasks, &stop)),
+            Some(redis) => Arc::new(RedisIndex::start(redis, &links, &stop)),
         };
         let name = config.to_string();
         let s3 = S3Store::connect(config).await;
@@ -132,35 +152,53 @@ impl Bucket {
         let now: Now = Arc::new(|| SystemClock.now());
         let blobs = Indexed::new(s3.clone(), index.clone(), now.clone(), tasks.clone());
         let blobs = Arc::new(blobs.with_grants(s3.clone()));
+        let far = Far { name, blobs: blobs.clone(), objects: s3.clone(), grants: Some(blobs) };
+        let Aside { folder, notes, policy } = aside;
+        let behind = Behind::open(folder, &notes, far, policy);
+        let behind = Arc::new(behind.context("could not open what waits to be sent to the store")?);
+        let (sender, stopped) = (behind.clone(), stop_sending.clone());
+        sending.spawn(async move { sender.send(stopped).await });
         let seal = settings.seal(env)?;
-        let parts = CatalogParts { objects: s3.clone(), index, seal, now, tasks: tasks.clone() };
+        let parts =
+            CatalogParts { objects: behind.clone(), index, seal, now, tasks: tasks.clone() };
         let catalog = Arc::new(Catalog::new(parts));
-        Ok(Bucket { s3, catalog, blobs, tasks, stop })
+        Ok(Bucket { s3, catalog, behind, tasks, sending, stop_sending, links, stop })
+    }
+
+    /// The mark that keeps what builds of this process use from being swept.
+    pub(crate) fn using(&self) -> Arc<Using> {
+        Arc::new(Using::new(Box::new(self.catalog.mark(&salt()))))
     }
 
     /// The store for a coordinator.
     pub(crate) fn stores(&self) -> Stores {
         Stores {
-            blobs: self.blobs.clone(),
+            blobs: self.behind.clone(),
             steps: self.catalog.clone(),
             layers: self.catalog.clone(),
             names: self.catalog.clone(),
             notes: self.catalog.clone(),
-            using: Some(Arc::new(Using::new(Box::new(self.catalog.mark(&salt()))))),
+            using: Some(self.using()),
             swept: self.catalog.clone(),
             leftovers: Some(self.s3.clone()),
             caches: self.catalog.clone(),
-            grants: Some(self.blobs.clone()),
+            grants: Some(self.behind.clone()),
+            backlog: Some(self.behind.backlog()),
         }
     }
 
-    /// Lets the last notes to the index out, and closes.
+    /// Lets the last notes to the index out, and closes; what was not sent waits for the next process.
     pub(crate) async fn close(self) {
+        self.stop_sending.cancel();
+        self.sending.close();
+        self.sending.wait().await;
         self.tasks.close();
         if tokio::time::timeout(CLOSE, self.tasks.wait()).await.is_err() {
             tracing::debug!("notes to the index are dropped");
         }
         self.stop.cancel();
+        self.links.close();
+        self.links.wait().await;
         self.s3.close().await;
     }
 }

@@ -9,9 +9,10 @@ use dcbuild_model::{LayerId, Scope, limits};
 use dcbuild_process::Clock;
 use dcbuild_registry::RegistryConfig;
 use dcbuild_store::{
-    BlobStore, CacheVersions, Ceilings, FolderMark, FolderStore, Grants, ImageNames, LayerIndex,
-    Leftovers, Notes, StepIndex, Swept, Using,
+    Backlog, BlobStore, CacheVersions, Ceilings, FolderMark, FolderStore, Grants, ImageNames,
+    LayerIndex, Leftovers, Notes, StepIndex, Swept, Using,
 };
+use tokio::sync::watch;
 
 /// What a coordinator is told at its start.
 #[derive(Clone, Debug)]
@@ -78,6 +79,8 @@ pub struct Stores {
     pub caches: Arc<dyn CacheVersions>,
     /// Leave to move blobs past the coordinator, where the store gives any.
     pub grants: Option<Arc<dyn Grants>>,
+    /// What waits to be sent to a store that is far, to be shown.
+    pub backlog: Option<watch::Receiver<Backlog>>,
 }
 
 impl Stores {
@@ -95,6 +98,7 @@ impl Stores {
             leftovers: None,
             caches: store,
             grants: None,
+            backlog: None,
         }
     }
 }

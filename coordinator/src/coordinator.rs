@@ -23,6 +23,7 @@ use crate::driver::DriverParts;
 use crate::journal::Journal;
 use crate::keeping::Keeping;
 use crate::log::{Entry, FileLog, Log, LogError, MemoryLog, VERSION, renewal};
+use crate::metrics::Shown;
 use crate::records::Records;
 use crate::rpc::{self, Services};
 use crate::sweeper::Sweeper;
@@ -170,7 +171,9 @@ impl Coordinator {
     /// Serves `/healthz` and `/metrics` until the coordinator stops.
     pub async fn serve_metrics(&self, listener: TcpListener) -> Result<(), ServeError> {
         let stop = self.stop.clone().cancelled_owned();
-        axum::serve(listener, crate::metrics::router(self.services.core.clone()))
+        let (core, backlog) =
+            (self.services.core.clone(), self.services.records.stores.backlog.clone());
+        axum::serve(listener, crate::metrics::router(Shown { core, backlog }))
             .with_graceful_shutdown(stop)
             .await
             .map_err(ServeError::Metrics)

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dcbuild_model::{Added, BlobDigest, LayerRef, Scope, Selection, StepIndex, UnixTime};
+use dcbuild_model::{
+    Added, BlobDigest, LayerId, LayerRef, Record, Scope, Selection, StepIndex, UnixTime,
+};
 use dcbuild_plan::{ImageSource, Op, Plan, Step};
 use dcbuild_proto::document::{
-    Chain, ContextPlace, LayerCompression, Lease, LeasedContext, LeasedStep, OutputKind,
-    OutputSpec, RegistryCredentials, Work,
+    Chain, ContextPlace, LayerCompression, Lease, LeasedContext, LeasedLayer, LeasedStep,
+    OutputKind, OutputSpec, RegistryCredentials, Work,
 };
 use dcbuild_scheduler as scheduler;
 
@@ -42,7 +44,8 @@ pub(crate) fn document(
     lease: &scheduler::Lease,
 ) -> Result<Lease, Lacking> {
     let planned = active.planned.as_deref().ok_or(Lacking::Result(None))?;
-    let mut writer = Writer { active, planned, wanted: Wanted::default() };
+    let (wanted, layers) = (Wanted::default(), BTreeMap::new());
+    let mut writer = Writer { active, planned, wanted, layers };
     let mut hosts = BTreeSet::new();
     let mut secrets = BTreeMap::new();
     let work = match &lease.work {
@@ -65,6 +68,7 @@ pub(crate) fn document(
         job: lease.job,
         scope: scope.clone(),
         work,
+        layers: writer.layers.into_values().collect(),
         secrets,
         credentials,
     })
@@ -74,6 +78,8 @@ struct Writer<'a> {
     active: &'a Active,
     planned: &'a PlannedBuild,
     wanted: Wanted,
+    /// All layers of the states that were written so far.
+    layers: BTreeMap<LayerId, LeasedLayer>,
 }
 
 impl Writer<'_> {
@@ -81,11 +87,19 @@ impl Writer<'_> {
         &self.planned.plan
     }
 
-    fn chain(&self, state: Option<StepIndex>) -> Result<Chain, Lacking> {
+    fn chain(&mut self, state: Option<StepIndex>) -> Result<Chain, Lacking> {
         let mut chain = Vec::new();
         for step in self.plan().chain(state) {
             let settled = self.active.results.get(&step).ok_or(Lacking::Result(Some(step)))?;
-            chain.extend(settled.record.result.layers.iter().cloned());
+            let made = settled.record.attempt;
+            let taken = |(at, record): &(StepIndex, Record)| *at == step && record.attempt == made;
+            let coming = !self.planned.taken.iter().any(taken);
+            for layer in &settled.record.result.layers {
+                let leased = LeasedLayer { layer: layer.layer, step, coming };
+                // The lowest step that has it made it: nobody above can do so without it.
+                self.layers.entry(layer.layer).or_insert(leased);
+                chain.push(layer.clone());
+            }
         }
         Ok(chain)
     }
@@ -199,13 +213,14 @@ impl Writer<'_> {
         credentials
     }
 
-    fn output(&self, output: u32, hosts: &mut BTreeSet<String>) -> Result<Work, Lacking> {
-        let plan = self.plan();
+    fn output(&mut self, output: u32, hosts: &mut BTreeSet<String>) -> Result<Work, Lacking> {
         let at = usize::try_from(output).unwrap_or(usize::MAX);
         let spec: &OutputSpec =
             self.active.desk.submission.outputs.get(at).ok_or(Lacking::Result(None))?;
-        let state = self.chain(plan.state)?;
+        let spec = spec.clone();
+        let state = self.chain(self.plan().state)?;
         hosts_of(&state, hosts);
+        let plan = self.plan();
         if let OutputKind::Image { names, push: true, .. } = &spec.kind {
             hosts.extend(names.iter().map(|name| host_of(name).to_owned()));
         }
@@ -217,7 +232,7 @@ impl Writer<'_> {
         let steps: BTreeSet<StepIndex> = named.chain(chain).collect();
         Ok(Work::Output {
             output,
-            spec: spec.clone(),
+            spec,
             image: Box::new(plan.image.clone()),
             state,
             created: steps.into_iter().filter_map(created).collect(),

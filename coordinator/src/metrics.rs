@@ -6,33 +6,45 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use dcbuild_store::Backlog;
+use tokio::sync::watch;
 
 use crate::core::{Command, CoreHandle, Gauge};
 
+/// What the page shows.
+#[derive(Clone)]
+pub(crate) struct Shown {
+    pub(crate) core: CoreHandle,
+    pub(crate) backlog: Option<watch::Receiver<Backlog>>,
+}
+
 /// The page of a coordinator.
-pub(crate) fn router(core: CoreHandle) -> axum::Router {
+pub(crate) fn router(shown: Shown) -> axum::Router {
     axum::Router::new()
         .route("/healthz", get(healthz))
         .route("/metrics", get(metrics))
-        .with_state(core)
+        .with_state(shown)
 }
 
 /// Healthy is a coordinator whose core answers.
-async fn healthz(State(core): State<CoreHandle>) -> Response {
+async fn healthz(State(Shown { core, .. }): State<Shown>) -> Response {
     match core.ask(|reply| Command::Gauge { reply }).await {
         Ok(_) => "ok\n".into_response(),
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
     }
 }
 
-async fn metrics(State(core): State<CoreHandle>) -> Response {
+async fn metrics(State(Shown { core, backlog }): State<Shown>) -> Response {
     match core.ask(|reply| Command::Gauge { reply }).await {
-        Ok(gauge) => text(&gauge).into_response(),
+        Ok(gauge) => {
+            let backlog = backlog.map(|backlog| backlog.borrow().clone());
+            text(&gauge, &backlog.unwrap_or_default()).into_response()
+        }
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
     }
 }
 
-fn text(gauge: &Gauge) -> String {
+fn text(gauge: &Gauge, backlog: &Backlog) -> String {
     let Gauge { counts, tally, builds, undurable } = gauge;
     let mut page = String::new();
     let mut family = |name: &str, kind: &str, help: &str, rows: &[(&str, u64)]| {
@@ -69,6 +81,13 @@ fn text(gauge: &Gauge) -> String {
     let undurable = [("", count(*undurable))];
     family("dcbuild_undurable_results", "gauge", "Results on workers' disks alone.", &undurable);
     let retries = [("", tally.retries)];
+    let waiting = [("", count(backlog.items))];
+    let help = "Blobs and documents that wait until the store takes them.";
+    family("dcbuild_store_waiting", "gauge", help, &waiting);
+    let help = "The bytes of what waits until the store takes it.";
+    family("dcbuild_store_waiting_bytes", "gauge", help, &[("", backlog.bytes)]);
+    let failing = [("", u64::from(backlog.failure.is_some()))];
+    family("dcbuild_store_failing", "gauge", "Whether builds go on without the store.", &failing);
     family("dcbuild_retries_total", "counter", "Attempts lost to faults of machines.", &retries);
     page
 }

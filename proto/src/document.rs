@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use dcbuild_model::{
     AttemptId, BlobDigest, BuildId, Compression, ConfigDigest, DiffId, Epoch, Fault, JobId,
-    LayerDigest, LayerRef, ManifestDigest, Scope, Selection, SelectionDigest, StepIndex, UnixTime,
+    LayerDigest, LayerId, LayerRef, ManifestDigest, Scope, Selection, SelectionDigest, StepIndex,
+    UnixTime,
 };
 use dcbuild_plan::{Call, ImageTemplate, Report, Request, Step};
 use serde::{Deserialize, Serialize};
@@ -241,6 +242,18 @@ pub struct LeasedStep {
 /// The state of an input or parent that is finished: its layers, lowest first.
 pub type Chain = Vec<LayerRef>;
 
+/// Whence a layer is that a job stands on or reads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeasedLayer {
+    /// The layer.
+    pub layer: LayerId,
+    /// The step that made it, and makes it again if it is lost.
+    pub step: StepIndex,
+    /// Whether it was made in this build: it may still be on its way to the store.
+    pub coming: bool,
+}
+
 /// A job for a worker.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -257,6 +270,8 @@ pub struct Lease {
     pub scope: Scope,
     /// What is to be done.
     pub work: Work,
+    /// Whence the layers of its states are.
+    pub layers: Vec<LeasedLayer>,
     /// Secret values that its steps name, as hex digits.
     pub secrets: BTreeMap<String, String>,
     /// Registry credentials that it needs, by host.

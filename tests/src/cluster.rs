@@ -106,6 +106,13 @@ impl Cluster {
         self.coordinator.take().unwrap().kill();
     }
 
+    /// Ends a worker in order, and waits until it is gone.
+    pub fn end_worker(&mut self, number: usize) {
+        let worker = self.workers[number].take().unwrap();
+        worker.terminate();
+        worker.finish(LONG);
+    }
+
     /// Ends a worker as `kill -9` does.
     pub fn kill_worker(&mut self, number: usize) {
         self.workers[number].take().unwrap().kill();
@@ -138,11 +145,16 @@ impl Cluster {
 
     /// Waits until every result is in the store.
     pub fn wait_until_durable(&self) {
-        let waits = || {
-            let page = request(&self.metrics, "GET /metrics", &[], b"").body;
-            String::from_utf8_lossy(&page).lines().all(|line| line != "dcbuild_undurable_results 0")
-        };
-        wait_for("all is durable", LONG, || (!waits()).then_some(()), || self.said());
+        let durable = || self.metric("dcbuild_undurable_results") == Some(0);
+        wait_for("all is durable", LONG, || durable().then_some(()), || self.said());
+    }
+
+    /// A number on the coordinator's page of metrics that has no labels.
+    pub fn metric(&self, name: &str) -> Option<u64> {
+        let page = request(&self.metrics, "GET /metrics", &[], b"").body;
+        let page = String::from_utf8_lossy(&page);
+        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.and_then(|value| value.parse().ok())
     }
 
     /// What its processes said.

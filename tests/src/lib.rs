@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "test")]
 
 pub mod base;
+pub mod bucket;
 pub mod cluster;
 pub mod disk;
 pub mod docker;

@@ -1,61 +1,24 @@
-//! A cluster on a bucket and a Redis: a fresh worker starts warm, also when the index was flushed.
+//! A cluster on a bucket and a Redis: a fresh worker starts warm, also when the index was flushed; what the bucket loses
+//! is made again.
+#![expect(clippy::unwrap_used, reason = "test")]
 
-use dcbuild_tests::cluster::{Cluster, Store};
-use dcbuild_tests::files::{ContextEntry, write_context};
-use dcbuild_tests::home::Home;
-use dcbuild_tests::image::Image;
-use dcbuild_tests::redis::RedisServer;
-use dcbuild_tests::registry::Registry;
-use dcbuild_tests::s3::S3Server;
-use dcbuild_tests::story::fill;
+use dcbuild_tests::bucket::Site;
+use serde_json::Value;
 
 const DOCKERFILE: &str = "FROM busybox:golden AS build\nWORKDIR /src\nCOPY in.txt .\n\
     RUN cat in.txt in.txt > /out.txt\nFROM busybox:golden\nCOPY --from=build /out.txt /out.txt\n\
     RUN wc -c /out.txt > /count\n";
 
-struct Site {
-    cluster: Cluster,
-    s3: S3Server,
-    redis: RedisServer,
-    _registry: Registry,
-}
-
-impl Site {
-    fn start() -> Site {
-        let (registry, s3, redis) = (Registry::start(), S3Server::start(), RedisServer::start(&[]));
-        fill(&registry);
-        let flags = ["--store".into(), s3.url("acme"), "--index".into(), redis.url()];
-        let store = Store { flags: flags.to_vec(), environment: s3.environment().to_vec() };
-        let home = Home::new(&registry.as_docker_io());
-        let entries =
-            [ContextEntry::file("Dockerfile", DOCKERFILE), ContextEntry::file("in.txt", "hello\n")];
-        write_context(&home.path("context"), &entries);
-        let cluster = Cluster::start_on(store, home, 1, 2);
-        Site { cluster, s3, redis, _registry: registry }
-    }
-
-    /// Submits the build and gives its image, and what the client said.
-    fn submit(&self) -> (Image, String) {
-        let output = format!("type=oci,dest={}", self.cluster.home.arg("image.tar"));
-        let context = self.cluster.home.arg("context");
-        let rest = ["--progress", "plain", "--output", &output, &context];
-        let done = self.cluster.ask("submit", &rest);
-        assert!(done.status.success(), "{}\n{}", done.stderr, self.cluster.said());
-        (Image::read_tar(&self.cluster.home.path("image.tar")), done.stderr)
-    }
-}
-
 #[test]
 fn a_fresh_worker_finds_everything_and_a_flushed_index_costs_no_step() {
-    let mut site = Site::start();
+    let mut site = Site::start(DOCKERFILE, &[("in.txt", "hello\n")]);
     let (first, said) = site.submit();
     assert!(!said.contains("CACHED"), "{said}");
-    site.cluster.wait_until_durable();
+    site.wait_until_sent();
     let keys = site.s3.keys();
     assert!(keys.iter().any(|key| key.contains("/step/")), "records are in the bucket: {keys:?}");
 
-    site.cluster.kill_worker(0);
-    site.cluster.start_worker(2);
+    site.fresh_worker();
     for flushed in [false, true] {
         if flushed {
             assert_eq!(site.redis.ask(&["FLUSHALL"]), "OK");
@@ -65,4 +28,120 @@ fn a_fresh_worker_finds_everything_and_a_flushed_index_costs_no_step() {
         // The base, the COPY and the RUN of the last stage; nobody needs the other one.
         assert_eq!(said.matches("CACHED").count(), 3, "{said}\n{}", site.cluster.said());
     }
+}
+
+/// Three steps below what changes each time, so that a fresh worker needs their layers.
+const TOWER: &str = "FROM busybox:golden\nRUN echo one > /one\nRUN echo two > /two\n\
+    COPY kept.txt /kept.txt\nRUN echo three > /three\nCOPY in.txt /in.txt\n\
+    RUN cat /one /two /three /kept.txt /in.txt > /all\n";
+
+fn tower() -> Site {
+    let site = Site::start(TOWER, &[("in.txt", "first\n"), ("kept.txt", "kept\n")]);
+    let (first, _) = site.submit();
+    assert_eq!(first.tree().text("all").unwrap(), "one\ntwo\nthree\nkept\nfirst\n");
+    site.wait_until_sent();
+    site
+}
+
+fn blobs(site: &Site) -> Vec<String> {
+    site.s3.keys().into_iter().filter(|key| key.contains("/blob/")).collect()
+}
+
+/// Builds with another last file on a fresh worker, and says what was made.
+fn build_on(site: &mut Site, text: &str) -> String {
+    site.fresh_worker();
+    site.write("in.txt", text);
+    let (image, said) = site.submit();
+    assert_eq!(
+        image.tree().text("all").unwrap(),
+        format!("one\ntwo\nthree\nkept\n{text}"),
+        "{said}"
+    );
+    site.wait_until_sent();
+    said
+}
+
+/// What a layer has in the bucket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Part {
+    Table,
+    Blob,
+    Index,
+}
+
+/// The keys of a part of each layer that a step made, as the documents of the bucket name them.
+fn parts(site: &Site, part: Part) -> Vec<String> {
+    let documents = site.s3.keys().into_iter().filter(|key| key.contains("/layer/"));
+    let named = |key: String| {
+        let sealed = std::fs::read(site.s3.file(&key)).unwrap();
+        let begin = sealed.iter().position(|byte| *byte == b'\n').unwrap();
+        let document: Value = serde_json::from_slice(&sealed[begin + 1..]).unwrap();
+        let digest = match part {
+            Part::Table => key.split('/').rev().nth(1).unwrap().to_owned(),
+            Part::Blob => document["value"]["blob"]["digest"].as_str().unwrap().to_owned(),
+            Part::Index => document["value"]["index"].as_str().unwrap().to_owned(),
+        };
+        format!("acme/blob/sha256/{}", digest.trim_start_matches("sha256:"))
+    };
+    documents.map(named).collect()
+}
+
+/// The index still says that all is there: the records are taken, and then a part of each layer is missing.
+fn check_lost(part: Part) {
+    let mut site = tower();
+    let lost = parts(&site, part);
+    assert!(lost.len() >= 4, "{lost:?}");
+    for key in &lost {
+        // One that two layers share goes once.
+        drop(std::fs::remove_file(site.s3.file(key)));
+    }
+    let said = build_on(&mut site, "without\n");
+    // An index saves bytes, and nothing is made again for it.
+    assert_eq!(said.contains("its result was lost"), part != Part::Index, "{said}");
+    let said = build_on(&mut site, "with\n");
+    assert_eq!(said.matches("CACHED").count(), 5, "{said}");
+    assert!(!said.contains("lost"), "{said}");
+}
+
+#[test]
+fn c02_lost_tables_are_made_again() {
+    check_lost(Part::Table);
+}
+
+#[test]
+fn c02_lost_layers_are_made_again() {
+    check_lost(Part::Blob);
+}
+
+#[test]
+fn c02_lost_indexes_are_done_without() {
+    check_lost(Part::Index);
+}
+
+#[test]
+fn c02_a_bucket_that_lost_all_blobs_is_filled_again() {
+    let mut site = tower();
+    let lost = blobs(&site);
+    for key in &lost {
+        std::fs::remove_file(site.s3.file(key)).unwrap();
+    }
+    build_on(&mut site, "without any\n");
+    let back = lost.iter().filter(|key| site.s3.file(key).exists()).count();
+    assert!(back > 5, "{back} of {} are back", lost.len());
+    let said = build_on(&mut site, "with all\n");
+    assert_eq!(said.matches("CACHED").count(), 5, "{said}");
+}
+
+#[test]
+fn c01_whichever_blob_is_damaged_the_build_makes_it_again() {
+    let mut site = tower();
+    let damaged = blobs(&site);
+    for key in &damaged {
+        site.s3.flip_bit(key);
+    }
+    build_on(&mut site, "damaged\n");
+    let aside = site.s3.keys().into_iter().filter(|key| key.contains("/quarantine/")).count();
+    assert!(aside > 3, "{:?}", site.s3.keys());
+    let said = build_on(&mut site, "mended\n");
+    assert_eq!(said.matches("CACHED").count(), 5, "{said}");
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use dcbuild_model::{
-    BuildId, LayerRef, Lineage, Record, Scope, StateDigest, StepIndex, StepResult,
+    BuildId, LayerId, LayerRef, Lineage, Record, Scope, StateDigest, StepIndex, StepResult,
 };
 use dcbuild_plan::key::{Parent, step_key};
 use dcbuild_plan::op::{InputSource, Op};
@@ -29,6 +29,8 @@ pub(crate) struct Attempt {
     pub(crate) build: BuildId,
     pub(crate) scope: Scope,
     pub(crate) secrets: BTreeMap<String, String>,
+    /// Which step made each layer that the job stands on or reads.
+    makers: HashMap<LayerId, StepIndex>,
     pub(crate) registry: RegistryClient,
     pub(crate) reporter: Reporter,
     pub(crate) ask: Arc<dyn FindOutcome>,
@@ -66,8 +68,11 @@ pub(crate) async fn run(
             return;
         }
     };
-    let Lease { build, scope, work, secrets, .. } = lease;
-    let attempt = Attempt { shared, fence, build, scope, secrets, registry, reporter, ask, run };
+    let Lease { build, scope, work, layers, secrets, .. } = lease;
+    shared.layers.expect(layers.iter().filter(|it| it.coming).map(|it| it.layer));
+    let makers = layers.iter().map(|it| (it.layer, it.step)).collect();
+    let attempt =
+        Attempt { shared, fence, build, scope, secrets, makers, registry, reporter, ask, run };
     let attempt = Arc::new(attempt);
     match work {
         Work::Steps { steps, parent, inputs, contexts } => {
@@ -132,10 +137,14 @@ async fn run_output(attempt: &Arc<Attempt>, job: output::Job) {
             let result = Box::new(result);
             attempt.reporter.send(Report::OutputDone { fence, result }).await;
         }
-        // Which step's layer that is, is not known here: the next try looks for it again, perhaps elsewhere.
-        Err(error @ Failed::Lost { .. }) => {
-            let error = Failed::new(StepErrorKind::Store {}, error.to_string());
-            fail(&attempt.shared, &attempt.reporter, (fence, None), error).await;
+        Err(Failed::Lost { layer }) => {
+            attempt.shared.layers.doubt(layer);
+            let error = match attempt.makers.get(&layer) {
+                Some(_) => Failed::Lost { layer },
+                None => Failed::internal(format!("layer {layer} is of no step of the image")),
+            };
+            let step = attempt.makers.get(&layer).copied();
+            fail(&attempt.shared, &attempt.reporter, (fence, step), error).await;
         }
         Err(error) => fail(&attempt.shared, &attempt.reporter, (fence, None), error).await,
     }
@@ -167,9 +176,14 @@ async fn run_steps(attempt: &Arc<Attempt>, steps: Vec<LeasedStep>, mut ground: G
                 }
             }
             Err((lost, error)) => {
-                let step = if matches!(error, Failed::Lost { .. }) { lost } else { Some(step) };
-                let at = (attempt.fence, step);
-                fail(&attempt.shared, &attempt.reporter, at, error).await;
+                let step = match error {
+                    Failed::Lost { layer } => {
+                        layers.doubt(layer);
+                        lost
+                    }
+                    _ => Some(step),
+                };
+                fail(&attempt.shared, &attempt.reporter, (attempt.fence, step), error).await;
                 return;
             }
         }
@@ -220,10 +234,20 @@ pub(crate) fn state_of(chain: &[LayerRef]) -> StateDigest {
 }
 
 /// Which step's result is lost where a layer is not to be had.
-fn lost_step(leased: &LeasedStep, ground: &Ground, error: &Failed) -> Option<StepIndex> {
+fn lost_step(
+    attempt: &Attempt,
+    leased: &LeasedStep,
+    ground: &Ground,
+    error: &Failed,
+) -> Option<StepIndex> {
     let Failed::Lost { layer } = error else { return None };
+    if let Some(step) = attempt.makers.get(layer) {
+        return Some(*step);
+    }
     let holds = |chain: &Chain| chain.iter().any(|one| one.layer == *layer);
-    let input = ground.states.iter().find(|(_, chain)| holds(chain)).map(|(step, _)| *step);
+    // The lowest of those that have it made it.
+    let having = ground.states.iter().filter(|(_, chain)| holds(chain)).map(|(step, _)| *step);
+    let input = having.min();
     input.or(leased.step.parent).or(Some(leased.index))
 }
 
@@ -232,7 +256,7 @@ async fn run_step(
     leased: LeasedStep,
     ground: &Ground,
 ) -> Result<(Chain, Taint), (Option<StepIndex>, Failed)> {
-    let lost = |error: Failed| (lost_step(&leased, ground, &error), error);
+    let lost = |error: Failed| (lost_step(attempt, &leased, ground, &error), error);
     let below = match leased.step.parent {
         None => Vec::new(),
         Some(parent) => ground.states.get(&parent).unwrap_or(&ground.parent).clone(),
@@ -379,19 +403,20 @@ struct Finished {
 async fn finish(attempt: &Arc<Attempt>, task: &Task, finished: Finished) {
     let Finished { record, how, taint, publish, lock } = finished;
     let (fence, step) = (attempt.fence, task.leased.index);
-    let publish = Publishing { what: publish, ships: task.leased.ships };
+    let tables = record.result.layers.iter().map(|layer| layer.layer).collect();
+    let publish = Publishing { what: publish, ships: task.leased.ships, tables };
     let report = Report::StepDone { fence, step, record: Box::new(record.clone()), how };
     attempt.reporter.send(report).await;
     let (shared, reporter) = (attempt.shared.clone(), attempt.reporter.clone());
     let scope = attempt.scope.clone();
     attempt.shared.tasks.spawn(async move {
         let mut lock = lock;
-        let kept = match publish::publish(&shared, publish).await {
+        let kept = match publish::publish(&shared, &publish).await {
             Ok(()) => Ok(()),
             Err(error) => {
                 // Who waits for the step's key need not wait for a store that has trouble.
                 drop(lock.take());
-                publish::again(&shared, publish, error).await
+                publish::again(&shared, &publish, error).await
             }
         };
         if kept.is_ok()

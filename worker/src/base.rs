@@ -3,15 +3,15 @@
 use std::io::Read;
 use std::sync::Arc;
 
-use dcbuild_layer::{LayerForm, Ratio, compression_of_media_type};
+use dcbuild_layer::{LayerForm, Ratio, ReadLayerError, compression_of_media_type};
 use dcbuild_model::{BaseLayer, BlobDigest, Compression, LayerDigest, LayerId};
 use dcbuild_oci::{Descriptor, ImageRef, Repository};
 use dcbuild_registry::RegistryClient;
-use dcbuild_snapshot::Snapshot;
+use dcbuild_snapshot::{Snapshot, UnpackError};
 use dcbuild_store::{ByteRange, forms_of};
 
 use crate::blobs::{self, Blocking, Pieces};
-use crate::error::Failed;
+use crate::error::{Failed, is_of_store};
 use crate::layers::Layers;
 
 /// A base layer, and who fetches it.
@@ -31,8 +31,13 @@ impl Base {
     /// Opens the blob: from the store if it is there, else from its registry.
     pub(crate) async fn open(&self, layers: &Layers) -> Result<Pieces, Failed> {
         let blob = BlobDigest(self.layer.digest.0);
-        if layers.blobs.find_missing(&[blob]).await?.is_empty() {
-            return Ok(blobs::of_store(layers.blobs.get(&blob, ByteRange::ALL).await?));
+        let doubted = layers.is_doubted(&LayerId(blob.0));
+        if !doubted && layers.blobs.find_missing(&[blob]).await?.is_empty() {
+            match layers.blobs.get(&blob, ByteRange::ALL).await {
+                Ok(content) => return Ok(blobs::of_store(content)),
+                Err(error) if error.is_miss() && !self.layer.repository.is_empty() => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         if self.layer.repository.is_empty() {
             return Err(Failed::rejected(format!(
@@ -46,9 +51,36 @@ impl Base {
         Ok(blobs::of_registry(self.client.blob(&repository, &descriptor).await?))
     }
 
+    /// Reads the blob with `read`, and once more from its registry if what the store has of it is no good; blocks.
+    pub(crate) fn read<T>(
+        &self,
+        layers: &Layers,
+        mut read: impl FnMut(Pieces) -> Result<T, Failed>,
+    ) -> Result<T, Failed> {
+        let blob = BlobDigest(self.layer.digest.0);
+        let first = read(layers.handle.block_on(self.open(layers))?);
+        let Err(error) = first else { return first };
+        let stored = layers.handle.block_on(layers.blobs.find_missing(&[blob]))?.is_empty();
+        if !stored || self.layer.repository.is_empty() || matches!(error, Failed::Stopped) {
+            return Err(error);
+        }
+        tracing::warn!(%blob, %error, "a base layer is read again, from its registry");
+        layers.examine(&blob);
+        layers.doubt(LayerId(blob.0));
+        read(layers.handle.block_on(self.open(layers))?)
+    }
+
     /// Unpacks the blob; blocks.
     pub(crate) fn unpack(&self, layers: &Arc<Layers>, layer: LayerId) -> Result<Snapshot, Failed> {
-        let pieces = layers.handle.block_on(self.open(layers))?;
+        self.read(layers, |pieces| self.unpack_pieces(layers, layer, pieces))
+    }
+
+    fn unpack_pieces(
+        &self,
+        layers: &Arc<Layers>,
+        layer: LayerId,
+        pieces: Pieces,
+    ) -> Result<Snapshot, Failed> {
         let reader = Blocking::new(layers.handle.clone(), pieces);
         let form = LayerForm { compression: self.compression()?, ratio: Ratio::Limited };
         let digest = self.layer.digest;
@@ -67,32 +99,61 @@ impl Base {
 
 /// Unpacks a layer that dcbuild made from its blob in the store; blocks, while another worker may be sending it too.
 pub(crate) fn unpack_stored(layers: &Arc<Layers>, layer: &LayerId) -> Result<Snapshot, Failed> {
-    layers.look_again(|| unpack_if_stored(layers, layer))?.ok_or(Failed::Lost { layer: *layer })
+    let unpacked = layers.look_again(layer, || unpack_if_stored(layers, layer))?;
+    unpacked.ok_or(Failed::Lost { layer: *layer })
 }
 
 fn unpack_if_stored(layers: &Arc<Layers>, layer: &LayerId) -> Result<Option<Snapshot>, Failed> {
     for stored in layers.handle.block_on(forms_of(layers.index.as_ref(), layer))? {
         let compression = stored.blob.compression;
         let blob = BlobDigest(stored.blob.digest.0);
-        let reader = match open_blob(layers, blob) {
-            Ok(reader) => reader,
-            Err(Failed::Lost { .. }) => continue,
-            Err(error) => return Err(error),
-        };
+        let Some(reader) = open_blob(layers, layer, blob)? else { continue };
         let form = LayerForm { compression: Some(compression), ratio: Ratio::Free };
         let LayerDigest(digest) = stored.blob.digest;
-        let (snapshot, _) = layers
+        let unpacked = layers
             .snapshots
-            .unpack(reader, form, |read| read.digest.0 == digest && read.layer == *layer)?;
-        return Ok(Some(snapshot));
+            .unpack(reader, form, |read| read.digest.0 == digest && read.layer == *layer);
+        match unpacked {
+            Ok((snapshot, _)) => return Ok(Some(snapshot)),
+            Err(error) if is_damage(&error) => {
+                tracing::warn!(%layer, %error, "a layer's blob is damaged");
+                layers.examine(&blob);
+            }
+            Err(error) => match Failed::from(error) {
+                Failed::Lost { .. } => {}
+                error => return Err(error),
+            },
+        }
     }
     Ok(None)
 }
 
-fn open_blob(layers: &Layers, blob: BlobDigest) -> Result<Box<dyn Read + Send>, Failed> {
-    if let Some(folder) = &layers.folder {
-        return Ok(Box::new(folder.open_blob(&blob)?));
+/// Whether it is the bytes that were wrong, and neither their store nor the disk.
+fn is_damage(error: &UnpackError) -> bool {
+    let wrong = matches!(error, UnpackError::Read(_) | UnpackError::Refused);
+    let sink = matches!(error, UnpackError::Read(ReadLayerError::Sink { .. }));
+    wrong && !sink && !is_of_store(error)
+}
+
+/// Opens a layer's blob; none if it is gone.
+fn open_blob(
+    layers: &Layers,
+    layer: &LayerId,
+    blob: BlobDigest,
+) -> Result<Option<Box<dyn Read + Send>>, Failed> {
+    let opened = match &layers.folder {
+        Some(folder) => {
+            folder.open_blob(&blob).map(|file| -> Box<dyn Read + Send> { Box::new(file) })
+        }
+        None => layers.handle.block_on(layers.blobs.get(&blob, ByteRange::ALL)).map(
+            |stream| -> Box<dyn Read + Send> {
+                Box::new(Blocking::new(layers.handle.clone(), blobs::of_layer(stream, *layer)))
+            },
+        ),
+    };
+    match opened {
+        Ok(reader) => Ok(Some(reader)),
+        Err(error) if error.is_miss() => Ok(None),
+        Err(error) => Err(error.into()),
     }
-    let stream = layers.handle.block_on(layers.blobs.get(&blob, ByteRange::ALL))?;
-    Ok(Box::new(Blocking::new(layers.handle.clone(), blobs::of_store(stream))))
 }

@@ -4,12 +4,14 @@ use std::io::{self, Read};
 use std::pin::Pin;
 
 use bytes::{Buf as _, Bytes};
+use dcbuild_model::LayerId;
 use dcbuild_registry::PullError;
 use dcbuild_store::StoreError;
 use futures::stream::Fuse;
 use futures::{Stream, StreamExt as _};
 use tokio::runtime::Handle;
 
+use crate::error::Failed;
 use crate::report::Line;
 
 /// The bytes of a blob, wherever it comes from.
@@ -17,6 +19,20 @@ pub(crate) type Pieces = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 
 pub(crate) fn of_store(stream: dcbuild_store::BlobStream) -> Pieces {
     stream.map(|piece| piece.map_err(|error: StoreError| io::Error::other(error))).boxed()
+}
+
+/// The same of a layer's blob, which is lost where the store has not all of it.
+pub(crate) fn of_layer(stream: dcbuild_store::BlobStream, layer: LayerId) -> Pieces {
+    stream.map(move |piece| piece.map_err(|error| lost(layer, error))).boxed()
+}
+
+/// A store's failure to give a part of a layer, for readers.
+pub(crate) fn lost(layer: LayerId, error: StoreError) -> io::Error {
+    if error.is_miss() {
+        tracing::warn!(%layer, %error, "a layer is lost");
+        return io::Error::other(Failed::Lost { layer });
+    }
+    io::Error::other(error)
 }
 
 pub(crate) fn of_registry(stream: dcbuild_registry::BlobStream) -> Pieces {

@@ -5,12 +5,14 @@ use std::io::{self, Cursor, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dcbuild_layer::{BlobIndex, ReadContent, open_extent};
-use dcbuild_model::{BlobDigest, LayerId, TreePath};
+use dcbuild_model::{BlobDigest, ContentDigest, Digest, LayerId, TreePath};
 use dcbuild_snapshot::SnapshotContents;
 use dcbuild_store::{ByteRange, forms_of, read_bytes};
 use dcbuild_tree::{Change, FileBody, Kind, Origin};
+use sha2::{Digest as _, Sha256};
 
 use crate::blobs::{self, Blocking};
+use crate::error::{Failed, is_of_store};
 use crate::layers::{Layers, Recipe};
 
 /// A larger blob index is not one of ours.
@@ -62,7 +64,7 @@ impl Contents {
         let found = match self.find_blob(layer)? {
             // A base layer comes from its registry.
             None if self.layers.base(layer).is_none() => {
-                self.layers.look_again(|| self.find_blob(layer))?
+                self.layers.look_again(layer, || self.find_blob(layer))?
             }
             found => found,
         };
@@ -90,7 +92,10 @@ impl Contents {
             }
             Ok::<_, dcbuild_store::StoreError>(None)
         };
-        let found = self.layers.handle.block_on(find).map_err(io::Error::other)?;
+        let found = match self.layers.handle.block_on(find) {
+            Err(error) if error.is_miss() => None,
+            found => found.map_err(io::Error::other)?,
+        };
         let Some((blob, index)) = found else { return Ok(None) };
         let index = BlobIndex::decode(&index).map_err(io::Error::other)?;
         Ok(Some(Place::Blob(blob, Box::new(index))))
@@ -104,30 +109,111 @@ impl Contents {
                 let inner = file_of(recipe, path).ok_or_else(absent)?;
                 self.of_recipe_body(recipe, inner)
             }
-            Place::Blob(blob, index) => self.of_blob(blob, index, path),
+            Place::Blob(blob, index) => {
+                let inner = self.of_blob(layer, blob, (index, path))?;
+                Ok(Box::new(self.checked(layer, *blob, (inner, body.content))))
+            }
         }
+    }
+
+    /// Finds a part of a blob that is not what its table says: then the layer is lost, and the blob examined.
+    fn checked(
+        &self,
+        layer: &LayerId,
+        blob: BlobDigest,
+        (inner, content): (Box<dyn Read + Send>, ContentDigest),
+    ) -> impl Read + Send + use<> {
+        let (layers, layer) = (self.layers.clone(), *layer);
+        let reword = move |error: io::Error| damaged(&layers, (layer, blob), error);
+        let inner = Hashed { inner, hash: Some(Sha256::new()), content };
+        Reworded { inner, reword }
     }
 
     fn of_recipe_body(&self, recipe: &Recipe, body: &FileBody) -> io::Result<Box<dyn Read + Send>> {
         match &body.origin {
             Origin::Inline(bytes) => Ok(Box::new(Cursor::new(bytes.clone()))),
             Origin::Layer { layer, .. } => self.of_layer(layer, body),
-            Origin::Context { .. } => recipe.sources.open(body),
+            Origin::Context { .. } => self.of_sources(recipe, body),
+        }
+    }
+
+    /// Bytes of a context that cannot be had any more make the recipe worthless: its step runs again, on a context that
+    /// the client sends again.
+    fn of_sources(&self, recipe: &Recipe, body: &FileBody) -> io::Result<Box<dyn Read + Send>> {
+        let (layers, layer) = (self.layers.clone(), recipe.layer);
+        let reword = move |error: io::Error| match Failed::sandbox(&error) {
+            Failed::ContextLost | Failed::Lost { .. } => {
+                layers.drop_recipe(&layer);
+                io::Error::other(Failed::Lost { layer })
+            }
+            _ => error,
+        };
+        match recipe.sources.open(body) {
+            Ok(inner) => Ok(Box::new(Reworded { inner, reword })),
+            Err(error) => Err(reword(error)),
         }
     }
 
     fn of_blob(
         &self,
+        layer: &LayerId,
         blob: &BlobDigest,
-        index: &BlobIndex,
-        path: &TreePath,
+        (index, path): (&BlobIndex, &TreePath),
     ) -> io::Result<Box<dyn Read + Send>> {
         let extent = index.locate(path).ok_or_else(absent)?;
         let range = ByteRange::new(extent.blob.start, extent.blob.end - extent.blob.start);
         let handle = self.layers.handle.clone();
-        let stream =
-            handle.block_on(self.layers.blobs.get(blob, range)).map_err(io::Error::other)?;
-        open_extent(Blocking::new(handle, blobs::of_store(stream)), &extent, index.compression())
+        let stream = handle.block_on(self.layers.blobs.get(blob, range));
+        let stream = stream.map_err(|error| blobs::lost(*layer, error))?;
+        let pieces = blobs::of_layer(stream, *layer);
+        let opened = open_extent(Blocking::new(handle, pieces), &extent, index.compression());
+        opened.map_err(|error| damaged(&self.layers, (*layer, *blob), error))
+    }
+}
+
+/// What bytes that make no sense mean; a store that failed is another matter.
+fn damaged(layers: &Layers, (layer, blob): (LayerId, BlobDigest), error: io::Error) -> io::Error {
+    if is_of_store(&error) {
+        return error;
+    }
+    tracing::warn!(%layer, %error, "a layer's blob is damaged");
+    layers.examine(&blob);
+    io::Error::other(Failed::Lost { layer })
+}
+
+/// Says a reader's errors in other words.
+struct Reworded<R, F> {
+    inner: R,
+    reword: F,
+}
+
+impl<R: Read, F: Fn(io::Error) -> io::Error> Read for Reworded<R, F> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.inner.read(buffer).map_err(&self.reword)
+    }
+}
+
+/// Ends with an error if what was read was another content.
+struct Hashed<R> {
+    inner: R,
+    hash: Option<Sha256>,
+    content: ContentDigest,
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        if let (Some(hash), Some(bytes)) = (&mut self.hash, buffer.get(..count)) {
+            hash.update(bytes);
+        }
+        if count == 0
+            && !buffer.is_empty()
+            && let Some(hash) = self.hash.take()
+            && Digest(hash.finalize().into()) != self.content.0
+        {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a file has another content"));
+        }
+        Ok(count)
     }
 }
 
@@ -136,7 +222,7 @@ impl ReadContent for Contents {
         match (&body.origin, &self.recipe) {
             (Origin::Inline(bytes), _) => Ok(Box::new(Cursor::new(bytes.clone()))),
             (Origin::Layer { layer, .. }, _) => self.of_layer(layer, body),
-            (Origin::Context { .. }, Some(recipe)) => recipe.sources.open(body),
+            (Origin::Context { .. }, Some(recipe)) => self.of_sources(recipe, body),
             (Origin::Context { .. }, None) => Err(absent()),
         }
     }

@@ -44,15 +44,20 @@ impl Failed {
 
     /// An instruction that cannot be carried out, for the reason that an error gives.
     pub(crate) fn refused(error: &(dyn Error + 'static)) -> Failed {
-        Failed::rejected(story(error))
+        lost(error).unwrap_or_else(|| Failed::rejected(story(error)))
     }
 
     pub(crate) fn of(kind: StepErrorKind, error: &(dyn Error + 'static)) -> Failed {
-        if let Some(layer) = lost(error) {
-            return Failed::Lost { layer };
+        if let Some(lost) = lost(error) {
+            return lost;
         }
         let kind = if is_full(error) { StepErrorKind::NoSpace {} } else { kind };
         Failed::new(kind, story(error))
+    }
+
+    /// A part of the context that the store does not give.
+    pub(crate) fn of_context(error: StoreError) -> Failed {
+        if error.is_miss() { Failed::ContextLost } else { error.into() }
     }
 
     pub(crate) fn sandbox(error: &(dyn Error + 'static)) -> Failed {
@@ -83,18 +88,35 @@ pub(crate) fn story(error: &(dyn Error + 'static)) -> String {
     text
 }
 
-/// The layer whose absence is at the bottom of it.
-fn lost(error: &(dyn Error + 'static)) -> Option<LayerId> {
+/// What is not to be had, if that is at the bottom of it.
+fn lost(error: &(dyn Error + 'static)) -> Option<Failed> {
     let mut next = Some(error);
     while let Some(cause) = next {
         let held = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         let held = held.and_then(|held| held.downcast_ref::<Failed>());
-        if let Some(Failed::Lost { layer }) = held {
-            return Some(*layer);
+        match held {
+            Some(Failed::Lost { layer }) => return Some(Failed::Lost { layer: *layer }),
+            Some(Failed::ContextLost) => return Some(Failed::ContextLost),
+            _ => {}
         }
         next = cause.source();
     }
     None
+}
+
+/// Whether a store, and not what came from it, is at the bottom of it.
+pub(crate) fn is_of_store(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        let held = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if held.is_some_and(|held| held.is::<StoreError>() || held.is::<Failed>())
+            || cause.is::<StoreError>()
+        {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
 }
 
 /// Whether a full disk is at the bottom of it.
@@ -118,11 +140,9 @@ fn is_full(error: &(dyn Error + 'static)) -> bool {
 impl From<StoreError> for Failed {
     fn from(error: StoreError) -> Failed {
         match error {
-            StoreError::NotFound { blob } | StoreError::Corrupt { blob } => {
-                Failed::Lost { layer: LayerId(blob.0) }
-            }
             StoreError::Full { .. } => Failed::new(StepErrorKind::DiskLimit {}, story(&error))
                 .with_hint(Some("make room in the store, or give it more")),
+            // Who knows which layer a missing blob is of says so before it comes to this.
             error => Failed::of(StepErrorKind::Store {}, &error),
         }
     }

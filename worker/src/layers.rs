@@ -2,20 +2,21 @@
 //!
 //! Everything here blocks; it is called from threads that may.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use dcbuild_layer::ReadContent;
 use dcbuild_model::{BlobDigest, LayerId, LayerRef, TreePath};
 use dcbuild_snapshot::{Lowers, Snapshot, Snapshots};
-use dcbuild_store::{BlobStore, FolderStore, LayerIndex, StoreError, read_bytes};
+use dcbuild_store::{BlobStore, ByteRange, FolderStore, LayerIndex, StoreError, read_bytes};
 use dcbuild_tree::{Change, Changes, Tree, toc};
 use tokio::runtime::Handle;
 
 use crate::base::Base;
 use crate::contents::Contents;
-use crate::error::Failed;
+use crate::error::{Failed, blocking};
 
 /// A larger table of contents is not one of ours: ten million entries are far smaller.
 pub(crate) const TOC_BYTES_MAX: u64 = 2 << 30;
@@ -29,12 +30,15 @@ const TABLE_PAUSE_MAX: Duration = Duration::from_secs(7);
 
 /// How long a layer is looked for that another worker has made: it is on its way to the store since its step was done.
 const COMING_MAX: Duration = Duration::from_secs(20);
+/// So many layers are remembered as being on their way.
+const COMING_KEPT: usize = 100_000;
 /// The pauses between two looks.
 const COMING_PAUSE_FIRST: Duration = Duration::from_millis(5);
 const COMING_PAUSE_MAX: Duration = Duration::from_millis(250);
 
 /// A layer that has no bytes of its own yet: its changes, and whence its files come.
 pub(crate) struct Recipe {
+    pub(crate) layer: LayerId,
     pub(crate) changes: Arc<Changes>,
     /// Gives what lies in a folder of the client, or was unpacked.
     pub(crate) sources: Arc<dyn ReadContent + Send + Sync>,
@@ -47,6 +51,12 @@ struct Known {
     recipes: HashMap<LayerId, Arc<Recipe>>,
     bases: HashMap<LayerId, Base>,
     making: HashMap<LayerId, Arc<Mutex<()>>>,
+    /// Tables that lie here and not in the store yet.
+    unsent: HashSet<LayerId>,
+    /// Layers of other workers that may be on their way to the store.
+    coming: HashSet<LayerId>,
+    /// Layers that were not to be had though the store claimed to have them.
+    doubted: HashSet<LayerId>,
     entries: usize,
     uses: u64,
 }
@@ -57,6 +67,7 @@ pub(crate) struct Layers {
     pub(crate) blobs: Arc<dyn BlobStore>,
     pub(crate) index: Arc<dyn LayerIndex>,
     pub(crate) folder: Option<Arc<FolderStore>>,
+    near: Option<Arc<FolderStore>>,
     pub(crate) handle: Handle,
     known: Mutex<Known>,
 }
@@ -68,6 +79,7 @@ impl Layers {
             blobs: parts.blobs.clone(),
             index: parts.layers.clone(),
             folder: parts.folder.clone(),
+            near: parts.near.clone(),
             handle,
             known: Mutex::default(),
         }
@@ -113,35 +125,82 @@ impl Layers {
         drop(recipe);
     }
 
-    /// Stores a layer's table of contents and keeps it in memory.
+    /// Remembers which layers may still be on their way to the store.
+    pub(crate) fn expect(&self, layers: impl Iterator<Item = LayerId>) {
+        let mut known = self.known();
+        if known.coming.len() > COMING_KEPT {
+            known.coming.clear();
+        }
+        known.coming.extend(layers);
+    }
+
+    /// Remembers that a layer was not to be had, whatever the store says of it.
+    pub(crate) fn doubt(&self, layer: LayerId) {
+        let mut known = self.known();
+        known.coming.remove(&layer);
+        known.doubted.insert(layer);
+    }
+
+    pub(crate) fn is_doubted(&self, layer: &LayerId) -> bool {
+        self.known().doubted.contains(layer)
+    }
+
+    /// Keeps a layer's table of contents: here if there is a place for it, until [`Layers::send_table`]; else in the store.
     pub(crate) async fn put_table(&self, layer: LayerId, table: Vec<u8>) -> Result<(), Failed> {
+        let Some(near) = &self.near else { return self.store_table(layer, &table).await };
+        let near = near.clone();
+        blocking(move || Ok(near.put_bytes(&table).map(drop)?)).await?;
+        self.known().unsent.insert(layer);
+        Ok(())
+    }
+
+    /// Sends a table to the store that lies here only.
+    pub(crate) async fn send_table(&self, layer: LayerId) -> Result<(), Failed> {
+        let Some(near) = self.near.clone().filter(|_| self.known().unsent.contains(&layer)) else {
+            return Ok(());
+        };
+        let blob = BlobDigest(layer.0);
+        let table = blocking(move || Ok(near.get_bytes(&blob, TOC_BYTES_MAX)?)).await?;
+        self.store_table(layer, &table).await?;
+        self.known().unsent.remove(&layer);
+        Ok(())
+    }
+
+    async fn store_table(&self, layer: LayerId, table: &[u8]) -> Result<(), Failed> {
         let blob = BlobDigest(layer.0);
         let mut pause = TABLE_PAUSE_FIRST;
         loop {
-            match self.try_put(&blob, &table).await {
+            match self.try_put(&blob, table).await {
                 // A RUN that is over is not run again because its coordinator restarts just then.
                 Err(StoreError::Unavailable { .. }) if pause <= TABLE_PAUSE_MAX => {
                     tokio::time::sleep(pause).await;
                     pause *= 2;
                 }
-                put => return Ok(put?),
+                Ok(()) => {
+                    self.known().doubted.remove(&layer);
+                    return Ok(());
+                }
+                Err(error) => return Err(error.into()),
             }
         }
     }
 
     async fn try_put(&self, blob: &BlobDigest, bytes: &[u8]) -> Result<(), StoreError> {
-        if !self.blobs.find_missing(&[*blob]).await?.is_empty() {
+        let is_doubted = self.is_doubted(&LayerId(blob.0));
+        if is_doubted || !self.blobs.find_missing(&[*blob]).await?.is_empty() {
             self.blobs.put(blob, dcbuild_store::stream_of(bytes.to_vec())).await?;
         }
         Ok(())
     }
 
-    /// Looks again and again for what another worker may still be sending; blocks. Who is alone has nobody to wait for.
+    /// Looks again and again for what another worker may still be sending; blocks. Nobody waits for what was durable.
     pub(crate) fn look_again<T, E>(
         &self,
+        layer: &LayerId,
         find: impl FnMut() -> Result<Option<T>, E>,
     ) -> Result<Option<T>, E> {
-        let limit = if self.folder.is_some() { Duration::ZERO } else { COMING_MAX };
+        let coming = self.folder.is_none() && self.known().coming.contains(layer);
+        let limit = if coming { COMING_MAX } else { Duration::ZERO };
         look_again(&self.handle, limit, find)
     }
 
@@ -150,11 +209,8 @@ impl Layers {
         if let Some(table) = self.known().table(layer) {
             return Ok(table);
         }
-        let blob = BlobDigest(layer.0);
-        let bytes = match &self.folder {
-            Some(folder) => folder.get_bytes(&blob, TOC_BYTES_MAX)?,
-            None => self.handle.block_on(read_bytes(self.blobs.as_ref(), &blob, TOC_BYTES_MAX))?,
-        };
+        let bytes = self.look_again(layer, || self.read_table(layer))?;
+        let bytes = bytes.ok_or(Failed::Lost { layer: *layer })?;
         if toc::layer_id(&bytes) != *layer {
             return Err(Failed::Lost { layer: *layer });
         }
@@ -162,6 +218,29 @@ impl Layers {
         let changes = Arc::new(changes);
         self.known().keep_table(*layer, changes.clone());
         Ok(changes)
+    }
+
+    /// Reads a blob to its end, so that whoever has it finds out if it is damaged; blocks.
+    pub(crate) fn examine(&self, blob: &BlobDigest) {
+        use futures::StreamExt as _;
+        self.handle.block_on(async {
+            if let Ok(mut content) = self.blobs.get(blob, ByteRange::ALL).await {
+                while let Some(Ok(_)) = content.next().await {}
+            }
+        });
+    }
+
+    fn read_table(&self, layer: &LayerId) -> Result<Option<Bytes>, Failed> {
+        let blob = BlobDigest(layer.0);
+        let read = match &self.folder {
+            Some(folder) => folder.get_bytes(&blob, TOC_BYTES_MAX),
+            None => self.handle.block_on(read_bytes(self.blobs.as_ref(), &blob, TOC_BYTES_MAX)),
+        };
+        match read {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.is_miss() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The merged tree of a chain.
@@ -197,7 +276,10 @@ impl Layers {
         let mut reader = Contents::new(self.clone()).open(body).map_err(failed)?;
         std::io::Read::read_to_end(&mut reader, &mut bytes).map_err(failed)?;
         if dcbuild_model::Digest::of(&bytes) != body.content.0 {
-            return Err(Failed::internal(format!("'/{path}' is not what its layer says")));
+            return Err(match &body.origin {
+                dcbuild_tree::Origin::Layer { layer, .. } => Failed::Lost { layer: *layer },
+                _ => Failed::internal(format!("'/{path}' is not what its layer says")),
+            });
         }
         Ok(Some(bytes))
     }

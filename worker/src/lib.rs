@@ -94,6 +94,9 @@ pub struct Parts {
     pub images: Option<Arc<dyn ImageNames>>,
     /// The same store, where it is a folder of this machine.
     pub folder: Option<Arc<FolderStore>>,
+    /// Where tables of contents lie until a store elsewhere has them; `blobs` looks there first. Without it, a step waits
+    /// for the store.
+    pub near: Option<Arc<FolderStore>>,
     /// The client's folders, where they can be read.
     pub contexts: Arc<dyn Contexts>,
     /// The time.

@@ -123,7 +123,8 @@ impl Packs {
             let pack = self.all.get(place).ok_or_else(absent)?;
             let blob = BlobDigest(pack.stored.blob.digest.0);
             let bytes = read_bytes(self.layers.blobs.as_ref(), &blob, BLOB_BYTES_MAX).await;
-            Ok::<_, io::Error>((place, bytes.map_err(io::Error::other)?))
+            let bytes = bytes.map_err(|error| io::Error::other(Failed::of_context(error)));
+            Ok::<_, io::Error>((place, bytes?))
         };
         let fetched = futures::stream::iter(places.into_iter().map(fetch));
         let fetched = fetched.buffer_unordered(PACKS_AT_ONCE).try_collect::<Vec<_>>();
@@ -203,7 +204,12 @@ impl ReadContent for Packs {
         if !pack.small {
             let path = PackedFile { content: body.content, size: body.size }.path();
             let origin = Origin::Layer { layer: pack.layer, path };
-            return self.contents.open(&FileBody { origin, ..body.clone() });
+            let opened = self.contents.open(&FileBody { origin, ..body.clone() });
+            // A pack is a layer that no step makes again.
+            return opened.map_err(|error| match Failed::sandbox(&error) {
+                Failed::Lost { .. } => io::Error::other(Failed::ContextLost),
+                _ => error,
+            });
         }
         if let Some(range) = self.spooled(body) {
             return Ok(Box::new(range));

@@ -30,9 +30,10 @@ pub(crate) fn open(
 ) -> Result<ContextTree, Failed> {
     let refused = |error: InvalidParcel| Failed::refused(&error);
     let blobs = layers.blobs.as_ref();
-    let document = layers.handle.block_on(read_bytes(blobs, parcel, PARCEL_BYTES_MAX))?;
+    let document = layers.handle.block_on(read_bytes(blobs, parcel, PARCEL_BYTES_MAX));
+    let document = document.map_err(Failed::of_context)?;
     let document = Parcel::decode(&document).map_err(refused)?;
-    let pieces = layers.handle.block_on(pieces(layers, &document))?;
+    let pieces = layers.handle.block_on(pieces(layers, &document)).map_err(Failed::of_context)?;
     let Opened { tree: changes, packs } = document.open(&pieces).map_err(refused)?;
     let mut tree = Tree::scratch();
     tree.apply(&changes);

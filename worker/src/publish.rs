@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use dcbuild_layer::BlobForm;
-use dcbuild_model::{BlobDigest, Compression, LayerBlob, LayerId};
+use dcbuild_model::{BlobDigest, Compression, LayerBlob, LayerDigest, LayerId};
 use dcbuild_proto::document::{LayerCompression, StepErrorKind};
-use dcbuild_store::{StoredBlob, form_of};
+use dcbuild_store::{HashedBase, StoredBlob, form_of};
 use dcbuild_tree::Changes;
 
 use crate::contents::Contents;
@@ -40,34 +40,47 @@ impl Making {
     }
 }
 
-/// What is left to do until a step's result is durable.
-#[derive(Clone, Copy, Debug)]
+/// What is left to do until a step's result is durable, besides its tables.
+#[derive(Clone, Debug)]
 pub(crate) enum Publish {
-    /// Nothing: it lies in tables and in others' blobs.
-    Nothing,
+    /// It lies in blobs of others: what was learned of them.
+    Bases(Vec<(LayerDigest, HashedBase)>),
     /// A layer that is a snapshot here.
     Snapshot(LayerId),
     /// A layer that is a recipe.
     Recipe(LayerId),
 }
 
-/// A result that is to be made durable, and how an output wants it compressed, if one will hold it.
-#[derive(Clone, Copy, Debug)]
+/// A result that is to be made durable.
+#[derive(Clone, Debug)]
 pub(crate) struct Publishing {
     pub(crate) what: Publish,
+    /// How an output wants it compressed, if one will hold it.
     pub(crate) ships: Option<LayerCompression>,
+    /// Its layers, whose tables may lie here only.
+    pub(crate) tables: Vec<LayerId>,
 }
 
 /// Makes a layer durable: as the blob that an output wants, where there is one; else as a snapshot in the process of its
 /// coordinator, as a blob in the store of a cluster.
-pub(crate) async fn publish(shared: &Arc<Shared>, result: Publishing) -> Result<(), Failed> {
-    let Publishing { what, ships } = result;
+pub(crate) async fn publish(shared: &Arc<Shared>, result: &Publishing) -> Result<(), Failed> {
+    let Publishing { what, ships, tables } = result;
     let in_process = shared.config.in_process;
+    // Others wait for these, and they are small.
+    for layer in tables {
+        shared.layers.send_table(*layer).await?;
+    }
     let layer = match what {
-        Publish::Nothing => return Ok(()),
+        Publish::Bases(bases) => {
+            for (digest, hashed) in bases {
+                shared.layers.index.put_base(digest, hashed).await?;
+            }
+            return Ok(());
+        }
         Publish::Snapshot(_) if in_process => return Ok(()),
-        Publish::Snapshot(layer) => layer,
+        Publish::Snapshot(layer) => *layer,
         Publish::Recipe(layer) => {
+            let layer = *layer;
             // Waits for others without a turn: their turns may be waiting for this worker's layers.
             let layers = shared.layers.clone();
             blocking(move || find_sources(&layers, layer)).await?;
@@ -77,7 +90,7 @@ pub(crate) async fn publish(shared: &Arc<Shared>, result: Publishing) -> Result<
     // The semaphore is never closed.
     let _turn = shared.publishing.acquire().await.map_err(|_| Failed::Stopped)?;
     let threads = shared.cores;
-    match ships {
+    match *ships {
         // It is compressed once, and no folder is made beside it unless a RUN wants one.
         Some(LayerCompression { compression, level, force: _ }) => {
             layer_blob(shared, layer, BlobForm { compression, level, threads }).await?;
@@ -104,7 +117,7 @@ fn find_sources(layers: &Arc<Layers>, layer: LayerId) -> Result<(), Failed> {
 /// Tries again, with longer and longer pauses, until the worker is to stop; gives the last error.
 pub(crate) async fn again(
     shared: &Arc<Shared>,
-    result: Publishing,
+    result: &Publishing,
     mut error: Failed,
 ) -> Result<(), Failed> {
     let mut pause = PAUSE_FIRST;

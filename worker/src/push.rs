@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use dcbuild_model::{BaseLayer, BlobDigest, Digest};
+use dcbuild_model::{BlobDigest, Digest, LayerId, LayerRef};
 use dcbuild_oci::{Descriptor, ImageRef, Repository};
 use dcbuild_proto::document::{OutputKind, OutputLayer};
 use dcbuild_registry::{BlobReader, ByteStream, BytesBlob, RegistryClient};
@@ -20,9 +20,10 @@ use crate::report::Progress;
 /// How many blobs are sent at once.
 const SENT_AT_ONCE: usize = 4;
 
-/// A blob of the store.
+/// A layer's blob in the store.
 struct StoreBlob {
     store: Arc<dyn BlobStore>,
+    layer: LayerId,
     digest: Digest,
     size: u64,
 }
@@ -40,7 +41,8 @@ impl BlobReader for StoreBlob {
     async fn open(&self, offset: u64) -> std::io::Result<ByteStream> {
         let range = ByteRange { start: offset, length: None };
         let stream = self.store.get(&BlobDigest(self.digest), range).await;
-        Ok(crate::blobs::of_store(stream.map_err(std::io::Error::other)?))
+        let stream = stream.map_err(|error| crate::blobs::lost(self.layer, error))?;
+        Ok(crate::blobs::of_layer(stream, self.layer))
     }
 }
 
@@ -113,7 +115,7 @@ async fn push_blobs(
         .layers
         .iter()
         .zip(&job.state)
-        .map(|(layer, state)| push_layer(attempt, layer, state.base.as_ref(), to).boxed())
+        .map(|(layer, state)| push_layer(attempt, layer, state, to).boxed())
         .collect();
     let sent = futures::stream::iter(layers).buffer_unordered(SENT_AT_ONCE);
     sent.try_collect::<Vec<()>>().await?;
@@ -125,9 +127,10 @@ async fn push_blobs(
 async fn push_layer(
     attempt: &Arc<Attempt>,
     layer: &OutputLayer,
-    base: Option<&BaseLayer>,
+    state: &LayerRef,
     to: &Repository,
 ) -> Result<(), Failed> {
+    let base = state.base.as_ref();
     let store = attempt.shared.parts.blobs.clone();
     let (digest, size) = (layer.digest.0, layer.size);
     let from = match base {
@@ -147,7 +150,7 @@ async fn push_layer(
             let descriptor = Descriptor::new(&base.media_type, digest, size);
             Arc::new(RemoteBlob { client: attempt.registry.clone(), repository, descriptor })
         }
-        Some(_) | None => Arc::new(StoreBlob { store, digest, size }),
+        Some(_) | None => Arc::new(StoreBlob { store, layer: state.layer, digest, size }),
     };
     attempt.registry.push_blob(to, blob, &mounts).await?;
     Ok(())

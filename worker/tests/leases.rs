@@ -146,6 +146,7 @@ impl Fixture {
             caches: None,
             images: Some(store.clone()),
             folder: Some(store.clone()),
+            near: None,
             contexts: contexts.clone(),
             clock: Arc::new(SystemClock),
         };
@@ -205,6 +206,7 @@ impl Fixture {
             job: JobId::from_bits(self.attempts),
             scope: Scope::local(),
             work,
+            layers: Vec::new(),
             secrets: BTreeMap::from([("tok".into(), "73337272".into())]),
             credentials: BTreeMap::new(),
         };

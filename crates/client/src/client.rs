@@ -12,7 +12,7 @@ use dcbuild_context::{LocalContext, LocalContexts};
 use dcbuild_explain::Explanation;
 use dcbuild_model::{BuildId, Fault, limits};
 use dcbuild_oci::LayoutRef;
-use dcbuild_process::{Clock, Env, Hint, SystemClock};
+use dcbuild_process::{Clock, Env, Hint, SystemClock, new_bits};
 use dcbuild_progress::Mode;
 use dcbuild_proto::cache::{CacheAsk, CacheTold};
 use dcbuild_proto::document::{Aim, Outcome, Submission};
@@ -175,6 +175,16 @@ pub struct Client {
     tasks: TaskTracker,
 }
 
+/// How one of a client's builds ended.
+enum Shown {
+    Ended(Ended),
+    /// It was made, and then the store did not have it.
+    Lost,
+}
+
+/// How often a build is repeated whose output the store has lost.
+const REPEATS_MAX: u32 = 2;
+
 /// How long a coordinator may take to answer for the first time.
 const FIRST_CONTACT: Duration = Duration::from_secs(3);
 
@@ -209,7 +219,7 @@ impl Client {
     /// Builds, shows it, and puts the outputs where they belong; `stop` asks for an early end.
     pub async fn build(
         &self,
-        request: BuildRequest,
+        mut request: BuildRequest,
         screen: &mut dyn Screen,
         stop: &CancellationToken,
     ) -> Result<Ended, ClientError> {
@@ -217,21 +227,29 @@ impl Client {
         if archive && rustix::termios::isatty(std::io::stdout()) {
             return Err(ClientError::Terminal);
         }
-        for (name, context) in &request.contexts {
-            self.contexts.insert(request.id, name.clone(), context.clone());
+        // What went to standard output cannot be taken back.
+        let mut repeats = if archive { 0 } else { REPEATS_MAX };
+        loop {
+            for (name, context) in &request.contexts {
+                self.contexts.insert(request.id, name.clone(), context.clone());
+            }
+            let mut show = Show::new(request.mode, screen, self.clock.clone());
+            let ended = self.build_shown(&request, (&mut show, repeats), stop).await;
+            self.contexts.remove(request.id);
+            match ended? {
+                Shown::Ended(ended) => return Ok(ended),
+                Shown::Lost => repeats -= 1,
+            }
+            request.id = BuildId::from_bits(new_bits(&*self.clock));
         }
-        let mut show = Show::new(request.mode, screen, self.clock.clone());
-        let ended = self.build_shown(&request, &mut show, stop).await;
-        self.contexts.remove(request.id);
-        ended
     }
 
     async fn build_shown(
         &self,
         request: &BuildRequest,
-        show: &mut Show<'_>,
+        (show, repeats): (&mut Show<'_>, u32),
         stop: &CancellationToken,
-    ) -> Result<Ended, ClientError> {
+    ) -> Result<Shown, ClientError> {
         self.forget_id(request)?;
         self.submit(request.id, &request.submission).await?;
         let sources = Arc::new(self.sources(request.id, request.layouts.clone()));
@@ -245,7 +263,7 @@ impl Client {
             Ok(Followed::Left) => {
                 show.finish();
                 let stdout = format!("{}\n", request.id);
-                return Ok(Ended { outcome: None, stdout, code: 0 });
+                return Ok(Shown::Ended(Ended { outcome: None, stdout, code: 0 }));
             }
             Err(error) => {
                 show.finish();
@@ -263,7 +281,11 @@ impl Client {
         show.finish();
         if delivery.stopped {
             show.write("error: interrupted\n");
-            return Ok(left());
+            return Ok(Shown::Ended(left()));
+        }
+        if repeats > 0 && delivery.errors.iter().any(DeliverError::is_lost) {
+            show.write("warning: the store has lost a part of what was made; it is made again\n");
+            return Ok(Shown::Lost);
         }
         let well = matches!(outcome, Outcome::Done { .. }) && delivery.errors.is_empty();
         if (well || !delivery.results.is_empty())
@@ -273,7 +295,7 @@ impl Client {
         } else if well {
             show.sum_up();
         }
-        Ok(conclude(request, outcome, &delivery, (show, stop)))
+        Ok(Shown::Ended(conclude(request, outcome, &delivery, (show, stop))))
     }
 
     fn sources(&self, build: BuildId, layouts: BTreeMap<String, LayoutRef>) -> Sources {

@@ -93,6 +93,23 @@ impl DeliverError {
     }
 }
 
+impl DeliverError {
+    /// Whether the store has lost what was made; it knows that by now, so a second build makes it again.
+    pub(crate) fn is_lost(&self) -> bool {
+        let mut next: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(cause) = next {
+            let held = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+            let held = held.and_then(|held| held.downcast_ref::<StoreError>());
+            let store = cause.downcast_ref::<StoreError>().or(held);
+            if store.is_some_and(StoreError::is_miss) {
+                return true;
+            }
+            next = cause.source();
+        }
+        false
+    }
+}
+
 impl Hint for DeliverError {
     fn hint(&self) -> Option<String> {
         match self {

@@ -72,6 +72,25 @@ pub struct BuildConfig {
     pub network: NetworkDefault,
     /// The memory that one RUN may take; none for all that there is.
     pub step_memory: Option<ByteSize>,
+    /// A bucket that shares what is built, where one is set.
+    pub store: Option<BucketConfig>,
+    /// What knows fast what the bucket has.
+    pub index: IndexConfig,
+    /// What of a build goes to the bucket.
+    pub cache_upload: CacheUpload,
+}
+
+/// What of a build goes to a bucket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CacheUpload {
+    /// The result of each step.
+    #[default]
+    All,
+    /// What the outputs are made of.
+    Outputs,
+    /// Nothing: the bucket is only read.
+    None,
 }
 
 /// Where a coordinator keeps blobs and records.

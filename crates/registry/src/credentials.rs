@@ -239,6 +239,13 @@ impl DockerConfig {
         Ok(DockerConfig { file: path.display().to_string(), ..config })
     }
 
+    /// The registries that have an entry or a helper of their own.
+    pub fn registries(&self) -> Vec<String> {
+        let named = self.auths.keys().chain(self.helpers.keys());
+        let bare = named.map(|key| canonical(&bare(key)).to_owned());
+        bare.collect::<std::collections::BTreeSet<String>>().into_iter().collect()
+    }
+
     /// Parses the file's content; the error is the line, since the text around it may be secret.
     fn parse(bytes: &[u8]) -> Result<DockerConfig, usize> {
         let file: ConfigFile = serde_json::from_slice(bytes).map_err(|error| error.line())?;
@@ -252,11 +259,6 @@ impl DockerConfig {
 
     fn entry(&self, registry: &str) -> Option<&AuthEntry> {
         let exact = keys(registry).into_iter().find_map(|key| self.auths.get(&key));
-        // Docker itself has written keys with a scheme and a path; the host in them must match whole.
-        let bare = |key: &str| {
-            let rest = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://"));
-            rest.unwrap_or(key).split('/').next().unwrap_or_default().to_owned()
-        };
         exact.or_else(|| {
             let mut entries = self.auths.iter();
             entries.find(|(key, _)| canonical(&bare(key)) == registry).map(|(_, entry)| entry)
@@ -267,6 +269,12 @@ impl DockerConfig {
         let own = keys(registry).into_iter().find_map(|key| self.helpers.get(&key));
         own.or(self.store.as_ref())
     }
+}
+
+/// The host of a key: docker itself has written keys with a scheme and a path; the host in them must match whole.
+fn bare(key: &str) -> String {
+    let rest = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://"));
+    rest.unwrap_or(key).split('/').next().unwrap_or_default().to_owned()
 }
 
 fn keys(registry: &str) -> Vec<String> {

@@ -13,7 +13,10 @@ use dcbuild_model::BlobDigest;
 use dcbuild_model::limits::CHUNK_BYTES;
 use dcbuild_proto::pb;
 use dcbuild_proto::pb::store_client::StoreClient;
-use dcbuild_store::{BlobStream, ByteRange, StoreError, stream_of};
+use dcbuild_store::{
+    BlobStream, ByteRange, CallError, Guard, GuardLimits, Judged, Patience, Progress, StoreError,
+    Verdict, stream_of,
+};
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::time::Instant;
 use tonic::transport::Channel;
@@ -27,9 +30,6 @@ const READS_AT_ONCE: usize = 4;
 /// What is held in memory of content whose length is not known yet.
 const MEMORY_BYTES_MAX: usize = 8 << 20;
 const WRITES_AT_ONCE: usize = 4;
-/// How often one request is made.
-const TRIES: u32 = 4;
-const PAUSE_FIRST: Duration = Duration::from_millis(50);
 /// Read grants that are remembered.
 const GRANTS_KEPT: usize = 10_000;
 
@@ -38,9 +38,32 @@ pub(crate) struct Granted {
     client: StoreClient<Channel>,
     name: String,
     transfer: Transfer,
+    /// A store that cannot be reached from here costs a bounded time; the other side may still reach it.
+    guard: Guard,
     reads: Mutex<HashMap<BlobDigest, (Leave, Instant)>>,
     /// Set once the other side has said that it grants nothing.
     nothing: AtomicBool,
+}
+
+/// Why a granted request came to nothing.
+#[derive(Debug, thiserror::Error)]
+enum Tried {
+    /// There was no grant.
+    #[error(transparent)]
+    Grant(#[from] StoreError),
+    /// The request failed.
+    #[error(transparent)]
+    Transfer(TransferError),
+}
+
+impl Judged for Tried {
+    fn verdict(&self) -> Verdict {
+        match self {
+            // That says nothing of the store itself.
+            Tried::Grant(_) => Verdict::Settled,
+            Tried::Transfer(error) => error.verdict(),
+        }
+    }
 }
 
 /// Content of which the length is known.
@@ -117,8 +140,9 @@ fn spool_failed(source: io::Error) -> StoreError {
 
 impl Granted {
     pub(crate) fn new(client: StoreClient<Channel>, name: String) -> Granted {
+        let guard = Guard::new(format!("behind {name}"), GuardLimits::default());
         let (reads, nothing) = (Mutex::default(), AtomicBool::new(false));
-        Granted { client, name, transfer: Transfer::default(), reads, nothing }
+        Granted { client, name, transfer: Transfer::default(), guard, reads, nothing }
     }
 
     /// Whether the other side may still grant something.
@@ -165,13 +189,17 @@ impl Granted {
         self.reads.lock().unwrap_or_else(PoisonError::into_inner).remove(blob);
     }
 
-    fn failed(&self, blob: &BlobDigest, error: TransferError) -> StoreError {
+    fn failed(&self, blob: &BlobDigest, error: CallError<Tried>) -> StoreError {
         let store = self.name.clone();
         match error {
-            TransferError::Absent => StoreError::NotFound { blob: *blob },
-            TransferError::Refused { .. } => StoreError::Denied { store, source: error.into() },
-            TransferError::Full { .. } => StoreError::Full { store, source: error.into() },
-            _ => StoreError::Unavailable { store, source: error.into() },
+            CallError::Answered(Tried::Grant(error)) => error,
+            CallError::Answered(Tried::Transfer(error)) => match error {
+                TransferError::Absent => StoreError::NotFound { blob: *blob },
+                TransferError::Refused { .. } => StoreError::Denied { store, source: error.into() },
+                TransferError::Full { .. } => StoreError::Full { store, source: error.into() },
+                _ => StoreError::Unavailable { store, source: error.into() },
+            },
+            error => StoreError::Unavailable { store, source: error.to_string().into() },
         }
     }
 
@@ -181,21 +209,20 @@ impl Granted {
         start: u64,
         length: u64,
     ) -> Result<Option<Part>, StoreError> {
-        let mut tried = 0;
-        loop {
+        let read = |progress: Progress| async move {
             let Some(leave) = self.leave(blob).await? else { return Ok(None) };
-            match self.transfer.read(&leave, start, length).await {
-                Ok(part) => return Ok(Some(part)),
-                Err(error) => {
-                    self.forget(blob);
-                    tried += 1;
-                    if tried == TRIES || !error.may_pass() {
-                        return Err(self.failed(blob, error));
-                    }
-                    pause(tried).await;
-                }
-            }
+            let part = self.transfer.read(&leave, (start, length), &progress).await;
+            part.map(Some).map_err(|error| {
+                self.forget(blob);
+                Tried::Transfer(error)
+            })
+        };
+        let mut part = self.guard.call("read", Patience::BULK, read).await;
+        if let Err(CallError::Answered(Tried::Transfer(TransferError::Refused { .. }))) = part {
+            // The grant may have grown too old; the next one has not.
+            part = self.guard.call("read", Patience::BULK, read).await;
         }
+        part.map_err(|error| self.failed(blob, error))
     }
 
     /// Reads a blob in ranges, several at once; none if the other side grants nothing.
@@ -263,29 +290,20 @@ impl Granted {
         leave: &Leave,
         part: Bytes,
     ) -> Result<String, StoreError> {
-        let mut tried = 0;
-        loop {
-            match self.transfer.write(leave, part.clone()).await {
-                Ok(etag) => return Ok(etag),
-                Err(error) => {
-                    tried += 1;
-                    let refused = matches!(error, TransferError::Refused { .. });
-                    if tried == TRIES || refused || !error.may_pass() {
-                        return Err(self.failed(blob, error));
-                    }
-                    pause(tried).await;
-                }
+        let patience = if part.len() > CHUNK_BYTES { Patience::BULK } else { Patience::SMALL };
+        let write = |progress: Progress| {
+            let part = part.clone();
+            async move {
+                let written = self.transfer.write(leave, part, progress).await;
+                written.map_err(Tried::Transfer)
             }
-        }
+        };
+        let written = self.guard.call("write", patience, write).await;
+        written.map_err(|error| self.failed(blob, error))
     }
 }
 
 fn leave_of(grant: pb::HttpGrant) -> Leave {
     let headers = grant.headers.into_iter().map(|header| (header.name, header.value)).collect();
     Leave { url: grant.url, headers }
-}
-
-async fn pause(tried: u32) {
-    let longest = PAUSE_FIRST * 4_u32.pow(tried);
-    tokio::time::sleep(longest.mul_f64(rand::random_range(0.0..1.0))).await;
 }

@@ -64,7 +64,18 @@ impl BlobStore for RemoteStore {
     }
 
     async fn get(&self, blob: &BlobDigest, range: ByteRange) -> Result<BlobStream, StoreError> {
-        self.paths.get(blob, range).await
+        let content = self.paths.get(blob, range).await?;
+        let (paths, blob) = (self.paths.clone(), *blob);
+        let watched = content.then(move |piece| {
+            let paths = paths.clone();
+            async move {
+                if let Err(StoreError::Corrupt { .. }) = piece {
+                    paths.0.wire.doubt(&blob).await;
+                }
+                piece
+            }
+        });
+        Ok(watched.boxed())
     }
 
     async fn put(&self, blob: &BlobDigest, content: BlobStream) -> Result<u64, StoreError> {
@@ -87,6 +98,8 @@ impl BlobStore for Paths {
                 tracing::info!(%blob, error, "a blob is read through the coordinator");
                 self.wire.get(blob, range).await
             }
+            // The other side learns in this way that it is gone, whatever its index says.
+            Err(error) if error.is_miss() => self.wire.get(blob, range).await,
             Err(error) => Err(error),
         }
     }
@@ -109,9 +122,12 @@ impl BlobStore for Paths {
     }
 }
 
-/// Whether the other side may reach the store where we cannot.
+/// Whether the other side may reach the store where we cannot, or keep what the store has no room for.
 fn may_go_through(error: &StoreError) -> bool {
-    matches!(error, StoreError::Unavailable { .. } | StoreError::Denied { .. })
+    matches!(
+        error,
+        StoreError::Unavailable { .. } | StoreError::Denied { .. } | StoreError::Full { .. }
+    )
 }
 
 fn text_of(error: &StoreError) -> String {
@@ -120,6 +136,13 @@ fn text_of(error: &StoreError) -> String {
 }
 
 impl Wire {
+    /// Has the other side read a blob that came corrupt: if it is so in the store, it is put aside there.
+    async fn doubt(&self, blob: &BlobDigest) {
+        if let Ok(mut content) = self.get(blob, ByteRange::ALL).await {
+            while let Some(Ok(_)) = content.next().await {}
+        }
+    }
+
     fn unavailable(&self, status: Status) -> StoreError {
         unavailable(&self.name, status)
     }

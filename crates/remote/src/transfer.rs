@@ -3,13 +3,16 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use bytes::Bytes;
-use reqwest::header::{CONTENT_RANGE, ETAG, RANGE};
+use bytes::{Bytes, BytesMut};
+use dcbuild_store::{Judged, Progress, Verdict};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, RANGE};
 use reqwest::{Client, Method, Response, StatusCode};
 
 /// How long a connection may take, and how long one may be silent.
 const CONNECT: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(15);
+/// A body is sent in pieces, so that it shows that it gets on.
+const PIECE_BYTES: usize = 64 << 10;
 /// How much of an error's text is worth showing.
 const TEXT_MAX: usize = 300;
 
@@ -78,8 +81,8 @@ impl Transfer {
     pub(crate) async fn read(
         &self,
         leave: &Leave,
-        start: u64,
-        length: u64,
+        (start, length): (u64, u64),
+        progress: &Progress,
     ) -> Result<Part, TransferError> {
         if length == 0 {
             return Ok(Part { bytes: Bytes::new(), total: start });
@@ -91,7 +94,7 @@ impl Transfer {
         match response.status() {
             StatusCode::PARTIAL_CONTENT => {
                 let total = total_of(&response).ok_or(TransferError::Malformed("Content-Range"))?;
-                let bytes = response.bytes().await.map_err(TransferError::Connection)?;
+                let bytes = body(response, progress).await?;
                 let wanted = last.saturating_add(1).min(total).saturating_sub(start);
                 if u64::try_from(bytes.len()).ok() != Some(wanted) {
                     return Err(TransferError::Malformed("whole range"));
@@ -103,7 +106,7 @@ impl Transfer {
                 Ok(Part { bytes: Bytes::new(), total: total_of(&response).unwrap_or(0) })
             }
             StatusCode::OK => {
-                let whole = response.bytes().await.map_err(TransferError::Connection)?;
+                let whole = body(response, progress).await?;
                 let at =
                     |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX).min(whole.len());
                 let bytes = whole.slice(at(start)..at(last.saturating_add(1)));
@@ -114,8 +117,18 @@ impl Transfer {
     }
 
     /// Writes bytes and gives their `ETag`.
-    pub(crate) async fn write(&self, leave: &Leave, bytes: Bytes) -> Result<String, TransferError> {
-        let request = self.request(Method::PUT, leave)?.body(bytes);
+    pub(crate) async fn write(
+        &self,
+        leave: &Leave,
+        bytes: Bytes,
+        progress: Progress,
+    ) -> Result<String, TransferError> {
+        let request = self.request(Method::PUT, leave)?.header(CONTENT_LENGTH, bytes.len());
+        let pieces = (0..bytes.len()).step_by(PIECE_BYTES).map(move |at| {
+            progress.made();
+            Ok::<_, std::convert::Infallible>(bytes.slice(at..(at + PIECE_BYTES).min(bytes.len())))
+        });
+        let request = request.body(reqwest::Body::wrap_stream(futures::stream::iter(pieces)));
         let response = request.send().await.map_err(TransferError::Connection)?;
         if !response.status().is_success() {
             return Err(refusal(response).await);
@@ -137,6 +150,16 @@ impl Transfer {
     }
 }
 
+/// Reads an answer's body, and tells that it comes.
+async fn body(mut response: Response, progress: &Progress) -> Result<Bytes, TransferError> {
+    let mut bytes = BytesMut::new();
+    while let Some(piece) = response.chunk().await.map_err(TransferError::Connection)? {
+        progress.made();
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes.freeze())
+}
+
 /// The length of the whole, as `bytes 0-7/4711` or `bytes */4711` says it.
 fn total_of(response: &Response) -> Option<u64> {
     let range = response.headers().get(CONTENT_RANGE)?.to_str().ok()?;
@@ -155,23 +178,22 @@ async fn refusal(response: Response) -> TransferError {
     }
 }
 
-impl TransferError {
-    /// Whether another try, with another grant, may end otherwise.
-    pub(crate) fn may_pass(&self) -> bool {
+impl Judged for TransferError {
+    fn verdict(&self) -> Verdict {
         match self {
-            TransferError::Absent | TransferError::Full { .. } | TransferError::Setup { .. } => {
-                false
-            }
-            TransferError::Answer { status, .. } => {
-                status.is_server_error()
-                    || matches!(
-                        *status,
-                        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
-                    )
-            }
-            TransferError::Refused { .. }
-            | TransferError::Connection(_)
-            | TransferError::Malformed(_) => true,
+            TransferError::Absent
+            | TransferError::Full { .. }
+            | TransferError::Refused { .. }
+            | TransferError::Setup { .. } => Verdict::Settled,
+            TransferError::Answer { status, .. } => match *status {
+                StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
+                    Verdict::Busy { after: None }
+                }
+                StatusCode::REQUEST_TIMEOUT => Verdict::Failed,
+                status if status.is_server_error() => Verdict::Failed,
+                _ => Verdict::Settled,
+            },
+            TransferError::Connection(_) | TransferError::Malformed(_) => Verdict::Failed,
         }
     }
 }

@@ -116,7 +116,8 @@ fn segment(build: &Build, first: StepIndex, needed: &[bool], solid: &[bool]) -> 
 fn inputs_there(build: &Build, node: &StepNode, steps: &[StepIndex], solid: &[bool]) -> bool {
     node.inputs.iter().all(|input| {
         // Steps behind the segment's first have no verdict yet; a record needs none.
-        let later = || build.done(*input).is_some_and(|it| matches!(it, Source::Record(_)));
+        let record = || build.done(*input).is_some_and(|it| matches!(it, Source::Record(_)));
+        let later = || record() && !build.lies_on_withdrawn(*input);
         steps.contains(input) || flag(solid, *input) || later()
     })
 }

@@ -185,17 +185,44 @@ impl Build {
                 | StepState::Done(Source::Pool(..)) => {
                     node.parent.iter().for_each(|on| want(&mut needed, *on));
                 }
-                StepState::Done(Source::Record(_)) => {}
+                StepState::Done(Source::Record(_)) => {
+                    if self.lies_on_withdrawn(StepIndex(u32::try_from(at).unwrap_or(u32::MAX))) {
+                        node.parent.iter().for_each(|on| want(&mut needed, *on));
+                    }
+                }
             }
         }
         needed
+    }
+
+    /// Says whether a step's result was taken away and is not there again.
+    fn is_withdrawn(&self, step: StepIndex) -> bool {
+        let former = self.steps.get(step.index()).is_some_and(|it| it.former.is_some());
+        former && self.done(step).is_none()
+    }
+
+    /// Says whether a record lies on a result that was taken away: all below it was durable once, and is not any more.
+    pub(crate) fn lies_on_withdrawn(&self, step: StepIndex) -> bool {
+        if self.steps.iter().all(|it| it.former.is_none()) {
+            return false;
+        }
+        let parent = |step: StepIndex| self.graph.steps.get(step.index())?.parent;
+        let mut below = parent(step);
+        while let Some(on) = below {
+            if self.is_withdrawn(on) {
+                return true;
+            }
+            let is_record = matches!(self.done(on), Some(Source::Record(_)));
+            below = if is_record { parent(on) } else { None };
+        }
+        false
     }
 
     /// Says whether a step is done and so is all that its layers lie on, given the answers for the steps before it.
     pub(crate) fn is_solid(&self, step: StepIndex, before: &[bool]) -> bool {
         let parent = self.graph.steps.get(step.index()).and_then(|node| node.parent);
         match self.done(step) {
-            Some(Source::Record(_)) => true,
+            Some(Source::Record(_)) => !self.lies_on_withdrawn(step),
             Some(Source::Pool(..)) => {
                 parent.is_none_or(|on| before.get(on.index()).copied().unwrap_or(false))
             }

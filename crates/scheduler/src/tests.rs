@@ -621,3 +621,50 @@ fn a_draining_worker_hands_back_without_an_attempt() {
         "#]],
     );
 }
+
+#[test]
+fn a_lost_layer_deep_below_is_made_again_and_what_lies_on_it_stays() {
+    check(
+        "worker 1 joins\nbuild a: x:hit y<x:hit z<y:hit u<z =>u\nt1 returns lost=x\nt2 done x\nt3 done u\nt4 output",
+        &expect![[r#"
+            > worker 1 joins
+            > build a: x:hit y<x:hit z<y:hit u<z =>u
+              accepted a
+              lease t1 to worker 1: a.u
+            > t1 returns lost=x
+              a.x withdrawn
+              lease t2 to worker 1: a.x
+            > t2 done x
+              a.x ran as t2
+              lease t3 to worker 1: a.u
+            > t3 done u
+              a.u ran as t3
+              lease t4 to worker 1: a output 0
+            > t4 output
+              a output 0 made
+              a ended: Done
+        "#]],
+    );
+    check(
+        "worker 1 joins\nbuild a: x:hit y<x:hit =>y\nt1 returns lost=x\nt2 done x=other\nt3 done y\nt4 output",
+        &expect![[r#"
+            > worker 1 joins
+            > build a: x:hit y<x:hit =>y
+              accepted a
+              lease t1 to worker 1: a output 0
+            > t1 returns lost=x
+              a.x withdrawn
+              lease t2 to worker 1: a.x
+            > t2 done x=other
+              a.x ran as t2
+              a.y withdrawn
+              lease t3 to worker 1: a.y
+            > t3 done y
+              a.y ran as t3
+              lease t4 to worker 1: a output 0
+            > t4 output
+              a output 0 made
+              a ended: Done
+        "#]],
+    );
+}

@@ -57,6 +57,8 @@ pub struct CatalogParts {
 pub struct CatalogCounts {
     /// Documents that were asked of the store because the index did not have them.
     pub store_reads: u64,
+    /// Questions that the store failed.
+    pub store_faults: u64,
     /// Listings of the store for keys that the index did not know while it was incomplete.
     pub store_lists: u64,
     /// Documents whose seal was wrong, or that could not be understood.
@@ -69,6 +71,7 @@ pub struct CatalogCounts {
 struct Tallies {
     store_reads: AtomicU64,
     store_lists: AtomicU64,
+    store_faults: AtomicU64,
     refused: AtomicU64,
     index_faults: AtomicU64,
 }
@@ -103,6 +106,7 @@ impl Catalog {
         CatalogCounts {
             store_reads: of(&tallies.store_reads),
             store_lists: of(&tallies.store_lists),
+            store_faults: of(&tallies.store_faults),
             refused: of(&tallies.refused),
             index_faults: of(&tallies.index_faults),
         }
@@ -124,7 +128,8 @@ impl Catalog {
         tally(&self.inner.tallies).fetch_add(1, Ordering::Relaxed);
     }
 
-    /// All documents under each key, in the order asked; they count as used.
+    /// All documents under each key, in the order asked; they count as used. One that the store does not give is not found,
+    /// which costs time.
     async fn find(&self, keys: &[IndexKey]) -> Result<Vec<Vec<Found>>, StoreError> {
         let found = self.look(keys).await?;
         let there = keys.iter().zip(&found).filter(|(_, documents)| !documents.is_empty());
@@ -153,8 +158,12 @@ impl Catalog {
             }
             found.push(documents);
         }
-        self.list_absent(keys, &absent, &mut missing).await?;
-        self.read_missing(keys, missing, &mut found).await?;
+        if let Err(error) = self.list_absent(keys, &absent, &mut missing).await {
+            self.store_failed(&error);
+        }
+        if let Err(error) = self.read_missing(keys, missing, &mut found).await {
+            self.store_failed(&error);
+        }
         if !complete {
             self.fill_behind();
         }
@@ -285,6 +294,12 @@ impl Catalog {
                 catalog.index_failed(&error);
             }
         });
+    }
+
+    fn store_failed(&self, error: &StoreError) {
+        self.count(|tallies| &tallies.store_faults);
+        let cause = std::error::Error::source(error).map(ToString::to_string);
+        tracing::warn!(%error, cause, "the store was not asked to the end; what it has may be made again");
     }
 
     fn index_failed(&self, error: &StoreError) {

@@ -4,7 +4,9 @@
 //! treats what it cannot read as absent. Start with [`BlobStore`] and [`StepIndex`]; [`FolderStore`] is the backend that
 //! any number of processes of one machine use at once.
 
+pub mod behind;
 pub mod blob;
+pub mod both;
 pub mod caches;
 pub mod catalog;
 pub mod embedded;
@@ -17,13 +19,16 @@ pub mod indexed;
 pub mod keys;
 pub mod locks;
 mod manifest;
+pub mod near;
 pub mod notes;
 pub mod objects;
 pub mod sweep;
 pub mod uses;
 pub mod verified;
 
+pub use behind::{Backlog, Behind, Far, Policy};
 pub use blob::{BlobStore, BlobStream, ByteRange, read_bytes, stream_of};
+pub use both::{Both, Told};
 pub use caches::{CacheVersion, CacheVersions, inherited};
 pub use catalog::{Catalog, CatalogCounts, CatalogMark, CatalogParts, InvalidSealKey, Now, Seal};
 pub use embedded::EmbeddedIndex;
@@ -41,6 +46,7 @@ pub use index::{
 pub use indexed::Indexed;
 pub use keys::{ENTRY_BYTES_MAX, Fill, IndexEntry, IndexKey, KeyIndex, KeyUse, Looked};
 pub use locks::{KeyLock, KeyLocks, LockError, LockMode};
+pub use near::Near;
 pub use notes::{NoteKind, Notes, evictions, put_eviction};
 pub use objects::{InvalidObjectName, ListedObject, ObjectName, ObjectPage, Objects};
 pub use sweep::{Ceilings, Leftovers, SweepMode, SweepReport, Swept, sweep, trim_notes};

@@ -51,6 +51,7 @@ impl World {
             caches: None,
             images: None,
             folder: None,
+            near: None,
             contexts: Arc::new(LocalContexts::new()),
             clock: Arc::new(SystemClock),
         };
@@ -193,7 +194,7 @@ fn what_is_lost_is_said_before_anything_is_read_and_what_is_corrupt_is_not_belie
     world.blobs.store().remove(&blob);
     assert!(matches!(world.open(&parcel), Err(Failed::Lost { .. })));
     world.blobs.store().remove(&parcel);
-    assert!(matches!(world.open(&parcel), Err(Failed::Lost { .. })));
+    assert!(matches!(world.open(&parcel), Err(Failed::ContextLost)));
 }
 
 #[test]

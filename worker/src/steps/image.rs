@@ -17,7 +17,7 @@ use crate::attempt::{Attempt, Task};
 use crate::base::Base;
 use crate::blobs::{self, Blocking};
 use crate::error::{Failed, blocking};
-use crate::layers;
+use crate::layers::{self, Layers};
 use crate::publish::Publish;
 
 /// How many layers are fetched at once.
@@ -32,21 +32,27 @@ pub(crate) async fn make(
         ImageSource::Registry { repository } => repository.as_str(),
         ImageSource::Layout { .. } | ImageSource::Store {} => "",
     };
-    let takes: Vec<BoxFuture<'_, _>> =
+    let work: Vec<BoxFuture<'_, _>> =
         op.layers.iter().map(|claim| take(attempt, task, op, claim, repository).boxed()).collect();
-    let layers: Vec<LayerRef> =
-        futures::stream::iter(takes).buffered(FETCHED_AT_ONCE).try_collect().await?;
+    let taken: Vec<(LayerRef, Option<HashedBase>)> =
+        futures::stream::iter(work).buffered(FETCHED_AT_ONCE).try_collect().await?;
+    let (mut layers, mut learned) = (Vec::with_capacity(taken.len()), Vec::new());
+    for ((layer, hashed), claim) in taken.into_iter().zip(&op.layers) {
+        layers.push(layer);
+        learned.extend(hashed.map(|hashed| (claim.digest, hashed)));
+    }
     attempt.shared.layers.learn(&layers, &attempt.registry);
-    Ok(Made { layers, publish: Publish::Nothing, taint: None })
+    Ok(Made { layers, publish: Publish::Bases(learned), taint: None })
 }
 
+/// Takes a layer as it is known, or learns it.
 async fn take(
     attempt: &Arc<Attempt>,
     task: &Task,
     op: &ImageOp,
     claim: &ImageLayer,
     repository: &str,
-) -> Result<LayerRef, Failed> {
+) -> Result<(LayerRef, Option<HashedBase>), Failed> {
     let layers = &attempt.shared.layers;
     let base = BaseLayer {
         digest: claim.digest,
@@ -55,13 +61,11 @@ async fn take(
         media_type: claim.media_type.clone(),
         repository: repository.to_owned(),
     };
-    let hashed = match base_of(layers.index.as_ref(), &claim.digest).await? {
-        Some(hashed)
-            if layers.blobs.find_missing(&[BlobDigest(hashed.layer.0)]).await?.is_empty() =>
-        {
-            hashed
-        }
-        Some(_) | None => fetch(attempt, task, base.clone()).await?,
+    let (hashed, learned) = if let Some(hashed) = known(layers, claim).await? {
+        (hashed, None)
+    } else {
+        let hashed = fetch(attempt, task, base.clone()).await?;
+        (hashed.clone(), Some(hashed))
     };
     if hashed.diff_id != claim.diff_id {
         return Err(Failed::rejected(format!(
@@ -70,7 +74,19 @@ async fn take(
         )));
     }
     let HashedBase { layer, diff_id: _, change, entries, bytes } = hashed;
-    Ok(LayerRef { layer, change, entries, bytes, base: Some(base) })
+    Ok((LayerRef { layer, change, entries, bytes, base: Some(base) }, learned))
+}
+
+/// What is known of a layer, if its table is still to be had.
+async fn known(layers: &Layers, claim: &ImageLayer) -> Result<Option<HashedBase>, Failed> {
+    let Some(hashed) = base_of(layers.index.as_ref(), &claim.digest).await? else {
+        return Ok(None);
+    };
+    if layers.is_doubted(&hashed.layer) {
+        return Ok(None);
+    }
+    let missing = layers.blobs.find_missing(&[BlobDigest(hashed.layer.0)]).await?;
+    Ok(missing.is_empty().then_some(hashed))
 }
 
 /// Streams a layer once: hashes and indexes it, and unpacks it if a RUN stands on it.
@@ -81,28 +97,26 @@ async fn fetch(
 ) -> Result<HashedBase, Failed> {
     let digest = layer.digest;
     let base = Base { layer, client: attempt.registry.clone() };
-    let pieces = base.open(&attempt.shared.layers).await?;
-    let line = task.progress.begin(digest.to_string(), Some(base.layer.size));
-    let pieces = blobs::watched(pieces, line);
+    let progress = task.progress.clone();
     let layers = attempt.shared.layers.clone();
     let unpack = task.runs && crate::shared::can_snapshot();
     let read = blocking(move || {
         let form = LayerForm { compression: base.compression()?, ratio: Ratio::Limited };
-        let reader = Blocking::new(layers.handle.clone(), pieces);
-        if !unpack {
-            return Ok(read_layer(reader, form, &mut NoSink)?);
-        }
-        let unpacked = layers.snapshots.unpack(reader, form, |read| read.digest == digest);
-        match unpacked {
-            Ok((_, read)) => Ok(read),
-            Err(UnpackError::Refused) => Err(wrong(&base.layer)),
-            Err(error) => Err(error.into()),
-        }
+        base.read(&layers, |pieces| {
+            let line = progress.begin(digest.to_string(), Some(base.layer.size));
+            let reader = Blocking::new(layers.handle.clone(), blobs::watched(pieces, line));
+            if !unpack {
+                let read = read_layer(reader, form, &mut NoSink)?;
+                return if read.digest == digest { Ok(read) } else { Err(wrong(&base.layer)) };
+            }
+            match layers.snapshots.unpack(reader, form, |read| read.digest == digest) {
+                Ok((_, read)) => Ok(read),
+                Err(UnpackError::Refused) => Err(wrong(&base.layer)),
+                Err(error) => Err(error.into()),
+            }
+        })
     })
     .await?;
-    if read.digest != digest {
-        return Err(Failed::rejected(format!("layer {digest} came as {}", read.digest)));
-    }
     keep(attempt, read).await
 }
 
@@ -116,6 +130,5 @@ async fn keep(attempt: &Attempt, read: ReadLayer) -> Result<HashedBase, Failed> 
     let change = change_digest(&read.changes, TimeForm::Exact);
     let hashed = HashedBase { layer: read.layer, diff_id: read.diff_id, change, entries, bytes };
     layers.put_table(read.layer, read.toc).await?;
-    layers.index.put_base(&read.digest, &hashed).await?;
     Ok(hashed)
 }

@@ -66,9 +66,11 @@ async fn a_blob_that_is_lost_or_wrong_leaves_no_file() {
     let deliverer = deliverer(&store, folder.path());
     let output = ClientOutput::OciTar { dest: Dest::File("oci.tar".into()) };
     store.corrupt(&BlobDigest(Digest::of(b"layer")), "lawyer");
-    assert!(deliverer.deliver(&output, &made).await.is_err());
+    assert!(deliverer.deliver(&output, &made).await.unwrap_err().is_lost());
     store.remove(&BlobDigest(Digest::of(b"layer")));
-    assert!(deliverer.deliver(&output, &made).await.is_err());
+    assert!(deliverer.deliver(&output, &made).await.unwrap_err().is_lost());
+    let nowhere = ClientOutput::OciTar { dest: Dest::File("/proc/no/such/folder".into()) };
+    assert!(!deliverer.deliver(&nowhere, &made).await.unwrap_err().is_lost());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 

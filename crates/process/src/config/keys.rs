@@ -31,7 +31,7 @@ const KEEP_UNUSED: &str =
 const INDEX_CA: &str = "A file of certificates to trust instead of the system's.";
 
 /// `HOST` stands for any host.
-pub(super) const KEYS: [Key; 36] = [
+pub(super) const KEYS: [Key; 43] = [
     key("registry.HOST.mirrors", "[]", "Hosts that are asked first, in this order."),
     key("registry.HOST.http", "false", "Use plain http."),
     key("registry.HOST.insecure", "false", "Use https without checking the certificate."),
@@ -45,6 +45,17 @@ pub(super) const KEYS: [Key; 36] = [
     key("build.keep_storage", "20GiB", "What may stay in the state folder after a build."),
     key("build.network", "default", "The network of a RUN: `default`, `none` or `host`."),
     key("build.step_memory", "none", "The memory that one RUN may take."),
+    key("build.store.type", "none", "`s3`: share what is built through a bucket."),
+    key("build.store.url", "none", STORE_URL),
+    key("build.store.signing_key_files", "[]", SIGNING_KEYS),
+    key("build.index.type", "embedded", INDEX),
+    key("build.index.url", "none", INDEX_URL),
+    key("build.index.ca", "none", INDEX_CA),
+    key(
+        "build.cache_upload",
+        "all",
+        "What of a build goes to the bucket: `all` results, what the `outputs` are made of, or `none`.",
+    ),
     key("coordinator.listen", "127.0.0.1:7070", "Where clients and workers reach it."),
     key("coordinator.http_listen", "127.0.0.1:7071", "Where health, metrics and the page are."),
     key("coordinator.data_dir", "/var/lib/dcbuild/coordinator", "Where its log is kept."),

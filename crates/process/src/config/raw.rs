@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::NetworkDefault;
+use super::{CacheUpload, NetworkDefault};
 use crate::trace::LogFormat;
 
 #[derive(Deserialize, Default)]
@@ -37,6 +37,16 @@ pub(super) struct RawBuild {
     pub(super) keep_storage: Option<String>,
     pub(super) network: Option<NetworkDefault>,
     pub(super) step_memory: Option<String>,
+    pub(super) store: Option<RawBuildStore>,
+    pub(super) index: Option<RawIndex>,
+    pub(super) cache_upload: Option<CacheUpload>,
+}
+
+/// Beside the state folder, which there always is.
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
+pub(super) enum RawBuildStore {
+    S3(RawBucket),
 }
 
 #[derive(Deserialize)]

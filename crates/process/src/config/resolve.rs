@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use super::keys::default_of;
 use super::raw::{
-    RawBucket, RawBuild, RawConfig, RawCoordinator, RawIndex, RawLog, RawRegistry, RawStore,
-    RawWorker,
+    RawBucket, RawBuild, RawBuildStore, RawConfig, RawCoordinator, RawIndex, RawLog, RawRegistry,
+    RawStore, RawWorker,
 };
 use super::{
     BucketConfig, BuildConfig, Config, CoordinatorConfig, FetchConfig, IndexConfig, LogConfig,
@@ -106,6 +106,11 @@ fn build(raw: RawBuild, env: &Env, mistakes: &mut Mistakes) -> Option<BuildConfi
         keep_storage,
         network: raw.network.unwrap_or_default(),
         step_memory: mistakes.size("build.step_memory", raw.step_memory),
+        store: raw
+            .store
+            .map(|RawBuildStore::S3(bucket)| bucket_of("build.store", bucket, mistakes)),
+        index: index("build.index", raw.index, mistakes),
+        cache_upload: raw.cache_upload.unwrap_or_default(),
     })
 }
 

@@ -1,0 +1,152 @@
+//! What lies elsewhere: the store, its index, a coordinator.
+
+use std::time::Duration;
+
+use dcbuild_client::{Client, ClientConfig};
+use dcbuild_process::Hint as _;
+use dcbuild_process::config::StoreConfig;
+use dcbuild_redis::RedisIndex;
+use dcbuild_s3::{Checked, S3Store};
+use dcbuild_store::FolderStore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Finding, Verdict, story};
+use crate::args::Doctor;
+use crate::build::{App, working};
+use crate::remote::address;
+use crate::roles::{channel, store_dir};
+use crate::stores::BucketSettings;
+
+/// How long a server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+pub(super) async fn look(app: &App, flags: &Doctor) -> Vec<Finding> {
+    let mut findings = store(app, flags).await;
+    if let Some(url) = address(app, &flags.cluster) {
+        findings.push(coordinator(app, &url).await);
+    }
+    findings
+}
+
+async fn store(app: &App, flags: &Doctor) -> Vec<Finding> {
+    let (build, coordinator) = (&app.config.build, &app.config.coordinator);
+    // What is configured for builds here goes before what a coordinator on this machine would use.
+    let configured = match (&build.store, &coordinator.store) {
+        (Some(bucket), _) => (Some(bucket), &build.index),
+        (None, StoreConfig::Bucket(bucket)) => (Some(bucket), &coordinator.index),
+        (None, StoreConfig::Folder { .. }) => (None, &build.index),
+    };
+    match BucketSettings::find(&flags.store, &app.env, configured) {
+        Ok(Some(settings)) => bucket(app, &settings).await,
+        Ok(None) => flags.store.store.as_deref().map(folder).into_iter().collect(),
+        Err(error) => vec![Finding::wrong("store", format!("{error:#}"))],
+    }
+}
+
+fn folder(named: &str) -> Finding {
+    let opened = store_dir(named).and_then(|dir| {
+        FolderStore::open(&dir)?.put_bytes(b"dcbuild was here")?;
+        Ok(dir)
+    });
+    match opened {
+        Ok(dir) => Finding::well("store", format!("{} can be written", dir.display())),
+        Err(error) => Finding::wrong("store", format!("{error:#}")),
+    }
+}
+
+async fn bucket(app: &App, settings: &BucketSettings) -> Vec<Finding> {
+    let config = match settings.bucket() {
+        Ok(config) => config,
+        Err(error) => return vec![Finding::wrong("store", format!("{error:#}"))],
+    };
+    let mut findings = vec![seal(app, settings)];
+    findings.extend(index(settings.redis(&config)).await);
+    let store = match S3Store::connect(config).await {
+        Ok(store) => store,
+        Err(error) => {
+            findings.push(Finding::wrong("store", story(&error)));
+            return findings;
+        }
+    };
+    for (step, checked) in store.check().await {
+        findings.push(match checked {
+            Checked::Well => Finding::well("store", format!("can {}", step.words())),
+            // The error says the way out itself.
+            Checked::Failed(error) => {
+                Finding::wrong("store", format!("could not {}: {}", step.words(), story(&error)))
+            }
+            Checked::Skipped => {
+                Finding::new("store", Verdict::Skipped, format!("to {}", step.words()))
+            }
+        });
+    }
+    store.close().await;
+    findings
+}
+
+fn seal(app: &App, settings: &BucketSettings) -> Finding {
+    let hint = "set DCBUILD_SIGNING_KEY, or a file with signing_key_files, to the same on every \
+                machine; `openssl rand -hex 32` makes a key";
+    match settings.seal(&app.env) {
+        Ok(seal) if seal.is_keyed() => Finding::well("signing key", "records are signed"),
+        Ok(_) => {
+            let words = "records are not signed: whoever can write to the bucket is trusted";
+            Finding::warning("signing key", words).hint(hint)
+        }
+        Err(error) => Finding::wrong("signing key", format!("{error:#}")).hint(hint),
+    }
+}
+
+async fn index(redis: anyhow::Result<Option<dcbuild_redis::RedisConfig>>) -> Vec<Finding> {
+    let config = match redis {
+        Ok(None) => {
+            let words =
+                "each process keeps its own in memory, and fills it from the bucket's listing";
+            return vec![Finding::well("index", words)];
+        }
+        Ok(Some(config)) => config,
+        Err(error) => return vec![Finding::wrong("index", format!("{error:#}"))],
+    };
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let index = RedisIndex::start(config, &tasks, &stop);
+    let checked = tokio::time::timeout(PATIENCE, index.check()).await;
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+    let hint = "check the address, user and password of --index; builds go on without an index, more slowly";
+    match checked {
+        Ok(Ok(health)) => {
+            let words = format!("Redis {} answers and takes writes", health.version);
+            let mut findings = vec![Finding::well("index", words)];
+            findings.extend(health.findings.iter().map(|finding| {
+                let verdict = if finding.is_fatal() { Verdict::Wrong } else { Verdict::Warning };
+                Finding::new("index", verdict, finding.to_string())
+            }));
+            findings
+        }
+        Ok(Err(error)) => vec![Finding::wrong("index", story(&error)).hint(hint)],
+        Err(_) => vec![Finding::wrong("index", "Redis does not answer").hint(hint)],
+    }
+}
+
+async fn coordinator(app: &App, url: &str) -> Finding {
+    let client = working()
+        .and_then(|working| Ok(Client::new(channel(url)?, ClientConfig::new(&app.env, working))));
+    let client = match client {
+        Ok(client) => client,
+        Err(error) => return Finding::wrong("coordinator", format!("{error:#}")),
+    };
+    let hint = "start it with `dcbuild coordinator --listen HOST:7070`, or mend the address";
+    match tokio::time::timeout(PATIENCE, client.builds()).await {
+        Ok(Ok(builds)) => {
+            let words = format!("{url} answers and remembers {} builds", builds.len());
+            Finding::well("coordinator", words)
+        }
+        Ok(Err(error)) => {
+            let hint = error.hint().unwrap_or_else(|| hint.to_owned());
+            Finding::wrong("coordinator", format!("{url}: {}", story(&error))).hint(hint)
+        }
+        Err(_) => Finding::wrong("coordinator", format!("{url} does not answer")).hint(hint),
+    }
+}

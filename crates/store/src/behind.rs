@@ -1,0 +1,428 @@
+//! A far store that nobody waits for: what is written lies in a folder, and goes there behind the writer's back.
+//!
+//! Documents go behind the blobs that were held when they came, so whoever finds a record in the far store finds its
+//! blobs there too. What could not be sent is noted on disk, and sent by the next process. A far store that fails is
+//! asked now and then whether it does better.
+
+mod disk;
+mod queue;
+mod send;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use dcbuild_model::{BlobDigest, UnixTime};
+use futures::StreamExt as _;
+use tokio::sync::{Notify, watch};
+
+use self::disk::Disk;
+use self::queue::{Item, Queue};
+use crate::{
+    BlobStore, BlobStream, ByteRange, FolderStore, Grant, Grants, ListedObject, ObjectName,
+    ObjectPage, Objects, StoreError, WriteGrant, Written,
+};
+
+/// More bytes than these do not wait: who writes then is told that the store failed.
+const HELD_BYTES_MAX: u64 = 32 << 30;
+
+/// When something is kept in the folder instead of being sent at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Policy {
+    /// While the far store fails; the folder is this store's own, and what was sent leaves it.
+    Failing,
+    /// Always: nobody waits. The folder is others' too, and keeps what was sent.
+    Always,
+    /// For good: nothing is sent at all.
+    Never,
+}
+
+/// What the far store can do.
+#[derive(Clone)]
+pub struct Far {
+    /// As messages name it.
+    pub name: String,
+    /// Its blobs.
+    pub blobs: Arc<dyn BlobStore>,
+    /// Its documents.
+    pub objects: Arc<dyn Objects>,
+    /// Its grants, if it gives any.
+    pub grants: Option<Arc<dyn Grants>>,
+}
+
+/// How far the sending is.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Backlog {
+    /// Blobs and documents that wait.
+    pub items: usize,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The bytes that were sent so far.
+    pub sent_bytes: u64,
+    /// Why nothing is sent at the moment.
+    pub failure: Option<String>,
+    /// Whether nothing is read either: the far store is taken for empty then.
+    pub unreadable: bool,
+}
+
+struct Inner {
+    far: Far,
+    folder: FolderStore,
+    policy: Policy,
+    disk: Disk,
+    queue: Mutex<Queue>,
+    backlog: watch::Sender<Backlog>,
+    /// Something came.
+    came: Notify,
+}
+
+/// A far store behind a folder; clones share it.
+#[derive(Clone)]
+pub struct Behind {
+    inner: Arc<Inner>,
+}
+
+impl Behind {
+    /// Puts a folder before a far store; `notes` is where it is noted what waits. [`Behind::send`] does the sending.
+    pub fn open(
+        folder: FolderStore,
+        notes: &Path,
+        far: Far,
+        policy: Policy,
+    ) -> Result<Behind, StoreError> {
+        let disk = Disk::open(notes)?;
+        let mut queue = Queue::default();
+        if policy != Policy::Never {
+            disk.left()?.into_iter().for_each(|item| queue.add(item));
+        }
+        if policy == Policy::Failing {
+            remove_strays(&folder, &queue)?;
+        }
+        let backlog = Backlog { items: queue.len(), bytes: queue.bytes(), ..Backlog::default() };
+        let (backlog, came) = (watch::Sender::new(backlog), Notify::new());
+        let queue = Mutex::new(queue);
+        let inner = Inner { far, folder, policy, disk, queue, backlog, came };
+        Ok(Behind { inner: Arc::new(inner) })
+    }
+
+    /// How far the sending is, now and from now on.
+    pub fn backlog(&self) -> watch::Receiver<Backlog> {
+        self.inner.backlog.subscribe()
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.inner.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_failing(&self) -> bool {
+        self.inner.backlog.borrow().failure.is_some()
+    }
+
+    fn is_unreadable(&self) -> bool {
+        self.inner.backlog.borrow().unreadable
+    }
+
+    /// Notes that something could not be written; a store that is full or refuses writes may still be read.
+    fn write_failed(&self, error: &StoreError) {
+        self.fails(error, matches!(error, StoreError::Unavailable { .. }));
+    }
+
+    /// Notes that something could not be read, if that says something of the store as a whole.
+    fn read_failed(&self, error: &StoreError) {
+        if matches!(error, StoreError::Unavailable { .. } | StoreError::Denied { .. }) {
+            self.fails(error, true);
+        }
+    }
+
+    /// A store that does not answer has nothing: what was to be read is made again.
+    fn missed(&self, blob: &BlobDigest, error: StoreError) -> StoreError {
+        self.read_failed(&error);
+        match error {
+            StoreError::Unavailable { .. } | StoreError::Denied { .. } => {
+                StoreError::NotFound { blob: *blob }
+            }
+            error => error,
+        }
+    }
+
+    fn fails(&self, error: &StoreError, unreadable: bool) {
+        let text = story(error);
+        self.inner.backlog.send_modify(|backlog| {
+            if backlog.failure.as_ref() != Some(&text) {
+                if let StoreError::Denied { .. } = error {
+                    tracing::error!(
+                        error = text,
+                        "the store is not used; `dcbuild doctor` says what is wrong"
+                    );
+                } else {
+                    tracing::warn!(
+                        error = text,
+                        "builds go on without the store until it does better"
+                    );
+                }
+            }
+            backlog.failure = Some(text);
+            backlog.unreadable |= unreadable;
+        });
+        self.inner.came.notify_one();
+    }
+
+    /// Notes that the store can be read again; if nothing waits, all is well.
+    fn reads_again(&self) {
+        let all = self.queue().is_empty();
+        self.inner.backlog.send_modify(|backlog| {
+            backlog.unreadable = false;
+            if all {
+                backlog.failure = None;
+            }
+        });
+    }
+
+    /// Says how much waits now, and what was just sent.
+    fn tell(&self, sent: Option<u64>) {
+        let (items, bytes) = {
+            let queue = self.queue();
+            (queue.len(), queue.bytes())
+        };
+        self.inner.backlog.send_modify(|backlog| {
+            (backlog.items, backlog.bytes) = (items, bytes);
+            if let Some(sent) = sent {
+                backlog.sent_bytes += sent;
+                (backlog.failure, backlog.unreadable) = (None, false);
+            }
+        });
+    }
+
+    /// Has something wait to be sent.
+    async fn hold(&self, item: Item) {
+        self.queue().add(item.clone());
+        self.tell(None);
+        self.inner.came.notify_one();
+        if self.inner.policy == Policy::Never {
+            return;
+        }
+        let behind = self.clone();
+        let noted = tokio::task::spawn_blocking(move || {
+            let noted = behind.inner.disk.add(&item);
+            // It may have been sent before it was noted.
+            let waits = match &item {
+                Item::Blob(blob, _) => behind.queue().has_blob(blob),
+                Item::Document(name, _) => behind.queue().document(name).is_some(),
+            };
+            if waits { noted } else { behind.inner.disk.remove(&item) }
+        });
+        if let Ok(Err(error)) = noted.await {
+            let error = story(&error);
+            tracing::warn!(
+                error,
+                "what waits to be sent to the store will not be sent after a restart"
+            );
+        }
+    }
+
+    /// Of blobs that the far store lacks, those that the folder lacks too; who wants the others wants them sent.
+    async fn find_here(&self, blobs: Vec<BlobDigest>) -> Result<Vec<BlobDigest>, StoreError> {
+        let missing = self.inner.folder.find_missing(&blobs).await?;
+        for blob in blobs.into_iter().filter(|blob| !missing.contains(blob)) {
+            let size = std::fs::metadata(self.inner.folder.path_of(&blob)).map_or(0, |it| it.len());
+            self.hold(Item::Blob(blob, size)).await;
+        }
+        Ok(missing)
+    }
+
+    /// Whether the far store is to be asked before anything is kept.
+    fn tries_first(&self) -> bool {
+        self.inner.policy == Policy::Failing && !self.is_failing()
+    }
+
+    async fn remove(&self, blob: &BlobDigest) {
+        let (folder, path) = (self.inner.folder.clone(), self.inner.folder.path_of(blob));
+        let removed = tokio::task::spawn_blocking(move || {
+            let _folder = folder;
+            std::fs::remove_file(path)
+        });
+        if let Ok(Err(error)) = removed.await {
+            tracing::debug!(%error, %blob, "a blob that was sent stays in the folder");
+        }
+    }
+
+    fn kept_here(&self) -> StoreError {
+        let source = "it fails, and keeps things back".into();
+        StoreError::Unavailable { store: self.inner.far.name.clone(), source }
+    }
+
+    /// Whoever gets no grant comes here with the bytes.
+    fn grants(&self, fails: bool) -> Result<&Arc<dyn Grants>, StoreError> {
+        if fails {
+            return Err(self.kept_here());
+        }
+        self.inner.far.grants.as_ref().ok_or(StoreError::Stopped)
+    }
+}
+
+/// Removes blobs of which nobody noted that they wait: a process that wrote them died just then.
+fn remove_strays(folder: &FolderStore, queue: &Queue) -> Result<(), StoreError> {
+    for entry in folder.entries()? {
+        let waits = dcbuild_model::Digest::from_hex(&entry.id)
+            .is_ok_and(|digest| queue.has_blob(&BlobDigest(digest)));
+        if entry.kind == crate::EntryKind::Blob && !waits {
+            folder.remove_entry(&entry)?;
+        }
+    }
+    Ok(())
+}
+
+/// An error and its causes in one line.
+fn story(error: &StoreError) -> String {
+    let mut text = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
+#[async_trait::async_trait]
+impl BlobStore for Behind {
+    /// A far store that does not answer has nothing: at worst a blob is made once more.
+    async fn find_missing(&self, blobs: &[BlobDigest]) -> Result<Vec<BlobDigest>, StoreError> {
+        let open: Vec<BlobDigest> = {
+            let queue = self.queue();
+            blobs.iter().filter(|blob| !queue.has_blob(blob)).copied().collect()
+        };
+        // An index may still know what the store has; but nobody could read it.
+        let missing = if open.is_empty() || self.is_unreadable() {
+            open
+        } else {
+            match self.inner.far.blobs.find_missing(&open).await {
+                Ok(missing) => missing,
+                Err(error) => {
+                    self.read_failed(&error);
+                    open
+                }
+            }
+        };
+        match self.inner.policy {
+            Policy::Failing => Ok(missing),
+            Policy::Always | Policy::Never => self.find_here(missing).await,
+        }
+    }
+
+    async fn get(&self, blob: &BlobDigest, range: ByteRange) -> Result<BlobStream, StoreError> {
+        match self.inner.folder.get(blob, range).await {
+            Ok(content) => return Ok(content),
+            Err(error) if error.is_miss() => {}
+            Err(error) => tracing::debug!(error = story(&error), %blob, "the folder failed"),
+        }
+        let content = self.inner.far.blobs.get(blob, range).await;
+        let content = content.map_err(|error| self.missed(blob, error))?;
+        let (behind, blob) = (self.clone(), *blob);
+        let pieces = content.map(move |piece| piece.map_err(|error| behind.missed(&blob, error)));
+        Ok(pieces.boxed())
+    }
+
+    async fn put(&self, blob: &BlobDigest, content: BlobStream) -> Result<u64, StoreError> {
+        let size = self.inner.folder.put(blob, content).await?;
+        if self.tries_first() {
+            match self.send_blob(blob).await {
+                Ok(()) => {
+                    self.remove(blob).await;
+                    return Ok(size);
+                }
+                Err(error) => self.write_failed(&error),
+            }
+        }
+        if self.queue().bytes().saturating_add(size) > HELD_BYTES_MAX {
+            if self.inner.policy == Policy::Failing {
+                self.remove(blob).await;
+            }
+            let source = "what waits to be sent would be more than 32 GiB".into();
+            return Err(StoreError::Full { store: self.inner.far.name.clone(), source });
+        }
+        self.hold(Item::Blob(*blob, size)).await;
+        Ok(size)
+    }
+}
+
+#[async_trait::async_trait]
+impl Objects for Behind {
+    async fn put(&self, name: &ObjectName, bytes: Bytes) -> Result<(), StoreError> {
+        // Nothing may overtake a blob that it leans on.
+        if self.tries_first() && self.queue().is_empty() {
+            match self.inner.far.objects.put(name, bytes.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(error) => self.write_failed(&error),
+            }
+        }
+        self.hold(Item::Document(name.clone(), bytes)).await;
+        Ok(())
+    }
+
+    async fn get(&self, name: &ObjectName, max: u64) -> Result<Option<Bytes>, StoreError> {
+        let held = self.queue().document(name);
+        match held {
+            Some(bytes) if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > max => {
+                Err(StoreError::ObjectTooLarge { name: name.clone(), max })
+            }
+            Some(bytes) => Ok(Some(bytes)),
+            None => {
+                let found = self.inner.far.objects.get(name, max).await;
+                found.inspect_err(|error| self.read_failed(error))
+            }
+        }
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&ObjectName>,
+    ) -> Result<ObjectPage, StoreError> {
+        let ObjectPage { mut objects, more } = self.inner.far.objects.list(prefix, after).await?;
+        let last = if more { objects.last().map(|object| object.name.clone()) } else { None };
+        let modified = UnixTime { secs: 0, nanos: 0 };
+        for (name, size) in self.queue().documents(prefix, after) {
+            if last.as_ref().is_none_or(|last| name <= last) {
+                objects.push(ListedObject { name: name.clone(), size, modified });
+            }
+        }
+        objects.sort_by(|one, other| one.name.cmp(&other.name));
+        objects.dedup_by(|later, first| later.name == first.name);
+        Ok(ObjectPage { objects, more })
+    }
+
+    async fn delete(&self, names: &[ObjectName]) -> Result<(), StoreError> {
+        let held: Vec<Item> = {
+            let mut queue = self.queue();
+            let held =
+                |name: &ObjectName| Some(Item::Document(name.clone(), queue.document(name)?));
+            let held = names.iter().filter_map(held).collect();
+            queue.drop_documents(names);
+            held
+        };
+        for item in held {
+            self.inner.disk.remove(&item)?;
+        }
+        self.tell(None);
+        self.inner.far.objects.delete(names).await
+    }
+}
+
+#[async_trait::async_trait]
+impl Grants for Behind {
+    async fn read(&self, blob: &BlobDigest) -> Result<Grant, StoreError> {
+        if self.queue().has_blob(blob) {
+            return Err(self.kept_here());
+        }
+        self.grants(self.is_unreadable())?.read(blob).await
+    }
+
+    async fn write(&self, blob: &BlobDigest, size: u64) -> Result<WriteGrant, StoreError> {
+        self.grants(self.is_failing())?.write(blob, size).await
+    }
+
+    async fn finish(&self, blob: &BlobDigest, written: &Written) -> Result<(), StoreError> {
+        self.grants(false)?.finish(blob, written).await
+    }
+}

@@ -1,0 +1,158 @@
+//! Sends what waits.
+
+use std::time::Duration;
+
+use dcbuild_model::BlobDigest;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::queue::Item;
+use super::{Backlog, Behind, Policy, story};
+use crate::{BlobStore as _, ByteRange, StoreError};
+
+/// How much is sent at once; of each blob the far store has a bounded number of bytes under way.
+const SENT_AT_ONCE: usize = 8;
+/// The pauses of a far store that fails.
+const PAUSE_FIRST: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// An object that need not be there.
+const PROBE: &str = "check/alive";
+
+/// How a try ended.
+type Ended = (u64, Result<(), StoreError>);
+
+impl Behind {
+    /// Sends one blob; one that the folder lost, or never had whole, is not waited for any more.
+    pub(super) async fn send_blob(&self, blob: &BlobDigest) -> Result<(), StoreError> {
+        let content = match self.inner.folder.get(blob, ByteRange::ALL).await {
+            Ok(content) => content,
+            Err(error) if error.is_miss() => {
+                lost(blob);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        match self.inner.far.blobs.put(blob, content).await {
+            Ok(_) => Ok(()),
+            Err(StoreError::DigestMismatch { .. } | StoreError::Corrupt { .. }) => {
+                lost(blob);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn send_item(&self, number: u64, item: Item) -> Ended {
+        let sent = match &item {
+            Item::Blob(blob, _) => self.send_blob(blob).await,
+            Item::Document(name, bytes) => self.inner.far.objects.put(name, bytes.clone()).await,
+        };
+        (number, sent)
+    }
+
+    /// Sends what waits and what comes, until `stop` is cancelled; what is under way then is dropped whole.
+    pub async fn send(&self, stop: CancellationToken) {
+        if self.inner.policy == Policy::Never {
+            return;
+        }
+        let mut sending = FuturesUnordered::new();
+        let (mut pause, mut rest) = (PAUSE_FIRST, None);
+        loop {
+            // One thing at a time finds out whether a store that failed does better.
+            let at_once = if self.is_failing() { 1 } else { SENT_AT_ONCE };
+            while rest.is_none() && sending.len() < at_once {
+                let Some((number, item)) = self.queue().take() else { break };
+                sending.push(self.send_item(number, item));
+            }
+            if rest.is_none() && sending.is_empty() && self.is_unreadable() {
+                let again = tokio::select! {
+                    () = stop.cancelled() => return,
+                    again = self.probe() => again,
+                };
+                if !again {
+                    rest = Some(Instant::now() + pause);
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Some((number, sent)) = sending.next() => match sent {
+                    Ok(()) => {
+                        pause = PAUSE_FIRST;
+                        self.sent(number).await;
+                    }
+                    Err(error) => {
+                        self.queue().end(number, false);
+                        self.write_failed(&error);
+                        rest = Some(Instant::now() + pause);
+                        pause = (pause * 2).min(PAUSE_MAX);
+                    }
+                },
+                () = at(rest), if rest.is_some() => rest = None,
+                () = self.inner.came.notified() => {}
+            }
+        }
+    }
+
+    /// Asks for something small, to see whether a store that nothing waits for can be read again.
+    async fn probe(&self) -> bool {
+        let Ok(name) = PROBE.parse() else { return false };
+        let answer = self.inner.far.objects.get(&name, 1 << 10).await;
+        if answer.is_ok() {
+            self.reads_again();
+        }
+        answer.is_ok()
+    }
+
+    async fn sent(&self, number: u64) {
+        let item = self.queue().end(number, true);
+        if let Some(item) = &item {
+            if let Err(error) = self.inner.disk.remove(item) {
+                tracing::warn!(error = story(&error), "what was sent will be sent again");
+            }
+            if let (Item::Blob(blob, _), Policy::Failing) = (item, self.inner.policy) {
+                self.remove(blob).await;
+            }
+        }
+        self.tell(Some(item.map_or(0, |item| item.bytes())));
+    }
+
+    /// Waits until nothing waits any more, or the far store has failed for so long; says what is left.
+    pub async fn drained(&self, patience: Duration) -> Backlog {
+        if self.inner.policy == Policy::Never {
+            return Backlog::default();
+        }
+        let mut backlog = self.backlog();
+        loop {
+            let now = backlog.borrow_and_update().clone();
+            if now.items == 0 {
+                return now;
+            }
+            let fails = now.failure.is_some();
+            let turned = |it: &Backlog| it.items == 0 || it.failure.is_some() != fails;
+            let turn = backlog.wait_for(turned);
+            let turned = if fails {
+                tokio::time::timeout(patience, turn).await.is_ok_and(|turn| turn.is_ok())
+            } else {
+                turn.await.is_ok()
+            };
+            if !turned {
+                return self.inner.backlog.borrow().clone();
+            }
+        }
+    }
+}
+
+fn lost(blob: &BlobDigest) {
+    tracing::warn!(%blob, "a blob was lost before it was sent; who needs it makes it again");
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}

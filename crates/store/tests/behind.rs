@@ -1,0 +1,317 @@
+//! A far store that nobody waits for: what it does not take waits in a folder, documents behind blobs, also for the
+//! next process.
+#![expect(clippy::unwrap_used, reason = "test")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dcbuild_model::{BlobDigest, Digest};
+use dcbuild_store::{
+    Behind, BlobStore, BlobStream, ByteRange, Far, FolderStore, Grants, Near, ObjectName,
+    ObjectPage, Objects, Policy, StoreError, read_bytes, stream_of,
+};
+use dcbuild_testkit::{MemoryBlobs, MemoryObjects, contract};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// A far store that fails while it is told to, and writes down what comes in which order.
+#[derive(Default)]
+struct Sky {
+    blobs: MemoryBlobs,
+    objects: MemoryObjects,
+    dead: AtomicBool,
+    full: AtomicBool,
+    fired: AtomicU64,
+    came: std::sync::Mutex<Vec<String>>,
+}
+
+impl Sky {
+    fn check(&self, write: bool) -> Result<(), StoreError> {
+        let store = || "sky".to_owned();
+        if self.dead.load(Ordering::SeqCst) {
+            self.fired.fetch_add(1, Ordering::SeqCst);
+            return Err(StoreError::Unavailable { store: store(), source: "told to".into() });
+        }
+        if write && self.full.load(Ordering::SeqCst) {
+            self.fired.fetch_add(1, Ordering::SeqCst);
+            return Err(StoreError::Full { store: store(), source: "told to".into() });
+        }
+        Ok(())
+    }
+
+    fn note(&self, what: impl ToString) {
+        self.came.lock().unwrap().push(what.to_string());
+    }
+
+    fn came(&self) -> Vec<String> {
+        self.came.lock().unwrap().clone()
+    }
+}
+
+#[async_trait::async_trait]
+impl BlobStore for Sky {
+    async fn find_missing(&self, blobs: &[BlobDigest]) -> Result<Vec<BlobDigest>, StoreError> {
+        self.check(false)?;
+        self.blobs.find_missing(blobs).await
+    }
+
+    async fn get(&self, blob: &BlobDigest, range: ByteRange) -> Result<BlobStream, StoreError> {
+        self.check(false)?;
+        self.blobs.get(blob, range).await
+    }
+
+    async fn put(&self, blob: &BlobDigest, content: BlobStream) -> Result<u64, StoreError> {
+        self.check(true)?;
+        let size = self.blobs.put(blob, content).await?;
+        self.note("blob");
+        Ok(size)
+    }
+}
+
+#[async_trait::async_trait]
+impl Objects for Sky {
+    async fn put(&self, name: &ObjectName, bytes: Bytes) -> Result<(), StoreError> {
+        self.check(true)?;
+        self.note(name);
+        self.objects.put(name, bytes).await
+    }
+
+    async fn get(&self, name: &ObjectName, max: u64) -> Result<Option<Bytes>, StoreError> {
+        self.check(false)?;
+        self.objects.get(name, max).await
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&ObjectName>,
+    ) -> Result<ObjectPage, StoreError> {
+        self.check(false)?;
+        self.objects.list(prefix, after).await
+    }
+
+    async fn delete(&self, names: &[ObjectName]) -> Result<(), StoreError> {
+        self.check(true)?;
+        self.objects.delete(names).await
+    }
+}
+
+struct World {
+    sky: Arc<Sky>,
+    dir: tempfile::TempDir,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl World {
+    fn new() -> World {
+        let dir = tempfile::tempdir().unwrap();
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        World { sky: Arc::default(), dir, tasks, stop }
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// A process on the folder; one that sends, if it is to.
+    fn behind(&self, policy: Policy) -> Behind {
+        let folder = FolderStore::open(&self.path("folder")).unwrap();
+        let far = Far {
+            name: "sky".into(),
+            blobs: self.sky.clone(),
+            objects: self.sky.clone(),
+            grants: None,
+        };
+        Behind::open(folder, &self.path("notes"), far, policy).unwrap()
+    }
+
+    fn sending(&self, policy: Policy) -> Behind {
+        let behind = self.behind(policy);
+        let (sender, stop) = (behind.clone(), self.stop.clone());
+        self.tasks.spawn(async move { sender.send(stop).await });
+        behind
+    }
+
+    fn files(&self, name: &str) -> usize {
+        fn count(path: &Path) -> usize {
+            let entries = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+            entries.map(|path| if path.is_dir() { count(&path) } else { 1 }).sum()
+        }
+        count(&self.path(name))
+    }
+}
+
+fn digest(text: &str) -> BlobDigest {
+    BlobDigest(Digest::of(text.as_bytes()))
+}
+
+fn name(text: &str) -> ObjectName {
+    text.parse().unwrap()
+}
+
+async fn put(behind: &Behind, text: &str) -> BlobDigest {
+    let blob = digest(text);
+    BlobStore::put(behind, &blob, stream_of(text.to_owned())).await.unwrap();
+    blob
+}
+
+async fn put_document(behind: &Behind, text: &str) {
+    Objects::put(behind, &name(text), Bytes::from(text.to_owned())).await.unwrap();
+}
+
+const SOON: Duration = Duration::from_secs(30);
+
+#[tokio::test]
+async fn it_keeps_the_contracts_whatever_its_policy_and_however_the_far_store_is() {
+    for policy in [Policy::Failing, Policy::Always, Policy::Never] {
+        for dead in [false, true] {
+            let world = World::new();
+            world.sky.dead.store(dead, Ordering::SeqCst);
+            contract::blobs(&world.sending(policy)).await;
+            if !dead {
+                contract::objects(&World::new().sending(policy)).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_dead_store_did_not_take_goes_there_later_documents_last() {
+    let world = World::new();
+    let behind = world.sending(Policy::Failing);
+    world.sky.dead.store(true, Ordering::SeqCst);
+    let first = put(&behind, "first").await;
+    put_document(&behind, "x/record").await;
+    put(&behind, "second").await;
+    assert!(world.sky.fired.load(Ordering::SeqCst) > 0 && world.sky.came().is_empty());
+    // Meanwhile all of it is there.
+    assert_eq!(behind.find_missing(&[first, digest("absent")]).await.unwrap(), [digest("absent")]);
+    assert_eq!(read_bytes(&behind, &first, 10).await.unwrap(), "first");
+    let document = Objects::get(&behind, &name("x/record"), 100).await.unwrap();
+    assert_eq!(document.unwrap(), "x/record");
+    assert!(Grants::read(&behind, &first).await.is_err(), "its reader must come here");
+
+    world.sky.dead.store(false, Ordering::SeqCst);
+    assert_eq!(behind.drained(SOON).await.items, 0);
+    let came = world.sky.came();
+    assert!(came.iter().position(|it| it == "x/record").unwrap() > 0, "{came:?}");
+    assert_eq!((came.len(), behind.backlog().borrow().failure.clone()), (3, None));
+    // The folder is its own, and empty again.
+    assert_eq!(world.files("folder/blobs"), 0);
+    assert_eq!(world.files("notes"), 0);
+    // All goes straight there from now on.
+    put(&behind, "third").await;
+    put_document(&behind, "x/next").await;
+    assert_eq!(world.sky.came()[3..], ["blob", "x/next"]);
+}
+
+#[tokio::test]
+async fn what_one_process_could_not_send_the_next_one_sends() {
+    let world = World::new();
+    let behind = world.behind(Policy::Always);
+    let blob = put(&behind, "blob").await;
+    put_document(&behind, "x/record").await;
+    assert_eq!(behind.backlog().borrow().items, 2);
+    drop(behind);
+    let behind = world.sending(Policy::Always);
+    assert_eq!(behind.drained(SOON).await.items, 0);
+    assert_eq!(world.sky.came(), ["blob", "x/record"]);
+    assert_eq!(world.files("notes"), 0);
+    assert_eq!(world.files("folder/blobs"), 1, "the folder is others' too");
+    assert_eq!(read_bytes(&behind, &blob, 10).await.unwrap(), "blob");
+}
+
+#[tokio::test]
+async fn a_blob_that_nobody_noted_does_not_stay() {
+    let world = World::new();
+    let folder = FolderStore::open(&world.path("folder")).unwrap();
+    folder.put_bytes(b"written by a process that died").unwrap();
+    drop(folder);
+    drop(world.behind(Policy::Failing));
+    assert_eq!(world.files("folder/blobs"), 0);
+}
+
+#[tokio::test]
+async fn a_blob_that_was_lost_holds_nothing_up() {
+    let world = World::new();
+    let behind = world.behind(Policy::Always);
+    let blob = put(&behind, "pruned").await;
+    put_document(&behind, "x/record").await;
+    let folder = FolderStore::open(&world.path("folder")).unwrap();
+    std::fs::remove_file(folder.path_of(&blob)).unwrap();
+    let sender = behind.clone();
+    let stop = world.stop.clone();
+    world.tasks.spawn(async move { sender.send(stop).await });
+    assert_eq!(behind.drained(SOON).await.items, 0);
+    assert_eq!(world.sky.came(), ["x/record"]);
+}
+
+#[tokio::test]
+async fn a_full_store_is_still_read_and_a_dead_one_is_empty_until_it_answers_again() {
+    let world = World::new();
+    let behind = world.sending(Policy::Failing);
+    let there = put(&behind, "there").await;
+    world.sky.full.store(true, Ordering::SeqCst);
+    put(&behind, "waits").await;
+    assert_eq!(behind.find_missing(&[there]).await.unwrap(), []);
+    assert_eq!(read_bytes(&behind, &there, 10).await.unwrap(), "there");
+    world.sky.full.store(false, Ordering::SeqCst);
+    assert_eq!(behind.drained(SOON).await.items, 0);
+
+    world.sky.dead.store(true, Ordering::SeqCst);
+    assert!(read_bytes(&behind, &there, 10).await.is_err());
+    assert_eq!(behind.find_missing(&[there]).await.unwrap(), [there]);
+    let before = world.sky.fired.load(Ordering::SeqCst);
+    assert_eq!(behind.find_missing(&[there]).await.unwrap(), [there]);
+    assert!(world.sky.fired.load(Ordering::SeqCst) <= before + 1, "it is not asked");
+    world.sky.dead.store(false, Ordering::SeqCst);
+    // Nothing waits to be sent: it is asked now and then whether it answers.
+    let mut backlog = behind.backlog();
+    let well = tokio::time::timeout(SOON, backlog.wait_for(|it| !it.unreadable)).await;
+    assert_eq!(well.unwrap().unwrap().failure, None);
+    assert_eq!(behind.find_missing(&[there]).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn who_only_reads_writes_nothing_there() {
+    let world = World::new();
+    let behind = world.sending(Policy::Never);
+    let blob = put(&behind, "blob").await;
+    put_document(&behind, "x/record").await;
+    assert_eq!(behind.find_missing(&[blob]).await.unwrap(), []);
+    assert_eq!(behind.drained(SOON).await.items, 0);
+    assert_eq!((world.sky.came(), world.files("notes")), (vec![], 0));
+}
+
+#[tokio::test]
+async fn a_stopped_sender_leaves_what_it_did_not_send() {
+    let world = World::new();
+    world.sky.dead.store(true, Ordering::SeqCst);
+    let behind = world.sending(Policy::Always);
+    put(&behind, "blob").await;
+    assert_eq!(behind.drained(Duration::from_millis(10)).await.items, 1);
+    world.stop.cancel();
+    world.tasks.close();
+    world.tasks.wait().await;
+    assert_eq!(world.files("notes"), 1);
+}
+
+#[tokio::test]
+async fn small_blobs_stay_near_once_they_were_read() {
+    let world = World::new();
+    let folder = Arc::new(FolderStore::open(&world.path("near")).unwrap());
+    let near = Near::new(folder, world.sky.clone());
+    let small = world.sky.blobs.insert("small");
+    let wrong = world.sky.blobs.insert("right");
+    world.sky.blobs.corrupt(&wrong, "wrong");
+    assert_eq!(read_bytes(&near, &small, 10).await.unwrap(), "small");
+    assert!(read_bytes(&near, &wrong, 10).await.is_err());
+    world.sky.dead.store(true, Ordering::SeqCst);
+    assert_eq!(read_bytes(&near, &small, 10).await.unwrap(), "small");
+    assert!(read_bytes(&near, &wrong, 10).await.is_err());
+    assert!(near.find_missing(&[small]).await.is_err(), "what is there is the far store's to say");
+}

@@ -1,0 +1,185 @@
+//! `dcbuild build` on a bucket: another machine starts warm, nobody waits for the bucket, and what it did not get it gets
+//! from the next build.
+#![expect(clippy::unwrap_used, reason = "test")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use dcbuild_tests::files::{ContextEntry, write_context};
+use dcbuild_tests::home::Home;
+use dcbuild_tests::image::Image;
+use dcbuild_tests::redis::RedisServer;
+use dcbuild_tests::registry::Registry;
+use dcbuild_tests::running::{Finished, Running};
+use dcbuild_tests::s3::S3Server;
+use dcbuild_tests::s3::faults::Fault;
+use dcbuild_tests::story::fill;
+use dcbuild_tests::wait::{LONG, wait_for};
+
+const DOCKERFILE: &str = "FROM busybox:golden AS build\nCOPY in.txt /in.txt\n\
+    RUN cat /in.txt /in.txt > /out.txt\nFROM busybox:golden\nCOPY --from=build /out.txt /out.txt\n\
+    COPY in.txt /kept.txt\n";
+
+/// Machines that share nothing but a bucket, its index and a registry.
+struct Shared {
+    s3: S3Server,
+    redis: RedisServer,
+    registry: Registry,
+}
+
+struct Machine(Home);
+
+impl Shared {
+    fn start() -> Shared {
+        let (registry, s3, redis) = (Registry::start(), S3Server::start(), RedisServer::start(&[]));
+        fill(&registry);
+        Shared { s3, redis, registry }
+    }
+
+    fn machine(&self) -> Machine {
+        let home = Home::new(&self.registry.as_docker_io());
+        let entries =
+            [ContextEntry::file("Dockerfile", DOCKERFILE), ContextEntry::file("in.txt", "hello\n")];
+        write_context(&home.path("context"), &entries);
+        Machine(home)
+    }
+
+    fn start_build(&self, on: &Machine, flags: &[&str]) -> Running {
+        let (store, index) = (self.s3.url("acme"), self.redis.url());
+        let context = on.0.arg("context");
+        let fixed = ["build", "--progress", "plain", "--store", &store, "--index", &index];
+        let mut command =
+            on.0.command(fixed.into_iter().chain(flags.iter().copied()).chain([context.as_str()]));
+        command.envs(self.s3.environment());
+        Running::start(command)
+    }
+
+    fn build(&self, on: &Machine, flags: &[&str]) -> (Image, Finished) {
+        let output = on.output();
+        let flags = [flags, &["--output", &output]].concat();
+        let done = self.start_build(on, &flags).finish(LONG).well();
+        (on.image(), done)
+    }
+
+    fn documents(&self, of: &str) -> usize {
+        self.s3.keys().iter().filter(|key| key.contains(of)).count()
+    }
+}
+
+impl Machine {
+    fn output(&self) -> String {
+        format!("type=oci,dest={}", self.0.arg("image.tar"))
+    }
+
+    fn image(&self) -> Image {
+        Image::read_tar(&self.0.path("image.tar"))
+    }
+
+    /// All bytes below its state folder.
+    fn state_bytes(&self) -> u64 {
+        fn bytes(path: &Path) -> u64 {
+            let entries = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap());
+            entries
+                .map(|entry| match entry.metadata().unwrap() {
+                    found if found.is_dir() => bytes(&entry.path()),
+                    found => found.len(),
+                })
+                .sum()
+        }
+        bytes(&self.0.path("state"))
+    }
+}
+
+#[test]
+fn another_machine_runs_nothing_and_makes_the_same_image() {
+    let shared = Shared::start();
+    let (first, done) = shared.build(&shared.machine(), &[]);
+    assert!(!done.stderr.contains("CACHED"), "{}", done.stderr);
+    for flushed in [false, true] {
+        if flushed {
+            assert_eq!(shared.redis.ask(&["FLUSHALL"]), "OK");
+        }
+        let (again, done) = shared.build(&shared.machine(), &[]);
+        assert_eq!(again.digest, first.digest, "{}", done.stderr);
+        // The base and two COPYs; nobody needs the stage before.
+        assert_eq!(done.stderr.matches("CACHED").count(), 3, "{}", done.stderr);
+    }
+}
+
+#[test]
+fn a_push_from_a_fresh_machine_does_not_fetch_the_base() {
+    let shared = Shared::start();
+    let name = format!("{}/app:1", shared.registry.host);
+    let machine = shared.machine();
+    shared.start_build(&machine, &["--push", "-t", &name]).finish(LONG).well();
+    let base = machine.state_bytes();
+    let machine = shared.machine();
+    std::fs::write(machine.0.path("context/in.txt"), "another\n").unwrap();
+    // What is copied from the other stage is made anew, upon a base of which only the table is there.
+    let steps = "FROM busybox:golden\nCOPY in.txt /kept.txt\nCOPY in.txt /twice.txt\n";
+    std::fs::write(machine.0.path("context/Dockerfile"), steps).unwrap();
+    shared.start_build(&machine, &["--push", "-t", &name]).finish(LONG).well();
+    let without = machine.state_bytes();
+    assert!(without * 4 < base, "{without} bytes, and {base} with the base");
+    let pulled = shared.registry.get("app:1");
+    assert_eq!(pulled.tree().text("twice.txt").unwrap(), "another\n");
+}
+
+#[test]
+fn what_is_uploaded_is_what_was_asked_for() {
+    let shared = Shared::start();
+    let (none, _) = shared.build(&shared.machine(), &["--cache-upload", "none"]);
+    assert_eq!(shared.s3.keys(), Vec::<String>::new());
+    let (outputs, _) = shared.build(&shared.machine(), &["--cache-upload", "outputs"]);
+    assert_eq!(outputs.tree().text("out.txt"), none.tree().text("out.txt"));
+    // The two COPYs of the last stage, and the records of these and of the base.
+    assert_eq!(shared.documents("/layer/"), 2, "{:?}", shared.s3.keys());
+    let records = shared.documents("/step/");
+    assert!(records > 0);
+    let (again, done) = shared.build(&shared.machine(), &["--cache-upload", "outputs"]);
+    assert_eq!(again.digest, outputs.digest, "{}", done.stderr);
+    shared.build(&shared.machine(), &["--no-cache"]);
+    assert!(shared.documents("/layer/") > 2 && shared.documents("/step/") > records);
+    let wrong = shared.start_build(&shared.machine(), &["--cache-upload", "some"]).finish(LONG);
+    assert_eq!(wrong.status.code(), Some(2));
+}
+
+#[test]
+fn a_build_on_a_dead_bucket_is_done_and_the_next_one_sends_what_is_missing() {
+    let mut shared = Shared::start();
+    let machine = shared.machine();
+    shared.s3.refuse();
+    let (first, done) = shared.build(&machine, &[]);
+    let said = &done.stderr;
+    assert!(said.contains("were not sent") && said.contains("the next build"), "{said}");
+    assert!(shared.s3.keys().is_empty());
+    shared.s3.serve_again();
+    let (again, done) = shared.build(&machine, &[]);
+    assert_eq!(again.digest, first.digest, "{}", done.stderr);
+    assert!(!done.stderr.contains("were not sent"), "{}", done.stderr);
+    let (elsewhere, done) = shared.build(&shared.machine(), &[]);
+    assert_eq!(elsewhere.digest, first.digest, "{}", done.stderr);
+    assert_eq!(done.stderr.matches("CACHED").count(), 3, "{}", done.stderr);
+}
+
+#[test]
+fn ctrl_c_while_the_cache_is_sent_leaves_nothing_half() {
+    let shared = Shared::start();
+    let machine = shared.machine();
+    // Everything but what is written is answered: the sending hangs in the middle.
+    shared
+        .s3
+        .fail(|seen| ["PutObject", "UploadPart"].contains(&seen.request).then_some(Fault::Stall));
+    let build = shared.start_build(&machine, &["--output", &machine.output()]);
+    let sending = || (shared.s3.fired() > 0 && machine.0.path("image.tar").exists()).then_some(());
+    wait_for("the sending hangs", Duration::from_mins(1), sending, || build.stderr());
+    build.interrupt();
+    let done = build.finish(Duration::from_secs(20));
+    assert!(done.stderr.contains("were not sent"), "{}", done.stderr);
+    assert_eq!((shared.s3.keys(), shared.s3.open_uploads()), (Vec::new(), 0));
+    let first = machine.image();
+    shared.s3.heal();
+    shared.build(&machine, &[]);
+    let (elsewhere, done) = shared.build(&shared.machine(), &[]);
+    assert_eq!(elsewhere.digest, first.digest, "{}", done.stderr);
+}

@@ -1,0 +1,117 @@
+//! C04 and C05: the bucket is refused, silent, full, forbidden, busy or dead, and builds go on; what it missed meanwhile it
+//! gets once it does well again.
+#![expect(clippy::unwrap_used, reason = "test")]
+
+use std::time::Duration;
+
+use dcbuild_tests::bucket::Site;
+use dcbuild_tests::s3::faults::{Fault, Seen};
+use dcbuild_tests::wait::Stopwatch;
+
+const DOCKERFILE: &str = "FROM busybox:golden AS build\nCOPY in.txt /in.txt\n\
+    RUN cat /in.txt /in.txt > /out.txt\nFROM busybox:golden\nCOPY --from=build /out.txt /out.txt\n\
+    RUN wc -c /out.txt > /count\n";
+
+/// What a build may take while the store takes none of it: deadlines are met a few times, not once for each blob.
+const LATE: Duration = Duration::from_secs(40);
+
+/// Builds before, during and after a failure; `begin` makes it, `end` mends it.
+fn check(begin: impl Fn(&mut Site), end: impl Fn(&mut Site)) {
+    let mut site = Site::start(DOCKERFILE, &[("in.txt", "before\n")]);
+    site.submit();
+    site.wait_until_sent();
+    let stored = site.s3.keys();
+
+    begin(&mut site);
+    site.write("in.txt", "meanwhile\n");
+    let watch = Stopwatch::start();
+    let (during, said) = site.submit();
+    assert_eq!(during.tree().text("out.txt").unwrap(), "meanwhile\nmeanwhile\n", "{said}");
+    assert!(watch.passed() < LATE, "it took {:?}\n{}", watch.passed(), site.cluster.said());
+    site.wait_until_failing();
+    assert_eq!(site.s3.keys(), stored, "nothing of it was stored");
+    // A new client, and everything that was just made is found though the store is dead.
+    let (again, said) = site.submit();
+    assert_eq!(again.digest, during.digest, "{said}");
+
+    end(&mut site);
+    site.wait_until_sent();
+    assert!(site.s3.keys().len() > stored.len());
+    assert_eq!(site.s3.open_uploads(), 0);
+    site.fresh_worker();
+    let (after, said) = site.submit();
+    assert_eq!(after.digest, during.digest, "{said}\n{}", site.cluster.said());
+    assert_eq!(said.matches("CACHED").count(), 3, "{said}\n{}", site.cluster.said());
+}
+
+/// A rule that answers each request with a fault.
+fn with(rule: impl Fn(&Seen) -> Option<Fault> + Send + Sync + Clone + 'static) {
+    let heal = |site: &mut Site| {
+        assert!(site.s3.fired() > 0, "the fault never fired");
+        site.s3.heal();
+    };
+    check(move |site| site.s3.fail(rule.clone()), heal);
+}
+
+#[test]
+fn c04_a_bucket_that_is_gone() {
+    check(|site| site.s3.refuse(), |site| site.s3.serve_again());
+}
+
+#[test]
+fn c04_a_bucket_that_never_answers() {
+    with(|_| Some(Fault::Stall));
+}
+
+#[test]
+fn c04_a_bucket_that_breaks_every_connection() {
+    with(|_| Some(Fault::Close));
+}
+
+#[test]
+fn c04_a_bucket_that_may_not_be_used() {
+    with(|_| Some(Fault::DENIED));
+}
+
+#[test]
+fn c04_a_bucket_that_is_full() {
+    with(|seen| {
+        let writes = ["PutObject", "UploadPart", "CreateMultipartUpload", "CopyObject"];
+        let full = Fault::Answer { status: 507, code: "StorageFull", retry_after: None };
+        writes.contains(&seen.request).then_some(full)
+    });
+}
+
+#[test]
+fn c05_a_bucket_that_has_too_much_to_do() {
+    with(|_| Some(Fault::SLOW_DOWN));
+}
+
+#[test]
+fn c05_a_bucket_that_refuses_every_third_request() {
+    let site = Site::start(DOCKERFILE, &[("in.txt", "before\n")]);
+    site.s3.fail(|seen| (seen.number % 3 == 0).then_some(Fault::SLOW_DOWN));
+    let (first, _) = site.submit();
+    assert_eq!(first.tree().text("out.txt").unwrap(), "before\nbefore\n");
+    site.wait_until_sent();
+    assert!(site.s3.fired() > 5);
+    let (again, said) = site.submit();
+    assert_eq!(again.digest, first.digest, "{said}");
+}
+
+#[test]
+fn c04_a_cluster_that_starts_on_a_dead_bucket_builds() {
+    let mut site = Site::start(DOCKERFILE, &[("in.txt", "first\n")]);
+    site.s3.refuse();
+    let (first, _) = site.submit();
+    assert_eq!(first.tree().text("count").unwrap(), "12 /out.txt\n");
+    assert!(site.s3.keys().is_empty());
+    // What waits survives the coordinator.
+    site.cluster.kill_coordinator();
+    site.cluster.start_coordinator();
+    site.s3.serve_again();
+    site.wait_until_sent();
+    assert!(!site.s3.keys().is_empty());
+    let (again, said) = site.submit();
+    assert_eq!(again.tree().text("count").unwrap(), "12 /out.txt\n", "{said}");
+}
