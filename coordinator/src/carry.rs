@@ -103,9 +103,9 @@ struct Descriptor {
 struct Manifest {
     #[serde(rename = "schemaVersion")]
     schema: u32,
-    #[serde(rename = "mediaType")]
+    #[serde(rename = "mediaType", default)]
     media_type: String,
-    #[serde(rename = "artifactType")]
+    #[serde(rename = "artifactType", default)]
     artifact_type: String,
     config: Descriptor,
     layers: Vec<Descriptor>,
@@ -115,7 +115,7 @@ struct Manifest {
 struct Index {
     #[serde(rename = "schemaVersion")]
     schema: u32,
-    #[serde(rename = "mediaType")]
+    #[serde(rename = "mediaType", default)]
     media_type: String,
     manifests: Vec<Descriptor>,
 }

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "test")]
 
 use dcbuild_tests::bucket::Site;
+use dcbuild_tests::running::Running;
+use dcbuild_tests::wait::{LONG, wait_for};
 use serde_json::Value;
 
 const DOCKERFILE: &str = "FROM busybox:golden AS build\nWORKDIR /src\nCOPY in.txt .\n\
@@ -144,4 +146,50 @@ fn c01_whichever_blob_is_damaged_the_build_makes_it_again() {
     assert!(aside > 3, "{:?}", site.s3.keys());
     let said = build_on(&mut site, "mended\n");
     assert_eq!(said.matches("CACHED").count(), 5, "{said}");
+}
+
+#[test]
+fn a_bucket_is_pruned_by_its_coordinator_and_by_hand_and_misses_are_explained() {
+    let site = Site::start(DOCKERFILE, &[("in.txt", "hello\n")]);
+    let (first, _) = site.submit();
+    site.wait_until_sent();
+    let listed = site.cluster.ask("cache", &["ls"]).well().stdout;
+    assert!(listed.contains("RUN cat in.txt") && listed.contains("COPY --from=build"), "{listed}");
+
+    // The mark of the build goes with it, and then all that it left.
+    let pruned = |done: &str| {
+        let pruned = || site.cluster.ask("cache", &["prune", "--all"]).well().stdout;
+        let enough = || Some(pruned()).filter(|said| said.contains(done));
+        wait_for(done, LONG, enough, || format!("{:?}\n{}", site.s3.keys(), site.cluster.said()))
+    };
+    pruned("0B stay");
+    let left = |kind: &str| site.s3.keys().iter().filter(|key| key.contains(kind)).count();
+    assert_eq!((left("/step/"), left("/blob/"), left("/layer/"), left("/base/")), (0, 0, 0, 0));
+    assert!(left("/account/") == 1 && left("/eviction/") > 0, "notes stay: {:?}", site.s3.keys());
+    assert_eq!(left("/use/"), 0, "no build goes on");
+
+    let (again, said) = site.submit();
+    assert_eq!(said.matches("CACHED").count(), 0, "{said}");
+    assert_eq!(again.tree().text("count"), first.tree().text("count"));
+    let said = site.cluster.ask("explain", &["last", "RUN cat in.txt"]).well().stdout;
+    assert!(said.contains("its record was removed at"), "{said}");
+
+    // A process with the same index sweeps by hand as well; without the credentials it says so.
+    site.wait_until_sent();
+    let (store, index) = (site.s3.url("acme"), site.redis.url());
+    let place = ["--store", &store, "--index", &index];
+    let by_hand = |rest: &[&str]| {
+        let mut command = site.cluster.home.command(["cache"].iter().chain(rest).chain(&place));
+        command.envs(site.s3.environment().iter().map(|(name, value)| (name, value)));
+        Running::start(command).finish(LONG)
+    };
+    let counted = by_hand(&["stats"]).well().stdout;
+    assert!(counted.contains("the last 2 builds"), "{counted}");
+    let enough = || {
+        let said = by_hand(&["prune", "--all"]).well().stdout;
+        Some(said).filter(|said| said.contains("0B stay"))
+    };
+    wait_for("the bucket is empty", LONG, enough, || site.cluster.said());
+    let (_, said) = site.submit();
+    assert_eq!(said.matches("CACHED").count(), 0, "{said}");
 }

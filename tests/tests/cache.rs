@@ -56,6 +56,35 @@ fn a_cache_is_carried_to_a_machine_that_has_nothing() {
 }
 
 #[test]
+fn a_registry_carries_a_cache_with_the_tools_that_there_are() {
+    let story = Story::new(DOCKERFILE, FILES);
+    let first = story.build(&[]);
+    let (exported, fetched) = (story.home.arg("exported"), story.home.arg("fetched"));
+    story.home.run(["cache", "export", &exported]).well();
+    let name = format!("docker://{}/caches/app:1", story.registry.host);
+    let copy = |from: &str, to: &str| {
+        let copied = std::process::Command::new("skopeo")
+            .args([
+                "copy",
+                "--insecure-policy",
+                "--src-tls-verify=false",
+                "--dest-tls-verify=false",
+            ])
+            .args([from, to])
+            .output()
+            .expect("skopeo is installed: apt-get install skopeo, or `cargo xtask setup`");
+        assert!(copied.status.success(), "{copied:?}");
+    };
+    copy(&format!("oci:{exported}"), &name);
+    copy(&name, &format!("oci:{fetched}"));
+    forget(&story, "old");
+    story.home.run(["cache", "import", &fetched]).well();
+    let second = story.build(&[]);
+    assert_eq!(second.ran, Vec::<String>::new());
+    assert_eq!(second.image.digest, first.image.digest);
+}
+
+#[test]
 fn what_is_no_cache_or_was_damaged_is_not_imported() {
     let story = Story::new(DOCKERFILE, FILES);
     let said = story.home.run(["cache", "import", &story.home.arg("context")]).failed().stderr;

@@ -179,3 +179,112 @@ fn duration(millis: u64) -> String {
         _ => format!("{} days", secs / 86_400),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use dcbuild_explain::FileChange;
+    use dcbuild_model::{BuildId, Digest, LayerId, StepKey};
+    use expect_test::expect;
+
+    use super::*;
+
+    fn step(number: u32, verdict: Verdict, reason: Option<Reason>) -> StepExplanation {
+        let name = format!("[build {number}/9] RUN step {number}");
+        let key = StepKey(Digest::of(b"key"));
+        StepExplanation { number, name, lines: (1, 1), key, verdict, took_ms: None, reason }
+    }
+
+    fn all_changes() -> Vec<Change> {
+        let text = |text: &str| Some(text.to_owned());
+        let file = FileChange { path: "/a\u{1b}[31m".into(), how: "new".into() };
+        vec![
+            Change::Instruction { before: "RUN a".into(), after: "RUN b".into() },
+            Change::Base { name: "busybox:1".into(), before: "one".into(), after: "two".into() },
+            Change::Variable { name: "A".into(), given: true, before: text("1"), after: text("2") },
+            Change::Variable { name: "B".into(), given: false, before: None, after: text("") },
+            Change::Files { input: "context src".into(), files: vec![file], more: 3 },
+            Change::Files { input: "context x".into(), files: Vec::new(), more: 0 },
+            Change::Part { name: "user".into(), before: text("root"), after: None },
+            Change::Stage { input: "stage /out".into(), step: 2, name: "RUN make".into() },
+            Change::Parent { step: 1, name: "FROM busybox".into() },
+        ]
+    }
+
+    #[test]
+    fn each_reason_has_its_words() {
+        let at = UnixTime { secs: 1_700_000_000, nanos: 5 };
+        let layer = LayerId(Digest([0; 32]));
+        let since = BuildId::from_bits(1);
+        let (age, bytes) =
+            (EvictionRule::Age { max_secs: 720 * 3_600 }, EvictionRule::Bytes { keep: 10 << 30 });
+        let changes = all_changes();
+        let steps = vec![
+            StepExplanation {
+                took_ms: Some(61_500),
+                ..step(1, Verdict::Miss, Some(Reason::Changed { since, at, changes }))
+            },
+            step(2, Verdict::Hit, None),
+            step(3, Verdict::HitByResult, None),
+            step(4, Verdict::Unneeded, None),
+            step(5, Verdict::Failed, Some(Reason::NoCache {})),
+            step(6, Verdict::Shared, Some(Reason::Evicted { at, rule: age })),
+            step(7, Verdict::NotRun, Some(Reason::LayerGone { layer, evicted: Some((at, bytes)) })),
+            step(8, Verdict::Miss, Some(Reason::Lost { since, at })),
+            step(9, Verdict::Miss, Some(Reason::Never {})),
+        ];
+        let (build, title, submitted) = (BuildId::from_bits(2), "app:2".into(), at);
+        let explained = Explanation { build, title, submitted, compared: 7, steps };
+        expect![[r#"
+            build 00000000000000000000000002 of app:2, submitted 2023-11-14T22:13:20Z
+
+              1 [build 1/9] RUN step 1
+                miss, ran for 1m01s
+                because of what changed since build 00000000000000000000000001 of 2023-11-14T22:13:20Z:
+                  the instruction itself
+                    before: RUN a
+                    now:    RUN b
+                  the image busybox:1
+                    before: one
+                    now:    two
+                  build argument A: was "1", now "2"
+                  ARG or ENV B: new, ""
+                  files of context src
+                    /a: new
+                    and 3 more
+                  the content of context x
+                  user: gone, was "root"
+                  what it reads, stage /out: step 2, RUN make
+                  what it stands on: step 1, FROM busybox
+
+              2 [build 2/9] RUN step 2
+                hit
+
+              3 [build 3/9] RUN step 3
+                hit: what it stands on or reads was made again, with the same result
+
+              4 [build 4/9] RUN step 4
+                not needed: nothing that ran or was wanted reads it
+
+              5 [build 5/9] RUN step 5
+                miss, ran and failed
+                because --no-cache was given
+
+              6 [build 6/9] RUN step 6
+                miss, another build ran it at the same time
+                because its record was removed at 2023-11-14T22:13:20Z: it was not used for 30 days
+
+              7 [build 7/9] RUN step 7
+                miss, not run
+                because its layer sha256:0000000000000000000000000000000000000000000000000000000000000000 was removed at 2023-11-14T22:13:20Z: it was the longest unused, and 10.73GB may stay
+
+              8 [build 8/9] RUN step 8
+                miss
+                because its record is gone: build 00000000000000000000000001 of 2023-11-14T22:13:20Z had it
+                and nobody noted its removal (the store was emptied, or the record was never durable)
+
+              9 [build 9/9] RUN step 9
+                miss
+                because nobody ever made it: none of the 7 earlier builds that are known has a step like it
+        "#]].assert_eq(&explanation(&explained));
+    }
+}

@@ -1,12 +1,14 @@
 //! Pruning beside those who use the store: each handle here stands for a process, since locks are a handle's own.
 #![expect(clippy::unwrap_used, reason = "test")]
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use dcbuild_model::{BlobDigest, Digest, UnixTime};
+use dcbuild_model::{BlobDigest, Digest, Record, Scope, UnixTime};
 use dcbuild_store::{FolderStore, PruneRequest};
+use dcbuild_testkit::contract::record;
 
 const ROUNDS: usize = 200;
 const BLOBS: u32 = 50;
@@ -86,4 +88,36 @@ fn what_was_used_in_the_tick_of_its_listing_stays_for_a_user_who_came_since() {
     drop(in_use);
     assert!(pruner.remove_entry(&entry).unwrap());
     assert!(!user.has(&blob).unwrap());
+}
+
+#[test]
+fn a_record_that_is_removed_while_it_is_made_to_last_does_not_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || FolderStore::open(folder.path()).unwrap();
+    let (one, other) = (open(), open());
+    let scope = Scope::local();
+    for round in 0..20 {
+        let records = (0..50).map(|number| record(&format!("{round} {number}"), None, 1));
+        let records: Vec<Record> = records.collect();
+        for record in &records {
+            one.put_record(&scope, record).unwrap();
+        }
+        let removed = std::thread::scope(|threads| {
+            let lasts = threads.spawn(|| one.confirm_synced().unwrap());
+            let mut removed = BTreeSet::new();
+            while !lasts.is_finished() {
+                for entry in other.entries().unwrap() {
+                    if other.remove_entry(&entry).unwrap() {
+                        removed.insert(entry.id);
+                    }
+                }
+            }
+            removed
+        });
+        for record in &records {
+            let was_removed = removed.iter().any(|id| id.contains(&record.recipe.0.hex()));
+            let found = one.find_records(&scope, &record.recipe).unwrap();
+            assert!(!was_removed || found.is_empty(), "a record came back in round {round}");
+        }
+    }
 }

@@ -117,6 +117,8 @@ impl FolderStore {
 
     fn confirm(&self, relative: &PathBuf) -> Result<Option<Record>, StoreError> {
         let path = self.inner.dir.join(relative);
+        // One that is removed meanwhile must not come back without its blobs.
+        let _gate = self.gate()?;
         match self.read_document::<StoredRecord>(&path)? {
             Some((stored, _)) if stored.boot.as_ref() == Some(&self.inner.boot) => {
                 let stored = StoredRecord { boot: None, ..stored };
