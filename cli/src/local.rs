@@ -79,6 +79,24 @@ impl Keeping {
     }
 }
 
+/// What the coordinator of this process keeps, and where.
+fn stores(keeping: &Keeping, store: &Arc<FolderStore>, bucket: Option<&Bucket>) -> Stores {
+    Stores {
+        blobs: keeping.blobs.clone(),
+        steps: keeping.steps.clone(),
+        layers: keeping.layers.clone(),
+        names: store.clone(),
+        notes: store.clone(),
+        // The state folder has a time of use of this process; a bucket wants a mark.
+        using: bucket.map(Bucket::using),
+        swept: store.clone(),
+        leftovers: None,
+        caches: store.clone(),
+        grants: None,
+        backlog: None,
+    }
+}
+
 impl Local {
     pub(crate) async fn start(
         app: &App,
@@ -111,20 +129,7 @@ impl Local {
         let worker = Worker::new(settings, parts).context("could not start the worker")?;
         let held = worker.holdings();
         let parts = dcbuild_coordinator::Parts {
-            stores: Stores {
-                blobs: keeping.blobs.clone(),
-                steps: keeping.steps,
-                layers: keeping.layers.clone(),
-                names: store.clone(),
-                notes: store.clone(),
-                // The state folder has a time of use of this process; a bucket wants a mark.
-                using: bucket.as_ref().map(Bucket::using),
-                swept: store.clone(),
-                leftovers: None,
-                caches: store.clone(),
-                grants: None,
-                backlog: None,
-            },
+            stores: stores(&keeping, &store, bucket.as_ref()),
             holds: Some(Arc::new(Held(held.clone()))),
             clock: Arc::new(SystemClock),
         };

@@ -1,4 +1,5 @@
 //! Cache mounts on a cluster: they follow their builds from worker to worker, and what goes wrong costs no build.
+#![expect(clippy::unwrap_used, reason = "test")]
 
 use std::path::PathBuf;
 

@@ -259,7 +259,7 @@ impl Portable {
             owner.write_backs.end(&self.lock);
             match sent {
                 Ok(Some(bytes)) => {
-                    tracing::debug!(id = self.id, bytes, "a cache mount was written back")
+                    tracing::debug!(id = self.id, bytes, "a cache mount was written back");
                 }
                 Ok(None) => {}
                 Err(error) => {
