@@ -1,0 +1,67 @@
+//! `dcbuild doctor` says what is wrong with a store, an index or a coordinator, and the way out.
+#![expect(clippy::unwrap_used, reason = "test")]
+
+use dcbuild_tests::home::Home;
+use dcbuild_tests::redis::RedisServer;
+use dcbuild_tests::running::{Finished, Running};
+use dcbuild_tests::s3::S3Server;
+use dcbuild_tests::s3::faults::Fault;
+use dcbuild_tests::wait::LONG;
+use serde_json::Value;
+
+const KEY: &str = "0123456789abcdef0123456789abcdef";
+
+fn ask(home: &Home, s3: &S3Server, flags: &[&str]) -> Finished {
+    let mut command = home.command(["doctor"].iter().chain(flags));
+    command.envs(s3.environment()).env("DCBUILD_SIGNING_KEY", KEY);
+    Running::start(command).finish(LONG)
+}
+
+/// The verdicts on a part, and all hints and words of it.
+fn findings(done: &Finished, part: &str) -> (Vec<String>, String) {
+    let told: Value = serde_json::from_str(&done.stdout).unwrap();
+    let rows = told["findings"].as_array().unwrap().iter().filter(|row| row["part"] == part);
+    let rows: Vec<&Value> = rows.collect();
+    let verdicts = rows.iter().map(|row| row["verdict"].as_str().unwrap().to_owned()).collect();
+    (verdicts, rows.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn a_good_store_and_index_are_good() {
+    let (home, s3, redis) = (Home::new(""), S3Server::start(), RedisServer::start(&[]));
+    let (store, index) = (s3.url("acme"), redis.url());
+    let flags = ["--store", &store, "--index", &index, "--format", "json"];
+    let done = ask(&home, &s3, &flags);
+    assert_eq!(findings(&done, "store").0, ["ok"; 6], "{}", done.stdout);
+    assert_eq!(findings(&done, "signing key").0, ["ok"]);
+    assert_eq!(findings(&done, "index").0[0], "ok");
+    assert_eq!(findings(&done, "state").0, ["ok"]);
+    assert!(s3.keys().is_empty(), "it leaves nothing behind");
+    let text = ask(&home, &s3, &flags[..4]);
+    assert!(text.stdout.contains("ok       store        can write an object"), "{}", text.stdout);
+}
+
+#[test]
+fn what_is_wrong_is_said_with_the_way_out_and_an_exit_code() {
+    let (home, mut s3) = (Home::new(""), S3Server::start());
+    let store = s3.url("acme");
+    let flags = ["--store", &store, "--format", "json"];
+    s3.fail(|_| Some(Fault::DENIED));
+    let done = ask(&home, &s3, &flags);
+    assert_eq!(done.status.code(), Some(1));
+    assert!(
+        s3.fired() > 0 && findings(&done, "store").1.contains("s3:ListBucket"),
+        "{}",
+        done.stdout
+    );
+    s3.refuse();
+    let done = ask(&home, &s3, &flags);
+    assert!(findings(&done, "store").1.contains("check the endpoint"), "{}", done.stdout);
+    let index = "redis://127.0.0.1:1";
+    let flags = ["--store", &store, "--index", index, "--coordinator", "http://127.0.0.1:1"];
+    let done = ask(&home, &s3, &[&flags[..], &["--format", "json"]].concat());
+    assert_eq!(findings(&done, "index").0, ["wrong"], "{}", done.stdout);
+    assert_eq!(findings(&done, "coordinator").0, ["wrong"], "{}", done.stdout);
+    let done = ask(&home, &s3, &["--store", "s3:/typo"]);
+    assert_eq!(done.status.code(), Some(1), "{}", done.stdout);
+}
