@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dcbuild_tests::cluster::Cluster;
-use dcbuild_tests::files::{ContextEntry, write_context};
+use dcbuild_tests::files::{ContextEntry, EntryKind, write_context};
 use dcbuild_tests::home::Home;
 use dcbuild_tests::image::Image;
 use dcbuild_tests::registry::Registry;
@@ -201,4 +201,77 @@ fn a_cancelled_build_stops_soon() {
     );
     assert!(watch.passed() < Duration::from_secs(10));
     site.cluster.ask("attach", &[&id, "--progress", "plain"]).failed();
+}
+
+/// The bytes of a context that went to the store, and those that were there, as `rawjson` tells them.
+fn context_bytes(stderr: &str) -> (u64, u64) {
+    let mut bytes = (None, None);
+    for line in stderr.lines().filter(|line| line.starts_with('{')) {
+        let Ok(batch) = serde_json::from_str::<serde_json::Value>(line) else { continue };
+        for status in batch["statuses"].as_array().into_iter().flatten() {
+            match status["id"].as_str() {
+                Some("sent") => bytes.0 = status["current"].as_u64(),
+                Some("already in the store") => bytes.1 = status["current"].as_u64(),
+                _ => {}
+            }
+        }
+    }
+    (bytes.0.expect("it says what was sent"), bytes.1.expect("it says what was there"))
+}
+
+const READS: &str = "FROM busybox:golden\nCOPY src /src\n\
+    RUN --mount=type=bind,source=src,target=/in cd /in && find . -type f | sort | xargs sha256sum > /sums\n\
+    RUN --mount=type=bind,source=src,target=/in ls -lnR /in | grep -v total > /list\n";
+
+#[test]
+fn a_context_is_sent_once_and_a_change_sends_little() {
+    let site = Site::start(2, 2);
+    let context = site.context(READS);
+    let root = site.cluster.home.path("context");
+    // Each folder has enough files to be packed by itself.
+    let mut entries: Vec<ContextEntry> = (0..1400)
+        .map(|number| {
+            let text = format!("content of {number}\n").repeat(number % 50);
+            ContextEntry::file(&format!("src/{}/{number}", number % 7), &text)
+        })
+        .collect();
+    let large: Vec<String> =
+        (0..400_000_u64).map(|number| (number * 7919 % 1009).to_string()).collect();
+    let large = large.concat();
+    entries.push(ContextEntry::file("src/large", &large));
+    let link = |path: &str, kind, to: &str| ContextEntry {
+        path: path.into(),
+        kind,
+        link: Some(to.into()),
+        ..ContextEntry::default()
+    };
+    entries.push(link("src/out", EntryKind::Symlink, "/etc/passwd"));
+    entries.push(link("src/twin", EntryKind::Hardlink, "src/1/1"));
+    entries.push(ContextEntry {
+        path: "src/pipe".into(),
+        kind: EntryKind::Fifo,
+        ..ContextEntry::default()
+    });
+    write_context(&root, &entries);
+    let output = site.output();
+    let submit = ["--progress", "rawjson", "--output", &output, &context];
+
+    let first = site.cluster.ask("submit", &submit).well();
+    let (cold, there) = context_bytes(&first.stderr);
+    assert!(cold > 100_000, "{cold}");
+    let submitted = site.image();
+    site.cluster.home.run(["build", "--output", &output, &context]).well();
+    let built = site.image();
+    for path in ["sums", "list", "src/6/412", "src/large", "src/twin"] {
+        assert_eq!(submitted.tree().text(path), built.tree().text(path), "{path}");
+    }
+    let paths = |image: &Image| image.tree().walk().map(|(path, _)| path).collect::<Vec<_>>();
+    assert_eq!(paths(&submitted), paths(&built));
+    assert_eq!(submitted.config["config"], built.config["config"]);
+
+    std::fs::write(root.join("src/3/3"), "another text\n").unwrap();
+    let second = site.cluster.ask("submit", &submit).well();
+    let (changed, found) = context_bytes(&second.stderr);
+    assert!(changed < cold / 4 && found > there, "{changed} of {cold}, {found} there");
+    assert_eq!(site.image().tree().text("src/3/3").unwrap_or_default(), "another text\n");
 }
