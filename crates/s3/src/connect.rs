@@ -7,7 +7,7 @@ use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::ProfileFileRegionProvider;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{AppName, BehaviorVersion, Region, SdkConfig};
-use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::{
@@ -22,7 +22,10 @@ use crate::S3Config;
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// Makes a client; the environment, profiles and the machine's metadata are asked, the store itself is not.
-pub(crate) async fn client(config: &S3Config, credentials: Option<Credentials>) -> Client {
+pub(crate) async fn client(
+    config: &S3Config,
+    credentials: Option<SharedCredentialsProvider>,
+) -> Client {
     let sdk = load(config, credentials).await;
     // Which endpoint it will be is the client's to work out; where it has one, it shows in the profile or environment.
     let style = config.is_path_style(config.endpoint.as_deref().or(sdk.endpoint_url()));
@@ -36,7 +39,7 @@ pub(crate) async fn client(config: &S3Config, credentials: Option<Credentials>) 
     Client::from_conf(client)
 }
 
-async fn load(config: &S3Config, credentials: Option<Credentials>) -> SdkConfig {
+async fn load(config: &S3Config, credentials: Option<SharedCredentialsProvider>) -> SdkConfig {
     let tls = Provider::Rustls(CryptoMode::Ring);
     let http = aws_smithy_http_client::Builder::new().tls_provider(tls).build_https();
     let mut loader = aws_config::defaults(BehaviorVersion::latest())

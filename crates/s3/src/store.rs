@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use aws_credential_types::Credentials;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::presigning::PresigningConfig;
 use dcbuild_model::BlobDigest;
@@ -75,11 +75,12 @@ impl S3Store {
         S3Store::over(client, config).await
     }
 
-    /// Connects with credentials that were found elsewhere.
+    /// Connects with credentials that come from elsewhere.
     pub async fn connect_as(
         config: S3Config,
-        credentials: Credentials,
+        credentials: impl ProvideCredentials + 'static,
     ) -> Result<S3Store, StoreError> {
+        let credentials = SharedCredentialsProvider::new(credentials);
         let client = connect::client(&config, Some(credentials)).await;
         S3Store::over(client, config).await
     }

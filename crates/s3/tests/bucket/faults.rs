@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use crate::common::{blob, connect, small_parts};
-use dcbuild_s3::S3Store;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{
+    ProvideCredentials, future::ProvideCredentials as ProvideFuture,
+};
+use dcbuild_s3::{S3Config, S3Store};
 use dcbuild_store::{BlobStore, ByteRange, Objects, StoreError, read_bytes, stream_of};
 use dcbuild_tests::s3::S3Server;
 use dcbuild_tests::s3::faults::Fault;
@@ -168,6 +172,30 @@ async fn c04_who_may_not_is_told_so_once_and_loudly() {
     assert!(matches!(put, Err(StoreError::Denied { .. })), "{put:?}");
     assert_eq!(server.fired(), 3, "nothing is tried again");
     assert_eq!(store.counts().guard.retries, 0);
+}
+
+/// What the usual chain answers on a machine that has no credentials.
+#[derive(Debug)]
+struct Nobody;
+
+impl ProvideCredentials for Nobody {
+    fn provide_credentials<'a>(&'a self) -> ProvideFuture<'a>
+    where
+        Self: 'a,
+    {
+        ProvideFuture::ready(Err(CredentialsError::not_loaded("nobody is here")))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c04_who_has_no_credentials_is_told_so_at_the_start() {
+    let server = S3Server::start();
+    let config = S3Config::from_url(&server.url("some/prefix")).unwrap();
+    let Err(StoreError::Denied { source, .. }) = S3Store::connect_as(config, Nobody).await else {
+        panic!("it connects without credentials");
+    };
+    assert!(source.to_string().contains("AWS_ACCESS_KEY_ID"), "{source}");
+    assert!(server.requests().is_empty(), "{:?}", server.requests());
 }
 
 #[tokio::test(flavor = "multi_thread")]
