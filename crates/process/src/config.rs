@@ -261,21 +261,35 @@ impl Config {
 
     /// Reads a configuration's text, TOML or JSON; the path is for messages.
     pub fn parse(path: &Path, text: &str, env: &Env) -> Result<Config, LoadConfigError> {
-        let document: serde_json::Value = if text.trim_start().starts_with('{') {
+        let mut document: serde_json::Value = if text.trim_start().starts_with('{') {
             serde_json::from_str(text).map_err(Into::into)
         } else {
             toml::from_str(text).map_err(Into::into)
         }
         .map_err(|source| LoadConfigError::Syntax { path: path.into(), source })?;
-        let mistaken = |mistakes| LoadConfigError::Mistakes { path: path.into(), mistakes };
-        let unknown = keys::unknown(&document);
-        if !unknown.is_empty() {
-            return Err(mistaken(unknown));
+        let wrong = |mistakes| LoadConfigError::Mistakes { path: path.into(), mistakes };
+        let mut mistakes = keys::weed(&mut document);
+        for section in ["build", "coordinator"] {
+            let (store, index) = ((section, "store"), (section, "index"));
+            keys::weed_alternative::<raw::RawStore>(&mut document, store, &mut mistakes);
+            keys::weed_alternative::<raw::RawIndex>(&mut document, index, &mut mistakes);
         }
-        let raw: raw::RawConfig = serde_json::from_value(document).map_err(|source| {
-            LoadConfigError::Syntax { path: path.into(), source: source.into() }
-        })?;
-        resolve::resolve(raw, env).map_err(mistaken)
+        let raw: raw::RawConfig = match serde_json::from_value(document) {
+            Ok(raw) => raw,
+            Err(source) if mistakes.is_empty() => {
+                return Err(LoadConfigError::Syntax { path: path.into(), source: source.into() });
+            }
+            // Whatever it is, it may come of what was taken out.
+            Err(_) => raw::RawConfig::default(),
+        };
+        match resolve::resolve(raw, env) {
+            Ok(config) if mistakes.is_empty() => Ok(config),
+            resolved => {
+                mistakes.extend(resolved.err().unwrap_or_default());
+                mistakes.sort();
+                Err(wrong(mistakes))
+            }
+        }
     }
 }
 

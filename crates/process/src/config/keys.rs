@@ -1,19 +1,40 @@
 //! Every key with its default and its meaning: the one home of both.
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::Mistake;
 
+/// What kind of value a key has, as JSON has it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Text,
+    Flag,
+    Number,
+    /// A list of texts.
+    List,
+    /// A table of texts.
+    Table,
+    OneOf(&'static [&'static str]),
+}
+
 /// One key.
 pub(super) struct Key {
     pub(super) name: &'static str,
+    kind: Kind,
     /// As one would write it; for people where it depends on the machine.
     pub(super) default: &'static str,
     doc: &'static str,
 }
 
 const fn key(name: &'static str, default: &'static str, doc: &'static str) -> Key {
-    Key { name, default, doc }
+    Key { name, kind: Kind::Text, default, doc }
+}
+
+impl Key {
+    const fn of(self, kind: Kind) -> Key {
+        Key { kind, ..self }
+    }
 }
 
 const STORE_URL: &str = "Where the bucket is: `s3://BUCKET/PREFIX?endpoint=http://HOST:PORT&region=R&path-style=true`, \
@@ -32,34 +53,40 @@ const INDEX_CA: &str = "A file of certificates to trust instead of the system's.
 
 /// `HOST` stands for any host.
 pub(super) const KEYS: [Key; 43] = [
-    key("registry.HOST.mirrors", "[]", "Hosts that are asked first, in this order."),
-    key("registry.HOST.http", "false", "Use plain http."),
-    key("registry.HOST.insecure", "false", "Use https without checking the certificate."),
+    key("registry.HOST.mirrors", "[]", "Hosts that are asked first, in this order.").of(Kind::List),
+    key("registry.HOST.http", "false", "Use plain http.").of(Kind::Flag),
+    key("registry.HOST.insecure", "false", "Use https without checking the certificate.")
+        .of(Kind::Flag),
     key(
         "registry.HOST.ca",
         "[]",
         "Files of certificates to trust besides the system's and docker's in `/etc/docker/certs.d/HOST/*.crt`.",
-    ),
+    )
+    .of(Kind::List),
     key("build.state_dir", "$XDG_DATA_HOME/dcbuild", "Where everything of local builds is kept."),
-    key("build.parallelism", "the number of cpus", "How many steps run at once."),
+    key("build.parallelism", "the number of cpus", "How many steps run at once.").of(Kind::Number),
     key("build.keep_storage", "20GiB", "What may stay in the state folder after a build."),
-    key("build.network", "default", "The network of a RUN: `default`, `none` or `host`."),
+    key("build.network", "default", "The network of a RUN: `default`, `none` or `host`.")
+        .of(Kind::OneOf(&["default", "none", "host"])),
     key("build.step_memory", "none", "The memory that one RUN may take."),
-    key("build.store.type", "none", "`s3`: share what is built through a bucket."),
+    key("build.store.type", "none", "`s3`: share what is built through a bucket.")
+        .of(Kind::OneOf(&["folder", "s3"])),
     key("build.store.url", "none", STORE_URL),
-    key("build.store.signing_key_files", "[]", SIGNING_KEYS),
-    key("build.index.type", "embedded", INDEX),
+    key("build.store.signing_key_files", "[]", SIGNING_KEYS).of(Kind::List),
+    key("build.index.type", "embedded", INDEX).of(Kind::OneOf(&["embedded", "redis"])),
     key("build.index.url", "none", INDEX_URL),
     key("build.index.ca", "none", INDEX_CA),
     key(
         "build.cache_upload",
         "all",
         "What of a build goes to the bucket: `all` results, what the `outputs` are made of, or `none`.",
-    ),
+    )
+    .of(Kind::OneOf(&["all", "outputs", "none"])),
     key("coordinator.listen", "127.0.0.1:7070", "Where clients and workers reach it."),
     key("coordinator.http_listen", "127.0.0.1:7071", "Where health, metrics and the page are."),
     key("coordinator.data_dir", "/var/lib/dcbuild/coordinator", "Where its log is kept."),
-    key("coordinator.store.type", "folder", "The kind of store: `folder` or `s3`."),
+    key("coordinator.store.type", "folder", "The kind of store: `folder` or `s3`.")
+        .of(Kind::OneOf(&["folder", "s3"])),
     key("coordinator.store.dir", "DATA_DIR/store", "The store's folder."),
     key(
         "coordinator.no_worker_timeout",
@@ -67,8 +94,8 @@ pub(super) const KEYS: [Key; 43] = [
         "How long a build waits for a worker of a platform that is not there.",
     ),
     key("coordinator.store.url", "none", STORE_URL),
-    key("coordinator.store.signing_key_files", "[]", SIGNING_KEYS),
-    key("coordinator.index.type", "embedded", INDEX),
+    key("coordinator.store.signing_key_files", "[]", SIGNING_KEYS).of(Kind::List),
+    key("coordinator.index.type", "embedded", INDEX).of(Kind::OneOf(&["embedded", "redis"])),
     key("coordinator.index.url", "none", INDEX_URL),
     key("coordinator.index.ca", "none", INDEX_CA),
     key(
@@ -80,8 +107,9 @@ pub(super) const KEYS: [Key; 43] = [
     key("coordinator.keep_unused", "none", KEEP_UNUSED),
     key("worker.coordinator", "http://127.0.0.1:7070", "The coordinator that it works for."),
     key("worker.data_dir", "/var/lib/dcbuild/worker", "Where its snapshots and blobs are kept."),
-    key("worker.slots", "the number of cpus", "How many jobs it runs at once."),
-    key("worker.labels", "{}", "A table of names and values that jobs may ask for."),
+    key("worker.slots", "the number of cpus", "How many jobs it runs at once.").of(Kind::Number),
+    key("worker.labels", "{}", "A table of names and values that jobs may ask for.")
+        .of(Kind::Table),
     key("worker.keep_storage", "50GiB", "What may stay in the data folder."),
     key("worker.step_memory", "none", "The memory that one RUN may take."),
     key(
@@ -95,13 +123,15 @@ pub(super) const KEYS: [Key; 43] = [
         "fetch.allow",
         "[]",
         "Hosts without a public address, by name or address, from which a coordinator may fetch for ADD.",
-    ),
+    )
+    .of(Kind::List),
     key(
         "log.level",
         "info",
         "The log level of coordinator and worker, or a filter such as `info,dcbuild_worker=debug`; other commands say only what went wrong, unless `--log` asks for more.",
     ),
-    key("log.format", "text", "How a line of the log looks: `text` or `json`."),
+    key("log.format", "text", "How a line of the log looks: `text` or `json`.")
+        .of(Kind::OneOf(&["text", "json"])),
     key("registry", "{}", "One table per registry host."),
 ];
 
@@ -119,31 +149,79 @@ pub fn reference() -> String {
     text
 }
 
-/// Finds every key that means nothing.
-pub(super) fn unknown(document: &Value) -> Vec<Mistake> {
+/// Takes every key out that means nothing or has a value of another kind, and says so; what remains can be read.
+pub(super) fn weed(document: &mut Value) -> Vec<Mistake> {
     let mut mistakes = Vec::new();
     walk(document, "", "", &mut mistakes);
-    mistakes.sort();
     mistakes
 }
 
-/// `pattern` is the key's name in the table, `shown` the one that was written.
-fn walk(value: &Value, pattern: &str, shown: &str, mistakes: &mut Vec<Mistake>) {
-    let Value::Object(table) = value else { return };
-    if pattern == "worker.labels" {
-        return;
+/// Takes an alternative out that lacks what its type needs, or has what another type has; `T` is what reads it.
+pub(super) fn weed_alternative<T: DeserializeOwned>(
+    document: &mut Value,
+    (section, name): (&str, &str),
+    mistakes: &mut Vec<Mistake>,
+) {
+    let Some(Value::Object(table)) = document.get_mut(section) else { return };
+    let Some(Err(problem)) = table.get(name).map(T::deserialize) else { return };
+    table.remove(name);
+    let key = format!("{section}.{name}");
+    // What is missing may be what was just taken out.
+    if !mistakes.iter().any(|mistake| mistake.key.starts_with(&key)) {
+        mistakes.push(Mistake { key, problem: problem.to_string() });
     }
-    for (name, value) in table {
-        let join = |to: &str, name: &str| {
-            if to.is_empty() { name.to_owned() } else { format!("{to}.{name}") }
-        };
+}
+
+/// `pattern` is the table's name among the keys, `shown` the one that was written.
+fn walk(value: &mut Value, pattern: &str, shown: &str, mistakes: &mut Vec<Mistake>) {
+    let Value::Object(table) = value else { return };
+    let join = |to: &str, name: &str| {
+        if to.is_empty() { name.to_owned() } else { format!("{to}.{name}") }
+    };
+    table.retain(|name, value| {
         let pattern = join(pattern, if pattern == "registry" { "HOST" } else { name });
         let shown = join(shown, name);
         let below = format!("{pattern}.");
-        if KEYS.iter().any(|key| key.name == pattern || key.name.starts_with(&below)) {
+        let problem = if KEYS.iter().any(|key| key.name.starts_with(&below)) {
             walk(value, &pattern, &shown, mistakes);
+            (!value.is_object()).then(|| format!("{value} is not a table"))
         } else {
-            mistakes.push(Mistake { key: shown, problem: "there is no such key".into() });
-        }
+            match KEYS.iter().find(|key| key.name == pattern) {
+                Some(key) => key.kind.problem(value),
+                None => Some("there is no such key".into()),
+            }
+        };
+        let sound = problem.is_none();
+        mistakes.extend(problem.map(|problem| Mistake { key: shown, problem }));
+        sound
+    });
+}
+
+impl Kind {
+    /// What is wrong with a value; the text itself is read later.
+    fn problem(self, value: &Value) -> Option<String> {
+        let texts =
+            |mut values: Box<dyn Iterator<Item = &Value> + '_>| values.all(Value::is_string);
+        let (fits, wanted) = match self {
+            Kind::Text => (value.is_string(), "a text in quotes".to_owned()),
+            Kind::Flag => (value.is_boolean(), "true or false".to_owned()),
+            Kind::Number => {
+                let fits = value.as_u64().is_some_and(|number| u32::try_from(number).is_ok());
+                (fits, "a number".to_owned())
+            }
+            Kind::List => {
+                let fits = value.as_array().is_some_and(|list| texts(Box::new(list.iter())));
+                (fits, "a list of texts".to_owned())
+            }
+            Kind::Table => {
+                let fits = value.as_object().is_some_and(|table| texts(Box::new(table.values())));
+                (fits, "a table of texts".to_owned())
+            }
+            Kind::OneOf(words) => {
+                let fits = value.as_str().is_some_and(|word| words.contains(&word));
+                (fits, format!("one of {}", words.join(", ")))
+            }
+        };
+        (!fits).then(|| format!("{value} is not {wanted}"))
     }
 }

@@ -63,6 +63,36 @@ fn a_bucket_is_a_store_and_redis_its_index() {
 }
 
 #[test]
+fn mistakes_of_every_sort_are_said_together() {
+    let text = "[build]\nkeep_storage = 20\nnetwork = \"hosts\"\nparalelism = 3\n\
+                [worker]\nslots = 0\nlabels = { a = 1 }\n[registry]\nhost = 1\n\
+                [registry.r]\nhttp = \"yes\"\nmirrors = \"m\"";
+    let want = expect![[r#"
+        the configuration c.toml has mistakes:
+          build.keep_storage: 20 is not a text in quotes
+          build.network: "hosts" is not one of default, none, host
+          build.paralelism: there is no such key
+          registry.host: 1 is not a table
+          registry.r.http: "yes" is not true or false
+          registry.r.mirrors: "m" is not a list of texts
+          worker.labels: {"a":1} is not a table of texts
+          worker.slots: must be at least 1"#]];
+    want.assert_eq(&parse(text).unwrap_err().to_string());
+    let text = "[coordinator]\nstore = { type = \"s3\" }\nindex = { type = \"embedded\", url = \"redis://r\" }\n\
+                [worker]\nslots = 0";
+    expect![[r#"
+        the configuration c.toml has mistakes:
+          coordinator.index: unknown field `url`, there are no fields
+          coordinator.store: missing field `url`
+          worker.slots: must be at least 1"#]]
+    .assert_eq(&parse(text).unwrap_err().to_string());
+    let json = r#"{"build": {"keep_storage": 20, "network": "hosts", "paralelism": 3},
+        "worker": {"slots": 0, "labels": {"a": 1}},
+        "registry": {"host": 1, "r": {"http": "yes", "mirrors": "m"}}}"#;
+    want.assert_eq(&parse(json).unwrap_err().to_string());
+}
+
+#[test]
 fn every_unknown_key_is_said_at_once() {
     let text =
         "colour = 1\n[build]\nspeed = 1\n[registry.r]\nmirror = []\n[coordinator.store]\nsize = 1";
