@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Logs(OneBuild),
     /// List the builds of a cluster
     Ps(Cluster),
+    /// List the workers of a cluster, with their labels
+    Workers(Cluster),
     /// End a build of a cluster
     Cancel(EndBuild),
     /// List, count, prune, export or import the cache: of this machine, of a cluster, or of a store

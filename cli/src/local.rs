@@ -255,6 +255,8 @@ fn worker_config(
             NetworkDefault::Host => DefaultNetwork::Host,
         },
         in_process,
+        keep_bytes: None,
+        labels: std::collections::BTreeMap::new(),
         step_memory_max: app.config.build.step_memory.map(|size| size.0),
         cache_mount_bytes_max: app.config.worker.cache_mount_max.0,
         grace: Duration::from_secs(1),

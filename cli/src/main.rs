@@ -99,6 +99,7 @@ async fn talk(
         Command::Attach(flags) => remote::attach(&app, flags).await,
         Command::Logs(flags) => remote::logs(&app, flags).await,
         Command::Ps(flags) => remote::ps(&app, flags).await,
+        Command::Workers(flags) => remote::workers(&app, flags).await,
         Command::Cancel(flags) => remote::cancel(&app, flags).await,
         Command::Cache(flags) => cache::cache(&app, flags).await,
         Command::Explain(flags) => explain::explain(&app, flags).await,

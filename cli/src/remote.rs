@@ -75,6 +75,29 @@ pub(crate) async fn ps(app: &App, flags: Cluster) -> anyhow::Result<ExitCode> {
     }
 }
 
+pub(crate) async fn workers(app: &App, flags: Cluster) -> anyhow::Result<ExitCode> {
+    match client(app, &flags)?.workers().await {
+        Ok(workers) => {
+            let mut text =
+                format!("{:<28}{:<10}{:<8}{:<24}LABELS\n", "ID", "STATE", "JOBS", "PLATFORMS");
+            for worker in workers {
+                let jobs = format!("{}/{}", worker.jobs, worker.slots);
+                let labels = worker.labels.iter().map(|(name, value)| format!("{name}={value}"));
+                let labels = labels.collect::<Vec<_>>().join(",");
+                let platforms = worker.platforms.join(",");
+                let line = format!(
+                    "{:<28}{:<10}{jobs:<8}{platforms:<24}{labels}",
+                    worker.id, worker.state
+                );
+                text.push_str(line.trim_end());
+                text.push('\n');
+            }
+            say(&text)
+        }
+        Err(error) => Ok(failed(&error)),
+    }
+}
+
 pub(crate) async fn cancel(app: &App, flags: EndBuild) -> anyhow::Result<ExitCode> {
     match client(app, &flags.cluster)?.cancel(id(&flags.build)?).await {
         Ok(()) => Ok(ExitCode::SUCCESS),

@@ -207,6 +207,8 @@ pub(crate) async fn worker(
         registries: registries(config)?,
         network: DefaultNetwork::Outward,
         in_process: false,
+        keep_bytes: Some(settings.keep_storage.0),
+        labels: settings.labels.clone(),
         step_memory_max: settings.step_memory.map(|size| size.0),
         cache_mount_bytes_max: settings.cache_mount_max.0,
         grace: settings.grace,

@@ -33,6 +33,7 @@ use crate::planned::PlannedBuild;
 pub(crate) use builds::{SubmitError, Summarised};
 pub(crate) use ends::outlived;
 pub(crate) use reports::{Hello, Made, Report};
+pub(crate) use workers::SeenWorker;
 
 /// Records that are kept again at a restart: the last ones may have been logged and not yet kept.
 const KEPT_AGAIN: usize = 256;
@@ -140,6 +141,8 @@ struct Attempt {
 struct Member {
     session: Option<Session>,
     heard: Instant,
+    /// What its configuration calls it.
+    labels: BTreeMap<String, String>,
 }
 
 struct Session {

@@ -14,7 +14,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::book::{Book, Effect, Hello, Now, Order, Report, SubmitError, Summarised, Tally};
+use crate::book::{
+    Book, Effect, Hello, Now, Order, Report, SeenWorker, SubmitError, Summarised, Tally,
+};
 use crate::build::{AskError, Build};
 use crate::driver::{Driven, DriverParts, drive, pack};
 use crate::lease::Wanted;
@@ -62,6 +64,9 @@ pub(crate) enum Command {
     },
     List {
         reply: oneshot::Sender<Vec<Summarised>>,
+    },
+    ListWorkers {
+        reply: oneshot::Sender<Vec<SeenWorker>>,
     },
     Hello {
         hello: Hello,
@@ -240,6 +245,10 @@ impl Core {
             Command::List { reply } => {
                 let list = book.list();
                 self.answer(reply, list);
+            }
+            Command::ListWorkers { reply } => {
+                let workers = book.workers();
+                self.answer(reply, workers);
             }
             Command::Hello { hello, orders, reply } => {
                 let session = book.join(hello, orders);

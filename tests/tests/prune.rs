@@ -1,12 +1,19 @@
 //! Taking back what builds leave: what nobody uses goes, what somebody uses does not.
 #![expect(clippy::unwrap_used, reason = "test")]
 
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use dcbuild_tests::cluster::Cluster;
+use dcbuild_tests::files::{ContextEntry, write_context};
+use dcbuild_tests::home::Home;
 use dcbuild_tests::image::Image;
+use dcbuild_tests::registry::Registry;
 use dcbuild_tests::running::process_with_argument;
-use dcbuild_tests::story::Story;
+use dcbuild_tests::story::{Story, fill};
 use dcbuild_tests::wait::{LONG, wait_for};
 use serde_json::{Value, json};
 
@@ -96,4 +103,70 @@ fn pruning_takes_nothing_from_builds_that_go_on() {
         pruner.join().unwrap()
     });
     assert!(pruned > 0, "nothing was pruned meanwhile: the test has shown nothing");
+}
+
+/// The bytes of all files below a folder, one of several names once.
+fn bytes_below(folder: &Path) -> u64 {
+    let mut files = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            // What goes meanwhile is not there.
+            match entry.metadata() {
+                Ok(meta) if meta.is_dir() => folders.push(entry.path()),
+                Ok(meta) if meta.is_file() => drop(files.insert(meta.ino(), meta.len())),
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+    files.values().sum()
+}
+
+#[test]
+fn a_worker_holds_its_ceiling_and_nothing_is_lost() {
+    let registry = Registry::start();
+    fill(&registry);
+    // One image has four megabytes, and a base of two.
+    let worker = "[worker]\nkeep_storage = \"9MiB\"\nlabels = { zone = \"a\", disk = \"small\" }\n";
+    let home = Home::new(&format!("{}\n{worker}", registry.as_docker_io()));
+    let cluster = Cluster::start(home, 1, 2);
+    let (context, tar) = (cluster.home.arg("context"), cluster.home.arg("image.tar"));
+    let output = format!("type=oci,dest={tar}");
+    let list = || cluster.ask("workers", &[]).well().stdout;
+    let there = || Some(list()).filter(|listed| listed.contains("working"));
+    let listed = wait_for("the worker is there", SOON, there, list);
+    let columns: Vec<&str> = listed.lines().nth(1).unwrap_or_default().split_whitespace().collect();
+    assert_eq!(columns[1..3], ["working", "0/2"], "{listed}");
+    assert_eq!(columns.last(), Some(&"disk=small,zone=a"), "{listed}");
+    let submit = |dockerfile: &str| {
+        let entries = [ContextEntry::file("Dockerfile", dockerfile)];
+        write_context(&cluster.home.path("context"), &entries);
+        let flags = ["--progress", "plain", "--output", &output, &context];
+        let done = cluster.ask("submit", &flags).well();
+        assert!(!done.stderr.contains("attempt 1 of 3"), "{}", done.stderr);
+        Image::read_tar(&cluster.home.path("image.tar")).tree()
+    };
+    let fill = |number: u32| {
+        format!(
+            "FROM busybox:golden\n\
+             RUN --mount=type=cache,id=c{number},target=/c dd if=/dev/urandom of=/big bs=1M count=4 && \
+             echo {number} > /said && cp /said /c/said\n"
+        )
+    };
+    for number in 0..5 {
+        let text = submit(&fill(number)).text("said");
+        assert_eq!(text.unwrap(), format!("{number}\n"));
+    }
+    let folder = cluster.home.path("worker-0/snapshots");
+    wait_for(
+        "the ceiling holds",
+        SOON,
+        || (bytes_below(&folder) <= 9 << 20).then_some(()),
+        || format!("there are {} bytes", bytes_below(&folder)),
+    );
+    // What went comes from the store, what stays is used; a step that stands on either finds it.
+    for number in [0, 4] {
+        let tree = submit(&format!("{}RUN cp /said /again && test -s /big\n", fill(number)));
+        assert_eq!(tree.text("again").unwrap(), format!("{number}\n"));
+    }
 }

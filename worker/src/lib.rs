@@ -9,6 +9,7 @@ mod attempt;
 mod base;
 mod blobs;
 pub mod caches;
+mod ceiling;
 mod contents;
 pub mod contexts;
 mod error;
@@ -28,6 +29,7 @@ mod shared;
 mod spool;
 mod steps;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,6 +63,8 @@ pub struct WorkerConfig {
     pub id: WorkerId,
     /// How many jobs it takes at once.
     pub slots: u32,
+    /// What people know it by.
+    pub labels: BTreeMap<String, String>,
     /// The platforms that its steps can run for.
     pub platforms: Vec<Platform>,
     /// Snapshots, cache mounts and what is temporary.
@@ -73,6 +77,8 @@ pub struct WorkerConfig {
     pub network: DefaultNetwork,
     /// The memory that one RUN may take; none for all that there is.
     pub step_memory_max: Option<u64>,
+    /// What may stay in the data folder; none where somebody else sees to that.
+    pub keep_bytes: Option<u64>,
     /// Whether the coordinator lives in the same process: a snapshot is durable then, no blob is needed.
     pub in_process: bool,
     /// How large a cache mount may be that is written back to the store, in bytes.

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dcbuild_model::{BlobDigest, LayerId};
+use dcbuild_model::{BlobDigest, LayerId, UnixTime};
 use dcbuild_proto::document::{StepError, StepErrorKind};
 use dcbuild_snapshot::Removal;
 use rustix::fs::StatVfs;
@@ -81,7 +81,9 @@ pub(crate) async fn make(shared: &Arc<Shared>) -> usize {
         if has_room(&shared.config.data_dir) {
             break;
         }
-        if can_be_had_again(shared, usage.layer).await && remove(shared, usage.layer).await {
+        if can_be_had_again(shared, usage.layer, usage.last_used).await
+            && remove(shared, usage.layer).await
+        {
             removed += 1;
         }
     }
@@ -95,10 +97,10 @@ async fn remove(shared: &Arc<Shared>, layer: LayerId) -> bool {
     removed.is_ok_and(|removed| removed == Removal::Removed)
 }
 
-/// Whether a layer comes from a registry, or has a blob in the store.
-async fn can_be_had_again(shared: &Shared, layer: LayerId) -> bool {
+/// Whether a layer comes from a registry, or has a blob in the store; what an earlier worker left is in nobody's books.
+pub(crate) async fn can_be_had_again(shared: &Shared, layer: LayerId, last_used: UnixTime) -> bool {
     let layers = &shared.layers;
-    if layers.base(&layer).is_some() {
+    if last_used < shared.began || layers.base(&layer).is_some() {
         return true;
     }
     let Ok(forms) = layers.index.find_forms(&[layer]).await else { return false };

@@ -15,9 +15,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use crate::attempt;
 use crate::report::{Fence, FindOutcome, How, Report, Reporter, Status};
-use crate::shared::Shared;
+use crate::shared::{Shared, earlier};
+use crate::{attempt, ceiling};
 
 /// How often a session says that the worker lives.
 const RENEW_EVERY: Duration = Duration::from_secs(1);
@@ -191,6 +191,7 @@ struct Service {
 
 /// Serves until the worker is to stop and nothing runs any more, and leaves nothing behind.
 pub(crate) async fn serve(shared: Arc<Shared>, channel: Channel, stop: CancellationToken) {
+    ceiling::watch(&shared);
     keep_session(shared.clone(), channel, stop).await;
     shared.close().await;
 }
@@ -240,6 +241,7 @@ impl Service {
             memory_bytes: memory_bytes(),
             cpu_millis: millis,
             running: self.shared.attempts.ids().iter().map(ToString::to_string).collect(),
+            labels: config.labels.clone().into_iter().collect(),
         };
         pb::WorkerReport { report: Some(Wire::Hello(hello)) }
     }
@@ -377,7 +379,8 @@ impl Service {
             return;
         }
         let token = CancellationToken::new();
-        let Some(run) = self.shared.attempts.begin(lease.attempt, token) else { return };
+        let began = earlier(self.shared.parts.clock.now());
+        let Some(run) = self.shared.attempts.begin(lease.attempt, token, began) else { return };
         let ask = Arc::new(Asker { client: self.client.clone() });
         let shared = self.shared.clone();
         self.shared.tasks.spawn(attempt::run(shared, lease, reporter, ask, run));

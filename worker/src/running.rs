@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dcbuild_model::{AttemptId, StepIndex};
+use dcbuild_model::{AttemptId, StepIndex, UnixTime};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// How far an attempt is to go and how far it is.
@@ -17,6 +18,8 @@ struct Reach {
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) stop: CancellationToken,
+    /// When it began; what was used since is needed.
+    began: UnixTime,
     reach: Mutex<Reach>,
 }
 
@@ -46,26 +49,45 @@ impl Run {
 
 /// All attempts under way.
 #[derive(Debug, Default)]
-pub(crate) struct Attempts(Mutex<HashMap<AttemptId, Arc<Run>>>);
+pub(crate) struct Attempts {
+    runs: Mutex<HashMap<AttemptId, Arc<Run>>>,
+    ended: Notify,
+}
 
 impl Attempts {
     fn lock(&self) -> MutexGuard<'_, HashMap<AttemptId, Arc<Run>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds an attempt; none if it runs already.
-    pub(crate) fn begin(&self, attempt: AttemptId, stop: CancellationToken) -> Option<Arc<Run>> {
+    pub(crate) fn begin(
+        &self,
+        attempt: AttemptId,
+        stop: CancellationToken,
+        began: UnixTime,
+    ) -> Option<Arc<Run>> {
         let mut attempts = self.lock();
         if attempts.contains_key(&attempt) {
             return None;
         }
-        let run = Arc::new(Run { stop, reach: Mutex::default() });
+        let run = Arc::new(Run { stop, began, reach: Mutex::default() });
         attempts.insert(attempt, run.clone());
         Some(run)
     }
 
     pub(crate) fn end(&self, attempt: AttemptId) {
         self.lock().remove(&attempt);
+        self.ended.notify_one();
+    }
+
+    /// Waits until an attempt ends, or returns at once if one has since the last call.
+    pub(crate) async fn ended(&self) {
+        self.ended.notified().await;
+    }
+
+    /// Whether an attempt under way may need what was last used at this time.
+    pub(crate) fn need(&self, last_used: UnixTime) -> bool {
+        self.lock().values().any(|run| last_used >= run.began)
     }
 
     /// Stops an attempt behind the last step that is wanted.
@@ -91,8 +113,11 @@ mod tests {
     fn an_attempt_is_cut_behind_the_last_step_that_is_wanted() {
         let attempts = Attempts::default();
         let id = AttemptId::from_bits(1);
-        let run = attempts.begin(id, CancellationToken::new()).unwrap();
-        assert!(attempts.begin(id, CancellationToken::new()).is_none());
+        let began = UnixTime { secs: 7, nanos: 0 };
+        let run = attempts.begin(id, CancellationToken::new(), began).unwrap();
+        assert!(attempts.begin(id, CancellationToken::new(), began).is_none());
+        assert!(attempts.need(began));
+        assert!(!attempts.need(UnixTime { secs: 6, nanos: 999_999_999 }));
         assert!(run.begin(StepIndex(3)));
         attempts.stop(id, Some(StepIndex(4)));
         assert!(run.begin(StepIndex(4)));
@@ -101,6 +126,6 @@ mod tests {
         attempts.stop(id, Some(StepIndex(4)));
         assert!(run.stop.is_cancelled());
         attempts.end(id);
-        assert!(attempts.ids().is_empty());
+        assert!(attempts.ids().is_empty() && !attempts.need(began));
     }
 }

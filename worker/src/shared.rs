@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use dcbuild_model::UnixTime;
 use dcbuild_proto::document::{Lease, RegistryCredentials};
 use dcbuild_registry::{
     Anonymous, Credential, CredentialSource, Login, RegistryClient, Secret, StaticCredentials,
@@ -48,6 +49,8 @@ pub(crate) struct Shared {
     /// Cancelled once the worker is to stop: nothing is tried again from then on.
     pub(crate) ending: CancellationToken,
     pub(crate) cores: usize,
+    /// When this worker was opened, as the clock of files has it or a little before.
+    pub(crate) began: UnixTime,
 }
 
 impl Shared {
@@ -74,6 +77,7 @@ impl Shared {
         .map_err(WorkerError::Locks)?;
         let layers = Arc::new(Layers::new(snapshots, &parts, Handle::current()));
         Ok(Shared {
+            began: earlier(parts.clock.now()),
             caches: Caches::of(&config.data_dir, locks.clone()),
             config,
             parts,
@@ -151,6 +155,11 @@ impl Shared {
     fn name(&self) -> String {
         name_of(&self.config)
     }
+}
+
+/// A time as the clock of files may have it, which lags behind.
+pub(crate) fn earlier(time: UnixTime) -> UnixTime {
+    UnixTime { secs: time.secs - 1, ..time }
 }
 
 /// The name of a worker's folder and control groups.

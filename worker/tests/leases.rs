@@ -159,6 +159,8 @@ impl Fixture {
             registries: RegistryConfig::default(),
             network: DefaultNetwork::None,
             step_memory_max: None,
+            keep_bytes: None,
+            labels: std::collections::BTreeMap::new(),
             in_process: true,
             cache_mount_bytes_max: 1 << 30,
             grace: Duration::ZERO,

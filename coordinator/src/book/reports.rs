@@ -1,5 +1,6 @@
 //! What workers report, and what they ask.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dcbuild_model::{
@@ -24,6 +25,7 @@ pub(crate) struct Hello {
     pub(crate) memory_bytes: u64,
     pub(crate) cpu_millis: u64,
     pub(crate) running: Vec<AttemptId>,
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 /// How a step came by its result.

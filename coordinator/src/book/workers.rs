@@ -1,13 +1,24 @@
 //! Workers come, are silent and go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use dcbuild_model::{AttemptId, Record, StepIndex, WorkerId, limits};
-use dcbuild_scheduler::{Event, Refusal, Requests, Work, WorkerFacts};
+use dcbuild_scheduler::{Duty, Event, Refusal, Requests, Work, WorkerFacts};
 use tokio::sync::mpsc;
 
 use super::{Book, Effect, Hello, Member, Order, Session};
+
+/// A worker, as a person sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct SeenWorker {
+    pub(crate) worker: WorkerId,
+    pub(crate) platforms: Vec<String>,
+    pub(crate) slots: u32,
+    pub(crate) jobs: u32,
+    pub(crate) state: &'static str,
+    pub(crate) labels: BTreeMap<String, String>,
+}
 
 /// What an event takes away from its attempt once it was applied.
 pub(super) enum Spent {
@@ -24,7 +35,8 @@ impl Book {
         // An attempt that it ended while nobody heard is not to be leased to it again.
         let back = known.then(|| hello.running.clone());
         let session = Session { number: self.sessions, orders, back };
-        let member = Member { session: Some(session), heard: self.now.instant };
+        let labels = hello.labels;
+        let member = Member { session: Some(session), heard: self.now.instant, labels };
         self.workers.insert(hello.worker, member);
         if known {
             return self.sessions;
@@ -40,6 +52,28 @@ impl Book {
             platforms: hello.platforms.into_iter().collect::<BTreeSet<_>>(),
         }));
         self.sessions
+    }
+
+    /// All workers, as a person sees them.
+    pub(crate) fn workers(&self) -> Vec<SeenWorker> {
+        let seen = |(facts, jobs, duty): (&WorkerFacts, usize, Duty)| {
+            let member = self.workers.get(&facts.worker);
+            let here = member.is_some_and(|member| member.session.is_some());
+            SeenWorker {
+                worker: facts.worker,
+                platforms: facts.platforms.iter().map(ToString::to_string).collect(),
+                slots: facts.slots,
+                jobs: u32::try_from(jobs).unwrap_or(u32::MAX),
+                state: match duty {
+                    _ if !here => "away",
+                    Duty::Works => "working",
+                    Duty::IsFull => "full",
+                    Duty::Drains => "draining",
+                },
+                labels: member.map(|member| member.labels.clone()).unwrap_or_default(),
+            }
+        };
+        self.scheduler.workers().map(seen).collect()
     }
 
     /// A worker renews its lease: what it said again after it came back is heard by now.
@@ -103,7 +137,8 @@ impl Book {
         match event {
             Event::WorkerJoined(facts) => {
                 let heard = self.now.instant;
-                self.workers.entry(facts.worker).or_insert(Member { session: None, heard });
+                let labels = BTreeMap::new();
+                self.workers.entry(facts.worker).or_insert(Member { session: None, heard, labels });
             }
             Event::WorkerLost { worker } => {
                 self.workers.remove(worker);

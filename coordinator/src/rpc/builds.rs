@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Services, events, guarded, invalid};
-use crate::book::{SubmitError, Summarised};
+use crate::book::{SeenWorker, SubmitError, Summarised};
 use crate::build::Build;
 use crate::core::Command;
 use crate::explain::{Asked, ExplainError, explain};
@@ -108,6 +108,25 @@ impl pb::builds_server::Builds for BuildsService {
         guarded("List", async {
             let list = self.0.core.ask(|reply| Command::List { reply }).await?;
             Ok(pb::ListReply { builds: list.into_iter().map(summary).collect() })
+        })
+        .await
+    }
+
+    async fn list_workers(
+        &self,
+        _: Request<pb::ListWorkersRequest>,
+    ) -> Result<Response<pb::ListWorkersReply>, Status> {
+        guarded("ListWorkers", async {
+            let workers = self.0.core.ask(|reply| Command::ListWorkers { reply }).await?;
+            let summary = |seen: SeenWorker| pb::WorkerSummary {
+                worker: seen.worker.to_string(),
+                platforms: seen.platforms,
+                slots: seen.slots,
+                jobs: seen.jobs,
+                state: seen.state.to_owned(),
+                labels: seen.labels.into_iter().collect(),
+            };
+            Ok(pb::ListWorkersReply { workers: workers.into_iter().map(summary).collect() })
         })
         .await
     }

@@ -17,6 +17,8 @@ use crate::core::{Command, DRAIN};
 
 const ORDERS_MAX: usize = 1_024;
 const RUNNING_MAX: usize = 10_000;
+const LABELS_MAX: usize = 64;
+const LABEL_BYTES_MAX: usize = 256;
 /// How much of what went wrong with a step is shown.
 const TAINT_CHARS_MAX: usize = 500;
 
@@ -142,6 +144,13 @@ fn hello_in(hello: pb::Hello) -> Result<Hello, Status> {
     if hello.running.len() > RUNNING_MAX {
         return Err(Status::invalid_argument(format!("more than {RUNNING_MAX} attempts run")));
     }
+    if hello.labels.len() > LABELS_MAX
+        || hello.labels.iter().any(|(name, value)| name.len().max(value.len()) > LABEL_BYTES_MAX)
+    {
+        return Err(Status::invalid_argument(format!(
+            "more than {LABELS_MAX} labels, or one of more than {LABEL_BYTES_MAX} bytes"
+        )));
+    }
     let platform = |text: &String| {
         text.parse().map_err(|error: dcbuild_model::platform::ParsePlatformError| invalid(error))
     };
@@ -151,6 +160,7 @@ fn hello_in(hello: pb::Hello) -> Result<Hello, Status> {
         platforms: hello.platforms.iter().map(platform).collect::<Result<_, _>>()?,
         memory_bytes: hello.memory_bytes,
         cpu_millis: hello.cpu_millis,
+        labels: hello.labels.into_iter().collect(),
         running: hello.running.iter().map(|text| id(text)).collect::<Result<_, _>>()?,
     })
 }

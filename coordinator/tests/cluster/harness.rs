@@ -202,6 +202,7 @@ fn hello(number: u128, running: &[&Lease]) -> pb::Hello {
         memory_bytes: 0,
         cpu_millis: 0,
         running: running.iter().map(|lease| lease.attempt.to_string()).collect(),
+        labels: [("zone".to_owned(), "a".to_owned())].into(),
     }
 }
 

@@ -28,7 +28,7 @@ use crate::ending::{Ending, conclude, failed};
 use crate::output::ClientOutput;
 use crate::parse::CallWanted;
 use crate::prepare::Prepared;
-use crate::rpc::{Builds, ListedBuild, ListedImage, RpcError};
+use crate::rpc::{Builds, ListedBuild, ListedImage, ListedWorker, RpcError};
 use crate::show::{Screen, Show};
 use crate::wanted::{Handover, Wanted};
 use follow::{Follow, Followed, Presence, Stay};
@@ -372,6 +372,11 @@ impl Client {
     /// Ends a build.
     pub async fn cancel(&self, id: BuildId) -> Result<(), RpcError> {
         self.builds.cancel(id).await
+    }
+
+    /// Lists the workers.
+    pub async fn workers(&self) -> Result<Vec<ListedWorker>, RpcError> {
+        self.builds.workers().await
     }
 
     /// Lists the images that have a name.

@@ -31,7 +31,7 @@ pub use gather::{GatherError, Gathered, environment, gather};
 pub use output::{ClientOutput, Dest, Output};
 pub use parse::{NamedContext, SecretSource};
 pub use prepare::{Place, PrepareError, Prepared, prepare};
-pub use rpc::{ListedBuild, ListedImage, RpcError};
+pub use rpc::{ListedBuild, ListedImage, ListedWorker, RpcError};
 pub use show::{Console, Screen};
 pub use unpack::{UnpackError, unpack};
 pub use wanted::{DockerfilePlace, Handover, MainContext, Purpose, Wanted};

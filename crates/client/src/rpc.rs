@@ -174,6 +174,23 @@ pub struct ListedBuild {
     pub ended: Option<UnixTime>,
 }
 
+/// A worker of a cluster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListedWorker {
+    /// Its id, which is another one each time that it starts.
+    pub id: String,
+    /// The platforms that it runs.
+    pub platforms: Vec<String>,
+    /// How many jobs it takes.
+    pub slots: u32,
+    /// How many it runs.
+    pub jobs: u32,
+    /// `working`, `full`, `draining` or `away`.
+    pub state: String,
+    /// What its configuration calls it.
+    pub labels: BTreeMap<String, String>,
+}
+
 /// A named image in a coordinator's list.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ListedImage {
@@ -262,6 +279,20 @@ impl Builds {
                 })
             })
             .collect()
+    }
+
+    pub(crate) async fn workers(&self) -> Result<Vec<ListedWorker>, RpcError> {
+        let reply = self.client.clone().list_workers(pb::ListWorkersRequest {}).await;
+        let workers = reply.map_err(RpcError::of("list its workers"))?.into_inner().workers;
+        let listed = |worker: pb::WorkerSummary| ListedWorker {
+            id: worker.worker,
+            platforms: worker.platforms,
+            slots: worker.slots,
+            jobs: worker.jobs,
+            state: worker.state,
+            labels: worker.labels.into_iter().collect(),
+        };
+        Ok(workers.into_iter().map(listed).collect())
     }
 
     pub(crate) async fn images(&self) -> Result<Vec<ListedImage>, RpcError> {

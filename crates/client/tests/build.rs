@@ -129,6 +129,13 @@ impl Builds for Script {
         Ok(Response::new(pb::ListReply { builds: vec![build] }))
     }
 
+    async fn list_workers(
+        &self,
+        _: Request<pb::ListWorkersRequest>,
+    ) -> Result<Response<pb::ListWorkersReply>, Status> {
+        Ok(Response::new(pb::ListWorkersReply { workers: Vec::new() }))
+    }
+
     async fn list_images(
         &self,
         _: Request<pb::ListImagesRequest>,

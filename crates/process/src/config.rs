@@ -161,7 +161,7 @@ pub struct WorkerConfig {
     pub data_dir: PathBuf,
     /// How many jobs it runs at once.
     pub slots: u32,
-    /// What jobs may ask for.
+    /// What people know it by.
     pub labels: BTreeMap<String, String>,
     /// What may stay in the data folder.
     pub keep_storage: ByteSize,
@@ -269,9 +269,10 @@ impl Config {
         .map_err(|source| LoadConfigError::Syntax { path: path.into(), source })?;
         let wrong = |mistakes| LoadConfigError::Mistakes { path: path.into(), mistakes };
         let mut mistakes = keys::weed(&mut document);
-        for section in ["build", "coordinator"] {
-            let (store, index) = ((section, "store"), (section, "index"));
-            keys::weed_alternative::<raw::RawStore>(&mut document, store, &mut mistakes);
+        let (build, coordinator) = (("build", "store"), ("coordinator", "store"));
+        keys::weed_alternative::<raw::RawBuildStore>(&mut document, build, &mut mistakes);
+        keys::weed_alternative::<raw::RawStore>(&mut document, coordinator, &mut mistakes);
+        for index in [("build", "index"), ("coordinator", "index")] {
             keys::weed_alternative::<raw::RawIndex>(&mut document, index, &mut mistakes);
         }
         let raw: raw::RawConfig = match serde_json::from_value(document) {

@@ -34,3 +34,4 @@ pub use graph::{
 };
 pub use lifecycle::{BUILDS_MAX, ENDED_MAX};
 pub use state::{Counts, Scheduler};
+pub use worker::Duty;

@@ -202,6 +202,11 @@ impl Scheduler {
         unmet
     }
 
+    /// Each worker with the number of jobs that it runs, and whether it takes more.
+    pub fn workers(&self) -> impl Iterator<Item = (&crate::WorkerFacts, usize, Duty)> {
+        self.workers.values().map(|worker| (&worker.facts, worker.jobs.len(), worker.duty))
+    }
+
     /// How many workers take no jobs because their disk is full.
     pub fn full(&self) -> usize {
         self.workers.values().filter(|worker| worker.duty == Duty::IsFull).count()

@@ -31,7 +31,7 @@ pub(crate) struct Worker {
 
 /// Whether a worker takes jobs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Duty {
+pub enum Duty {
     /// It does.
     Works,
     /// Its disk is full: it takes none until it has room again.

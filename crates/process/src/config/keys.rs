@@ -70,7 +70,7 @@ pub(super) const KEYS: [Key; 43] = [
         .of(Kind::OneOf(&["default", "none", "host"])),
     key("build.step_memory", "none", "The memory that one RUN may take."),
     key("build.store.type", "none", "`s3`: share what is built through a bucket.")
-        .of(Kind::OneOf(&["folder", "s3"])),
+        .of(Kind::OneOf(&["s3"])),
     key("build.store.url", "none", STORE_URL),
     key("build.store.signing_key_files", "[]", SIGNING_KEYS).of(Kind::List),
     key("build.index.type", "embedded", INDEX).of(Kind::OneOf(&["embedded", "redis"])),
@@ -108,7 +108,7 @@ pub(super) const KEYS: [Key; 43] = [
     key("worker.coordinator", "http://127.0.0.1:7070", "The coordinator that it works for."),
     key("worker.data_dir", "/var/lib/dcbuild/worker", "Where its snapshots and blobs are kept."),
     key("worker.slots", "the number of cpus", "How many jobs it runs at once.").of(Kind::Number),
-    key("worker.labels", "{}", "A table of names and values that jobs may ask for.")
+    key("worker.labels", "{}", "A table of names and values that `dcbuild workers` shows.")
         .of(Kind::Table),
     key("worker.keep_storage", "50GiB", "What may stay in the data folder."),
     key("worker.step_memory", "none", "The memory that one RUN may take."),
