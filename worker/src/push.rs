@@ -18,7 +18,7 @@ use crate::output::{Image, Job};
 use crate::report::Progress;
 
 /// How many blobs are sent at once.
-const SENT_AT_ONCE: usize = 4;
+const SENT_AT_ONCE: usize = 8;
 
 /// A layer's blob in the store.
 struct StoreBlob {
