@@ -13,7 +13,7 @@ use dcbuild_process::config::{CacheUpload, NetworkDefault};
 use dcbuild_process::{SystemClock, new_bits};
 use dcbuild_progress::Mode;
 use dcbuild_store::{
-    BlobStore, Both, FolderStore, InUse, LayerIndex, Near, Policy, StepIndex, Told,
+    BlobStore, Both, CacheVersions, FolderStore, InUse, LayerIndex, Near, Policy, StepIndex, Told,
 };
 use dcbuild_worker::{DefaultNetwork, Holdings, Worker, WorkerConfig};
 use tokio_util::sync::CancellationToken;
@@ -47,6 +47,8 @@ struct Keeping {
     blobs: Arc<dyn BlobStore>,
     layers: Arc<dyn LayerIndex>,
     steps: Arc<dyn StepIndex>,
+    /// All builds of this machine share the folders of cache mounts; to other machines these go through a bucket.
+    caches: Option<Arc<dyn CacheVersions>>,
     /// Whether a snapshot in the state folder is all that a result needs.
     in_process: bool,
 }
@@ -57,6 +59,7 @@ impl Keeping {
             blobs: store.clone(),
             layers: store.clone(),
             steps: store.clone(),
+            caches: None,
             in_process: true,
         }
     }
@@ -74,6 +77,10 @@ impl Keeping {
             blobs: Arc::new(Near::new(store.clone(), behind)),
             layers: both.clone(),
             steps: both,
+            caches: match upload {
+                CacheUpload::All => Some(bucket.catalog.clone()),
+                CacheUpload::Outputs | CacheUpload::None => None,
+            },
             in_process: upload != CacheUpload::All,
         }
     }
@@ -117,8 +124,7 @@ impl Local {
         let parts = dcbuild_worker::Parts {
             blobs: keeping.blobs.clone(),
             layers: keeping.layers.clone(),
-            // All builds of this machine share the folders themselves.
-            caches: None,
+            caches: keeping.caches.clone(),
             images: Some(store.clone()),
             folder: bucket.is_none().then(|| store.clone()),
             near: bucket.is_some().then(|| store.clone()),

@@ -107,6 +107,22 @@ fn another_machine_runs_nothing_and_makes_the_same_image() {
 }
 
 #[test]
+fn a_cache_mount_is_brought_to_another_machine() {
+    let shared = Shared::start();
+    let build = |command: &str, flags: &[&str]| {
+        let machine = shared.machine();
+        let text = format!("FROM busybox:golden\nRUN --mount=type=cache,target=/c {command}\n");
+        std::fs::write(machine.0.path("context/Dockerfile"), text).unwrap();
+        shared.build(&machine, flags).1.stderr
+    };
+    build("echo kept > /c/file", &["--cache-upload", "none"]);
+    let said = build("test ! -e /c/file && echo one > /c/file", &[]);
+    assert!(!said.contains("restoring"), "{said}");
+    let said = build("echo it is $(cat /c/file)", &[]);
+    assert!(said.contains("restoring cache mount /c") && said.contains("it is one"), "{said}");
+}
+
+#[test]
 fn a_push_from_a_fresh_machine_does_not_fetch_the_base() {
     let shared = Shared::start();
     let name = format!("{}/app:1", shared.registry.host);

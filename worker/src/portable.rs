@@ -254,14 +254,16 @@ impl Portable {
             let give_way = owner.write_backs.begin(&self.lock);
             let sent = tokio::select! {
                 () = give_way.cancelled() => Ok(None),
-                sent = self.send(&owner, &*versions) => sent,
+                sent = self.send(&owner) => sent,
             };
             owner.write_backs.end(&self.lock);
-            match sent {
-                Ok(Some(bytes)) => {
-                    tracing::debug!(id = self.id, bytes, "a cache mount was written back");
-                }
-                Ok(None) => {}
+            let named = match sent {
+                Ok(Some(sent)) => self.name(&*versions, sent).await,
+                Ok(None) => return,
+                Err(error) => Err(error),
+            };
+            match named {
+                Ok(bytes) => tracing::debug!(id = self.id, bytes, "a cache mount was written back"),
                 Err(error) => {
                     let error = story(&error);
                     tracing::warn!(id = self.id, error, "a cache mount was not written back");
@@ -270,29 +272,21 @@ impl Portable {
         });
     }
 
-    /// The bytes that went to the store; none where there was nothing to write back, or somebody is using the mount, whose
-    /// end writes it back.
-    async fn send(
-        &self,
-        shared: &Arc<Shared>,
-        versions: &dyn CacheVersions,
-    ) -> Result<Option<u64>, SendError> {
-        let Ok(Some(_lock)) = shared.locks.try_lock(&self.lock, self.mode) else { return Ok(None) };
+    /// Sends the files; none where there was nothing to write back, or somebody is using the mount, whose end writes it
+    /// back.
+    async fn send(&self, shared: &Arc<Shared>) -> Result<Option<WrittenBack>, SendError> {
+        let Ok(Some(lock)) = shared.locks.try_lock(&self.lock, self.mode) else { return Ok(None) };
         let Some(by) = self.changed() else { return Ok(None) };
         let sender =
             Sender { blobs: shared.parts.blobs.clone(), layers: shared.parts.layers.clone() };
-        let now = shared.parts.clock.now();
+        let written = shared.parts.clock.now();
         for tried in 1.. {
-            let context = Arc::new(self.open(now)?);
+            let context = Arc::new(self.open(written)?);
             let (entries, bytes) = size(&context).await?;
             let most = shared.config.cache_mount_bytes_max;
             if bytes > most {
-                tracing::warn!(
-                    id = self.id,
-                    bytes,
-                    most,
-                    "a cache mount is too large to be written back"
-                );
+                let id = &self.id;
+                tracing::warn!(id, bytes, most, "a cache mount is too large to be written back");
                 return Ok(None);
             }
             let sent = match sender.send(context, everything()).await {
@@ -300,20 +294,57 @@ impl Portable {
                 Err(error) if tried < TRIES && has_changed(&error) => continue,
                 sent => sent?,
             };
-            if self.version() != Some(sent.parcel) {
-                let (id, parcel, written) = (self.id.clone(), sent.parcel, now);
-                let version = CacheVersion { id, parcel, entries, bytes, written };
-                versions.put(&self.scope, &version).await?;
-            }
-            self.is_now(&sent.parcel).map_err(SendError::Spool)?;
-            // Whoever mounted it meanwhile writes back what is new since.
-            if self.changed() == Some(by) {
-                std::fs::remove_file(self.folder.join("changed")).map_err(SendError::Spool)?;
-            }
-            return Ok(Some(sent.uploaded_bytes));
+            let (id, parcel) = (self.id.clone(), sent.parcel);
+            let version = CacheVersion { id, parcel, entries, bytes, written };
+            let sent_bytes = sent.uploaded_bytes;
+            return Ok(Some(WrittenBack { version, by, sent_bytes, _lock: lock }));
         }
         Ok(None)
     }
+
+    /// Makes what was sent the latest version, and says how many bytes went.
+    async fn name(
+        &self,
+        versions: &dyn CacheVersions,
+        sent: WrittenBack,
+    ) -> Result<u64, SendError> {
+        let WrittenBack { version, by, sent_bytes, _lock } = sent;
+        if self.version() == Some(version.parcel) {
+            self.settle(&by)?;
+            return Ok(sent_bytes);
+        }
+        // Before the store knows: a worker that dies in between loses this version, where else it would hold its own to be
+        // newer than all that others write after it.
+        self.is_now(&version.parcel).map_err(SendError::Spool)?;
+        let alone = self.settle(&by)?;
+        let put = versions.put(&self.scope, &version).await;
+        if put.is_err() {
+            std::fs::remove_file(self.folder.join("version")).map_err(SendError::Spool)?;
+            if alone {
+                self.will_change(&by).map_err(SendError::Spool)?;
+            }
+        }
+        put?;
+        Ok(sent_bytes)
+    }
+
+    /// Notes that all is written back, unless somebody has mounted it meanwhile: that one writes back what is new since.
+    fn settle(&self, by: &str) -> Result<bool, SendError> {
+        let alone = self.changed().as_deref() == Some(by);
+        if alone {
+            std::fs::remove_file(self.folder.join("changed")).map_err(SendError::Spool)?;
+        }
+        Ok(alone)
+    }
+}
+
+/// What was sent of a mount and has no name yet; while it has none, the mount is held.
+struct WrittenBack {
+    version: CacheVersion,
+    /// Who changed it.
+    by: String,
+    sent_bytes: u64,
+    _lock: KeyLock,
 }
 
 /// How many entries there are, and how many bytes.

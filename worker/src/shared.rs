@@ -70,7 +70,8 @@ impl Shared {
         }
         let presence = Presence::begin(&tmp, &name_of(&config))
             .map_err(|source| WorkerError::Folder { path: tmp, source })?;
-        let locks = match &parts.folder {
+        // Processes that share a state folder share its locks, whether a bucket lies behind it or not.
+        let locks = match parts.folder.as_ref().or(parts.near.as_ref()) {
             Some(folder) => folder.locks(),
             None => KeyLocks::open(&dir.join("lock")),
         }
