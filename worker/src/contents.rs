@@ -1,6 +1,6 @@
 //! The bytes of files by their origin, wherever a layer has them: a snapshot, a recipe, a blob.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::io::{self, Cursor, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -76,8 +76,7 @@ impl Contents {
 
     /// Finds the places of all layers that a recipe reads; blocks until what others made has come.
     pub(crate) fn find_all(&self, recipe: &Recipe) -> io::Result<()> {
-        let layers: BTreeSet<LayerId> = recipe.changes.0.values().filter_map(layer_of).collect();
-        layers.iter().try_for_each(|layer| self.place(layer).map(drop))
+        recipe.reads.iter().try_for_each(|layer| self.place(layer).map(drop))
     }
 
     fn find_blob(&self, layer: &LayerId) -> io::Result<Option<Place>> {
@@ -229,14 +228,6 @@ impl ReadContent for Contents {
 }
 
 /// The layer that an entry's bytes lie in.
-fn layer_of(change: &Change) -> Option<LayerId> {
-    let (Change::Put(entry) | Change::Replace(entry)) = change else { return None };
-    match &entry.kind {
-        Kind::File(FileBody { origin: Origin::Layer { layer, .. }, .. }) => Some(*layer),
-        _ => None,
-    }
-}
-
 fn absent() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, "nobody has the bytes of the file")
 }

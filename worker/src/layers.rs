@@ -11,7 +11,7 @@ use dcbuild_layer::ReadContent;
 use dcbuild_model::{BlobDigest, LayerId, LayerRef, TreePath};
 use dcbuild_snapshot::{Lowers, Snapshot, Snapshots};
 use dcbuild_store::{BlobStore, ByteRange, FolderStore, LayerIndex, StoreError, read_bytes};
-use dcbuild_tree::{Change, Changes, Tree, toc};
+use dcbuild_tree::{Change, Changes, FileBody, Kind, Origin, Tree, toc};
 use tokio::runtime::Handle;
 
 use crate::base::Base;
@@ -42,6 +42,28 @@ pub(crate) struct Recipe {
     pub(crate) changes: Arc<Changes>,
     /// Gives what lies in a folder of the client, or was unpacked.
     pub(crate) sources: Arc<dyn ReadContent + Send + Sync>,
+    /// The layers whose files it takes.
+    pub(crate) reads: BTreeSet<LayerId>,
+}
+
+impl Recipe {
+    pub(crate) fn new(
+        layer: LayerId,
+        changes: Changes,
+        sources: Arc<dyn ReadContent + Send + Sync>,
+    ) -> Recipe {
+        let reads = changes.0.values().filter_map(read_by).collect();
+        Recipe { layer, changes: Arc::new(changes), sources, reads }
+    }
+}
+
+/// The layer whose file a change takes.
+fn read_by(change: &Change) -> Option<LayerId> {
+    let (Change::Put(entry) | Change::Replace(entry)) = change else { return None };
+    match &entry.kind {
+        Kind::File(FileBody { origin: Origin::Layer { layer, .. }, .. }) => Some(*layer),
+        _ => None,
+    }
 }
 
 #[derive(Default)]
@@ -114,8 +136,13 @@ impl Layers {
         self.known().recipes.get(layer).cloned()
     }
 
+    /// Keeps a recipe, unless it takes files of the very layer that it makes, at once or through others: a copy of all of
+    /// a stage is the same layer as the stage. Its bytes are then where that layer has them already.
     pub(crate) fn add_recipe(&self, layer: LayerId, recipe: Recipe) {
-        self.known().recipes.insert(layer, Arc::new(recipe));
+        let mut known = self.known();
+        if !known.leads_to(&recipe, &layer) {
+            known.recipes.insert(layer, Arc::new(recipe));
+        }
     }
 
     /// Lets go of a recipe whose layer has bytes of its own now.
@@ -344,6 +371,24 @@ fn look_again<T, E>(
 }
 
 impl Known {
+    /// Whether a recipe takes files of a layer, by itself or through the recipes of others.
+    fn leads_to(&self, recipe: &Recipe, layer: &LayerId) -> bool {
+        let (mut open, mut seen) = (vec![&recipe.reads], BTreeSet::new());
+        while let Some(reads) = open.pop() {
+            for read in reads {
+                if read == layer {
+                    return true;
+                }
+                if seen.insert(*read)
+                    && let Some(recipe) = self.recipes.get(read)
+                {
+                    open.push(&recipe.reads);
+                }
+            }
+        }
+        false
+    }
+
     fn table(&mut self, layer: &LayerId) -> Option<Arc<Changes>> {
         self.uses += 1;
         let (table, used) = self.tables.get_mut(layer)?;
@@ -435,5 +480,39 @@ mod tests {
         assert_eq!(looks(COMING_MAX, 3).await, (Some(3), 3));
         assert_eq!(looks(Duration::ZERO, 2).await, (None, 1));
         assert_eq!(looks(COMING_PAUSE_FIRST, 9).await, (None, 2));
+    }
+
+    #[test]
+    fn no_recipe_leads_back_to_its_own_layer() {
+        let id = |name: &str| LayerId(dcbuild_model::Digest::of(name.as_bytes()));
+        let recipe = |layer: &str, reads: &[&str]| {
+            let entry = |from: &&str| {
+                let path = TreePath::clean(from.as_bytes()).unwrap();
+                let origin = Origin::Layer { layer: id(from), path: path.clone() };
+                let content = dcbuild_model::ContentDigest(dcbuild_model::Digest::of(b"x"));
+                let kind = Kind::File(FileBody { content, size: 1, origin });
+                let meta = dcbuild_tree::Meta::default();
+                (path, Change::Put(dcbuild_tree::Entry { meta, kind, links: None }))
+            };
+            let changes = Changes(reads.iter().map(entry).collect());
+            Recipe::new(id(layer), changes, Arc::new(dcbuild_snapshot::SnapshotContents::new([])))
+        };
+        let mut known = Known::default();
+        for one in [recipe("a", &[]), recipe("b", &["a", "x"]), recipe("c", &["b"])] {
+            known.recipes.insert(one.layer, Arc::new(one));
+        }
+        for (made, reads, leads) in [
+            ("a", "a", true),
+            ("a", "b", true),
+            ("a", "c", true),
+            ("x", "c", true),
+            ("d", "c", false),
+        ] {
+            assert_eq!(
+                known.leads_to(&recipe(made, &[reads]), &id(made)),
+                leads,
+                "{made} of {reads}"
+            );
+        }
     }
 }

@@ -159,8 +159,7 @@ pub(crate) async fn keep_recipe(
     let layer = toc::layer_id(&table);
     let made = layers::layer_ref(layer, &changes, TimeForm::Ignored);
     layers.put_table(layer, table).await?;
-    let recipe = Recipe { layer, changes: Arc::new(changes), sources: Arc::new(sources) };
-    layers.add_recipe(layer, recipe);
+    layers.add_recipe(layer, Recipe::new(layer, changes, Arc::new(sources)));
     Ok(Made { layers: vec![made], publish: Publish::Recipe(layer), taint: None })
 }
 
