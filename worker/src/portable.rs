@@ -93,7 +93,7 @@ impl WriteBacks {
         self.lock().remove(name);
     }
 
-    /// Waits a while, then has the write-back under this name give way.
+    /// Waits a while, then has the write-back under this name give way, if there is one.
     pub(crate) async fn hurry(&self, name: &str) {
         sleep(PATIENCE).await;
         if let Some(token) = self.lock().get(name) {
@@ -117,7 +117,7 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 impl Portable {
-    pub(crate) fn files(&self) -> PathBuf {
+    fn files(&self) -> PathBuf {
         self.folder.join("fs")
     }
 
@@ -211,8 +211,7 @@ impl Portable {
         let fresh = new.join("fs");
         self.root.dress(&fresh).map_err(failed)?;
         // Between the two the folder is of no version and empty, and so it is after a crash.
-        let gone = std::fs::remove_file(self.folder.join("version"));
-        drop(gone);
+        self.is_of_none().map_err(failed)?;
         let files = self.files();
         if files.exists() {
             std::fs::rename(&files, &old).map_err(failed)?;
@@ -226,6 +225,13 @@ impl Portable {
         let partial = self.folder.join("version.new");
         std::fs::write(&partial, parcel.to_string())?;
         std::fs::rename(partial, self.folder.join("version"))
+    }
+
+    fn is_of_none(&self) -> io::Result<()> {
+        match std::fs::remove_file(self.folder.join("version")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     fn open(&self, now: UnixTime) -> Result<LocalContext, SendError> {
@@ -319,7 +325,7 @@ impl Portable {
         let alone = self.settle(&by)?;
         let put = versions.put(&self.scope, &version).await;
         if put.is_err() {
-            std::fs::remove_file(self.folder.join("version")).map_err(SendError::Spool)?;
+            self.is_of_none().map_err(SendError::Spool)?;
             if alone {
                 self.will_change(&by).map_err(SendError::Spool)?;
             }

@@ -130,11 +130,12 @@ impl Cache<'_> {
         let (shared, name) = (&attempt.shared, lock_name(name));
         let lock = shared.locks.lock(&name, mode, &attempt.run.stop);
         tokio::pin!(lock);
-        tokio::select! {
-            lock = &mut lock => return Ok(lock?),
-            () = shared.write_backs.hurry(&name) => {}
+        loop {
+            tokio::select! {
+                lock = &mut lock => return Ok(lock?),
+                () = shared.write_backs.hurry(&name) => {}
+            }
         }
-        Ok(lock.await?)
     }
 
     async fn refresh(
