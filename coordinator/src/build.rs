@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dcbuild_model::{BuildId, UnixTime};
 use dcbuild_progress::{Status, Update, Vertex, VertexId, VertexState};
-use dcbuild_proto::document::{Answer, Outcome, Question, RegistryCredentials, Submission};
+use dcbuild_proto::document::{self, Answer, Outcome, Question, RegistryCredentials, Submission};
 use tokio_util::sync::CancellationToken;
 
 use crate::journal::Journal;
@@ -140,6 +140,16 @@ impl Build {
         };
         self.confided().credentials.insert(host.into(), found.clone());
         Ok(found)
+    }
+
+    /// What an ssh agent of the client says to a message.
+    pub(crate) async fn ask_agent(&self, id: String, message: &[u8]) -> Result<Vec<u8>, AskError> {
+        let question = Question::Agent { id, message: document::to_hex(message) };
+        let said = match self.ask(question).await? {
+            Reply::Answer(Answer::Agent { message }) => document::from_hex(&message),
+            Reply::Answer(_) | Reply::Credentials(_) => None,
+        };
+        said.ok_or_else(|| AskError::Failed("the client's answer is malformed".into()))
     }
 
     /// What is known already of a registry's credentials.

@@ -87,6 +87,12 @@ pub(crate) enum Command {
         step: StepIndex,
         reply: oneshot::Sender<Option<Box<dcbuild_plan::Step>>>,
     },
+    FindAgent {
+        fence: Fence,
+        step: StepIndex,
+        agent: String,
+        reply: oneshot::Sender<Option<Arc<Build>>>,
+    },
     Deliver {
         attempt: AttemptId,
         build: BuildId,
@@ -259,6 +265,10 @@ impl Core {
             Command::Ask { fence, step, reply } => {
                 let asked = book.asked_step(fence, step);
                 self.answer(reply, asked);
+            }
+            Command::FindAgent { fence, step, agent, reply } => {
+                let build = book.agent_of(fence, step, &agent);
+                self.answer(reply, build);
             }
             Command::Deliver { attempt, build, packs } => {
                 book.packed(build, packs);

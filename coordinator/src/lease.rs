@@ -8,7 +8,7 @@ use dcbuild_model::{
 use dcbuild_plan::{ImageSource, Op, Plan, Step};
 use dcbuild_proto::document::{
     Chain, ContextPlace, LayerCompression, Lease, LeasedContext, LeasedLayer, LeasedStep,
-    OutputKind, OutputSpec, RegistryCredentials, Work,
+    OutputKind, OutputSpec, RegistryCredentials, Work, to_hex,
 };
 use dcbuild_scheduler as scheduler;
 
@@ -71,6 +71,7 @@ pub(crate) fn document(
         layers: writer.layers.into_values().collect(),
         secrets,
         credentials,
+        agents: active.desk.submission.agents.clone(),
     })
 }
 
@@ -186,7 +187,7 @@ impl Writer<'_> {
         for (id, _) in secrets_of(step) {
             match self.active.desk.secret(id) {
                 Some(value) => {
-                    secrets.insert(id.to_owned(), hex(&value));
+                    secrets.insert(id.to_owned(), to_hex(&value));
                 }
                 // The client gave it to an earlier life of this coordinator.
                 None if self.planned.secrets.contains(id) => {
@@ -244,13 +245,4 @@ fn hosts_of(chain: &[LayerRef], hosts: &mut BTreeSet<String>) {
     let repositories = chain.iter().filter_map(|layer| layer.base.as_ref());
     let repositories = repositories.map(|base| base.repository.as_str());
     hosts.extend(repositories.filter(|it| !it.is_empty()).map(|it| host_of(it).to_owned()));
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String does not fail.
-        let _ok = write!(text, "{byte:02x}");
-        text
-    })
 }

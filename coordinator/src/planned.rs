@@ -50,6 +50,18 @@ pub(crate) fn secrets_of(step: &Step) -> Vec<(&str, bool)> {
         .collect()
 }
 
+/// The ids of the ssh agents that a step names.
+pub(crate) fn agents_of(step: &Step) -> impl Iterator<Item = &str> {
+    let mounts = match &step.op {
+        Op::Run(run) => run.mounts.as_slice(),
+        Op::Image(_) | Op::Copy(_) | Op::Workdir(_) => &[],
+    };
+    mounts.iter().filter_map(|mount| match mount {
+        MountKind::Ssh { id, .. } => Some(id.as_str()),
+        _ => None,
+    })
+}
+
 /// The contexts that a step reads.
 pub(crate) fn contexts_of(step: &Step) -> impl Iterator<Item = (&String, &Selection)> {
     step.inputs.iter().filter_map(|input| match &input.source {

@@ -48,6 +48,8 @@ impl Questions {
         let mut state = self.state();
         let number = state.next;
         state.next += 1;
+        // Who asked may have gone, as a step does that is stopped while it waits.
+        state.open.retain(|_, open| !open.reply.is_closed());
         state.open.insert(number, Open { ask, reply });
         answer
     }
@@ -81,6 +83,7 @@ fn fits(ask: &Question, reply: &Reply) -> bool {
                 Question::Pack { .. },
                 Reply::Answer(Answer::Packed { .. } | Answer::Changed { .. })
             )
+            | (Question::Agent { .. }, Reply::Answer(Answer::Agent { .. }))
             | (Question::Layout { .. }, Reply::Answer(Answer::Layout { .. }))
             | (Question::Credentials { .. }, Reply::Credentials(_))
     )

@@ -1,6 +1,6 @@
 //! The documents that travel inside messages, and are stored as they travelled: JSON, unknown fields refused.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dcbuild_model::{
     AttemptId, BlobDigest, BuildId, Compression, ConfigDigest, DiffId, Epoch, Fault, JobId,
@@ -26,6 +26,9 @@ pub struct Submission {
     pub in_place: bool,
     /// A name for people, such as the first tag or the context's folder.
     pub title: String,
+    /// The ids of the ssh agents that the client answers for.
+    #[serde(default)]
+    pub agents: BTreeSet<String>,
 }
 
 /// How far a build is to go.
@@ -160,6 +163,13 @@ pub enum Question {
         /// The registry's host, with its port.
         host: String,
     },
+    /// What does this ssh agent say to a message?
+    Agent {
+        /// The agent's id.
+        id: String,
+        /// The message, as hex digits.
+        message: String,
+    },
 }
 
 /// A client's answer.
@@ -184,6 +194,11 @@ pub enum Answer {
     Layout {
         /// The manifest.
         manifest: ManifestDigest,
+    },
+    /// An agent has spoken.
+    Agent {
+        /// What it said, as hex digits.
+        message: String,
     },
     /// A file is not what it was when it was hashed; what is asked from now on is answered from what is there now.
     Changed {
@@ -276,6 +291,9 @@ pub struct Lease {
     pub secrets: BTreeMap<String, String>,
     /// Registry credentials that it needs, by host.
     pub credentials: BTreeMap<String, RegistryCredentials>,
+    /// The ssh agents that the build's client answers for.
+    #[serde(default)]
+    pub agents: BTreeSet<String>,
 }
 
 /// Credentials of a registry.
@@ -440,6 +458,22 @@ pub struct Summary {
     pub shared: u32,
     /// Steps that nobody needed.
     pub unneeded: u32,
+}
+
+/// Writes bytes as hex digits, as documents hold them.
+pub fn to_hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing to a String does not fail.
+        let _ok = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Reads hex digits; none if they are none, or a digit is missing.
+pub fn from_hex(digits: &str) -> Option<Vec<u8>> {
+    let digit = |at: usize| digits.get(at..at + 2).and_then(|two| u8::from_str_radix(two, 16).ok());
+    (0..digits.len()).step_by(2).map(digit).collect()
 }
 
 /// Writes a document.

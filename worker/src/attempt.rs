@@ -1,6 +1,6 @@
 //! The life of one lease: its steps one after the other, or its output.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use dcbuild_model::{
@@ -8,7 +8,7 @@ use dcbuild_model::{
 };
 use dcbuild_plan::key::{Parent, step_key};
 use dcbuild_plan::op::{InputSource, Op};
-use dcbuild_proto::document::{Chain, Lease, LeasedContext, LeasedStep, StepErrorKind, Work};
+use dcbuild_proto::document::{self, Chain, Lease, LeasedContext, LeasedStep, StepErrorKind, Work};
 use dcbuild_registry::RegistryClient;
 use dcbuild_store::{KeyLock, LockMode};
 use tokio::time::Instant;
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::error::{Failed, blocking};
 use crate::output;
 use crate::publish::{self, Publish, Publishing};
-use crate::report::{Fence, FindOutcome, How, Progress, Report, Reporter};
+use crate::report::{AskCoordinator, Fence, How, Progress, Report, Reporter};
 use crate::room;
 use crate::running::Run;
 use crate::shared::Shared;
@@ -29,11 +29,13 @@ pub(crate) struct Attempt {
     pub(crate) build: BuildId,
     pub(crate) scope: Scope,
     pub(crate) secrets: BTreeMap<String, String>,
+    /// The ssh agents that the build's client answers for.
+    pub(crate) agents: BTreeSet<String>,
     /// Which step made each layer that the job stands on or reads.
     makers: HashMap<LayerId, StepIndex>,
     pub(crate) registry: RegistryClient,
     pub(crate) reporter: Reporter,
-    pub(crate) ask: Arc<dyn FindOutcome>,
+    pub(crate) ask: Arc<dyn AskCoordinator>,
     pub(crate) run: Arc<Run>,
 }
 
@@ -53,7 +55,7 @@ pub(crate) async fn run(
     shared: Arc<Shared>,
     lease: Lease,
     reporter: Reporter,
-    ask: Arc<dyn FindOutcome>,
+    ask: Arc<dyn AskCoordinator>,
     run: Arc<Run>,
 ) {
     let fence = Fence { attempt: lease.attempt, epoch: lease.epoch };
@@ -68,12 +70,22 @@ pub(crate) async fn run(
             return;
         }
     };
-    let Lease { build, scope, work, layers, secrets, .. } = lease;
+    let Lease { build, scope, work, layers, secrets, agents, .. } = lease;
     shared.layers.expect(layers.iter().filter(|it| it.coming).map(|it| it.layer));
     let makers = layers.iter().map(|it| (it.layer, it.step)).collect();
-    let attempt =
-        Attempt { shared, fence, build, scope, secrets, makers, registry, reporter, ask, run };
-    let attempt = Arc::new(attempt);
+    let attempt = Arc::new(Attempt {
+        shared,
+        fence,
+        build,
+        scope,
+        secrets,
+        agents,
+        makers,
+        registry,
+        reporter,
+        ask,
+        run,
+    });
     match work {
         Work::Steps { steps, parent, inputs, contexts } => {
             let runs = steps.iter().any(|leased| matches!(leased.step.op, Op::Run(_)));
@@ -441,9 +453,7 @@ impl Attempt {
     /// A secret's value; nothing if the client gave none.
     pub(crate) fn secret(&self, id: &str) -> Result<Option<Vec<u8>>, Failed> {
         let Some(digits) = self.secrets.get(id) else { return Ok(None) };
-        let digit =
-            |at: usize| digits.get(at..at + 2).and_then(|two| u8::from_str_radix(two, 16).ok());
-        let bytes: Option<Vec<u8>> = (0..digits.len()).step_by(2).map(digit).collect();
+        let bytes = document::from_hex(digits);
         let malformed =
             || Failed::new(StepErrorKind::Internal {}, format!("secret {id} came malformed"));
         bytes.map(Some).ok_or_else(malformed)

@@ -190,9 +190,18 @@ impl Line {
     }
 }
 
-/// Looks a step up by its key in result form.
+/// What an attempt asks of its coordinator.
 #[async_trait::async_trait]
-pub(crate) trait FindOutcome: Send + Sync {
+pub(crate) trait AskCoordinator: Send + Sync {
     /// The record of a step under a key; none where there is none, or nobody answers.
     async fn find(&self, fence: Fence, step: StepIndex, key: StepKey) -> Option<Record>;
+
+    /// What an ssh agent of the build's client says to a message of a step; none where nobody answers.
+    async fn agent(
+        &self,
+        fence: Fence,
+        step: StepIndex,
+        agent: &str,
+        message: &[u8],
+    ) -> Option<Vec<u8>>;
 }

@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use crate::report::{Fence, FindOutcome, How, Report, Reporter, Status};
+use crate::report::{AskCoordinator, Fence, How, Report, Reporter, Status};
 use crate::shared::{Shared, earlier};
 use crate::{attempt, ceiling};
 
@@ -146,13 +146,13 @@ impl From<Report> for pb::WorkerReport {
     }
 }
 
-/// Asks the coordinator for records by result key.
+/// Asks the coordinator.
 struct Asker {
     client: WorkersClient<Channel>,
 }
 
 #[async_trait::async_trait]
-impl FindOutcome for Asker {
+impl AskCoordinator for Asker {
     async fn find(&self, of: Fence, step: StepIndex, key: StepKey) -> Option<Record> {
         let request =
             pb::FindOutcomeRequest { fence: Some(fence(of)), step: step.0, key: key.to_string() };
@@ -168,6 +168,28 @@ impl FindOutcome for Asker {
             Ok(record) => Some(record),
             Err(error) => {
                 tracing::warn!(%error, "a record came malformed");
+                None
+            }
+        }
+    }
+
+    async fn agent(
+        &self,
+        of: Fence,
+        step: StepIndex,
+        agent: &str,
+        message: &[u8],
+    ) -> Option<Vec<u8>> {
+        let request = pb::AskAgentRequest {
+            fence: Some(fence(of)),
+            step: step.0,
+            agent: agent.to_owned(),
+            message: message.to_vec().into(),
+        };
+        match self.client.clone().ask_agent(request).await {
+            Ok(reply) => Some(reply.into_inner().message.into()),
+            Err(error) => {
+                tracing::warn!(%error, agent, "an ssh agent does not answer");
                 None
             }
         }

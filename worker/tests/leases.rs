@@ -5,7 +5,7 @@
 
 mod registry;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -115,6 +115,16 @@ impl Workers for Leaser {
     ) -> Result<Response<pb::FindOutcomeReply>, Status> {
         Ok(Response::new(pb::FindOutcomeReply { record: None }))
     }
+
+    /// An agent that says what it was asked, with all bytes turned round.
+    async fn ask_agent(
+        &self,
+        request: Request<pb::AskAgentRequest>,
+    ) -> Result<Response<pb::AskAgentReply>, Status> {
+        let request = request.into_inner();
+        let said = request.message.iter().rev().copied().chain(request.agent.bytes());
+        Ok(Response::new(pb::AskAgentReply { message: said.collect() }))
+    }
 }
 
 /// A worker with all that it leans on.
@@ -211,6 +221,7 @@ impl Fixture {
             layers: Vec::new(),
             secrets: BTreeMap::from([("tok".into(), "73337272".into())]),
             credentials: BTreeMap::new(),
+            agents: BTreeSet::from(["default".into()]),
         };
         let order = Order::Lease(document::to_bytes(&lease).into());
         self.orders.send(Ok(pb::WorkerOrder { order: Some(order) })).await.unwrap();

@@ -48,6 +48,11 @@ const PACKAGES: &[Package] = &[
         reason: "contexts and ADD take it from repositories, which it serves to the tests as well",
     },
     Package {
+        name: "openssh-client",
+        purposes: &[Purpose::Tests],
+        reason: "its agent and its ssh-add are what RUN --mount=type=ssh is tested with",
+    },
+    Package {
         name: "redis-server",
         purposes: &[Purpose::Tests],
         reason: "the index of a remote cache is tested against it, and against its sentinels",

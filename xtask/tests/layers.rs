@@ -12,7 +12,7 @@ const LINES: &[(&str, &[&str])] = &[
         "effects",
         &[
             "proto", "store", "registry", "sandbox", "snapshot", "layer", "parcel", "context",
-            "process", "fetch",
+            "process", "fetch", "agent",
         ],
     ),
     ("joined effects", &["remote", "s3", "redis"]),

@@ -13,6 +13,7 @@ use dcbuild_scheduler::{Event, Fence, InfraFault, Refusal, Return, StepFault, Wo
 
 use super::actions::fault_of;
 use super::{Active, Attempt, Book, Order, Piece};
+use crate::build::Build;
 use crate::log::Entry;
 use crate::planned;
 
@@ -336,6 +337,23 @@ impl Book {
         let planned = self.builds.get(&attempt.lease.build)?.planned.as_ref()?;
         let asked = planned.plan.steps.get(step.index())?;
         (!asked.fresh).then(|| Box::new(asked.clone()))
+    }
+
+    /// The build of an attempt, if a step of it may talk to this ssh agent of the build's client.
+    pub(crate) fn agent_of(
+        &self,
+        fence: Fence,
+        step: StepIndex,
+        agent: &str,
+    ) -> Option<Arc<Build>> {
+        let attempt = self.attempts.get(&fence.attempt)?;
+        if attempt.lease.epoch != fence.epoch || !self.has_step(fence.attempt, step) {
+            return None;
+        }
+        let active = self.builds.get(&attempt.lease.build)?;
+        let step = active.planned.as_ref()?.plan.steps.get(step.index())?;
+        let named = planned::agents_of(step).any(|id| id == agent);
+        (named && active.desk.submission.agents.contains(agent)).then(|| active.desk.clone())
     }
 }
 

@@ -55,6 +55,7 @@ mod tests {
             aim: Aim::Build {},
             in_place: false,
             title: "test".into(),
+            agents: BTreeSet::new(),
         };
         let (build, submission) = (BuildId::from_bits(number), Box::new(submission));
         Entry::Submitted { build, time: at(0), submission }

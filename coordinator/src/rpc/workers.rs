@@ -79,6 +79,31 @@ impl pb::workers_server::Workers for WorkersService {
         })
         .await
     }
+
+    async fn ask_agent(
+        &self,
+        request: Request<pb::AskAgentRequest>,
+    ) -> Result<Response<pb::AskAgentReply>, Status> {
+        guarded("AskAgent", async {
+            let request = request.into_inner();
+            if request.message.len() > limits::AGENT_MESSAGE_BYTES_MAX {
+                return Err(Status::invalid_argument("a message too long for an ssh agent"));
+            }
+            let (fence, step) = (fence_in(request.fence)?, StepIndex(request.step));
+            let agent = request.agent;
+            let find = {
+                let agent = agent.clone();
+                |reply| Command::FindAgent { fence, step, agent, reply }
+            };
+            let build = self.0.core.ask(find).await?.ok_or_else(|| {
+                Status::permission_denied(format!("the step has no ssh agent '{agent}'"))
+            })?;
+            let message = build.ask_agent(agent, &request.message).await;
+            let message = message.map_err(|error| Status::unavailable(error.to_string()))?;
+            Ok(pb::AskAgentReply { message: message.into() })
+        })
+        .await
+    }
 }
 
 async fn first(reports: &mut Streaming<pb::WorkerReport>) -> Result<Hello, Status> {

@@ -1,6 +1,6 @@
 //! Workers and clients that say what a test tells them to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -492,5 +492,6 @@ pub(crate) fn submission(dockerfile: &str) -> Submission {
         aim: Aim::Build {},
         in_place: true,
         title: "test".into(),
+        agents: BTreeSet::new(),
     }
 }

@@ -5,10 +5,11 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use dcbuild_agent::{Agent, AgentError};
 use dcbuild_context::{LocalContext, LocalContexts, LocalError};
 use dcbuild_model::{BlobDigest, BuildId, ManifestDigest, ParsePlatformError, Platform, Selection};
 use dcbuild_oci::LayoutRef;
-use dcbuild_proto::document::{Answer, Question, RegistryCredentials};
+use dcbuild_proto::document::{self, Answer, Question, RegistryCredentials};
 use dcbuild_registry::{
     Credential, CredentialSource as _, DockerConfig, ImageSource as _, LayoutOpenError, Login,
     OciLayout, PullError, Secret,
@@ -25,6 +26,10 @@ use crate::rpc::Reply;
 enum AnswerError {
     #[error("the build has no context '{name}'")]
     NoContext { name: String },
+    #[error("the build has no ssh agent '{id}'")]
+    NoAgent { id: String },
+    #[error(transparent)]
+    Agent(#[from] AgentError),
     #[error(transparent)]
     Local(#[from] LocalError),
     #[error(transparent)]
@@ -48,6 +53,8 @@ pub(crate) struct Sources {
     pub(crate) layouts: BTreeMap<String, LayoutRef>,
     pub(crate) blobs: Arc<dyn BlobStore>,
     pub(crate) layers: Arc<dyn LayerIndex>,
+    /// The ssh agents, by id.
+    pub(crate) agents: BTreeMap<String, Agent>,
     /// The folder of docker's `config.json`.
     pub(crate) docker_config: Option<PathBuf>,
 }
@@ -58,6 +65,7 @@ impl Sources {
             Question::Credentials { host } => {
                 return Reply::Credentials(self.credentials(&host).await);
             }
+            Question::Agent { id, message } => self.agent(&id, &message).await,
             Question::Selection { context, selection } => self.select(&context, selection).await,
             Question::Pack { context, selection } => self.pack(&context, selection).await,
             Question::Layout { context, platform } => {
@@ -70,6 +78,14 @@ impl Sources {
     fn context(&self, name: &str) -> Result<Arc<LocalContext>, AnswerError> {
         let found = self.contexts.get(self.build, name);
         found.ok_or_else(|| AnswerError::NoContext { name: name.to_owned() })
+    }
+
+    async fn agent(&self, id: &str, message: &str) -> Result<Answer, AnswerError> {
+        let agent = self.agents.get(id);
+        let agent = agent.ok_or_else(|| AnswerError::NoAgent { id: id.to_owned() })?;
+        let message = document::from_hex(message).unwrap_or_default();
+        let said = agent.ask(&message).await?;
+        Ok(Answer::Agent { message: document::to_hex(&said) })
     }
 
     async fn select(&self, name: &str, selection: Selection) -> Result<Answer, AnswerError> {

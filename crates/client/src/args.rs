@@ -92,7 +92,8 @@ pub struct BuildFlags {
     /// Secret for `RUN --mount=type=secret`: `id=ID[,src=FILE|,env=NAME]`
     #[arg(long = "secret", value_name = "SPEC", help_heading = "What a RUN sees")]
     pub secrets: Vec<String>,
-    /// Not supported yet: an SSH agent for `RUN --mount=type=ssh`
+    /// SSH agent or keys for `RUN --mount=type=ssh`: `ID[=SOCKET|KEYFILE,...]`, such as `default` for the agent at
+    /// `SSH_AUTH_SOCK`; keys do not leave this machine
     #[arg(long = "ssh", value_name = "SPEC", help_heading = "What a RUN sees")]
     pub ssh: Vec<String>,
     /// Network of each RUN: default, none or host

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dcbuild_agent::Agent;
 use dcbuild_context::{LocalContext, LocalContexts};
 use dcbuild_explain::Explanation;
 use dcbuild_model::{BuildId, Fault, limits};
@@ -86,6 +87,8 @@ pub struct BuildRequest {
     pub layouts: BTreeMap<String, LayoutRef>,
     /// The values of secrets, by id.
     pub secrets: BTreeMap<String, Vec<u8>>,
+    /// The ssh agents, by id.
+    pub agents: BTreeMap<String, Agent>,
     /// What the client does with each output, in the order of the submission.
     pub outputs: Vec<ClientOutput>,
     /// How progress is shown.
@@ -108,7 +111,8 @@ impl BuildRequest {
         prepared: Prepared,
         handover: Handover,
     ) -> BuildRequest {
-        let Prepared { dockerfile, filename, contexts, layouts, secrets, proxies, kept } = prepared;
+        let Prepared { dockerfile, filename, contexts, layouts, secrets, agents, proxies, kept } =
+            prepared;
         let submission = wanted.submission(dockerfile, filename, &proxies, handover);
         let builds = submission.aim == (Aim::Build {});
         BuildRequest {
@@ -117,6 +121,7 @@ impl BuildRequest {
             contexts,
             layouts,
             secrets,
+            agents,
             outputs: wanted.client_outputs(),
             mode: wanted.mode,
             iidfile: wanted.iidfile.clone().filter(|_| builds),
@@ -252,7 +257,9 @@ impl Client {
     ) -> Result<Shown, ClientError> {
         self.forget_id(request)?;
         self.submit(request.id, &request.submission).await?;
-        let sources = Arc::new(self.sources(request.id, request.layouts.clone()));
+        let layouts = request.layouts.clone();
+        let sources = self.sources(request.id, layouts, request.agents.clone());
+        let sources = Arc::new(sources);
         let secrets = request.secrets.clone();
         let stay = if request.submission.detached { Stay::Briefly } else { Stay::ToTheEnd };
         let presence = Presence::Owner { sources, secrets, stay };
@@ -298,9 +305,15 @@ impl Client {
         Ok(Shown::Ended(conclude(request, outcome, &delivery, (show, stop))))
     }
 
-    fn sources(&self, build: BuildId, layouts: BTreeMap<String, LayoutRef>) -> Sources {
+    fn sources(
+        &self,
+        build: BuildId,
+        layouts: BTreeMap<String, LayoutRef>,
+        agents: BTreeMap<String, Agent>,
+    ) -> Sources {
         Sources {
             build,
+            agents,
             contexts: self.contexts.clone(),
             layouts,
             blobs: self.blobs.clone(),
@@ -329,7 +342,7 @@ impl Client {
         screen: &mut dyn Screen,
         stop: &CancellationToken,
     ) -> Result<Ended, ClientError> {
-        let sources = Arc::new(self.sources(id, BTreeMap::new()));
+        let sources = Arc::new(self.sources(id, BTreeMap::new(), BTreeMap::new()));
         let presence = Presence::Attached { sources };
         self.follow_only(id, mode, presence, (screen, stop)).await
     }

@@ -79,6 +79,12 @@ pub enum FlagError {
         /// What is wrong.
         source: InvalidLayout,
     },
+    /// There is no agent to forward.
+    #[error("--ssh '{id}' forwards an ssh agent, and SSH_AUTH_SOCK names none")]
+    NoAgent {
+        /// The id.
+        id: String,
+    },
     /// The mode is none.
     #[error("--progress is malformed")]
     Progress(#[source] ParseModeError),
@@ -107,6 +113,9 @@ impl Hint for FlagError {
             FlagError::Layout { .. } => {
                 Some("such as --build-context base=oci-layout://DIR:TAG".into())
             }
+            FlagError::NoAgent { id } => Some(format!(
+                "start one with `eval $(ssh-agent)` and give it keys with ssh-add, or name a key file: --ssh {id}=KEYFILE"
+            )),
             FlagError::Progress(_) => Some("such as --progress=plain".into()),
         }
     }

@@ -5,14 +5,17 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use dcbuild_agent::{Agent, KeyError, OpenAgentError};
 use dcbuild_fetch::{ENVIRONMENT, FetchConfig, FetchError, Fetcher, Reach, Tokens};
 use dcbuild_layer::{ArchiveKind, as_tar, detect};
 use dcbuild_model::remote::file_name;
 use dcbuild_model::{Fault, GitSource, Remote, limits};
 use dcbuild_process::{Env, Hint};
 use tempfile::TempDir;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 
-use crate::parse::NamedContext;
+use crate::parse::{AgentSource, NamedContext};
 use crate::prepare::{Place, PrepareError, read_secrets};
 use crate::unpack::{UnpackError, unpack};
 use crate::wanted::{DockerfilePlace, MainContext, Wanted};
@@ -65,6 +68,14 @@ pub enum GatherError {
     /// There is no room for it.
     #[error("could not make a temporary folder")]
     Folder(#[source] io::Error),
+    /// What `--ssh` names is no agent.
+    #[error("--ssh '{id}' cannot be forwarded")]
+    Agent {
+        /// Its id.
+        id: String,
+        /// Why not.
+        source: OpenAgentError,
+    },
     /// The process is going down.
     #[error("unpacking was stopped")]
     Stopped(#[from] tokio::task::JoinError),
@@ -89,10 +100,28 @@ impl Hint for GatherError {
             GatherError::Archive { .. } => {
                 Some("to build from an archive on standard input, give '-' as the context".into())
             }
+            GatherError::Agent { source: OpenAgentError::Read { .. }, .. } => {
+                Some("name a key file or an agent's socket; for `~` write $HOME".into())
+            }
+            GatherError::Agent { id, source: OpenAgentError::Key { source, path } } => {
+                Some(agent_hint(id, path, source))
+            }
             GatherError::TwoDockerfiles => {
                 Some("leave --file out, or send the context as an archive".into())
             }
             _ => None,
+        }
+    }
+}
+
+fn agent_hint(id: &str, path: &Path, error: &KeyError) -> String {
+    let path = path.display();
+    match error {
+        KeyError::Encrypted | KeyError::Kind { .. } | KeyError::Unsound { .. } => {
+            format!("add it to an agent with `ssh-add {path}`, and give --ssh {id}")
+        }
+        KeyError::NotAKey => {
+            "name a private key, as ssh-keygen writes it, or an agent's socket".into()
         }
     }
 }
@@ -115,6 +144,8 @@ pub struct Gathered {
     pub dockerfile: Option<LooseDockerfile>,
     /// Named contexts that came from elsewhere, by name.
     pub named: BTreeMap<String, PathBuf>,
+    /// Ssh agents, by id.
+    pub agents: BTreeMap<String, Agent>,
     /// Lives as long as the build.
     pub(crate) kept: Vec<TempDir>,
 }
@@ -126,7 +157,8 @@ pub async fn gather(
     stdin: impl Read + Send + 'static,
     tell: &mut (dyn FnMut(&str) + Send),
 ) -> Result<Gathered, GatherError> {
-    let mut gathering = Gathering { wanted, place, tell, fetcher: None, done: Gathered::default() };
+    let done = Gathered { agents: open_agents(wanted, place).await?, ..Gathered::default() };
+    let mut gathering = Gathering { wanted, place, tell, fetcher: None, agent: None, done };
     match &wanted.context {
         MainContext::Folder(_) => {}
         MainContext::Remote(remote) => gathering.context(remote).await?,
@@ -148,6 +180,8 @@ struct Gathering<'a> {
     place: Place<'a>,
     tell: &'a mut (dyn FnMut(&str) + Send),
     fetcher: Option<Fetcher>,
+    /// Where git finds the keys of `--ssh default`.
+    agent: Option<ServedAgent>,
     done: Gathered,
 }
 
@@ -231,9 +265,16 @@ impl Gathering<'_> {
 
     fn fetcher(&mut self) -> Result<&Fetcher, GatherError> {
         if self.fetcher.is_none() {
+            let mut env = environment(self.place.env);
+            if let Some(agent) = self.done.agents.get(DEFAULT_AGENT) {
+                let served = ServedAgent::start(agent.clone()).map_err(GatherError::Folder)?;
+                env.retain(|(name, _)| name != SSH_AUTH_SOCK);
+                env.push((SSH_AUTH_SOCK.into(), served.socket().into_os_string()));
+                self.agent = Some(served);
+            }
             let config = FetchConfig {
                 reach: Reach::Anywhere,
-                env: environment(self.place.env),
+                env,
                 tokens: tokens(self.wanted, self.place)?,
                 cache: None,
             };
@@ -344,6 +385,45 @@ async fn loose(file: PathBuf, url: &str) -> Result<LooseDockerfile, GatherError>
 pub fn environment(env: &Env) -> Vec<(std::ffi::OsString, std::ffi::OsString)> {
     let set = ENVIRONMENT.iter().filter_map(|name| Some((*name, env.get_os(name)?)));
     set.map(|(name, value)| (name.into(), value.to_owned())).collect()
+}
+
+/// The agent that git uses too.
+const DEFAULT_AGENT: &str = "default";
+const SSH_AUTH_SOCK: &str = "SSH_AUTH_SOCK";
+
+/// An agent behind a socket of its own, for what runs on this machine.
+struct ServedAgent {
+    folder: TempDir,
+    _stop: DropGuard,
+}
+
+impl ServedAgent {
+    fn start(agent: Agent) -> io::Result<ServedAgent> {
+        let folder = tempfile::Builder::new().prefix("dcbuild-").tempdir()?;
+        let listener = dcbuild_agent::bind(folder.path(), "agent")?;
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let asks = std::sync::Arc::new(agent);
+        tasks.spawn(dcbuild_agent::serve(listener, asks, tasks.clone(), stop.clone()));
+        Ok(ServedAgent { folder, _stop: stop.drop_guard() })
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("agent")
+    }
+}
+
+async fn open_agents(
+    wanted: &Wanted,
+    place: Place<'_>,
+) -> Result<BTreeMap<String, Agent>, GatherError> {
+    let mut agents = BTreeMap::new();
+    for (id, AgentSource { paths }) in &wanted.agents {
+        let paths: Vec<PathBuf> = paths.iter().map(|path| place.working.join(path)).collect();
+        let failed = |source| GatherError::Agent { id: id.clone(), source };
+        let agent = tokio::task::spawn_blocking(move || Agent::open(&paths)).await?;
+        agents.insert(id.clone(), agent.map_err(failed)?);
+    }
+    Ok(agents)
 }
 
 fn tokens(wanted: &Wanted, place: Place<'_>) -> Result<Tokens, GatherError> {

@@ -1,5 +1,6 @@
 //! The values of single flags.
 
+mod ssh;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,9 @@ use dcbuild_process::Env;
 
 use crate::FlagError;
 use crate::csv;
+
+pub use ssh::AgentSource;
+pub(crate) use ssh::agents;
 
 fn malformed(
     flag: &'static str,

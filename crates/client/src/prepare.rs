@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use dcbuild_agent::Agent;
 use dcbuild_context::{Context, FindError, LocalContext, OpenError, Origins, find};
 use dcbuild_model::{Fault, TreePath, UnixTime};
 use dcbuild_oci::LayoutRef;
@@ -109,6 +110,8 @@ pub struct Prepared {
     pub layouts: BTreeMap<String, LayoutRef>,
     /// The values of secrets, by id.
     pub secrets: BTreeMap<String, Vec<u8>>,
+    /// The ssh agents, by id.
+    pub agents: BTreeMap<String, Agent>,
     /// The proxies of docker's configuration.
     pub proxies: Proxies,
     /// Live as long as the build.
@@ -121,7 +124,7 @@ pub fn prepare(
     gathered: Gathered,
     place: Place<'_>,
 ) -> Result<Prepared, PrepareError> {
-    let Gathered { root, dockerfile, named, mut kept } = gathered;
+    let Gathered { root, dockerfile, named, agents, mut kept } = gathered;
     let fetched = root.is_some();
     // The hashes of a folder that is gone with the build are of no use to the next one.
     let passing = tempfile::tempdir().map_err(PrepareError::Temporary)?;
@@ -172,6 +175,7 @@ pub fn prepare(
         contexts,
         layouts,
         secrets: read_secrets(&wanted.secrets, place)?,
+        agents,
         proxies: Proxies::load(place.env)?,
         kept,
     })

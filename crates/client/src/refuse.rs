@@ -11,7 +11,6 @@ pub(crate) fn refuse(flags: &BuildFlags) -> Result<(), FlagError> {
     let no_builder =
         "leave it out: `build` builds on this machine, `submit --coordinator URL` on a cluster";
     for (flag, value, instead) in [
-        ("ssh", first(&flags.ssh), "use a secret file (--secret) for keys"),
         ("attest", flags.attests.iter().map(String::as_str).find(|it| !is_disabled(it)), attest),
         ("provenance", flags.provenance.as_deref().filter(|it| !is_disabled(it)), attest),
         ("sbom", flags.sbom.as_deref().filter(|it| !is_disabled(it)), attest),
@@ -23,10 +22,6 @@ pub(crate) fn refuse(flags: &BuildFlags) -> Result<(), FlagError> {
         }
     }
     Ok(())
-}
-
-fn first(values: &[String]) -> Option<&str> {
-    values.first().map(String::as_str)
 }
 
 /// Whether an attestation is said to be unwanted, which it is anyway: `false`, or `type=sbom,disabled=true`.

@@ -15,7 +15,7 @@ use dcbuild_proto::document::{Aim, Submission};
 use crate::FlagError;
 use crate::args::BuildFlags;
 use crate::output::{self, ClientOutput, Naming, Output, Shorthands};
-use crate::parse::{self, CallWanted, NamedContext, SecretSource};
+use crate::parse::{self, AgentSource, CallWanted, NamedContext, SecretSource};
 use crate::refuse;
 
 /// What a build reads.
@@ -53,6 +53,8 @@ pub struct Wanted {
     pub contexts: BTreeMap<String, NamedContext>,
     /// Secrets, by id.
     pub secrets: BTreeMap<String, SecretSource>,
+    /// Ssh agents, by id.
+    pub agents: BTreeMap<String, AgentSource>,
     /// What becomes of the result.
     pub outputs: Vec<Output>,
     /// Where the image's id is written.
@@ -130,6 +132,7 @@ impl Wanted {
         Ok(Wanted {
             request: request(flags, env, &contexts)?,
             secrets: parse::secrets(&flags.secrets, env)?,
+            agents: parse::agents(&flags.ssh, env)?,
             iidfile: flags.iidfile.clone(),
             metadata_file: flags.metadata_file.clone(),
             context,
@@ -149,6 +152,7 @@ impl Wanted {
             ("an output that is written here", output),
             ("--iidfile", self.iidfile.is_some()),
             ("--metadata-file", self.metadata_file.is_some()),
+            ("--ssh, whose keys stay with the client,", !self.agents.is_empty()),
             ("--check or --call", self.call.is_some()),
         ];
         match stays.into_iter().find(|(_, given)| *given) {
@@ -186,6 +190,7 @@ impl Wanted {
             },
             in_place: handover.in_place,
             title: self.title.clone(),
+            agents: self.agents.keys().cloned().collect(),
         }
     }
 }

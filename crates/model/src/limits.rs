@@ -40,6 +40,8 @@ pub const RATIO_FREE_BYTES: u64 = 10 << 20;
 pub const STEP_LOG_BYTES_MAX: u64 = 1 << 30;
 /// A message on the wire.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
+/// A message to or from an ssh agent (OpenSSH takes no longer one).
+pub const AGENT_MESSAGE_BYTES_MAX: usize = 256 << 10;
 /// A piece of a blob on the wire.
 pub const CHUNK_BYTES: usize = 1 << 20;
 /// The compact graph of one build in the log.

@@ -648,6 +648,23 @@ pub struct FindOutcomeRequest {
     pub key: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AskAgentRequest {
+    #[prost(message, optional, tag = "1")]
+    pub fence: ::core::option::Option<Fence>,
+    #[prost(uint32, tag = "2")]
+    pub step: u32,
+    /// The agent's id, as the step's mount names it.
+    #[prost(string, tag = "3")]
+    pub agent: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub message: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AskAgentReply {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub message: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FindOutcomeReply {
     /// A Record document; absent if there is none.
     #[prost(bytes = "bytes", optional, tag = "1")]
@@ -2691,6 +2708,28 @@ pub mod workers_client {
                 .insert(GrpcMethod::new("dcbuild.v1.Workers", "FindOutcome"));
             self.inner.unary(req, path, codec).await
         }
+        /// Passes a message of a step to an ssh agent of the build's client.
+        pub async fn ask_agent(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AskAgentRequest>,
+        ) -> std::result::Result<tonic::Response<super::AskAgentReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/dcbuild.v1.Workers/AskAgent",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("dcbuild.v1.Workers", "AskAgent"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2725,6 +2764,11 @@ pub mod workers_server {
             tonic::Response<super::FindOutcomeReply>,
             tonic::Status,
         >;
+        /// Passes a message of a step to an ssh agent of the build's client.
+        async fn ask_agent(
+            &self,
+            request: tonic::Request<super::AskAgentRequest>,
+        ) -> std::result::Result<tonic::Response<super::AskAgentReply>, tonic::Status>;
     }
     /// The worker plane.
     #[derive(Debug)]
@@ -2879,6 +2923,49 @@ pub mod workers_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = FindOutcomeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/dcbuild.v1.Workers/AskAgent" => {
+                    #[allow(non_camel_case_types)]
+                    struct AskAgentSvc<T: Workers>(pub Arc<T>);
+                    impl<T: Workers> tonic::server::UnaryService<super::AskAgentRequest>
+                    for AskAgentSvc<T> {
+                        type Response = super::AskAgentReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AskAgentRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Workers>::ask_agent(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AskAgentSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

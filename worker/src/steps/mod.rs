@@ -1,5 +1,6 @@
 //! What steps do, one file for each operation, and the trees that they read.
 
+mod agent;
 pub(crate) mod cache;
 pub(crate) mod copy;
 pub(crate) mod image;

@@ -1,4 +1,4 @@
-//! The mounts of a RUN: inputs, caches, secrets, scripts.
+//! The mounts of a RUN: inputs, caches, secrets, ssh agents, scripts.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -9,7 +9,9 @@ use dcbuild_sandbox::{Mount, SecretBytes};
 use dcbuild_snapshot::{Lowers, Snapshot};
 use dcbuild_store::KeyLock;
 use dcbuild_tree::{Change, Changes, Kind, Tree, toc};
+use tokio_util::sync::DropGuard;
 
+use super::agent::{self, AgentMount};
 use super::cache::Cache;
 use super::{Place, Seeing};
 use crate::attempt::{Attempt, Task};
@@ -29,6 +31,8 @@ pub(crate) struct Mounts {
     folders: Vec<tempfile::TempDir>,
     /// Caches that are to be written back.
     pub(crate) caches: Vec<Portable>,
+    /// Their sockets are closed with the step.
+    agents: Vec<DropGuard>,
 }
 
 /// Makes all mounts ready.
@@ -75,14 +79,15 @@ pub(crate) async fn prepare(
                 mounts.all.push(Mount::Tmpfs { target: target.clone(), bytes_max });
             }
             MountKind::Secret(secret) => mounts.secret(attempt, secret)?,
-            MountKind::Ssh { id, required, target, .. } => {
-                // Without an agent the variable names a socket that is not there, as docker has it.
-                mounts.env.push(("SSH_AUTH_SOCK".into(), target.clone()));
-                if *required {
-                    return Err(Failed::rejected(format!(
-                        "no SSH key \"{id}\" forwarded: mounts of type ssh are not supported yet"
-                    )));
-                }
+            MountKind::Ssh { id, required, target, mode, uid, gid } => {
+                let agent = AgentMount {
+                    id,
+                    required: *required,
+                    target,
+                    mode: *mode,
+                    owner: (*uid, *gid),
+                };
+                mounts.agent(attempt, task, &agent)?;
             }
         }
     }
@@ -137,6 +142,28 @@ impl Mounts {
         self.lowers.push(lowers);
         self.locks.push(taken.lock);
         self.caches.extend(taken.portable.filter(|_| !cache.readonly));
+        Ok(())
+    }
+
+    fn agent(
+        &mut self,
+        attempt: &Arc<Attempt>,
+        task: &Task,
+        mount: &AgentMount<'_>,
+    ) -> Result<(), Failed> {
+        // Without an agent the variable names a socket that is not there, as docker has it.
+        self.env.push(("SSH_AUTH_SOCK".into(), mount.target.to_owned()));
+        if !attempt.agents.contains(mount.id) {
+            return if mount.required { Err(mount.lacking()) } else { Ok(()) };
+        }
+        let folder = tempfile::tempdir_in(attempt.shared.tmp());
+        let folder = folder.map_err(|error| Failed::sandbox(&error))?;
+        let served = agent::serve(attempt, task.leased.index, mount, folder.path());
+        let (source, guard) = served.map_err(|error| Failed::sandbox(&error))?;
+        let target = mount.target.to_owned();
+        self.all.push(Mount::Bind { source, subpath: String::new(), target, readonly: false });
+        self.folders.push(folder);
+        self.agents.push(guard);
         Ok(())
     }
 

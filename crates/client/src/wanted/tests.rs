@@ -104,7 +104,11 @@ fn standard_input_holds_one_dockerfile() {
 #[test]
 fn what_is_not_done_says_so() {
     for (line, want) in [
-        ("--ssh default .", "--ssh 'default' is not supported"),
+        ("--ssh default .", "--ssh 'default' forwards an ssh agent, and SSH_AUTH_SOCK names none"),
+        ("--ssh =x .", "--ssh '=x' is malformed: it has no id"),
+        ("--ssh a=x, .", "--ssh 'a=x,' is malformed: a file has no name"),
+        ("--ssh a=x --ssh a=y .", "--ssh 'a=y' is malformed: its id was given before"),
+        ("--ssh a=x,raw=true .", "--ssh 'a=x,raw=true' is not supported"),
         ("--provenance mode=max .", "--provenance 'mode=max' is not supported"),
         ("--sbom true .", "--sbom 'true' is not supported"),
         ("--attest type=sbom .", "--attest 'type=sbom' is not supported"),
