@@ -17,6 +17,7 @@ pub mod image;
 pub mod layout;
 pub mod merged;
 pub mod progress;
+pub mod projects;
 pub mod redis;
 pub mod registry;
 pub mod running;

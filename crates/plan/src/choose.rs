@@ -10,6 +10,9 @@ use dcbuild_model::{Record, StateDigest, StepIndex};
 use crate::op::InputSource;
 use crate::plan::Plan;
 
+/// How many states of one step are looked at. Only linked layers make many of few records.
+const STATES_MAX: usize = 64;
+
 /// What becomes of a build's steps.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Choice {
@@ -85,8 +88,10 @@ impl<'a> Attempt<'a> {
             if self.picked.contains_key(&step) || self.run.contains(&step) {
                 continue;
             }
-            let places = self.found.get(&step).map_or(0, Vec::len);
-            let fitting = (0..places).rev().find_map(|place| self.chain((step, place)));
+            let fitting = match self.promised.get(&step) {
+                Some((state, _)) => self.chain_to(step, *state),
+                None => self.records(step).rev().find_map(|(place, _)| self.chain((step, place))),
+            };
             match fitting {
                 Some(chain) => self.take(chain),
                 None => self.run_step(step),
@@ -119,35 +124,92 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// The records that must be taken along with one, if that is possible: one for each step below it.
+    /// One record and those that must be taken along with it, if that is possible: one for each step below it. A record
+    /// without a parent stands upon anything (`--link`): the chain below it is chosen by itself.
     fn chain(&self, top: Pick) -> Option<Vec<Pick>> {
-        let mut chain = vec![];
-        let mut pick = top;
-        loop {
-            let record = self.record(pick)?;
-            if self.banned.contains(&pick) || !self.fits(pick.0, record) {
-                return None;
-            }
-            chain.push(pick);
-            let Some(parent) = self.plan.step(pick.0).parent else { return Some(chain) };
-            // A record without a parent stands upon anything (`--link`): the chain below is chosen by itself.
-            let Some(below) = record.lineage.parent else { return Some(chain) };
-            if let Some(place) = self.picked.get(&parent) {
-                let same =
-                    self.record((parent, *place)).and_then(|record| self.state(parent, record))
-                        == Some(below);
-                return same.then_some(chain);
-            }
-            if self.run.contains(&parent) {
-                return None;
-            }
-            let records = self.found.get(&parent)?;
-            let place = (0..records.len()).rev().find(|place| {
-                !self.banned.contains(&(parent, *place))
-                    && self.state(parent, &records[*place]) == Some(below)
-            })?;
-            pick = (parent, place);
+        let record = self.record(top)?;
+        if self.banned.contains(&top) || !self.inputs_fit(top.0, record) {
+            return None;
         }
+        let mut chain = vec![top];
+        if let (Some(parent), Some(below)) = (self.plan.step(top.0).parent, record.lineage.parent) {
+            chain.append(&mut self.chain_to(parent, below)?);
+        }
+        Some(chain)
+    }
+
+    /// The records by which a step has this state: its own and one for each step below, less what is picked already.
+    fn chain_to(&self, top: StepIndex, state: StateDigest) -> Option<Vec<Pick>> {
+        let mut chain = vec![];
+        let (mut step, mut wanted) = (top, state);
+        loop {
+            if let Some(place) = self.picked.get(&step) {
+                let state = self.record((step, *place)).and_then(|it| self.state(step, it));
+                return (state == Some(wanted)).then_some(chain);
+            }
+            let promised = self.promised.get(&step);
+            if self.run.contains(&step) || promised.is_some_and(|(state, _)| *state != wanted) {
+                return None;
+            }
+            let records = self.found.get(&step)?;
+            let (place, below) = (0..records.len()).rev().find_map(|place| {
+                let record = &records[place];
+                let fits = !self.banned.contains(&(step, place)) && self.inputs_fit(step, record);
+                fits.then(|| self.below(step, record, wanted)).flatten().map(|below| (place, below))
+            })?;
+            chain.push((step, place));
+            let Some(parent) = self.plan.step(step).parent else { return Some(chain) };
+            (step, wanted) = (parent, below);
+        }
+    }
+
+    /// The state that must lie below a record for its step to have the state that is wanted.
+    fn below(&self, step: StepIndex, record: &Record, wanted: StateDigest) -> Option<StateDigest> {
+        let parent = self.plan.step(step).parent;
+        let possible = match (record.lineage.parent, parent) {
+            (Some(below), _) => vec![below],
+            (None, None) => vec![StateDigest::empty()],
+            (None, Some(parent)) => self.states(parent),
+        };
+        possible.into_iter().find(|below| record.result.state_after(*below) == wanted)
+    }
+
+    /// The states that a step can have by what was found.
+    fn states(&self, top: StepIndex) -> Vec<StateDigest> {
+        let mut linked = vec![];
+        let mut step = top;
+        let stands_on_anything = |record: &Record| record.lineage.parent.is_none();
+        while let Some(parent) = self.plan.step(step).parent
+            && !self.picked.contains_key(&step)
+            && self.found.get(&step).is_some_and(|found| found.iter().all(stands_on_anything))
+        {
+            linked.push(step);
+            step = parent;
+        }
+        let picked = self.picked.get(&step);
+        let own = |(place, record)| {
+            let is_open = picked.map_or(!self.banned.contains(&(step, place)), |it| *it == place);
+            is_open.then(|| self.state(step, record)).flatten()
+        };
+        let mut states: Vec<StateDigest> = self.records(step).rev().filter_map(own).collect();
+        for step in linked.into_iter().rev() {
+            let open = self
+                .records(step)
+                .rev()
+                .filter(|(place, _)| !self.banned.contains(&(step, *place)));
+            let after = open.flat_map(|(_, record)| {
+                states.iter().map(|below| record.result.state_after(*below))
+            });
+            states = after.take(STATES_MAX).collect();
+        }
+        states
+    }
+
+    fn records(
+        &self,
+        step: StepIndex,
+    ) -> impl DoubleEndedIterator<Item = (usize, &'a Record)> + use<'a> {
+        self.found.get(&step).map(Vec::as_slice).unwrap_or_default().iter().enumerate()
     }
 
     /// The state after a step by one of its records; unknown where the record stands upon anything.
@@ -163,11 +225,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    fn fits(&self, step: StepIndex, record: &Record) -> bool {
-        let promised = self.promised.get(&step);
-        if promised.is_some_and(|(state, _)| self.state(step, record) != Some(*state)) {
-            return false;
-        }
+    fn inputs_fit(&self, step: StepIndex, record: &Record) -> bool {
         let inputs = step_inputs(self.plan, step);
         inputs.iter().zip(&record.lineage.inputs).all(|(input, made_from)| {
             if let Some(place) = self.picked.get(input) {

@@ -8,6 +8,7 @@ use dcbuild_model::{
     StepResult, UnixTime, WorkerId,
 };
 use dcbuild_plan::choose::step_inputs;
+use dcbuild_plan::op::Op;
 use dcbuild_plan::{ContextSource, Need, Plan, Planned, Request, Sources, choose, plan};
 use proptest::prelude::*;
 
@@ -55,7 +56,7 @@ fn record(
             created: UnixTime::default(),
         },
         lineage: Lineage {
-            parent: planned.parent.map(|parent| states[&parent]),
+            parent: planned.parent.filter(|_| !is_linked(plan, step)).map(|parent| states[&parent]),
             inputs: step_inputs(plan, step).iter().map(|input| states[input]).collect(),
             selections: Vec::new(),
         },
@@ -64,8 +65,23 @@ fn record(
     }
 }
 
-fn state(record: &Record) -> StateDigest {
-    record.result.state_after(record.lineage.parent.unwrap_or_else(StateDigest::empty))
+fn is_linked(plan: &Plan, step: StepIndex) -> bool {
+    matches!(&plan.step(step).op, Op::Copy(copy) if copy.link)
+}
+
+/// The state after each step of some that stand for all below them as well.
+fn states(plan: &Plan, records: &BTreeMap<StepIndex, Record>) -> BTreeMap<StepIndex, StateDigest> {
+    let mut states = BTreeMap::new();
+    for (step, record) in records {
+        let parent = plan
+            .step(*step)
+            .parent
+            .map_or(Some(StateDigest::empty()), |parent| states.get(&parent).copied());
+        if let Some(below) = record.lineage.parent.or(parent) {
+            states.insert(*step, record.result.state_after(below));
+        }
+    }
+    states
 }
 
 /// Executes the whole plan once; each step makes the version that it is given.
@@ -74,7 +90,9 @@ fn execution(plan: &Plan, versions: &[u8]) -> Vec<Record> {
     let mut records = Vec::new();
     for (index, version) in (0..).map(StepIndex).zip(versions).take(plan.steps.len()) {
         let record = record(plan, index, *version, &states);
-        states.insert(index, state(&record));
+        let below =
+            plan.step(index).parent.map_or_else(StateDigest::empty, |parent| states[&parent]);
+        states.insert(index, record.result.state_after(below));
         records.push(record);
     }
     records
@@ -83,13 +101,18 @@ fn execution(plan: &Plan, versions: &[u8]) -> Vec<Record> {
 const DIAMOND: &str = "FROM base AS a\nRUN a1\nRUN a2\nFROM base AS b\nRUN b1\nCOPY --from=a /x /x\nRUN b2\n\
                        FROM base\nCOPY --from=a /x /x\nCOPY --from=b /y /y\nRUN c\n";
 
+/// The same with layers that stand upon anything.
+const LINKED: &str = "FROM base AS a\nRUN a1\nCOPY --link /l /l\nFROM base AS b\nCOPY --link /k /k\nCOPY --link --from=a /x /x\nRUN b2\n\
+                      FROM base\nRUN c0\nCOPY --link --from=b /y /y\nRUN c\n";
+
 proptest! {
     #[test]
     fn taken_records_lie_on_what_they_were_made_from(
         executions in prop::collection::vec(prop::collection::vec(0u8..2, 16), 1..4),
         present in prop::collection::vec(prop::collection::vec(any::<bool>(), 16), 4),
+        linked in any::<bool>(),
     ) {
-        let plan = planned(DIAMOND);
+        let plan = planned(if linked { LINKED } else { DIAMOND });
         let mut found: BTreeMap<StepIndex, Vec<Record>> = BTreeMap::new();
         for (versions, present) in executions.iter().zip(&present) {
             for (index, record) in (0..).map(StepIndex).zip(execution(&plan, versions)) {
@@ -101,17 +124,18 @@ proptest! {
         let wanted = plan.state.unwrap();
         let choice = choose(&plan, &found, &[wanted]);
         prop_assert!(choice.taken.contains_key(&wanted) || choice.run.contains(&wanted));
+        let states = states(&plan, &choice.taken);
         for (step, record) in &choice.taken {
             prop_assert!(!choice.run.contains(step));
-            if let Some(parent) = plan.step(*step).parent {
+            if let Some(parent) = plan.step(*step).parent.filter(|_| !is_linked(&plan, *step)) {
                 let below = choice.taken.get(&parent);
                 prop_assert!(below.is_some(), "the parent of a taken record is taken");
-                prop_assert_eq!(Some(state(below.unwrap())), record.lineage.parent);
+                prop_assert_eq!(states.get(&parent).copied(), record.lineage.parent);
             }
             for (input, made_from) in step_inputs(&plan, *step).iter().zip(&record.lineage.inputs) {
                 prop_assert!(!choice.run.contains(input), "an input that runs anew may come out otherwise");
-                if let Some(input) = choice.taken.get(input) {
-                    prop_assert_eq!(state(input), *made_from);
+                if choice.taken.contains_key(input) {
+                    prop_assert_eq!(states.get(input), Some(made_from));
                 }
             }
         }
@@ -126,17 +150,18 @@ proptest! {
 
 #[test]
 fn what_nobody_needs_neither_runs_nor_is_taken() {
-    let plan = planned(DIAMOND);
-    let records = execution(&plan, &[0; 16]);
-    let all = (0..).map(StepIndex).zip(records.into_iter().map(|record| vec![record])).collect();
-    let choice = choose(&plan, &all, &[plan.state.unwrap()]);
-    assert!(choice.run.is_empty());
-    let chain = plan.chain(plan.state);
-    assert_eq!(
-        choice.taken.keys().copied().collect::<Vec<_>>(),
-        chain,
-        "the stages that were copied from are not"
-    );
+    for dockerfile in [DIAMOND, LINKED] {
+        let plan = planned(dockerfile);
+        let records = execution(&plan, &[0; 16]);
+        let all = (0..).map(StepIndex).zip(records.into_iter().map(|record| vec![record]));
+        let choice = choose(&plan, &all.collect(), &[plan.state.unwrap()]);
+        assert!(choice.run.is_empty(), "{dockerfile}");
+        assert_eq!(
+            choice.taken.keys().copied().collect::<Vec<_>>(),
+            plan.chain(plan.state),
+            "the stages that were copied from are not"
+        );
+    }
 }
 
 #[test]
