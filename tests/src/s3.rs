@@ -92,6 +92,11 @@ impl S3Server {
         self.requests().get(request).copied().unwrap_or(0)
     }
 
+    /// How many bytes its answers had so far.
+    pub fn sent_bytes(&self) -> u64 {
+        self.state.sent_bytes()
+    }
+
     /// The uploads in parts that were begun and not ended.
     pub fn open_uploads(&self) -> usize {
         self.state.uploads.len()

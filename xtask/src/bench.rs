@@ -1,6 +1,7 @@
 //! Measures whole builds, from the command to the image in a registry, against the builder of Debian's docker.io.
 
 mod case;
+mod fresh;
 mod measure;
 mod ours;
 mod split;
@@ -13,6 +14,7 @@ use dcbuild_tests::base::busybox;
 use dcbuild_tests::registry::Registry;
 
 use case::{CASES, Case, Folder};
+use fresh::FRESH;
 use measure::{Sample, disk_bytes, median, sample};
 use ours::Ours;
 use theirs::Theirs;
@@ -51,11 +53,14 @@ pub(crate) fn run(flags: &Flags) -> anyhow::Result<()> {
     let theirs = Theirs::start()?;
     let titles = ["there", "docker", "ratio", "drained", "docker", "ratio", "disk", "docker"];
     println!("\n{:34}{}", "case", titles.map(|title| format!("{title:>10}")).concat());
-    let chosen = |case: &&Case| flags.only.as_ref().is_none_or(|text| case.name.contains(text));
-    for case in CASES.iter().filter(chosen) {
+    let chosen = |name: &str| flags.only.as_ref().is_none_or(|text| name.contains(text));
+    for case in CASES.iter().filter(|case| chosen(case.name)) {
         let ours = Ours::start(&binary, &registry, case.place);
         let folder = Folder::new(case, &registry.host, flags.files)?;
         print(case, &measure(flags, &registry, (case, &folder), (&ours, &theirs))?);
+    }
+    for case in FRESH.iter().filter(|case| chosen(case.name)) {
+        fresh::run(case, &binary, &registry, flags.rounds)?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::TcpListener;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
+use hyper::header::CONTENT_LENGTH;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
@@ -31,6 +33,7 @@ pub(super) struct State {
     pub(super) faults: Faults,
     pub(super) uploads: Uploads,
     requests: Mutex<BTreeMap<String, u64>>,
+    sent: AtomicU64,
     service: S3Service,
 }
 
@@ -39,12 +42,22 @@ impl State {
         let uploads = Uploads::default();
         let mut service = S3ServiceBuilder::new(Backend::new(folder, uploads.clone()));
         service.set_auth(SimpleAuth::from_single(KEY, SECRET));
-        let requests = Mutex::default();
-        State { faults: Faults::none(), uploads, requests, service: service.build() }
+        let service = service.build();
+        State {
+            faults: Faults::none(),
+            uploads,
+            requests: Mutex::default(),
+            sent: AtomicU64::new(0),
+            service,
+        }
     }
 
     pub(super) fn requests(&self) -> BTreeMap<String, u64> {
         self.requests.lock().unwrap().clone()
+    }
+
+    pub(super) fn sent_bytes(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Failed> {
@@ -71,6 +84,9 @@ impl State {
         }
         let request = Request::from_parts(head, Body::from(body));
         let answer = self.service.call(request).await.map_err(|error| format!("{error:?}"))?;
+        let length =
+            answer.headers().get(CONTENT_LENGTH).and_then(|it| it.to_str().ok()?.parse().ok());
+        self.sent.fetch_add(length.unwrap_or(0), Ordering::Relaxed);
         match fault {
             Some(fault @ (Fault::StallInBody | Fault::BreakInBody | Fault::FlipBit)) => {
                 spoil(answer, &fault).await
@@ -148,6 +164,8 @@ async fn serve(
             Some(_) = connections.join_next() => continue,
         };
         let Ok((stream, _)) = accepted else { continue };
+        // Small answers are waited for.
+        stream.set_nodelay(true).unwrap();
         let state = state.clone();
         let answer = service_fn(move |request| {
             let state = state.clone();
