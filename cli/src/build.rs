@@ -104,8 +104,8 @@ pub(crate) async fn request(
     for flag in flags.without_effect() {
         complain(&format!("warning: --{flag} has no effect, as with `docker buildx build`\n"));
     }
-    for cache in flags.skipped_caches() {
-        complain(&format!("warning: {cache}\n"));
+    for skipped in flags.skipped() {
+        complain(&format!("warning: {skipped}\n"));
     }
     let wanted = match Wanted::new(flags, &app.env) {
         Ok(wanted) => wanted,

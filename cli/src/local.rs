@@ -1,12 +1,13 @@
 //! Client, coordinator and worker in one process, joined by streams in memory.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use dcbuild_client::{Client, ClientConfig, environment};
 use dcbuild_context::LocalContexts;
-use dcbuild_coordinator::{Coordinator, CoordinatorConfig, Holds, Stores, in_memory};
+use dcbuild_coordinator::{Coordinator, CoordinatorConfig, Granting, Holds, Stores, in_memory};
 use dcbuild_fetch::{Cache, FetchConfig, Reach};
 use dcbuild_model::{LayerId, Platform, WorkerId};
 use dcbuild_process::config::{CacheUpload, NetworkDefault};
@@ -145,7 +146,9 @@ impl Local {
             cache: Some(Cache::new(app.state.fetched(), FETCHED_BYTES_MAX)),
             ..FetchConfig::default()
         };
-        let settings = CoordinatorConfig { registries, fetch, ..CoordinatorConfig::default() };
+        let granting = Granting::Everything;
+        let settings =
+            CoordinatorConfig { registries, fetch, granting, ..CoordinatorConfig::default() };
         let coordinator =
             Coordinator::start(settings, parts).context("could not start the coordinator")?;
         let (incoming, connector) = in_memory();
@@ -265,6 +268,7 @@ fn worker_config(
         labels: std::collections::BTreeMap::new(),
         step_memory_max: app.config.build.step_memory.map(|size| size.0),
         cache_mount_bytes_max: app.config.worker.cache_mount_max.0,
+        allow: BTreeSet::new(),
         grace: Duration::from_secs(1),
     })
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use dcbuild_client::environment;
-use dcbuild_coordinator::{Coordinator, CoordinatorConfig, Stores};
+use dcbuild_coordinator::{Coordinator, CoordinatorConfig, Granting, Stores};
 use dcbuild_fetch::{Cache, FetchConfig, Reach};
 use dcbuild_model::{Platform, Scope, WorkerId};
 use dcbuild_process::{Config, SystemClock, config::StoreConfig, new_bits};
@@ -51,6 +51,7 @@ pub(crate) async fn coordinator(flags: args::Coordinator, app: &App) -> anyhow::
         scope: Scope::local(),
         no_worker_max: settings.no_worker_timeout,
         grace: settings.grace,
+        granting: Granting::Only(settings.allow.clone()),
         ceilings: Ceilings {
             keep_bytes: flags.keep_storage.or(settings.keep_storage).map(|size| size.0),
             max_age: flags.keep_unused.or(settings.keep_unused),
@@ -217,6 +218,7 @@ pub(crate) async fn worker(
         labels: settings.labels.clone(),
         step_memory_max: settings.step_memory.map(|size| size.0),
         cache_mount_bytes_max: settings.cache_mount_max.0,
+        allow: settings.allow.clone(),
         grace: settings.grace,
     };
     let id = settings.id;

@@ -1,5 +1,6 @@
 //! What a coordinator is made of.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,12 +32,31 @@ pub struct CoordinatorConfig {
     pub no_worker_max: Duration,
     /// How long a build goes on without a client that answers, unless it was submitted to go on without one.
     pub grace: Duration,
+    /// What a build may be granted that asks for it.
+    pub granting: Granting,
     /// How much may stay in the store; nothing is swept without a ceiling.
     pub ceilings: Ceilings,
     /// How often the store is swept.
     pub sweep_every: Duration,
     /// How long the log may be at a start at which no build goes on; a longer one is begun again.
     pub log_bytes_max: u64,
+}
+
+/// Which of what a build asks for with `--allow` it is granted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Granting {
+    /// All of it: who asks is who owns the machine.
+    Everything,
+    /// What the operator says.
+    Only(BTreeSet<String>),
+}
+
+impl Granting {
+    /// The first thing asked that is not granted.
+    pub(crate) fn refused<'a>(&self, asked: &'a BTreeSet<String>) -> Option<&'a str> {
+        let Granting::Only(granted) = self else { return None };
+        asked.iter().find(|what| !granted.contains(*what)).map(String::as_str)
+    }
 }
 
 impl Default for CoordinatorConfig {
@@ -49,6 +69,7 @@ impl Default for CoordinatorConfig {
             builds_max: 1_000,
             no_worker_max: Duration::from_mins(10),
             grace: limits::CLIENT_GONE,
+            granting: Granting::Only(BTreeSet::new()),
             ceilings: Ceilings::default(),
             sweep_every: Duration::from_mins(10),
             log_bytes_max: 16 << 20,

@@ -69,6 +69,17 @@ pub struct Coordinator {
     stop: CancellationToken,
 }
 
+fn sweeper(config: &CoordinatorConfig, parts: &Parts) -> Sweeper {
+    Sweeper {
+        stores: parts.stores.clone(),
+        scope: config.scope.clone(),
+        ceilings: config.ceilings.clone(),
+        every: config.sweep_every,
+        clock: parts.clock.clone(),
+        holder: format!("{:x}", rand::random::<u128>()),
+    }
+}
+
 impl Coordinator {
     /// Opens the log, goes on with what it says, and begins to take commands.
     pub fn start(config: CoordinatorConfig, parts: Parts) -> Result<Coordinator, StartError> {
@@ -87,6 +98,7 @@ impl Coordinator {
             records: records.clone(),
             registries: config.registries.clone(),
             fetch: config.fetch.clone(),
+            granting: config.granting.clone(),
             clock: clock.clone(),
             mac_key: Digest::of(&key),
         };
@@ -112,7 +124,7 @@ impl Coordinator {
             tracker: tracker.clone(),
             handle: handle.clone(),
             stop: stop.clone(),
-            forget: forget(config.data_dir),
+            forget: forget(config.data_dir.clone()),
         };
         let core = Core { book, log, parts: core_parts };
         let stopping = stop.clone();
@@ -125,15 +137,7 @@ impl Coordinator {
         });
         // In the process of a client it is the client who holds the ceiling.
         if parts.holds.is_none() {
-            let sweeper = Sweeper {
-                stores: parts.stores.clone(),
-                scope: config.scope.clone(),
-                ceilings: config.ceilings.clone(),
-                every: config.sweep_every,
-                clock: parts.clock.clone(),
-                holder: format!("{:x}", rand::random::<u128>()),
-            };
-            tracker.spawn(sweeper.run(stop.clone()));
+            tracker.spawn(sweeper(&config, &parts).run(stop.clone()));
         }
         let services = Services {
             clock: parts.clock,

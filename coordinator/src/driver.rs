@@ -16,6 +16,7 @@ use futures::StreamExt as _;
 
 use crate::account::{self, passed};
 use crate::build::{AskError, Build, Shown};
+use crate::config::Granting;
 use crate::graph::{GraphKind, graph};
 use crate::planned::{PlannedBuild, contexts_of, keep_grounded, secrets_of, to_run};
 use crate::questions::Reply;
@@ -31,6 +32,7 @@ pub(crate) struct DriverParts {
     pub(crate) records: Records,
     pub(crate) registries: RegistryConfig,
     pub(crate) fetch: FetchConfig,
+    pub(crate) granting: Granting,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) mac_key: Digest,
 }
@@ -125,6 +127,7 @@ struct Driver {
 impl Driver {
     async fn run(&self) -> Result<Driven, Stop> {
         let submission = &self.build.submission;
+        self.refuse_ungranted()?;
         let plan = match submission.aim {
             Aim::Call { call } => {
                 let report = self.call(call).await?;
@@ -174,6 +177,18 @@ impl Driver {
             return Ok(Driven::Over(Box::new(Outcome::Done { outputs: Vec::new(), summary })));
         }
         Ok(Driven::Ready(Box::new((planned, graph))))
+    }
+
+    /// Refuses a build that asks for more than the operator grants.
+    fn refuse_ungranted(&self) -> Result<(), Stop> {
+        let asked = &self.build.submission.request.allow;
+        let Some(what) = self.parts.granting.refused(asked) else { return Ok(()) };
+        let message = format!("{what} is not granted by this cluster");
+        let hint = format!(
+            "leave --allow {what} (or --network host) out, or have its operator name it in coordinator.allow and worker.allow"
+        );
+        let failed = failed(Fault::Request, "NOT_GRANTED", message);
+        Err(Stop::failed(Failed { hint: Some(hint), ..failed }))
     }
 
     /// Has the client pack what steps that run will read, unless they read it where it lies.

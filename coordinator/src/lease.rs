@@ -151,7 +151,10 @@ impl Writer<'_> {
     /// How the first output that is an image compresses its layers.
     fn shipped(&self) -> Option<LayerCompression> {
         let outputs = &self.active.desk.submission.outputs;
-        let image = |output: &&OutputSpec| matches!(output.kind, OutputKind::Image { .. });
+        // One whose times are rewritten has layers of its own.
+        let image = |output: &&OutputSpec| {
+            matches!(output.kind, OutputKind::Image { .. }) && !output.rewrite_timestamp
+        };
         outputs.iter().find(image).map(|output| output.layers)
     }
 

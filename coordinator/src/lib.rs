@@ -33,7 +33,7 @@ mod sweeper;
 
 pub use cache::cache;
 pub use carry::{Carried, CarryError, Packs, export, import};
-pub use config::{CoordinatorConfig, Holds, Parts, Stores};
+pub use config::{CoordinatorConfig, Granting, Holds, Parts, Stores};
 pub use coordinator::{Coordinator, ServeError, StartError};
 pub use explain::{Asked, ExplainError, explain};
 pub use memory::{Incoming, MemoryConnector, in_memory};

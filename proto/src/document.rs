@@ -70,6 +70,9 @@ pub struct OutputSpec {
     pub oci_media_types: bool,
     /// Annotations of the manifest.
     pub annotations: BTreeMap<String, String>,
+    /// Whether times in new layers that are later than `SOURCE_DATE_EPOCH` become it.
+    #[serde(default)]
+    pub rewrite_timestamp: bool,
 }
 
 /// The kinds of outputs.

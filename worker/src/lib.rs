@@ -29,7 +29,7 @@ mod shared;
 mod spool;
 mod steps;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,6 +83,8 @@ pub struct WorkerConfig {
     pub in_process: bool,
     /// How large a cache mount may be that is written back to the store, in bytes.
     pub cache_mount_bytes_max: u64,
+    /// What a RUN may be granted, where the coordinator does not live in the same process.
+    pub allow: BTreeSet<String>,
     /// How long running jobs may go on once the worker is to stop.
     pub grace: Duration,
 }

@@ -20,7 +20,7 @@ use crate::base::Base;
 use crate::blobs;
 use crate::contents::Contents;
 use crate::error::{Failed, blocking};
-use crate::publish::{layer_blob, write};
+use crate::publish::{clamped_blob, layer_blob, write};
 use crate::push;
 use crate::report::Progress;
 
@@ -87,7 +87,7 @@ impl Image {
 async fn image(attempt: &Arc<Attempt>, job: &Job, progress: &Progress) -> Result<Image, Failed> {
     let line = progress.begin("exporting layers", None);
     let made: Vec<BoxFuture<'_, _>> =
-        job.state.iter().map(|layer| output_layer(attempt, layer, &job.spec).boxed()).collect();
+        job.state.iter().map(|layer| output_layer(attempt, layer, job).boxed()).collect();
     let at_once = attempt.shared.cores.max(1);
     let layers: Vec<OutputLayer> =
         futures::stream::iter(made).buffered(at_once).try_collect().await?;
@@ -116,7 +116,7 @@ async fn put_bytes(attempt: &Attempt, digest: BlobDigest, bytes: Vec<u8>) -> Res
 async fn output_layer(
     attempt: &Arc<Attempt>,
     layer: &LayerRef,
-    spec: &OutputSpec,
+    Job { spec, image, .. }: &Job,
 ) -> Result<OutputLayer, Failed> {
     let LayerCompression { compression, level, force } = spec.layers;
     if let Some(base) = &layer.base {
@@ -132,13 +132,21 @@ async fn output_layer(
         }
     }
     let form = BlobForm { compression, level, threads: attempt.shared.cores };
-    let blob = layer_blob(&attempt.shared, layer.layer, form).await?;
+    let latest = image.epoch.filter(|_| spec.rewrite_timestamp && layer.base.is_none());
+    let blob = match latest {
+        Some(secs) => clamped_blob(&attempt.shared, layer.layer, form, at(secs)).await?,
+        None => layer_blob(&attempt.shared, layer.layer, form).await?,
+    };
     Ok(OutputLayer {
         digest: blob.digest,
         diff_id: blob.diff_id,
         size: blob.size,
         media_type: layer_media_type(compression, spec.oci_media_types).to_owned(),
     })
+}
+
+fn at(secs: i64) -> UnixTime {
+    UnixTime { secs, nanos: 0 }
 }
 
 /// Brings the blobs of base layers to the store, for whoever takes the image from there.
@@ -189,9 +197,14 @@ async fn files(
     let line = progress.begin("exporting files", None);
     let (layers, state) = (attempt.shared.layers.clone(), job.state.clone());
     let (tmp, threads) = (attempt.shared.tmp(), attempt.shared.cores);
+    let epoch = job.image.epoch.map(at);
     let written = blocking(move || {
         let mut changes = layers.tree(&state)?.as_changes();
         changes.0.retain(|_, change| !is_socket(change));
+        if let Some(epoch) = epoch {
+            // As BuildKit: files that leave the image have this time, all of them.
+            changes.set_times(|_| epoch);
+        }
         let form = BlobForm { compression: Compression::None, level: None, threads };
         write(&layers, &changes, &Contents::new(layers.clone()), &form, &tmp)
     })

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use dcbuild_layer::BlobForm;
-use dcbuild_model::{BlobDigest, Compression, LayerBlob, LayerDigest, LayerId};
+use dcbuild_model::{BlobDigest, Compression, LayerBlob, LayerDigest, LayerId, UnixTime};
 use dcbuild_proto::document::{LayerCompression, StepErrorKind};
 use dcbuild_store::{HashedBase, StoredBlob, form_of};
-use dcbuild_tree::Changes;
+use dcbuild_tree::{Changes, toc};
 
 use crate::contents::Contents;
 use crate::error::{Failed, blocking};
@@ -145,6 +145,35 @@ pub(crate) async fn layer_blob(
     layer: LayerId,
     form: BlobForm,
 ) -> Result<LayerBlob, Failed> {
+    let source = shared.layers.clone();
+    blob_of(shared, layer, form, move || bytes_of(&source, layer)).await
+}
+
+/// As [`layer_blob`], of the layer that it is once no entry of it is younger than `latest`.
+pub(crate) async fn clamped_blob(
+    shared: &Arc<Shared>,
+    layer: LayerId,
+    form: BlobForm,
+    latest: UnixTime,
+) -> Result<LayerBlob, Failed> {
+    let source = shared.layers.clone();
+    let (clamped, contents) = blocking(move || {
+        let (changes, contents) = bytes_of(&source, layer)?;
+        let mut clamped = Changes::clone(&changes);
+        clamped.set_times(|time| time.min(latest));
+        Ok((Arc::new(clamped), contents))
+    })
+    .await?;
+    let clamped_layer = toc::layer_id(&toc::encode(&clamped));
+    blob_of(shared, clamped_layer, form, move || Ok((clamped, contents))).await
+}
+
+async fn blob_of(
+    shared: &Arc<Shared>,
+    layer: LayerId,
+    form: BlobForm,
+    bytes: impl FnOnce() -> Result<(Arc<Changes>, Contents), Failed> + Send + 'static,
+) -> Result<LayerBlob, Failed> {
     let layers = &shared.layers;
     // Who wants the same blob waits for the one that makes it.
     let turn = shared.making.of(layer, form.compression);
@@ -157,7 +186,7 @@ pub(crate) async fn layer_blob(
     }
     let (source, tmp) = (layers.clone(), shared.tmp());
     let written = blocking(move || {
-        let (changes, contents) = bytes_of(&source, layer)?;
+        let (changes, contents) = bytes()?;
         write(&source, &changes, &contents, &form, &tmp)
     })
     .await?;

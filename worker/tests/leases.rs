@@ -173,6 +173,7 @@ impl Fixture {
             labels: std::collections::BTreeMap::new(),
             in_process: true,
             cache_mount_bytes_max: 1 << 30,
+            allow: BTreeSet::new(),
             grace: Duration::ZERO,
         };
         change(&mut config, &mut parts);
@@ -303,6 +304,7 @@ impl Fixture {
             layers: LayerCompression { compression: Compression::Gzip, level: None, force: false },
             oci_media_types: true,
             annotations: BTreeMap::new(),
+            rewrite_timestamp: false,
         };
         let created = vec![(StepIndex(1), created)];
         let work = Work::Output { output: 0, spec, image: Box::new(image), state, created };

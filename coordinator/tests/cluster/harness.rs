@@ -487,7 +487,13 @@ pub(crate) fn submission(dockerfile: &str) -> Submission {
     let annotations = BTreeMap::new();
     Submission {
         request: Request::new(dockerfile),
-        outputs: vec![OutputSpec { kind, layers, oci_media_types: true, annotations }],
+        outputs: vec![OutputSpec {
+            kind,
+            layers,
+            oci_media_types: true,
+            annotations,
+            rewrite_timestamp: false,
+        }],
         detached: false,
         aim: Aim::Build {},
         in_place: true,

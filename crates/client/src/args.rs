@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction};
 
 use crate::legacy::LegacyFlags;
+use crate::refuse;
 
 /// What a build is told on the command line; `build`, `submit` and `plan` share it.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -99,7 +100,7 @@ pub struct BuildFlags {
     /// Network of each RUN: default, none or host
     #[arg(long, value_name = "MODE", help_heading = "What a RUN sees")]
     pub network: Option<String>,
-    /// Permit what a Dockerfile may ask for: `network.host` or `security.insecure`
+    /// Permit what a Dockerfile may ask for: `network.host`, `security.insecure` or `device`; a cluster must grant it too
     #[arg(long, value_name = "WHAT", value_delimiter = ',', help_heading = "What a RUN sees")]
     pub allow: Vec<String>,
     /// Line of /etc/hosts
@@ -112,6 +113,15 @@ pub struct BuildFlags {
     #[arg(long, value_name = "SIZE", help_heading = "What a RUN sees")]
     pub shm_size: Option<String>,
 
+    /// Option of the frontend that has no flag: `hostname=NAME` or `contextsubdir=FOLDER`
+    #[arg(long = "opt", value_name = "NAME=VALUE", help_heading = "What a RUN sees")]
+    pub opts: Vec<String>,
+    /// Not supported yet: limits of a RUN; `build.step_memory` of the configuration has one
+    #[arg(long = "resource", value_name = "SPEC", help_heading = "What a RUN sees")]
+    pub resources: Vec<String>,
+    /// Not supported yet: a policy of what a build may read
+    #[arg(long = "policy", value_name = "SPEC", help_heading = "What may be reused")]
+    pub policies: Vec<String>,
     /// Not supported yet: the cgroup of each RUN
     #[arg(long, value_name = "CGROUP", help_heading = "What a RUN sees")]
     pub cgroup_parent: Option<String>,
@@ -128,7 +138,8 @@ pub struct BuildFlags {
     /// Check the Dockerfile and build nothing; short for `--call=check`
     #[arg(long, help_heading = "What is shown")]
     pub check: bool,
-    /// Ask about the Dockerfile instead of building it: `check`, `outline` or `targets`, and `,format=json`
+    /// Ask about the Dockerfile instead of building it: `check`, `advice` (check, and what could be smaller or
+    /// safer), `outline` or `targets`, and `,format=json`
     #[arg(long, value_name = "METHOD", help_heading = "What is shown")]
     pub call: Option<String>,
     /// Not supported: dcbuild has no builders; `default` means this one
@@ -146,8 +157,18 @@ impl BuildFlags {
         self.legacy.without_effect()
     }
 
-    /// The caches of BuildKit that were named, in words for their user; each is skipped.
-    pub fn skipped_caches(&self) -> Vec<String> {
+    /// What was named and is skipped, in words for their user: caches of BuildKit, and attestations that may be left out.
+    pub fn skipped(&self) -> Vec<String> {
+        let attests = self.attests.iter().filter(|attest| refuse::may_be_left_out(attest));
+        let told = |attest: &String| {
+            format!("--attest {attest} is not made yet, and was asked for with inline-only alone")
+        };
+        let mut skipped = self.skipped_caches();
+        skipped.extend(attests.map(told));
+        skipped
+    }
+
+    fn skipped_caches(&self) -> Vec<String> {
         let named =
             [("cache-from", "read", &self.cache_from), ("cache-to", "written", &self.cache_to)];
         named

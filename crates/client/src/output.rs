@@ -180,6 +180,7 @@ struct Asked {
     compression: Option<Compression>,
     level: Option<i32>,
     force: bool,
+    rewrite_timestamp: bool,
     oci_media_types: Option<bool>,
     annotations: BTreeMap<String, String>,
 }
@@ -197,6 +198,7 @@ impl Asked {
             compression: None,
             level: None,
             force: false,
+            rewrite_timestamp: false,
             oci_media_types: None,
             annotations: BTreeMap::new(),
         }
@@ -241,6 +243,7 @@ impl Asked {
             "push-by-digest" => self.push_by_digest = flag(&value)?,
             "tar" => self.tar = Some(flag(&value)?),
             "force-compression" => self.force = flag(&value)?,
+            "rewrite-timestamp" => self.rewrite_timestamp = flag(&value)?,
             "oci-mediatypes" => self.oci_media_types = Some(flag(&value)?),
             "name" => self.names = Some(read_names(&value)?),
             "compression" => self.compression = Some(self.read_compression(&value)?),
@@ -314,7 +317,9 @@ impl Asked {
             annotations.clear();
         }
         let oci_media_types = self.oci_media_types.unwrap_or(oci) || !annotations.is_empty();
-        Ok(Output { spec: OutputSpec { kind, layers, oci_media_types, annotations }, client })
+        let rewrite_timestamp = self.rewrite_timestamp;
+        let spec = OutputSpec { kind, layers, oci_media_types, annotations, rewrite_timestamp };
+        Ok(Output { spec, client })
     }
 
     fn image_kind(&self, naming: &Naming) -> Result<OutputKind, FlagError> {

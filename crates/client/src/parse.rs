@@ -310,15 +310,77 @@ pub(crate) fn network(text: Option<&str>) -> Result<RunNetwork, FlagError> {
     }
 }
 
-/// Reads `--allow`.
-pub(crate) fn allow(text: &str) -> Result<String, FlagError> {
+/// Reads `--allow`; nothing where it permits what is never asked for here.
+pub(crate) fn allow(text: &str) -> Result<Option<String>, FlagError> {
     match text {
-        "network.host" | "security.insecure" => Ok(text.to_owned()),
+        "network.host" | "security.insecure" => Ok(Some(text.to_owned())),
+        "device" | "buildx.local.delete" => Ok(None),
+        device if device.starts_with("device=") => Ok(None),
         other => {
-            let problem = "it is neither network.host nor security.insecure";
+            let problem = "it is none of network.host, security.insecure and device";
             Err(malformed("allow", other, problem, "--allow network.host"))
         }
     }
+}
+
+/// Options of the frontend that have no flag of their own.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct FrontendOptions {
+    pub(crate) hostname: Option<String>,
+    /// The folder of the context that stands for it.
+    pub(crate) folder: Option<String>,
+}
+
+/// Reads `--opt NAME=VALUE`.
+pub(crate) fn frontend_options(given: &[String]) -> Result<FrontendOptions, FlagError> {
+    const FLAG: &str = "opt";
+    let mut options = FrontendOptions::default();
+    for text in given {
+        let bad = |problem: &str| malformed(FLAG, text, problem, "--opt hostname=builder");
+        let (name, value) = text.split_once('=').ok_or_else(|| bad("it is no NAME=VALUE"))?;
+        match name {
+            "hostname" => options.hostname = Some(value.to_owned()),
+            "contextsubdir" => {
+                let parts: Vec<&str> = value.split('/').filter(|part| !part.is_empty()).collect();
+                if parts.contains(&"..") {
+                    return Err(bad("the folder leads out of the context"));
+                }
+                options.folder = Some(parts.join("/")).filter(|folder| !folder.is_empty());
+            }
+            other => {
+                let flag = flag_of(other).ok_or_else(|| bad("the frontend has no such option"))?;
+                let instead = flag;
+                return Err(FlagError::Unsupported { flag: FLAG, value: text.clone(), instead });
+            }
+        }
+    }
+    Ok(options)
+}
+
+/// What to write instead of an option that has a flag.
+fn flag_of(option: &str) -> Option<&'static str> {
+    let word = option.split_once(':').map_or(option, |(word, _)| word);
+    let (_, instead) = [
+        ("build-arg", "write --build-arg"),
+        ("context", "write --build-context"),
+        ("label", "write --label"),
+        ("target", "write --target"),
+        ("platform", "write --platform"),
+        ("filename", "write --file"),
+        ("no-cache", "write --no-cache or --no-cache-filter"),
+        ("force-network-mode", "write --network"),
+        ("add-hosts", "write --add-host"),
+        ("ulimit", "write --ulimit"),
+        ("shm-size", "write --shm-size"),
+        ("image-resolve-mode", "write --pull"),
+        ("attest", "leave it out: attestations are not made yet"),
+        ("cgroup-parent", "leave it out: each RUN has its own"),
+        ("source", "leave it out: dcbuild is its own frontend"),
+        ("cmdline", "leave it out: dcbuild is its own frontend"),
+    ]
+    .into_iter()
+    .find(|(known, _)| *known == word)?;
+    Some(instead)
 }
 
 /// What is asked of a Dockerfile instead of building it, and how the answer is printed.
@@ -382,10 +444,13 @@ pub(crate) fn call(text: Option<&str>, check: bool) -> Result<Option<CallWanted>
     let call = match method.as_deref() {
         None | Some("build") => return Ok(None),
         Some("check" | "lint") => Call::Check,
+        Some("advice") => Call::Advice,
         Some("outline") => Call::Outline,
         Some("targets") => Call::Targets,
         Some(other) => {
-            return Err(bad(format!("'{other}' is none of build, check, outline and targets")));
+            return Err(bad(format!(
+                "'{other}' is none of build, check, advice, outline and targets"
+            )));
         }
     };
     Ok(Some(CallWanted { call, format, status }))

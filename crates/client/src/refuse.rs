@@ -1,19 +1,37 @@
 //! Flags that docker has and this version does not do, each with what to do instead.
 
+use dcbuild_process::Env;
+
 use crate::FlagError;
 use crate::args::BuildFlags;
 use crate::csv;
 
 /// Refuses a command line that asks for what is not there yet.
-pub(crate) fn refuse(flags: &BuildFlags) -> Result<(), FlagError> {
+pub(crate) fn refuse(flags: &BuildFlags, env: &Env) -> Result<(), FlagError> {
+    if env.get("EXPERIMENTAL_BUILDKIT_SOURCE_POLICY").is_some_and(|file| !file.is_empty()) {
+        return Err(FlagError::Variable {
+            variable: "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY",
+            instead: "unset it, and pin images by digest in FROM or with --build-context NAME=docker-image://NAME@DIGEST",
+        });
+    }
     let builder = flags.builder.as_deref().filter(|name| !matches!(*name, "default" | ""));
     let attest = "leave it out, or say false: attestations are not made yet";
     let no_builder =
         "leave it out: `build` builds on this machine, `submit --coordinator URL` on a cluster";
     for (flag, value, instead) in [
-        ("attest", flags.attests.iter().map(String::as_str).find(|it| !is_disabled(it)), attest),
+        ("attest", flags.attests.iter().map(String::as_str).find(|it| !may_pass(it)), attest),
         ("provenance", flags.provenance.as_deref().filter(|it| !is_disabled(it)), attest),
         ("sbom", flags.sbom.as_deref().filter(|it| !is_disabled(it)), attest),
+        (
+            "policy",
+            flags.policies.first().map(String::as_str),
+            "leave it out: pin images by digest",
+        ),
+        (
+            "resource",
+            flags.resources.first().map(String::as_str),
+            "set build.step_memory (worker.step_memory on a cluster) in the configuration",
+        ),
         ("builder", builder, no_builder),
         ("cgroup-parent", flags.cgroup_parent.as_deref(), "leave it out: each RUN has its own"),
     ] {
@@ -22,6 +40,18 @@ pub(crate) fn refuse(flags: &BuildFlags) -> Result<(), FlagError> {
         }
     }
     Ok(())
+}
+
+fn may_pass(written: &str) -> bool {
+    is_disabled(written) || may_be_left_out(written)
+}
+
+/// Whether an attestation is wanted only where it costs nothing, as CI actions ask by themselves.
+pub(crate) fn may_be_left_out(written: &str) -> bool {
+    let pairs = csv::pairs(written).unwrap_or_default();
+    let on = |value: Option<&str>| matches!(value, Some("true" | "1"));
+    !is_disabled(written)
+        && pairs.iter().any(|(key, value)| key == "inline-only" && on(value.as_deref()))
 }
 
 /// Whether an attestation is said to be unwanted, which it is anyway: `false`, or `type=sbom,disabled=true`.

@@ -4,7 +4,7 @@
 mod tests;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dcbuild_model::Remote;
 use dcbuild_plan::{NoCache, PullPolicy, Request, RunNetwork};
@@ -94,7 +94,7 @@ pub struct Handover {
 impl Wanted {
     /// Reads flags; values that they take from the environment are taken from `env`.
     pub fn new(flags: &BuildFlags, env: &Env) -> Result<Wanted, FlagError> {
-        refuse::refuse(flags)?;
+        refuse::refuse(flags, env)?;
         let (context, dockerfile) = places(flags)?;
         let names = flags.tags.iter().map(|tag| output::image_name("tag", tag));
         let names = names.collect::<Result<Vec<_>, _>>()?;
@@ -210,6 +210,7 @@ fn places(flags: &BuildFlags) -> Result<(MainContext, DockerfilePlace), FlagErro
         },
         None => DockerfilePlace::Usual,
     };
+    let folder = parse::frontend_options(&flags.opts)?.folder;
     let context = match flags.context.as_str() {
         "-" if stdin => {
             return Err(FlagError::Conflict {
@@ -219,6 +220,16 @@ fn places(flags: &BuildFlags) -> Result<(MainContext, DockerfilePlace), FlagErro
             });
         }
         "-" => MainContext::Stdin,
+        text if folder.is_some() => match parse::remote("the context", text)? {
+            None => MainContext::Folder(Path::new(text).join(folder.unwrap_or_default())),
+            Some(_) => {
+                return Err(FlagError::Conflict {
+                    first: "--opt contextsubdir".into(),
+                    second: format!("the context '{text}'"),
+                    instead: "name the folder in the address: URL#REF:FOLDER",
+                });
+            }
+        },
         "" => {
             return Err(FlagError::Needs {
                 what: "a build".into(),
@@ -246,8 +257,10 @@ fn request(
     let mut allow = flags
         .allow
         .iter()
-        .map(|what| parse::allow(what))
+        .filter_map(|what| parse::allow(what).transpose())
         .collect::<Result<std::collections::BTreeSet<_>, _>>()?;
+    let hostname = parse::frontend_options(&flags.opts)?.hostname;
+    let hostname = hostname.or_else(|| build_args.get("BUILDKIT_SANDBOX_HOSTNAME").cloned());
     if network == RunNetwork::Host {
         allow.insert("network.host".into());
     }
@@ -260,7 +273,7 @@ fn request(
     };
     Ok(Request {
         target: flags.target.clone().filter(|target| !target.is_empty()),
-        hostname: build_args.get("BUILDKIT_SANDBOX_HOSTNAME").cloned().unwrap_or_default(),
+        hostname: hostname.unwrap_or_default(),
         build_args,
         labels: parse::labels(&flags.labels)?,
         platform: parse::platform(&flags.platform)?,

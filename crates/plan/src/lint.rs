@@ -1,8 +1,10 @@
 //! What is questionable in a Dockerfile: `BuildKit`'s build checks, by its names and in its words.
 //!
 //! A [`Finding`] never stops a build, unless the Dockerfile says `# check=error=true`. What can be said of the text
-//! alone is in [`file`], of what stands behind FROM in [`from`], of instructions and their variables in [`stage`].
+//! alone is in [`file`], of what stands behind FROM in [`from`], of instructions and their variables in [`stage`]. What is
+//! not wrong and could be better is in [`advice`], which is asked for by itself.
 
+pub(crate) mod advice;
 pub mod checks;
 pub(crate) mod file;
 pub(crate) mod from;

@@ -22,6 +22,8 @@ use crate::walk;
 pub enum Call {
     /// What is questionable in it.
     Check,
+    /// What is questionable in it, and what could be better.
+    Advice,
     /// Which parameters the target has.
     Outline,
     /// Which targets there are.
@@ -140,7 +142,8 @@ pub enum Called {
 /// Answers what is asked of a Dockerfile, or says which sources that needs; no file of a context is among them.
 pub fn call(call: Call, request: &Request, sources: &Sources) -> Result<Called, PlanError> {
     match call {
-        Call::Check => Ok(check(request, sources)),
+        Call::Check => Ok(check(request, sources, &|checks| checks)),
+        Call::Advice => Ok(check(request, sources, &Checks::with_advice)),
         Call::Outline => outline(request, sources),
         Call::Targets => {
             let dockerfile = parse(request.dockerfile.as_bytes())?;
@@ -160,13 +163,13 @@ fn targets(dockerfile: &Dockerfile) -> Targets {
     Targets { targets: dockerfile.stages.iter().map(target).collect() }
 }
 
-fn check(request: &Request, sources: &Sources) -> Called {
+fn check(request: &Request, sources: &Sources, with: &dyn Fn(Checks) -> Checks) -> Called {
     let Partly { dockerfile, error } = parse_partly(request.dockerfile.as_bytes());
     let mut findings = Findings::default();
     let outcome = match Checks::of(request, &dockerfile) {
         Err(error) => Err(error),
         Ok(checks) => {
-            findings = Findings::new(checks);
+            findings = Findings::new(with(checks));
             lint::file::of_lines(&dockerfile, &mut findings);
             match error {
                 Some(error) => Err(PlanError::from(error)),
@@ -200,6 +203,7 @@ fn check_stages(
     };
     let Surveyed { draft, target, needed } = surveyed;
     of_stages(&draft, &needed, findings);
+    lint::advice::of_target(&draft, target, findings);
     match walk::walk(&draft, target, &needed)? {
         Planned::Ready(_) => Ok(Vec::new()),
         // What the files of a context look like changes nothing about the Dockerfile.

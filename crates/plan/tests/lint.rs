@@ -469,3 +469,73 @@ fn targets_are_listed() {
     assert_eq!(json["targets"][0]["base"], "$BASE");
     assert_eq!(json["targets"][2]["default"], true);
 }
+
+/// What advice says of a Dockerfile, but for what checks say.
+fn advised(text: &str) -> String {
+    let Report::Check(report) = asked(&request(text, &[]), Call::Advice).unwrap() else {
+        panic!("another report")
+    };
+    let advice = report.findings.iter().filter(|finding| finding.rule.is_advice());
+    advice.fold(String::new(), |text, finding| text + &finding.short() + "\n")
+}
+
+#[test]
+fn advice_is_given_where_it_is_asked_for() {
+    let text = "FROM golang
+ARG DB_DSN=postgres://app:hunter2@db/app
+ENV TOKEN_FILE=/run/token PGPASS=x AWS=AKIAIOSFODNN7EXAMPLE
+RUN apt-get -qq update && apt-get install -y gcc=4:12 libc6-dev make
+RUN apk add curl && pip install flask; dnf -y install jq
+";
+    expect![[r#"
+        UnpinnedBaseImage: 'golang' is another image each time that somebody pushes it: name a version, or a digest (line 1)
+        SecretsInValues: DB_DSN looks like a secret, and stays in the image or its history: use RUN --mount=type=secret (line 2)
+        SecretsInValues: AWS looks like a secret, and stays in the image or its history: use RUN --mount=type=secret (line 3)
+        BuildToolsInFinalStage: the image stands on golang, which is for building and has 1 bytes of compressed layers: build there, and COPY --from it into a stage that only runs (line 1)
+        PackageListsKept: the package lists of apt stay in the layer: end the RUN with rm -rf /var/lib/apt/lists/*, or mount a cache at /var/lib/apt (line 4)
+        BuildToolsInFinalStage: gcc=4:12, make stay in the image: build in a stage of its own, and COPY --from it (line 4)
+        PackageListsKept: the index of apk stays in the layer: use apk add --no-cache (line 5)
+        PackageListsKept: the cache of yum stays in the layer: end the RUN with yum clean all (dnf, microdnf), or mount a cache at /var/cache (line 5)
+        PackageListsKept: the cache of pip stays in the layer: use pip install --no-cache-dir, or mount a cache at /root/.cache/pip (line 5)
+    "#]]
+    .assert_eq(&advised(text));
+    let Report::Check(report) = asked(&request(text, &[]), Call::Check).unwrap() else {
+        panic!("another report")
+    };
+    assert!(report.findings.iter().all(|finding| !finding.rule.is_advice()));
+}
+
+#[test]
+fn advice_is_silent_where_it_was_followed() {
+    let text = "# check=skip=UnpinnedBaseImage
+FROM golang AS build
+RUN apt-get update && apt-get install -y gcc
+RUN go build -o /app .
+FROM debian:12-slim
+ENV PIP_NO_CACHE_DIR=1
+RUN --mount=type=cache,target=/var/lib/apt apt-get update
+RUN apt-get update && apt-get install -y curl && rm -rf /var/lib/apt/lists/*
+RUN apk add --no-cache curl && pip install flask
+RUN apk add --no-cache build-base && make && apk del build-base
+COPY --from=build /app /app
+CMD [\"/app\"]
+";
+    assert_eq!(advised(text), "");
+}
+
+#[test]
+fn a_final_stage_may_do_with_less() {
+    let from = |base: &str, start: &str| {
+        advised(&format!(
+            "FROM golang:1.24 AS build\nRUN go build -o /out/app .\nFROM {base}\nCOPY --from=build /out/ /bin/\n{start}\n"
+        ))
+    };
+    expect![[r#"
+        FinalStageCouldBeSmaller: the final stage only copies files and starts /bin/app: FROM scratch would do for a static binary, a distroless image for others; debian:12 is the base now and has 1 bytes of compressed layers (line 3)
+    "#]]
+    .assert_eq(&from("debian:12", "ENTRYPOINT [\"/bin/app\"]"));
+    assert_eq!(from("scratch", "ENTRYPOINT [\"/bin/app\"]"), "");
+    assert_eq!(from("gcr.io/distroless/static:nonroot", "CMD [\"/bin/app\"]"), "");
+    assert_eq!(from("debian:12", "CMD [\"java\", \"-jar\", \"/bin/app\"]"), "");
+    assert_eq!(from("debian:12", "RUN useradd app\nCMD [\"/bin/app\"]"), "");
+}

@@ -4,7 +4,7 @@ mod keys;
 mod raw;
 mod resolve;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -150,6 +150,8 @@ pub struct CoordinatorConfig {
     pub index: IndexConfig,
     /// How long a build goes on whose client is lost.
     pub grace: Duration,
+    /// What a build may be granted that asks for it with `--allow`.
+    pub allow: BTreeSet<String>,
 }
 
 /// A worker.
@@ -171,6 +173,8 @@ pub struct WorkerConfig {
     pub cache_mount_max: ByteSize,
     /// How long jobs may go on after it was asked to stop.
     pub grace: Duration,
+    /// What a RUN may be granted that its build was granted.
+    pub allow: BTreeSet<String>,
 }
 
 /// What a coordinator fetches.

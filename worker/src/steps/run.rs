@@ -18,13 +18,13 @@ use dcbuild_tree::{TimeForm, Tree};
 use tokio::sync::mpsc;
 
 use super::{Made, mounts};
-use crate::DefaultNetwork;
 use crate::attempt::{Attempt, Task};
 use crate::error::{Failed, blocking};
 use crate::layers;
 use crate::publish::Publish;
 use crate::report::Progress;
 use crate::room;
+use crate::{DefaultNetwork, WorkerConfig};
 
 /// How far the times of files may lag behind the clock: the kernel stamps them once a tick.
 const TICK_NANOS: u32 = 50_000_000;
@@ -44,6 +44,7 @@ pub(crate) async fn make(
     op: &RunOp,
 ) -> Result<Made, Failed> {
     allowed(rustix::process::geteuid().is_root())?;
+    granted(&attempt.shared.config, op)?;
     let mut mounts = tokio::select! {
         () = attempt.run.stop.cancelled() => return Err(Failed::Stopped),
         mounts = mounts::prepare(attempt, task, op) => mounts?,
@@ -84,6 +85,23 @@ fn allowed(root: bool) -> Result<(), Failed> {
     let hint = "run dcbuild as root (sudo), or submit the build to a cluster; COPY, ADD and WORKDIR need no root";
     let message = "a RUN needs root on this machine, to make its folders and its namespaces";
     Err(Failed::rejected(message).with_hint(Some(hint)))
+}
+
+/// Refuses what this worker's own configuration does not grant, whatever the coordinator says.
+fn granted(config: &WorkerConfig, op: &RunOp) -> Result<(), Failed> {
+    let asked = [
+        ("network.host", op.network == RunNetwork::Host),
+        ("security.insecure", op.security == RunSecurity::Insecure),
+    ];
+    let lacking = |(what, asked): &(&str, bool)| *asked && !config.allow.contains(*what);
+    match asked.into_iter().find(lacking) {
+        Some((what, _)) if !config.in_process => {
+            let message = format!("{what} is not granted by worker {}", config.id);
+            let hint = "have its operator name it in worker.allow".to_owned();
+            Err(Failed::rejected(message).with_hint(Some(hint)))
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn stage(attempt: &Arc<Attempt>, task: &Arc<Task>) -> Result<Stage, Failed> {

@@ -17,7 +17,7 @@ fn check(written: &[&str], shorthands: Shorthands, names: &[&str], want: &Expect
 }
 
 fn tell(output: &Output) -> String {
-    let OutputSpec { kind, layers, oci_media_types, annotations } = &output.spec;
+    let OutputSpec { kind, layers, oci_media_types, annotations, rewrite_timestamp } = &output.spec;
     let made = match kind {
         OutputKind::Files {} => "files".to_owned(),
         OutputKind::Image { names, push, push_by_digest, keep } => {
@@ -30,8 +30,21 @@ fn tell(output: &Output) -> String {
     };
     let level = layers.level.map_or(String::new(), |level| format!(" level {level}"));
     let force = if layers.force { " force" } else { "" };
+    let force = if *rewrite_timestamp { format!("{force} clamped") } else { force.to_owned() };
     let notes = if annotations.is_empty() { String::new() } else { format!(" {annotations:?}") };
     format!("{made}; {}{level}{force}{notes}; {:?}", layers.compression.name(), output.client)
+}
+
+#[test]
+fn times_are_rewritten_where_that_is_asked() {
+    check(
+        &["type=oci,dest=a.tar,rewrite-timestamp=true"],
+        NO,
+        &[],
+        &expect![[r#"
+        image [] oci; gzip clamped; OciTar { dest: File("a.tar") }
+    "#]],
+    );
 }
 
 #[test]

@@ -112,11 +112,24 @@ fn what_is_not_done_says_so() {
         ("--provenance mode=max .", "--provenance 'mode=max' is not supported"),
         ("--sbom true .", "--sbom 'true' is not supported"),
         ("--attest type=sbom .", "--attest 'type=sbom' is not supported"),
+        ("--policy x .", "--policy 'x' is not supported"),
+        ("--resource memory=1g .", "--resource 'memory=1g' is not supported"),
+        ("--opt target=x .", "--opt 'target=x' is not supported"),
+        ("--opt build-arg:A=1 .", "--opt 'build-arg:A=1' is not supported"),
+        ("--opt what=x .", "--opt 'what=x' is malformed: the frontend has no such option"),
+        (
+            "--opt contextsubdir=../x .",
+            "--opt 'contextsubdir=../x' is malformed: the folder leads out of the context",
+        ),
+        (
+            "--allow all .",
+            "--allow 'all' is malformed: it is none of network.host, security.insecure and device",
+        ),
         ("--builder far .", "--builder 'far' is not supported"),
         ("--cgroup-parent /x .", "--cgroup-parent '/x' is not supported"),
         (
             "--call subrequests.describe .",
-            "--call 'subrequests.describe' is malformed: 'subrequests.describe' is none of build, check, outline and targets",
+            "--call 'subrequests.describe' is malformed: 'subrequests.describe' is none of build, check, advice, outline and targets",
         ),
         ("--check --call=outline .", "--check and --call=outline do not go together"),
         (
@@ -135,6 +148,8 @@ fn what_is_not_done_says_so() {
         "--call build .",
         "--provenance=false --sbom=false .",
         "--attest type=sbom,disabled=true --builder default .",
+        "--attest type=provenance,mode=max,inline-only=true .",
+        "--allow device --allow device=vendor.com/gpu .",
     ] {
         assert!(wanted(line, &[]).is_ok(), "{line}");
     }
@@ -172,7 +187,7 @@ fn a_client_that_leaves_can_write_nothing() {
 fn every_flag_of_docker_is_known_and_may_stand_behind_the_context() {
     let switches = "check debug load no-cache pull push quiet rm force-rm compress squash";
     let values = "add-host allow annotation attest build-arg build-context builder cache-from \
-                  cache-to call cgroup-parent file iidfile label metadata-file network \
+                  cache-to call opt policy resource cgroup-parent file iidfile label metadata-file network \
                   no-cache-filter output platform progress provenance sbom secret shm-size ssh tag \
                   target ulimit memory memory-swap cpu-shares cpu-period cpu-quota cpuset-cpus \
                   cpuset-mems isolation security-opt";
@@ -200,6 +215,27 @@ fn a_flag_without_effect_is_told() {
         told("cache-from app:cache", "read"),
         told("cache-to type=inline", "written"),
     ];
-    assert_eq!(flags.skipped_caches(), want);
+    assert_eq!(flags.skipped(), want);
     assert!(wanted("--cache-from type=gha --cache-to type=local,dest=x .", &[]).is_ok());
+}
+
+#[test]
+fn what_ci_actions_ask_by_themselves_is_left_out_with_a_word() {
+    let flags = parse("--attest type=provenance,mode=max,inline-only=true .");
+    let told = "--attest type=provenance,mode=max,inline-only=true is not made yet, and was asked for with inline-only alone";
+    assert_eq!(flags.skipped(), [told]);
+}
+
+#[test]
+fn the_frontend_is_told_what_has_no_flag() {
+    let wanted = wanted("--opt hostname=box --opt contextsubdir=/a//b folder", &[]).unwrap();
+    assert_eq!(wanted.context, MainContext::Folder("folder/a/b".into()));
+    assert_eq!(request("--opt hostname=box .", &[]).hostname, "box");
+}
+
+#[test]
+fn a_policy_of_the_environment_is_not_passed_over() {
+    let env = [("EXPERIMENTAL_BUILDKIT_SOURCE_POLICY", "policy.json")];
+    let error = wanted(".", &env).unwrap_err().to_string();
+    assert_eq!(error, "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY is set, and is not supported");
 }

@@ -11,29 +11,41 @@ const ARGUMENT: &str = "BUILDKIT_DOCKERFILE_CHECK";
 
 /// Which checks are wanted, and whether what they find is an error.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Checks(CheckDirective);
+pub struct Checks {
+    written: CheckDirective,
+    advice: bool,
+}
 
 impl Checks {
     /// Those of a build.
     pub fn of(request: &Request, dockerfile: &Dockerfile) -> Result<Checks, PlanError> {
         let Some(given) = request.build_args.get(ARGUMENT) else {
-            return Ok(Checks(dockerfile.directives.check.clone().unwrap_or_default()));
+            let written = dockerfile.directives.check.clone().unwrap_or_default();
+            return Ok(Checks { written, advice: false });
         };
-        CheckDirective::parse(given).map(Checks).map_err(|problem| PlanError::Request {
-            message: problem.to_string(),
-            hint: Some(format!("such as --build-arg {ARGUMENT}=skip=all;error=true")),
+        let written = CheckDirective::parse(given);
+        written.map(|written| Checks { written, advice: false }).map_err(|problem| {
+            PlanError::Request {
+                message: problem.to_string(),
+                hint: Some(format!("such as --build-arg {ARGUMENT}=skip=all;error=true")),
+            }
         })
+    }
+
+    /// The same, with advice.
+    pub(crate) fn with_advice(self) -> Checks {
+        Checks { advice: true, ..self }
     }
 
     pub(crate) fn wants(&self, rule: Rule) -> bool {
         if rule.is_experimental() {
-            self.0.experimental.holds(rule.name())
+            self.written.experimental.holds(rule.name())
         } else {
-            !self.0.skip.holds(rule.name())
+            !self.written.skip.holds(rule.name()) && (self.advice || !rule.is_advice())
         }
     }
 
     pub(crate) fn are_errors(&self) -> bool {
-        self.0.error
+        self.written.error
     }
 }

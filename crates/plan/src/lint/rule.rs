@@ -70,6 +70,11 @@ rules! {
     ExposeProtoCasing "expose-proto-casing" "Protocol in EXPOSE instruction should be lowercase",
     ExposeInvalidFormat "expose-invalid-format"
         "IP address and host-port mapping should not be used in EXPOSE instruction. This will become an error in a future release",
+    UnpinnedBaseImage "" "A base image should be named by a version or a digest",
+    PackageListsKept "" "What a package manager downloads for itself should not stay in a layer",
+    BuildToolsInFinalStage "" "What only builds need should not be in the image that runs",
+    FinalStageCouldBeSmaller "" "A stage that only starts a program needs no system below it",
+    SecretsInValues "" "Secrets should not be values of ARG and ENV",
 }
 
 impl Rule {
@@ -78,9 +83,22 @@ impl Rule {
         matches!(self, Rule::CopyIgnoredFile | Rule::InvalidDefinitionDescription)
     }
 
+    /// Whether it only speaks where advice is asked for; docker knows it not.
+    pub fn is_advice(self) -> bool {
+        matches!(
+            self,
+            Rule::UnpinnedBaseImage
+                | Rule::PackageListsKept
+                | Rule::BuildToolsInFinalStage
+                | Rule::FinalStageCouldBeSmaller
+                | Rule::SecretsInValues
+        )
+    }
+
     /// A page about it.
     pub fn url(self) -> Option<String> {
-        // The one check that the documentation has no page for.
-        (self != Rule::InvalidBaseImagePlatform).then(|| format!("{PAGES}{}/", self.page()))
+        // Docker's documentation has no page for the first, and knows nothing of the others.
+        (self != Rule::InvalidBaseImagePlatform && !self.is_advice())
+            .then(|| format!("{PAGES}{}/", self.page()))
     }
 }

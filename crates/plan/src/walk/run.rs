@@ -33,11 +33,8 @@ impl Walk<'_> {
         run: &RunInstruction,
         command: &Command,
     ) -> Result<(), PlanError> {
-        if let Some(device) = run.devices.first() {
-            let message = format!(
-                "RUN --device={device} is not supported: no worker offers devices to builds"
-            );
-            return Err(PlanError::at(stage.at, message));
+        for device in &run.devices {
+            Self::device(stage, &device.to_string())?;
         }
         let (argv, scripts) = Self::argv(stage, run);
         if argv.is_empty() {
@@ -97,6 +94,33 @@ impl Walk<'_> {
         }
         let file = InlineFile { name: first.name.clone(), content: Bytes(body.into_bytes()) };
         (shell_command(stage, format!("{SCRIPTS}{}", first.name)), vec![file])
+    }
+
+    /// A device that is not required may be absent, and with dcbuild always is.
+    fn device(stage: &Stage, written: &str) -> Result<(), PlanError> {
+        let (mut name, mut required) = (None, false);
+        for field in written.split(',') {
+            match field.split_once('=') {
+                Some(("required", "true" | "1")) => required = true,
+                Some(("required", "false" | "0")) => required = false,
+                None if field == "required" => required = true,
+                Some(("name", value)) => name = Some(value),
+                _ if name.is_none() => name = Some(field),
+                _ => {
+                    let message = format!("unexpected key '{field}' in '{written}'");
+                    return Err(PlanError::at(stage.at, message));
+                }
+            }
+        }
+        let name = name.unwrap_or_default();
+        if !required {
+            return Ok(());
+        }
+        Err(PlanError::Instruction {
+            message: format!("required device \"{name}\" is not registered"),
+            lines: stage.at,
+            hint: Some("no worker offers devices to builds: leave `required` out where the command does without, or use it when the image runs".into()),
+        })
     }
 
     fn network(&self, stage: &Stage, mode: NetworkMode) -> Result<RunNetwork, PlanError> {

@@ -45,6 +45,7 @@ const INDEX: &str =
     "What knows fast what the bucket has: `embedded` (each process for itself) or `redis`.";
 const INDEX_URL: &str = "`redis://[USER:PASSWORD@]HOST:PORT/DB`, `rediss://..` for TLS, or \
     `redis+sentinel://HOST:PORT,HOST:PORT/SERVICE`; `DCBUILD_INDEX` goes before it.";
+const ALLOW: &str = "What a build of a cluster may be granted that asks for it with `--allow`: `network.host`, `security.insecure`. Coordinator and worker must both grant it; it makes whoever may submit a master of the worker's machine.";
 const KEEP_STORAGE: &str = "What may stay in the store, such as `500GiB`: every 10 minutes the longest unused goes, but \
     for what running builds use and images with a name; `none` keeps all.";
 const KEEP_UNUSED: &str =
@@ -52,7 +53,7 @@ const KEEP_UNUSED: &str =
 const INDEX_CA: &str = "A file of certificates to trust instead of the system's.";
 
 /// `HOST` stands for any host.
-pub(super) const KEYS: [Key; 43] = [
+pub(super) const KEYS: [Key; 45] = [
     key("registry.HOST.mirrors", "[]", "Hosts that are asked first, in this order.").of(Kind::List),
     key("registry.HOST.http", "false", "Use plain http.").of(Kind::Flag),
     key("registry.HOST.insecure", "false", "Use https without checking the certificate.")
@@ -103,6 +104,7 @@ pub(super) const KEYS: [Key; 43] = [
         "5m",
         "How long a build goes on whose client is lost, unless it was submitted with `--detach`.",
     ),
+    key("coordinator.allow", "[]", ALLOW).of(Kind::List),
     key("coordinator.keep_storage", "none", KEEP_STORAGE),
     key("coordinator.keep_unused", "none", KEEP_UNUSED),
     key("worker.coordinator", "http://127.0.0.1:7070", "The coordinator that it works for."),
@@ -118,6 +120,7 @@ pub(super) const KEYS: [Key; 43] = [
         "How large a cache mount may be that is written back to the store.",
     ),
     key("worker.grace", "30s", "How long jobs may go on after a request to stop."),
+    key("worker.allow", "[]", ALLOW).of(Kind::List),
     key("submit.coordinator", "none", "The coordinator that builds are sent to."),
     key(
         "fetch.allow",

@@ -83,6 +83,7 @@ pub(super) struct RawCoordinator {
     pub(super) keep_unused: Option<String>,
     pub(super) index: Option<RawIndex>,
     pub(super) grace: Option<String>,
+    pub(super) allow: Vec<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -96,6 +97,7 @@ pub(super) struct RawWorker {
     pub(super) step_memory: Option<String>,
     pub(super) cache_mount_max: Option<String>,
     pub(super) grace: Option<String>,
+    pub(super) allow: Vec<String>,
 }
 
 #[derive(Deserialize, Default)]

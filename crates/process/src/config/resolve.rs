@@ -1,5 +1,6 @@
 //! From what was written to what is meant.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::num::NonZero;
 use std::path::PathBuf;
@@ -147,7 +148,18 @@ fn coordinator(raw: RawCoordinator, mistakes: &mut Mistakes) -> Option<Coordinat
         keep_unused: keep_unused?,
         index,
         grace: grace?,
+        allow: allow("coordinator.allow", raw.allow, mistakes),
     })
+}
+
+/// What may be granted to a build.
+const GRANTS: [&str; 2] = ["network.host", "security.insecure"];
+
+fn allow(key: &str, written: Vec<String>, mistakes: &mut Mistakes) -> BTreeSet<String> {
+    for what in written.iter().filter(|what| !GRANTS.contains(&what.as_str())) {
+        mistakes.add(key, format!("'{what}' is neither network.host nor security.insecure"));
+    }
+    written.into_iter().collect()
 }
 
 /// Reads a value that may also be `none`.
@@ -198,6 +210,7 @@ fn worker(raw: RawWorker, env: &Env, mistakes: &mut Mistakes) -> Option<WorkerCo
         step_memory,
         cache_mount_max: cache_mount_max?,
         grace: grace?,
+        allow: allow("worker.allow", raw.allow, mistakes),
     })
 }
 

@@ -1,0 +1,66 @@
+//! What a RUN may be granted beyond its cell: on one machine by a flag, on a cluster by its operator too.
+
+use dcbuild_tests::cluster::Cluster;
+use dcbuild_tests::story::Story;
+
+const INSECURE: &str =
+    "FROM busybox:golden\nRUN --security=insecure grep CapEff /proc/self/status > /caps\n";
+
+fn story(dockerfile: &str) -> Story {
+    Story::new(dockerfile, &[])
+}
+
+#[test]
+fn what_is_not_granted_is_refused_with_the_way_to_it() {
+    for (line, want) in [
+        ("--security=insecure true", "security.insecure is not allowed"),
+        ("--network=host true", "network.host is not allowed"),
+        (
+            "--device=vendor.com/gpu,required true",
+            "required device \"vendor.com/gpu\" is not registered",
+        ),
+        ("--device=vendor.com/gpu=all,required=perhaps true", "unexpected key 'required=perhaps'"),
+    ] {
+        let story = story(&format!("FROM busybox:golden\nRUN {line}\n"));
+        let said = story.try_build(&[]).failed().stderr;
+        assert!(said.contains(want) && said.contains("Dockerfile:2"), "{line}: {said}");
+    }
+}
+
+#[test]
+fn the_user_of_a_machine_grants_what_it_may_do() {
+    let story = story(INSECURE);
+    let built = story.build(&["--allow", "security.insecure"]);
+    let caps = built.image.tree().text("caps").unwrap_or_default();
+    let caps = u64::from_str_radix(caps.trim().trim_start_matches("CapEff:").trim(), 16);
+    // More than docker's fourteen.
+    assert!(caps.as_ref().is_ok_and(|caps| caps.count_ones() > 14), "{caps:?}");
+    story.write(
+        "Dockerfile",
+        "FROM busybox:golden\nRUN --device=vendor.com/gpu --network=host true\n",
+    );
+    story.build(&["--allow", "network.host,device"]);
+}
+
+fn submit(config: &str) -> dcbuild_tests::running::Finished {
+    let Story { home, registry } = story(INSECURE);
+    let file = home.path("config.toml");
+    let written = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(std::fs::write(&file, format!("{written}\n{config}")).is_ok());
+    let context = home.arg("context");
+    let cluster = Cluster::start(home, 1, 1);
+    let done = cluster.ask("submit", &["--allow", "security.insecure", &context]);
+    drop(registry);
+    done
+}
+
+#[test]
+fn a_cluster_grants_nothing_unless_both_its_sides_say_so() {
+    let said = submit("").failed().stderr;
+    assert!(said.contains("security.insecure is not granted by this cluster"), "{said}");
+    assert!(said.contains("coordinator.allow"), "{said}");
+    let said = submit("[coordinator]\nallow = [\"security.insecure\"]\n").failed().stderr;
+    assert!(said.contains("security.insecure is not granted by worker"), "{said}");
+    let both = "[coordinator]\nallow = [\"security.insecure\"]\n[worker]\nallow = [\"security.insecure\"]\n";
+    submit(both).well();
+}
