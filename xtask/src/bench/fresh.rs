@@ -18,7 +18,7 @@ const MODULES: usize = 9;
 /// Files of the project.
 const FILES: usize = 10_000;
 /// Bytes of the builder that nobody needs but for one file.
-const BUILDER: &str = "512M";
+const BUILDER: u64 = 512_000_000;
 
 /// What is built.
 pub(super) struct Fresh {
