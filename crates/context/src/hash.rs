@@ -3,13 +3,12 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use dcbuild_model::{ContentDigest, Digest, Fault, Selection, SelectionDigest, TreePath};
-use dcbuild_tree::{Entry, Kind, SelectError, Tree, Xattrs, select, selected_files};
+use dcbuild_tree::{Kind, SelectError, Tree, Xattrs, select, selected_files};
 use rustix::fs::Stat;
 use sha2::Digest as _;
 
@@ -112,21 +111,24 @@ pub fn hash(
     selections: &[Selection],
     cache: &mut StatCache,
 ) -> Result<Hashed, HashError> {
-    let mut wanted = BTreeSet::new();
+    let mut wanted: Vec<TreePath> = Vec::new();
     for selection in selections {
         let files = selected_files(&listing.tree, selection);
         wanted.append(&mut files.map_err(|source| not_selected(selection, source))?);
     }
-    let wanted: Vec<TreePath> = wanted.into_iter().collect();
+    if selections.len() > 1 {
+        wanted.sort_unstable();
+        wanted.dedup();
+    }
     let seen = look_at_all(context, listing, &wanted, cache)?;
     let (mut files_read, mut files_known, mut bytes_read) = (0, 0, 0);
-    for (path, seen) in seen.iter().map(|(path, seen)| (*path, seen)) {
+    for (path, seen) in &seen {
         if seen.read {
             files_read += 1;
             bytes_read += seen.stat.size;
             let has_xattrs = !seen.xattrs.is_empty();
             let known = Known { stat: seen.stat, content: seen.content, has_xattrs };
-            cache.put(path.clone(), known);
+            cache.put((*path).clone(), known);
         } else {
             files_known += 1;
         }
@@ -144,18 +146,18 @@ fn not_selected(selection: &Selection, source: SelectError) -> HashError {
 }
 
 /// The listing less the files that nobody asked for, with the contents of the others.
-fn tree_of(listing: &Listing, seen: &BTreeMap<&TreePath, Seen>) -> Tree {
-    let entries = listing.tree.walk().filter_map(|(path, entry)| {
-        let mut entry: Entry = entry.clone();
+fn tree_of(listing: &Listing, seen: &[(&TreePath, Seen)]) -> Tree {
+    let mut tree = listing.frame.clone();
+    for (path, seen) in seen {
+        let Some(mut entry) = listing.tree.get(path).cloned() else { continue };
         if let Kind::File(body) = &mut entry.kind {
-            let seen = seen.get(&path)?;
             body.content = seen.content;
             body.size = seen.stat.size;
             entry.meta.xattrs = seen.xattrs.clone();
         }
-        Some((path, entry))
-    });
-    Tree::from_entries(entries).expect("a tree's own entries come after their folders")
+        tree.insert(path, entry).expect("all folders of a listing are in its frame");
+    }
+    tree
 }
 
 fn look_at_all<'w>(
@@ -163,7 +165,7 @@ fn look_at_all<'w>(
     listing: &Listing,
     wanted: &'w [TreePath],
     cache: &StatCache,
-) -> Result<BTreeMap<&'w TreePath, Seen>, HashError> {
+) -> Result<Vec<(&'w TreePath, Seen)>, HashError> {
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let work = || -> Result<Vec<(&'w TreePath, Seen)>, HashError> {
         let mut buffer = vec![0; BUFFER_BYTES];
@@ -179,7 +181,7 @@ fn look_at_all<'w>(
     };
     let cores =
         std::thread::available_parallelism().map_or(1, usize::from).min(wanted.len().max(1));
-    let mut all = BTreeMap::new();
+    let mut all = Vec::with_capacity(wanted.len());
     std::thread::scope(|scope| {
         let others: Vec<_> = (1..cores).map(|_| scope.spawn(work)).collect();
         let mut result = work().map(|seen| all.extend(seen));

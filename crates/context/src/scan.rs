@@ -109,6 +109,8 @@ impl FileStat {
 #[derive(Debug)]
 pub struct Listing {
     pub(crate) tree: Tree,
+    /// The tree without its regular files.
+    pub(crate) frame: Tree,
     pub(crate) files: HashMap<TreePath, Unhashed>,
     pub(crate) scanned: UnixTime,
 }
@@ -140,19 +142,31 @@ impl Context {
     pub fn scan(&self, ignore: &Ignore, now: UnixTime) -> Result<Listing, ScanError> {
         let mut met = walk(&self.folder, ignore, self.index)?;
         drop_empty_conditionals(&mut met);
-        met.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        let mut met = sorted(met);
         link_groups(&mut met);
         let mut files = HashMap::with_capacity(met.len());
         let mut entries = Vec::with_capacity(met.len());
+        let mut frame = Vec::new();
         for one in met {
             if let Some(file) = one.file {
                 files.insert(one.path.clone(), file);
+            } else {
+                frame.push((one.path.clone(), one.entry.clone()));
             }
             entries.push((one.path, one.entry));
         }
         let tree = Tree::from_entries(entries).map_err(ScanError::Changed)?;
-        Ok(Listing { tree, files, scanned: now })
+        let frame = Tree::from_entries(frame).map_err(ScanError::Changed)?;
+        Ok(Listing { tree, frame, files, scanned: now })
     }
+}
+
+/// Sorts by path; the entries are large, so that each is moved once.
+fn sorted(met: Vec<Met>) -> Vec<Met> {
+    let mut order: Vec<usize> = (0..met.len()).collect();
+    order.sort_unstable_by(|a, b| met[*a].path.cmp(&met[*b].path));
+    let mut met: Vec<Option<Met>> = met.into_iter().map(Some).collect();
+    order.into_iter().filter_map(|place| met[place].take()).collect()
 }
 
 /// A folder that a pattern leaves out appears only where another pattern takes in something below it.

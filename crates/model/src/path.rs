@@ -97,6 +97,16 @@ impl TreePath {
         TreePath(path)
     }
 
+    /// A path further down, given as it is from here.
+    #[must_use]
+    pub fn below(&self, rest: &TreePath) -> TreePath {
+        match (self.is_root(), rest.is_root()) {
+            (_, true) => self.clone(),
+            (true, false) => rest.clone(),
+            (false, false) => TreePath([&self.0, b"/".as_slice(), &rest.0].concat()),
+        }
+    }
+
     /// Whether `self` is `other` or lies below it.
     pub fn is_within(&self, other: &TreePath) -> bool {
         other.is_root()

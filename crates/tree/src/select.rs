@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use dcbuild_model::{Encoder, Selection, SelectionDigest, SelectionForm, TreePath};
 
@@ -46,20 +46,17 @@ pub fn select(tree: &Tree, selection: &Selection) -> Result<SelectionDigest, Sel
 }
 
 /// The regular files that a selection reads: what must be hashed and sent. Contents do not count, so that it can be
-/// asked of a listing that was not hashed yet.
-pub fn selected_files(
-    tree: &Tree,
-    selection: &Selection,
-) -> Result<BTreeSet<TreePath>, SelectError> {
-    let mut files = BTreeSet::new();
+/// asked of a listing that was not hashed yet. Each is named once, in order.
+pub fn selected_files(tree: &Tree, selection: &Selection) -> Result<Vec<TreePath>, SelectError> {
+    let mut files = Vec::new();
     match selection.form {
         SelectionForm::Copy => {
             for found in matches(tree, selection)?.into_iter().flatten() {
                 for item in found.items.iter().filter(|item| is_file(item.entry)) {
-                    files.insert(below(&found.path, &item.path));
+                    files.push(found.path.below(&item.path));
                 }
                 if is_file(found.entry) {
-                    files.insert(found.path);
+                    files.push(found.path);
                 }
             }
         }
@@ -68,15 +65,13 @@ pub fn selected_files(
             let inside = tree.walk_from(&top).filter(|(_, entry)| is_file(entry));
             files.extend(inside.map(|(path, _)| path));
             if is_file(entry) {
-                files.insert(top);
+                files.push(top);
             }
         }
     }
+    files.sort_unstable();
+    files.dedup();
     Ok(files)
-}
-
-fn below(top: &TreePath, path: &TreePath) -> TreePath {
-    path.names().fold(top.clone(), |path, name| path.join(name))
 }
 
 fn is_file(entry: &Entry) -> bool {
