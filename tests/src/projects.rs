@@ -13,6 +13,8 @@ pub struct Project {
     pub change: (&'static str, &'static str),
     /// Flags of the build.
     pub flags: &'static [&'static str],
+    /// What no step that the change makes run has in its name.
+    pub spared: &'static [&'static str],
 }
 
 const PLAIN: Project = Project {
@@ -21,6 +23,7 @@ const PLAIN: Project = Project {
     files: &[("in.txt", "one\n")],
     change: ("in.txt", "two\n"),
     flags: &[],
+    spared: &[],
 };
 
 /// Twenty of them.
@@ -46,6 +49,7 @@ pub const PROJECTS: &[Project] = &[
             FROM busybox:golden\nCOPY --from=build /app /app\n",
         files: &[("lock", "a=1\n"), ("src/a", "a\n"), ("src/b", "b\n")],
         change: ("src/b", "another b\n"),
+        spared: &["COPY lock", "sha256sum"],
         ..PLAIN
     },
     Project {
@@ -67,6 +71,7 @@ pub const PROJECTS: &[Project] = &[
         name: "a change that a stage swallows",
         dockerfile: "FROM busybox:golden AS count\nCOPY in.txt /\nRUN wc -l < /in.txt > /lines\n\
             FROM busybox:golden\nCOPY --from=count /lines /\nRUN cat /lines /lines > /twice\n",
+        spared: &["COPY --from", "cat /lines"],
         ..PLAIN
     },
     Project {
@@ -74,6 +79,7 @@ pub const PROJECTS: &[Project] = &[
         dockerfile: "FROM busybox:golden\nCOPY . /all\nRUN find /all -type f | sort > /list\n",
         files: &[(".dockerignore", "*.log\n!kept.log\n"), ("a.log", "1\n"), ("kept.log", "2\n")],
         change: ("a.log", "changed\n"),
+        spared: &["COPY", "RUN"],
         ..PLAIN
     },
     Project {
@@ -88,6 +94,7 @@ pub const PROJECTS: &[Project] = &[
         dockerfile: "FROM busybox:golden\nCOPY --exclude=*.md docs /docs\nRUN ls /docs > /list\n",
         files: &[("docs/a.txt", "a\n"), ("docs/b.md", "b\n")],
         change: ("docs/b.md", "c\n"),
+        spared: &["COPY", "RUN"],
         ..PLAIN
     },
     Project {
@@ -151,6 +158,7 @@ pub const PROJECTS: &[Project] = &[
         dockerfile: "FROM busybox:golden AS lost\nRUN exit 1\nFROM busybox:golden AS base\nWORKDIR /w\n\
             COPY in.txt .\nFROM base AS tested\nRUN false\nFROM base\nRUN tr a-z A-Z < in.txt > out\n\
             EXPOSE 80\nCMD [\"cat\", \"out\"]\n",
+        spared: &["exit 1", "false"],
         ..PLAIN
     },
 ];

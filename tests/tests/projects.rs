@@ -136,6 +136,9 @@ fn check(site: &Site, project: &Project) {
     same(project, &cold, &bare.build_uncached(project, false), "without a cache");
 
     let changed = home.build(project, true);
+    let spared = |name: &String| project.spared.iter().any(|spared| name.contains(spared));
+    let wasted: Vec<&String> = changed.ran.iter().filter(|name| spared(name)).collect();
+    assert_eq!(wasted, Vec::<&String>::new(), "{}", project.name);
     let bare = bare.build_uncached(project, true);
     assert_eq!(bare.image.config["created"], cold.image.config["created"]);
     same(project, &changed, &bare, "changed and without a cache");
