@@ -282,18 +282,21 @@ impl Layers {
         Ok(tree)
     }
 
-    /// The bytes of one small regular file of a tree, links followed; nothing if there is none.
+    /// The bytes of one small regular file of a tree, links followed; nothing if nothing is there, and an error if
+    /// something else is.
     pub(crate) fn read_file(
         self: &Arc<Layers>,
         tree: &Tree,
         path: &str,
         bytes_max: u64,
     ) -> Result<Option<Vec<u8>>, Failed> {
-        let Ok(path) = tree.resolve(path.as_bytes(), dcbuild_tree::LastLink::Follow) else {
-            return Ok(None);
-        };
-        let Some(dcbuild_tree::Kind::File(body)) = tree.get(&path).map(|entry| &entry.kind) else {
-            return Ok(None);
+        let path = tree
+            .resolve(path.as_bytes(), dcbuild_tree::LastLink::Follow)
+            .map_err(|error| Failed::rejected(error.to_string()))?;
+        let body = match tree.get(&path).map(|entry| &entry.kind) {
+            None => return Ok(None),
+            Some(dcbuild_tree::Kind::File(body)) => body,
+            Some(_) => return Err(Failed::rejected(format!("'/{path}' is not a regular file"))),
         };
         if body.size > bytes_max {
             return Err(Failed::rejected(format!("'/{path}' is larger than {bytes_max} bytes")));

@@ -6,11 +6,12 @@ use dcbuild_dockerfile::expand::{ExpandError, expand_word};
 use dcbuild_dockerfile::suggest::nearest;
 use dcbuild_dockerfile::{Dockerfile, Instruction, InstructionKind, Span, parse, parse_trigger};
 use dcbuild_model::Platform;
+use dcbuild_model::limits::CONFIG_BYTES_MAX;
 use dcbuild_oci::ImageRef;
 
 use crate::env::Env;
 use crate::lint::{self, Checks, Findings};
-use crate::plan::{PlanError, Planned};
+use crate::plan::{ImageTemplate, PlanError, Planned};
 use crate::request::{ContextSource, NoCache, Request};
 use crate::sources::{ImageAnswer, Need, ResolvedImage, Sources};
 use crate::{globals, walk};
@@ -109,10 +110,24 @@ pub(crate) fn plan(request: &Request, sources: &Sources) -> Result<Planned, Plan
             if let Some(message) = findings.violation() {
                 return Err(PlanError::violation(message));
             }
+            refuse_large(&plan.image)?;
             plan.findings = findings.take();
             Ok(Planned::Ready(plan))
         }
     }
+}
+
+/// A config that nobody would take is refused before anything runs; its history says each instruction again.
+fn refuse_large(image: &ImageTemplate) -> Result<(), PlanError> {
+    let history: usize = image.history.iter().map(|line| line.created_by.len()).sum();
+    let bytes = image.config.len() + history;
+    if bytes <= CONFIG_BYTES_MAX {
+        return Ok(());
+    }
+    let message =
+        format!("the image's config would have {bytes} bytes; it may have {CONFIG_BYTES_MAX}");
+    let hint = "variables, labels and the text of each instruction count: keep long texts in files";
+    Err(PlanError::Request { message, hint: Some(hint.into()) })
 }
 
 /// Finds the stages of a file and what they stand on, or says what must be known first.
@@ -315,7 +330,8 @@ impl<'a> Draft<'a> {
         let none = |_: &str| None;
         let plain = expand_word(from, &none, self.dockerfile.escape()).map_err(expansion(at))?;
         if plain != from {
-            return Err(PlanError::Request {
+            return Err(PlanError::Instruction {
+                lines: at,
                 message: "variable expansion is not supported for --from, define a new stage with FROM using ARG from \
                           global scope as a workaround"
                     .into(),
@@ -326,7 +342,7 @@ impl<'a> Draft<'a> {
             Ok(number) => usize::try_from(number)
                 .ok()
                 .filter(|number| *number < self.dockerfile.stages.len())
-                .ok_or_else(|| PlanError::request(format!("invalid stage index {number}"))),
+                .ok_or_else(|| PlanError::at(at, format!("invalid stage index {number}"))),
             Err(_) => Ok(self.stage_or_image(from, at)),
         }
     }
@@ -390,9 +406,10 @@ impl<'a> Draft<'a> {
 
     /// A circle is reported where the stage that it comes back to leaves for the next.
     fn cycle(&self, path: &[Open], back_to: usize, last: (u32, u32)) -> PlanError {
-        let title = |stage: usize| match &self.stages[stage].title {
-            title if title.is_empty() => format!("stage-{stage}"),
-            title => title.clone(),
+        // The title of a stage that stands alone is empty.
+        let title = |stage: usize| match &self.stages[stage].name {
+            Some(name) => name.clone(),
+            None => format!("stage-{stage}"),
         };
         let from = path.iter().position(|open| open.stage == back_to).unwrap_or(0);
         let mut names: Vec<String> = path[from..].iter().map(|open| title(open.stage)).collect();
@@ -583,6 +600,11 @@ impl<'a> Draft<'a> {
     fn nearest_stage(&self, name: &str) -> Option<String> {
         let names: Vec<&str> =
             self.stages.iter().filter_map(|stage| stage.name.as_deref()).collect();
+        if names.contains(&name) {
+            return Some(format!(
+                "the stage {name} stands further down; FROM takes those above it"
+            ));
+        }
         nearest(name, &names).map(|stage| format!("did you mean the stage {stage}?"))
     }
 }
