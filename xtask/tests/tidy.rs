@@ -23,7 +23,8 @@ fn root() -> PathBuf {
 fn sources() -> Vec<(String, String)> {
     let is_ours = |entry: &walkdir::DirEntry| {
         let name = entry.file_name().to_string_lossy();
-        !(entry.depth() == 1 && (name == "target" || name.starts_with('.')))
+        let made = entry.depth() == 1 && (name == "target" || name.starts_with('.'));
+        !made && !entry.path().ends_with("fuzz/target")
     };
     let files = walkdir::WalkDir::new(root()).into_iter().filter_entry(is_ours);
     let files = files.map(|entry| entry.unwrap().into_path());

@@ -87,4 +87,26 @@ mod tests {
             assert_eq!(Request::parse(&[&[kind], &sign[1..]].concat()), None, "{kind}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_a_message_or_none(bytes: Vec<u8>) {
+            for kind in [11, 13] {
+                let message = [&[kind], &bytes[..]].concat();
+                let _request = Request::parse(&message);
+            }
+            if let Some(Request::Sign { key, data, .. }) = Request::parse(&bytes) {
+                proptest::prop_assert!(key.len() + data.len() < bytes.len());
+            }
+        }
+
+        #[test]
+        fn any_text_is_a_key_or_is_refused(body in "[A-Za-z0-9+/=\n]{0,300}", other in "\\PC{0,80}") {
+            let pem = format!(
+                "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEA{body}\n-----END OPENSSH PRIVATE KEY-----\n"
+            );
+            drop(crate::Key::parse(&pem));
+            drop(crate::Key::parse(&other));
+        }
+    }
 }

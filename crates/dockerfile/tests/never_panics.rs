@@ -1,8 +1,8 @@
 //! Arbitrary text is parsed or refused, and never breaks the parser.
 
 use dcbuild_dockerfile::{
-    Escape, EscapeMode, ExpandOptions, QuoteMode, Span, UnsetMode, excerpt, expand, parse,
-    parse_trigger,
+    Escape, EscapeMode, ExpandOptions, InstructionKind, QuoteMode, Span, UnsetMode, excerpt,
+    expand, expand_word, parse, parse_trigger,
 };
 use proptest::prelude::*;
 
@@ -47,6 +47,30 @@ fn word() -> impl Strategy<Value = String> {
     prop::collection::vec(piece, 0..16).prop_map(|pieces| pieces.concat())
 }
 
+fn mount() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        Just("type="),
+        Just("cache"),
+        Just("secret"),
+        Just("tmpfs"),
+        Just("ssh"),
+        Just(","),
+        Just("\""),
+        Just("target="),
+        Just("/x"),
+        Just("id="),
+        Just("from="),
+        Just("$x"),
+        Just("mode=0999"),
+        Just("uid=-1"),
+        Just("size=9999999999t"),
+        Just("sharing=locked"),
+        Just("required"),
+        Just("="),
+    ];
+    prop::collection::vec(piece, 0..10).prop_map(|pieces| pieces.concat())
+}
+
 proptest! {
     #[test]
     fn any_text_is_parsed_or_refused(text in text()) {
@@ -86,5 +110,14 @@ proptest! {
     #[test]
     fn excerpts_of_any_place_are_shown(text in text(), start in any::<u32>(), end in any::<u32>()) {
         let _shown = excerpt(&text, "Dockerfile", Span { start_line: start, end_line: end });
+    }
+
+    #[test]
+    fn any_mount_is_typed_or_refused(flag in mount()) {
+        let Ok(file) = parse(format!("FROM a\nRUN --mount={flag} x\n").as_bytes()) else { return Ok(()) };
+        let InstructionKind::Run(run) = &file.stages[0].instructions[0].kind else { return Ok(()) };
+        for mount in &run.mounts {
+            let _mount = mount.resolve(&mut |text| expand_word(text, &|_| None, Escape::Backslash));
+        }
     }
 }

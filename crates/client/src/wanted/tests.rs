@@ -239,3 +239,29 @@ fn a_policy_of_the_environment_is_not_passed_over() {
     let error = wanted(".", &env).unwrap_err().to_string();
     assert_eq!(error, "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY is set, and is not supported");
 }
+
+proptest::proptest! {
+    #[test]
+    fn any_value_of_a_flag_is_understood_or_refused(
+        flag in proptest::sample::select(vec![
+            "--output", "--cache-to", "--cache-from", "--secret", "--ssh", "--ulimit", "--shm-size",
+            "--add-host", "--network", "--allow", "--build-context", "--build-arg", "--label",
+            "--annotation", "--platform", "--call", "--tag", "--no-cache-filter", "--attest", "--progress", "--opt",
+        ]),
+        pieces in proptest::collection::vec(proptest::sample::select(vec![
+            "type=", "image", "oci", "local", "dest=", "/x", "name=", "a/b:c", ",", ",,", "\"", "\"\"",
+            "=", ":", "id=", "src=", "env=", "X", "ref=", "mode=max", "push=true", "compression=zstd",
+            "compression-level=", "-1", "99999999999999999999", "docker-image://", "oci-layout://", "@",
+            "sha256:", "nofile", "64m", "linux/arm64", "é", " ", "\n", "annotation.a=", "index:", "[::1]",
+        ]), 0..8),
+    ) {
+        let value = pieces.concat();
+        let line = Line::try_parse_from(["build", &format!("{flag}={value}"), "."]);
+        let env: Env = [("X", "value")].into_iter().collect();
+        if let Ok(line) = line
+            && let Err(error) = Wanted::new(&line.flags, &env)
+        {
+            proptest::prop_assert!(!error.to_string().is_empty());
+        }
+    }
+}

@@ -67,3 +67,24 @@ fn many_processes_write_at_once() {
     });
     assert_eq!(fs::read_dir(state.path()).unwrap().count(), 1);
 }
+
+proptest::proptest! {
+    #[test]
+    fn any_bytes_under_a_right_sum_are_read_or_count_as_none(
+        bytes in proptest::collection::vec(proptest::arbitrary::any::<u8>(), 0..400),
+        at in 0_usize..400,
+    ) {
+        let sealed = |body: &[u8]| {
+            let check = Digest::of(body).0;
+            [body, &check[..]].concat()
+        };
+        drop(decode(&bytes));
+        drop(decode(&sealed(&[&MAGIC[..], &bytes].concat())));
+        let mut whole = encode(&entries(3));
+        whole.truncate(whole.len() - CHECK_BYTES);
+        for (place, byte) in whole.iter_mut().skip(MAGIC.len() + at).zip(&bytes) {
+            *place = *byte;
+        }
+        drop(decode(&sealed(&whole)));
+    }
+}

@@ -63,3 +63,18 @@ fn small_files_are_read_back() {
     let names = Repositories([("a".to_owned(), [("b".to_owned(), "c".to_owned())].into())].into());
     assert_eq!(Repositories::parse(&names.to_json()).unwrap(), names);
 }
+
+proptest::proptest! {
+    #[test]
+    fn any_layout_is_read_or_refused(text in "[a-z0-9:/@.\"{}\\[\\],]{0,60}", rest in "[a-z0-9:/@.]{0,40}") {
+        let reference = format!("oci-layout://{rest}");
+        if let Ok(parsed) = reference.parse::<LayoutRef>() {
+            let again: LayoutRef = parsed.to_string().parse().unwrap();
+            proptest::prop_assert_eq!(again, parsed);
+        }
+        let bytes = text.as_bytes();
+        drop(parse_index_file(bytes));
+        drop(ArchiveItem::parse_list(bytes));
+        drop(Repositories::parse(bytes));
+    }
+}

@@ -121,3 +121,26 @@ fn others_with_the_same_files_send_their_times_and_a_change_sends_its_neighbourh
     assert!((1..=6).contains(&count) && bytes < all / 5, "{count} pieces, {bytes} bytes of {all}");
     assert!(first.parcel.encode().len() < 40_000, "{}", first.parcel.encode().len());
 }
+
+proptest::proptest! {
+    #[test]
+    fn any_parcel_opens_or_is_refused(
+        bytes in proptest::collection::vec(proptest::arbitrary::any::<u8>(), 0..300),
+        at in 0_usize..4000,
+    ) {
+        drop(Parcel::decode(&bytes));
+        let none: HashMap<BlobDigest, Vec<u8>> = HashMap::new();
+        // Damage within the document, where no compression hides it.
+        let wrapped = wrap(&many(20, 1));
+        let mut document = serde_json::to_vec(&wrapped.parcel).unwrap();
+        for (place, byte) in document.iter_mut().skip(at).zip(&bytes) {
+            *place = *byte;
+        }
+        if let Ok(parcel) = serde_json::from_slice::<Parcel>(&document) {
+            drop(parcel.open(&none));
+        }
+        let table = Piece::Here { hex: hex::encode(compress(&bytes)) };
+        let parcel = Parcel { table: vec![table], ..wrapped.parcel };
+        drop(parcel.open(&none));
+    }
+}

@@ -130,3 +130,32 @@ fn the_reference_names_every_key_once() {
         assert_eq!(text.matches(&format!("| `{}` |", key.name)).count(), 1, "{}", key.name);
     }
 }
+
+proptest::proptest! {
+    #[test]
+    fn any_text_is_a_configuration_or_has_its_mistakes_told(
+        lines in proptest::collection::vec(proptest::sample::select(vec![
+            "[worker]", "[build]", "[coordinator.store]", "[coordinator]", "[registry.\"a:1\"]",
+            "slots = 3", "slots = -1", "slots = 1e400", "grace = \"5m\"", "grace = 5",
+            "type = \"folder\"", "type = \"s3\"", "dir = \"/s\"", "dir = []", "http = true",
+            "mirrors = [\"m\", 1]", "listen = \"\"", "a.b.c = 1", "{", "}", "\"\"\"", "= =",
+            "keep_storage = \"9999999999TiB\"", "{\"worker\":{\"slots\":[]}}",
+        ]), 0..8),
+        other in ".{0,40}",
+    ) {
+        for text in [lines.join("\n"), other] {
+            if let Err(error) = parse(&text) {
+                proptest::prop_assert!(!error.to_string().is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn any_text_is_a_size_or_a_time_or_none(text in "[0-9.]{0,20}[a-zA-Z ]{0,4}", other in ".{0,9}") {
+        for text in [text, other] {
+            drop(text.parse::<ByteSize>());
+            drop(crate::parse_duration(&text));
+            drop(crate::Proxies::parse(&text, "unix:///x"));
+        }
+    }
+}
