@@ -404,7 +404,10 @@ fn new_file(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
 pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), DeliverError> {
     let failed = |source| DeliverError::File { path: path.to_owned(), source };
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let mut file = new_file(folder.unwrap_or(Path::new("."))).map_err(failed)?;
+    let folder = folder.unwrap_or(Path::new("."));
+    // Said of the folder itself: the name of the file that is made first means nothing to anybody.
+    std::fs::metadata(folder).map_err(failed)?;
+    let mut file = new_file(folder).map_err(failed)?;
     io::Write::write_all(&mut file, bytes).map_err(failed)?;
     file.persist(path).map_err(|error| failed(error.error))?;
     Ok(())

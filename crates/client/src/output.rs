@@ -264,7 +264,7 @@ impl Asked {
     }
 
     fn malformed_value(&self, key: &str, value: &str) -> FlagError {
-        malformed(&self.written, format!("{key}={value}"))
+        malformed(&self.written, format!("'{value}' is no value of {key}"))
     }
 
     fn flag(&self, key: &str, value: &str) -> Result<bool, FlagError> {
@@ -285,7 +285,10 @@ impl Asked {
                 value: self.written.clone(),
                 instead: "use compression=zstd or gzip; layers of both are seekable",
             }),
-            _ => Err(self.malformed_value("compression", value)),
+            _ => {
+                let problem = format!("'{value}' is no compression (gzip, zstd or uncompressed)");
+                Err(malformed(&self.written, problem))
+            }
         }
     }
 

@@ -130,6 +130,31 @@ fn refuse_large(image: &ImageTemplate) -> Result<(), PlanError> {
     Err(PlanError::Request { message, hint: Some(hint.into()) })
 }
 
+/// Refuses a Dockerfile that is written for another frontend than docker's: nobody runs it here.
+fn refuse_frontend(request: &Request, dockerfile: &Dockerfile) -> Result<(), PlanError> {
+    let given = request.build_args.get("BUILDKIT_SYNTAX");
+    let Some(written) = given.or(dockerfile.directives.syntax.as_ref()) else { return Ok(()) };
+    let image = written.split_whitespace().next().unwrap_or_default();
+    let name = image.split('@').next().unwrap_or(image);
+    let name = match name.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => name,
+        _ => name,
+    };
+    let own = ["docker/dockerfile", "docker/dockerfile-upstream"];
+    if image.is_empty() || own.iter().any(|own| name == *own || name.ends_with(&format!("/{own}")))
+    {
+        return Ok(());
+    }
+    let message = format!("the frontend {image} is not run: dcbuild reads Dockerfiles itself");
+    let hint = "leave the line `# syntax=` (or BUILDKIT_SYNTAX) out, or name docker/dockerfile:1";
+    let hint = Some(hint.to_owned());
+    let at = request.dockerfile.lines().position(|line| line.contains("syntax"));
+    match at.and_then(|at| u32::try_from(at + 1).ok()).filter(|_| given.is_none()) {
+        Some(line) => Err(PlanError::Instruction { message, lines: (line, line), hint }),
+        None => Err(PlanError::Request { message, hint }),
+    }
+}
+
 /// Finds the stages of a file and what they stand on, or says what must be known first.
 pub(crate) fn survey<'a>(
     (request, sources): (&'a Request, &'a Sources),
@@ -137,6 +162,7 @@ pub(crate) fn survey<'a>(
     reach: Reach,
     findings: &mut Findings,
 ) -> Result<Result<Surveyed<'a>, Vec<Need>>, PlanError> {
+    refuse_frontend(request, dockerfile)?;
     lint::file::of_whole(dockerfile, findings);
     let globals = globals::globals(request, dockerfile)?;
     lint::from::of_bases(request, dockerfile, &globals, findings);
@@ -184,8 +210,14 @@ impl<'a> Draft<'a> {
             let base = expand_word(stage.base.as_str(), &lookup, dockerfile.escape())
                 .map_err(expansion(at))?;
             if base.is_empty() {
-                let message = format!("base name ({}) should not be blank", stage.base);
-                return Err(PlanError::at(at, message));
+                return Err(PlanError::Instruction {
+                    message: format!("base name ({}) should not be blank", stage.base),
+                    lines: at,
+                    hint: Some(
+                        "declare the ARG above the first FROM with a default, or give --build-arg"
+                            .into(),
+                    ),
+                });
             }
             let platform =
                 stage.platform.as_ref().map(|word| self.platform(word.as_str(), at)).transpose()?;

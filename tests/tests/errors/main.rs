@@ -1,0 +1,278 @@
+//! What a user sees who made a mistake: every kind of mistake once, as it is printed. The texts stand in the files beside
+//! this one; `UPDATE_EXPECT=1` writes them anew, and then somebody reads them.
+#![expect(clippy::unwrap_used, reason = "test")]
+
+use std::fmt::Write as _;
+
+use dcbuild_tests::layout::architecture;
+use dcbuild_tests::running::{Finished, Running};
+use dcbuild_tests::story::Story;
+use dcbuild_tests::wait::LONG;
+use expect_test::{ExpectFile, expect_file};
+
+/// What a build may name: a folder, a file, and a hidden one.
+const FILES: &[(&str, &str)] = &[
+    ("app.txt", "app"),
+    ("src/main.c", "int main;"),
+    ("secret.txt", "s"),
+    (".dockerignore", "secret*\n"),
+];
+
+fn story() -> Story {
+    Story::new("FROM scratch\n", FILES)
+}
+
+/// What was printed, with what differs from run to run taken out.
+fn printed(story: &Story, title: &str, done: &Finished) -> String {
+    let code = done.status.code().unwrap_or(-1);
+    assert!(!done.stderr.contains("panicked at"), "{title}: {}", done.stderr);
+    let mut text = done.stderr.clone();
+    for (from, to) in [
+        (story.home.arg("context"), "CONTEXT"),
+        (story.home.arg(""), "HOME/"),
+        (story.registry.host.clone(), "REGISTRY"),
+        ("--platform linux/amd64".into(), "--platform SOME"),
+    ] {
+        text = text.replace(&from, to);
+    }
+    let mut shown = format!("=== {title}\n");
+    for line in text.lines() {
+        writeln!(shown, "{}", steady(line)).unwrap();
+    }
+    writeln!(shown, "(exit code {code})\n").unwrap();
+    shown
+}
+
+/// A line without what depends on the machine: its platform, how long something took, how docker's hub was not reached.
+fn steady(line: &str) -> String {
+    let line = line.trim_end().replace(&format!("linux/{}", architecture()), "linux/HERE");
+    let (line, _) = line.split_once(", and so did the registry").unwrap_or((&line, ""));
+    let line = line.split("sha256:").enumerate().map(|(at, part)| match part.get(..64) {
+        Some(hex) if at > 0 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+            format!("sha256:DIGEST{}", &part[64..])
+        }
+        _ if at > 0 => format!("sha256:{part}"),
+        _ => part.to_owned(),
+    });
+    let line = line.collect::<String>();
+    match line.split_once(' ') {
+        Some((time, rest)) if time.contains('.') && time.parse::<f64>().is_ok() => {
+            format!("0.0 {rest}")
+        }
+        _ => line,
+    }
+}
+
+/// Builds each Dockerfile and compares all that is printed.
+fn check_dockerfiles(cases: &[&str], want: &ExpectFile) {
+    let story = story();
+    let mut all = String::new();
+    for case in cases {
+        story.write("Dockerfile", case);
+        let context = story.home.arg("context");
+        let done = story.home.run(["build", "--progress=quiet", &context]);
+        let title = case.trim_end().replace('\n', "\n    ");
+        all.push_str(&printed(&story, &title, &done));
+    }
+    want.assert_eq(&all);
+}
+
+/// Runs each command line and compares all that is printed; `@` is the context.
+fn check_lines(story: &Story, cases: &[&str], want: &ExpectFile) {
+    let mut all = String::new();
+    for case in cases {
+        let context = story.home.arg("context");
+        let words = case.split_whitespace().map(|word| word.replace('@', &context));
+        let mut command = story.home.command(words);
+        command.stdin(std::process::Stdio::null());
+        command.env("BUILDKIT_PROGRESS", "quiet").env("DOCKER_HOST", "unix:///none/docker.sock");
+        let done = Running::start(command).finish(LONG);
+        all.push_str(&printed(story, case, &done));
+    }
+    want.assert_eq(&all);
+}
+
+#[test]
+fn of_the_text_of_a_dockerfile() {
+    check_dockerfiles(
+        &[
+            "",
+            "# only a comment\n",
+            "RUN true\n",
+            "FORM busybox:golden\n",
+            "FROM busybox:golden\nCOPPY a b\n",
+            "FROM\n",
+            "FROM a b c\n",
+            "FROM busybox:golden AS 1st\n",
+            "FROM Not/Valid:golden\n",
+            "FROM ${BASE}\n",
+            "ARG BASE\nFROM ${BASE:?name a base}\n",
+            "FROM busybox:golden\nCOPY app.txt\n",
+            "FROM busybox:golden\nCOPY --chwon=1 app.txt /\n",
+            "FROM busybox:golden\nCOPY --chmod=rwx app.txt /\n",
+            "FROM busybox:golden\nCOPY --from=biuld app.txt /\n",
+            "FROM busybox:golden AS build\nFROM scratch\nCOPY --from=biuld /a /\n",
+            "FROM busybox:golden AS a\nCOPY --from=a /x /y\n",
+            "FROM busybox:golden\nENV NAME\n",
+            "FROM busybox:golden\nENV A=1 B\n",
+            "FROM busybox:golden\nLABEL \"open\n",
+            "FROM busybox:golden\nEXPOSE http\n",
+            "FROM busybox:golden\nEXPOSE 99999999\n",
+            "FROM busybox:golden\nRUN <<EOF\necho never ended\n",
+            "FROM busybox:golden\nRUN echo ${X:?it must be set}\n",
+            "FROM busybox:golden\nWORKDIR ${X:?it must be set}\n",
+            "FROM busybox:golden\nWORKDIR ${X\n",
+            "FROM busybox:golden\nRUN --mount=type=bnid,target=/x true\n",
+            "FROM busybox:golden\nRUN --mount=type=cache true\n",
+            "FROM busybox:golden\nRUN --mount=type=cache,target=/x,sharing=some true\n",
+            "FROM busybox:golden\nRUN --mount=target=/x,from=nowhere true\n",
+            "FROM busybox:golden\nRUN --mount=type=secret,taget=/x true\n",
+            "FROM busybox:golden\nRUN --network=some true\n",
+            "FROM busybox:golden\nRUN []\n",
+            "FROM busybox:golden\nHEALTHCHECK\n",
+            "FROM busybox:golden\nHEALTHCHECK --interval=soon CMD true\n",
+            "FROM busybox:golden\nSHELL bash\n",
+            "FROM busybox:golden\nSTOPSIGNAL\n",
+            "FROM busybox:golden\nUSER\n",
+            "FROM busybox:golden\nVOLUME\n",
+            "FROM busybox:golden\nONBUILD FROM scratch\n",
+            "FROM busybox:golden\nADD --checksum=sha256:12 http://127.0.0.1:9/x /\n",
+            "# escape=x\nFROM scratch\n",
+            "# syntax=example.com/other:1\nFROM scratch\n",
+        ],
+        &expect_file!["texts.txt"],
+    );
+}
+
+#[test]
+fn of_what_a_dockerfile_finds() {
+    check_dockerfiles(
+        &[
+            "FROM busybox:none\n",
+            "FROM nosuch/image:1\n",
+            "FROM 127.0.0.1:9/image:1\n",
+            "FROM busybox:golden@sha256:0000000000000000000000000000000000000000000000000000000000000000\n",
+            "FROM --platform=linux/s390x busybox:golden\nRUN true\n",
+            "FROM busybox:golden\nCOPY ap.txt /\n",
+            "FROM busybox:golden\nCOPY secret.txt /\n",
+            "FROM busybox:golden\nCOPY app.txt src /file\n",
+            "FROM busybox:golden\nCOPY app.txt /bin/busybox/x\n",
+            "FROM busybox:golden AS a\nFROM scratch\nCOPY --from=a /nothing /\n",
+            "FROM busybox:golden\nADD http://127.0.0.1:9/x /\n",
+            "FROM busybox:golden\nRUN exit 3\n",
+            "FROM busybox:golden\nRUN nosuchprogram\n",
+            "FROM busybox:golden\nRUN [\"/no/such/program\"]\n",
+            "FROM busybox:golden\nUSER nosuchuser\nRUN true\n",
+            "FROM busybox:golden\nRUN --mount=type=secret,id=token,required cat /run/secrets/token\n",
+            "FROM busybox:golden\nRUN --mount=type=ssh,required true\n",
+            "FROM busybox:golden\nRUN --mount=type=bind,source=none,target=/x true\n",
+            "FROM busybox:golden\nRUN --mount=type=tmpfs,target=/proc true\n",
+            "FROM scratch\nRUN true\n",
+        ],
+        &expect_file!["finds.txt"],
+    );
+}
+
+#[test]
+fn of_a_command_line() {
+    let story = story();
+    check_lines(
+        &story,
+        &[
+            "biuld @",
+            "build",
+            "build @ @",
+            "build --tarhet a @",
+            "build --target none @",
+            "build -t Name @",
+            "build -t name:tag:more @",
+            "build --build-arg =1 @",
+            "build --build-context x @",
+            "build --build-context x=oci-layout://: @",
+            "build --platform amd @",
+            "build --label =x @",
+            "build --annotation x @",
+            "build -o type=oic @",
+            "build -o type=oci,dst=x @",
+            "build -o dest=x @",
+            "build -o type=local @",
+            "build -o type=tar -o - @",
+            "build -o type=image,compression=lzma,name=x @",
+            "build -o type=image,compression-level=much,name=x @",
+            "build --push @",
+            "build --push=maybe @",
+            "build --load -t x @",
+            "build --secret src=x @",
+            "build --secret id=x,what=y @",
+            "build --secret id=x,src=none @",
+            "build --ssh default @",
+            "build --ssh default=none @",
+            "build --network some @",
+            "build --allow all @",
+            "build --add-host db @",
+            "build --add-host db:nowhere @",
+            "build --ulimit nofile @",
+            "build --shm-size big @",
+            "build --progress some @",
+            "build --call some @",
+            "build --check --call=outline @",
+            "build --builder far @",
+            "build --cgroup-parent x @",
+            "build --provenance mode=max @",
+            "build --sbom true @",
+            "build --attest type=sbom @",
+            "build --policy x @",
+            "build --resource memory=1g @",
+            "build --opt target=x @",
+            "build --cache-upload some @",
+            "submit --detach --ssh x=none -o out @",
+            "submit @",
+            "submit --coordinator http://127.0.0.1:9 @",
+            "attach nonsense --coordinator http://127.0.0.1:9",
+            "ps",
+            "cancel 01arz3ndektsv4rrffq69g5fav --coordinator http://127.0.0.1:9",
+            "prune --keep-storage much",
+            "rmi none",
+            "--config none.toml build @",
+        ],
+        &expect_file!["lines.txt"],
+    );
+}
+
+#[test]
+fn of_contexts_and_files() {
+    let story = story();
+    let bad = story.home.path("bad");
+    std::fs::create_dir(&bad).unwrap();
+    std::fs::write(bad.join("Dockerfile"), "FROM scratch\nCOPY . /\n").unwrap();
+    std::fs::write(bad.join(".dockerignore"), "[a-\n").unwrap();
+    let empty = story.home.path("empty");
+    std::fs::create_dir(&empty).unwrap();
+    std::fs::write(
+        story.home.path("wrong.toml"),
+        "[worker]\nslots = 0\nsolts = 1\n[log]\nlevel = 3\n",
+    )
+    .unwrap();
+    std::fs::write(story.home.path("broken.toml"), "[worker\n").unwrap();
+    check_lines(
+        &story,
+        &[
+            "build none",
+            "build @/app.txt",
+            "build empty",
+            "build -f none @",
+            "build -f @/src @",
+            "build bad",
+            "build -",
+            "build -f - @",
+            "build http://127.0.0.1:9/context.tar",
+            "build --build-context x=none @",
+            "build --iidfile none/id -t x @",
+            "build --metadata-file none/meta -t x @",
+            "build --push -t 127.0.0.1:9/app @",
+            "--config wrong.toml build @",
+            "--config broken.toml build @",
+        ],
+        &expect_file!["places.txt"],
+    );
+}
