@@ -9,7 +9,7 @@ use dcbuild_client::{Client, ClientConfig, environment};
 use dcbuild_context::LocalContexts;
 use dcbuild_coordinator::{Coordinator, CoordinatorConfig, Granting, Holds, Stores, in_memory};
 use dcbuild_fetch::{Cache, FetchConfig, Reach};
-use dcbuild_model::{LayerId, Platform, WorkerId};
+use dcbuild_model::{LayerId, WorkerId};
 use dcbuild_process::config::{CacheUpload, NetworkDefault};
 use dcbuild_process::{SystemClock, new_bits};
 use dcbuild_progress::Mode;
@@ -146,9 +146,13 @@ impl Local {
             cache: Some(Cache::new(app.state.fetched(), FETCHED_BYTES_MAX)),
             ..FetchConfig::default()
         };
-        let granting = Granting::Everything;
-        let settings =
-            CoordinatorConfig { registries, fetch, granting, ..CoordinatorConfig::default() };
+        let settings = CoordinatorConfig {
+            registries,
+            fetch,
+            granting: Granting::Everything,
+            platforms: dcbuild_sandbox::platforms(),
+            ..CoordinatorConfig::default()
+        };
         let coordinator =
             Coordinator::start(settings, parts).context("could not start the coordinator")?;
         let (incoming, connector) = in_memory();
@@ -254,7 +258,8 @@ fn worker_config(
     Ok(WorkerConfig {
         id: WorkerId::from_bits(new_bits(&SystemClock)),
         slots: app.config.build.parallelism,
-        platforms: vec![Platform { os: "linux".into(), ..Platform::host() }],
+        platforms: dcbuild_sandbox::platforms(),
+        emulated: dcbuild_sandbox::emulated(),
         data_dir: app.state.worker(),
         exe: executable()?,
         registries,

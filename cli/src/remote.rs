@@ -86,7 +86,7 @@ pub(crate) async fn workers(app: &App, flags: Cluster) -> anyhow::Result<ExitCod
                 let labels = labels.collect::<Vec<_>>().join(",");
                 let platforms = worker.platforms.join(",");
                 let line = format!(
-                    "{:<28}{:<10}{jobs:<8}{platforms:<24}{labels}",
+                    "{:<28}{:<10}{jobs:<8}{platforms:<23} {labels}",
                     worker.id, worker.state
                 );
                 text.push_str(line.trim_end());

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use dcbuild_client::environment;
 use dcbuild_coordinator::{Coordinator, CoordinatorConfig, Granting, Stores};
 use dcbuild_fetch::{Cache, FetchConfig, Reach};
-use dcbuild_model::{Platform, Scope, WorkerId};
+use dcbuild_model::{Scope, WorkerId};
 use dcbuild_process::{Config, SystemClock, config::StoreConfig, new_bits};
 use dcbuild_remote::RemoteStore;
 use dcbuild_store::{Ceilings, FolderStore, Near, Policy};
@@ -208,7 +208,8 @@ pub(crate) async fn worker(
     let settings = WorkerConfig {
         id: WorkerId::from_bits(new_bits(&SystemClock)),
         slots: flags.slots.unwrap_or(settings.slots),
-        platforms: vec![Platform::host()],
+        platforms: dcbuild_sandbox::platforms(),
+        emulated: dcbuild_sandbox::emulated(),
         data_dir,
         exe: executable()?,
         registries: registries(config)?,

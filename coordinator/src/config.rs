@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dcbuild_fetch::FetchConfig;
-use dcbuild_model::{LayerId, Scope, limits};
+use dcbuild_model::{LayerId, Platform, Scope, limits};
 use dcbuild_process::Clock;
 use dcbuild_registry::RegistryConfig;
 use dcbuild_store::{
@@ -38,6 +38,9 @@ pub struct CoordinatorConfig {
     pub ceilings: Ceilings,
     /// How often the store is swept.
     pub sweep_every: Duration,
+    /// The platforms whose programs run here, where the only worker that there will ever be is in this process; none
+    /// where workers come and go.
+    pub platforms: Vec<Platform>,
     /// How long the log may be at a start at which no build goes on; a longer one is begun again.
     pub log_bytes_max: u64,
 }
@@ -72,6 +75,7 @@ impl Default for CoordinatorConfig {
             granting: Granting::Only(BTreeSet::new()),
             ceilings: Ceilings::default(),
             sweep_every: Duration::from_mins(10),
+            platforms: Vec::new(),
             log_bytes_max: 16 << 20,
         }
     }

@@ -99,6 +99,8 @@ impl Coordinator {
             registries: config.registries.clone(),
             fetch: config.fetch.clone(),
             granting: config.granting.clone(),
+            platforms: config.platforms.clone().into(),
+            build_platform: None,
             clock: clock.clone(),
             mac_key: Digest::of(&key),
         };

@@ -348,7 +348,10 @@ impl Core {
     }
 
     fn drive(&self, build: Arc<Build>) {
-        let (handle, parts) = (self.parts.handle.clone(), self.parts.driver.clone());
+        let handle = self.parts.handle.clone();
+        let of_client = &build.submission.request.build_platform;
+        let build_platform = self.book.build_platform(of_client);
+        let parts = DriverParts { build_platform, ..self.parts.driver.clone() };
         let stop = self.parts.stop.clone();
         let id = build.id;
         self.parts.tracker.spawn(async move {

@@ -33,6 +33,10 @@ pub(crate) struct DriverParts {
     pub(crate) registries: RegistryConfig,
     pub(crate) fetch: FetchConfig,
     pub(crate) granting: Granting,
+    /// What the only worker runs, where there will never be another one.
+    pub(crate) platforms: Arc<[Platform]>,
+    /// The platform that builds, where it is not the client's.
+    pub(crate) build_platform: Option<Platform>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) mac_key: Digest,
 }
@@ -138,16 +142,14 @@ impl Driver {
         if submission.aim == (Aim::Plan {}) {
             return Ok(Driven::Over(Box::new(Outcome::Planned { plan })));
         }
-        let wanted: Vec<_> = plan.state.into_iter().collect();
+        let wanted = plan.states();
         self.parts.records.begin_use(self.build.id, self.parts.clock.now()).await;
         let probed = self.parts.records.probe(&plan).await;
         let Choice { mut taken, run: _ } = choose(&plan, &probed.found, &wanted);
         keep_grounded(&plan, &mut taken);
         let run = to_run(&plan, &taken, &wanted);
         let passed = passed(&probed, &taken, &run);
-        if submission.in_place {
-            refuse_foreign(&plan, &run, &submission.request.build_platform)?;
-        }
+        refuse_foreign(&plan, &run, &self.parts.platforms)?;
         let named: BTreeSet<String> = run
             .iter()
             .flat_map(|step| secrets_of(plan.step(*step)))
@@ -268,13 +270,19 @@ pub(crate) async fn pack(
     }
 }
 
-/// The worker of a client's own process runs programs of its own platform; no other worker will ever join.
-fn refuse_foreign(plan: &Plan, run: &BTreeSet<StepIndex>, own: &Platform) -> Result<(), Stop> {
+/// The only worker that will ever join has its platforms; a program of another one would wait for ever.
+fn refuse_foreign(plan: &Plan, run: &BTreeSet<StepIndex>, own: &[Platform]) -> Result<(), Stop> {
+    let Some(machine) = own.first() else { return Ok(()) };
     let steps = run.iter().map(|step| plan.step(*step));
-    let mut foreign = steps.filter(|step| matches!(step.op, Op::Run(_)) && step.platform != *own);
+    let mut foreign =
+        steps.filter(|step| matches!(step.op, Op::Run(_)) && !own.contains(&step.platform));
     let Some(step) = foreign.next() else { return Ok(()) };
-    let message = format!("a RUN for {} cannot run on this machine, which is {own}", step.platform);
-    let hint = "submit the build to a cluster that has a worker of that platform".to_owned();
+    let platform = &step.platform;
+    let message = format!(
+        "a RUN for {platform} cannot run on this machine, which is {machine} and has no interpreter for {platform}"
+    );
+    let hint = "install one (apt-get install qemu-user-static), run what makes files for another platform in a stage \
+                FROM --platform=$BUILDPLATFORM, or submit the build to a cluster that has a worker of that platform";
     let failed = failed(Fault::Request, "PLATFORM", message);
-    Err(Stop::failed(Failed { hint: Some(hint), lines: Some(step.lines), ..failed }))
+    Err(Stop::failed(Failed { hint: Some(hint.to_owned()), lines: Some(step.lines), ..failed }))
 }

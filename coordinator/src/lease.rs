@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use dcbuild_model::{
     Added, BlobDigest, LayerId, LayerRef, Record, Scope, Selection, StepIndex, UnixTime,
 };
-use dcbuild_plan::{ImageSource, Op, Plan, Step};
+use dcbuild_plan::{ImageSource, Op, Plan, PlannedImage, Step};
 use dcbuild_proto::document::{
-    Chain, ContextPlace, LayerCompression, Lease, LeasedContext, LeasedLayer, LeasedStep,
-    OutputKind, OutputSpec, RegistryCredentials, Work, to_hex,
+    Chain, ContextPlace, LayerCompression, Lease, LeasedContext, LeasedImage, LeasedLayer,
+    LeasedStep, OutputKind, OutputSpec, RegistryCredentials, Work, to_hex,
 };
 use dcbuild_scheduler as scheduler;
 
@@ -113,7 +113,10 @@ impl Writer<'_> {
         let first = steps.first().ok_or(Lacking::Result(None))?;
         let parent = self.chain(self.plan().step(*first).parent)?;
         hosts_of(&parent, hosts);
-        let (shipped, in_output) = (self.shipped(), self.plan().chain(self.plan().state));
+        let states = self.plan().states();
+        let in_output: BTreeSet<StepIndex> =
+            states.into_iter().flat_map(|state| self.plan().chain(Some(state))).collect();
+        let shipped = self.shipped();
         let (mut leased, mut inputs, mut contexts) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
         for at in steps {
             let step = self.planned.plan.step(*at);
@@ -222,25 +225,30 @@ impl Writer<'_> {
         let spec: &OutputSpec =
             self.active.desk.submission.outputs.get(at).ok_or(Lacking::Result(None))?;
         let spec = spec.clone();
-        let state = self.chain(self.plan().state)?;
-        hosts_of(&state, hosts);
-        let plan = self.plan();
         if let OutputKind::Image { names, push: true, .. } = &spec.kind {
             hosts.extend(names.iter().map(|name| host_of(name).to_owned()));
         }
+        let planned = self.planned;
+        let images = planned.plan.images.iter().map(|image| self.image(image, hosts));
+        let images = images.collect::<Result<_, _>>()?;
+        Ok(Work::Output { output, spec, images, index: planned.plan.index })
+    }
+
+    fn image(
+        &mut self,
+        image: &PlannedImage,
+        hosts: &mut BTreeSet<String>,
+    ) -> Result<LeasedImage, Lacking> {
+        let PlannedImage { state, template } = image;
+        let layers = self.chain(*state)?;
+        hosts_of(&layers, hosts);
         let created = |step: StepIndex| -> Option<(StepIndex, UnixTime)> {
             Some((step, self.active.results.get(&step)?.record.result.created))
         };
-        let chain = plan.chain(plan.state);
-        let named = plan.image.history.iter().filter_map(|line| line.step);
-        let steps: BTreeSet<StepIndex> = named.chain(chain).collect();
-        Ok(Work::Output {
-            output,
-            spec,
-            image: Box::new(plan.image.clone()),
-            state,
-            created: steps.into_iter().filter_map(created).collect(),
-        })
+        let named = template.history.iter().filter_map(|line| line.step);
+        let steps: BTreeSet<StepIndex> = named.chain(self.plan().chain(*state)).collect();
+        let created = steps.into_iter().filter_map(created).collect();
+        Ok(LeasedImage { template: template.clone(), state: layers, created })
     }
 }
 

@@ -21,6 +21,9 @@ pub(crate) fn given(
             (OutputKind::Image { keep: true, names, .. }, OutputResult::Image { manifest, .. }) => {
                 Some((names, *manifest))
             }
+            (OutputKind::Image { keep: true, names, .. }, OutputResult::Index { index, .. }) => {
+                Some((names, *index))
+            }
             _ => None,
         }
     });

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dcbuild_model::{
     AttemptId, BlobDigest, BuildId, Compression, ConfigDigest, DiffId, Epoch, Fault, JobId,
-    LayerDigest, LayerId, LayerRef, ManifestDigest, Scope, Selection, SelectionDigest, StepIndex,
-    UnixTime,
+    LayerDigest, LayerId, LayerRef, ManifestDigest, Platform, Scope, Selection, SelectionDigest,
+    StepIndex, UnixTime,
 };
 use dcbuild_plan::{Call, ImageTemplate, Report, Request, Step};
 use serde::{Deserialize, Serialize};
@@ -68,11 +68,53 @@ pub struct OutputSpec {
     pub layers: LayerCompression,
     /// Whether manifest and config have OCI's media types, or docker's.
     pub oci_media_types: bool,
-    /// Annotations of the manifest.
-    pub annotations: BTreeMap<String, String>,
+    /// Annotations.
+    pub annotations: Vec<Annotation>,
     /// Whether times in new layers that are later than `SOURCE_DATE_EPOCH` become it.
     #[serde(default)]
     pub rewrite_timestamp: bool,
+}
+
+impl OutputSpec {
+    /// The annotations of a place, for a platform where the place has one; what names the platform goes before.
+    pub fn annotations_of(
+        &self,
+        place: AnnotationPlace,
+        platform: Option<&Platform>,
+    ) -> BTreeMap<String, String> {
+        let here = self.annotations.iter().filter(|annotation| annotation.place == place);
+        let (all, own): (Vec<&Annotation>, Vec<_>) =
+            here.partition(|annotation| annotation.platform.is_none());
+        let own = own.into_iter().filter(|annotation| annotation.platform.as_ref() == platform);
+        let pair = |annotation: &Annotation| (annotation.name.clone(), annotation.value.clone());
+        all.into_iter().chain(own).map(pair).collect()
+    }
+}
+
+/// A remark on an image.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Annotation {
+    /// Where it stands.
+    pub place: AnnotationPlace,
+    /// The platform whose manifest it is about; all, if none.
+    pub platform: Option<Platform>,
+    /// Its name.
+    pub name: String,
+    /// What it says.
+    pub value: String,
+}
+
+/// Where a remark on an image stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AnnotationPlace {
+    /// In the manifest.
+    Manifest,
+    /// In the index, beside the manifest's digest.
+    ManifestDescriptor,
+    /// In the index.
+    Index,
 }
 
 /// The kinds of outputs.
@@ -91,7 +133,10 @@ pub enum OutputKind {
         keep: bool,
     },
     /// The files alone, as one uncompressed tar in the store.
-    Files {},
+    Files {
+        /// Whether the files of each platform lie in a folder of their own, such as `linux_amd64`.
+        split: bool,
+    },
 }
 
 /// What an output made.
@@ -113,6 +158,19 @@ pub enum OutputResult {
         /// The names.
         names: Vec<String>,
     },
+    /// An index of images, one for each platform; it and what it names are blobs of the store as those of an image are.
+    Index {
+        /// The index.
+        index: ManifestDigest,
+        /// The index's size in bytes.
+        index_size: u64,
+        /// The index's media type.
+        media_type: String,
+        /// The images, in the order of the index.
+        images: Vec<IndexedImage>,
+        /// The names.
+        names: Vec<String>,
+    },
     /// A tar of the files.
     Files {
         /// The blob, by its digest.
@@ -120,6 +178,20 @@ pub enum OutputResult {
         /// Its size in bytes.
         size: u64,
     },
+}
+
+/// An image of an index that was made.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IndexedImage {
+    /// The platform.
+    pub platform: Platform,
+    /// The manifest.
+    pub manifest: ManifestDigest,
+    /// The config.
+    pub config: ConfigDigest,
+    /// The layers, lowest first.
+    pub layers: Vec<OutputLayer>,
 }
 
 /// A layer of an image that was made.
@@ -344,13 +416,23 @@ pub enum Work {
         output: u32,
         /// What is to be made.
         spec: OutputSpec,
-        /// The image's config but for what only the result knows.
-        image: Box<ImageTemplate>,
-        /// The state of the target.
-        state: Chain,
-        /// When each step of the template's history ended.
-        created: Vec<(StepIndex, UnixTime)>,
+        /// What it is made of, for each platform.
+        images: Vec<LeasedImage>,
+        /// Whether the images are put together in an index.
+        index: bool,
     },
+}
+
+/// What an output is made of, for one platform.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeasedImage {
+    /// The image's config but for what only the result knows.
+    pub template: ImageTemplate,
+    /// The state of the target.
+    pub state: Chain,
+    /// When each step of the template's history ended.
+    pub created: Vec<(StepIndex, UnixTime)>,
 }
 
 /// Why a step or an output did not succeed.

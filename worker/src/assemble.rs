@@ -1,12 +1,12 @@
-//! An image's config and manifest from its template and what only the result knows (pure).
+//! An image's config and manifest from its template and what only the result knows, and the index of several (pure).
 
 use std::collections::BTreeMap;
 
-use dcbuild_model::{Compression, Digest, StepIndex, UnixTime};
+use dcbuild_model::{Compression, Digest, Platform, StepIndex, UnixTime};
 use dcbuild_oci::manifest::media_type;
-use dcbuild_oci::{Descriptor, History, ImageConfig, InvalidConfig, Manifest};
+use dcbuild_oci::{Descriptor, History, ImageConfig, Index, InvalidConfig, Manifest};
 use dcbuild_plan::ImageTemplate;
-use dcbuild_proto::document::{OutputLayer, OutputSpec};
+use dcbuild_proto::document::{AnnotationPlace, OutputLayer, OutputSpec};
 
 const COMMENT: &str = "buildkit.dockerfile.v0";
 
@@ -51,9 +51,37 @@ pub(crate) fn assemble(
         .collect();
     let mut manifest = Manifest::new(described, layers);
     manifest.media_type = manifest_type.into();
-    manifest.annotations.clone_from(&spec.annotations);
+    manifest.annotations = spec.annotations_of(AnnotationPlace::Manifest, Some(&template.platform));
     let manifest = manifest.to_json();
     Ok(Assembled { config, manifest, media_type: manifest_type.into() })
+}
+
+/// An index, as it is written.
+pub(crate) struct WrittenIndex {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) media_type: String,
+}
+
+/// Writes the index of images, each with its platform.
+pub(crate) fn write_index<'a>(
+    images: impl Iterator<Item = (&'a Platform, &'a Assembled)>,
+    spec: &OutputSpec,
+) -> WrittenIndex {
+    let described = |(platform, image): (&Platform, &Assembled)| {
+        let size = u64::try_from(image.manifest.len()).unwrap_or(u64::MAX);
+        let digest = Digest::of(&image.manifest);
+        let annotations = spec.annotations_of(AnnotationPlace::ManifestDescriptor, Some(platform));
+        let platform = Some(platform.into());
+        Descriptor { platform, annotations, ..Descriptor::new(&image.media_type, digest, size) }
+    };
+    let kind = if spec.oci_media_types { media_type::INDEX } else { media_type::DOCKER_INDEX };
+    let index = Index {
+        media_type: kind.into(),
+        manifests: images.map(described).collect(),
+        annotations: spec.annotations_of(AnnotationPlace::Index, None),
+        ..Index::default()
+    };
+    WrittenIndex { bytes: index.to_json(), media_type: kind.into() }
 }
 
 fn config(
@@ -90,4 +118,58 @@ fn config(
     }
     config.created = Some(time);
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use dcbuild_proto::document::{Annotation, LayerCompression, OutputKind};
+    use expect_test::expect;
+
+    use super::*;
+
+    fn spec(oci_media_types: bool, annotations: Vec<Annotation>) -> OutputSpec {
+        OutputSpec {
+            kind: OutputKind::Files { split: false },
+            layers: LayerCompression { compression: Compression::Gzip, level: None, force: false },
+            oci_media_types,
+            annotations,
+            rewrite_timestamp: false,
+        }
+    }
+
+    fn written(spec: &OutputSpec) -> String {
+        let images = ["linux/amd64", "linux/arm/v7"].map(|text| {
+            let platform: Platform = text.parse().unwrap();
+            let manifest = text.as_bytes().to_vec();
+            let media_type = media_type::MANIFEST.to_owned();
+            (platform, Assembled { config: Vec::new(), manifest, media_type })
+        });
+        let index = write_index(images.iter().map(|(platform, image)| (platform, image)), spec);
+        let text = String::from_utf8(index.bytes).unwrap();
+        assert!(text.contains(&format!("\"mediaType\":\"{}\"", index.media_type)), "{text}");
+        text.replace("},", "},\n") + "\n"
+    }
+
+    #[test]
+    fn an_index_names_each_image_with_its_platform() {
+        let note = |place, platform: Option<&str>, name: &str| Annotation {
+            place,
+            platform: platform.map(|text| text.parse().unwrap()),
+            name: name.into(),
+            value: "x".into(),
+        };
+        let annotations = vec![
+            note(AnnotationPlace::Index, None, "index"),
+            note(AnnotationPlace::ManifestDescriptor, Some("linux/amd64"), "one"),
+            note(AnnotationPlace::ManifestDescriptor, None, "all"),
+            note(AnnotationPlace::Manifest, None, "manifest"),
+        ];
+        expect![[r#"
+            {"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:baf0239e48ff4c47ebac3ba02b5cf1506b69cd5a0c0d0c825a53ba65976fb942","size":11,"annotations":{"all":"x","one":"x"},
+            "platform":{"architecture":"amd64","os":"linux"}},
+            {"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:35df9beb9b1c4fe630707bc51e4360b94b506b4e6d5372d5d0d52a385350621b","size":12,"annotations":{"all":"x"},
+            "platform":{"architecture":"arm","os":"linux","variant":"v7"}}],"annotations":{"index":"x"}}
+        "#]].assert_eq(&written(&spec(true, annotations)));
+        assert!(written(&spec(false, Vec::new())).contains(media_type::DOCKER_INDEX));
+    }
 }

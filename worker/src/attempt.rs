@@ -94,8 +94,8 @@ pub(crate) async fn run(
             let ground = Ground { parent, states, contexts, tainted, runs };
             run_steps(&attempt, steps, ground).await;
         }
-        Work::Output { output, spec, image, state, created } => {
-            let job = output::Job { output, spec, image: *image, state, created };
+        Work::Output { output, spec, images, index } => {
+            let job = output::Job { output, spec, images, index };
             run_output(&attempt, job).await;
         }
     }

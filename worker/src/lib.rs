@@ -67,6 +67,8 @@ pub struct WorkerConfig {
     pub labels: BTreeMap<String, String>,
     /// The platforms that its steps can run for.
     pub platforms: Vec<Platform>,
+    /// Those of them whose programs an interpreter runs, which takes its time.
+    pub emulated: Vec<Platform>,
     /// Snapshots, cache mounts and what is temporary.
     pub data_dir: PathBuf,
     /// The binary whose `cell` subcommand is the sandbox's helper.

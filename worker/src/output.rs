@@ -1,25 +1,28 @@
-//! Outputs: blobs of all layers, config and manifest, names; or the files alone.
+//! Outputs: blobs of all layers, config and manifest of each platform, an index of several, names; or the files alone.
 
 use std::sync::Arc;
 
 use dcbuild_layer::{BlobForm, compression_of_media_type};
 use dcbuild_model::{
-    BlobDigest, Compression, ConfigDigest, Digest, LayerRef, ManifestDigest, StepIndex, UnixTime,
+    BlobDigest, Compression, ConfigDigest, Digest, LayerRef, ManifestDigest, Platform, UnixTime,
 };
 use dcbuild_plan::ImageTemplate;
 use dcbuild_proto::document::{
-    Chain, LayerCompression, OutputKind, OutputLayer, OutputResult, OutputSpec,
+    Chain, IndexedImage, LayerCompression, LeasedImage, OutputKind, OutputLayer, OutputResult,
+    OutputSpec,
 };
 use dcbuild_store::NamedImage;
+use dcbuild_tree::{Changes, Overlap};
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 
-use crate::assemble::{Assembled, assemble, layer_media_type};
+use crate::assemble::{Assembled, WrittenIndex, assemble, layer_media_type, write_index};
 use crate::attempt::Attempt;
 use crate::base::Base;
 use crate::blobs;
 use crate::contents::Contents;
 use crate::error::{Failed, blocking};
+use crate::layers::Layers;
 use crate::publish::{clamped_blob, layer_blob, write};
 use crate::push;
 use crate::report::Progress;
@@ -28,9 +31,10 @@ use crate::report::Progress;
 pub(crate) struct Job {
     pub(crate) output: u32,
     pub(crate) spec: OutputSpec,
-    pub(crate) image: ImageTemplate,
-    pub(crate) state: Chain,
-    pub(crate) created: Vec<(StepIndex, UnixTime)>,
+    /// What it is made of, for each platform.
+    pub(crate) images: Vec<LeasedImage>,
+    /// Whether the images are put together in an index.
+    pub(crate) index: bool,
 }
 
 /// The vertex that an output's progress belongs to.
@@ -39,7 +43,9 @@ pub(crate) fn vertex(output: u32) -> String {
 }
 
 pub(crate) async fn make(attempt: &Arc<Attempt>, job: &Job) -> Result<OutputResult, Failed> {
-    attempt.shared.layers.learn(&job.state, &attempt.registry);
+    for image in &job.images {
+        attempt.shared.layers.learn(&image.state, &attempt.registry);
+    }
     let progress = Progress::new(
         attempt.fence.attempt,
         vertex(job.output),
@@ -47,53 +53,128 @@ pub(crate) async fn make(attempt: &Arc<Attempt>, job: &Job) -> Result<OutputResu
         attempt.shared.parts.clock.clone(),
     );
     match &job.spec.kind {
-        OutputKind::Files {} => files(attempt, job, &progress).await,
+        OutputKind::Files { split } => files(attempt, job, *split, &progress).await,
         OutputKind::Image { names, push, push_by_digest, keep } => {
-            let image = image(attempt, job, &progress).await?;
+            let made = images(attempt, job, &progress).await?;
             if !*push || *keep {
-                base_blobs(attempt, job, &progress).await?;
+                for image in &job.images {
+                    base_blobs(attempt, (job, image), &progress).await?;
+                }
             }
             if *push {
-                push::push(attempt, job, &image, *push_by_digest, &progress).await?;
+                push::push(attempt, job, &made, *push_by_digest, &progress).await?;
             }
             if *keep {
-                keep_names(attempt, names, image.manifest).await?;
+                keep_names(attempt, names, made.root()).await?;
             }
-            Ok(image.into_result(names.clone()))
+            Ok(made.into_result(names.clone()))
         }
     }
 }
 
 /// An image whose manifest and config are in the store.
 pub(crate) struct Image {
+    pub(crate) platform: Platform,
     pub(crate) manifest: ManifestDigest,
     pub(crate) assembled: Assembled,
     pub(crate) layers: Vec<OutputLayer>,
 }
 
-impl Image {
+/// What an output of images comes to.
+pub(crate) enum MadeImages {
+    /// One image.
+    One(Image),
+    /// An index of images, which is in the store as well.
+    Index { digest: ManifestDigest, written: WrittenIndex, images: Vec<Image> },
+}
+
+impl MadeImages {
+    /// The images.
+    pub(crate) fn all(&self) -> &[Image] {
+        match self {
+            MadeImages::One(image) => std::slice::from_ref(image),
+            MadeImages::Index { images, .. } => images,
+        }
+    }
+
+    /// What a name stands for.
+    pub(crate) fn root(&self) -> ManifestDigest {
+        match self {
+            MadeImages::One(image) => image.manifest,
+            MadeImages::Index { digest, .. } => *digest,
+        }
+    }
+
     fn into_result(self, names: Vec<String>) -> OutputResult {
-        OutputResult::Image {
-            manifest: self.manifest,
-            manifest_size: u64::try_from(self.assembled.manifest.len()).unwrap_or(u64::MAX),
-            media_type: self.assembled.media_type,
-            config: ConfigDigest(Digest::of(&self.assembled.config)),
-            layers: self.layers,
-            names,
+        match self {
+            MadeImages::One(image) => OutputResult::Image {
+                manifest: image.manifest,
+                manifest_size: u64::try_from(image.assembled.manifest.len()).unwrap_or(u64::MAX),
+                media_type: image.assembled.media_type,
+                config: ConfigDigest(Digest::of(&image.assembled.config)),
+                layers: image.layers,
+                names,
+            },
+            MadeImages::Index { digest, written, images } => OutputResult::Index {
+                index: digest,
+                index_size: u64::try_from(written.bytes.len()).unwrap_or(u64::MAX),
+                media_type: written.media_type,
+                images: images.into_iter().map(Image::into_indexed).collect(),
+                names,
+            },
         }
     }
 }
 
-async fn image(attempt: &Arc<Attempt>, job: &Job, progress: &Progress) -> Result<Image, Failed> {
+impl Image {
+    fn into_indexed(self) -> IndexedImage {
+        IndexedImage {
+            platform: self.platform,
+            manifest: self.manifest,
+            config: ConfigDigest(Digest::of(&self.assembled.config)),
+            layers: self.layers,
+        }
+    }
+}
+
+async fn images(
+    attempt: &Arc<Attempt>,
+    job: &Job,
+    progress: &Progress,
+) -> Result<MadeImages, Failed> {
+    let mut images = Vec::with_capacity(job.images.len());
+    for leased in &job.images {
+        images.push(image(attempt, (job, leased), progress).await?);
+    }
+    if !job.index {
+        let only = images.pop();
+        let only = only.ok_or_else(|| Failed::internal("an output has no image".to_owned()))?;
+        return Ok(MadeImages::One(only));
+    }
+    let manifests = images.iter().map(|image| (&image.platform, &image.assembled));
+    let written = write_index(manifests, &job.spec);
+    let digest = ManifestDigest(Digest::of(&written.bytes));
+    let line = progress.begin(format!("exporting manifest list {digest}"), None);
+    put_bytes(attempt, BlobDigest(digest.0), written.bytes.clone()).await?;
+    line.done();
+    Ok(MadeImages::Index { digest, written, images })
+}
+
+async fn image(
+    attempt: &Arc<Attempt>,
+    (job, leased): (&Job, &LeasedImage),
+    progress: &Progress,
+) -> Result<Image, Failed> {
+    let LeasedImage { template, state, created } = leased;
     let line = progress.begin("exporting layers", None);
     let made: Vec<BoxFuture<'_, _>> =
-        job.state.iter().map(|layer| output_layer(attempt, layer, job).boxed()).collect();
+        state.iter().map(|layer| output_layer(attempt, layer, (job, template)).boxed()).collect();
     let at_once = attempt.shared.cores.max(1);
     let layers: Vec<OutputLayer> =
         futures::stream::iter(made).buffered(at_once).try_collect().await?;
     line.done();
     let now = attempt.shared.parts.clock.now();
-    let assembled = assemble(&job.image, &layers, &job.created, &job.spec, now)
+    let assembled = assemble(template, &layers, created, &job.spec, now)
         .map_err(|error| Failed::internal(crate::error::story(&error)))?;
     let manifest = ManifestDigest(Digest::of(&assembled.manifest));
     for (what, bytes) in [("config", &assembled.config), ("manifest", &assembled.manifest)] {
@@ -102,7 +183,8 @@ async fn image(attempt: &Arc<Attempt>, job: &Job, progress: &Progress) -> Result
         put_bytes(attempt, digest, bytes.clone()).await?;
         line.done();
     }
-    Ok(Image { manifest, assembled, layers })
+    let platform = template.platform.clone();
+    Ok(Image { platform, manifest, assembled, layers })
 }
 
 async fn put_bytes(attempt: &Attempt, digest: BlobDigest, bytes: Vec<u8>) -> Result<(), Failed> {
@@ -116,7 +198,7 @@ async fn put_bytes(attempt: &Attempt, digest: BlobDigest, bytes: Vec<u8>) -> Res
 async fn output_layer(
     attempt: &Arc<Attempt>,
     layer: &LayerRef,
-    Job { spec, image, .. }: &Job,
+    (Job { spec, .. }, image): (&Job, &ImageTemplate),
 ) -> Result<OutputLayer, Failed> {
     let LayerCompression { compression, level, force } = spec.layers;
     if let Some(base) = &layer.base {
@@ -150,9 +232,13 @@ fn at(secs: i64) -> UnixTime {
 }
 
 /// Brings the blobs of base layers to the store, for whoever takes the image from there.
-async fn base_blobs(attempt: &Arc<Attempt>, job: &Job, progress: &Progress) -> Result<(), Failed> {
+async fn base_blobs(
+    attempt: &Arc<Attempt>,
+    (job, image): (&Job, &LeasedImage),
+    progress: &Progress,
+) -> Result<(), Failed> {
     let compression = job.spec.layers.compression;
-    for layer in &job.state {
+    for layer in &image.state {
         let Some(base) = &layer.base else { continue };
         let own = compression_of_media_type(&base.media_type).ok();
         if job.spec.layers.force && own != Some(compression) {
@@ -192,15 +278,17 @@ async fn keep_names(
 async fn files(
     attempt: &Arc<Attempt>,
     job: &Job,
+    split: bool,
     progress: &Progress,
 ) -> Result<OutputResult, Failed> {
     let line = progress.begin("exporting files", None);
-    let (layers, state) = (attempt.shared.layers.clone(), job.state.clone());
+    let layers = attempt.shared.layers.clone();
+    let of = |image: &LeasedImage| (image.template.platform.clone(), image.state.clone());
+    let states: Vec<(Platform, Chain)> = job.images.iter().map(of).collect();
     let (tmp, threads) = (attempt.shared.tmp(), attempt.shared.cores);
-    let epoch = job.image.epoch.map(at);
+    let epoch = job.images.iter().find_map(|image| image.template.epoch).map(at);
     let written = blocking(move || {
-        let mut changes = layers.tree(&state)?.as_changes();
-        changes.0.retain(|_, change| !is_socket(change));
+        let mut changes = beside_each_other(&layers, &states, split)?;
         if let Some(epoch) = epoch {
             // As BuildKit: files that leave the image have this time, all of them.
             changes.set_times(|_| epoch);
@@ -211,6 +299,34 @@ async fn files(
     .await?;
     line.done();
     Ok(OutputResult::Files { tar: written.blob.digest, size: written.blob.size })
+}
+
+/// The files of all platforms as one tree: each in a folder of its own, or all together.
+fn beside_each_other(
+    layers: &Layers,
+    states: &[(Platform, Chain)],
+    split: bool,
+) -> Result<Changes, Failed> {
+    let mut all = Changes::default();
+    for (at, (platform, state)) in states.iter().enumerate() {
+        let mut changes = layers.tree(state)?.as_changes();
+        changes.0.retain(|_, change| !is_socket(change));
+        if split {
+            changes = changes.below(platform.to_string().replace('/', "_").as_bytes());
+        }
+        if let Err(Overlap { path }) = all.join(changes) {
+            let mut other = platform;
+            for (before, state) in &states[..at] {
+                if layers.tree(state)?.get(&path).is_some() {
+                    other = before;
+                }
+            }
+            return Err(Failed::rejected(format!(
+                "cannot overwrite {path} from {other} with {platform} when split option is disabled"
+            )));
+        }
+    }
+    Ok(all)
 }
 
 fn is_socket(change: &dcbuild_tree::Change) -> bool {

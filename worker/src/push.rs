@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use dcbuild_model::{BlobDigest, Digest, LayerId, LayerRef};
 use dcbuild_oci::{Descriptor, ImageRef, Repository};
-use dcbuild_proto::document::{OutputKind, OutputLayer};
+use dcbuild_proto::document::{LeasedImage, OutputKind, OutputLayer};
 use dcbuild_registry::{BlobReader, ByteStream, BytesBlob, RegistryClient};
 use dcbuild_store::{BlobStore, ByteRange};
 use futures::future::BoxFuture;
@@ -14,7 +14,7 @@ use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use crate::attempt::Attempt;
 use crate::base;
 use crate::error::Failed;
-use crate::output::{Image, Job};
+use crate::output::{Image, Job, MadeImages};
 use crate::report::Progress;
 
 /// How many blobs are sent at once.
@@ -77,11 +77,11 @@ impl BlobReader for RemoteBlob {
     }
 }
 
-/// Pushes layers, config and manifest to each name.
+/// Pushes layers, config and manifest of each image to each name, and the index behind them.
 pub(crate) async fn push(
     attempt: &Arc<Attempt>,
     job: &Job,
-    image: &Image,
+    made: &MadeImages,
     by_digest: bool,
     progress: &Progress,
 ) -> Result<(), Failed> {
@@ -89,17 +89,26 @@ pub(crate) async fn push(
     for name in names {
         let name: ImageRef = name.parse().map_err(|error| Failed::refused(&error))?;
         let line = progress.begin("pushing layers", None);
-        push_blobs(attempt, job, image, name.repository()).await?;
+        for (image, leased) in made.all().iter().zip(&job.images) {
+            push_blobs(attempt, leased, image, name.repository()).await?;
+        }
         line.done();
-        let target = if by_digest {
-            ImageRef::of_digest(name.repository().clone(), image.manifest)
-        } else {
-            name.clone()
-        };
+        let digested = |digest| ImageRef::of_digest(name.repository().clone(), digest);
+        let target = if by_digest { digested(made.root()) } else { name.clone() };
         let line = progress.begin(format!("pushing manifest for {name}"), None);
-        let bytes = image.assembled.manifest.clone().into();
-        let kind = &image.assembled.media_type;
-        attempt.registry.push_manifest(&target, kind, bytes).await?;
+        let (kind, bytes) = match made {
+            MadeImages::One(image) => (&image.assembled.media_type, &image.assembled.manifest),
+            MadeImages::Index { written, images, .. } => {
+                // A registry takes an index only when it has what the index names.
+                for Image { manifest, assembled, .. } in images {
+                    let bytes = assembled.manifest.clone().into();
+                    let target = digested(*manifest);
+                    attempt.registry.push_manifest(&target, &assembled.media_type, bytes).await?;
+                }
+                (&written.media_type, &written.bytes)
+            }
+        };
+        attempt.registry.push_manifest(&target, kind, bytes.clone().into()).await?;
         line.done();
     }
     Ok(())
@@ -107,14 +116,14 @@ pub(crate) async fn push(
 
 async fn push_blobs(
     attempt: &Arc<Attempt>,
-    job: &Job,
+    leased: &LeasedImage,
     image: &Image,
     to: &Repository,
 ) -> Result<(), Failed> {
     let layers: Vec<BoxFuture<'_, _>> = image
         .layers
         .iter()
-        .zip(&job.state)
+        .zip(&leased.state)
         .map(|(layer, state)| push_layer(attempt, layer, state, to).boxed())
         .collect();
     let sent = futures::stream::iter(layers).buffer_unordered(SENT_AT_ONCE);

@@ -260,6 +260,7 @@ impl Service {
             worker: config.id.to_string(),
             slots: config.slots,
             platforms: config.platforms.iter().map(ToString::to_string).collect(),
+            emulated: config.emulated.iter().map(ToString::to_string).collect(),
             memory_bytes: memory_bytes(),
             cpu_millis: millis,
             running: self.shared.attempts.ids().iter().map(ToString::to_string).collect(),

@@ -26,8 +26,8 @@ use dcbuild_plan::op::{
 use dcbuild_plan::plan::{HistoryLine, Step};
 use dcbuild_process::SystemClock;
 use dcbuild_proto::document::{
-    self, ContextPlace, LayerCompression, Lease, LeasedContext, LeasedStep, OutputKind,
-    OutputResult, OutputSpec, StepError, Work,
+    self, ContextPlace, LayerCompression, Lease, LeasedContext, LeasedImage, LeasedStep,
+    OutputKind, OutputResult, OutputSpec, StepError, Work,
 };
 use dcbuild_proto::pb;
 use dcbuild_proto::pb::worker_order::Order;
@@ -164,6 +164,7 @@ impl Fixture {
             id: WorkerId::from_bits(std::process::id().into()),
             slots: 2,
             platforms: vec![Platform::host()],
+            emulated: Vec::new(),
             data_dir: dir.path().join("worker"),
             exe: std::env::current_exe().unwrap(),
             registries: RegistryConfig::default(),
@@ -303,11 +304,12 @@ impl Fixture {
             kind,
             layers: LayerCompression { compression: Compression::Gzip, level: None, force: false },
             oci_media_types: true,
-            annotations: BTreeMap::new(),
+            annotations: Vec::new(),
             rewrite_timestamp: false,
         };
         let created = vec![(StepIndex(1), created)];
-        let work = Work::Output { output: 0, spec, image: Box::new(image), state, created };
+        let images = vec![LeasedImage { template: image, state, created }];
+        let work = Work::Output { output: 0, spec, images, index: false };
         self.order(work).await;
         let ended = self.ended().await;
         ended.output.unwrap_or_else(|| panic!("no output: {:?}", ended.error))
@@ -524,7 +526,8 @@ fn image_copy_workdir() {
         let again = fixture.output(kind, ended.state(), created).await;
         assert_eq!(again, made);
 
-        let files = fixture.output(OutputKind::Files {}, ended.state(), created).await;
+        let files =
+            fixture.output(OutputKind::Files { split: false }, ended.state(), created).await;
         let OutputResult::Files { tar, .. } = files else { panic!() };
         let tar = fixture.store.get_bytes(&BlobDigest(tar.0), 1 << 30).unwrap();
         let names = listed(&tar);
@@ -553,7 +556,7 @@ fn run_sees_and_leaves() {
         let [.., last] = &ended.records[..] else { panic!() };
         // The file, and the root whose names it changed.
         assert_eq!((last.result.layers[0].entries, last.result.layers[0].bytes), (2, 12));
-        let kind = OutputKind::Files {};
+        let kind = OutputKind::Files { split: false };
         let created = last.result.created;
         let files = fixture.output(kind, ended.state(), created).await;
         let OutputResult::Files { tar, .. } = files else { panic!() };

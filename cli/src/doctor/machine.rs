@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use dcbuild_model::Platform;
 use dcbuild_progress::text::bytes;
 use dcbuild_registry::{CredentialSource as _, DockerConfig};
 use dcbuild_sandbox::{
-    CellError, CellSpec, Limits, Network, Rootfs, Sandbox, SandboxConfig, Security, has_way_out,
-    remove_groups,
+    CellError, CellSpec, Foreign, Limits, Network, Rootfs, Sandbox, SandboxConfig, Security,
+    foreign, has_way_out, native, remove_groups,
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,7 @@ const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 pub(super) async fn look(app: &App) -> Vec<Finding> {
     let mut findings = vec![state(app), space(app)];
     findings.extend(sandbox(app).await);
+    findings.push(platforms(&native(), &foreign()));
     findings
 }
 
@@ -61,6 +63,29 @@ fn judge_space(free: u64, all: u64, dir: &Path) -> Finding {
         free if free < SPACE_LOW => Finding::warning("disk", words).hint(hint),
         _ => Finding::well("disk", words),
     }
+}
+
+/// Which platforms a RUN can be for. That there is no more than one is no fault.
+fn platforms(native: &[Platform], foreign: &[Foreign]) -> Finding {
+    let list = |platforms: &mut dyn Iterator<Item = &Platform>| {
+        platforms.map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    };
+    let runs = |foreign: &&Foreign| foreign.obstacle.is_none();
+    let interpreted = list(&mut foreign.iter().filter(runs).map(|foreign| &foreign.platform));
+    let own = list(&mut native.iter());
+    let words = match interpreted.as_str() {
+        "" => format!("a RUN can be for {own}"),
+        interpreted => format!("a RUN can be for {own}, and by an interpreter for {interpreted}"),
+    };
+    let Some((Foreign { platform, interpreter, .. }, obstacle)) =
+        foreign.iter().find_map(|foreign| Some((foreign, foreign.obstacle?)))
+    else {
+        return Finding::well("platforms", words);
+    };
+    let words =
+        format!("{words}; {} is there for {platform}, but {obstacle}", interpreter.display());
+    let hint = "apt-get install --reinstall qemu-user-static, which registers its interpreters as a container needs";
+    Finding::warning("platforms", words).hint(hint)
 }
 
 /// Runs a step in a tree without a single file: all but its program can be had.
@@ -190,6 +215,8 @@ pub(super) async fn credentials(app: &App) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use dcbuild_sandbox::Obstacle;
+
     use super::super::Verdict;
     use super::*;
 
@@ -212,5 +239,24 @@ mod tests {
         assert!(cgroups(dir.path()).words.ends_with("for cpu"));
         std::fs::create_dir(dir.path().join("cpu")).unwrap();
         assert_eq!(cgroups(dir.path()).verdict, Verdict::Well);
+    }
+
+    #[test]
+    fn interpreters_are_listed_and_one_that_runs_nothing_is_told_with_the_way_out() {
+        let of = |text: &str, obstacle| Foreign {
+            platform: text.parse().unwrap(),
+            interpreter: "/usr/bin/some".into(),
+            obstacle,
+        };
+        let own: [Platform; 1] = ["linux/amd64".parse().unwrap()];
+        assert_eq!(platforms(&own, &[]).words, "a RUN can be for linux/amd64");
+        let runs = of("linux/arm64", None);
+        let found = platforms(&own, std::slice::from_ref(&runs));
+        let words = "a RUN can be for linux/amd64, and by an interpreter for linux/arm64";
+        assert_eq!((found.verdict, found.words.as_str()), (Verdict::Well, words));
+        let found = platforms(&own, &[runs, of("linux/s390x", Some(Obstacle::NotFixed))]);
+        assert_eq!(found.verdict, Verdict::Warning);
+        assert!(found.words.contains("/usr/bin/some is there for linux/s390x"), "{}", found.words);
+        assert!(found.hint.unwrap().contains("qemu-user-static"));
     }
 }

@@ -20,8 +20,7 @@ impl Active {
     fn account(&self) -> Option<Account> {
         let planned = self.planned.as_deref()?;
         let taken: BTreeMap<_, _> = planned.taken.iter().cloned().collect();
-        let wanted: Vec<StepIndex> = planned.plan.state.into_iter().collect();
-        let run = crate::planned::to_run(&planned.plan, &taken, &wanted);
+        let run = crate::planned::to_run(&planned.plan, &taken, &planned.plan.states());
         let end = |step: StepIndex| match self.results.get(&step) {
             Some(settled) => {
                 let end = match settled.how {

@@ -221,7 +221,7 @@ impl Book {
             }
         };
         let Some(active) = self.builds.get(&build) else { return };
-        let target = || active.planned.as_ref()?.plan.state.map(Piece::Step);
+        let target = || active.planned.as_ref()?.plan.states().first().copied().map(Piece::Step);
         let vertex = piece.or_else(target).and_then(|piece| active.piece_vertex(piece));
         let vertex = vertex.unwrap_or_else(|| dcbuild_progress::VertexId::of("build"));
         let warning = Warning { vertex, short, detail: Vec::new(), url: None };

@@ -126,8 +126,7 @@ impl Book {
         let Some(active) = self.builds.get(&build) else { return };
         let Some(planned) = active.planned.clone() else { return };
         let taken: std::collections::BTreeMap<_, _> = planned.taken.iter().cloned().collect();
-        let wanted: Vec<StepIndex> = planned.plan.state.into_iter().collect();
-        let run = crate::planned::to_run(&planned.plan, &taken, &wanted);
+        let run = crate::planned::to_run(&planned.plan, &taken, &planned.plan.states());
         self.tally.hits_probed += u64::try_from(taken.len()).unwrap_or(0);
         let completed = self.now.wall;
         for step in (0..).map(StepIndex).take(planned.plan.steps.len()) {
@@ -367,12 +366,10 @@ impl Active {
                 let kind = &self.desk.submission.outputs.get(at)?.kind;
                 let name = match kind {
                     document::OutputKind::Image { .. } => "exporting to image",
-                    document::OutputKind::Files {} => "exporting files",
+                    document::OutputKind::Files { .. } => "exporting files",
                 };
-                (
-                    name.to_owned(),
-                    plan.state.and_then(|on| self.step_vertex(on)).into_iter().collect(),
-                )
+                let needs = plan.states().into_iter().filter_map(|on| self.step_vertex(on));
+                (name.to_owned(), needs.collect())
             }
         };
         Some(Vertex { id, name, inputs, state })

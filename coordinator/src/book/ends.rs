@@ -254,7 +254,7 @@ fn output_name(kind: &OutputKind) -> String {
             let what = if *push { "push of image" } else { "image" };
             format!("{what} {}", names.join(", ")).trim_end().to_owned()
         }
-        OutputKind::Files {} => "output of files".to_owned(),
+        OutputKind::Files { .. } => "output of files".to_owned(),
     }
 }
 

@@ -23,6 +23,7 @@ pub(crate) struct Hello {
     pub(crate) worker: WorkerId,
     pub(crate) slots: u32,
     pub(crate) platforms: Vec<Platform>,
+    pub(crate) emulated: Vec<Platform>,
     pub(crate) memory_bytes: u64,
     pub(crate) cpu_millis: u64,
     pub(crate) running: Vec<AttemptId>,

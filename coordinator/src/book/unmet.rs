@@ -80,8 +80,9 @@ impl Book {
         let limit = self.no_worker_max.as_secs();
         let message = format!("{} did not come within {limit} s; {connected}", wanted(platforms));
         self.end_wait(build, Some(message.clone()));
-        let hint = "start one with `dcbuild worker --coordinator URL`, or build for a platform that \
-                    is there with --platform";
+        let hint = "start one with `dcbuild worker --coordinator URL`; a worker runs other platforms than its own \
+                    too where it has an interpreter when it starts (apt-get install qemu-user-static); or build for a \
+                    platform that is there with --platform";
         let failed = crate::driver::failed(Fault::Cluster, "NO_WORKER", message);
         let failed = dcbuild_proto::document::Failed { hint: Some(hint.into()), ..failed };
         self.end(build, Outcome::Failed(failed));

@@ -1,9 +1,9 @@
 //! Workers come, are silent and go.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use dcbuild_model::{AttemptId, Record, StepIndex, WorkerId, limits};
+use dcbuild_model::{AttemptId, Platform, Record, StepIndex, WorkerId, limits};
 use dcbuild_scheduler::{Duty, Event, Refusal, Requests, Work, WorkerFacts};
 use tokio::sync::mpsc;
 
@@ -49,9 +49,27 @@ impl Book {
             worker: hello.worker,
             slots: hello.slots,
             capacity: Requests { memory_bytes: hello.memory_bytes, cpu_millis: hello.cpu_millis },
-            platforms: hello.platforms.into_iter().collect::<BTreeSet<_>>(),
+            platforms: hello.platforms.into_iter().collect(),
+            emulated: hello.emulated.into_iter().collect(),
         }));
         self.sessions
+    }
+
+    /// The platform that builds, where no worker is of the client's own: that of most workers.
+    pub(crate) fn build_platform(&self, of_client: &Platform) -> Option<Platform> {
+        let mut counts: BTreeMap<&Platform, usize> = BTreeMap::new();
+        for (facts, _, duty) in self.scheduler.workers() {
+            let mut native = facts.platforms.difference(&facts.emulated);
+            if facts.platforms.contains(of_client) && !facts.emulated.contains(of_client) {
+                return None;
+            }
+            // The plain architecture comes before its levels.
+            if let (Some(own), false) = (native.next(), duty == Duty::Drains) {
+                *counts.entry(own).or_default() += 1;
+            }
+        }
+        let most = counts.into_iter().rev().max_by_key(|(_, count)| *count);
+        most.map(|(platform, _)| platform.clone())
     }
 
     /// All workers, as a person sees them.

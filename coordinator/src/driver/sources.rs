@@ -66,7 +66,11 @@ impl Driver {
         &self,
         ask: impl Fn(&Request, &Sources) -> Result<Round<T>, PlanError> + Copy + Send + 'static,
     ) -> Result<(T, VertexId), Stop> {
-        let request = Arc::new(self.build.submission.request.clone());
+        let mut request = self.build.submission.request.clone();
+        if let Some(platform) = &self.parts.build_platform {
+            request.build_platform.clone_from(platform);
+        }
+        let request = Arc::new(request);
         let clock = &*self.parts.clock;
         let name = format!("[internal] load build definition from {}", request.filename);
         let shown = Shown::start(&self.build, clock, name);
@@ -129,7 +133,11 @@ impl Driver {
 
     async fn image(&self, images: &Images, reference: &str, platform: &Platform) -> ImageAnswer {
         let of = reference.strip_prefix("layout:").unwrap_or(reference);
-        let name = format!("[internal] load metadata for {of}");
+        let name = if self.build.submission.request.is_index() {
+            format!("[{platform} internal] load metadata for {of}")
+        } else {
+            format!("[internal] load metadata for {of}")
+        };
         let shown = Shown::start(&self.build, &*self.parts.clock, name);
         let answer = images.resolve(reference, platform).await;
         match &answer {

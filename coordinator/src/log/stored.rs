@@ -1,6 +1,5 @@
 //! The scheduler's events as they are stored.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use dcbuild_model::{
@@ -40,6 +39,8 @@ pub enum StoredEvent {
         slots: u32,
         capacity: StoredRequests,
         platforms: Vec<Platform>,
+        #[serde(default)]
+        emulated: Vec<Platform>,
     },
     WorkerBack {
         worker: WorkerId,
@@ -375,9 +376,15 @@ impl From<&Event> for StoredEvent {
             },
             Event::ClientBack { build } => StoredEvent::ClientBack { build },
             Event::Forget { build } => StoredEvent::Forget { build },
-            Event::WorkerJoined(WorkerFacts { worker, slots, capacity, platforms }) => {
-                let platforms = platforms.into_iter().collect();
-                StoredEvent::WorkerJoined { worker, slots, capacity: capacity.into(), platforms }
+            Event::WorkerJoined(facts) => {
+                let WorkerFacts { worker, slots, capacity, platforms, emulated } = facts;
+                StoredEvent::WorkerJoined {
+                    worker,
+                    slots,
+                    capacity: capacity.into(),
+                    platforms: platforms.into_iter().collect(),
+                    emulated: emulated.into_iter().collect(),
+                }
             }
             Event::WorkerBack { worker, running } => StoredEvent::WorkerBack { worker, running },
             Event::WorkerDraining { worker } => StoredEvent::WorkerDraining { worker },
@@ -425,10 +432,14 @@ impl From<StoredEvent> for Event {
             }
             StoredEvent::ClientBack { build } => Event::ClientBack { build },
             StoredEvent::Forget { build } => Event::Forget { build },
-            StoredEvent::WorkerJoined { worker, slots, capacity, platforms } => {
-                let platforms: BTreeSet<Platform> = platforms.into_iter().collect();
-                let capacity = capacity.into();
-                Event::WorkerJoined(WorkerFacts { worker, slots, capacity, platforms })
+            StoredEvent::WorkerJoined { worker, slots, capacity, platforms, emulated } => {
+                Event::WorkerJoined(WorkerFacts {
+                    worker,
+                    slots,
+                    capacity: capacity.into(),
+                    platforms: platforms.into_iter().collect(),
+                    emulated: emulated.into_iter().collect(),
+                })
             }
             StoredEvent::WorkerBack { worker, running } => Event::WorkerBack { worker, running },
             StoredEvent::WorkerDraining { worker } => Event::WorkerDraining { worker },

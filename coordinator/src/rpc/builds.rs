@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use dcbuild_model::{BlobDigest, BuildId};
+use dcbuild_model::{BlobDigest, BuildId, Digest, limits};
+use dcbuild_oci::{Manifest, ManifestOrIndex};
 use dcbuild_proto::cache::CacheAsk;
 use dcbuild_proto::document::{self, RegistryCredentials, Submission};
 use dcbuild_proto::pb;
@@ -200,26 +201,42 @@ impl pb::builds_server::Builds for BuildsService {
 }
 
 impl BuildsService {
-    /// An image of the list; its size is what its manifest says of its blobs, and 0 if that is gone.
+    /// An image of the list; its size is what its manifests say of their blobs, and 0 if they are gone.
     async fn image(&self, image: NamedImage) -> pb::Image {
-        let blob = BlobDigest(image.manifest.0);
-        let max = u64::try_from(dcbuild_model::limits::MANIFEST_BYTES_MAX).unwrap_or(u64::MAX);
-        let bytes = dcbuild_store::read_bytes(&*self.0.records.stores.blobs, &blob, max).await;
-        let manifest =
-            bytes.ok().and_then(|bytes| dcbuild_oci::ManifestOrIndex::parse(&bytes, None).ok());
-        let size = match manifest {
-            Some(dcbuild_oci::ManifestOrIndex::Manifest(manifest)) => {
-                manifest.layers.iter().map(|layer| layer.size).sum::<u64>() + manifest.config.size
+        let mut blobs = BTreeMap::new();
+        match self.manifest(image.manifest.0).await {
+            Some(ManifestOrIndex::Manifest(manifest)) => note_sizes(&manifest, &mut blobs),
+            Some(ManifestOrIndex::Index(index)) => {
+                for entry in index.manifests.iter().take(limits::PLATFORMS_MAX) {
+                    if let Some(ManifestOrIndex::Manifest(manifest)) =
+                        self.manifest(entry.digest).await
+                    {
+                        note_sizes(&manifest, &mut blobs);
+                    }
+                }
             }
-            Some(dcbuild_oci::ManifestOrIndex::Index(_)) | None => 0,
-        };
+            None => {}
+        }
         pb::Image {
             name: image.name,
             manifest: image.manifest.to_string(),
             tagged: Some(image.tagged.into()),
-            size,
+            size: blobs.values().sum(),
         }
     }
+
+    async fn manifest(&self, digest: Digest) -> Option<ManifestOrIndex> {
+        let max = u64::try_from(limits::MANIFEST_BYTES_MAX).unwrap_or(u64::MAX);
+        let blobs = &*self.0.records.stores.blobs;
+        let bytes = dcbuild_store::read_bytes(blobs, &BlobDigest(digest), max).await.ok()?;
+        ManifestOrIndex::parse(&bytes, None).ok()
+    }
+}
+
+/// Notes the blobs of an image with their sizes: what two platforms share counts once.
+fn note_sizes(manifest: &Manifest, blobs: &mut BTreeMap<Digest, u64>) {
+    let all = manifest.layers.iter().chain([&manifest.config]);
+    blobs.extend(all.map(|blob| (blob.digest, blob.size)));
 }
 
 fn explain_failed(error: ExplainError) -> Status {

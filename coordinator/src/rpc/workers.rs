@@ -183,6 +183,7 @@ fn hello_in(hello: pb::Hello) -> Result<Hello, Status> {
         worker: id(&hello.worker)?,
         slots: hello.slots,
         platforms: hello.platforms.iter().map(platform).collect::<Result<_, _>>()?,
+        emulated: hello.emulated.iter().map(platform).collect::<Result<_, _>>()?,
         memory_bytes: hello.memory_bytes,
         cpu_millis: hello.cpu_millis,
         labels: hello.labels.into_iter().collect(),

@@ -117,7 +117,7 @@ async fn a_build_without_a_worker_says_what_it_waits_for_and_goes_on_when_one_co
     let cluster = Cluster::in_memory();
     let mut dockerfile = submission("FROM scratch\nCOPY a /a\nRUN [\"/a\"]\n");
     dockerfile.in_place = false;
-    dockerfile.request.platform = Some("linux/riscv64".parse().unwrap());
+    dockerfile.request.platforms = vec!["linux/riscv64".parse().unwrap()];
     let own = cluster.worker(1, &[]).await.platform();
     let build = cluster.submit(10, &dockerfile).await;
     let mut client = cluster.attach(build).await;
@@ -128,6 +128,63 @@ async fn a_build_without_a_worker_says_what_it_waits_for_and_goes_on_when_one_co
     client.until(&format!("done: {waits}")).await;
     let lease = worker.lease().await;
     worker.run(&lease).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_platform_s_programs_go_to_a_worker_that_runs_them() {
+    let cluster = Cluster::in_memory();
+    let mut dockerfile = submission("FROM scratch\nCOPY a /a\nRUN [\"/a\"]\n");
+    let platforms = ["linux/riscv64", "linux/s390x"];
+    dockerfile.request.platforms = platforms.map(|text| text.parse().unwrap()).into();
+    let mut one = cluster.worker_of(1, platforms[0]).await;
+    let mut other = cluster.worker_of(2, platforms[1]).await;
+    let build = cluster.submit(10, &dockerfile).await;
+    let mut client = cluster.attach(build).await;
+    client.until("waiting: [linux/s390x 2/2] RUN [\"/a\"]").await;
+    for worker in [&mut one, &mut other] {
+        let lease = worker.lease().await;
+        let names: Vec<&str> =
+            steps(&lease).iter().map(|leased| leased.step.name.as_str()).collect();
+        let own = worker.platform();
+        assert_eq!(names, [format!("[{own} 1/2] COPY a /a"), format!("[{own} 2/2] RUN [\"/a\"]")]);
+        worker.run(&lease).await;
+    }
+    let lease = tokio::select! {
+        lease = one.lease() => lease,
+        lease = other.lease() => lease,
+    };
+    let Work::Output { images, index, .. } = &lease.work else { panic!("{lease:?}") };
+    let of =
+        |image: &document::LeasedImage| (image.template.platform.to_string(), image.created.len());
+    let states: Vec<(String, usize)> = images.iter().map(of).collect();
+    assert_eq!(states, platforms.map(|platform| (platform.to_owned(), 2)));
+    assert!(index);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_builds_is_what_the_workers_are() {
+    let cluster = Cluster::in_memory();
+    let mut dockerfile =
+        submission("FROM --platform=$BUILDPLATFORM scratch\nCOPY a /a\nRUN [\"/a\"]\n");
+    // A client whose own platform no worker has.
+    dockerfile.request.build_platform = "linux/s390x".parse().unwrap();
+    let mut worker = cluster.worker_of(1, "linux/riscv64").await;
+    let build = cluster.submit(10, &dockerfile).await;
+    let mut client = cluster.attach(build).await;
+    client.until("waiting: [2/2] RUN [\"/a\"]").await;
+    let lease = worker.lease().await;
+    assert_eq!(steps(&lease)[1].step.platform, "linux/riscv64".parse().unwrap());
+    worker.run(&lease).await;
+    let lease = worker.lease().await;
+    let Work::Output { images, .. } = &lease.work else { panic!("{lease:?}") };
+    assert_eq!(images[0].template.platform, "linux/riscv64".parse().unwrap());
+    // One that has a worker of its own platform builds on that.
+    let mut own = cluster.worker_of(2, "linux/s390x").await;
+    let build = cluster.submit(11, &dockerfile).await;
+    let mut client = cluster.attach(build).await;
+    client.until("waiting: [2/2] RUN [\"/a\"]").await;
+    let lease = own.lease().await;
+    assert_eq!(steps(&lease)[1].step.platform, "linux/s390x".parse().unwrap());
 }
 
 #[tokio::test(start_paused = true)]

@@ -203,6 +203,7 @@ fn hello(number: u128, running: &[&Lease]) -> pb::Hello {
         cpu_millis: 0,
         running: running.iter().map(|lease| lease.attempt.to_string()).collect(),
         labels: [("zone".to_owned(), "a".to_owned())].into(),
+        emulated: Vec::new(),
     }
 }
 
@@ -484,7 +485,7 @@ pub(crate) fn submission(dockerfile: &str) -> Submission {
     let kind =
         OutputKind::Image { names: Vec::new(), push: false, push_by_digest: false, keep: false };
     let layers = LayerCompression { compression: Compression::Gzip, level: None, force: false };
-    let annotations = BTreeMap::new();
+    let annotations = Vec::new();
     Submission {
         request: Request::new(dockerfile),
         outputs: vec![OutputSpec {

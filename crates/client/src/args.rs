@@ -32,14 +32,16 @@ pub struct BuildFlags {
     /// Further context: a folder, a URL, a git repository, `docker-image://REF` or `oci-layout://DIR[:TAG]`
     #[arg(long = "build-context", value_name = "NAME=VALUE", help_heading = "What is built")]
     pub build_contexts: Vec<String>,
-    /// The platform to build for, such as `linux/arm64`
+    /// The platform to build for, such as `linux/arm64`; several, separated by commas or given again, make an index of
+    /// images [default: `DOCKER_DEFAULT_PLATFORM` of the environment, or the builder's]
     #[arg(long, value_name = "OS/ARCH", help_heading = "What is built")]
     pub platform: Vec<String>,
     /// Label of the image
     #[arg(long = "label", value_name = "NAME=VALUE", help_heading = "What is built")]
     pub labels: Vec<String>,
-    /// Annotation of the image's manifest
-    #[arg(long = "annotation", value_name = "NAME=VALUE", help_heading = "What is built")]
+    /// Annotation of the image's manifest; behind `index:` of the index of several platforms, behind
+    /// `manifest[linux/amd64]:` of one platform's manifest
+    #[arg(long = "annotation", value_name = "[PLACE:]NAME=VALUE", help_heading = "What is built")]
     pub annotations: Vec<String>,
 
     /// What becomes of the result: `DIR`, `-`, or `type=TYPE[,KEY=VALUE]` with the types image, registry, docker, oci,

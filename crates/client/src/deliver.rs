@@ -169,18 +169,17 @@ impl Deliverer {
             ClientOutput::Image => Ok(()),
             ClientOutput::OciTar { dest } => {
                 let image = self.image(made).await?;
-                self.write(dest, |out| async move { write_oci_tar(&image.archive, out).await })
-                    .await
+                self.write(dest, |out| async move { write_oci_tar(&image, out).await }).await
             }
             ClientOutput::OciFolder { dest } => {
                 let image = self.image(made).await?;
                 let folder = self.working.join(dest);
                 let failed =
                     |source| DeliverError::Write { dest: format!("'{}'", dest.display()), source };
-                write_oci_dir(&image.archive, &folder).await.map_err(failed)
+                write_oci_dir(&image, &folder).await.map_err(failed)
             }
             ClientOutput::DockerTar { dest } => {
-                let image = self.image(made).await?;
+                let image = self.docker_image(made).await?;
                 self.write(dest, |out| async move { image.docker_tar(out).await }).await
             }
             ClientOutput::Load => self.load(made).await,
@@ -189,39 +188,53 @@ impl Deliverer {
         }
     }
 
-    async fn image(&self, made: &OutputResult) -> Result<Image, DeliverError> {
-        let OutputResult::Image { manifest, manifest_size, media_type, config, layers, names } =
-            made
-        else {
-            return Err(DeliverError::OtherKind);
+    /// An image or an index with all blobs that it names.
+    async fn image(&self, made: &OutputResult) -> Result<ArchiveImage, DeliverError> {
+        let (root, names, manifests, images) = match made {
+            OutputResult::Image { manifest, manifest_size, media_type, config, layers, names } => {
+                let root = Descriptor::new(media_type, manifest.0, *manifest_size);
+                (root, names, Vec::new(), vec![(config, layers)])
+            }
+            OutputResult::Index { index, index_size, media_type, images, names } => {
+                let root = Descriptor::new(media_type, index.0, *index_size);
+                let manifests = images.iter().map(|image| image.manifest.0).collect();
+                let images = images.iter().map(|image| (&image.config, &image.layers)).collect();
+                (root, names, manifests, images)
+            }
+            OutputResult::Files { .. } => return Err(DeliverError::OtherKind),
         };
-        let read = async |digest: Digest, max: usize| {
-            let max = u64::try_from(max).unwrap_or(u64::MAX);
-            read_bytes(&*self.blobs, &BlobDigest(digest), max).await
-        };
-        let small: [Bytes; 2] = [
-            read(manifest.0, limits::MANIFEST_BYTES_MAX).await?,
-            read(config.0, limits::CONFIG_BYTES_MAX).await?,
-        ];
-        let mut blobs: Vec<Arc<dyn BlobReader>> = Vec::with_capacity(layers.len() + 2);
-        for bytes in small {
-            blobs.push(Arc::new(BytesBlob::new(bytes)));
+        let mut blobs: Vec<Arc<dyn BlobReader>> = Vec::new();
+        for manifest in manifests.into_iter().chain([root.digest]) {
+            blobs.push(self.small(manifest, limits::MANIFEST_BYTES_MAX).await?);
         }
-        for OutputLayer { digest: LayerDigest(digest), size, .. } in layers {
-            let store = self.blobs.clone();
-            blobs.push(Arc::new(StoreBlob { store, digest: *digest, size: *size }));
+        for (config, layers) in images {
+            blobs.push(self.small(config.0, limits::CONFIG_BYTES_MAX).await?);
+            for OutputLayer { digest: LayerDigest(digest), size, .. } in layers {
+                let store = self.blobs.clone();
+                blobs.push(Arc::new(StoreBlob { store, digest: *digest, size: *size }));
+            }
         }
         let names = names.iter().map(|name| name.parse()).collect::<Result<Vec<ImageRef>, _>>()?;
-        let root = Descriptor::new(media_type, manifest.0, *manifest_size);
-        Ok(Image {
-            archive: ArchiveImage { root, blobs, names },
-            config: config.0,
-            layers: layers.iter().map(|layer| layer.digest.0).collect(),
-        })
+        Ok(ArchiveImage { root, blobs, names })
+    }
+
+    async fn small(&self, digest: Digest, max: usize) -> Result<Arc<dyn BlobReader>, DeliverError> {
+        let max = u64::try_from(max).unwrap_or(u64::MAX);
+        let bytes: Bytes = read_bytes(&*self.blobs, &BlobDigest(digest), max).await?;
+        Ok(Arc::new(BytesBlob::new(bytes)))
+    }
+
+    /// What `docker load` reads: one image.
+    async fn docker_image(&self, made: &OutputResult) -> Result<DockerImage, DeliverError> {
+        let OutputResult::Image { config, layers, .. } = made else {
+            return Err(DeliverError::OtherKind);
+        };
+        let layers = layers.iter().map(|layer| layer.digest.0).collect();
+        Ok(DockerImage { archive: self.image(made).await?, config: config.0, layers })
     }
 
     async fn load(&self, made: &OutputResult) -> Result<(), DeliverError> {
-        let image = self.image(made).await?;
+        let image = self.docker_image(made).await?;
         let (writer, reader) = tokio::io::duplex(PIPE_BYTES);
         let write = async {
             let failed = |source| DeliverError::Write { dest: "docker".into(), source };
@@ -308,13 +321,13 @@ fn is_broken_pipe(error: &DeliverError) -> bool {
     matches!(error, DeliverError::Write { source: WriteError::Write { .. }, .. })
 }
 
-struct Image {
+struct DockerImage {
     archive: ArchiveImage,
     config: Digest,
     layers: Vec<Digest>,
 }
 
-impl Image {
+impl DockerImage {
     async fn docker_tar<W: AsyncWrite + Unpin + Send>(&self, out: W) -> Result<W, WriteError> {
         write_docker_tar(&self.archive, &self.config, &self.layers, out).await
     }

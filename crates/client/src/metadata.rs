@@ -1,31 +1,50 @@
 //! What `--metadata-file`, `--iidfile` and `--quiet` tell of a build: docker's words for it.
 
-use dcbuild_model::BuildId;
+use dcbuild_model::{BuildId, ConfigDigest, ManifestDigest};
 use dcbuild_proto::document::OutputResult;
 use serde_json::{Map, Value, json};
 
-/// The image's id: the digest of its config; none if no image was made.
+/// The image's id: the digest of its config, or of the index of several images; none if no image was made.
 pub(crate) fn image_id(outputs: &[OutputResult]) -> Option<String> {
     outputs.iter().find_map(|output| match output {
         OutputResult::Image { config, .. } => Some(config.to_string()),
+        OutputResult::Index { index, .. } => Some(index.to_string()),
         OutputResult::Files { .. } => None,
     })
+}
+
+/// What is told of an image, or of an index of images.
+struct Told<'a> {
+    digest: &'a ManifestDigest,
+    size: u64,
+    media_type: &'a str,
+    config: Option<&'a ConfigDigest>,
+    names: &'a [String],
+}
+
+fn told(output: &OutputResult) -> Option<Told<'_>> {
+    match output {
+        OutputResult::Image { manifest, manifest_size, media_type, config, names, .. } => {
+            let config = Some(config);
+            Some(Told { digest: manifest, size: *manifest_size, media_type, config, names })
+        }
+        OutputResult::Index { index, index_size, media_type, names, images: _ } => {
+            Some(Told { digest: index, size: *index_size, media_type, config: None, names })
+        }
+        OutputResult::Files { .. } => None,
+    }
 }
 
 /// The metadata file: of the first image, keys in order.
 pub(crate) fn metadata(build: BuildId, outputs: &[OutputResult]) -> String {
     let mut fields = Map::new();
     fields.insert("buildx.build.ref".into(), json!(format!("dcbuild/dcbuild/{build}")));
-    let image = outputs.iter().find_map(|output| match output {
-        OutputResult::Image { manifest, manifest_size, media_type, config, names, .. } => {
-            Some((manifest, manifest_size, media_type, config, names))
-        }
-        OutputResult::Files { .. } => None,
-    });
-    if let Some((manifest, size, media_type, config, names)) = image {
-        let digest = manifest.to_string();
+    if let Some(Told { digest, size, media_type, config, names }) = outputs.iter().find_map(told) {
+        let digest = digest.to_string();
         let descriptor = json!({"mediaType": media_type, "digest": digest, "size": size});
-        fields.insert("containerimage.config.digest".into(), json!(config.to_string()));
+        if let Some(config) = config {
+            fields.insert("containerimage.config.digest".into(), json!(config.to_string()));
+        }
         fields.insert("containerimage.descriptor".into(), descriptor);
         fields.insert("containerimage.digest".into(), json!(digest));
         if !names.is_empty() {
@@ -37,7 +56,7 @@ pub(crate) fn metadata(build: BuildId, outputs: &[OutputResult]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use dcbuild_model::{ConfigDigest, Digest, LayerDigest, ManifestDigest};
+    use dcbuild_model::{Digest, LayerDigest};
     use expect_test::expect;
 
     use super::*;
@@ -71,5 +90,30 @@ mod tests {
         .assert_eq(&metadata(BuildId::from_bits(1), &outputs));
         assert_eq!(image_id(&outputs), Some(Digest([8; 32]).to_string()));
         assert_eq!(image_id(&[files]), None);
+    }
+
+    #[test]
+    fn an_index_has_no_config() {
+        let index = OutputResult::Index {
+            index: ManifestDigest(Digest([9; 32])),
+            index_size: 700,
+            media_type: "application/vnd.oci.image.index.v1+json".into(),
+            images: Vec::new(),
+            names: Vec::new(),
+        };
+        let outputs = [index];
+        expect![[r#"
+            {
+              "buildx.build.ref": "dcbuild/dcbuild/00000000000000000000000001",
+              "containerimage.descriptor": {
+                "mediaType": "application/vnd.oci.image.index.v1+json",
+                "digest": "sha256:0909090909090909090909090909090909090909090909090909090909090909",
+                "size": 700
+              },
+              "containerimage.digest": "sha256:0909090909090909090909090909090909090909090909090909090909090909"
+            }
+        "#]]
+        .assert_eq(&metadata(BuildId::from_bits(1), &outputs));
+        assert_eq!(image_id(&outputs), Some(Digest([9; 32]).to_string()));
     }
 }

@@ -3,15 +3,17 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use dcbuild_model::Compression;
 use dcbuild_oci::ImageRef;
-use dcbuild_proto::document::{LayerCompression, OutputKind, OutputSpec};
+use dcbuild_proto::document::{
+    Annotation, AnnotationPlace, LayerCompression, OutputKind, OutputSpec,
+};
 
 use crate::FlagError;
 use crate::csv;
+use crate::parse;
 
 const EXAMPLE: &str = "-o DIR, -o type=oci,dest=app.tar or -o type=image,name=app:1,push=true";
 
@@ -103,7 +105,9 @@ pub struct Naming {
     /// `--tag`.
     pub names: Vec<ImageRef>,
     /// `--annotation`.
-    pub annotations: BTreeMap<String, String>,
+    pub annotations: Vec<Annotation>,
+    /// Whether the result is an index of images, one for each platform.
+    pub index: bool,
 }
 
 /// Reads all that the flags say of outputs; with none, and nothing that wants an image, the list is empty.
@@ -182,7 +186,8 @@ struct Asked {
     force: bool,
     rewrite_timestamp: bool,
     oci_media_types: Option<bool>,
-    annotations: BTreeMap<String, String>,
+    platform_split: Option<bool>,
+    annotations: Vec<Annotation>,
 }
 
 impl Asked {
@@ -200,7 +205,8 @@ impl Asked {
             force: false,
             rewrite_timestamp: false,
             oci_media_types: None,
-            annotations: BTreeMap::new(),
+            platform_split: None,
+            annotations: Vec::new(),
         }
     }
 
@@ -244,6 +250,7 @@ impl Asked {
             "tar" => self.tar = Some(flag(&value)?),
             "force-compression" => self.force = flag(&value)?,
             "rewrite-timestamp" => self.rewrite_timestamp = flag(&value)?,
+            "platform-split" if !self.kind.is_image() => self.platform_split = Some(flag(&value)?),
             "oci-mediatypes" => self.oci_media_types = Some(flag(&value)?),
             "name" => self.names = Some(read_names(&value)?),
             "compression" => self.compression = Some(self.read_compression(&value)?),
@@ -251,14 +258,15 @@ impl Asked {
                 let level = value.parse().map_err(|_| self.malformed_value(key, &value))?;
                 self.level = Some(level);
             }
-            key => match annotation(key) {
-                Some(name) => {
-                    self.annotations.insert(name.to_owned(), value);
-                }
-                None => {
-                    return Err(malformed(&self.written, format!("'{key}' is no known attribute")));
-                }
-            },
+            key => {
+                let (place, name) = annotation(key).ok_or_else(|| {
+                    malformed(&self.written, format!("'{key}' is no known attribute"))
+                })?;
+                let (place, platform) =
+                    parse::annotation_place(("output", EXAMPLE), &self.written, place)?;
+                let name = name.to_owned();
+                self.annotations.push(Annotation { place, platform, name, value });
+            }
         }
         Ok(())
     }
@@ -303,13 +311,18 @@ impl Asked {
         same: Option<LayerCompression>,
     ) -> Result<Output, FlagError> {
         let client = self.client()?;
+        if naming.index {
+            self.refuse_index(&client)?;
+        }
         let mut layers = self.layers();
         if let (ClientOutput::Load, None) = (&client, self.compression) {
             let plain = LayerCompression { compression: Compression::None, ..layers };
             layers = same.unwrap_or(plain);
         }
         let kind = match self.kind {
-            Type::Tar | Type::Local | Type::CacheOnly => OutputKind::Files {},
+            Type::Tar | Type::Local | Type::CacheOnly => {
+                OutputKind::Files { split: self.platform_split.unwrap_or(naming.index) }
+            }
             Type::Image | Type::Registry | Type::Docker | Type::Oci => self.image_kind(naming)?,
         };
         // Docker's media types have no word for zstd.
@@ -319,10 +332,38 @@ impl Asked {
         if !matches!(kind, OutputKind::Image { .. }) {
             annotations.clear();
         }
+        let of_index = |annotation: &Annotation| annotation.place != AnnotationPlace::Manifest;
+        if !naming.index && annotations.iter().any(of_index) {
+            return Err(FlagError::Needs {
+                what: "an annotation of the index".into(),
+                needs: "an index: several platforms (--platform linux/amd64,linux/arm64)",
+            });
+        }
         let oci_media_types = self.oci_media_types.unwrap_or(oci) || !annotations.is_empty();
         let rewrite_timestamp = self.rewrite_timestamp;
         let spec = OutputSpec { kind, layers, oci_media_types, annotations, rewrite_timestamp };
         Ok(Output { spec, client })
+    }
+
+    /// Docker's archives, and what it loads, hold one platform.
+    fn refuse_index(&self, client: &ClientOutput) -> Result<(), FlagError> {
+        let docker = match client {
+            ClientOutput::DockerTar { .. } | ClientOutput::Load => true,
+            ClientOutput::OciFolder { .. } => self.kind == Type::Docker,
+            ClientOutput::Image
+            | ClientOutput::OciTar { .. }
+            | ClientOutput::Tar { .. }
+            | ClientOutput::Local { .. } => false,
+        };
+        if !docker {
+            return Ok(());
+        }
+        Err(FlagError::Conflict {
+            first: "several platforms".into(),
+            second: format!("'{}'", self.written),
+            instead: "the docker exporter does not support manifest lists: write type=oci, push the image, or \
+                      build one platform for docker",
+        })
     }
 
     fn image_kind(&self, naming: &Naming) -> Result<OutputKind, FlagError> {
@@ -384,12 +425,14 @@ fn read_names(value: &str) -> Result<Vec<ImageRef>, FlagError> {
     value.split(',').map(|name| image_name("output", name.trim())).collect()
 }
 
-/// The annotation that an attribute names, if it names one of the manifest.
-fn annotation(key: &str) -> Option<&str> {
+/// The place and the name of the annotation that an attribute names, if it names one.
+fn annotation(key: &str) -> Option<(&str, &str)> {
     let rest = key.strip_prefix("annotation")?;
-    rest.strip_prefix('.')
-        .or_else(|| rest.strip_prefix("-manifest."))
-        .filter(|name| !name.is_empty())
+    let (place, name) = match rest.strip_prefix('.') {
+        Some(name) => ("manifest", name),
+        None => rest.strip_prefix('-')?.split_once('.')?,
+    };
+    (!name.is_empty()).then_some((place, name))
 }
 
 fn malformed(text: &str, problem: String) -> FlagError {

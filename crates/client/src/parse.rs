@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use dcbuild_model::{Named, Platform, Remote};
+use dcbuild_model::{Named, Platform, Remote, limits};
 use dcbuild_oci::LayoutRef;
 use dcbuild_plan::{Call, ContextSource, RunNetwork, Ulimit};
 use dcbuild_process::Env;
+use dcbuild_proto::document::{Annotation, AnnotationPlace};
 
 use crate::FlagError;
 use crate::csv;
@@ -61,31 +62,60 @@ pub(crate) fn labels(given: &[String]) -> Result<BTreeMap<String, String>, FlagE
     given.iter().map(label).collect()
 }
 
-/// Reads annotations of the manifest.
-pub(crate) fn annotations(given: &[String]) -> Result<BTreeMap<String, String>, FlagError> {
+/// Reads annotations: `[PLACE[[PLATFORM]][,PLACE]:]NAME=VALUE`; without a place the manifests are meant.
+pub(crate) fn annotations(given: &[String]) -> Result<Vec<Annotation>, FlagError> {
     const FLAG: &str = "annotation";
-    const KINDS: [&str; 4] = ["manifest", "index", "manifest-descriptor", "index-descriptor"];
-    let mut annotations = BTreeMap::new();
+    const PLACED: &str = "--annotation manifest[linux/amd64]:NAME=VALUE or index:NAME=VALUE";
+    let mut annotations = Vec::new();
     for text in given {
-        let kinds = text
-            .split_once(':')
-            .filter(|(kinds, _)| kinds.split(',').all(|kind| KINDS.contains(&kind)));
-        if kinds.is_some_and(|(kinds, _)| kinds != "manifest") {
-            let instead = "only the manifest can be annotated: --annotation manifest:NAME=VALUE";
-            return Err(FlagError::Unsupported { flag: FLAG, value: text.clone(), instead });
-        }
-        let pair = kinds.map_or(text.as_str(), |(_, rest)| rest);
-        match pair.split_once('=') {
-            Some((name, value)) if !name.is_empty() => {
-                annotations.insert(name.to_owned(), value.to_owned());
-            }
-            _ => {
-                let example = "--annotation org.opencontainers.image.title=app";
-                return Err(malformed(FLAG, text, "it is no NAME=VALUE", example));
-            }
+        let (places, pair) = match text.split_once(':') {
+            Some((places, rest)) if places.split(',').all(is_place) => (places, rest),
+            _ => ("manifest", text.as_str()),
+        };
+        let Some((name, value)) = pair.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+            let example = "--annotation org.opencontainers.image.title=app";
+            return Err(malformed(FLAG, text, "it is no NAME=VALUE", example));
+        };
+        for place in places.split(',') {
+            let (place, platform) = annotation_place((FLAG, PLACED), text, place)?;
+            let (name, value) = (name.to_owned(), value.to_owned());
+            annotations.push(Annotation { place, platform, name, value });
         }
     }
     Ok(annotations)
+}
+
+fn is_place(text: &str) -> bool {
+    let word = text.split_once('[').map_or(text, |(word, _)| word);
+    matches!(word, "manifest" | "index" | "manifest-descriptor" | "index-descriptor")
+}
+
+/// Reads where an annotation stands: `manifest`, `manifest[linux/amd64]`, `index` and their like.
+pub(crate) fn annotation_place(
+    (flag, example): (&'static str, &'static str),
+    written: &str,
+    place: &str,
+) -> Result<(AnnotationPlace, Option<Platform>), FlagError> {
+    let bad = |problem: &str| malformed(flag, written, problem, example);
+    let (word, platform) = match place.split_once('[') {
+        None => (place, None),
+        Some((word, rest)) => {
+            let text = rest.strip_suffix(']').ok_or_else(|| bad("a bracket is not closed"))?;
+            (word, Some(text.parse().map_err(FlagError::Platform)?))
+        }
+    };
+    let place = match word {
+        "manifest" => AnnotationPlace::Manifest,
+        "manifest-descriptor" => AnnotationPlace::ManifestDescriptor,
+        "index" if platform.is_some() => return Err(bad("an index is of no platform")),
+        "index" => AnnotationPlace::Index,
+        "index-descriptor" => {
+            let instead = "annotate the index itself: index:NAME=VALUE";
+            return Err(FlagError::Unsupported { flag, value: written.to_owned(), instead });
+        }
+        _ => return Err(bad("it names no place of an annotation")),
+    };
+    Ok((place, platform))
 }
 
 /// What a named context stands for here.
@@ -456,16 +486,46 @@ pub(crate) fn call(text: Option<&str>, check: bool) -> Result<Option<CallWanted>
     Ok(Some(CallWanted { call, format, status }))
 }
 
-/// Reads `--platform`: one, as yet.
-pub(crate) fn platform(given: &[String]) -> Result<Option<Platform>, FlagError> {
-    let all: Vec<&str> = given.iter().flat_map(|text| text.split(',')).collect();
-    match all.as_slice() {
-        [] => Ok(None),
-        [one] => one.trim().parse().map(Some).map_err(FlagError::Platform),
-        several => Err(FlagError::Unsupported {
-            flag: "platform",
-            value: several.join(","),
-            instead: "build one platform at a time",
-        }),
+/// Reads `--platform`: any number, separated by commas or given again, each kept once; `local` is this machine's.
+pub(crate) fn platforms(given: &[String]) -> Result<Vec<Platform>, FlagError> {
+    let mut platforms: Vec<Platform> = Vec::new();
+    for text in given.iter().flat_map(|text| text.split(',')).map(str::trim) {
+        let platform = if text.eq_ignore_ascii_case("local") {
+            Platform { os: "linux".into(), ..Platform::host() }
+        } else {
+            text.parse().map_err(FlagError::Platform)?
+        };
+        if !platforms.contains(&platform) {
+            platforms.push(platform);
+        }
+    }
+    if platforms.len() > limits::PLATFORMS_MAX {
+        let max = limits::PLATFORMS_MAX;
+        let problem = format!("it names {} platforms, more than {max}", platforms.len());
+        return Err(malformed("platform", &given.join(","), problem, "--platform linux/amd64"));
+    }
+    Ok(platforms)
+}
+
+/// Whether the result is an index: of several platforms, or of one where the build argument of `BuildKit` says so.
+pub(crate) fn is_index(
+    platforms: &[Platform],
+    build_args: &BTreeMap<String, String>,
+) -> Result<bool, FlagError> {
+    const ARGUMENT: &str = "BUILDKIT_MULTI_PLATFORM";
+    const EXAMPLE: &str = "--build-arg BUILDKIT_MULTI_PLATFORM=1";
+    let several = platforms.len() > 1;
+    let Some(given) = build_args.get(ARGUMENT).filter(|value| !value.is_empty()) else {
+        return Ok(several);
+    };
+    let value = format!("{ARGUMENT}={given}");
+    match given.as_str() {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" if several => {
+            let problem = "several platforms are one index";
+            Err(malformed("build-arg", &value, problem, EXAMPLE))
+        }
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(malformed("build-arg", &value, "it is neither true nor false", EXAMPLE)),
     }
 }

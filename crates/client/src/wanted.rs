@@ -118,7 +118,9 @@ impl Wanted {
             (None, MainContext::Remote(remote)) => remote.to_string(),
             (None, MainContext::Stdin) => "Dockerfile".to_owned(),
         };
-        let outputs = output::outputs(&flags.outputs, shorthands, &Naming { names, annotations })?;
+        let request = request(flags, env, &contexts)?;
+        let naming = Naming { names, annotations, index: request.is_index() };
+        let outputs = output::outputs(&flags.outputs, shorthands, &naming)?;
         let mut stdout = outputs.iter().filter(|output| output.client.is_stdout());
         if let (Some(_), Some(_)) = (stdout.next(), stdout.next()) {
             let word = || "an output to standard output".to_owned();
@@ -130,7 +132,7 @@ impl Wanted {
             });
         }
         Ok(Wanted {
-            request: request(flags, env, &contexts)?,
+            request,
             secrets: parse::secrets(&flags.secrets, env)?,
             agents: parse::agents(&flags.ssh, env)?,
             iidfile: flags.iidfile.clone(),
@@ -253,6 +255,10 @@ fn request(
     if let Some(epoch) = env.source_date_epoch() {
         build_args.entry("SOURCE_DATE_EPOCH".into()).or_insert_with(|| epoch.to_owned());
     }
+    let platforms = match (flags.platform.as_slice(), env.default_platform()) {
+        ([], Some(default)) => parse::platforms(&[default.to_owned()])?,
+        (given, _) => parse::platforms(given)?,
+    };
     let network = parse::network(flags.network.as_deref())?;
     let mut allow = flags
         .allow
@@ -274,9 +280,9 @@ fn request(
     Ok(Request {
         target: flags.target.clone().filter(|target| !target.is_empty()),
         hostname: hostname.unwrap_or_default(),
-        build_args,
         labels: parse::labels(&flags.labels)?,
-        platform: parse::platform(&flags.platform)?,
+        index: parse::is_index(&platforms, &build_args)?,
+        platforms,
         contexts: contexts.iter().map(|(name, it)| (name.clone(), it.source())).collect(),
         no_cache,
         pull: if flags.pull { PullPolicy::Always } else { PullPolicy::IfMissing },
@@ -289,6 +295,7 @@ fn request(
             .collect::<Result<_, _>>()?,
         ulimits: flags.ulimits.iter().map(|text| parse::ulimit(text)).collect::<Result<_, _>>()?,
         shm_bytes: flags.shm_size.as_deref().map(parse::shm_size).transpose()?.unwrap_or(0),
+        build_args,
         ..Request::new("")
     })
 }

@@ -8,6 +8,8 @@ pub const DOCKERFILE_BYTES_MAX: usize = 16 << 20;
 pub const LINE_BYTES_MAX: usize = 65_535;
 /// One word after its variables are expanded.
 pub const EXPANSION_BYTES_MAX: usize = 1 << 20;
+/// Platforms of one build.
+pub const PLATFORMS_MAX: usize = 64;
 /// Stages of a Dockerfile.
 pub const STAGES_MAX: usize = 10_000;
 /// Instructions of a Dockerfile.

@@ -8,16 +8,16 @@ use dcbuild_model::Platform;
 
 use crate::env::Env;
 use crate::plan::PlanError;
-use crate::request::Request;
+use crate::request::OnePlatform;
 use crate::stage::{expansion, lines};
 
-pub(crate) fn globals(request: &Request, dockerfile: &Dockerfile) -> Result<Env, PlanError> {
-    declared(platform_args(request, dockerfile), &request.build_args, dockerfile)
+pub(crate) fn globals(one: OnePlatform<'_>, dockerfile: &Dockerfile) -> Result<Env, PlanError> {
+    declared(platform_args(one, dockerfile), &one.whole.build_args, dockerfile)
 }
 
 /// The same where the command line gives no argument.
-pub(crate) fn defaults(request: &Request, dockerfile: &Dockerfile) -> Result<Env, PlanError> {
-    declared(platform_args(request, dockerfile), &BTreeMap::new(), dockerfile)
+pub(crate) fn defaults(one: OnePlatform<'_>, dockerfile: &Dockerfile) -> Result<Env, PlanError> {
+    declared(platform_args(one, dockerfile), &BTreeMap::new(), dockerfile)
 }
 
 fn declared(
@@ -46,13 +46,11 @@ fn declared(
     Ok(env)
 }
 
-fn platform_args(request: &Request, dockerfile: &Dockerfile) -> Env {
-    let mut env = Env::default();
+fn platform_args(one: OnePlatform<'_>, dockerfile: &Dockerfile) -> Env {
+    let (request, mut env) = (one.whole, Env::default());
     let last = dockerfile.stages.last().and_then(|stage| stage.name.clone());
     let target = request.target.clone().or(last).unwrap_or_else(|| "default".into());
-    for (prefix, platform) in
-        [("BUILD", &request.build_platform), ("TARGET", request.target_platform())]
-    {
+    for (prefix, platform) in [("BUILD", &request.build_platform), ("TARGET", one.target())] {
         let Platform { os, arch, variant } = platform;
         env.set(&format!("{prefix}PLATFORM"), &platform.to_string());
         env.set(&format!("{prefix}OS"), os);
@@ -76,11 +74,11 @@ const PREDEFINED: [&str; 6] =
 /// A warning that names the build arguments which nothing reads, in docker's words; `declared` are the ARGs of stages
 /// that were planned, those of ONBUILD among them.
 pub(crate) fn unconsumed<'a>(
-    request: &Request,
+    one: OnePlatform<'_>,
     dockerfile: &'a Dockerfile,
     declared: impl Iterator<Item = &'a str>,
 ) -> Option<String> {
-    let platform = platform_args(request, dockerfile);
+    let platform = platform_args(one, dockerfile);
     let in_stages = dockerfile.stages.iter().flat_map(|stage| &stage.instructions);
     let in_stages = in_stages.filter_map(|instruction| {
         if let InstructionKind::Arg(arg) = &instruction.kind { Some(arg) } else { None }
@@ -93,7 +91,8 @@ pub(crate) fn unconsumed<'a>(
             || name.starts_with("BUILDKIT_")
             || platform.get(name).is_some()
     };
-    let names: Vec<&str> = request
+    let names: Vec<&str> = one
+        .whole
         .build_args
         .keys()
         .map(String::as_str)
@@ -109,6 +108,7 @@ mod tests {
     use dcbuild_dockerfile::parse;
 
     use super::*;
+    use crate::request::Request;
 
     #[test]
     fn arguments_that_nothing_reads_are_named() {
@@ -118,7 +118,7 @@ mod tests {
         let warning = |names: &[&str], declared: &[&str]| {
             let args = names.iter().map(|name| ((*name).to_owned(), "1".to_owned())).collect();
             let request = Request { build_args: args, ..Request::new(text) };
-            unconsumed(&request, &dockerfile, declared.iter().copied())
+            unconsumed(request.first(), &dockerfile, declared.iter().copied())
         };
         let read = ["GLOBAL", "ELSEWHERE", "BESIDE", "HERE"];
         assert_eq!(warning(&read, &[]), None);

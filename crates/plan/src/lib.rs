@@ -28,7 +28,9 @@ pub use op::{
     InputSource, MountKind, Op, RunMount, RunNetwork, RunOp, RunSecurity, SecretMount, Ulimit,
     WorkdirOp,
 };
-pub use plan::{HistoryLine, ImageTemplate, Plan, PlanError, Planned, PlannedStage, Step, plan};
+pub use plan::{
+    HistoryLine, ImageTemplate, Plan, PlanError, Planned, PlannedImage, PlannedStage, Step, plan,
+};
 pub use report::{Call, Called, Report, call};
 pub use request::{ContextSource, NoCache, PullPolicy, Request};
 pub use sources::{ImageAnswer, Need, ResolvedImage, Sources};

@@ -53,6 +53,13 @@ impl Findings {
         }
     }
 
+    /// Takes in what was found for a further platform; what is known is not said again.
+    pub(crate) fn join(&mut self, further: Findings) {
+        let new = |finding: &Finding| !self.found.contains(finding);
+        let new: Vec<Finding> = further.found.into_iter().filter(new).collect();
+        self.found.extend(new);
+    }
+
     pub(crate) fn take(self) -> Vec<Finding> {
         self.found
     }

@@ -1,5 +1,7 @@
 //! The plan of a build: its steps in an order in which each stands behind what it waits for, and the image they make.
 
+use std::collections::BTreeSet;
+
 use dcbuild_dockerfile::ParseError;
 use dcbuild_model::{Component, Platform, StageIndex, StepIndex, StepKey};
 use serde::{Deserialize, Serialize};
@@ -40,12 +42,15 @@ pub struct Step {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlannedStage {
-    /// Its place in the Dockerfile; beyond the last for images that `--from` names.
+    /// Its place in the Dockerfile; beyond the last for images that `--from` names, and behind all those for further
+    /// platforms.
     pub index: StageIndex,
     /// Its name, or `stage-N`.
     pub name: String,
     /// Its base, as resolved.
     pub base: String,
+    /// The platform that its steps run for.
+    pub platform: Platform,
     /// Its state when it is done; none if it is empty.
     pub state: Option<StepIndex>,
 }
@@ -70,26 +75,45 @@ pub struct ImageTemplate {
     pub history: Vec<HistoryLine>,
     /// `SOURCE_DATE_EPOCH`, in seconds.
     pub epoch: Option<i64>,
-    /// The platform.
+    /// The platform that it is for.
     pub platform: Platform,
 }
 
-/// A plan.
+/// What the target comes to for one platform.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Plan {
-    /// The stages that the target needs, in the order of the Dockerfile.
-    pub stages: Vec<PlannedStage>,
-    /// The steps; each stands behind those that it waits for.
-    pub steps: Vec<Step>,
+pub struct PlannedImage {
     /// The state of the target; none if it is empty.
     pub state: Option<StepIndex>,
     /// The image that it makes.
-    pub image: ImageTemplate,
+    pub template: ImageTemplate,
+}
+
+/// A plan.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// The stages that the target needs, in the order of the Dockerfile; those of further platforms follow, unless they
+    /// come to the same.
+    pub stages: Vec<PlannedStage>,
+    /// The steps, each once whoever needs it; each stands behind those that it waits for.
+    pub steps: Vec<Step>,
+    /// What the target comes to, for each platform in the order of the request.
+    pub images: Vec<PlannedImage>,
+    /// Whether the images are put together in an index.
+    pub index: bool,
     /// What is questionable in the Dockerfile.
     pub findings: Vec<Finding>,
     /// What else the author should know.
     pub notes: Vec<String>,
+}
+
+/// What is planned for one platform.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) stages: Vec<PlannedStage>,
+    pub(crate) image: PlannedImage,
+    pub(crate) notes: Vec<String>,
 }
 
 /// What planning comes to.
@@ -166,6 +190,23 @@ pub fn plan(request: &Request, sources: &Sources) -> Result<Planned, PlanError> 
 }
 
 impl Plan {
+    /// Adds what was planned for a platform.
+    pub(crate) fn add(&mut self, part: Part) {
+        let Part { stages, image, notes } = part;
+        self.stages.extend(stages);
+        self.images.push(image);
+        let new: Vec<String> =
+            notes.into_iter().filter(|note| !self.notes.contains(note)).collect();
+        self.notes.extend(new);
+    }
+
+    /// The states of the target, those that are not empty, each once.
+    pub fn states(&self) -> Vec<StepIndex> {
+        let states: BTreeSet<StepIndex> =
+            self.images.iter().filter_map(|image| image.state).collect();
+        states.into_iter().collect()
+    }
+
     /// The step at an index of this plan.
     pub fn step(&self, index: StepIndex) -> &Step {
         &self.steps[index.index()]

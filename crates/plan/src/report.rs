@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::lint::stage::{Own, of_stages};
 use crate::lint::{self, Checks, Finding, Findings};
-use crate::plan::{PlanError, Planned};
-use crate::request::Request;
+use crate::plan::PlanError;
+use crate::request::{OnePlatform, Request};
 use crate::sources::{Need, Sources};
 use crate::stage::{Reach, Surveyed, lines, survey};
-use crate::walk;
+use crate::walk::{self, Walked};
 
 /// What is asked of a Dockerfile.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -169,11 +169,12 @@ fn check(request: &Request, sources: &Sources, with: &dyn Fn(Checks) -> Checks) 
     let outcome = match Checks::of(request, &dockerfile) {
         Err(error) => Err(error),
         Ok(checks) => {
-            findings = Findings::new(with(checks));
+            let checks = with(checks);
+            findings = Findings::new(checks.clone());
             lint::file::of_lines(&dockerfile, &mut findings);
             match error {
                 Some(error) => Err(PlanError::from(error)),
-                None => check_stages(request, sources, &dockerfile, &mut findings),
+                None => check_platforms((request, sources), &dockerfile, &checks, &mut findings),
             }
         }
     };
@@ -190,24 +191,40 @@ fn check(request: &Request, sources: &Sources, with: &dyn Fn(Checks) -> Checks) 
     Called::Ready(Report::Check(CheckReport { findings: findings.take(), error }))
 }
 
+/// Checks the file for each platform; says what must be known first.
+fn check_platforms(
+    (request, sources): (&Request, &Sources),
+    dockerfile: &Dockerfile,
+    checks: &Checks,
+    findings: &mut Findings,
+) -> Result<Vec<Need>, PlanError> {
+    let mut lacks = BTreeSet::new();
+    for one in request.each() {
+        let mut found = Findings::new(checks.clone());
+        let checked = check_stages((one, sources), dockerfile, &mut found);
+        findings.join(found);
+        lacks.extend(checked?);
+    }
+    Ok(lacks.into_iter().collect())
+}
+
 /// Checks all stages, or those that the target needs; says what must be known first.
 fn check_stages(
-    request: &Request,
-    sources: &Sources,
+    (one, sources): (OnePlatform<'_>, &Sources),
     dockerfile: &Dockerfile,
     findings: &mut Findings,
 ) -> Result<Vec<Need>, PlanError> {
-    let surveyed = match survey((request, sources), dockerfile, Reach::All, findings)? {
+    let surveyed = match survey((one, sources), dockerfile, Reach::All, findings)? {
         Ok(surveyed) => surveyed,
         Err(lacks) => return Ok(lacks),
     };
     let Surveyed { draft, target, needed } = surveyed;
     of_stages(&draft, &needed, findings);
     lint::advice::of_target(&draft, target, findings);
-    match walk::walk(&draft, target, &needed)? {
-        Planned::Ready(_) => Ok(Vec::new()),
+    match walk::walk(&draft, (target, &needed), &mut walk::Steps::default())? {
+        Walked::Ready(_) => Ok(Vec::new()),
         // What the files of a context look like changes nothing about the Dockerfile.
-        Planned::Lacks(needs) => {
+        Walked::Lacks(needs) => {
             Ok(needs.into_iter().filter(|need| !matches!(need, Need::Selection { .. })).collect())
         }
     }
@@ -216,7 +233,8 @@ fn check_stages(
 fn outline(request: &Request, sources: &Sources) -> Result<Called, PlanError> {
     let dockerfile = parse(request.dockerfile.as_bytes())?;
     let mut findings = Findings::default();
-    let surveyed = survey((request, sources), &dockerfile, Reach::Target, &mut findings)?;
+    let one = (request.first(), sources);
+    let surveyed = survey(one, &dockerfile, Reach::Target, &mut findings)?;
     let Surveyed { draft, target, needed } = match surveyed {
         Ok(surveyed) => surveyed,
         Err(lacks) => return Ok(Called::Lacks(lacks)),

@@ -71,8 +71,10 @@ pub struct Request {
     pub build_args: BTreeMap<String, String>,
     /// `--label`.
     pub labels: BTreeMap<String, String>,
-    /// `--platform`; the worker's if none.
-    pub platform: Option<Platform>,
+    /// `--platform`, each once; the worker's if none.
+    pub platforms: Vec<Platform>,
+    /// Whether the result is an index of images although only one platform is asked for.
+    pub index: bool,
     /// The platform that builds.
     pub build_platform: Platform,
     /// `--build-context`, by name as written.
@@ -106,7 +108,8 @@ impl Request {
             target: None,
             build_args: BTreeMap::new(),
             labels: BTreeMap::new(),
-            platform: None,
+            platforms: Vec::new(),
+            index: false,
             build_platform: Platform { os: "linux".into(), ..Platform::host() },
             contexts: BTreeMap::new(),
             no_cache: NoCache::Nothing,
@@ -121,8 +124,40 @@ impl Request {
         }
     }
 
+    /// Whether the result is an index of images: one for each platform.
+    pub fn is_index(&self) -> bool {
+        self.index || self.platforms.len() > 1
+    }
+
+    /// The request as it is seen for each of its platforms.
+    pub(crate) fn each(&self) -> Vec<OnePlatform<'_>> {
+        if self.platforms.is_empty() {
+            return vec![OnePlatform { whole: self, asked: None, number: 0 }];
+        }
+        let one = |(number, platform)| OnePlatform { whole: self, asked: Some(platform), number };
+        self.platforms.iter().enumerate().map(one).collect()
+    }
+
+    /// The request as it is seen for the first of its platforms.
+    pub(crate) fn first(&self) -> OnePlatform<'_> {
+        OnePlatform { whole: self, asked: self.platforms.first(), number: 0 }
+    }
+}
+
+/// A request for one of its platforms.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OnePlatform<'a> {
+    /// The request.
+    pub(crate) whole: &'a Request,
+    /// The platform, where one was asked for.
+    pub(crate) asked: Option<&'a Platform>,
+    /// Its place among the platforms.
+    pub(crate) number: usize,
+}
+
+impl<'a> OnePlatform<'a> {
     /// The platform that the target is built for.
-    pub fn target_platform(&self) -> &Platform {
-        self.platform.as_ref().unwrap_or(&self.build_platform)
+    pub(crate) fn target(self) -> &'a Platform {
+        self.asked.unwrap_or(&self.whole.build_platform)
     }
 }

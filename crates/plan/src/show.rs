@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use dcbuild_model::StepIndex;
 
 use crate::op::{InputSource, Op};
-use crate::plan::Plan;
+use crate::plan::{Plan, PlannedImage};
 
 pub use svg::svg;
 
@@ -15,7 +15,9 @@ pub use svg::svg;
 pub fn text(plan: &Plan) -> String {
     let mut out = String::new();
     for stage in &plan.stages {
-        line(&mut out, format!("stage {} {} on {}", stage.index.0, stage.name, stage.base));
+        let platform = if plan.index { format!(" for {}", stage.platform) } else { String::new() };
+        let (index, name, base) = (stage.index.0, &stage.name, &stage.base);
+        line(&mut out, format!("stage {index} {name} on {base}{platform}"));
         let steps =
             (0..).map(StepIndex).zip(&plan.steps).filter(|(_, step)| step.stage == stage.index);
         for (index, step) in steps {
@@ -39,12 +41,15 @@ pub fn text(plan: &Plan) -> String {
         let steps: Vec<String> = segment.iter().map(|step| step.0.to_string()).collect();
         line(&mut out, format!("segment {number}: steps {}", steps.join(" ")));
     }
-    line(&mut out, "history".into());
-    for entry in &plan.image.history {
-        let layer = if entry.step.is_some() { "layer" } else { "-----" };
-        line(&mut out, format!("  {layer} {}", entry.created_by.replace('\n', "\\n")));
+    for PlannedImage { state: _, template } in &plan.images {
+        let of = if plan.index { format!(" of {}", template.platform) } else { String::new() };
+        line(&mut out, format!("history{of}"));
+        for entry in &template.history {
+            let layer = if entry.step.is_some() { "layer" } else { "-----" };
+            line(&mut out, format!("  {layer} {}", entry.created_by.replace('\n', "\\n")));
+        }
+        line(&mut out, format!("config{of} {}", template.config));
     }
-    line(&mut out, format!("config {}", plan.image.config));
     out
 }
 
@@ -62,10 +67,9 @@ pub fn dot(plan: &Plan) -> String {
         "digraph plan {\n  rankdir=LR;\n  node [shape=box, fontname=\"monospace\"];\n",
     );
     for stage in &plan.stages {
-        line(
-            &mut out,
-            format!("  subgraph cluster_{} {{\n    label={};", stage.index.0, quote(&stage.name)),
-        );
+        let platform = if plan.index { format!(" for {}", stage.platform) } else { String::new() };
+        let name = quote(&format!("{}{platform}", stage.name));
+        line(&mut out, format!("  subgraph cluster_{} {{\n    label={name};", stage.index.0));
         for (index, step) in
             (0..).map(StepIndex).zip(&plan.steps).filter(|(_, step)| step.stage == stage.index)
         {

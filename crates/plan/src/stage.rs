@@ -10,11 +10,12 @@ use dcbuild_model::limits::CONFIG_BYTES_MAX;
 use dcbuild_oci::ImageRef;
 
 use crate::env::Env;
+use crate::globals;
 use crate::lint::{self, Checks, Findings};
-use crate::plan::{ImageTemplate, PlanError, Planned};
-use crate::request::{ContextSource, NoCache, Request};
+use crate::plan::{ImageTemplate, Plan, PlanError, Planned};
+use crate::request::{ContextSource, NoCache, OnePlatform, Request};
 use crate::sources::{ImageAnswer, Need, ResolvedImage, Sources};
-use crate::{globals, walk};
+use crate::walk::{self, Walked};
 
 /// What a stage stands on.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -60,6 +61,7 @@ pub(crate) struct StageDraft {
 /// All stages, and what is known of the world.
 pub(crate) struct Draft<'a> {
     pub(crate) request: &'a Request,
+    pub(crate) one: OnePlatform<'a>,
     pub(crate) sources: &'a Sources,
     pub(crate) dockerfile: &'a Dockerfile,
     pub(crate) globals: Env,
@@ -96,25 +98,35 @@ pub(crate) struct Surveyed<'a> {
 
 pub(crate) fn plan(request: &Request, sources: &Sources) -> Result<Planned, PlanError> {
     let dockerfile = parse(request.dockerfile.as_bytes())?;
-    let mut findings = Findings::new(Checks::of(request, &dockerfile)?);
+    let checks = Checks::of(request, &dockerfile)?;
+    let mut findings = Findings::new(checks.clone());
     lint::file::of_lines(&dockerfile, &mut findings);
-    let surveyed = survey((request, sources), &dockerfile, Reach::Target, &mut findings)?;
-    let Surveyed { draft, target, needed } = match surveyed {
-        Ok(surveyed) => surveyed,
-        Err(lacks) => return Ok(Planned::Lacks(lacks)),
-    };
-    lint::stage::of_stages(&draft, &needed, &mut findings);
-    match walk::walk(&draft, target, &needed)? {
-        Planned::Lacks(needs) => Ok(Planned::Lacks(needs)),
-        Planned::Ready(mut plan) => {
-            if let Some(message) = findings.violation() {
-                return Err(PlanError::violation(message));
+    let mut plan = Plan { index: request.is_index(), ..Plan::default() };
+    let (mut steps, mut lacks) = (walk::Steps::default(), BTreeSet::new());
+    for one in request.each() {
+        let mut found = Findings::new(checks.clone());
+        match survey((one, sources), &dockerfile, Reach::Target, &mut found)? {
+            Err(needs) => lacks.extend(needs),
+            Ok(Surveyed { draft, target, needed }) => {
+                lint::stage::of_stages(&draft, &needed, &mut found);
+                match walk::walk(&draft, (target, &needed), &mut steps)? {
+                    Walked::Lacks(needs) => lacks.extend(needs),
+                    Walked::Ready(part) => plan.add(*part),
+                }
             }
-            refuse_large(&plan.image)?;
-            plan.findings = findings.take();
-            Ok(Planned::Ready(plan))
         }
+        findings.join(found);
     }
+    if !lacks.is_empty() {
+        return Ok(Planned::Lacks(lacks.into_iter().collect()));
+    }
+    if let Some(message) = findings.violation() {
+        return Err(PlanError::violation(message));
+    }
+    plan.images.iter().try_for_each(|image| refuse_large(&image.template))?;
+    plan.findings = findings.take();
+    plan.steps = steps.all();
+    Ok(Planned::Ready(Box::new(plan)))
 }
 
 /// A config that nobody would take is refused before anything runs; its history says each instruction again.
@@ -157,17 +169,19 @@ fn refuse_frontend(request: &Request, dockerfile: &Dockerfile) -> Result<(), Pla
 
 /// Finds the stages of a file and what they stand on, or says what must be known first.
 pub(crate) fn survey<'a>(
-    (request, sources): (&'a Request, &'a Sources),
+    (one, sources): (OnePlatform<'a>, &'a Sources),
     dockerfile: &'a Dockerfile,
     reach: Reach,
     findings: &mut Findings,
 ) -> Result<Result<Surveyed<'a>, Vec<Need>>, PlanError> {
+    let request = one.whole;
     refuse_frontend(request, dockerfile)?;
     lint::file::of_whole(dockerfile, findings);
-    let globals = globals::globals(request, dockerfile)?;
-    lint::from::of_bases(request, dockerfile, &globals, findings);
+    let globals = globals::globals(one, dockerfile)?;
+    lint::from::of_bases(one, dockerfile, &globals, findings);
     let mut draft = Draft {
         request,
+        one,
         sources,
         dockerfile,
         globals,
@@ -601,7 +615,7 @@ impl<'a> Draft<'a> {
         reference: String,
         name: &str,
     ) -> Result<Result<Ground<'a>, Need>, PlanError> {
-        let platform = draft.platform.as_ref().unwrap_or(self.request.target_platform()).clone();
+        let platform = draft.platform.as_ref().unwrap_or(self.one.target()).clone();
         let answer: Option<&'a ImageAnswer> =
             self.sources.images.get(&(reference.clone(), platform.clone()));
         match answer {

@@ -3,20 +3,21 @@
 
 mod config;
 mod copy;
+mod name;
 mod run;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dcbuild_dockerfile::expand::{ExpandOptions, QuoteMode, UnsetMode, expand, expand_word};
+use dcbuild_dockerfile::expand::expand_word;
 use dcbuild_dockerfile::{ArgInstruction, Instruction, InstructionKind};
-use dcbuild_model::{Platform, Selection, SelectionForm, StageIndex, StepIndex};
+use dcbuild_model::{Platform, Selection, SelectionForm, StageIndex, StepIndex, StepKey};
 use dcbuild_oci::ImageConfig;
 
 use crate::env::Env;
 use crate::globals;
 use crate::key::{Parent, Seen, step_key};
 use crate::op::{CopyOp, CopySource, ImageOp, Input, InputSource, Op, WorkdirOp};
-use crate::plan::{HistoryLine, ImageTemplate, Plan, PlanError, Planned, PlannedStage, Step};
+use crate::plan::{HistoryLine, ImageTemplate, Part, PlanError, PlannedImage, PlannedStage, Step};
 use crate::sources::{Need, ResolvedImage};
 use crate::stage::{Base, Command, Draft, Ground, StageDraft, expansion, lines};
 
@@ -44,10 +45,52 @@ struct Stage {
     onbuild: bool,
 }
 
+/// The steps of a plan: those that two platforms have in common are there once.
+#[derive(Debug, Default)]
+pub(crate) struct Steps {
+    all: Vec<Step>,
+    by_key: BTreeMap<StepKey, StepIndex>,
+    /// The states of the stages that platforms before this one came to.
+    ends: BTreeSet<(usize, Option<StepIndex>)>,
+}
+
+impl Steps {
+    /// All of them; each stands behind those that it waits for.
+    pub(crate) fn all(self) -> Vec<Step> {
+        self.all
+    }
+
+    /// Adds a step, unless the very same is there already.
+    fn add(&mut self, step: Step) -> StepIndex {
+        let (recipe, fresh) = (step.recipe, step.fresh);
+        let known = self.by_key.get(&recipe).copied();
+        let known = known.filter(|known| self.all[known.index()].parent == step.parent);
+        let index = known.unwrap_or_else(|| {
+            let index = index(self.all.len());
+            self.all.push(step);
+            self.by_key.insert(recipe, StepIndex(index));
+            StepIndex(index)
+        });
+        self.all[index.index()].fresh |= fresh;
+        index
+    }
+}
+
+fn index(place: usize) -> u32 {
+    u32::try_from(place).expect("limits keep stages and steps far below 2^32")
+}
+
+/// What a walk comes to.
+pub(crate) enum Walked {
+    /// What is planned.
+    Ready(Box<Part>),
+    /// The sources that are still lacking.
+    Lacks(Vec<Need>),
+}
+
 struct Walk<'a> {
     draft: &'a Draft<'a>,
-    steps: Vec<Step>,
-    by_key: BTreeMap<dcbuild_model::StepKey, StepIndex>,
+    steps: &'a mut Steps,
     done: BTreeMap<usize, Stage>,
     needs: BTreeSet<Need>,
     epoch: Option<i64>,
@@ -55,17 +98,11 @@ struct Walk<'a> {
 
 pub(crate) fn walk(
     draft: &Draft<'_>,
-    target: usize,
-    needed: &BTreeSet<usize>,
-) -> Result<Planned, PlanError> {
-    let mut walk = Walk {
-        draft,
-        steps: Vec::new(),
-        by_key: BTreeMap::new(),
-        done: BTreeMap::new(),
-        needs: BTreeSet::new(),
-        epoch: epoch(draft)?,
-    };
+    (target, needed): (usize, &BTreeSet<usize>),
+    steps: &mut Steps,
+) -> Result<Walked, PlanError> {
+    let mut walk =
+        Walk { draft, steps, done: BTreeMap::new(), needs: BTreeSet::new(), epoch: epoch(draft)? };
     // Images that `--from` names have no place in the Dockerfile: they come first, where every stage can read them.
     let written = |stage: &&usize| draft.stages[**stage].written;
     let unwritten = |stage: &&usize| !draft.stages[**stage].written;
@@ -73,9 +110,9 @@ pub(crate) fn walk(
         walk.stage(*stage)?;
     }
     if !walk.needs.is_empty() {
-        return Ok(Planned::Lacks(walk.needs.into_iter().collect()));
+        return Ok(Walked::Lacks(walk.needs.into_iter().collect()));
     }
-    Ok(Planned::Ready(Box::new(walk.finish(target))))
+    Ok(Walked::Ready(Box::new(walk.finish(target))))
 }
 
 fn epoch(draft: &Draft<'_>) -> Result<Option<i64>, PlanError> {
@@ -115,8 +152,7 @@ impl Walk<'_> {
             stage.fresh = draft.fresh || stage.fresh;
             return Ok(stage);
         }
-        let request = self.draft.request;
-        let platform = draft.platform.as_ref().unwrap_or(request.target_platform()).clone();
+        let platform = draft.platform.as_ref().unwrap_or(self.draft.one.target()).clone();
         let mut stage = Stage {
             index,
             title: draft.title.clone(),
@@ -161,7 +197,7 @@ impl Walk<'_> {
         if !stage.image.config.working_dir.is_empty() {
             stage.image.config.working_dir = join("/", &stage.image.config.working_dir);
         }
-        let label = stage.label(&format!("FROM {name}"));
+        let label = self.named(stage, &format!("FROM {name}"));
         stage.base.clone_from(&name);
         if image.layers.is_empty() {
             return;
@@ -180,7 +216,7 @@ impl Walk<'_> {
     fn stand_on_folder(&mut self, stage: &mut Stage, context: &str) -> Result<(), PlanError> {
         stage.base = format!("context {context}");
         stage.image.config.working_dir = "/".into();
-        let label = stage.label(&format!("FROM {context}"));
+        let label = self.named(stage, &format!("FROM {context}"));
         let selection = Selection {
             form: SelectionForm::Copy,
             sources: vec!["/".into()],
@@ -248,7 +284,7 @@ impl Walk<'_> {
     /// Adds a step upon the stage's state, unless the plan has the very same already.
     fn step(&mut self, stage: &mut Stage, name: String, op: Op, inputs: Vec<Input>) -> StepIndex {
         let linked = matches!(&op, Op::Copy(copy) if copy.link);
-        let recipe_of = |step: StepIndex| self.steps[step.index()].recipe;
+        let recipe_of = |step: StepIndex| self.steps.all[step.index()].recipe;
         let parent = match stage.state {
             Some(step) if !linked => Parent::Recipe(recipe_of(step)),
             Some(_) | None => Parent::None,
@@ -262,29 +298,18 @@ impl Walk<'_> {
             })
             .collect();
         let (recipe, components) = step_key(&op, &stage.platform, parent, &seen);
-        let known = self.by_key.get(&recipe).copied();
-        let known = known.filter(|known| self.steps[known.index()].parent == stage.state);
-        let index = known.unwrap_or_else(|| {
-            let index = StepIndex(
-                u32::try_from(self.steps.len()).expect("limits keep steps far below 2^32"),
-            );
-            let number = u32::try_from(stage.index).expect("limits keep stages far below 2^32");
-            self.steps.push(Step {
-                stage: StageIndex(number),
-                name,
-                lines: stage.at,
-                platform: stage.platform.clone(),
-                parent: stage.state,
-                inputs,
-                op,
-                recipe,
-                components,
-                fresh: false,
-            });
-            self.by_key.insert(recipe, index);
-            index
+        let index = self.steps.add(Step {
+            stage: self.stage_index(stage),
+            name,
+            lines: stage.at,
+            platform: stage.platform.clone(),
+            parent: stage.state,
+            inputs,
+            op,
+            recipe,
+            components,
+            fresh: stage.fresh,
         });
-        self.steps[index.index()].fresh |= stage.fresh;
         stage.state = Some(index);
         index
     }
@@ -361,59 +386,50 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// The name of a step: its place in the stage and the instruction with the variables that are set.
-    fn title(&self, stage: &mut Stage, source: &str) -> String {
-        let lookup = |name: &str| stage.env.get(name).map(str::to_owned);
-        let mut options = ExpandOptions::with_escape(self.draft.dockerfile.escape());
-        (options.quotes, options.unset) = (QuoteMode::Keep, UnsetMode::Keep);
-        let text = expand(source, &lookup, options)
-            .map_or_else(|_| source.to_owned(), |expanded| expanded.text);
-        let (word, rest) = text.split_once(' ').unwrap_or((&text, ""));
-        let text = format!("{} {rest}", word.to_uppercase());
-        stage.label(text.trim_end())
+    /// A stage's place in the plan; the stages of each platform follow those of the one before.
+    fn stage_index(&self, stage: &Stage) -> StageIndex {
+        StageIndex(index(self.draft.one.number * self.draft.stages.len() + stage.index))
     }
 
-    fn finish(mut self, target: usize) -> Plan {
-        let request = self.draft.request;
+    fn finish(self, target: usize) -> Part {
         let mut stage = self.done.get(&target).expect("the target was carried out").clone();
-        for (name, value) in &request.labels {
+        let Draft { one, dockerfile, .. } = *self.draft;
+        for (name, value) in &one.whole.labels {
             stage.image.config.labels.insert(name.clone(), value.clone());
         }
-        if let Some(platform) = &request.platform {
+        let platform = one.asked.unwrap_or(&stage.platform).clone();
+        if one.asked.is_some() {
             stage.image.os.clone_from(&platform.os);
             stage.image.architecture.clone_from(&platform.arch);
             stage.image.variant.clone_from(&platform.variant);
         }
         let declared =
             self.done.values().flat_map(|stage| &stage.args).map(|(name, _)| name.as_str());
-        let Draft { request, dockerfile, .. } = self.draft;
-        let notes = globals::unconsumed(request, dockerfile, declared).into_iter().collect();
+        let notes = globals::unconsumed(one, dockerfile, declared).into_iter().collect();
         let config = String::from_utf8(stage.image.to_json()).expect("JSON is UTF-8");
-        let stages = self.done.values().map(|stage| PlannedStage {
-            index: StageIndex(
-                u32::try_from(stage.index).expect("limits keep stages far below 2^32"),
-            ),
+        let (history, epoch) = (stage.history, self.epoch);
+        let template = ImageTemplate { config, history, epoch, platform };
+        let image = PlannedImage { state: stage.state, template };
+        Part { stages: self.stages(), image, notes }
+    }
+
+    /// The stages, but for those that came to the same for an earlier platform.
+    fn stages(self) -> Vec<PlannedStage> {
+        let new = |stage: &&Stage| !self.steps.ends.contains(&(stage.index, stage.state));
+        let planned = |stage: &Stage| PlannedStage {
+            index: self.stage_index(stage),
             name: if stage.title.is_empty() {
                 format!("stage-{}", stage.index)
             } else {
                 stage.title.clone()
             },
             base: stage.base.clone(),
+            platform: stage.platform.clone(),
             state: stage.state,
-        });
-        Plan {
-            stages: stages.collect(),
-            steps: std::mem::take(&mut self.steps),
-            state: stage.state,
-            image: ImageTemplate {
-                config,
-                history: stage.history,
-                epoch: self.epoch,
-                platform: stage.platform,
-            },
-            findings: Vec::new(),
-            notes,
-        }
+        };
+        let stages = self.done.values().filter(new).map(planned).collect();
+        self.steps.ends.extend(self.done.values().map(|stage| (stage.index, stage.state)));
+        stages
     }
 }
 
@@ -425,17 +441,6 @@ impl Stage {
     /// Adds a line of history that made no layer.
     fn line(&mut self, created_by: String) {
         self.history.push(HistoryLine { created_by, step: None });
-    }
-
-    fn label(&mut self, text: &str) -> String {
-        if self.total == 0 {
-            return text.to_owned();
-        }
-        self.counted += 1;
-        let width = self.total.to_string().len();
-        let title = if self.title.is_empty() { String::new() } else { format!("{} ", self.title) };
-        let onbuild = if self.onbuild { "ONBUILD " } else { "" };
-        format!("[{title}{:>width$}/{}] {onbuild}{text}", self.counted, self.total)
     }
 }
 

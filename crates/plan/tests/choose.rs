@@ -121,7 +121,7 @@ proptest! {
                 }
             }
         }
-        let wanted = plan.state.unwrap();
+        let wanted = plan.images[0].state.unwrap();
         let choice = choose(&plan, &found, &[wanted]);
         prop_assert!(choice.taken.contains_key(&wanted) || choice.run.contains(&wanted));
         let states = states(&plan, &choice.taken);
@@ -154,11 +154,11 @@ fn what_nobody_needs_neither_runs_nor_is_taken() {
         let plan = planned(dockerfile);
         let records = execution(&plan, &[0; 16]);
         let all = (0..).map(StepIndex).zip(records.into_iter().map(|record| vec![record]));
-        let choice = choose(&plan, &all.collect(), &[plan.state.unwrap()]);
+        let choice = choose(&plan, &all.collect(), &[plan.images[0].state.unwrap()]);
         assert!(choice.run.is_empty(), "{dockerfile}");
         assert_eq!(
             choice.taken.keys().copied().collect::<Vec<_>>(),
-            plan.chain(plan.state),
+            plan.chain(plan.images[0].state),
             "the stages that were copied from are not"
         );
     }
@@ -168,10 +168,10 @@ fn what_nobody_needs_neither_runs_nor_is_taken() {
 fn a_missing_input_does_not_matter_when_its_reader_is_a_hit() {
     let plan = planned(DIAMOND);
     let records = execution(&plan, &[0; 16]);
-    let chain = plan.chain(plan.state);
+    let chain = plan.chain(plan.images[0].state);
     let found = (0..).map(StepIndex).zip(records.into_iter().map(|record| vec![record]));
     let found = found.filter(|(step, _)| chain.contains(step)).collect();
-    assert!(choose(&plan, &found, &[plan.state.unwrap()]).run.is_empty());
+    assert!(choose(&plan, &found, &[plan.images[0].state.unwrap()]).run.is_empty());
 }
 
 #[test]

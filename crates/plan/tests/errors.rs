@@ -5,7 +5,7 @@ use dcbuild_plan::{PlanError, Planned, Request, Sources, plan};
 
 /// The error of a Dockerfile whose images no registry has.
 fn error_without_images(dockerfile: &str) -> PlanError {
-    let request = Request { platform: Some(Platform::host()), ..Request::new(dockerfile) };
+    let request = Request { platforms: vec![Platform::host()], ..Request::new(dockerfile) };
     let mut sources = Sources::default();
     loop {
         match plan(&request, &sources) {

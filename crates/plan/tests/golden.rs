@@ -79,7 +79,8 @@ fn request(case: &Value) -> Request {
     for (name, value) in case["opts"].as_object().into_iter().flatten() {
         option(&mut request, name, value.as_str().unwrap());
     }
-    request.platform = case["platform"].as_str().map(|platform| platform.parse().unwrap());
+    let platforms = case["platform"].as_str().into_iter();
+    request.platforms = platforms.map(|platform| platform.parse().unwrap()).collect();
     request
 }
 
@@ -156,7 +157,7 @@ fn difference(case: &Value) -> Option<String> {
 }
 
 fn different_image(plan: &Plan, expect: &Value) -> Option<String> {
-    let config: Value = serde_json::from_str(&plan.image.config).unwrap();
+    let config: Value = serde_json::from_str(&plan.images[0].template.config).unwrap();
     let sorted = |value: &Value| {
         value.as_object().cloned().unwrap_or_default().into_iter().collect::<BTreeMap<_, _>>()
     };
@@ -164,12 +165,9 @@ fn different_image(plan: &Plan, expect: &Value) -> Option<String> {
     if found != wanted {
         return Some(format!("config\n  found  {}\n  wanted {}", json!(found), json!(wanted)));
     }
-    let lines: Vec<Value> = plan
-        .image
-        .history
-        .iter()
-        .map(|line| json!([line.created_by, line.step.is_none()]))
-        .collect();
+    let template = &plan.images[0].template;
+    let lines: Vec<Value> =
+        template.history.iter().map(|line| json!([line.created_by, line.step.is_none()])).collect();
     if Value::from(lines.clone()) != expect["history"] {
         return Some(format!(
             "history\n  found  {}\n  wanted {}",
@@ -177,7 +175,7 @@ fn different_image(plan: &Plan, expect: &Value) -> Option<String> {
             expect["history"]
         ));
     }
-    let layers = plan.image.history.iter().filter(|line| line.step.is_some()).count();
+    let layers = template.history.iter().filter(|line| line.step.is_some()).count();
     (Some(u64::try_from(layers).unwrap()) != expect["layers"].as_u64())
         .then(|| format!("{layers} layers instead of {}", expect["layers"]))
 }

@@ -103,7 +103,7 @@ fn options_count_where_a_process_sees_them() {
     differs(|request| request.hostname = "h".into());
     differs(|request| request.shm_bytes = 1);
     differs(|request| request.network = dcbuild_plan::RunNetwork::None);
-    differs(|request| request.platform = Some("linux/arm64".parse().unwrap()));
+    differs(|request| request.platforms = vec!["linux/arm64".parse().unwrap()]);
     let equal = |change: fn(&mut Request)| assert_eq!(keys(run, change).last(), same.last());
     equal(|request| {
         request.labels.insert("a".into(), "b".into());

@@ -297,7 +297,7 @@ fn descriptions_are_checked_where_that_is_asked() {
 #[test]
 fn the_platform_of_a_base_is_the_one_that_is_built_for() {
     let request = Request {
-        platform: Some("linux/riscv64".parse().unwrap()),
+        platforms: vec!["linux/riscv64".parse().unwrap()],
         build_platform: "linux/amd64".parse().unwrap(),
         ..Request::new("FROM busybox AS b\n")
     };

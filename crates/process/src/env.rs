@@ -132,6 +132,11 @@ impl Env {
         self.get("BUILDKIT_PROGRESS").filter(|value| !value.is_empty())
     }
 
+    /// The platforms to build for where none is named, as written in `DOCKER_DEFAULT_PLATFORM`.
+    pub fn default_platform(&self) -> Option<&str> {
+        self.get("DOCKER_DEFAULT_PLATFORM").filter(|value| !value.is_empty())
+    }
+
     /// Whether colours are unwanted (`NO_COLOR` set to anything but nothing).
     pub fn no_color(&self) -> bool {
         self.set("NO_COLOR").is_some()

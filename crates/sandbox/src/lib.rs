@@ -17,6 +17,7 @@ mod inside;
 mod launch;
 mod mounts;
 mod network;
+mod platforms;
 mod privilege;
 mod report;
 mod resolvers;
@@ -31,6 +32,7 @@ pub use cell::{CELL_ARGUMENT, cell_main};
 pub use cgroup::remove_groups;
 pub use error::{CellError, SandboxError};
 pub use network::{IsolateError, IsolatedConfig, has_way_out};
+pub use platforms::{Foreign, Obstacle, emulated, foreign, native, platforms};
 pub use run::{CellExit, CellTimings, Outcome, Sandbox, SandboxConfig, Stream};
 pub use spec::{
     CellSpec, Limits, Mount, Network, Rootfs, SecretBytes, Security, Ulimit, UlimitResource,

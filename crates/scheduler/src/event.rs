@@ -46,6 +46,8 @@ pub struct WorkerFacts {
     pub capacity: Requests,
     /// The platforms that it runs.
     pub platforms: BTreeSet<Platform>,
+    /// Those of them whose programs an interpreter runs, which takes its time.
+    pub emulated: BTreeSet<Platform>,
 }
 
 /// The fence of a report: who speaks, under which lease.

@@ -130,7 +130,7 @@ impl Scheduler {
         worker.is_some_and(|worker| worker.suits(shape) && worker.fits(shape.requests))
     }
 
-    /// Chooses among the free workers: what lies there already, then cache mounts, then load.
+    /// Chooses among the free workers: who needs no interpreter, what lies there already, cache mounts, then load.
     fn best_worker(&self, id: JobId) -> Option<WorkerId> {
         let job = self.jobs.get(&id)?;
         let (states, caches) = self.appetite(id);
@@ -147,7 +147,8 @@ impl Scheduler {
             let parents = states.iter().filter(|state| worker.states.has(state)).count();
             let inputs = inputs.iter().filter(|state| worker.states.has(state)).count();
             let caches = caches.iter().filter(|cache| worker.caches.has(cache)).count();
-            (Reverse(parents), Reverse(inputs), Reverse(caches), worker.load())
+            let slow = worker.emulates(&job.shape);
+            (slow, Reverse(parents), Reverse(inputs), Reverse(caches), worker.load())
         };
         self.free.iter().filter(fit).min_by_key(|id| self.workers.get(id).map(score)).copied()
     }

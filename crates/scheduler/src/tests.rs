@@ -542,6 +542,33 @@ fn who_waits_for_a_missing_platform_is_known_until_it_comes() {
 }
 
 #[test]
+fn a_worker_that_needs_no_interpreter_goes_first() {
+    check(
+        "worker 1 joins platform=linux/arm64 emulates=linux/amd64\nbuild a: x =>x\nt1 done x\nt2 output\n\
+         worker 2 joins\nbuild b: y =>y\nbuild c: z =>z",
+        &expect![[r#"
+            > worker 1 joins platform=linux/arm64 emulates=linux/amd64
+            > build a: x =>x
+              accepted a
+              lease t1 to worker 1: a.x
+            > t1 done x
+              a.x ran as t1
+              lease t2 to worker 1: a output 0
+            > t2 output
+              a output 0 made
+              a ended: Done
+            > worker 2 joins
+            > build b: y =>y
+              accepted b
+              lease t3 to worker 2: b.y
+            > build c: z =>z
+              accepted c
+              lease t4 to worker 1: c.z
+        "#]],
+    );
+}
+
+#[test]
 fn a_submission_is_one_build_however_often_it_arrives() {
     check(
         "build a: x =>x\nbuild a: x =>x\nbuild a: y =>y\ncancel a\nforget a\nforget a",

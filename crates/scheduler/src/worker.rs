@@ -85,6 +85,11 @@ impl Worker {
             && has(self.facts.capacity.cpu_millis, shape.requests.cpu_millis)
     }
 
+    /// Whether an interpreter would run the programs of such a job.
+    pub(crate) fn emulates(&self, shape: &Shape) -> bool {
+        shape.platform.as_ref().is_some_and(|platform| self.facts.emulated.contains(platform))
+    }
+
     /// Whether such a job fits beside what it runs.
     pub(crate) fn fits(&self, requests: Requests) -> bool {
         let has = |capacity: u64, used: u64, asked: u64| {

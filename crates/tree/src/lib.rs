@@ -21,7 +21,7 @@ pub mod tree;
 pub mod whiteout;
 
 pub use change_digest::{TimeForm, change_digest};
-pub use changes::{Change, Changes};
+pub use changes::{Change, Changes, Overlap};
 pub use chmod::{Chmod, ChmodError};
 pub use copy::{CopyError, CopyRequest, CopySource, SourceOwners, copy, destination, workdir};
 pub use entry::{Entry, FileBody, Kind, LinkGroup, Meta, Origin, Xattrs};

@@ -507,6 +507,9 @@ pub struct Hello {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// Those of the platforms whose programs an interpreter runs, which takes its time.
+    #[prost(string, repeated, tag = "8")]
+    pub emulated: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// Sent every second; a worker that is silent for the lease's length is lost.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

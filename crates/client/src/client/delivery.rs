@@ -122,6 +122,6 @@ fn words(output: &ClientOutput, kind: Option<&OutputKind>) -> String {
         Some(OutputKind::Image { names, .. }) if !names.is_empty() => {
             format!("kept image {}", names.join(", "))
         }
-        Some(OutputKind::Image { .. } | OutputKind::Files {}) | None => "made the image".into(),
+        Some(OutputKind::Image { .. } | OutputKind::Files { .. }) | None => "made the image".into(),
     }
 }

@@ -2,6 +2,7 @@ use std::io::Read as _;
 
 use dcbuild_model::{ConfigDigest, DiffId, ManifestDigest};
 use dcbuild_oci::media_type;
+use dcbuild_proto::document::IndexedImage;
 use dcbuild_testkit::MemoryBlobs;
 
 use super::*;
@@ -56,6 +57,39 @@ async fn images_become_archives_and_folders() {
     assert!(folder.path().join("oci/index.json").is_file());
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3, "nothing else is left behind");
     let wrong = deliverer.deliver(&ClientOutput::Tar { dest: file("x") }, &made).await;
+    assert!(matches!(wrong, Err(DeliverError::OtherKind)));
+}
+
+#[tokio::test]
+async fn an_index_is_written_with_all_that_it_names() {
+    let (store, folder) = (Arc::new(MemoryBlobs::default()), tempfile::tempdir().unwrap());
+    let of = |platform: &str| {
+        let OutputResult::Image { layers, .. } = image(&store) else { panic!() };
+        IndexedImage {
+            platform: platform.parse().unwrap(),
+            manifest: ManifestDigest(store.insert(format!("manifest of {platform}")).0),
+            config: ConfigDigest(store.insert(format!("config of {platform}")).0),
+            layers,
+        }
+    };
+    let made = OutputResult::Index {
+        index: ManifestDigest(store.insert("index").0),
+        index_size: 5,
+        media_type: media_type::INDEX.into(),
+        images: vec![of("linux/amd64"), of("linux/arm64")],
+        names: Vec::new(),
+    };
+    let deliverer = deliverer(&store, folder.path());
+    let dest = Dest::File("oci.tar".into());
+    deliverer.deliver(&ClientOutput::OciTar { dest: dest.clone() }, &made).await.unwrap();
+    let names = names(&folder.path().join("oci.tar"));
+    // The index, two manifests, two configs, and the layer that both have.
+    assert_eq!(
+        names.iter().filter(|name| name.starts_with("blobs/sha256/")).count(),
+        7,
+        "{names:?}"
+    );
+    let wrong = deliverer.deliver(&ClientOutput::DockerTar { dest }, &made).await;
     assert!(matches!(wrong, Err(DeliverError::OtherKind)));
 }
 

@@ -5,9 +5,23 @@ use super::*;
 const NO: Shorthands = Shorthands { push: false, load: false, digest_wanted: false };
 
 fn check(written: &[&str], shorthands: Shorthands, names: &[&str], want: &Expect) {
+    check_of(false, written, (shorthands, names), want);
+}
+
+/// The same where several platforms are built.
+fn check_index(written: &[&str], shorthands: Shorthands, names: &[&str], want: &Expect) {
+    check_of(true, written, (shorthands, names), want);
+}
+
+fn check_of(
+    index: bool,
+    written: &[&str],
+    (shorthands, names): (Shorthands, &[&str]),
+    want: &Expect,
+) {
     let written: Vec<String> = written.iter().map(|text| (*text).to_owned()).collect();
     let names = names.iter().map(|name| name.parse().unwrap()).collect();
-    let naming = Naming { names, annotations: BTreeMap::new() };
+    let naming = Naming { names, annotations: Vec::new(), index };
     let told = match outputs(&written, shorthands, &naming) {
         Ok(outputs) if outputs.is_empty() => "nothing".to_owned(),
         Ok(outputs) => outputs.iter().map(tell).collect::<Vec<_>>().join("\n"),
@@ -19,7 +33,8 @@ fn check(written: &[&str], shorthands: Shorthands, names: &[&str], want: &Expect
 fn tell(output: &Output) -> String {
     let OutputSpec { kind, layers, oci_media_types, annotations, rewrite_timestamp } = &output.spec;
     let made = match kind {
-        OutputKind::Files {} => "files".to_owned(),
+        OutputKind::Files { split: false } => "files".to_owned(),
+        OutputKind::Files { split: true } => "files in folders".to_owned(),
         OutputKind::Image { names, push, push_by_digest, keep } => {
             let words = [(*push, "push"), (*push_by_digest, "by-digest"), (*keep, "keep")];
             let words = words.iter().filter(|(on, _)| *on).map(|(_, word)| *word);
@@ -31,7 +46,11 @@ fn tell(output: &Output) -> String {
     let level = layers.level.map_or(String::new(), |level| format!(" level {level}"));
     let force = if layers.force { " force" } else { "" };
     let force = if *rewrite_timestamp { format!("{force} clamped") } else { force.to_owned() };
-    let notes = if annotations.is_empty() { String::new() } else { format!(" {annotations:?}") };
+    let note = |note: &Annotation| {
+        let of = note.platform.as_ref().map_or(String::new(), |it| format!("[{it}]"));
+        format!(" {:?}{of} {}={}", note.place, note.name, note.value)
+    };
+    let notes: String = annotations.iter().map(note).collect();
     format!("{made}; {}{level}{force}{notes}; {:?}", layers.compression.name(), output.client)
 }
 
@@ -113,7 +132,7 @@ fn attributes_are_understood() {
         NO,
         &["c"],
         &expect![[r#"
-        image ["docker.io/x/a:1", "docker.io/library/b:latest"] push keep oci; zstd level 9 force {"k": "v"}; Image
+        image ["docker.io/x/a:1", "docker.io/library/b:latest"] push keep oci; zstd level 9 force Manifest k=v; Image
     "#]],
     );
     check(
@@ -265,7 +284,8 @@ fn what_cannot_be_meant_is_refused() {
         ("type=image,compression-level=high", "'high' is no value of compression-level"),
         ("type=image,dest=x", "an image in the store or a registry has no dest="),
         ("type=oci,push=true,dest=x", "push=true is for type=image"),
-        ("type=image,annotation-index.a=b", "'annotation-index.a' is no known attribute"),
+        ("type=image,annotation-layer.a=b", "it names no place of an annotation"),
+        ("type=image,platform-split=true", "'platform-split' is no known attribute"),
         ("\"type=tar", "a quote is not closed"),
     ] {
         let told = outputs(&[text.to_owned()], NO, &Naming::default()).unwrap_err();
@@ -289,6 +309,73 @@ fn what_cannot_be_meant_is_refused() {
         error: --output 'UPPER' is no name of an image
           caused by: invalid reference format: repository name (library/UPPER) must be lowercase
         hint: such as -t registry.example.com/team/app:1.2
+    "#]],
+    );
+}
+
+#[test]
+fn several_platforms_are_an_index_or_folders() {
+    check_index(
+        &[
+            "type=image,annotation-index.a=b,annotation-manifest[linux/arm64].c=d",
+            "out",
+            "type=oci,dest=f",
+        ],
+        NO,
+        &["n"],
+        &expect![[r#"
+            image ["docker.io/library/n:latest"] keep oci; gzip Index a=b Manifest[linux/arm64] c=d; Image
+            files in folders; gzip; Local { dest: "out" }
+            image ["docker.io/library/n:latest"] oci; gzip; OciTar { dest: File("f") }
+        "#]],
+    );
+    check_index(
+        &["type=local,dest=d,platform-split=false", "-"],
+        NO,
+        &[],
+        &expect![[r#"
+        files; gzip; Local { dest: "d" }
+        files in folders; gzip; Tar { dest: Stdout }
+    "#]],
+    );
+}
+
+#[test]
+fn docker_is_handed_one_platform() {
+    let loads = Shorthands { load: true, ..NO };
+    check_index(
+        &[],
+        loads,
+        &["n"],
+        &expect![[r#"
+            error: several platforms and '--load' do not go together
+            hint: the docker exporter does not support manifest lists: write type=oci, push the image, or build one platform for docker
+        "#]],
+    );
+    check_index(
+        &["type=docker,dest=f"],
+        NO,
+        &["n"],
+        &expect![[r#"
+            error: several platforms and 'type=docker,dest=f' do not go together
+            hint: the docker exporter does not support manifest lists: write type=oci, push the image, or build one platform for docker
+        "#]],
+    );
+    check_index(
+        &["type=docker,tar=false,dest=d"],
+        NO,
+        &["n"],
+        &expect![[r#"
+            error: several platforms and 'type=docker,tar=false,dest=d' do not go together
+            hint: the docker exporter does not support manifest lists: write type=oci, push the image, or build one platform for docker
+        "#]],
+    );
+    check(
+        &["type=image,annotation-index.a=b"],
+        NO,
+        &["n"],
+        &expect![[r#"
+        error: an annotation of the index needs an index: several platforms (--platform linux/amd64,linux/arm64)
     "#]],
     );
 }

@@ -25,12 +25,22 @@ fn labels_may_be_empty() {
 }
 
 #[test]
-fn only_manifests_are_annotated() {
-    let want = [("a", "1"), ("b:c", "2"), ("d", "")]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()));
-    let given = texts(&["a=1", "manifest:b:c=2", "manifest:d="]);
-    assert_eq!(annotations(&given).unwrap(), BTreeMap::from(want));
-    for text in ["index:a=1", "manifest,index:a=1", "a", "=1"] {
+fn manifests_and_indexes_are_annotated() {
+    let told = |text: &str| {
+        let told = |it: &Annotation| {
+            let of = it.platform.as_ref().map_or(String::new(), |of| format!("[{of}]"));
+            format!("{:?}{of} {}={}", it.place, it.name, it.value)
+        };
+        annotations(&texts(&[text])).unwrap().iter().map(told).collect::<Vec<_>>().join(", ")
+    };
+    assert_eq!(told("a=1"), "Manifest a=1");
+    assert_eq!(told("manifest:b:c=2"), "Manifest b:c=2");
+    assert_eq!(told("manifest:d="), "Manifest d=");
+    assert_eq!(told("index,manifest:a=1"), "Index a=1, Manifest a=1");
+    assert_eq!(told("manifest[linux/arm64]:a=1"), "Manifest[linux/arm64] a=1");
+    assert_eq!(told("manifest-descriptor:a=1"), "ManifestDescriptor a=1");
+    assert_eq!(told("other:a=1"), "Manifest other:a=1");
+    for text in ["index-descriptor:a=1", "index[linux/arm64]:a=1", "manifest[x:a=1", "a", "=1"] {
         assert!(annotations(&texts(&[text])).is_err(), "{text}");
     }
 }
@@ -153,11 +163,44 @@ fn words_are_held_to_their_lists() {
     assert!(network(Some("bridge")).is_err());
     assert!(allow("security.insecure").is_ok());
     assert!(allow("everything").is_err());
-    assert_eq!(platform(&[]).unwrap(), None);
-    assert!(platform(&texts(&["linux/arm64"])).unwrap().is_some());
-    for given in [&["linux/amd64,linux/arm64"][..], &["a", "b"], &["a/b/c/d"]] {
-        assert!(platform(&texts(given)).is_err(), "{given:?}");
+}
+
+#[test]
+fn platforms_are_listed_once_each() {
+    for (given, want) in [
+        (&[][..], &[][..]),
+        (&["linux/arm64"], &["linux/arm64"]),
+        (&["linux/arm64, linux/amd64"], &["linux/arm64", "linux/amd64"]),
+        (&["arm64", "linux/arm/v7,linux/arm64/v8"], &["linux/arm64", "linux/arm/v7"]),
+    ] {
+        let found: Vec<String> =
+            platforms(&texts(given)).unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(found, want, "{given:?}");
     }
+    let own = Platform { os: "linux".into(), ..Platform::host() };
+    assert_eq!(platforms(&texts(&["local"])).unwrap(), [own]);
+    let many: Vec<String> = (0..65).map(|number| format!("linux/x{number}")).collect();
+    for given in [&texts(&["linux/amd64,"])[..], &texts(&["a", "b"]), &texts(&["a/b/c/d"]), &many] {
+        assert!(platforms(given).is_err(), "{given:?}");
+    }
+}
+
+#[test]
+fn one_platform_may_be_an_index() {
+    let index = |platforms: &[&str], value: Option<&str>| {
+        let platforms: Vec<Platform> = platforms.iter().map(|it| it.parse().unwrap()).collect();
+        let pair = value.map(|value| ("BUILDKIT_MULTI_PLATFORM".to_owned(), value.to_owned()));
+        is_index(&platforms, &pair.into_iter().collect()).ok()
+    };
+    let (one, two) = (&["linux/amd64"][..], &["linux/amd64", "linux/arm64"][..]);
+    assert_eq!(index(one, None), Some(false));
+    assert_eq!(index(one, Some("")), Some(false));
+    assert_eq!(index(one, Some("0")), Some(false));
+    assert_eq!(index(one, Some("true")), Some(true));
+    assert_eq!(index(two, None), Some(true));
+    assert_eq!(index(two, Some("1")), Some(true));
+    assert_eq!(index(two, Some("false")), None);
+    assert_eq!(index(one, Some("perhaps")), None);
 }
 
 #[test]

@@ -10,17 +10,17 @@ use dcbuild_oci::ImageRef;
 use super::{Findings, Rule};
 use crate::env::Env;
 use crate::globals;
-use crate::request::Request;
+use crate::request::OnePlatform;
 use crate::stage::lines;
 
 /// Checks every FROM of a file; `globals` are the variables that they see in this build.
 pub(crate) fn of_bases(
-    request: &Request,
+    one: OnePlatform<'_>,
     dockerfile: &Dockerfile,
     globals: &Env,
     findings: &mut Findings,
 ) {
-    of_defaults(request, dockerfile, findings);
+    of_defaults(one, dockerfile, findings);
     let declared = dockerfile.global_args.iter().flat_map(|arg| &arg.declarations);
     let known: BTreeSet<&str> = declared
         .map(|declaration| declaration.name.as_str())
@@ -58,8 +58,8 @@ pub(crate) fn names_of(dockerfile: &Dockerfile, env: &Env, stage: usize) -> BTre
 }
 
 /// A base should have a valid name also where no build argument is given.
-fn of_defaults(request: &Request, dockerfile: &Dockerfile, findings: &mut Findings) {
-    let Ok(defaults) = globals::defaults(request, dockerfile) else { return };
+fn of_defaults(one: OnePlatform<'_>, dockerfile: &Dockerfile, findings: &mut Findings) {
+    let Ok(defaults) = globals::defaults(one, dockerfile) else { return };
     for stage in &dockerfile.stages {
         let Some(base) = expanded(dockerfile, &defaults, stage.base.as_str()) else { return };
         if base.text.parse::<ImageRef>().is_err() {

@@ -89,7 +89,7 @@ fn of_base_platform(draft: &Draft<'_>, stage: usize, findings: &mut Findings) {
     else {
         return;
     };
-    let wanted = stands.platform.as_ref().unwrap_or(draft.request.target_platform());
+    let wanted = stands.platform.as_ref().unwrap_or(draft.one.target());
     let config = &image.config;
     if image.layers.is_empty() || (config.os == wanted.os && config.architecture == wanted.arch) {
         return;

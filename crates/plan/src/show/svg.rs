@@ -36,7 +36,8 @@ pub fn svg(plan: &Plan) -> String {
     );
     for (row, stage) in plan.stages.iter().enumerate() {
         let base = stage.base.split('@').next().unwrap_or(&stage.base);
-        let title = escape(&format!("{} on {base}", stage.name));
+        let platform = if plan.index { format!(" for {}", stage.platform) } else { String::new() };
+        let title = escape(&format!("{} on {base}{platform}", stage.name));
         line(
             &mut out,
             format!(

@@ -75,7 +75,7 @@ fn set(request: &mut Request, option: &str) {
             request.contexts.insert(name.into(), source);
         }
         None if key == "target" => request.target = Some(value.into()),
-        None if key == "platform" => request.platform = Some(value.parse().unwrap()),
+        None if key == "platform" => request.platforms = vec![value.parse().unwrap()],
         _ => panic!("'{option}' is no option of a case"),
     }
 }
@@ -125,8 +125,9 @@ fn shown(plan: &Plan) -> String {
         let steps = plan.steps.iter().filter(|step| step.stage == stage.index).count();
         writeln!(out, "stage {} on {}: {steps} steps", stage.name, stage.base).unwrap();
     }
-    let image: BTreeMap<String, Value> = serde_json::from_str(&plan.image.config).unwrap();
-    let platform = plan.image.platform.to_string();
+    let image: BTreeMap<String, Value> =
+        serde_json::from_str(&plan.images[0].template.config).unwrap();
+    let platform = plan.images[0].template.platform.to_string();
     if platform != "linux/amd64" {
         writeln!(out, "platform {platform}").unwrap();
     }
@@ -149,8 +150,8 @@ fn shown(plan: &Plan) -> String {
             value => writeln!(out, "{key} {value}").unwrap(),
         }
     }
-    let layers = plan.image.history.iter().filter(|line| line.step.is_some()).count();
-    writeln!(out, "history {} ({layers} layers)", plan.image.history.len()).unwrap();
+    let layers = plan.images[0].template.history.iter().filter(|line| line.step.is_some()).count();
+    writeln!(out, "history {} ({layers} layers)", plan.images[0].template.history.len()).unwrap();
     for finding in &plan.findings {
         writeln!(out, "warning {} (line {})", finding.rule.name(), finding.lines.0).unwrap();
     }

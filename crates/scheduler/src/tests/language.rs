@@ -1,6 +1,6 @@
 //! Reads a transcript's lines into events and writes actions in the same words.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use dcbuild_model::{
     AttemptId, BlobDigest, BuildId, Digest, Epoch, LogTime, StageIndex, StateDigest, StepIndex,
@@ -84,10 +84,18 @@ impl Player {
                 worker: worker_id(name),
                 slots: option(rest, "slots").map_or(1, |slots| slots.parse().unwrap()),
                 capacity: Requests::default(),
-                platforms: BTreeSet::from([option(rest, "platform")
-                    .unwrap_or("linux/amd64")
-                    .parse()
-                    .unwrap()]),
+                platforms: ["platform", "emulates"]
+                    .into_iter()
+                    .filter_map(|word| match word {
+                        "platform" => option(rest, word).or(Some("linux/amd64")),
+                        word => option(rest, word),
+                    })
+                    .map(|text| text.parse().unwrap())
+                    .collect(),
+                emulated: option(rest, "emulates")
+                    .map(|it| it.parse().unwrap())
+                    .into_iter()
+                    .collect(),
             }),
             ["worker", name, "lost"] => Event::WorkerLost { worker: worker_id(name) },
             ["worker", name, "has", "room"] => Event::WorkerHasRoom { worker: worker_id(name) },

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dcbuild_model::{AttemptId, BuildId, Scope, StateDigest, StepIndex, StepKey, WorkerId};
+use dcbuild_model::{
+    AttemptId, BuildId, Platform, Scope, StateDigest, StepIndex, StepKey, WorkerId,
+};
 use dcbuild_scheduler::*;
 
 type Place = (Scope, StepKey, Vec<Option<StateDigest>>);
@@ -17,6 +19,7 @@ struct Held {
 pub(crate) struct Watch {
     seed: u64,
     slots: BTreeMap<WorkerId, usize>,
+    platforms: BTreeMap<WorkerId, BTreeSet<Platform>>,
     used: BTreeMap<WorkerId, usize>,
     scopes: BTreeMap<BuildId, Scope>,
     ended: BTreeMap<BuildId, Outcome>,
@@ -34,6 +37,7 @@ impl Watch {
         Watch {
             seed,
             slots: BTreeMap::new(),
+            platforms: BTreeMap::new(),
             used: BTreeMap::new(),
             scopes: BTreeMap::new(),
             ended: BTreeMap::new(),
@@ -64,6 +68,7 @@ impl Watch {
             }
             Event::WorkerJoined(facts) => {
                 self.slots.insert(facts.worker, usize::try_from(facts.slots).unwrap());
+                self.platforms.insert(facts.worker, facts.platforms.clone());
             }
             Event::WorkerLost { worker } => {
                 let lost: Vec<AttemptId> = self
@@ -175,6 +180,7 @@ impl Watch {
         let mut first = None;
         if let Work::Steps(steps) = &lease.work {
             open.extend(steps.iter().copied());
+            self.check_platforms(lease.worker, steps, graph);
             let node = &graph.steps[steps[0].index()];
             let state = |on: StepIndex| self.settled.get(&(lease.build, on)).copied();
             let lineage: Vec<_> = node.needs().map(state).collect();
@@ -195,6 +201,15 @@ impl Watch {
             }
         }
         self.held.insert(lease.attempt, Held { worker: lease.worker, open, first });
+    }
+
+    /// A program goes only to a worker that runs its platform; what works on trees goes anywhere.
+    fn check_platforms(&self, worker: WorkerId, steps: &[StepIndex], graph: &Graph) {
+        let (seed, own) = (self.seed, &self.platforms[&worker]);
+        for node in steps.iter().map(|step| &graph.steps[step.index()]) {
+            let runs = node.kind == StepKind::Files || own.contains(&node.platform);
+            assert!(runs, "seed {seed}: {worker} of {own:?} is given {node:?}");
+        }
     }
 
     /// In the end every build has ended, and nothing runs.

@@ -4,8 +4,8 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use dcbuild_model::{
-    AttemptId, BlobDigest, BuildId, Digest, LogTime, StageIndex, StateDigest, StepIndex, StepKey,
-    WorkerId, limits,
+    AttemptId, BlobDigest, BuildId, Digest, LogTime, Platform, StageIndex, StateDigest, StepIndex,
+    StepKey, WorkerId, limits,
 };
 use dcbuild_scheduler::*;
 
@@ -117,7 +117,8 @@ impl World {
             worker,
             slots: u32::try_from(1 + self.dice.roll(4)).unwrap(),
             capacity: Requests { memory_bytes: 8, cpu_millis: 0 },
-            platforms: BTreeSet::from([platform.parse().unwrap()]),
+            platforms: self.platforms_beside(platform),
+            emulated: BTreeSet::new(),
         };
         self.plan(0, Plan::Log(Event::WorkerJoined(facts)));
         if self.dice.percent(60) {
@@ -125,6 +126,12 @@ impl World {
             let at = at.saturating_sub(self.now);
             self.plan(at, Plan::Die(worker, platform));
         }
+    }
+
+    /// Some workers run a second platform too, by an interpreter.
+    fn platforms_beside(&mut self, own: &str) -> BTreeSet<Platform> {
+        let also = self.dice.percent(25).then_some("linux/riscv64");
+        [own].into_iter().chain(also).map(|text| text.parse().unwrap()).collect()
     }
 
     fn plan_build(&mut self, number: u64) {
@@ -184,7 +191,7 @@ impl World {
                     platform: if family == 0 { "linux/arm64" } else { "linux/amd64" }
                         .parse()
                         .unwrap(),
-                    kind: StepKind::Run,
+                    kind: if place == 0 { StepKind::Files } else { StepKind::Run },
                     share,
                     sees: if self.dice.percent(50) { Sees::KeyOnly } else { Sees::More },
                     freshness: if fresh { Freshness::Fresh } else { Freshness::Any },
