@@ -47,7 +47,32 @@ pub fn start_tracing(level: &str, format: LogFormat) -> Result<(), StartTracingE
     started.map_err(|source| StartTracingError::Started { source })
 }
 
+/// What libraries say of things that our own errors say better: these warn of each place without credentials, and in the
+/// end whoever needs some says so once. A level that names one goes before this.
+const QUIET: &str = "aws_config=error,aws_runtime=error";
+
 pub(crate) fn filter(level: &str) -> Result<EnvFilter, StartTracingError> {
-    EnvFilter::try_new(level)
+    let quiet = if level.is_empty() { QUIET.to_owned() } else { format!("{QUIET},{level}") };
+    EnvFilter::try_new(quiet)
         .map_err(|source| StartTracingError::Level { level: level.into(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_that_names_a_quiet_library_goes_before_its_silence() {
+        for (level, filter_of_aws) in [
+            ("info", "aws_config=error"),
+            ("aws_config=debug,info", "aws_config=debug"),
+            ("", "aws_config=error"),
+        ] {
+            let text = filter(level).unwrap().to_string();
+            let directives: Vec<&str> = text.split(',').collect();
+            assert!(directives.contains(&filter_of_aws), "{level}: {text}");
+            assert_eq!(text.matches("aws_config").count(), 1, "{text}");
+        }
+        assert!(filter("a=b=c").is_err());
+    }
 }
