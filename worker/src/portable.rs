@@ -11,16 +11,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dcbuild_context::{ContextReader, LocalContext};
+use dcbuild_context::{ContextReader, LocalContext, LocalError, OpenError};
 use dcbuild_layer::ReadContent;
 use dcbuild_model::{
     BlobDigest, ContentDigest, Scope, Selection, SelectionForm, TreePath, UnixTime,
 };
 use dcbuild_remote::{SendError, Sender};
 use dcbuild_snapshot::write_tree;
-use dcbuild_store::{CacheVersion, CacheVersions, KeyLock, LockMode, inherited};
+use dcbuild_store::{CacheVersion, CacheVersions, KeyLock, LockMode, StoreError, inherited};
 use dcbuild_tree::{FileBody, Ignore, Kind};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -49,6 +49,29 @@ pub(crate) struct Portable {
     pub(crate) scope: Scope,
     pub(crate) id: String,
     pub(crate) root: Root,
+}
+
+/// Says why a cache mount was not written back.
+#[derive(Debug, thiserror::Error)]
+enum WriteBackError {
+    /// Its folder could not be opened.
+    #[error("could not open the mount's folder")]
+    Folder(#[from] OpenError),
+    /// Its folder could not be listed.
+    #[error("could not list the mount's folder")]
+    List(#[from] LocalError),
+    /// Its files did not get to the store.
+    #[error("could not send its files")]
+    Send(#[from] SendError),
+    /// The version could not be named.
+    #[error("could not make it the latest version")]
+    Name(#[from] StoreError),
+    /// This worker could not note which version its folder is of.
+    #[error("could not note the version of the mount's folder")]
+    Note(#[source] io::Error),
+    /// The worker ends.
+    #[error("the worker ends")]
+    Stopped(#[source] JoinError),
 }
 
 /// What a cache mount's folder itself looks like.
@@ -234,10 +257,8 @@ impl Portable {
         }
     }
 
-    fn open(&self, now: UnixTime) -> Result<LocalContext, SendError> {
-        let opened =
-            LocalContext::open_folder(&self.files(), Ignore::default(), &self.folder, 0, now);
-        opened.map_err(|source| SendError::Spool(io::Error::other(source)))
+    fn open(&self, now: UnixTime) -> Result<LocalContext, OpenError> {
+        LocalContext::open_folder(&self.files(), Ignore::default(), &self.folder, 0, now)
     }
 
     /// What this worker has of the files already: their bytes need not be fetched.
@@ -280,7 +301,7 @@ impl Portable {
 
     /// Sends the files; none where there was nothing to write back, or somebody is using the mount, whose end writes it
     /// back.
-    async fn send(&self, shared: &Arc<Shared>) -> Result<Option<WrittenBack>, SendError> {
+    async fn send(&self, shared: &Arc<Shared>) -> Result<Option<WrittenBack>, WriteBackError> {
         let Ok(Some(lock)) = shared.locks.try_lock(&self.lock, self.mode) else { return Ok(None) };
         let Some(by) = self.changed() else { return Ok(None) };
         let sender =
@@ -313,7 +334,7 @@ impl Portable {
         &self,
         versions: &dyn CacheVersions,
         sent: WrittenBack,
-    ) -> Result<u64, SendError> {
+    ) -> Result<u64, WriteBackError> {
         let WrittenBack { version, by, sent_bytes, _lock } = sent;
         if self.version() == Some(version.parcel) {
             self.settle(&by)?;
@@ -321,13 +342,13 @@ impl Portable {
         }
         // Before the store knows: a worker that dies in between loses this version, where else it would hold its own to be
         // newer than all that others write after it.
-        self.is_now(&version.parcel).map_err(SendError::Spool)?;
+        self.is_now(&version.parcel).map_err(WriteBackError::Note)?;
         let alone = self.settle(&by)?;
         let put = versions.put(&self.scope, &version).await;
         if put.is_err() {
-            self.is_of_none().map_err(SendError::Spool)?;
+            self.is_of_none().map_err(WriteBackError::Note)?;
             if alone {
-                self.will_change(&by).map_err(SendError::Spool)?;
+                self.will_change(&by).map_err(WriteBackError::Note)?;
             }
         }
         put?;
@@ -335,10 +356,10 @@ impl Portable {
     }
 
     /// Notes that all is written back, unless somebody has mounted it meanwhile: that one writes back what is new since.
-    fn settle(&self, by: &str) -> Result<bool, SendError> {
+    fn settle(&self, by: &str) -> Result<bool, WriteBackError> {
         let alone = self.changed().as_deref() == Some(by);
         if alone {
-            std::fs::remove_file(self.folder.join("changed")).map_err(SendError::Spool)?;
+            std::fs::remove_file(self.folder.join("changed")).map_err(WriteBackError::Note)?;
         }
         Ok(alone)
     }
@@ -354,15 +375,15 @@ struct WrittenBack {
 }
 
 /// How many entries there are, and how many bytes.
-async fn size(context: &Arc<LocalContext>) -> Result<(u64, u64), SendError> {
+async fn size(context: &Arc<LocalContext>) -> Result<(u64, u64), WriteBackError> {
     let context = context.clone();
     let (entries, bytes) =
-        spawn_blocking(move || context.listed()).await.map_err(SendError::Stopped)??;
+        spawn_blocking(move || context.listed()).await.map_err(WriteBackError::Stopped)??;
     Ok((u64::try_from(entries).unwrap_or(u64::MAX), bytes))
 }
 
 fn has_changed(error: &SendError) -> bool {
-    use dcbuild_context::{HashError, LocalError, ScanError};
+    use dcbuild_context::{HashError, ScanError};
     matches!(
         error,
         SendError::Changed { .. }
