@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
+
 use crate::cluster::{Cluster, Store};
 use crate::files::{ContextEntry, write_context};
 use crate::home::Home;
@@ -32,9 +34,20 @@ pub struct Site {
 impl Site {
     /// Starts one with one worker and this in the context.
     pub fn start(dockerfile: &str, files: &[(&str, &str)]) -> Site {
-        let (registry, s3, redis) = (Registry::start(), S3Server::start(), RedisServer::start(&[]));
+        let redis = RedisServer::start(&[]);
+        let index = redis.url();
+        Site::start_on(redis, &index, (dockerfile, files))
+    }
+
+    /// The same with an index at this address, behind which this server is.
+    pub fn start_on(
+        redis: RedisServer,
+        index: &str,
+        (dockerfile, files): (&str, &[(&str, &str)]),
+    ) -> Site {
+        let (registry, s3) = (Registry::start(), S3Server::start());
         fill(&registry);
-        let flags = ["--store".into(), s3.url("acme"), "--index".into(), redis.url()];
+        let flags = ["--store".into(), s3.url("acme"), "--index".into(), index.to_owned()];
         let store = Store { flags: flags.to_vec(), environment: s3.environment().to_vec() };
         let home = Home::new(&registry.as_docker_io());
         let dockerfile = [ContextEntry::file("Dockerfile", dockerfile)];
@@ -68,6 +81,21 @@ impl Site {
     pub fn fresh_worker(&mut self) {
         self.cluster.end_worker(self.fresh);
         self.fresh = self.cluster.start_worker(2);
+    }
+
+    /// Checks that every blob in the bucket is what its name says.
+    pub fn check_blobs(&self) {
+        let keys = self.s3.keys();
+        let named =
+            |key: &String| Some((key.clone(), key.split_once("/blob/sha256/")?.1.to_owned()));
+        let blobs: Vec<(String, String)> = keys.iter().filter_map(named).collect();
+        assert!(!blobs.is_empty(), "there are none: {keys:?}");
+        for (key, name) in blobs {
+            let bytes = std::fs::read(self.s3.file(&key)).unwrap();
+            let digest = Sha256::digest(&bytes);
+            let digest = digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+            assert_eq!(digest, name, "{} bytes", bytes.len());
+        }
     }
 
     /// Whether the coordinator says that builds go on without the store.

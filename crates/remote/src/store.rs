@@ -112,7 +112,8 @@ impl BlobStore for Paths {
         match self.granted.put(blob, &content).await {
             Ok(true) => return Ok(content.size()),
             Ok(false) => {}
-            Err(error) if may_go_through(&error) => {
+            // What was damaged on its way is sent once more.
+            Err(error) if may_go_through(&error) || matches!(error, StoreError::Corrupt { .. }) => {
                 let error = text_of(&error);
                 tracing::info!(%blob, error, "a blob is written through the coordinator");
             }

@@ -149,7 +149,11 @@ impl Catalog {
             }
             let mut documents = Vec::new();
             for (field, value) in fields {
-                let name = name_of(key, &field)?;
+                // A field that nothing can be called is nonsense of the index.
+                let Ok(name) = name_of(key, &field) else {
+                    absent.push(at);
+                    continue;
+                };
                 match self.open(&name, &value) {
                     Some(document) => documents.push((field, document)),
                     // Dropped by the index, or nonsense: the store has the last word.

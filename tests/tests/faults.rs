@@ -1,0 +1,322 @@
+//! C02, C03 and C07 to C10 of a whole cluster: what dies, lies or is full costs time, never a build and never a wrong byte.
+//! Each test proves that its fault came about.
+#![expect(clippy::unwrap_used, reason = "test")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use dcbuild_tests::bucket::Site;
+use dcbuild_tests::disk::SmallDisk;
+use dcbuild_tests::image::Image;
+use dcbuild_tests::redis::RedisServer;
+use dcbuild_tests::s3::faults::Fault;
+use dcbuild_tests::wait::{LONG, Stopwatch, wait_for};
+use serde_json::Value;
+
+/// Three steps below what changes each time, so that a fresh worker needs their layers.
+const TOWER: &str = "FROM busybox:golden\nRUN echo one > /one\nCOPY kept.txt /kept.txt\n\
+    RUN echo two > /two\nCOPY in.txt /in.txt\nRUN cat /one /two /kept.txt /in.txt > /all\n";
+/// The base, three steps, and the last two if nothing was changed.
+const STEPS: usize = 6;
+const FILES: [(&str, &str); 2] = [("in.txt", "first\n"), ("kept.txt", "kept\n")];
+/// What a build may take while the index does not do: it is asked once in a deadline, not once for each key.
+const LATE: Duration = Duration::from_secs(40);
+
+fn tower() -> Site {
+    let site = Site::start(TOWER, &FILES);
+    build(&site, "first\n");
+    site.wait_until_sent();
+    site
+}
+
+/// Builds with this in the last file, and says what the client heard.
+fn build(site: &Site, text: &str) -> String {
+    site.write("in.txt", text);
+    let watch = Stopwatch::start();
+    let (image, said) = site.submit();
+    assert_eq!(image.tree().text("all").unwrap(), format!("one\ntwo\nkept\n{text}"), "{said}");
+    assert!(watch.passed() < LATE, "it took {:?}\n{}", watch.passed(), site.cluster.said());
+    said
+}
+
+/// Everything is found again by a worker that has nothing, with an index that does well.
+fn check_found(site: &mut Site, text: &str) {
+    site.wait_until_sent();
+    site.check_blobs();
+    site.fresh_worker();
+    let said = build(site, text);
+    assert_eq!(said.matches("CACHED").count(), STEPS, "{said}\n{}", site.cluster.said());
+}
+
+/// The blobs of layers, as the documents of the bucket name them.
+fn layer_blobs(site: &Site) -> Vec<String> {
+    let documents = site.s3.keys().into_iter().filter(|key| key.contains("/layer/"));
+    let named = |key: String| {
+        let sealed = std::fs::read(site.s3.file(&key)).unwrap();
+        let begin = sealed.iter().position(|byte| *byte == b'\n').unwrap();
+        let document: Value = serde_json::from_slice(&sealed[begin + 1..]).unwrap();
+        let digest = document["value"]["blob"]["digest"].as_str().unwrap().to_owned();
+        format!("acme/blob/sha256/{}", digest.trim_start_matches("sha256:"))
+    };
+    documents.map(named).collect()
+}
+
+#[test]
+fn c02_layers_that_go_in_the_middle_of_a_build_are_made_again() {
+    let mut site = tower();
+    let blobs = layer_blobs(&site);
+    assert!(blobs.len() >= 3, "{blobs:?}");
+    site.fresh_worker();
+    let files: Vec<_> = blobs.iter().map(|key| site.s3.file(key)).collect();
+    let gone = Arc::new(AtomicUsize::new(0));
+    let count = gone.clone();
+    // The records were taken, and the first layer is asked for: now all of them go.
+    site.s3.fail(move |seen| {
+        let of_layer =
+            blobs.iter().any(|key| key.ends_with(&seen.path) || seen.path.ends_with(key));
+        if seen.request == "GetObject" && of_layer && count.load(Ordering::SeqCst) == 0 {
+            let removed = files.iter().filter(|file| std::fs::remove_file(file).is_ok()).count();
+            count.store(removed, Ordering::SeqCst);
+        }
+        None
+    });
+    let said = build(&site, "second\n");
+    assert!(gone.load(Ordering::SeqCst) >= 3, "nothing went\n{said}");
+    assert!(said.contains("its result was lost"), "{said}");
+    check_found(&mut site, "second\n");
+}
+
+#[test]
+fn c03_a_worker_that_dies_in_the_middle_of_an_upload() {
+    let large =
+        TOWER.replace("RUN echo two", "RUN head -c 30000000 /dev/urandom > /large; echo two");
+    let mut site = Site::start(&large, &FILES);
+    site.s3.fail(|seen| (seen.request == "UploadPart").then_some(Fault::Stall));
+    let output = format!("type=oci,dest={}", site.cluster.home.arg("image.tar"));
+    let context = site.cluster.home.arg("context");
+    let build =
+        site.cluster.client("submit", &["--progress", "plain", "--output", &output, &context]);
+    let fired = || (site.s3.fired() > 0 && site.s3.open_uploads() > 0).then_some(());
+    wait_for("an upload is under way", LONG, fired, || site.cluster.said());
+    site.cluster.kill_worker(0);
+    site.s3.heal();
+    site.cluster.start_worker_again(0, 2);
+    let done = build.finish(LONG).well();
+    let image = Image::read_tar(&site.cluster.home.path("image.tar"));
+    assert_eq!(image.tree().text("all").unwrap(), "one\ntwo\nkept\nfirst\n", "{}", done.stderr);
+    check_found(&mut site, "first\n");
+}
+
+#[test]
+fn c03_uploads_that_are_cut_and_said_to_be_whole() {
+    let large =
+        TOWER.replace("RUN echo two", "RUN head -c 30000000 /dev/urandom > /large; echo two");
+    let mut site = Site::start(&large, &FILES);
+    let writes = ["PutObject", "UploadPart"];
+    site.s3.fail(move |seen| {
+        let cut =
+            writes.contains(&seen.request) && seen.path.contains("blob") && seen.number % 3 == 0;
+        cut.then_some(Fault::CutUpload)
+    });
+    build(&site, "second\n");
+    let sent = || (site.s3.fired() > 1).then_some(());
+    wait_for("uploads were cut", LONG, sent, || site.cluster.said());
+    site.s3.heal();
+    check_found(&mut site, "second\n");
+}
+
+/// Does something to the index again and again while builds go on; then all is found.
+fn check_index(mut harm: impl FnMut(&RedisServer) + Send) -> Site {
+    let mut site = tower();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (redis, over) = (&site.redis, &over);
+        let (harmed, first) = std::sync::mpsc::channel();
+        scope.spawn(move || {
+            while !over.load(Ordering::SeqCst) {
+                harm(redis);
+                // Whoever waits for the first may have got it.
+                harmed.send(()).unwrap_or_default();
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        first.recv_timeout(LONG).unwrap();
+        for text in ["second\n", "third\n", "second\n"] {
+            build(&site, text);
+        }
+        over.store(true, Ordering::SeqCst);
+    });
+    check_found(&mut site, "third\n");
+    site
+}
+
+#[test]
+fn c07_an_index_that_is_flushed_again_and_again() {
+    let flushed = AtomicUsize::new(0);
+    check_index(|redis| {
+        assert_eq!(redis.ask(&["FLUSHALL"]), "OK");
+        flushed.fetch_add(1, Ordering::SeqCst);
+    });
+    assert!(flushed.load(Ordering::SeqCst) > 20, "{flushed:?}");
+}
+
+#[test]
+fn c07_an_index_whose_keys_expire_between_two_reads() {
+    let script = "local all = redis.call('KEYS', '*') \
+        for _, key in ipairs(all) do redis.call('PEXPIRE', key, 15) end return #all";
+    let site = check_index(|redis| {
+        redis.ask(&["EVAL", script, "0"]);
+    });
+    let expired: u64 = site.redis.info("expired_keys").parse().unwrap();
+    assert!(expired > 20, "{expired}");
+}
+
+#[test]
+fn c07_an_index_that_has_no_room_and_throws_out() {
+    let mut site = tower();
+    site.redis.ask(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    assert_eq!(site.redis.ask(&["CONFIG", "SET", "maxmemory", "600kb"]), "OK");
+    for text in ["second\n", "third\n", "second\n"] {
+        build(&site, text);
+    }
+    let evicted: u64 = site.redis.info("evicted_keys").parse().unwrap();
+    assert!(evicted > 5, "{evicted}");
+    assert_eq!(site.redis.ask(&["CONFIG", "SET", "maxmemory", "0"]), "OK");
+    check_found(&mut site, "third\n");
+}
+
+#[test]
+fn c07_an_index_that_has_no_room_and_takes_no_writes() {
+    let mut site = tower();
+    site.redis.ask(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+    assert_eq!(site.redis.ask(&["CONFIG", "SET", "maxmemory", "600kb"]), "OK");
+    for text in ["second\n", "third\n", "second\n"] {
+        assert!(site.redis.ask(&["SET", "x", "y"]).contains("OOM"), "it takes writes");
+        build(&site, text);
+    }
+    assert_eq!(site.redis.ask(&["CONFIG", "SET", "maxmemory", "0"]), "OK");
+    check_found(&mut site, "third\n");
+}
+
+#[test]
+fn c08_an_index_that_dies_hangs_or_takes_no_writes() {
+    let mut site = tower();
+    site.redis.kill();
+    build(&site, "dead\n");
+    site.redis.start_again();
+    check_found(&mut site, "dead\n");
+
+    site.redis.pause();
+    build(&site, "hanging\n");
+    site.redis.resume();
+    check_found(&mut site, "hanging\n");
+
+    // A primary that became the replica of another: what it is told is refused, and in the end all of it is replaced.
+    let other = RedisServer::start(&[]);
+    let port = other.port.to_string();
+    assert_eq!(site.redis.ask(&["REPLICAOF", "127.0.0.1", &port]), "OK");
+    assert!(site.redis.ask(&["SET", "x", "y"]).contains("READONLY"), "it takes writes");
+    build(&site, "read only\n");
+    assert_eq!(site.redis.ask(&["REPLICAOF", "NO", "ONE"]), "OK");
+    check_found(&mut site, "read only\n");
+}
+
+#[test]
+fn c08_an_index_that_fails_over() {
+    let primary = RedisServer::start(&[]);
+    let replica = RedisServer::start(&[&format!("replicaof 127.0.0.1 {}", primary.port)]);
+    let sentinels: Vec<_> = (0..3).map(|_| RedisServer::start_sentinel(primary.port)).collect();
+    let known = || {
+        let ready = sentinels.iter().all(|sentinel| {
+            let others = sentinel.ask(&["SENTINEL", "SENTINELS", "main"]);
+            let replicas = sentinel.ask(&["SENTINEL", "REPLICAS", "main"]);
+            others.matches("runid").count() == 2
+                && replicas.contains(&replica.port.to_string())
+                && replicas.contains("master-link-status\nok")
+        });
+        ready.then_some(())
+    };
+    wait_for("the sentinels know each other and the replica", LONG, known, String::new);
+    let hosts: Vec<_> = sentinels.iter().map(|it| format!("127.0.0.1:{}", it.port)).collect();
+    let url = format!("redis+sentinel://{}/main", hosts.join(","));
+    let mut site = Site::start_on(primary, &url, (TOWER, &FILES));
+    build(&site, "first\n");
+    site.wait_until_sent();
+    site.redis.kill();
+    build(&site, "second\n");
+    let promoted = || (replica.info("role") == "master").then_some(());
+    wait_for("the replica takes over", LONG, promoted, || site.cluster.said());
+    build(&site, "third\n");
+    check_found(&mut site, "second\n");
+}
+
+#[test]
+fn c09_an_index_that_lies() {
+    // What other keys have is written under each; then garbage, values of another type, and one that is huge.
+    let swap = "local all = redis.call('KEYS', 'dcbuild:*k:*') table.sort(all) local done = 0 \
+        local values = {} for i, key in ipairs(all) do values[i] = redis.call('HGETALL', key) end \
+        for i, key in ipairs(all) do local other = values[i % #all + 1] \
+        if #other > 0 then redis.call('DEL', key) redis.call('HSET', key, unpack(other)) done = done + 1 end end return done";
+    let garbage = "local all = redis.call('KEYS', 'dcbuild:*k:*') for _, key in ipairs(all) do \
+        for _, field in ipairs(redis.call('HKEYS', key)) do redis.call('HSET', key, field, 'garbage') end end return #all";
+    let types = "local all = redis.call('KEYS', 'dcbuild:*k:*') for i, key in ipairs(all) do \
+        redis.call('DEL', key) if i % 2 == 0 then redis.call('SET', key, 'x') else redis.call('LPUSH', key, 'x') end end return #all";
+    let huge = "local all = redis.call('KEYS', 'dcbuild:*k:*') local value = string.rep('x', 1048576) \
+        for _, key in ipairs(all) do redis.call('HSET', key, 'huge', value) end return #all";
+    let mut site = tower();
+    for (name, script) in [("swap", swap), ("garbage", garbage), ("types", types), ("huge", huge)] {
+        site.fresh_worker();
+        // After a flush it is filled behind a build.
+        let planted = || {
+            let planted = site.redis.ask(&["EVAL", script, "0"]);
+            planted.parse::<u32>().is_ok_and(|count| count > 5).then_some(())
+        };
+        wait_for(name, LONG, planted, || site.redis.ask(&["KEYS", "*"]));
+        build(&site, &format!("{name}\n"));
+        build(&site, &format!("{name} again\n"));
+        site.wait_until_sent();
+        assert_eq!(site.redis.ask(&["FLUSHALL"]), "OK");
+        build(&site, &format!("{name} mended\n"));
+    }
+    check_found(&mut site, "huge mended\n");
+}
+
+#[test]
+fn c10_a_worker_whose_disk_is_full_hands_its_job_on() {
+    let stage = |name: &str| {
+        format!(
+            "FROM base AS {name}\nCOPY in.txt /in.txt\nRUN sleep 1; cat /large /in.txt | wc -c > /{name}\n"
+        )
+    };
+    let dockerfile = format!(
+        "FROM busybox:golden AS base\nRUN head -c 60000000 /dev/zero > /large\n{}{}\
+         FROM scratch\nCOPY --from=one /one /\nCOPY --from=two /two /\n",
+        stage("one"),
+        stage("two")
+    );
+    let mut site = Site::start(&dockerfile, &FILES);
+    site.submit();
+    site.wait_until_sent();
+    site.cluster.end_worker(0);
+    // Two jobs for two workers of one slot: the layer that both stand on does not fit on one of them.
+    let folder = site.cluster.home.arg("worker-1");
+    let small = SmallDisk::mount(&site.cluster.home.path("worker-1"), 24);
+    for _ in 0..2 {
+        site.cluster.start_worker(1);
+    }
+    let both =
+        || (site.cluster.ask("workers", &[]).well().stdout.lines().count() == 3).then_some(());
+    wait_for("there are two workers", LONG, both, || site.cluster.said());
+    site.write("in.txt", "second\n");
+    let (image, said) = site.submit();
+    let full = format!("another worker takes it: no space left in {folder}");
+    assert!(said.contains(&full), "{said}");
+    assert!(!said.contains("attempt 1 of 3"), "{said}");
+    let texts = ["one", "two"].map(|name| image.tree().text(name).unwrap());
+    assert_eq!(texts, ["60000007\n", "60000007\n"]);
+    site.cluster.end_worker(1);
+    drop(small);
+    site.wait_until_sent();
+    site.check_blobs();
+}
