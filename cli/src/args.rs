@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 use dcbuild_client::BuildFlags;
-use dcbuild_process::config::CacheUpload;
+use dcbuild_process::config::{CacheUpload, PeerAddress, PeerListen};
 use dcbuild_process::{ByteSize, parse_duration};
 
 use crate::cache::Cache;
@@ -252,6 +252,13 @@ pub(crate) struct WorkerFlags {
     /// How many jobs it runs at once [default: the number of cpus]
     #[arg(long, value_name = "N")]
     pub(crate) slots: Option<u32>,
+    /// Where other workers read what the store lacks yet: `IP:PORT`, `none`, or `auto` for a free port of the address by
+    /// which this machine reaches the coordinator [default: auto]
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) listen: Option<PeerListen>,
+    /// What other workers are told of it, where that is not where it listens
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) advertise: Option<PeerAddress>,
 }
 
 #[derive(Debug, clap::Args)]

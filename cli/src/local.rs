@@ -129,6 +129,7 @@ impl Local {
             images: Some(store.clone()),
             folder: bucket.is_none().then(|| store.clone()),
             near: bucket.is_some().then(|| store.clone()),
+            peers: None,
             contexts: contexts.clone(),
             clock: Arc::new(SystemClock),
         };
@@ -243,6 +244,7 @@ pub(crate) fn packer(app: &App, store: &Arc<FolderStore>) -> anyhow::Result<Work
         images: None,
         folder: Some(store.clone()),
         near: None,
+        peers: None,
         contexts: Arc::new(LocalContexts::new()),
         clock: Arc::new(SystemClock),
     };

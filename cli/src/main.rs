@@ -6,6 +6,7 @@ mod args;
 mod build;
 mod cache;
 mod doctor;
+mod door;
 mod drain;
 mod explain;
 mod local;

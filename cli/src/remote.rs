@@ -78,15 +78,21 @@ pub(crate) async fn ps(app: &App, flags: Cluster) -> anyhow::Result<ExitCode> {
 pub(crate) async fn workers(app: &App, flags: Cluster) -> anyhow::Result<ExitCode> {
     match client(app, &flags)?.workers().await {
         Ok(workers) => {
-            let mut text =
-                format!("{:<28}{:<10}{:<8}{:<24}LABELS\n", "ID", "STATE", "JOBS", "PLATFORMS");
+            let mut text = format!(
+                "{:<28}{:<10}{:<8}{:<24}{:<24}LABELS\n",
+                "ID", "STATE", "JOBS", "PLATFORMS", "PEERS"
+            );
             for worker in workers {
                 let jobs = format!("{}/{}", worker.jobs, worker.slots);
                 let labels = worker.labels.iter().map(|(name, value)| format!("{name}={value}"));
                 let labels = labels.collect::<Vec<_>>().join(",");
                 let platforms = worker.platforms.join(",");
+                let peers = match worker.peer_address.as_str() {
+                    "" => "-",
+                    address => address,
+                };
                 let line = format!(
-                    "{:<28}{:<10}{jobs:<8}{platforms:<23} {labels}",
+                    "{:<28}{:<10}{jobs:<8}{platforms:<23} {peers:<24}{labels}",
                     worker.id, worker.state
                 );
                 text.push_str(line.trim_end());

@@ -11,7 +11,7 @@ use dcbuild_coordinator::{Coordinator, CoordinatorConfig, Granting, Stores};
 use dcbuild_fetch::{Cache, FetchConfig, Reach};
 use dcbuild_model::{Scope, WorkerId};
 use dcbuild_process::{Config, SystemClock, config::StoreConfig, new_bits};
-use dcbuild_remote::RemoteStore;
+use dcbuild_remote::{Peers, RemoteStore};
 use dcbuild_store::{Ceilings, FolderStore, Near, Policy};
 use dcbuild_worker::{DefaultNetwork, NoContexts, Worker, WorkerConfig};
 use tokio::net::TcpListener;
@@ -21,6 +21,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::args;
 use crate::build::{App, FETCHED_BYTES_MAX};
+use crate::door;
 use crate::registries::registries;
 use crate::state::absolute;
 use crate::stores::{Aside, Bucket, BucketSettings, StoreFlags};
@@ -192,6 +193,11 @@ pub(crate) async fn worker(
     let settings = &config.worker;
     let coordinator = flags.cluster.coordinator.unwrap_or_else(|| settings.coordinator.clone());
     let channel = channel(&coordinator)?;
+    let id = WorkerId::from_bits(new_bits(&SystemClock));
+    let listen = flags.listen.unwrap_or(settings.listen);
+    let advertise = flags.advertise.or_else(|| settings.advertise.clone());
+    let door = stop.run_until_cancelled(door::open(listen, advertise, &coordinator)).await;
+    let Some(door) = door.transpose()? else { return Ok(()) };
     let data_dir = absolute(flags.data_dir.as_ref().unwrap_or(&settings.data_dir))?;
     let remote = Arc::new(RemoteStore::new(channel.clone(), coordinator.clone()));
     let near = Arc::new(open_folder(&data_dir.join("near"))?);
@@ -202,11 +208,12 @@ pub(crate) async fn worker(
         images: None,
         folder: None,
         near: Some(near),
+        peers: Some(Peers::new(channel.clone(), id)),
         contexts: Arc::new(NoContexts),
         clock: Arc::new(SystemClock),
     };
     let settings = WorkerConfig {
-        id: WorkerId::from_bits(new_bits(&SystemClock)),
+        id,
         slots: flags.slots.unwrap_or(settings.slots),
         platforms: dcbuild_sandbox::platforms(),
         emulated: dcbuild_sandbox::emulated(),
@@ -222,9 +229,10 @@ pub(crate) async fn worker(
         allow: settings.allow.clone(),
         grace: settings.grace,
     };
-    let id = settings.id;
-    let worker = Worker::new(settings, parts).context("could not start the worker")?;
-    tracing::info!(worker = %id, %coordinator, "the worker is ready");
+    let peers = door.as_ref().map(|door| door.address.clone());
+    let worker =
+        Worker::new(settings, parts).context("could not start the worker")?.with_door(door);
+    tracing::info!(worker = %id, %coordinator, peers, "the worker is ready");
     worker.run(channel, stop).await;
     Ok(())
 }

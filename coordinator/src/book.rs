@@ -7,6 +7,7 @@ mod account;
 mod actions;
 mod builds;
 mod ends;
+mod makers;
 mod reports;
 mod unmet;
 mod workers;
@@ -32,6 +33,7 @@ use crate::planned::PlannedBuild;
 
 pub(crate) use builds::{SubmitError, Summarised};
 pub(crate) use ends::outlived;
+pub(crate) use makers::{Found, PeerPlace};
 pub(crate) use reports::{Hello, Made, Report};
 pub(crate) use workers::SeenWorker;
 
@@ -143,6 +145,8 @@ struct Member {
     heard: Instant,
     /// What its configuration calls it.
     labels: BTreeMap<String, String>,
+    /// Where other workers reach it.
+    peer: Option<PeerPlace>,
 }
 
 struct Session {
@@ -190,8 +194,8 @@ pub(crate) struct Book {
     records: BTreeMap<BlobDigest, Arc<Record>>,
     /// Records of results that are not kept for later builds.
     tainted: BTreeSet<BlobDigest>,
-    /// Records whose blobs are not durable yet, with the worker that has them.
-    undurable: BTreeMap<(AttemptId, StepIndex), (WorkerId, Arc<Record>)>,
+    /// Results whose blobs are not durable yet.
+    undurable: BTreeMap<(AttemptId, StepIndex), makers::Unsent>,
     /// Steps that share another's attempt, by that.
     followers: BTreeMap<(BuildId, StepIndex), BTreeSet<(BuildId, StepIndex)>>,
     alarms: BTreeSet<LogTime>,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dcbuild_model::{AttemptId, BuildId, StepIndex, WorkerId};
+use dcbuild_model::{AttemptId, BuildId, LayerId, StepIndex, WorkerId};
 use dcbuild_process::Clock;
 use dcbuild_progress::{Update, VertexId};
 use dcbuild_proto::document::{Outcome, Submission};
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::book::{
-    Book, Effect, Hello, Now, Order, Report, SeenWorker, SubmitError, Summarised, Tally,
+    Book, Effect, Found, Hello, Now, Order, Report, SeenWorker, SubmitError, Summarised, Tally,
 };
 use crate::build::{AskError, Build};
 use crate::driver::{Driven, DriverParts, drive, pack};
@@ -92,6 +92,11 @@ pub(crate) enum Command {
         step: StepIndex,
         agent: String,
         reply: oneshot::Sender<Option<Arc<Build>>>,
+    },
+    FindMaker {
+        asker: WorkerId,
+        layer: LayerId,
+        reply: oneshot::Sender<Found>,
     },
     Deliver {
         attempt: AttemptId,
@@ -269,6 +274,10 @@ impl Core {
             Command::FindAgent { fence, step, agent, reply } => {
                 let build = book.agent_of(fence, step, &agent);
                 self.answer(reply, build);
+            }
+            Command::FindMaker { asker, layer, reply } => {
+                let found = book.maker(asker, layer);
+                self.answer(reply, found);
             }
             Command::Deliver { attempt, build, packs } => {
                 book.packed(build, packs);

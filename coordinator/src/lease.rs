@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dcbuild_model::{
-    Added, BlobDigest, LayerId, LayerRef, Record, Scope, Selection, StepIndex, UnixTime,
+    Added, AttemptId, BlobDigest, LayerId, LayerRef, Scope, Selection, StepIndex, UnixTime,
 };
 use dcbuild_plan::{ImageSource, Op, Plan, PlannedImage, Step};
 use dcbuild_proto::document::{
@@ -37,15 +37,18 @@ pub(crate) struct Wanted {
     pub(crate) packs: Vec<(String, Selection)>,
 }
 
+/// Says of a layer that an attempt made whether it is still on its way to the store.
+pub(crate) type IsUnsent<'a> = &'a dyn Fn(AttemptId, &LayerId) -> bool;
+
 /// Writes the document of a lease.
 pub(crate) fn document(
     active: &Active,
-    scope: &Scope,
+    (scope, is_unsent): (&Scope, IsUnsent<'_>),
     lease: &scheduler::Lease,
 ) -> Result<Lease, Lacking> {
     let planned = active.planned.as_deref().ok_or(Lacking::Result(None))?;
     let (wanted, layers) = (Wanted::default(), BTreeMap::new());
-    let mut writer = Writer { active, planned, wanted, layers };
+    let mut writer = Writer { active, planned, is_unsent, wanted, layers };
     let mut hosts = BTreeSet::new();
     let mut secrets = BTreeMap::new();
     let work = match &lease.work {
@@ -78,6 +81,7 @@ pub(crate) fn document(
 struct Writer<'a> {
     active: &'a Active,
     planned: &'a PlannedBuild,
+    is_unsent: IsUnsent<'a>,
     wanted: Wanted,
     /// All layers of the states that were written so far.
     layers: BTreeMap<LayerId, LeasedLayer>,
@@ -93,9 +97,8 @@ impl Writer<'_> {
         for step in self.plan().chain(state) {
             let settled = self.active.results.get(&step).ok_or(Lacking::Result(Some(step)))?;
             let made = settled.record.attempt;
-            let taken = |(at, record): &(StepIndex, Record)| *at == step && record.attempt == made;
-            let coming = !self.planned.taken.iter().any(taken);
             for layer in &settled.record.result.layers {
+                let coming = (self.is_unsent)(made, &layer.layer);
                 let leased = LeasedLayer { layer: layer.layer, step, coming };
                 // The lowest step that has it made it: nobody above can do so without it.
                 self.layers.entry(layer.layer).or_insert(leased);

@@ -340,7 +340,7 @@ pub struct LeasedLayer {
     pub layer: LayerId,
     /// The step that made it, and makes it again if it is lost.
     pub step: StepIndex,
-    /// Whether it was made in this build: it may still be on its way to the store.
+    /// Whether it is not durable yet: it is on its way to the store, and its maker has it.
     pub coming: bool,
 }
 

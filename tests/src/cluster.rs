@@ -75,30 +75,28 @@ impl Cluster {
 
     /// Starts one more worker, and gives its number.
     pub fn start_worker(&mut self, slots: u32) -> usize {
+        self.start_worker_with(slots, &[])
+    }
+
+    /// The same with more flags.
+    pub fn start_worker_with(&mut self, slots: u32, flags: &[&str]) -> usize {
         let number = self.workers.len();
-        let process = self.worker(number, slots);
+        let process = self.worker(number, slots, flags);
         self.workers.push(Some(process));
         number
     }
 
     /// Starts a worker that was killed, on what it left on its disk.
     pub fn start_worker_again(&mut self, number: usize, slots: u32) {
-        let process = self.worker(number, slots);
+        let process = self.worker(number, slots, &[]);
         self.workers[number] = Some(process);
     }
 
-    fn worker(&self, number: usize, slots: u32) -> Running {
+    fn worker(&self, number: usize, slots: u32, flags: &[&str]) -> Running {
         let data = self.home.arg(&format!("worker-{number}"));
         let slots = slots.to_string();
-        self.home.start([
-            "worker",
-            "--coordinator",
-            &self.url,
-            "--data-dir",
-            &data,
-            "--slots",
-            &slots,
-        ])
+        let fixed = ["worker", "--coordinator", &self.url, "--data-dir", &data, "--slots", &slots];
+        self.home.start(fixed.iter().chain(flags))
     }
 
     /// Ends the coordinator as `kill -9` does.

@@ -305,8 +305,10 @@ fn c10_a_worker_whose_disk_is_full_hands_its_job_on() {
     for _ in 0..2 {
         site.cluster.start_worker(1);
     }
-    let both =
-        || (site.cluster.ask("workers", &[]).well().stdout.lines().count() == 3).then_some(());
+    let both = || {
+        let listed = site.cluster.ask("workers", &[]).well().stdout;
+        (listed.matches(" working ").count() == 2 && !listed.contains(" away ")).then_some(())
+    };
     wait_for("there are two workers", LONG, both, || site.cluster.said());
     site.write("in.txt", "second\n");
     let (image, said) = site.submit();

@@ -443,6 +443,7 @@ async fn finish(attempt: &Arc<Attempt>, task: &Task, finished: Finished) {
             Ok(()) => reporter.send(Report::StepDurable { attempt: fence.attempt, step }).await,
             Err(error) => {
                 tracing::warn!(%error, attempt = %fence.attempt, "a step's result is not kept");
+                reporter.send(Report::StepKeptBack { attempt: fence.attempt, step }).await;
             }
         }
         drop(lock);

@@ -1,18 +1,21 @@
 //! Base images' layers, and blobs that dcbuild made: fetched, hashed, unpacked.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use dcbuild_layer::{LayerForm, Ratio, ReadLayerError, compression_of_media_type};
 use dcbuild_model::{BaseLayer, BlobDigest, Compression, LayerDigest, LayerId};
 use dcbuild_oci::{Descriptor, ImageRef, Repository};
 use dcbuild_registry::RegistryClient;
+use dcbuild_remote::peer::PeerError;
+use dcbuild_remote::{Peer, Peers};
 use dcbuild_snapshot::{Snapshot, UnpackError};
 use dcbuild_store::{ByteRange, forms_of};
+use futures::StreamExt as _;
 
 use crate::blobs::{self, Blocking, Pieces};
-use crate::error::{Failed, is_of_store};
-use crate::layers::Layers;
+use crate::error::{Failed, is_of_store, story};
+use crate::layers::{Layers, Search};
 
 /// A base layer, and who fetches it.
 #[derive(Clone)]
@@ -97,10 +100,68 @@ impl Base {
     }
 }
 
-/// Unpacks a layer that dcbuild made from its blob in the store; blocks, while another worker may be sending it too.
+/// Unpacks a layer that dcbuild made, from its blob in the store or as its maker has it; blocks.
 pub(crate) fn unpack_stored(layers: &Arc<Layers>, layer: &LayerId) -> Result<Snapshot, Failed> {
-    let unpacked = layers.look_again(layer, || unpack_if_stored(layers, layer))?;
+    let unpacked = layers.search(layer, &SnapshotSearch { layers, layer })?;
     unpacked.ok_or(Failed::Lost { layer: *layer })
+}
+
+/// Makes a snapshot of a layer of another worker.
+struct SnapshotSearch<'a> {
+    layers: &'a Arc<Layers>,
+    layer: &'a LayerId,
+}
+
+impl Search for SnapshotSearch<'_> {
+    type Found = Snapshot;
+
+    fn find(&self) -> Result<Option<Snapshot>, Failed> {
+        unpack_if_stored(self.layers, self.layer)
+    }
+
+    fn take(&self, peers: &Peers, peer: Peer) -> Result<Option<Snapshot>, Failed> {
+        let (layers, layer) = (self.layers, *self.layer);
+        let bytes_max = crate::peers::tar_bytes_max(&*layers.table(&layer)?);
+        let opened = layers.handle.block_on(peers.layer(&peer, layer, bytes_max));
+        let pieces = match opened {
+            Ok(pieces) => pieces.map(|piece| piece.map_err(io::Error::other)).boxed(),
+            Err(error) => {
+                tracing::info!(error = story(&error), %layer, "a layer is not taken from its maker");
+                return Ok(None);
+            }
+        };
+        let reader = Blocking::new(layers.handle.clone(), pieces);
+        let form = LayerForm { compression: None, ratio: Ratio::Free };
+        match layers.snapshots.unpack(reader, form, |read| read.layer == layer) {
+            Ok((snapshot, _)) => {
+                tracing::info!(%layer, worker = %peer.worker, "a layer comes from the worker that made it");
+                Ok(Some(snapshot))
+            }
+            Err(error) if is_damage(&error) => {
+                // One that broke off is known to have failed.
+                if !is_of_peer(&error) {
+                    peers.lied(&peer, layer);
+                }
+                tracing::info!(error = story(&error), %layer, "a layer is not taken from its maker");
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Whether a peer that failed, and not what it sent, is at the bottom of it.
+fn is_of_peer(error: &UnpackError) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(cause) = next {
+        let held = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let held = held.and_then(|held| held.downcast_ref::<PeerError>());
+        if cause.is::<PeerError>() || held.is_some() {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
 }
 
 fn unpack_if_stored(layers: &Arc<Layers>, layer: &LayerId) -> Result<Option<Snapshot>, Failed> {

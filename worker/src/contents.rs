@@ -2,10 +2,13 @@
 
 use std::collections::HashMap;
 use std::io::{self, Cursor, Read};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dcbuild_layer::{BlobIndex, ReadContent, open_extent};
 use dcbuild_model::{BlobDigest, ContentDigest, Digest, LayerId, TreePath};
+use dcbuild_proto::document::StepErrorKind;
+use dcbuild_remote::{Peer, Peers};
 use dcbuild_snapshot::SnapshotContents;
 use dcbuild_store::{ByteRange, forms_of, read_bytes};
 use dcbuild_tree::{Change, FileBody, Kind, Origin};
@@ -13,8 +16,13 @@ use sha2::{Digest as _, Sha256};
 
 use crate::blobs::{self, Blocking};
 use crate::error::{Failed, is_of_store};
-use crate::layers::{Layers, Recipe};
+use crate::layers::{Layers, Recipe, Search};
+use crate::shared::can_snapshot;
 
+/// From so many files on, all of a layer is taken from its maker instead of one after the other; large ones are not more
+/// for less.
+const FILES_OF_PEER: u32 = 16;
+const LARGE_FILE: u64 = 4 << 20;
 /// A larger blob index is not one of ours.
 const INDEX_BYTES_MAX: u64 = 2 << 30;
 
@@ -23,6 +31,17 @@ enum Place {
     Snapshot(SnapshotContents),
     Recipe(Arc<Recipe>),
     Blob(BlobDigest, Box<BlobIndex>),
+    /// The worker that made it, and how many files were taken from there.
+    Peer(Peer, AtomicU32),
+}
+
+/// How far bytes are looked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reach {
+    /// Here, in the store, and at whoever made the layer, for as long as it may still come.
+    Far,
+    /// Here, and in the store if it is there already.
+    Near,
 }
 
 /// Gives the bytes of files of any layer, for one operation: the places that it found stay open until it is dropped.
@@ -31,16 +50,22 @@ pub(crate) struct Contents {
     /// The recipe whose own files are wanted.
     recipe: Option<Arc<Recipe>>,
     places: Mutex<HashMap<LayerId, Arc<Place>>>,
+    reach: Reach,
 }
 
 impl Contents {
     pub(crate) fn new(layers: Arc<Layers>) -> Contents {
-        Contents { layers, recipe: None, places: Mutex::default() }
+        Contents { layers, recipe: None, places: Mutex::default(), reach: Reach::Far }
     }
 
     /// Also gives the files of a recipe by the origins that its changes have.
     pub(crate) fn of_recipe(layers: Arc<Layers>, recipe: Arc<Recipe>) -> Contents {
-        Contents { layers, recipe: Some(recipe), places: Mutex::default() }
+        Contents { layers, recipe: Some(recipe), places: Mutex::default(), reach: Reach::Far }
+    }
+
+    /// The same, with bytes looked for so far only.
+    pub(crate) fn within(self, reach: Reach) -> Contents {
+        Contents { reach, ..self }
     }
 
     fn place(&self, layer: &LayerId) -> io::Result<Arc<Place>> {
@@ -61,17 +86,46 @@ impl Contents {
         if let Some(recipe) = self.layers.recipe(layer) {
             return Ok(Place::Recipe(recipe));
         }
-        let found = match self.find_blob(layer)? {
+        let search = PlaceSearch { contents: self, layer };
+        let found = match self.reach {
+            Reach::Near => return self.find_blob(layer)?.ok_or_else(absent),
             // A base layer comes from its registry.
-            None if self.layers.base(layer).is_none() => {
-                self.layers.look_again(layer, || self.find_blob(layer))?
-            }
-            found => found,
+            Reach::Far if self.layers.base(layer).is_some() => self.find_blob(layer)?,
+            Reach::Far => self.layers.search(layer, &search).map_err(io::Error::other)?,
         };
         match found {
             Some(place) => Ok(place),
             None => self.layers.snapshot(layer).map(snapshot).map_err(io::Error::other),
         }
+    }
+
+    /// Reads a file at the worker that made its layer; another place is looked for where that does not give it, or where
+    /// so many are wanted that all of the layer is had for less.
+    fn of_peer(
+        &self,
+        (layer, place): (&LayerId, &Arc<Place>),
+        (peer, taken): (&Peer, &AtomicU32),
+        body: &FileBody,
+    ) -> io::Result<Box<dyn Read + Send>> {
+        let many = taken.fetch_add(1, Ordering::Relaxed) >= FILES_OF_PEER
+            && can_snapshot()
+            && body.size < LARGE_FILE;
+        if !many && let Some(file) = self.layers.file_of(peer, *layer, body) {
+            return Ok(file);
+        }
+        let found = if many {
+            let found = self.layers.snapshot(layer).map_err(io::Error::other)?;
+            Place::Snapshot(SnapshotContents::new([found]))
+        } else {
+            self.find(layer)?
+        };
+        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another thread may have found one meanwhile.
+        if places.get(layer).is_some_and(|known| Arc::ptr_eq(known, place)) {
+            places.insert(*layer, Arc::new(found));
+        }
+        drop(places);
+        self.of_layer(layer, body)
     }
 
     /// Finds the places of all layers that a recipe reads; blocks until what others made has come.
@@ -102,7 +156,9 @@ impl Contents {
 
     fn of_layer(&self, layer: &LayerId, body: &FileBody) -> io::Result<Box<dyn Read + Send>> {
         let Origin::Layer { path, .. } = &body.origin else { return Err(absent()) };
-        match &*self.place(layer)? {
+        let place = self.place(layer)?;
+        match &*place {
+            Place::Peer(peer, taken) => self.of_peer((layer, &place), (peer, taken), body),
             Place::Snapshot(contents) => contents.open(body),
             Place::Recipe(recipe) => {
                 let inner = file_of(recipe, path).ok_or_else(absent)?;
@@ -227,7 +283,27 @@ impl ReadContent for Contents {
     }
 }
 
-/// The layer that an entry's bytes lie in.
+/// Finds where a layer's files are read.
+struct PlaceSearch<'a> {
+    contents: &'a Contents,
+    layer: &'a LayerId,
+}
+
+impl Search for PlaceSearch<'_> {
+    type Found = Place;
+
+    fn find(&self) -> Result<Option<Place>, Failed> {
+        self.contents
+            .find_blob(self.layer)
+            .map_err(|error| Failed::of(StepErrorKind::Store {}, &error))
+    }
+
+    fn take(&self, _: &Peers, peer: Peer) -> Result<Option<Place>, Failed> {
+        tracing::info!(layer = %self.layer, worker = %peer.worker, "files come from the worker that made them");
+        Ok(Some(Place::Peer(peer, AtomicU32::new(0))))
+    }
+}
+
 fn absent() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, "nobody has the bytes of the file")
 }

@@ -3,20 +3,25 @@
 //! Everything here blocks; it is called from threads that may.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use dcbuild_layer::ReadContent;
 use dcbuild_model::{BlobDigest, LayerId, LayerRef, TreePath};
+use dcbuild_remote::peer::Wanted;
+use dcbuild_remote::{Peer, Peers};
 use dcbuild_snapshot::{Lowers, Snapshot, Snapshots};
 use dcbuild_store::{BlobStore, ByteRange, FolderStore, LayerIndex, StoreError, read_bytes};
 use dcbuild_tree::{Change, Changes, FileBody, Kind, Origin, Tree, toc};
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 
 use crate::base::Base;
 use crate::contents::Contents;
-use crate::error::{Failed, blocking};
+use crate::error::{Failed, blocking, story};
 
 /// A larger table of contents is not one of ours: ten million entries are far smaller.
 pub(crate) const TOC_BYTES_MAX: u64 = 2 << 30;
@@ -28,8 +33,10 @@ const TREES_KEPT: usize = 64;
 const TABLE_PAUSE_FIRST: Duration = Duration::from_millis(100);
 const TABLE_PAUSE_MAX: Duration = Duration::from_secs(7);
 
-/// How long a layer is looked for that another worker has made: it is on its way to the store since its step was done.
+/// How long a layer is looked for that another worker has made, while nobody says what has become of it, and while it is
+/// known to be on its way to the store.
 const COMING_MAX: Duration = Duration::from_secs(20);
+const SENDING_MAX: Duration = Duration::from_mins(5);
 /// So many layers are remembered as being on their way.
 const COMING_KEPT: usize = 100_000;
 /// The pauses between two looks.
@@ -90,18 +97,46 @@ pub(crate) struct Layers {
     pub(crate) index: Arc<dyn LayerIndex>,
     pub(crate) folder: Option<Arc<FolderStore>>,
     near: Option<Arc<FolderStore>>,
+    peers: Option<Peers>,
+    /// Where large files of other workers lie while they are checked.
+    tmp: PathBuf,
     pub(crate) handle: Handle,
     known: Mutex<Known>,
 }
 
+/// How the layers of others are brought here.
+pub(crate) struct Elsewhere {
+    pub(crate) handle: Handle,
+    /// A folder for what is brought.
+    pub(crate) tmp: PathBuf,
+}
+
+/// How a layer is looked for: where the store lacks it, whoever made it may give it.
+pub(crate) trait Search {
+    /// What is found.
+    type Found;
+
+    /// Looks in the store.
+    fn find(&self) -> Result<Option<Self::Found>, Failed>;
+
+    /// Takes it from another worker; none if that does not give it.
+    fn take(&self, peers: &Peers, peer: Peer) -> Result<Option<Self::Found>, Failed>;
+}
+
 impl Layers {
-    pub(crate) fn new(snapshots: Snapshots, parts: &crate::Parts, handle: Handle) -> Layers {
+    pub(crate) fn new(
+        snapshots: Snapshots,
+        parts: &crate::Parts,
+        Elsewhere { handle, tmp }: Elsewhere,
+    ) -> Layers {
         Layers {
             snapshots,
             blobs: parts.blobs.clone(),
             index: parts.layers.clone(),
             folder: parts.folder.clone(),
             near: parts.near.clone(),
+            peers: parts.peers.clone(),
+            tmp,
             handle,
             known: Mutex::default(),
         }
@@ -220,15 +255,65 @@ impl Layers {
         Ok(())
     }
 
-    /// Looks again and again for what another worker may still be sending; blocks. Nobody waits for what was durable.
-    pub(crate) fn look_again<T, E>(
+    /// Where small blobs of this worker lie.
+    pub(crate) fn near(&self) -> Option<&FolderStore> {
+        self.near.as_deref()
+    }
+
+    /// Looks for what another worker has made, in the store and at that worker, while it may still come; blocks. Nobody
+    /// waits for what was durable, nor for a maker that is gone or has given up.
+    pub(crate) fn search<S: Search>(
         &self,
         layer: &LayerId,
-        find: impl FnMut() -> Result<Option<T>, E>,
-    ) -> Result<Option<T>, E> {
+        search: &S,
+    ) -> Result<Option<S::Found>, Failed> {
+        let found = search.find()?;
         let coming = self.folder.is_none() && self.known().coming.contains(layer);
-        let limit = if coming { COMING_MAX } else { Duration::ZERO };
-        look_again(&self.handle, limit, find)
+        if found.is_some() || !coming {
+            return Ok(found);
+        }
+        let look = || self.look(layer, search);
+        let found = look_again(&self.handle, look)?;
+        if found.is_none() {
+            self.known().coming.remove(layer);
+        }
+        Ok(found)
+    }
+
+    /// Looks for a layer once more: at whoever made it, and in the store.
+    fn look<S: Search>(&self, layer: &LayerId, search: &S) -> Result<Look<S::Found>, Failed> {
+        let maker = self.peers.as_ref().map(|peers| self.handle.block_on(peers.maker(layer)));
+        let maker = maker.flatten();
+        let peer = maker.as_ref().and_then(|maker| maker.peer.clone());
+        if let (Some(peers), Some(peer)) = (&self.peers, peer)
+            && let Some(found) = search.take(peers, peer)?
+        {
+            return Ok(Look::Found(found));
+        }
+        // It may have come to the store before the coordinator was asked.
+        Ok(match (search.find()?, maker) {
+            (Some(found), _) => Look::Found(found),
+            (None, Some(maker)) if maker.coming => Look::Coming,
+            (None, Some(_)) => Look::Gone,
+            (None, None) => Look::Unknown,
+        })
+    }
+
+    /// A file of a layer from whoever made it: all of it was checked.
+    pub(crate) fn file_of(
+        &self,
+        peer: &Peer,
+        layer: LayerId,
+        body: &FileBody,
+    ) -> Option<Box<dyn io::Read + Send>> {
+        let (peers, path) = (self.peers.as_ref()?, crate::peers::path_of(body)?);
+        let wanted = Wanted { layer, path, content: body.content, size: body.size };
+        let file = self.handle.block_on(peers.file(peer, wanted, &self.tmp));
+        let file = file.inspect_err(|error| {
+            let error = story(error);
+            tracing::info!(error, %layer, "a file is not taken from the worker that made it");
+        });
+        file.ok()
     }
 
     /// What a layer changes, its files' origins in the layer.
@@ -236,12 +321,24 @@ impl Layers {
         if let Some(table) = self.known().table(layer) {
             return Ok(table);
         }
-        let bytes = self.look_again(layer, || self.read_table(layer))?;
-        let bytes = bytes.ok_or(Failed::Lost { layer: *layer })?;
-        if toc::layer_id(&bytes) != *layer {
+        let bytes = self.search(layer, &TableSearch { layers: self, layer })?;
+        self.read(layer, &bytes.ok_or(Failed::Lost { layer: *layer })?)
+    }
+
+    /// The same, if the table lies on this worker.
+    pub(crate) fn near_table(&self, layer: &LayerId) -> Result<Arc<Changes>, Failed> {
+        if let Some(table) = self.known().table(layer) {
+            return Ok(table);
+        }
+        let near = self.near.as_ref().ok_or(Failed::Lost { layer: *layer })?;
+        self.read(layer, &near.get_bytes(&BlobDigest(layer.0), TOC_BYTES_MAX)?)
+    }
+
+    fn read(&self, layer: &LayerId, bytes: &[u8]) -> Result<Arc<Changes>, Failed> {
+        if toc::layer_id(bytes) != *layer {
             return Err(Failed::Lost { layer: *layer });
         }
-        let changes = toc::decode(&bytes).map_err(|error| Failed::internal(error.to_string()))?;
+        let changes = toc::decode(bytes).map_err(|error| Failed::internal(error.to_string()))?;
         let changes = Arc::new(changes);
         self.known().keep_table(*layer, changes.clone());
         Ok(changes)
@@ -356,19 +453,63 @@ impl Layers {
     }
 }
 
+/// Finds a table of contents.
+struct TableSearch<'a> {
+    layers: &'a Layers,
+    layer: &'a LayerId,
+}
+
+impl Search for TableSearch<'_> {
+    type Found = Bytes;
+
+    fn find(&self) -> Result<Option<Bytes>, Failed> {
+        self.layers.read_table(self.layer)
+    }
+
+    fn take(&self, peers: &Peers, peer: Peer) -> Result<Option<Bytes>, Failed> {
+        let table = self.layers.handle.block_on(peers.table(&peer, *self.layer, TOC_BYTES_MAX));
+        match table {
+            Ok(table) => {
+                tracing::debug!(layer = %self.layer, worker = %peer.worker, "a table comes from its maker");
+                Ok(Some(table))
+            }
+            Err(error) => {
+                let (error, layer) = (story(&error), self.layer);
+                tracing::info!(error, %layer, "a table is not taken from the worker that made it");
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// How a look for a layer ended.
+enum Look<T> {
+    Found(T),
+    /// It is being sent.
+    Coming,
+    /// Nobody sends it.
+    Gone,
+    /// Nobody says what has become of it.
+    Unknown,
+}
+
 fn look_again<T, E>(
     handle: &Handle,
-    limit: Duration,
-    mut find: impl FnMut() -> Result<Option<T>, E>,
+    mut look: impl FnMut() -> Result<Look<T>, E>,
 ) -> Result<Option<T>, E> {
-    let (mut left, mut pause) = (limit, COMING_PAUSE_FIRST);
+    let began = Instant::now();
+    let (mut heard, mut pause) = (began, COMING_PAUSE_FIRST);
     loop {
-        let found = find()?;
-        if found.is_some() || left.is_zero() {
-            return Ok(found);
+        match look()? {
+            Look::Found(found) => return Ok(Some(found)),
+            Look::Gone => return Ok(None),
+            Look::Coming => heard = Instant::now(),
+            Look::Unknown => {}
         }
-        handle.block_on(tokio::time::sleep(pause.min(left)));
-        left = left.saturating_sub(pause);
+        if heard.elapsed() >= COMING_MAX || began.elapsed() >= SENDING_MAX {
+            return Ok(None);
+        }
+        handle.block_on(tokio::time::sleep(pause));
         pause = (pause * 2).min(COMING_PAUSE_MAX);
     }
 }
@@ -465,24 +606,20 @@ pub(crate) fn measure(changes: &Changes) -> (u64, u64) {
 mod tests {
     use super::*;
 
-    async fn looks(limit: Duration, there_at: u32) -> (Option<u32>, u32) {
+    #[tokio::test]
+    async fn what_is_on_its_way_is_looked_for_again_and_what_is_gone_is_not() {
         let handle = Handle::current();
-        let search = move || {
+        let search = move |last: fn() -> Look<u32>| {
             let mut looks = 0;
-            let found = look_again::<_, ()>(&handle, limit, || {
+            let found = look_again::<_, ()>(&handle, || {
                 looks += 1;
-                Ok((looks >= there_at).then_some(looks))
+                Ok(if looks < 4 { Look::Coming } else { last() })
             });
             (found.unwrap(), looks)
         };
-        tokio::task::spawn_blocking(search).await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn what_is_on_its_way_is_looked_for_again_and_the_absent_not_for_ever() {
-        assert_eq!(looks(COMING_MAX, 3).await, (Some(3), 3));
-        assert_eq!(looks(Duration::ZERO, 2).await, (None, 1));
-        assert_eq!(looks(COMING_PAUSE_FIRST, 9).await, (None, 2));
+        let both = move || (search(|| Look::Found(7)), search(|| Look::Gone));
+        let found = tokio::task::spawn_blocking(both).await.unwrap();
+        assert_eq!(found, ((Some(7), 4), (None, 4)));
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod layers;
 mod output;
 mod packs;
 mod parcel;
+mod peers;
 mod portable;
 mod presence;
 mod publish;
@@ -37,12 +38,14 @@ use std::time::Duration;
 use dcbuild_model::{Platform, WorkerId};
 use dcbuild_process::Clock;
 use dcbuild_registry::RegistryConfig;
+use dcbuild_remote::Peers;
 use dcbuild_snapshot::OpenSnapshotsError;
 use dcbuild_store::{BlobStore, CacheVersions, FolderStore, ImageNames, LayerIndex, LockError};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 pub use contexts::{ContextError, ContextTree, Contexts, Finds, NoContexts};
+pub use peers::Door;
 
 /// The network of a RUN that asks for the usual one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -107,6 +110,8 @@ pub struct Parts {
     /// Where tables of contents lie until a store elsewhere has them; `blobs` looks there first. Without it, a step waits
     /// for the store.
     pub near: Option<Arc<FolderStore>>,
+    /// The other workers, where there are any: what they make is taken from them until the store has it.
+    pub peers: Option<Peers>,
     /// The client's folders, where they can be read.
     pub contexts: Arc<dyn Contexts>,
     /// The time.
@@ -135,12 +140,20 @@ pub enum WorkerError {
 /// A worker, ready to take jobs.
 pub struct Worker {
     shared: Arc<shared::Shared>,
+    door: Option<Door>,
 }
 
 impl Worker {
     /// Opens the worker's folders; must be called inside a tokio runtime.
     pub fn new(config: WorkerConfig, parts: Parts) -> Result<Worker, WorkerError> {
-        shared::Shared::open(config, parts).map(|shared| Worker { shared: Arc::new(shared) })
+        shared::Shared::open(config, parts)
+            .map(|shared| Worker { shared: Arc::new(shared), door: None })
+    }
+
+    /// Lets other workers in, to take layers that the store lacks yet.
+    #[must_use]
+    pub fn with_door(self, door: Option<Door>) -> Worker {
+        Worker { door, ..self }
     }
 
     /// Which of these layers are at hand on this worker, as snapshots or as recipes.
@@ -164,7 +177,13 @@ impl Worker {
 
     /// Takes jobs over this channel until `stop` is cancelled, then lets go of what runs and returns.
     pub async fn run(self, channel: Channel, stop: CancellationToken) {
-        rpc::serve(self.shared, channel, stop).await;
+        let over = CancellationToken::new();
+        let serving = peers::serve(self.shared.clone(), self.door, over.clone());
+        let session = async {
+            let _over = over.drop_guard();
+            rpc::serve(self.shared, channel, stop).await;
+        };
+        tokio::join!(serving, session);
     }
 }
 

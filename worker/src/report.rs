@@ -54,6 +54,11 @@ pub(crate) enum Report {
         attempt: AttemptId,
         step: StepIndex,
     },
+    /// It is not tried any more to make the result durable.
+    StepKeptBack {
+        attempt: AttemptId,
+        step: StepIndex,
+    },
     StepFailed {
         fence: Fence,
         step: Option<StepIndex>,

@@ -114,6 +114,9 @@ impl From<Report> for pb::WorkerReport {
             Report::StepDurable { attempt, step } => {
                 Wire::StepDurable(pb::StepDurable { attempt: attempt.to_string(), step: step.0 })
             }
+            Report::StepKeptBack { attempt, step } => {
+                Wire::StepKeptBack(pb::StepKeptBack { attempt: attempt.to_string(), step: step.0 })
+            }
             Report::StepFailed { fence: of, step, error } => Wire::StepFailed(pb::StepFailed {
                 fence: Some(fence(of)),
                 step: step.map(|step| step.0),
@@ -254,7 +257,7 @@ async fn keep_session(shared: Arc<Shared>, channel: Channel, stop: CancellationT
 
 impl Service {
     fn hello(&self) -> pb::WorkerReport {
-        let config = &self.shared.config;
+        let (config, door) = (&self.shared.config, self.shared.door.get());
         let millis = u64::try_from(self.shared.cores).unwrap_or(1).saturating_mul(1000);
         let hello = pb::Hello {
             worker: config.id.to_string(),
@@ -265,6 +268,8 @@ impl Service {
             cpu_millis: millis,
             running: self.shared.attempts.ids().iter().map(ToString::to_string).collect(),
             labels: config.labels.clone().into_iter().collect(),
+            peer_address: door.map(|door| door.address.clone()).unwrap_or_default(),
+            peer_key: door.map(|door| door.key.bytes().to_vec().into()).unwrap_or_default(),
         };
         pb::WorkerReport { report: Some(Wire::Hello(hello)) }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use dcbuild_model::UnixTime;
 use dcbuild_proto::document::{Lease, RegistryCredentials};
@@ -19,7 +19,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::caches::Caches;
 use crate::error::{Failed, blocking};
-use crate::layers::Layers;
+use crate::layers::{Elsewhere, Layers};
+use crate::peers::OpenDoor;
 use crate::portable::WriteBacks;
 use crate::presence::{self, Presence};
 use crate::publish::Making;
@@ -49,6 +50,8 @@ pub(crate) struct Shared {
     /// Cancelled once the worker is to stop: nothing is tried again from then on.
     pub(crate) ending: CancellationToken,
     pub(crate) cores: usize,
+    /// Where other workers reach this one, if they can.
+    pub(crate) door: OnceLock<OpenDoor>,
     /// When this worker was opened, as the clock of files has it or a little before.
     pub(crate) began: UnixTime,
 }
@@ -76,7 +79,11 @@ impl Shared {
             None => KeyLocks::open(&dir.join("lock")),
         }
         .map_err(WorkerError::Locks)?;
-        let layers = Arc::new(Layers::new(snapshots, &parts, Handle::current()));
+        let layers = Arc::new(Layers::new(
+            snapshots,
+            &parts,
+            Elsewhere { handle: Handle::current(), tmp: presence.folder().to_owned() },
+        ));
         Ok(Shared {
             began: earlier(parts.clock.now()),
             caches: Caches::of(&config.data_dir, locks.clone()),
@@ -93,6 +100,7 @@ impl Shared {
             writing_back: Semaphore::new(1),
             write_backs: WriteBacks::default(),
             ending: CancellationToken::new(),
+            door: OnceLock::new(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
         })
     }

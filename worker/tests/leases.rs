@@ -125,6 +125,13 @@ impl Workers for Leaser {
         let said = request.message.iter().rev().copied().chain(request.agent.bytes());
         Ok(Response::new(pb::AskAgentReply { message: said.collect() }))
     }
+
+    async fn find_maker(
+        &self,
+        _: Request<pb::FindMakerRequest>,
+    ) -> Result<Response<pb::FindMakerReply>, Status> {
+        Ok(Response::new(pb::FindMakerReply::default()))
+    }
 }
 
 /// A worker with all that it leans on.
@@ -157,6 +164,7 @@ impl Fixture {
             images: Some(store.clone()),
             folder: Some(store.clone()),
             near: None,
+            peers: None,
             contexts: contexts.clone(),
             clock: Arc::new(SystemClock),
         };

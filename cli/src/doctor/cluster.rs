@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dcbuild_client::{Client, ClientConfig};
+use dcbuild_client::{Client, ClientConfig, ListedWorker};
 use dcbuild_process::Hint as _;
 use dcbuild_process::config::StoreConfig;
 use dcbuild_redis::RedisIndex;
@@ -20,11 +20,13 @@ use crate::stores::BucketSettings;
 
 /// How long a server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How long a worker may take to let others in, which is what they wait too.
+const PEER_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) async fn look(app: &App, flags: &Doctor) -> Vec<Finding> {
     let mut findings = store(app, flags).await;
     if let Some(url) = address(app, &flags.cluster) {
-        findings.push(coordinator(app, &url).await);
+        findings.extend(coordinator(app, &url).await);
     }
     findings
 }
@@ -130,23 +132,50 @@ async fn index(redis: anyhow::Result<Option<dcbuild_redis::RedisConfig>>) -> Vec
     }
 }
 
-async fn coordinator(app: &App, url: &str) -> Finding {
+async fn coordinator(app: &App, url: &str) -> Vec<Finding> {
     let client = working()
         .and_then(|working| Ok(Client::new(channel(url)?, ClientConfig::new(&app.env, working))));
     let client = match client {
         Ok(client) => client,
-        Err(error) => return Finding::wrong("coordinator", format!("{error:#}")),
+        Err(error) => return vec![Finding::wrong("coordinator", format!("{error:#}"))],
     };
     let hint = "start it with `dcbuild coordinator --listen HOST:7070`, or mend the address";
-    match tokio::time::timeout(PATIENCE, client.builds()).await {
+    let finding = match tokio::time::timeout(PATIENCE, client.builds()).await {
         Ok(Ok(builds)) => {
             let words = format!("{url} answers and remembers {} builds", builds.len());
-            Finding::well("coordinator", words)
+            let mut findings = vec![Finding::well("coordinator", words)];
+            if let Ok(workers) = client.workers().await {
+                findings.extend(peers(workers).await);
+            }
+            return findings;
         }
         Ok(Err(error)) => {
             let hint = error.hint().unwrap_or_else(|| hint.to_owned());
             Finding::wrong("coordinator", format!("{url}: {}", story(&error))).hint(hint)
         }
         Err(_) => Finding::wrong("coordinator", format!("{url} does not answer")).hint(hint),
-    }
+    };
+    vec![finding]
+}
+
+/// Whether workers can be reached from here, as they are to be reached by each other.
+async fn peers(workers: Vec<ListedWorker>) -> Vec<Finding> {
+    let tried = workers.into_iter().filter(|worker| worker.state != "away").map(|worker| async {
+        let (id, address) = (worker.id, worker.peer_address);
+        if address.is_empty() {
+            let words = format!("worker {id} lets no other worker in: layers go by the store alone");
+            return Finding::new("peers", Verdict::Skipped, words);
+        }
+        let connected =
+            tokio::time::timeout(PEER_PATIENCE, tokio::net::TcpStream::connect(&address)).await;
+        let why = match connected {
+            Ok(Ok(_)) => return Finding::well("peers", format!("worker {id} is reached at {address}")),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer".to_owned(),
+        };
+        let hint = "workers wait for the store instead; set worker.listen to a port that is let through, and \
+                    worker.advertise to an address by which others reach it";
+        Finding::warning("peers", format!("worker {id} is not reached at {address}: {why}")).hint(hint)
+    });
+    futures::future::join_all(tried).await
 }

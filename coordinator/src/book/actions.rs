@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dcbuild_model::{AttemptId, BuildId, Fault, StepIndex, WorkerId};
+use dcbuild_model::{AttemptId, BuildId, Fault, LayerId, StepIndex, WorkerId};
 use dcbuild_progress::{Update, VertexState, Warning};
 use dcbuild_proto::document;
 use dcbuild_scheduler::{
@@ -91,7 +91,8 @@ impl Book {
         let (worker, build) = (lease.worker, lease.build);
         let Some(active) = self.builds.get(&build) else { return };
         let now = self.now.wall;
-        match lease::document(active, &self.scope, lease) {
+        let unsent = |attempt, layer: &LayerId| self.is_unsent(attempt, layer);
+        match lease::document(active, (&self.scope, &unsent), lease) {
             Ok(written) => {
                 if let Work::Output(output) = lease.work {
                     let piece = Piece::Output(output.0);

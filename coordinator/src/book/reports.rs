@@ -12,6 +12,7 @@ use dcbuild_proto::document::{self, OutputResult, StepError};
 use dcbuild_scheduler::{Event, Fence, InfraFault, Refusal, Return, StepFault, Work};
 
 use super::actions::fault_of;
+use super::makers::{PeerPlace, Unsent};
 use super::{Active, Attempt, Book, Order, Piece};
 use crate::build::Build;
 use crate::log::Entry;
@@ -28,6 +29,8 @@ pub(crate) struct Hello {
     pub(crate) cpu_millis: u64,
     pub(crate) running: Vec<AttemptId>,
     pub(crate) labels: BTreeMap<String, String>,
+    /// Where other workers reach it.
+    pub(crate) peer: Option<PeerPlace>,
 }
 
 /// How a step came by its result.
@@ -48,6 +51,7 @@ pub(crate) enum Report {
     Started { fence: Fence, step: StepIndex },
     Done { fence: Fence, step: StepIndex, record: Box<Record>, made: Made },
     Durable { attempt: AttemptId, step: StepIndex },
+    KeptBack { attempt: AttemptId, step: StepIndex },
     Failed { fence: Fence, step: Option<StepIndex>, error: StepError },
     OutputDone { fence: Fence, result: OutputResult },
     Returned { fence: Fence, lost: Option<StepIndex> },
@@ -79,6 +83,7 @@ impl Book {
                     self.apply(Event::StepDurable { attempt, step });
                 }
             }
+            Report::KeptBack { attempt, step } => self.kept_back(worker, (attempt, step)),
             Report::Failed { fence, step, error } => {
                 if self.holds(worker, fence) {
                     self.failed(fence, step, error);
@@ -233,7 +238,8 @@ impl Book {
         }
         self.records.insert(digest, record.clone());
         known.made.insert(step, record.clone());
-        self.undurable.insert((attempt, step), (known.lease.worker, record));
+        let unsent = Unsent { worker: known.lease.worker, record, kept_back: false };
+        self.undurable.insert((attempt, step), unsent);
     }
 
     fn failed(&mut self, fence: Fence, step: Option<StepIndex>, error: StepError) {

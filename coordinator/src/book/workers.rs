@@ -18,6 +18,8 @@ pub(crate) struct SeenWorker {
     pub(crate) jobs: u32,
     pub(crate) state: &'static str,
     pub(crate) labels: BTreeMap<String, String>,
+    /// Where other workers reach it, as HOST:PORT.
+    pub(crate) peer: Option<String>,
 }
 
 /// What an event takes away from its attempt once it was applied.
@@ -35,8 +37,8 @@ impl Book {
         // An attempt that it ended while nobody heard is not to be leased to it again.
         let back = known.then(|| hello.running.clone());
         let session = Session { number: self.sessions, orders, back };
-        let labels = hello.labels;
-        let member = Member { session: Some(session), heard: self.now.instant, labels };
+        let (labels, peer) = (hello.labels, hello.peer);
+        let member = Member { session: Some(session), heard: self.now.instant, labels, peer };
         self.workers.insert(hello.worker, member);
         if known {
             return self.sessions;
@@ -89,6 +91,7 @@ impl Book {
                     Duty::Drains => "draining",
                 },
                 labels: member.map(|member| member.labels.clone()).unwrap_or_default(),
+                peer: member.and_then(|it| it.peer.as_ref()).map(|peer| peer.address.clone()),
             }
         };
         self.scheduler.workers().map(seen).collect()
@@ -156,7 +159,8 @@ impl Book {
             Event::WorkerJoined(facts) => {
                 let heard = self.now.instant;
                 let labels = BTreeMap::new();
-                self.workers.entry(facts.worker).or_insert(Member { session: None, heard, labels });
+                let member = Member { session: None, heard, labels, peer: None };
+                self.workers.entry(facts.worker).or_insert(member);
             }
             Event::WorkerLost { worker } => {
                 self.workers.remove(worker);
@@ -169,16 +173,16 @@ impl Book {
                 for attempt in lost {
                     self.drop_attempt(attempt);
                 }
-                self.undurable.retain(|_, (holder, _)| holder != worker);
+                self.undurable.retain(|_, unsent| unsent.worker != *worker);
             }
             Event::StepDurable { attempt, step } => {
-                if let Some((_, record)) = self.undurable.remove(&(*attempt, *step)) {
-                    self.keep(record);
+                if let Some(sent) = self.undurable.remove(&(*attempt, *step)) {
+                    self.keep(sent.record);
                 }
             }
             Event::StepHit { fence, step, .. } => {
-                if let Some((_, record)) = self.undurable.remove(&(fence.attempt, *step)) {
-                    self.keep(record);
+                if let Some(sent) = self.undurable.remove(&(fence.attempt, *step)) {
+                    self.keep(sent.record);
                 }
             }
             _ => {}

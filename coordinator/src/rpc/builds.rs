@@ -126,6 +126,7 @@ impl pb::builds_server::Builds for BuildsService {
                 jobs: seen.jobs,
                 state: seen.state.to_owned(),
                 labels: seen.labels.into_iter().collect(),
+                peer_address: seen.peer.unwrap_or_default(),
             };
             Ok(pb::ListWorkersReply { workers: workers.into_iter().map(summary).collect() })
         })

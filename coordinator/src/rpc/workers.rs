@@ -1,8 +1,9 @@
 //! The worker plane.
 
-use dcbuild_model::{Epoch, StepIndex, WorkerId, limits};
+use dcbuild_model::{Epoch, LayerId, ParseDigestError, StepIndex, WorkerId, limits};
 use dcbuild_progress::{Log, Update};
 use dcbuild_proto::{document, pb};
+use dcbuild_remote::PeerKey;
 use dcbuild_scheduler::Fence;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -12,13 +13,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Services, guarded, invalid};
-use crate::book::{Hello, Made, Order, Report};
+use crate::book::{Found, Hello, Made, Order, PeerPlace, Report};
 use crate::core::{Command, DRAIN};
 
 const ORDERS_MAX: usize = 1_024;
 const RUNNING_MAX: usize = 10_000;
 const LABELS_MAX: usize = 64;
 const LABEL_BYTES_MAX: usize = 256;
+const ADDRESS_BYTES_MAX: usize = 256;
 /// How much of what went wrong with a step is shown.
 const TAINT_CHARS_MAX: usize = 500;
 
@@ -101,6 +103,26 @@ impl pb::workers_server::Workers for WorkersService {
             let message = build.ask_agent(agent, &request.message).await;
             let message = message.map_err(|error| Status::unavailable(error.to_string()))?;
             Ok(pb::AskAgentReply { message: message.into() })
+        })
+        .await
+    }
+
+    async fn find_maker(
+        &self,
+        request: Request<pb::FindMakerRequest>,
+    ) -> Result<Response<pb::FindMakerReply>, Status> {
+        guarded("FindMaker", async {
+            let pb::FindMakerRequest { worker, layer } = request.into_inner();
+            let asker = id(&worker)?;
+            let layer: LayerId = layer.parse().map_err(|error: ParseDigestError| invalid(error))?;
+            let find = |reply| Command::FindMaker { asker, layer, reply };
+            let Found { coming, peer } = self.0.core.ask(find).await?;
+            let peer = peer.map(|(worker, PeerPlace { address, key })| pb::Peer {
+                worker: worker.to_string(),
+                address,
+                ticket: key.ticket(&layer).into(),
+            });
+            Ok(pb::FindMakerReply { coming, peer })
         })
         .await
     }
@@ -188,7 +210,23 @@ fn hello_in(hello: pb::Hello) -> Result<Hello, Status> {
         cpu_millis: hello.cpu_millis,
         labels: hello.labels.into_iter().collect(),
         running: hello.running.iter().map(|text| id(text)).collect::<Result<_, _>>()?,
+        peer: peer_in(hello.peer_address, &hello.peer_key)?,
     })
+}
+
+fn peer_in(address: String, key: &[u8]) -> Result<Option<PeerPlace>, Status> {
+    if address.is_empty() {
+        return Ok(None);
+    }
+    let is_place = address.len() <= ADDRESS_BYTES_MAX
+        && address
+            .parse::<tonic::codegen::http::uri::Authority>()
+            .is_ok_and(|it| it.port().is_some());
+    if !is_place {
+        return Err(Status::invalid_argument("a worker's own address is not HOST:PORT"));
+    }
+    let key = PeerKey::new(key).map_err(invalid)?;
+    Ok(Some(PeerPlace { address, key }))
 }
 
 fn report_in(report: pb::WorkerReport) -> Result<Report, Status> {
@@ -213,6 +251,9 @@ fn report_in(report: pb::WorkerReport) -> Result<Report, Status> {
         },
         Wire::StepDurable(it) => {
             Report::Durable { attempt: id(&it.attempt)?, step: StepIndex(it.step) }
+        }
+        Wire::StepKeptBack(it) => {
+            Report::KeptBack { attempt: id(&it.attempt)?, step: StepIndex(it.step) }
         }
         Wire::StepFailed(it) => Report::Failed {
             fence: fence_in(it.fence)?,

@@ -204,6 +204,8 @@ fn hello(number: u128, running: &[&Lease]) -> pb::Hello {
         running: running.iter().map(|lease| lease.attempt.to_string()).collect(),
         labels: [("zone".to_owned(), "a".to_owned())].into(),
         emulated: Vec::new(),
+        peer_address: format!("worker-{number}:7072"),
+        peer_key: vec![7; 32].into(),
     }
 }
 

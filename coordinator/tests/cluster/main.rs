@@ -5,6 +5,7 @@
 mod builds;
 mod ends;
 mod harness;
+mod makers;
 mod restart;
 mod sharing;
 mod store;

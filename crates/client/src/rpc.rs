@@ -189,6 +189,8 @@ pub struct ListedWorker {
     pub state: String,
     /// What its configuration calls it.
     pub labels: BTreeMap<String, String>,
+    /// Where other workers reach it; empty if they cannot.
+    pub peer_address: String,
 }
 
 /// A named image in a coordinator's list.
@@ -291,6 +293,7 @@ impl Builds {
             jobs: worker.jobs,
             state: worker.state,
             labels: worker.labels.into_iter().collect(),
+            peer_address: worker.peer_address,
         };
         Ok(workers.into_iter().map(listed).collect())
     }

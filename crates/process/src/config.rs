@@ -1,6 +1,7 @@
 //! The configuration: what was written ([`raw`]) becomes what is meant ([`Config`]), or every mistake in it is said.
 
 mod keys;
+mod peers;
 mod raw;
 mod resolve;
 
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use keys::reference;
+pub use peers::{InvalidPeerAddress, InvalidPeerListen, PeerAddress, PeerListen};
 
 use crate::trace::LogFormat;
 use crate::{ByteSize, Env};
@@ -159,6 +161,10 @@ pub struct CoordinatorConfig {
 pub struct WorkerConfig {
     /// The coordinator that it works for, as a URL.
     pub coordinator: String,
+    /// Where other workers reach it.
+    pub listen: PeerListen,
+    /// What they are told, where that is something else.
+    pub advertise: Option<PeerAddress>,
     /// Where its snapshots and blobs are kept.
     pub data_dir: PathBuf,
     /// How many jobs it runs at once.

@@ -2,11 +2,13 @@
 //!
 //! [`RemoteStore`] is a blob store and layer index for those who cannot open the store's folder; it believes no byte
 //! that it did not hash, and takes up a read that was cut where it was cut. Where the other side grants it, bytes go straight
-//! between here and the store behind it. [`StoreService`] answers it from any store.
-//! Neither decides what is kept or who may ask.
+//! between here and the store behind it. [`StoreService`] answers it from any store. [`Peers`] and [`PeerService`] are
+//! both ends of what workers take from each other before the store has it.
+//! None of them decides what is kept or who may ask.
 
 mod answer;
 mod granted;
+pub mod peer;
 mod pruned;
 mod send;
 mod service;
@@ -14,6 +16,7 @@ mod store;
 mod transfer;
 
 pub use answer::{Answer, status_of};
+pub use peer::{Maker, Peer, PeerKey, PeerService, Peers};
 pub use send::{SendError, Sender, Sent};
 pub use service::{StoreService, guarded};
 pub use store::RemoteStore;

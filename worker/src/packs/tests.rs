@@ -52,11 +52,13 @@ impl World {
             images: None,
             folder: None,
             near: None,
+            peers: None,
             contexts: Arc::new(LocalContexts::new()),
             clock: Arc::new(SystemClock),
         };
         let handle: Handle = runtime.handle().clone();
-        let layers = Arc::new(Layers::new(snapshots, &parts, handle));
+        let elsewhere = crate::layers::Elsewhere { handle, tmp: dir.path().to_owned() };
+        let layers = Arc::new(Layers::new(snapshots, &parts, elsewhere));
         World { dir, blobs, index, layers, runtime }
     }
 

@@ -53,7 +53,7 @@ const KEEP_UNUSED: &str =
 const INDEX_CA: &str = "A file of certificates to trust instead of the system's.";
 
 /// `HOST` stands for any host.
-pub(super) const KEYS: [Key; 45] = [
+pub(super) const KEYS: [Key; 47] = [
     key("registry.HOST.mirrors", "[]", "Hosts that are asked first, in this order.").of(Kind::List),
     key("registry.HOST.http", "false", "Use plain http.").of(Kind::Flag),
     key("registry.HOST.insecure", "false", "Use https without checking the certificate.")
@@ -108,6 +108,16 @@ pub(super) const KEYS: [Key; 45] = [
     key("coordinator.keep_storage", "none", KEEP_STORAGE),
     key("coordinator.keep_unused", "none", KEEP_UNUSED),
     key("worker.coordinator", "http://127.0.0.1:7070", "The coordinator that it works for."),
+    key(
+        "worker.listen",
+        "auto",
+        "Where other workers read what the store lacks yet: `IP:PORT`, `none`, or `auto` for a free port of the address by which this machine reaches the coordinator.",
+    ),
+    key(
+        "worker.advertise",
+        "none",
+        "What other workers are told of it, as `HOST:PORT`, where that is not `worker.listen`.",
+    ),
     key("worker.data_dir", "/var/lib/dcbuild/worker", "Where its snapshots and blobs are kept."),
     key("worker.slots", "the number of cpus", "How many jobs it runs at once.").of(Kind::Number),
     key("worker.labels", "{}", "A table of names and values that `dcbuild workers` shows.")

@@ -90,6 +90,8 @@ pub(super) struct RawCoordinator {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawWorker {
     pub(super) coordinator: Option<String>,
+    pub(super) listen: Option<String>,
+    pub(super) advertise: Option<String>,
     pub(super) data_dir: Option<PathBuf>,
     pub(super) slots: Option<u32>,
     pub(super) labels: BTreeMap<String, String>,

@@ -12,7 +12,7 @@ use super::raw::{
 };
 use super::{
     BucketConfig, BuildConfig, Config, CoordinatorConfig, FetchConfig, IndexConfig, LogConfig,
-    Mistake, RegistryTable, StoreConfig, SubmitConfig, WorkerConfig,
+    Mistake, PeerAddress, PeerListen, RegistryTable, StoreConfig, SubmitConfig, WorkerConfig,
 };
 use crate::{ByteSize, Env, parse_duration, trace};
 
@@ -193,6 +193,14 @@ fn worker(raw: RawWorker, env: &Env, mistakes: &mut Mistakes) -> Option<WorkerCo
     let coordinator = env.coordinator().map(str::to_owned).or(raw.coordinator);
     let coordinator = coordinator.unwrap_or_else(|| default_of(key).into());
     mistakes.url(key, &coordinator);
+    let listen = mistakes.read("worker.listen", raw.listen, str::parse::<PeerListen>);
+    let advertise = mistakes
+        .read("worker.advertise", raw.advertise, |text| or_none(text, str::parse::<PeerAddress>));
+    if let (Some(listen), Some(Some(_))) = (&listen, &advertise)
+        && !matches!(listen, PeerListen::At(_))
+    {
+        mistakes.add("worker.advertise", "needs worker.listen to be IP:PORT");
+    }
     let slots = mistakes.positive("worker.slots", raw.slots);
     let keep_storage =
         mistakes.read("worker.keep_storage", raw.keep_storage, str::parse::<ByteSize>);
@@ -203,6 +211,8 @@ fn worker(raw: RawWorker, env: &Env, mistakes: &mut Mistakes) -> Option<WorkerCo
     let data_dir = raw.data_dir.unwrap_or_else(|| default_of("worker.data_dir").into());
     Some(WorkerConfig {
         coordinator,
+        listen: listen?,
+        advertise: advertise?,
         data_dir,
         slots,
         labels: raw.labels,

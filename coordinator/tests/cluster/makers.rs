@@ -1,0 +1,105 @@
+//! Who has what the store lacks, as workers are told it.
+
+use std::time::Duration;
+
+use dcbuild_model::{ChangeDigest, Digest, LayerId, LayerRef, Record};
+use dcbuild_proto::document::{self, Lease, LeasedStep};
+use dcbuild_proto::pb;
+use dcbuild_proto::pb::worker_report::Report;
+use dcbuild_remote::PeerKey;
+
+use crate::harness::{Cluster, Worker, fence, steps, submission};
+
+fn layer() -> LayerId {
+    LayerId(Digest::of(b"layer"))
+}
+
+async fn maker(asker: &Worker) -> pb::FindMakerReply {
+    let request = pb::FindMakerRequest { worker: asker.id.to_string(), layer: layer().to_string() };
+    asker.client.clone().find_maker(request).await.unwrap().into_inner()
+}
+
+/// Says that a step left the layer.
+async fn makes(worker: &Worker, lease: &Lease, step: &LeasedStep) {
+    let Report::StepDone(mut done) = worker.done_report(lease, step, None) else { unreachable!() };
+    let mut record: Record = document::from_bytes("record", &done.record).unwrap();
+    let change = ChangeDigest(Digest::of(b"change"));
+    record.result.layers =
+        vec![LayerRef { layer: layer(), change, entries: 1, bytes: 1, base: None }];
+    done.record = document::to_bytes(&record).into();
+    worker.say(Report::StepDone(done)).await;
+}
+
+/// Waits until the coordinator says this of the layer.
+async fn until(asker: &Worker, wanted: impl Fn(&pb::FindMakerReply) -> bool) -> pb::FindMakerReply {
+    for _ in 0..1_000 {
+        let said = maker(asker).await;
+        if wanted(&said) {
+            return said;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("it still says {:?}", maker(asker).await);
+}
+
+/// A layer on its way: its maker, whoever asks, and what was leased.
+async fn coming(cluster: &Cluster) -> (Worker, Worker, Lease) {
+    let mut maker = cluster.worker(1, &[]).await;
+    let build = cluster.submit(10, &submission("FROM scratch\nRUN a\nRUN b")).await;
+    let _client = cluster.attach(build).await;
+    let lease = maker.lease().await;
+    let asker = cluster.worker(2, &[]).await;
+    assert_eq!(self::maker(&asker).await, pb::FindMakerReply::default());
+    maker.start(&lease, &steps(&lease)[0]).await;
+    makes(&maker, &lease, &steps(&lease)[0]).await;
+    let said = until(&asker, |said| said.coming).await;
+    let key = PeerKey::new(&[7; 32]).unwrap();
+    let peer = pb::Peer {
+        worker: maker.id.to_string(),
+        address: "worker-1:7072".into(),
+        ticket: key.ticket(&layer()).into(),
+    };
+    assert_eq!(said.peer, Some(peer));
+    (maker, asker, lease)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_is_its_maker_s_until_it_is_durable() {
+    let cluster = Cluster::in_memory();
+    let (worker, asker, lease) = coming(&cluster).await;
+    // It does not ask itself, and others get nothing.
+    let own = maker(&worker).await;
+    assert_eq!((own.coming, own.peer), (true, None));
+    let unknown = pb::FindMakerRequest {
+        worker: dcbuild_model::WorkerId::from_bits(99).to_string(),
+        layer: layer().to_string(),
+    };
+    let unknown = asker.client.clone().find_maker(unknown).await.unwrap().into_inner();
+    assert_eq!(unknown, pb::FindMakerReply::default());
+    let (attempt, step) = (lease.attempt.to_string(), steps(&lease)[0].index.0);
+    worker.say(Report::StepDurable(pb::StepDurable { attempt, step })).await;
+    let said = until(&asker, |said| !said.coming).await;
+    assert_eq!(said.peer, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_its_maker_keeps_back_does_not_come_but_is_there() {
+    let cluster = Cluster::in_memory();
+    let (worker, asker, lease) = coming(&cluster).await;
+    let (attempt, step) = (lease.attempt.to_string(), steps(&lease)[0].index.0);
+    let kept_back = pb::StepKeptBack { attempt, step };
+    asker.say(Report::StepKeptBack(kept_back.clone())).await;
+    worker.say(Report::StepKeptBack(kept_back)).await;
+    let said = until(&asker, |said| !said.coming).await;
+    assert!(said.peer.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_maker_that_is_lost_has_nothing() {
+    let cluster = Cluster::in_memory();
+    let (worker, asker, lease) = coming(&cluster).await;
+    assert!(fence(&lease).epoch > 0);
+    worker.fall_silent();
+    let said = until(&asker, |said| !said.coming).await;
+    assert_eq!(said.peer, None);
+}
