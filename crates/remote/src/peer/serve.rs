@@ -115,7 +115,8 @@ struct Sink {
 
 impl Sink {
     fn send(&self, piece: Result<pb::Piece, Status>) -> io::Result<()> {
-        let sent = self.handle.block_on(tokio::time::timeout(SILENCE_MAX, self.pieces.send(piece)));
+        let sending = async { tokio::time::timeout(SILENCE_MAX, self.pieces.send(piece)).await };
+        let sent = self.handle.block_on(sending);
         match sent {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(io::ErrorKind::BrokenPipe.into()),
