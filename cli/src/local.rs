@@ -105,6 +105,16 @@ fn stores(keeping: &Keeping, store: &Arc<FolderStore>, bucket: Option<&Bucket>) 
     }
 }
 
+/// What a user of this machine may fetch: whatever it reaches.
+fn fetching(app: &App) -> FetchConfig {
+    FetchConfig {
+        reach: Reach::Anywhere,
+        env: environment(&app.env),
+        cache: Some(Cache::new(app.state.fetched(), FETCHED_BYTES_MAX)),
+        ..FetchConfig::default()
+    }
+}
+
 impl Local {
     pub(crate) async fn start(
         app: &App,
@@ -141,15 +151,9 @@ impl Local {
             holds: Some(Arc::new(Held(held.clone()))),
             clock: Arc::new(SystemClock),
         };
-        let fetch = FetchConfig {
-            reach: Reach::Anywhere,
-            env: environment(&app.env),
-            cache: Some(Cache::new(app.state.fetched(), FETCHED_BYTES_MAX)),
-            ..FetchConfig::default()
-        };
         let settings = CoordinatorConfig {
             registries,
-            fetch,
+            fetch: fetching(app),
             granting: Granting::Everything,
             platforms: dcbuild_sandbox::platforms(),
             ..CoordinatorConfig::default()
