@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "test")]
 #![expect(clippy::print_stdout, reason = "the harness's language is spoken on standard output")]
 
+mod failing;
 mod registry;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,8 +16,8 @@ use dcbuild_context::{LocalContext, LocalContexts};
 use dcbuild_layer::{BlobForm, InlineContents, write_blob};
 use dcbuild_model::{
     AttemptId, BlobDigest, BuildId, Compression, ConfigDigest, ContentDigest, DiffId, Digest,
-    Epoch, JobId, LayerDigest, LayerId, LayerRef, ManifestDigest, Platform, Record, Scope,
-    Selection, SelectionForm, StageIndex, StepIndex, StepKey, TreePath, UnixTime, WorkerId,
+    Epoch, JobId, LayerDigest, LayerRef, ManifestDigest, Platform, Record, Scope, Selection,
+    SelectionForm, StageIndex, StepIndex, StepKey, TreePath, UnixTime, WorkerId,
 };
 use dcbuild_plan::ImageTemplate;
 use dcbuild_plan::op::{
@@ -35,7 +36,7 @@ use dcbuild_proto::pb::worker_report::Report;
 use dcbuild_proto::pb::workers_server::{Workers, WorkersServer};
 use dcbuild_registry::{Anonymous, RegistryClient, RegistryConfig};
 use dcbuild_sandbox::{CELL_ARGUMENT, cell_main};
-use dcbuild_store::{FolderStore, HashedBase, LayerIndex, StoreError, StoredBlob};
+use dcbuild_store::FolderStore;
 use dcbuild_tree::{Change, Changes, Entry, FileBody, Ignore, Kind, Meta, Origin};
 use dcbuild_worker::{DefaultNetwork, Parts, Worker, WorkerConfig};
 use tokio::sync::mpsc;
@@ -43,6 +44,7 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use failing::Failing;
 use registry::Registry;
 
 const TESTS: &[(&str, fn())] = &[
@@ -748,38 +750,6 @@ fn pushed() {
         is_whole(&third, &made).await;
         assert_eq!(fixture.leftovers().await, Vec::<String>::new());
     });
-}
-
-/// An index that fails a few times to note a blob.
-struct Failing {
-    store: Arc<FolderStore>,
-    left: AtomicU32,
-}
-
-#[tonic::async_trait]
-impl LayerIndex for Failing {
-    async fn find_forms(&self, layers: &[LayerId]) -> Result<Vec<Vec<StoredBlob>>, StoreError> {
-        self.store.find_forms(layers).await
-    }
-
-    async fn put_form(&self, layer: &LayerId, stored: &StoredBlob) -> Result<(), StoreError> {
-        let less = |left: u32| left.checked_sub(1);
-        if self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok() {
-            return Err(StoreError::Unavailable { store: "test".into(), source: "busy".into() });
-        }
-        self.store.put_form(layer, stored).await
-    }
-
-    async fn find_bases(
-        &self,
-        digests: &[LayerDigest],
-    ) -> Result<Vec<Option<HashedBase>>, StoreError> {
-        self.store.find_bases(digests).await
-    }
-
-    async fn put_base(&self, digest: &LayerDigest, base: &HashedBase) -> Result<(), StoreError> {
-        self.store.put_base(digest, base).await
-    }
 }
 
 fn tried_again() {
