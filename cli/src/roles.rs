@@ -16,7 +16,6 @@ use dcbuild_store::{Ceilings, FolderStore, Near, Policy};
 use dcbuild_worker::{DefaultNetwork, NoContexts, Worker, WorkerConfig};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::args;
@@ -60,7 +59,7 @@ pub(crate) async fn coordinator(flags: args::Coordinator, app: &App) -> anyhow::
         },
         ..CoordinatorConfig::default()
     };
-    let incoming = incoming(bind(listen).await?);
+    let incoming = dcbuild_remote::incoming(bind(listen).await?);
     let http_listen = flags.http_listen.unwrap_or(config.coordinator.http_listen);
     let http = bind(http_listen)
         .await
@@ -171,12 +170,6 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("could not listen on {address}"))
 }
 
-/// Connections that send at once: requests are small and their answers are waited for, so that each packet held back to
-/// be filled up would cost the 40 ms of the peer's delayed acknowledgement.
-fn incoming(listener: TcpListener) -> TcpIncoming {
-    TcpIncoming::from(listener).with_nodelay(Some(true))
-}
-
 pub(crate) fn store_dir(store: &str) -> anyhow::Result<PathBuf> {
     match store.strip_prefix("dir:") {
         Some(path) if !path.is_empty() => Ok(PathBuf::from(path)),
@@ -262,20 +255,4 @@ pub(crate) fn channel(url: &str) -> anyhow::Result<Channel> {
         .initial_stream_window_size(8 << 20)
         .initial_connection_window_size(16 << 20)
         .connect_lazy())
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio_stream::StreamExt as _;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn connections_send_small_answers_at_once() {
-        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let _client = tokio::net::TcpStream::connect(address).await.unwrap();
-        let accepted = incoming(listener).next().await.unwrap().unwrap();
-        assert!(accepted.nodelay().unwrap());
-    }
 }

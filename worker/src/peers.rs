@@ -11,7 +11,6 @@ use dcbuild_remote::peer::Held;
 use dcbuild_remote::{PeerKey, PeerService};
 use dcbuild_tree::{Change, Changes, FileBody, Kind, Origin};
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
@@ -52,7 +51,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, door: Option<Door>, over: Cancell
         .initial_stream_window_size(64 << 10)
         .concurrency_limit_per_connection(64)
         .add_service(service.into_server())
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled_owned());
+        .serve_with_incoming_shutdown(dcbuild_remote::incoming(listener), stop.cancelled_owned());
     let end = async {
         over.cancelled().await;
         tokio::time::sleep(LAST_READS).await;

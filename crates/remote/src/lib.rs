@@ -8,6 +8,7 @@
 
 mod answer;
 mod granted;
+mod incoming;
 pub mod peer;
 mod pruned;
 mod send;
@@ -16,6 +17,7 @@ mod store;
 mod transfer;
 
 pub use answer::{Answer, status_of};
+pub use incoming::incoming;
 pub use peer::{Maker, Peer, PeerKey, PeerService, Peers};
 pub use send::{SendError, Sender, Sent};
 pub use service::{StoreService, guarded};

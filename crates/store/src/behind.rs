@@ -349,8 +349,8 @@ impl BlobStore for Behind {
 #[async_trait::async_trait]
 impl Objects for Behind {
     async fn put(&self, name: &ObjectName, bytes: Bytes) -> Result<(), StoreError> {
-        // Nothing may overtake a blob that it leans on.
-        if self.tries_first() && self.queue().is_empty() {
+        // Nothing may overtake a blob that it leans on, nor its former self.
+        if self.tries_first() && self.queue().is_idle() {
             match self.inner.far.objects.put(name, bytes.clone()).await {
                 Ok(()) => return Ok(()),
                 Err(error) => self.write_failed(&error),
@@ -388,7 +388,14 @@ impl Objects for Behind {
             }
         }
         objects.sort_by(|one, other| one.name.cmp(&other.name));
-        objects.dedup_by(|later, first| later.name == first.name);
+        // What waits stands behind its former self, and counts.
+        objects.dedup_by(|waits, former| {
+            let same = waits.name == former.name;
+            if same {
+                former.size = waits.size;
+            }
+            same
+        });
         Ok(ObjectPage { objects, more })
     }
 

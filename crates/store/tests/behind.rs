@@ -210,6 +210,17 @@ async fn what_a_dead_store_did_not_take_goes_there_later_documents_last() {
 }
 
 #[tokio::test]
+async fn what_waits_is_listed_as_it_will_be() {
+    let world = World::new();
+    let behind = world.behind(Policy::Always);
+    world.sky.objects.put(&name("x/record"), Bytes::from_static(b"old")).await.unwrap();
+    Objects::put(&behind, &name("x/record"), Bytes::from_static(b"newer")).await.unwrap();
+    let listed = Objects::list(&behind, "x/", None).await.unwrap().objects;
+    let sizes: Vec<_> = listed.iter().map(|it| (it.name.to_string(), it.size)).collect();
+    assert_eq!(sizes, [("x/record".to_owned(), 5)]);
+}
+
+#[tokio::test]
 async fn what_one_process_could_not_send_the_next_one_sends() {
     let world = World::new();
     let behind = world.behind(Policy::Always);

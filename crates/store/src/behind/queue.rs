@@ -1,6 +1,6 @@
 //! What waits to be sent: blobs in any order, each document behind the blobs that were held when it came (pure).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use dcbuild_model::BlobDigest;
@@ -31,7 +31,8 @@ pub(super) struct Queue {
     items: BTreeMap<u64, Item>,
     blobs: HashMap<BlobDigest, u64>,
     documents: BTreeMap<ObjectName, u64>,
-    sending: BTreeSet<u64>,
+    /// What is under way, and the name of a document; one that was replaced or deleted meanwhile still is.
+    sending: BTreeMap<u64, Option<ObjectName>>,
     next: u64,
     bytes: u64,
 }
@@ -43,6 +44,11 @@ impl Queue {
 
     pub(super) fn is_empty(&self) -> bool {
         self.items.is_empty()
+    }
+
+    /// Whether nothing waits and nothing is under way: what is written now overtakes nothing.
+    pub(super) fn is_idle(&self) -> bool {
+        self.items.is_empty() && self.sending.is_empty()
     }
 
     /// The bytes of all that waits.
@@ -99,19 +105,23 @@ impl Queue {
         Some(item)
     }
 
-    /// The next thing that may be sent, now under way.
+    /// The next thing that may be sent, now under way. A document waits for its former self: of two that are under way at
+    /// once, either may be the last.
     pub(super) fn take(&mut self) -> Option<(u64, Item)> {
         let mut behind_blob = false;
         for (number, item) in &self.items {
-            let held_back = match item {
+            let (name, held_back) = match item {
                 Item::Blob(..) => {
                     behind_blob = true;
-                    false
+                    (None, self.sending.contains_key(number))
                 }
-                Item::Document(..) => behind_blob,
+                Item::Document(name, _) => {
+                    let is_under_way = self.sending.values().flatten().any(|it| it == name);
+                    (Some(name.clone()), behind_blob || is_under_way)
+                }
             };
-            if !held_back && !self.sending.contains(number) {
-                self.sending.insert(*number);
+            if !held_back {
+                self.sending.insert(*number, name);
                 return Some((*number, item.clone()));
             }
         }
@@ -187,12 +197,14 @@ mod tests {
         queue.add(document("x/y", "old"));
         assert_eq!(taken(&mut queue), [0]);
         queue.add(document("x/y", "new"));
+        assert!(taken(&mut queue).is_empty(), "the old one may still arrive");
         assert_eq!(queue.end(0, true), None);
         assert_eq!(queue.document(&name), Some(Bytes::from_static(b"new")));
         assert_eq!(queue.documents("x/", None).collect::<Vec<_>>(), [(&name, 3)]);
         assert_eq!(taken(&mut queue), [1]);
         queue.drop_documents(&[name]);
+        assert!(queue.is_empty() && !queue.is_idle());
         assert_eq!(queue.end(1, true), None);
-        assert!(queue.is_empty());
+        assert!(queue.is_idle());
     }
 }
