@@ -186,8 +186,13 @@ impl Driver {
         let asked = &self.build.submission.request.allow;
         let Some(what) = self.parts.granting.refused(asked) else { return Ok(()) };
         let message = format!("{what} is not granted by this cluster");
+        let flag = match what {
+            "network.host" => "--allow network.host (or --network host)".to_owned(),
+            "cgroup-parent" => "--cgroup-parent".to_owned(),
+            _ => format!("--allow {what}"),
+        };
         let hint = format!(
-            "leave --allow {what} (or --network host) out, or have its operator name it in coordinator.allow and worker.allow"
+            "leave {flag} out, or have its operator name {what} in coordinator.allow and worker.allow"
         );
         let failed = failed(Fault::Request, "NOT_GRANTED", message);
         Err(Stop::failed(Failed { hint: Some(hint), ..failed }))

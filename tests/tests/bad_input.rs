@@ -31,6 +31,11 @@ fn accounts_that_are_no_file_are_refused() {
             "/etc/passwd is not a regular file",
             "passwd' is not a regular file",
         ),
+        (
+            "ln -s passwd /etc/passwd",
+            "/etc/passwd is a link that leads to no file: it goes round",
+            "too many links in 'etc/passwd'",
+        ),
         ("mkdir /etc/passwd", "/etc/passwd is not a regular file", "passwd' is not a regular file"),
         ("ln -s /dev/zero /etc/passwd", "/etc/passwd is not a regular file", ""),
         (

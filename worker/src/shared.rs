@@ -67,7 +67,8 @@ impl Shared {
             tracing::warn!(%error, "could not sweep what earlier attempts left");
         }
         let tmp = dir.join("tmp");
-        let groups = |name: &str| remove_groups(Path::new(CGROUP_ROOT), name);
+        let state = dir.join("sandbox");
+        let groups = |name: &str| remove_groups(Path::new(CGROUP_ROOT), &state, name);
         if let Err(error) = presence::sweep(&tmp, groups) {
             tracing::warn!(%error, "could not sweep what earlier workers left");
         }
@@ -149,8 +150,10 @@ impl Shared {
     /// Removes what shows that this worker lives, and the control groups of its name.
     pub(crate) async fn close(&self) {
         let (name, used) = (self.name(), self.sandbox.initialized());
+        let state = self.config.data_dir.join("sandbox");
         let groups = blocking(move || {
-            let removed = if used { remove_groups(Path::new(CGROUP_ROOT), &name) } else { Ok(()) };
+            let remove = || remove_groups(Path::new(CGROUP_ROOT), &state, &name);
+            let removed = if used { remove() } else { Ok(()) };
             removed.map_err(|error| Failed::sandbox(&error))
         });
         if let Err(error) = groups.await {

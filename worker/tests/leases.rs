@@ -457,6 +457,7 @@ fn run(script: &str, parent: u32, mounts: Vec<MountKind>, inputs: Vec<Input>) ->
         shm_bytes: 0,
         ulimits: vec![],
         proxies: vec![],
+        cgroup_parent: None,
     }));
     step(op, Some(parent), inputs)
 }

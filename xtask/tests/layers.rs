@@ -23,6 +23,7 @@ const LINES: &[(&str, &[&str])] = &[
 /// Arrows along a line that are meant.
 const MEANT: &[(&str, &str, &str)] = &[
     ("oci", "model", "an image is made of digests and platforms"),
+    ("plan", "tree", "one reading of .dockerignore says what is copied and what is checked"),
     ("snapshot", "layer", "a snapshot is made of layers and becomes one"),
     ("xtask", "tests", "measuring takes the same registry, base image and cluster as testing"),
     ("tests", "testkit", "both start Redis in the same way"),

@@ -98,11 +98,11 @@ async fn sandbox(app: &App) -> Vec<Finding> {
     let name = format!("dcbuild-doctor-{}", std::process::id());
     let dir = app.state.worker().join("tmp").join(&name);
     let tried = try_cell(&dir, &name).await;
+    if let Err(error) = remove_groups(Path::new(CGROUP_ROOT), &dir.join("sandbox"), &name) {
+        tracing::debug!(%error, "the doctor's control groups stay behind");
+    }
     if let Err(error) = std::fs::remove_dir_all(&dir) {
         tracing::debug!(%error, "the doctor's folder stays behind");
-    }
-    if let Err(error) = remove_groups(Path::new(CGROUP_ROOT), &name) {
-        tracing::debug!(%error, "the doctor's control groups stay behind");
     }
     let mut findings = vec![match tried {
         Ok(()) => Finding::well("sandbox", "a step gets its namespaces, overlay mount and filter"),

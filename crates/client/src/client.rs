@@ -111,9 +111,8 @@ impl BuildRequest {
         prepared: Prepared,
         handover: Handover,
     ) -> BuildRequest {
-        let Prepared { dockerfile, filename, contexts, layouts, secrets, agents, proxies, kept } =
-            prepared;
-        let submission = wanted.submission(dockerfile, filename, &proxies, handover);
+        let Prepared { found, contexts, layouts, secrets, agents, kept } = prepared;
+        let submission = wanted.submission(found, handover);
         let builds = submission.aim == (Aim::Build {});
         BuildRequest {
             id,

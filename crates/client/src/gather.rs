@@ -9,13 +9,16 @@ use dcbuild_agent::{Agent, KeyError, OpenAgentError};
 use dcbuild_fetch::{ENVIRONMENT, FetchConfig, FetchError, Fetcher, Reach, Tokens};
 use dcbuild_layer::{ArchiveKind, as_tar, detect};
 use dcbuild_model::remote::file_name;
-use dcbuild_model::{Fault, GitSource, Remote, limits};
+use dcbuild_model::{Added, Digest, Fault, GitSource, Remote, limits};
+use dcbuild_plan::SourcePolicy;
+use dcbuild_plan::policy::Engine;
 use dcbuild_process::{Env, Hint};
 use tempfile::TempDir;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::parse::{AgentSource, NamedContext};
+use crate::policy::{self, PolicyRefusal};
 use crate::prepare::{Place, PrepareError, read_secrets};
 use crate::unpack::{UnpackError, unpack};
 use crate::wanted::{DockerfilePlace, MainContext, Wanted};
@@ -29,6 +32,27 @@ pub enum GatherError {
     /// It could not be fetched.
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    /// A policy refuses it.
+    #[error(transparent)]
+    Policy(#[from] PolicyRefusal),
+    /// A file is not the one that a policy wants.
+    #[error(
+        "{url} is not the file that the source policy wants: expected checksum to match {wanted}, got {found}"
+    )]
+    Checksum {
+        /// Its address.
+        url: String,
+        /// The digest that it must have.
+        wanted: Digest,
+        /// The digest that it has.
+        found: Digest,
+    },
+    /// A policy has made a repository of a Dockerfile.
+    #[error("the source policy makes a git repository of the Dockerfile {url}")]
+    Repository {
+        /// Its address.
+        url: String,
+    },
     /// A secret that fetches need could not be read.
     #[error(transparent)]
     Secret(#[from] PrepareError),
@@ -97,6 +121,7 @@ impl Hint for GatherError {
         match self {
             GatherError::Fetch(error) => error.hint().map(str::to_owned),
             GatherError::Secret(error) => error.hint(),
+            GatherError::Policy(error) => error.hint(),
             GatherError::Archive { .. } => {
                 Some("to build from an archive on standard input, give '-' as the context".into())
             }
@@ -146,6 +171,8 @@ pub struct Gathered {
     pub named: BTreeMap<String, PathBuf>,
     /// Ssh agents, by id.
     pub agents: BTreeMap<String, Agent>,
+    /// Source policies.
+    pub policies: Vec<SourcePolicy>,
     /// Lives as long as the build.
     pub(crate) kept: Vec<TempDir>,
 }
@@ -157,8 +184,10 @@ pub async fn gather(
     stdin: impl Read + Send + 'static,
     tell: &mut (dyn FnMut(&str) + Send),
 ) -> Result<Gathered, GatherError> {
-    let done = Gathered { agents: open_agents(wanted, place).await?, ..Gathered::default() };
-    let mut gathering = Gathering { wanted, place, tell, fetcher: None, agent: None, done };
+    let (policies, policy) = policy::load(wanted, place)?;
+    let agents = open_agents(wanted, place).await?;
+    let done = Gathered { agents, policies, ..Gathered::default() };
+    let mut gathering = Gathering { wanted, place, policy, tell, fetcher: None, agent: None, done };
     match &wanted.context {
         MainContext::Folder(_) => {}
         MainContext::Remote(remote) => gathering.context(remote).await?,
@@ -178,6 +207,7 @@ pub async fn gather(
 struct Gathering<'a> {
     wanted: &'a Wanted,
     place: Place<'a>,
+    policy: Engine,
     tell: &'a mut (dyn FnMut(&str) + Send),
     fetcher: Option<Fetcher>,
     /// Where git finds the keys of `--ssh default`.
@@ -313,17 +343,39 @@ impl Gathering<'_> {
     }
 
     async fn dockerfile_of_url(&mut self, url: &str) -> Result<(), GatherError> {
-        let file = self.fetched(url).await?;
+        let permitted = policy::permitted(&self.policy, &Remote::Http(url.to_owned()))?;
+        let Remote::Http(address) = &permitted.remote else {
+            return Err(GatherError::Repository { url: url.to_owned() });
+        };
+        let file = self.fetched(address, permitted.checksum).await?;
         self.done.dockerfile = Some(loose(file, url).await?);
         Ok(())
     }
 
     /// Fetches a file into a folder of its own.
-    async fn fetched(&mut self, url: &str) -> Result<PathBuf, GatherError> {
-        (self.tell)(&Remote::Http(url.to_owned()).to_string());
+    async fn fetched(
+        &mut self,
+        url: &str,
+        checksum: Option<Digest>,
+    ) -> Result<PathBuf, GatherError> {
         let file = self.folder()?.join("file");
-        self.fetcher()?.file(url, &file).await?;
+        self.fetched_to(url, checksum, &file).await?;
         Ok(file)
+    }
+
+    async fn fetched_to(
+        &mut self,
+        url: &str,
+        checksum: Option<Digest>,
+        file: &Path,
+    ) -> Result<(), GatherError> {
+        let shown = Remote::Http(url.to_owned()).to_string();
+        (self.tell)(&shown);
+        let found = self.fetcher()?.file(url, file).await?.digest;
+        match checksum.filter(|wanted| *wanted != found) {
+            Some(wanted) => Err(GatherError::Checksum { url: shown, wanted, found }),
+            None => Ok(()),
+        }
     }
 
     async fn checked_out(&mut self, source: &GitSource) -> Result<PathBuf, GatherError> {
@@ -334,14 +386,16 @@ impl Gathering<'_> {
 
     /// A file behind a URL is an archive with everything, or the Dockerfile alone.
     async fn context(&mut self, remote: &Remote) -> Result<(), GatherError> {
-        let url = match remote {
+        let Added { remote, checksum } = policy::permitted(&self.policy, remote)?;
+        let url = match &remote {
             Remote::Git(source) => {
                 self.done.root = Some(self.checked_out(source).await?);
                 return Ok(());
             }
             Remote::Http(url) => url,
         };
-        let (file, folder, from) = (self.fetched(url).await?, self.folder()?, remote.to_string());
+        let file = self.fetched(url, checksum).await?;
+        let (folder, from) = (self.folder()?, remote.to_string());
         self.done.root = Some(folder.clone());
         let archive = file.clone();
         let is_archive = blocking(move || {
@@ -359,12 +413,12 @@ impl Gathering<'_> {
 
     /// A file behind a URL is a context with one file.
     async fn named(&mut self, remote: &Remote) -> Result<PathBuf, GatherError> {
-        match remote {
+        let Added { remote, checksum } = policy::permitted(&self.policy, remote)?;
+        match &remote {
             Remote::Git(source) => self.checked_out(source).await,
             Remote::Http(url) => {
-                (self.tell)(&remote.to_string());
                 let folder = self.folder()?;
-                self.fetcher()?.file(url, &folder.join(file_name(url))).await?;
+                self.fetched_to(url, checksum, &folder.join(file_name(url))).await?;
                 Ok(folder)
             }
         }

@@ -353,6 +353,17 @@ pub(crate) fn allow(text: &str) -> Result<Option<String>, FlagError> {
     }
 }
 
+/// Reads `--cgroup-parent`: a path of control groups, or a slice.
+pub(crate) fn cgroup_parent(text: &str) -> Result<String, FlagError> {
+    let plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(['\0', '\n', ':']);
+    let path = text.trim_matches('/');
+    if text.is_empty() || path.split('/').all(plain) {
+        return Ok(path.to_owned());
+    }
+    let problem = "it is no path of control groups";
+    Err(malformed("cgroup-parent", text, problem, "--cgroup-parent /ci/builds"))
+}
+
 /// Options of the frontend that have no flag of their own.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct FrontendOptions {
@@ -404,7 +415,7 @@ fn flag_of(option: &str) -> Option<&'static str> {
         ("shm-size", "write --shm-size"),
         ("image-resolve-mode", "write --pull"),
         ("attest", "leave it out: attestations are not made yet"),
-        ("cgroup-parent", "leave it out: each RUN has its own"),
+        ("cgroup-parent", "write --cgroup-parent"),
         ("source", "leave it out: dcbuild is its own frontend"),
         ("cmdline", "leave it out: dcbuild is its own frontend"),
     ]

@@ -10,6 +10,7 @@ use dcbuild_agent::Agent;
 use dcbuild_context::{Context, FindError, LocalContext, OpenError, Origins, find};
 use dcbuild_model::{Fault, TreePath, UnixTime};
 use dcbuild_oci::LayoutRef;
+use dcbuild_plan::SourcePolicy;
 use dcbuild_process::{Env, Hint, Proxies, ProxiesError};
 use dcbuild_tree::{Ignore, IgnoreError};
 
@@ -57,6 +58,12 @@ pub enum PrepareError {
     /// Docker's configuration could not be read.
     #[error(transparent)]
     Proxies(#[from] ProxiesError),
+    /// A policy that nobody evaluates here lies beside the Dockerfile.
+    #[error("the policy '{}' is in Rego, and is not evaluated", path.display())]
+    Rego {
+        /// The policy.
+        path: PathBuf,
+    },
     /// No folder could be made.
     #[error("could not make a temporary folder")]
     Temporary(#[source] std::io::Error),
@@ -77,6 +84,9 @@ impl Hint for PrepareError {
         let hint = match self {
             PrepareError::Find(error) => error.hint()?,
             PrepareError::Open(error) => error.hint()?,
+            PrepareError::Rego { .. } => {
+                "write its rules as a source policy in JSON and name it with --policy; or build without it: --policy disabled=true"
+            }
             PrepareError::LargeSecret { .. } => "give the secret itself, not a file that holds it",
             _ => return None,
         };
@@ -97,13 +107,26 @@ pub struct Place<'a> {
     pub env: &'a Env,
 }
 
-/// A build that can be handed over.
-#[derive(Debug)]
-pub struct Prepared {
+/// What was read that is part of the submission.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Found {
     /// The Dockerfile's text.
     pub dockerfile: String,
     /// Its name, for messages.
     pub filename: String,
+    /// The proxies of docker's configuration.
+    pub proxies: Proxies,
+    /// Source policies.
+    pub policies: Vec<SourcePolicy>,
+    /// The ignore file of the build's own context, as far as it counts.
+    pub ignore: String,
+}
+
+/// A build that can be handed over.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What is part of the submission.
+    pub found: Found,
     /// The folders, by name; `context` is the build's own.
     pub contexts: Vec<(String, Arc<LocalContext>)>,
     /// The layouts, by name.
@@ -112,8 +135,6 @@ pub struct Prepared {
     pub secrets: BTreeMap<String, Vec<u8>>,
     /// The ssh agents, by id.
     pub agents: BTreeMap<String, Agent>,
-    /// The proxies of docker's configuration.
-    pub proxies: Proxies,
     /// Live as long as the build.
     pub(crate) kept: Vec<tempfile::TempDir>,
 }
@@ -124,7 +145,7 @@ pub fn prepare(
     gathered: Gathered,
     place: Place<'_>,
 ) -> Result<Prepared, PrepareError> {
-    let Gathered { root, dockerfile, named, agents, mut kept } = gathered;
+    let Gathered { root, dockerfile, named, agents, policies, mut kept } = gathered;
     let fetched = root.is_some();
     // The hashes of a folder that is gone with the build are of no use to the next one.
     let passing = tempfile::tempdir().map_err(PrepareError::Temporary)?;
@@ -139,11 +160,11 @@ pub fn prepare(
     } else {
         // A file in a context that was fetched is named from its top.
         let working = if fetched { main.root() } else { place.working };
-        read_dockerfile(&wanted.dockerfile, &main, working)?
+        read_dockerfile(wanted, &main, working)?
     };
     // As BuildKit: an ignore file says what is not sent, and of what was fetched everything is there already.
-    let ignore = if fetched { Ignore::default() } else { ignore };
-    let local = LocalContext::new(main, ignore, cache(fetched), place.now);
+    let ignore = if fetched { IgnoreFile::default() } else { ignore };
+    let local = LocalContext::new(main, ignore.rules, cache(fetched), place.now);
     let mut contexts = vec![("context".to_owned(), Arc::new(local))];
     let mut layouts = BTreeMap::new();
     for (name, context) in &wanted.contexts {
@@ -151,7 +172,7 @@ pub fn prepare(
         match context {
             NamedContext::Folder(folder) => {
                 let context = Context::open(&place.working.join(folder), index)?;
-                let ignore = ignore_of(&context)?;
+                let ignore = ignore_of(&context)?.rules;
                 let local = LocalContext::new(context, ignore, cache(false), place.now);
                 contexts.push((name.clone(), Arc::new(local)));
             }
@@ -170,31 +191,50 @@ pub fn prepare(
     }
     kept.push(passing);
     Ok(Prepared {
-        dockerfile,
-        filename,
+        found: Found {
+            dockerfile,
+            filename,
+            proxies: Proxies::load(place.env)?,
+            policies,
+            ignore: ignore.text,
+        },
         contexts,
         layouts,
         secrets: read_secrets(&wanted.secrets, place)?,
         agents,
-        proxies: Proxies::load(place.env)?,
         kept,
     })
 }
 
+/// An ignore file, and what it says.
+#[derive(Debug, Default)]
+struct IgnoreFile {
+    text: String,
+    rules: Ignore,
+}
+
+impl IgnoreFile {
+    fn parse(path: &Path, bytes: &[u8]) -> Result<IgnoreFile, PrepareError> {
+        let rules = Ignore::parse(bytes)
+            .map_err(|source| PrepareError::Ignore { path: path.into(), source })?;
+        Ok(IgnoreFile { text: String::from_utf8_lossy(bytes).into_owned(), rules })
+    }
+}
+
 fn read_dockerfile(
-    which: &DockerfilePlace,
+    wanted: &Wanted,
     context: &Context,
     working: &Path,
-) -> Result<(String, String, Ignore), PrepareError> {
-    let file = match which {
+) -> Result<(String, String, IgnoreFile), PrepareError> {
+    let file = match &wanted.dockerfile {
         DockerfilePlace::File(file) => Some(file.as_path()),
         DockerfilePlace::Usual | DockerfilePlace::Stdin | DockerfilePlace::Url(_) => None,
     };
     let found = find(Origins { context, file, working })?;
+    refuse_rego(wanted, &working.join(&found.dockerfile.path))?;
     let ignore = match found.ignore {
-        Some(source) => Ignore::parse(&source.bytes)
-            .map_err(|error| PrepareError::Ignore { path: source.path, source: error })?,
-        None => Ignore::default(),
+        Some(source) => IgnoreFile::parse(&source.path, &source.bytes)?,
+        None => IgnoreFile::default(),
     };
     let usual = found.dockerfile.path.file_name().unwrap_or_default().to_string_lossy();
     let filename =
@@ -203,19 +243,32 @@ fn read_dockerfile(
     Ok((text, filename, ignore))
 }
 
+/// Docker asks a policy in Rego that lies beside the Dockerfile: to build as if it were not there would be to pass it by.
+fn refuse_rego(wanted: &Wanted, dockerfile: &Path) -> Result<(), PrepareError> {
+    let mut path = dockerfile.as_os_str().to_owned();
+    path.push(".rego");
+    let path = PathBuf::from(path);
+    if wanted.policies.rego_is_off || !path.exists() {
+        return Ok(());
+    }
+    Err(PrepareError::Rego { path })
+}
+
 /// The ignore file of a folder that has no Dockerfile of this build.
-fn ignore_of(context: &Context) -> Result<Ignore, PrepareError> {
+fn ignore_of(context: &Context) -> Result<IgnoreFile, PrepareError> {
     const NAME: &str = ".dockerignore";
     let path = context.root().join(NAME);
     let failed = |source| PrepareError::Read { flag: "build-context", path: path.clone(), source };
     let file = match context.reader().open(&TreePath::root().join(NAME.as_bytes())) {
         Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Ignore::default()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(IgnoreFile::default());
+        }
         Err(error) => return Err(failed(error)),
     };
     let mut bytes = Vec::new();
     file.take(IGNORE_BYTES_MAX).read_to_end(&mut bytes).map_err(failed)?;
-    Ignore::parse(&bytes).map_err(|source| PrepareError::Ignore { path: path.clone(), source })
+    IgnoreFile::parse(&path, &bytes)
 }
 
 pub(crate) fn read_secrets(

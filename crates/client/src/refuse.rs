@@ -1,19 +1,11 @@
 //! Flags that docker has and this version does not do, each with what to do instead.
 
-use dcbuild_process::Env;
-
 use crate::FlagError;
 use crate::args::BuildFlags;
 use crate::csv;
 
 /// Refuses a command line that asks for what is not there yet.
-pub(crate) fn refuse(flags: &BuildFlags, env: &Env) -> Result<(), FlagError> {
-    if env.get("EXPERIMENTAL_BUILDKIT_SOURCE_POLICY").is_some_and(|file| !file.is_empty()) {
-        return Err(FlagError::Variable {
-            variable: "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY",
-            instead: "unset it, and pin images by digest in FROM or with --build-context NAME=docker-image://NAME@DIGEST",
-        });
-    }
+pub(crate) fn refuse(flags: &BuildFlags) -> Result<(), FlagError> {
     let builder = flags.builder.as_deref().filter(|name| !matches!(*name, "default" | ""));
     let attest = "leave it out, or say false: attestations are not made yet";
     let no_builder =
@@ -23,17 +15,11 @@ pub(crate) fn refuse(flags: &BuildFlags, env: &Env) -> Result<(), FlagError> {
         ("provenance", flags.provenance.as_deref().filter(|it| !is_disabled(it)), attest),
         ("sbom", flags.sbom.as_deref().filter(|it| !is_disabled(it)), attest),
         (
-            "policy",
-            flags.policies.first().map(String::as_str),
-            "leave it out: pin images by digest",
-        ),
-        (
             "resource",
             flags.resources.first().map(String::as_str),
             "set build.step_memory (worker.step_memory on a cluster) in the configuration",
         ),
         ("builder", builder, no_builder),
-        ("cgroup-parent", flags.cgroup_parent.as_deref(), "leave it out: each RUN has its own"),
     ] {
         if let Some(value) = value {
             return Err(FlagError::Unsupported { flag, value: value.to_owned(), instead });

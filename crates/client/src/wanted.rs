@@ -3,12 +3,12 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use dcbuild_model::Remote;
 use dcbuild_plan::{NoCache, PullPolicy, Request, RunNetwork};
-use dcbuild_process::{Env, Proxies};
+use dcbuild_process::Env;
 use dcbuild_progress::Mode;
 use dcbuild_proto::document::{Aim, Submission};
 
@@ -16,6 +16,8 @@ use crate::FlagError;
 use crate::args::BuildFlags;
 use crate::output::{self, ClientOutput, Naming, Output, Shorthands};
 use crate::parse::{self, AgentSource, CallWanted, NamedContext, SecretSource};
+use crate::policy::{self, PolicyFlags};
+use crate::prepare::Found;
 use crate::refuse;
 
 /// What a build reads.
@@ -51,6 +53,8 @@ pub struct Wanted {
     pub dockerfile: DockerfilePlace,
     /// Named contexts.
     pub contexts: BTreeMap<String, NamedContext>,
+    /// Where source policies are.
+    pub policies: PolicyFlags,
     /// Secrets, by id.
     pub secrets: BTreeMap<String, SecretSource>,
     /// Ssh agents, by id.
@@ -94,7 +98,7 @@ pub struct Handover {
 impl Wanted {
     /// Reads flags; values that they take from the environment are taken from `env`.
     pub fn new(flags: &BuildFlags, env: &Env) -> Result<Wanted, FlagError> {
-        refuse::refuse(flags, env)?;
+        refuse::refuse(flags)?;
         let (context, dockerfile) = places(flags)?;
         let names = flags.tags.iter().map(|tag| output::image_name("tag", tag));
         let names = names.collect::<Result<Vec<_>, _>>()?;
@@ -133,6 +137,7 @@ impl Wanted {
         }
         Ok(Wanted {
             request,
+            policies: policy::flags(&flags.policies, env)?,
             secrets: parse::secrets(&flags.secrets, env)?,
             agents: parse::agents(&flags.ssh, env)?,
             iidfile: flags.iidfile.clone(),
@@ -173,16 +178,19 @@ impl Wanted {
     }
 
     /// The submission of this build, now that its Dockerfile was read.
-    pub fn submission(
-        &self,
-        dockerfile: String,
-        filename: String,
-        proxies: &Proxies,
-        handover: Handover,
-    ) -> Submission {
-        let proxies = proxies.build_args().into_iter().collect();
+    pub fn submission(&self, found: Found, handover: Handover) -> Submission {
+        let Found { dockerfile, filename, proxies, policies, ignore } = found;
+        let request = Request {
+            dockerfile,
+            filename,
+            proxies: proxies.build_args().into_iter().collect(),
+            policies,
+            ignore,
+            fetched: self.fetched(),
+            ..self.request.clone()
+        };
         Submission {
-            request: Request { dockerfile, filename, proxies, ..self.request.clone() },
+            request,
             outputs: self.outputs.iter().map(|output| output.spec.clone()).collect(),
             detached: handover.purpose == Purpose::Detached,
             aim: match (&self.call, handover.purpose) {
@@ -194,6 +202,13 @@ impl Wanted {
             title: self.title.clone(),
             agents: self.agents.keys().cloned().collect(),
         }
+    }
+
+    /// The names of contexts that are no folders of this machine.
+    fn fetched(&self) -> BTreeSet<String> {
+        let main = matches!(self.context, MainContext::Remote(_)).then(|| "context".to_owned());
+        let named = self.contexts.iter().filter(|(_, it)| matches!(it, NamedContext::Remote(_)));
+        main.into_iter().chain(named.map(|(name, _)| name.clone())).collect()
     }
 }
 
@@ -264,9 +279,13 @@ fn request(
         .allow
         .iter()
         .filter_map(|what| parse::allow(what).transpose())
-        .collect::<Result<std::collections::BTreeSet<_>, _>>()?;
+        .collect::<Result<BTreeSet<_>, _>>()?;
     let hostname = parse::frontend_options(&flags.opts)?.hostname;
     let hostname = hostname.or_else(|| build_args.get("BUILDKIT_SANDBOX_HOSTNAME").cloned());
+    let cgroup_parent = parse::cgroup_parent(flags.cgroup_parent.as_deref().unwrap_or_default())?;
+    if !cgroup_parent.is_empty() {
+        allow.insert("cgroup-parent".into());
+    }
     if network == RunNetwork::Host {
         allow.insert("network.host".into());
     }
@@ -280,6 +299,7 @@ fn request(
     Ok(Request {
         target: flags.target.clone().filter(|target| !target.is_empty()),
         hostname: hostname.unwrap_or_default(),
+        cgroup_parent,
         labels: parse::labels(&flags.labels)?,
         index: parse::is_index(&platforms, &build_args)?,
         platforms,

@@ -463,7 +463,7 @@ async fn a_dockerfile_can_come_from_standard_input() {
     let wanted = Wanted::new(&flags, &env).unwrap();
     let gathered = given(&wanted, b"FROM scratch\n").await.unwrap();
     let prepared = prepare(&wanted, gathered, place).unwrap();
-    assert_eq!(prepared.dockerfile, "FROM scratch\n");
+    assert_eq!(prepared.found.dockerfile, "FROM scratch\n");
     let damaged = given(&wanted, b"\x1f\x8b\x08").await;
     assert!(matches!(damaged, Err(GatherError::Unpack { .. })), "{damaged:?}");
     let context = folder.path().display().to_string();

@@ -28,6 +28,13 @@ impl ParseError {
         ParseError { kind, span: None, suggestion: None }
     }
 
+    /// What to do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        (self.kind == ParseErrorKind::Utf16).then_some(
+            "convert it: iconv -f UTF-16 -t UTF-8 Dockerfile > Dockerfile.utf8; in PowerShell, Out-File -Encoding utf8 writes it right",
+        )
+    }
+
     /// Returns the line that is to blame.
     pub fn line(&self) -> Option<u32> {
         self.span.map(|span| span.start_line)
@@ -54,6 +61,8 @@ impl std::error::Error for ParseError {}
 pub enum ParseErrorKind {
     #[error("the Dockerfile cannot be empty")]
     Empty,
+    #[error("the file is in UTF-16, and a Dockerfile is in UTF-8")]
+    Utf16,
     #[error("file with no instructions")]
     NoInstructions,
     #[error("dockerfile contains no stages to build")]

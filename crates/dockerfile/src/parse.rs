@@ -43,6 +43,9 @@ fn read(text: &[u8], dockerfile: &mut Dockerfile) -> Result<(), ParseError> {
     if text.len() > FILE_BYTES_MAX {
         return Err(ParseError::whole(ParseErrorKind::FileTooLong));
     }
+    if is_utf16(text) {
+        return Err(ParseError::whole(ParseErrorKind::Utf16));
+    }
     let lines = lines::read(&String::from_utf8_lossy(text))?;
     dockerfile.directives = lines.directives;
     dockerfile.empty_continuations = lines.empty_continuations;
@@ -53,6 +56,17 @@ fn read(text: &[u8], dockerfile: &mut Dockerfile) -> Result<(), ParseError> {
         return Err(ParseError::whole(ParseErrorKind::NoStages));
     }
     Ok(())
+}
+
+/// Whether a file is in UTF-16: by its mark, also one that was read as UTF-8 before, or by the NULs beside its letters.
+fn is_utf16(text: &[u8]) -> bool {
+    const LOST_MARK: &[u8] = "\u{fffd}\u{fffd}".as_bytes();
+    let rest = text
+        .strip_prefix(b"\xff\xfe")
+        .or_else(|| text.strip_prefix(b"\xfe\xff"))
+        .or_else(|| text.strip_prefix(LOST_MARK))
+        .unwrap_or(text);
+    matches!(rest, [0, letter, 0, _, ..] | [letter, 0, _, 0, ..] if *letter != 0)
 }
 
 fn add(dockerfile: &mut Dockerfile, node: Node) -> Result<(), ParseError> {

@@ -115,9 +115,10 @@ impl Key {
     }
 
     fn run(&mut self, op: &RunOp) {
-        // Proxies that no ARG declares are left out, as the Dockerfile reference promises ("Predefined ARGs").
+        // Proxies that no ARG declares are left out, as the Dockerfile reference promises ("Predefined ARGs"), and so are
+        // limits of memory and processors, which is what a control group has.
         let RunOp { argv, env, cwd, user, network, security, mounts, scripts, .. } = op;
-        let RunOp { hosts, hostname, shm_bytes, ulimits, proxies: _, .. } = op;
+        let RunOp { hosts, hostname, shm_bytes, ulimits, proxies: _, cgroup_parent: _, .. } = op;
         self.text("operation", "run");
         self.texts("command", argv);
         for (name, value) in env {

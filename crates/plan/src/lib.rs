@@ -14,6 +14,7 @@ pub mod key;
 pub mod lint;
 pub mod op;
 pub mod plan;
+pub mod policy;
 pub mod report;
 pub mod request;
 pub mod show;
@@ -31,6 +32,7 @@ pub use op::{
 pub use plan::{
     HistoryLine, ImageTemplate, Plan, PlanError, Planned, PlannedImage, PlannedStage, Step, plan,
 };
+pub use policy::{PolicyError, SourcePolicy};
 pub use report::{Call, Called, Report, call};
 pub use request::{ContextSource, NoCache, PullPolicy, Request};
 pub use sources::{ImageAnswer, Need, ResolvedImage, Sources};

@@ -8,6 +8,7 @@ pub(crate) mod advice;
 pub mod checks;
 pub(crate) mod file;
 pub(crate) mod from;
+mod ignored;
 pub mod rule;
 pub(crate) mod stage;
 

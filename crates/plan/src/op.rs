@@ -281,6 +281,9 @@ pub struct RunOp {
     pub ulimits: Vec<Ulimit>,
     /// Proxy variables that no ARG declares: they are seen, but are in no key.
     pub proxies: Vec<(String, String)>,
+    /// The control group below which the process has its own, as `--cgroup-parent` gives it; it is in no key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cgroup_parent: Option<String>,
 }
 
 /// What is copied.

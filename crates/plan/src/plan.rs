@@ -164,7 +164,7 @@ impl PlanError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            PlanError::Parse(_) => None,
+            PlanError::Parse(error) => error.hint().map(str::to_owned),
             PlanError::Instruction { hint, .. } | PlanError::Request { hint, .. } => hint.clone(),
         }
     }

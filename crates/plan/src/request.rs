@@ -6,6 +6,7 @@ use dcbuild_model::Platform;
 use serde::{Deserialize, Serialize};
 
 use crate::op::{RunNetwork, Ulimit};
+use crate::policy::SourcePolicy;
 
 /// Which steps take no record from before the build.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -85,7 +86,7 @@ pub struct Request {
     pub pull: PullPolicy,
     /// `--network`.
     pub network: RunNetwork,
-    /// `--allow`: `network.host`, `security.insecure`.
+    /// `--allow`: `network.host`, `security.insecure`; `cgroup-parent` where a group is named.
     pub allow: BTreeSet<String>,
     /// `--add-host`: name and address.
     pub hosts: Vec<(String, String)>,
@@ -93,10 +94,22 @@ pub struct Request {
     pub ulimits: Vec<Ulimit>,
     /// `--shm-size` in bytes; 0 is the usual.
     pub shm_bytes: u64,
+    /// `--cgroup-parent`: the control group below which each RUN has its own; empty is the usual.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub cgroup_parent: String,
     /// The host's name inside a RUN; empty is the usual.
     pub hostname: String,
     /// Proxies of the docker config file: seen by each RUN, in no key.
     pub proxies: BTreeMap<String, String>,
+    /// What may be taken from outside, and what is taken instead.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<SourcePolicy>,
+    /// The ignore file of the build's own context, for checks; empty if there is none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub ignore: String,
+    /// The contexts that the client fetched from elsewhere: for them it has asked the policies itself.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub fetched: BTreeSet<String>,
 }
 
 impl Request {
@@ -119,8 +132,12 @@ impl Request {
             hosts: Vec::new(),
             ulimits: Vec::new(),
             shm_bytes: 0,
+            cgroup_parent: String::new(),
             hostname: String::new(),
             proxies: BTreeMap::new(),
+            policies: Vec::new(),
+            ignore: String::new(),
+            fetched: BTreeSet::new(),
         }
     }
 

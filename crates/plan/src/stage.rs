@@ -13,6 +13,7 @@ use crate::env::Env;
 use crate::globals;
 use crate::lint::{self, Checks, Findings};
 use crate::plan::{ImageTemplate, Plan, PlanError, Planned};
+use crate::policy::{Engine, PolicyError};
 use crate::request::{ContextSource, NoCache, OnePlatform, Request};
 use crate::sources::{ImageAnswer, Need, ResolvedImage, Sources};
 use crate::walk::{self, Walked};
@@ -65,6 +66,7 @@ pub(crate) struct Draft<'a> {
     pub(crate) sources: &'a Sources,
     pub(crate) dockerfile: &'a Dockerfile,
     pub(crate) globals: Env,
+    pub(crate) policy: Engine,
     pub(crate) stages: Vec<StageDraft>,
     by_name: BTreeMap<String, usize>,
     contexts: BTreeMap<String, &'a str>,
@@ -185,6 +187,7 @@ pub(crate) fn survey<'a>(
         sources,
         dockerfile,
         globals,
+        policy: policy(request)?,
         stages: Vec::new(),
         by_name: BTreeMap::new(),
         contexts: request.contexts.keys().map(|name| (context_name(name), name.as_str())).collect(),
@@ -198,6 +201,19 @@ pub(crate) fn survey<'a>(
         (Reach::All | Reach::Target, _) => vec![target],
     };
     Ok(draft.ground(&wanted)?.map(|needed| Surveyed { draft, target, needed }))
+}
+
+fn policy(request: &Request) -> Result<Engine, PlanError> {
+    Engine::new(&request.policies).map_err(|error| PlanError::request(error.to_string()))
+}
+
+/// What a source policy refuses is refused where the Dockerfile asks for it.
+pub(crate) fn refused(lines: (u32, u32)) -> impl Fn(PolicyError) -> PlanError {
+    move |error| PlanError::Instruction {
+        message: format!("error evaluating the source policy: {error}"),
+        lines,
+        hint: error.hint(),
+    }
 }
 
 /// The form in which names of contexts are compared: a reference without its default parts.
@@ -593,6 +609,7 @@ impl<'a> Draft<'a> {
                     ContextSource::Folder {} => Ok(Ok(Ground::Folder(name.clone()))),
                     ContextSource::DockerImage { reference } => self.image(draft, reference),
                     ContextSource::OciLayout { .. } => {
+                        self.policy.layout(name).map_err(refused(draft.lines))?;
                         self.answer(draft, format!("layout:{name}"), name)
                     }
                     ContextSource::Target { name } => Err(PlanError::Instruction {
@@ -606,7 +623,13 @@ impl<'a> Draft<'a> {
     }
 
     fn image(&self, draft: &StageDraft, name: &str) -> Result<Result<Ground<'a>, Need>, PlanError> {
-        self.answer(draft, parse_reference(draft, name)?.to_string(), name)
+        let reference = parse_reference(draft, name)?;
+        let permitted = self.policy.image(&reference).map_err(|error| PlanError::Instruction {
+            message: format!("{name}: could not resolve image due to policy: {error}"),
+            lines: draft.lines,
+            hint: error.hint(),
+        })?;
+        self.answer(draft, permitted.to_string(), name)
     }
 
     fn answer(
@@ -636,21 +659,25 @@ impl<'a> Draft<'a> {
                 let reference = reference.trim_start_matches("layout:");
                 let message =
                     format!("{name}: failed to resolve source metadata for {reference}: {reason}");
-                let hint = self.nearest_stage(name);
+                let hint = self.nearest_stage(draft, name);
                 Err(PlanError::Instruction { message, lines: draft.lines, hint })
             }
         }
     }
 
     /// What a name that is no image may have meant: a stage.
-    fn nearest_stage(&self, name: &str) -> Option<String> {
-        let names: Vec<&str> =
-            self.stages.iter().filter_map(|stage| stage.name.as_deref()).collect();
-        if names.contains(&name) {
+    fn nearest_stage(&self, draft: &StageDraft, name: &str) -> Option<String> {
+        let mut below =
+            self.stages.iter().filter(|stage| stage.written && stage.lines > draft.lines);
+        if let Some(stage) = below.find(|stage| stage.name.as_deref() == Some(name)) {
+            let line = stage.lines.0;
             return Some(format!(
-                "the stage {name} stands further down; FROM takes those above it"
+                "the stage {name} is defined further down, at line {line}; FROM takes those above it"
             ));
         }
+        // A stage may have the name of the image that it stands on.
+        let others = self.stages.iter().filter(|stage| stage.lines != draft.lines);
+        let names: Vec<&str> = others.filter_map(|stage| stage.name.as_deref()).collect();
         nearest(name, &names).map(|stage| format!("did you mean the stage {stage}?"))
     }
 }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dcbuild_dockerfile::expand::expand_word;
 use dcbuild_dockerfile::{ArgInstruction, Instruction, InstructionKind};
-use dcbuild_model::{Platform, Selection, SelectionForm, StageIndex, StepIndex, StepKey};
+use dcbuild_model::{Added, Platform, Selection, SelectionForm, StageIndex, StepIndex, StepKey};
 use dcbuild_oci::ImageConfig;
 
 use crate::env::Env;
@@ -19,7 +19,7 @@ use crate::key::{Parent, Seen, step_key};
 use crate::op::{CopyOp, CopySource, ImageOp, Input, InputSource, Op, WorkdirOp};
 use crate::plan::{HistoryLine, ImageTemplate, Part, PlanError, PlannedImage, PlannedStage, Step};
 use crate::sources::{Need, ResolvedImage};
-use crate::stage::{Base, Command, Draft, Ground, StageDraft, expansion, lines};
+use crate::stage::{Base, Command, Draft, Ground, StageDraft, expansion, lines, refused};
 
 pub(crate) const DEFAULT_PATH: &str =
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -249,6 +249,9 @@ impl Walk<'_> {
         context: &str,
         selection: Selection,
     ) -> Result<Option<Input>, PlanError> {
+        if !Added::is_context(context) && !self.draft.request.fetched.contains(context) {
+            self.draft.policy.local(context).map_err(refused(stage.at))?;
+        }
         match self.draft.sources.selections.get(&(context.to_owned(), selection.clone())) {
             None => {
                 self.needs.insert(Need::Selection { context: context.to_owned(), selection });

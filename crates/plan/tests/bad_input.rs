@@ -116,7 +116,7 @@ fn stages_that_are_not_there_are_named() {
         "FROM later AS x\nFROM scratch AS later\nFROM x\n",
         &expect![[r#"
         line 1: later: failed to resolve source metadata for docker.io/library/later:latest: docker.io/library/later:latest: not found
-        hint: the stage later stands further down; FROM takes those above it
+        hint: the stage later is defined further down, at line 2; FROM takes those above it
     "#]],
     );
 }
@@ -175,4 +175,22 @@ fn a_config_that_is_too_large_is_an_error() {
         hint: variables, labels and the text of each instruction count: keep long texts in files
     "#]],
     );
+}
+
+/// A process gets its words up to the first NUL and no further: the line says where one stands.
+#[test]
+fn a_nul_that_a_process_would_be_given_is_found() {
+    let out = |text: &str| {
+        let error = planned(text).unwrap_err();
+        format!("{:?}: {error}", error.lines().map(|(line, _)| line))
+    };
+    let command = "the command of this RUN holds a NUL byte, which no process can be given";
+    for text in ["FROM scratch\nRUN x\0y\n", "FROM scratch\nRUN <<E\nx\0y\nE\n"] {
+        assert_eq!(out(text), format!("Some(2): {command}"));
+    }
+    assert_eq!(
+        out("FROM scratch\nENV A=x\0y\nRUN true\n"),
+        "Some(3): the variable A, which this RUN sees, holds a NUL byte, which no process can be given"
+    );
+    assert!(planned("FROM scratch\n# x\0y\nRUN true\n").is_ok());
 }

@@ -539,3 +539,33 @@ fn a_final_stage_may_do_with_less() {
     assert_eq!(from("debian:12", "CMD [\"java\", \"-jar\", \"/bin/app\"]"), "");
     assert_eq!(from("debian:12", "RUN useradd app\nCMD [\"/bin/app\"]"), "");
 }
+
+#[test]
+fn copies_of_what_is_left_out_are_found() {
+    let found = |ignore: &str, text: &str| {
+        let request = Request { ignore: ignore.into(), ..request(text, &[]) };
+        let Report::Check(report) = asked(&request, Call::Check).unwrap() else { panic!() };
+        listed(&report.findings)
+    };
+    let excluded = |verb: &str, path: &str, line: u32| {
+        format!(
+            "CopyIgnoredFile: Attempting to {verb} file \"{path}\" that is excluded by .dockerignore (line {line})\n"
+        )
+    };
+    let text = "FROM scratch AS a\nARG N=b\nCOPY ./tmp/a /x\nADD tmp/$N https://e.example/tmp/c /x/\nCOPY src /src\n";
+    let want = excluded("Copy", "tmp/a", 3) + &excluded("Add", "tmp/b", 4);
+    for ignore in ["tmp", "*/a\n*/b", "tmp/*", "# tmp\n/tmp/\n"] {
+        assert_eq!(found(ignore, text), want, "{ignore}");
+    }
+    // A folder of which something is taken in again is copied, and so is one that has a name like another.
+    assert_eq!(found("tmp\n!tmp/a", "FROM scratch\nCOPY tmp /x\nCOPY tmp/a /x/\n"), "");
+    assert_eq!(found("tmp\n!other", "FROM scratch\nCOPY tmp /x\n"), excluded("Copy", "tmp", 2));
+    assert_eq!(found(".*", "FROM scratch\nCOPY . /x\n"), "");
+    assert_eq!(found("*", "FROM scratch\nCOPY . /x\n"), excluded("Copy", ".", 2));
+    assert_eq!(found("*\n!a", "FROM scratch\nCOPY . /x\n"), "");
+    // What comes from elsewhere, or from the Dockerfile itself, is in no context.
+    let elsewhere =
+        "FROM scratch AS a\nFROM scratch\nCOPY --from=a /tmp/a /x\nCOPY <<tmp /x\nt\ntmp\n";
+    assert_eq!(found("tmp", elsewhere), "");
+    assert_eq!(found("tmp", &format!("# check=skip=CopyIgnoredFile\n{text}")), "");
+}

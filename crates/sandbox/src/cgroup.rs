@@ -22,11 +22,20 @@ const CPU_PERIOD_MICROS: u64 = 100_000;
 #[derive(Clone, Debug)]
 pub(crate) enum Hierarchy {
     /// One tree per controller: the dcbuild folders of memory, pids and cpu.
-    V1 { memory: Option<PathBuf>, pids: Option<PathBuf>, cpu: Option<PathBuf> },
+    V1 { memory: Option<PathBuf>, pids: Option<PathBuf>, cpu: Option<PathBuf>, joined: Joined },
     /// One tree: the dcbuild folder.
     V2 { group: PathBuf },
     /// None: steps run without limits.
     Absent,
+}
+
+/// Which groups of version 1 a step joins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Joined {
+    /// Those that limit it.
+    Limiting,
+    /// All, since those above them limit it.
+    All,
 }
 
 /// The groups that a cell joins.
@@ -74,29 +83,54 @@ impl Hierarchy {
             let group = root.join(name);
             // Delegation may be partial; a limit that cannot be set is reported when a step asks for it.
             let _refused = fs::write(root.join("cgroup.subtree_control"), "+memory +pids +cpu");
-            if !usable(&group) {
+            if make_usable(&group).is_err() {
                 return Hierarchy::Absent;
             }
-            for controller in ["+memory", "+pids", "+cpu"] {
-                let _refused = fs::write(group.join("cgroup.subtree_control"), controller);
-            }
+            delegate(&group);
             return Hierarchy::V2 { group };
         }
         let controller = |folder: &str| {
             let mounted = root.join(folder).join("cgroup.procs").exists();
             let group = root.join(folder).join(name);
-            (mounted && usable(&group)).then_some(group)
+            (mounted && make_usable(&group).is_ok()).then_some(group)
         };
         let (memory, pids, cpu) = (controller("memory"), controller("pids"), controller("cpu"));
         if memory.is_none() && pids.is_none() && cpu.is_none() {
             return Hierarchy::Absent;
         }
-        Hierarchy::V1 { memory, pids, cpu }
+        Hierarchy::V1 { memory, pids, cpu, joined: Joined::Limiting }
+    }
+
+    /// Makes the folder `name` below the group that a build names, which is made where it is not there yet.
+    pub(crate) fn beneath(root: &Path, parent: &Parent, name: &str) -> io::Result<Hierarchy> {
+        if root.join("cgroup.controllers").exists() {
+            let mut group = root.to_owned();
+            for part in Path::new(&parent.0).join(name).components() {
+                delegate(&group);
+                group.push(part);
+                make_usable(&group)?;
+            }
+            delegate(&group);
+            return Ok(Hierarchy::V2 { group });
+        }
+        let controller = |folder: &str| {
+            if !root.join(folder).join("cgroup.procs").exists() {
+                return Ok(None);
+            }
+            let above = root.join(folder).join(&parent.0);
+            fs::create_dir_all(&above)?;
+            make_usable(&above.join(name)).map(|()| Some(above.join(name)))
+        };
+        let (memory, pids, cpu) = (controller("memory")?, controller("pids")?, controller("cpu")?);
+        if memory.is_none() && pids.is_none() && cpu.is_none() {
+            return Err(io::Error::other("this machine has no control groups"));
+        }
+        Ok(Hierarchy::V1 { memory, pids, cpu, joined: Joined::All })
     }
 
     fn groups(&self) -> Vec<&PathBuf> {
         match self {
-            Hierarchy::V1 { memory, pids, cpu } => {
+            Hierarchy::V1 { memory, pids, cpu, joined: _ } => {
                 [memory, pids, cpu].into_iter().flatten().collect()
             }
             Hierarchy::V2 { group } => vec![group],
@@ -115,21 +149,19 @@ impl Hierarchy {
         };
         match self {
             Hierarchy::Absent => {}
-            Hierarchy::V1 { memory, pids, cpu } => {
-                if let (Some(memory), Some(bytes)) = (memory, limits.memory_bytes_max) {
-                    let path = make(memory)?;
-                    fs::write(path.join("memory.limit_in_bytes"), bytes.to_string())?;
-                    // Absent where the kernel does not count swap.
-                    let _absent =
-                        fs::write(path.join("memory.memsw.limit_in_bytes"), bytes.to_string());
+            Hierarchy::V1 { memory, pids, cpu, joined } => {
+                let all = *joined == Joined::All;
+                let memory_bytes_max = limits.memory_bytes_max;
+                if let Some(memory) = memory.as_ref().filter(|_| all || memory_bytes_max.is_some())
+                {
+                    limit_memory(&make(memory)?, memory_bytes_max)?;
                 }
                 if let Some(pids) = pids {
                     fs::write(make(pids)?.join("pids.max"), limits.pids_max.to_string())?;
                 }
-                if let (Some(cpu), Some(millis)) = (cpu, limits.cpu_millis_max) {
-                    let path = make(cpu)?;
-                    fs::write(path.join("cpu.cfs_period_us"), CPU_PERIOD_MICROS.to_string())?;
-                    fs::write(path.join("cpu.cfs_quota_us"), cpu_quota(millis).to_string())?;
+                let cpu_millis_max = limits.cpu_millis_max;
+                if let Some(cpu) = cpu.as_ref().filter(|_| all || cpu_millis_max.is_some()) {
+                    limit_cpu(&make(cpu)?, cpu_millis_max)?;
                 }
             }
             Hierarchy::V2 { group } => {
@@ -165,8 +197,77 @@ impl Hierarchy {
     }
 }
 
-/// Kills what runs in the groups of this name and removes them, whichever version they are of.
-pub fn remove_groups(root: &Path, name: &str) -> io::Result<()> {
+fn limit_memory(group: &Path, bytes_max: Option<u64>) -> io::Result<()> {
+    let Some(bytes) = bytes_max else { return Ok(()) };
+    fs::write(group.join("memory.limit_in_bytes"), bytes.to_string())?;
+    // Absent where the kernel does not count swap.
+    let _absent = fs::write(group.join("memory.memsw.limit_in_bytes"), bytes.to_string());
+    Ok(())
+}
+
+fn limit_cpu(group: &Path, millis_max: Option<u64>) -> io::Result<()> {
+    let Some(millis) = millis_max else { return Ok(()) };
+    fs::write(group.join("cpu.cfs_period_us"), CPU_PERIOD_MICROS.to_string())?;
+    fs::write(group.join("cpu.cfs_quota_us"), cpu_quota(millis).to_string())
+}
+
+/// A group that a build names, below which its steps have theirs: a path without its first slash.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Parent(String);
+
+impl Parent {
+    /// Reads `--cgroup-parent`: a path from the top of the hierarchy, or the name of a slice of systemd's.
+    pub(crate) fn parse(text: &str) -> Option<Parent> {
+        let path = text.trim_matches('/');
+        let plain = |part: &str| {
+            !part.is_empty() && part != "." && part != ".." && !part.contains(['\0', '\n', ':'])
+        };
+        if !path.split('/').all(plain) {
+            return None;
+        }
+        Some(Parent(slices(path).unwrap_or_else(|| path.to_owned())))
+    }
+}
+
+/// Where systemd keeps a slice: `a-b.slice` lies in `a.slice`.
+fn slices(name: &str) -> Option<String> {
+    let stem = name.strip_suffix(".slice").filter(|_| !name.contains('/'))?;
+    let ends = stem.match_indices('-').map(|(end, _)| end).chain([stem.len()]);
+    let folders: Vec<String> =
+        ends.filter_map(|end| Some(format!("{}.slice", stem.get(..end)?))).collect();
+    stem.split('-').all(|part| !part.is_empty()).then(|| folders.join("/"))
+}
+
+/// Where it is kept which groups of builds have groups of this name below them.
+fn parents_file(state: &Path, name: &str) -> PathBuf {
+    state.join("parents").join(name)
+}
+
+/// Notes that a group has groups of this name below it, before they are made.
+pub(crate) fn note_parent(state: &Path, name: &str, parent: &Parent) -> io::Result<()> {
+    let file = parents_file(state, name);
+    fs::create_dir_all(state.join("parents"))?;
+    let mut file = fs::OpenOptions::new().create(true).append(true).open(file)?;
+    file.write_all(format!("{}\n", parent.0).as_bytes())
+}
+
+/// Kills what runs in the groups of this name and removes them, whichever version they are of; also below the groups
+/// that builds have named. `state` is the sandbox's.
+pub fn remove_groups(root: &Path, state: &Path, name: &str) -> io::Result<()> {
+    remove_named(root, Path::new(name))?;
+    let file = parents_file(state, name);
+    let parents = match fs::read_to_string(&file) {
+        Ok(parents) => parents,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for parent in parents.lines().collect::<BTreeSet<_>>().into_iter().filter_map(Parent::parse) {
+        remove_named(root, &Path::new(&parent.0).join(name))?;
+    }
+    fs::remove_file(&file)
+}
+
+fn remove_named(root: &Path, name: &Path) -> io::Result<()> {
     for group in ["", "memory", "pids", "cpu"].map(|folder| root.join(folder).join(name)) {
         let entries = match fs::read_dir(&group) {
             Ok(entries) => entries,
@@ -189,13 +290,20 @@ fn cpu_quota(millis: u64) -> u64 {
     (millis.saturating_mul(CPU_PERIOD_MICROS) / 1000).max(1000)
 }
 
-fn usable(group: &Path) -> bool {
+/// Hands the controllers of a group of version 2 on to those below it, as far as that is possible.
+fn delegate(group: &Path) {
+    for controller in ["+memory", "+pids", "+cpu"] {
+        let _refused = fs::write(group.join("cgroup.subtree_control"), controller);
+    }
+}
+
+/// Makes a group, unless it is there and can be written.
+fn make_usable(group: &Path) -> io::Result<()> {
     match fs::create_dir(group) {
-        Ok(()) => true,
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            rustix::fs::access(group, rustix::fs::Access::WRITE_OK).is_ok()
+            Ok(rustix::fs::access(group, rustix::fs::Access::WRITE_OK)?)
         }
-        Err(_) => false,
+        made => made,
     }
 }
 
@@ -290,6 +398,27 @@ fn parse_field(text: &str, name: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parents_are_paths_or_slices() {
+        for (text, want) in [
+            ("/a/b", Some("a/b")),
+            ("a", Some("a")),
+            ("/a/", Some("a")),
+            ("ci.slice", Some("ci.slice")),
+            ("ci-heavy-x.slice", Some("ci.slice/ci-heavy.slice/ci-heavy-x.slice")),
+            ("/ci.slice/ci-heavy.slice", Some("ci.slice/ci-heavy.slice")),
+            ("-.slice", Some("-.slice")),
+            ("", None),
+            ("/", None),
+            ("a/../b", None),
+            ("a//b", None),
+            ("a/./b", None),
+            ("system.slice:docker:x", None),
+        ] {
+            assert_eq!(Parent::parse(text), want.map(|path| Parent(path.to_owned())), "{text}");
+        }
+    }
 
     #[test]
     fn fields_are_found_by_their_whole_name() {

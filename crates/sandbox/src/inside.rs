@@ -87,6 +87,9 @@ fn identity(root: &Root, user: &str) -> Result<Identity, Failure> {
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(Vec::new()),
         Err(Errno::FBIG) => Err(Failure::Refused(format!("{path} is larger than 10 MiB"))),
         Err(Errno::INVAL) => Err(Failure::Refused(format!("{path} is not a regular file"))),
+        Err(Errno::LOOP) => {
+            Err(Failure::Refused(format!("{path} is a link that leads to no file: it goes round")))
+        }
         other => other.map_err(Failure::machine(format!("read {path}"))),
     };
     resolve_user(user, &read("/etc/passwd")?, &read("/etc/group")?)

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::cell::CELL_ARGUMENT;
-use crate::cgroup::{Cgroup, Hierarchy};
+use crate::cgroup::{self, Cgroup, Hierarchy, Parent};
 use crate::error::{CellError, SandboxError};
 use crate::network::{IsolateError, IsolatedConfig, Loopbacks, Networks, Slot};
 use crate::report::{Failure, Order, Places, Report};
@@ -93,8 +93,30 @@ pub struct Sandbox {
     exe: PathBuf,
     places: Places,
     hierarchy: Arc<Hierarchy>,
+    groups: Groups,
     loopbacks: Arc<Loopbacks>,
     networks: Option<Arc<Networks>>,
+}
+
+/// Where control groups are made, and where it is noted.
+#[derive(Clone, Debug)]
+struct Groups {
+    root: PathBuf,
+    name: String,
+    state: PathBuf,
+}
+
+impl Groups {
+    /// The hierarchy below a group that a build names.
+    fn beneath(&self, text: &str) -> Result<Hierarchy, CellError> {
+        let refused = |why: &str| CellError::Refused {
+            reason: format!("the step can have no control group below '{text}': {why}"),
+        };
+        let parent = Parent::parse(text).ok_or_else(|| refused("it is no path of groups"))?;
+        cgroup::note_parent(&self.state, &self.name, &parent)
+            .and_then(|()| Hierarchy::beneath(&self.root, &parent, &self.name))
+            .map_err(|error| refused(&error.to_string()))
+    }
 }
 
 impl Sandbox {
@@ -114,10 +136,13 @@ impl Sandbox {
             files: place("files")?,
         };
         let hierarchy = Arc::new(Hierarchy::find(&config.cgroup_root, &config.cgroup_name));
+        let groups =
+            Groups { root: config.cgroup_root, name: config.cgroup_name, state: config.state };
         Ok(Sandbox {
             exe: config.exe,
             places,
             hierarchy,
+            groups,
             loopbacks: Arc::default(),
             networks: None,
         })
@@ -154,11 +179,7 @@ impl Sandbox {
         check(&spec)?;
         let network = self.network(spec.network).await?;
         let attempt = spec.attempt.clone();
-        let (hierarchy, name, limits) =
-            (Arc::clone(&self.hierarchy), spec.attempt.clone(), spec.limits.clone());
-        let cgroup = blocking(move || hierarchy.make(&name, &limits))
-            .await
-            .map_err(|source| CellError::Cgroup { attempt: attempt.clone(), source })?;
+        let cgroup = self.cgroup(&spec).await?;
         let ended = {
             let order = Order {
                 spec,
@@ -180,6 +201,24 @@ impl Sandbox {
             oom_killed: counts.oom_kills > 0,
             pids_limit_hit: counts.pids_refused > 0,
             ..exit
+        })
+    }
+
+    async fn cgroup(&self, spec: &CellSpec) -> Result<Cgroup, CellError> {
+        let (attempt, limits) = (spec.attempt.clone(), spec.limits.clone());
+        let (hierarchy, groups) = (Arc::clone(&self.hierarchy), self.groups.clone());
+        let made = tokio::task::spawn_blocking(move || {
+            let failed = |attempt| move |source| CellError::Cgroup { attempt, source };
+            match &limits.cgroup_parent {
+                None => hierarchy.make(&attempt, &limits).map_err(failed(attempt)),
+                Some(text) => {
+                    groups.beneath(text)?.make(&attempt, &limits).map_err(failed(attempt))
+                }
+            }
+        });
+        made.await.unwrap_or_else(|died| {
+            let action = "make a control group".to_owned();
+            Err(CellError::Machine { action, reason: died.to_string() })
         })
     }
 

@@ -153,6 +153,8 @@ pub struct Limits {
     pub ulimits: Vec<Ulimit>,
     /// How long the step may take.
     pub timeout: Option<Duration>,
+    /// The control group below which the step has its own, instead of the sandbox's: a path, or a slice of systemd's.
+    pub cgroup_parent: Option<String>,
 }
 
 impl Default for Limits {
@@ -164,6 +166,7 @@ impl Default for Limits {
             shm_bytes_max: 64 << 20,
             ulimits: Vec::new(),
             timeout: None,
+            cgroup_parent: None,
         }
     }
 }

@@ -92,6 +92,7 @@ fn granted(config: &WorkerConfig, op: &RunOp) -> Result<(), Failed> {
     let asked = [
         ("network.host", op.network == RunNetwork::Host),
         ("security.insecure", op.security == RunSecurity::Insecure),
+        ("cgroup-parent", op.cgroup_parent.is_some()),
     ];
     let lacking = |(what, asked): &(&str, bool)| *asked && !config.allow.contains(*what);
     match asked.into_iter().find(lacking) {
@@ -171,7 +172,11 @@ fn network(sandbox: &Sandbox, asked: RunNetwork, usual: DefaultNetwork) -> Netwo
 }
 
 fn limits(op: &RunOp) -> Result<Limits, Failed> {
-    let mut limits = Limits { pids_max: STEP_PROCESSES_MAX, ..Limits::default() };
+    let mut limits = Limits {
+        pids_max: STEP_PROCESSES_MAX,
+        cgroup_parent: op.cgroup_parent.clone(),
+        ..Limits::default()
+    };
     if op.shm_bytes > 0 {
         limits.shm_bytes_max = op.shm_bytes;
     }

@@ -1,6 +1,8 @@
 use clap::Parser;
 use dcbuild_oci::ImageRef;
 
+use dcbuild_process::Proxies;
+
 use super::*;
 
 #[derive(Debug, Parser)]
@@ -20,7 +22,8 @@ fn wanted(line: &str, env: &[(&str, &str)]) -> Result<Wanted, FlagError> {
 fn request(line: &str, env: &[(&str, &str)]) -> Request {
     let wanted = wanted(line, env).unwrap();
     let handover = Handover::default();
-    wanted.submission("FROM a".into(), "D".into(), &Proxies::default(), handover).request
+    let found = Found { dockerfile: "FROM a".into(), filename: "D".into(), ..Found::default() };
+    wanted.submission(found, handover).request
 }
 
 #[test]
@@ -67,7 +70,7 @@ fn proxies_and_names_travel() {
     let wanted = wanted("-t app -t ghcr.io/x/y:1 .", &[]).unwrap();
     let proxies = Proxies { http: Some("http://p".into()), ..Proxies::default() };
     let handover = Handover { purpose: Purpose::Detached, in_place: false };
-    let submission = wanted.submission(String::new(), "D".into(), &proxies, handover);
+    let submission = wanted.submission(Found { proxies, ..Found::default() }, handover);
     assert_eq!(submission.request.proxies.len(), 2);
     assert_eq!((submission.title.as_str(), submission.detached), ("app:latest", true));
     assert_eq!(submission.outputs.len(), wanted.client_outputs().len());
@@ -109,7 +112,6 @@ fn what_is_not_done_says_so() {
         ("--provenance mode=max .", "--provenance 'mode=max' is not supported"),
         ("--sbom true .", "--sbom 'true' is not supported"),
         ("--attest type=sbom .", "--attest 'type=sbom' is not supported"),
-        ("--policy x .", "--policy 'x' is not supported"),
         ("--resource memory=1g .", "--resource 'memory=1g' is not supported"),
         ("--opt target=x .", "--opt 'target=x' is not supported"),
         ("--opt build-arg:A=1 .", "--opt 'build-arg:A=1' is not supported"),
@@ -123,7 +125,15 @@ fn what_is_not_done_says_so() {
             "--allow 'all' is malformed: it is none of network.host, security.insecure and device",
         ),
         ("--builder far .", "--builder 'far' is not supported"),
-        ("--cgroup-parent /x .", "--cgroup-parent '/x' is not supported"),
+        (
+            "--cgroup-parent /x/../y .",
+            "--cgroup-parent '/x/../y' is malformed: it is no path of control groups",
+        ),
+        ("--policy filename=p.rego .", "--policy 'filename=p.rego' is not supported"),
+        (
+            "--policy reset=true,file=x .",
+            "--policy 'reset=true,file=x' is malformed: 'file' is none of filename=, disabled=, reset=, strict= and log-level=",
+        ),
         (
             "--call subrequests.describe .",
             "--call 'subrequests.describe' is malformed: 'subrequests.describe' is none of build, check, advice, outline and targets",
@@ -231,10 +241,20 @@ fn the_frontend_is_told_what_has_no_flag() {
 }
 
 #[test]
-fn a_policy_of_the_environment_is_not_passed_over() {
+fn policies_are_named_by_flags_and_by_the_environment() {
     let env = [("EXPERIMENTAL_BUILDKIT_SOURCE_POLICY", "policy.json")];
-    let error = wanted(".", &env).unwrap_err().to_string();
-    assert_eq!(error, "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY is set, and is not supported");
+    let policies =
+        wanted("--policy a.json --policy filename=b.json,strict=true .", &env).unwrap().policies;
+    let files = ["policy.json", "a.json", "b.json"].map(PathBuf::from);
+    assert_eq!(policies, PolicyFlags { files: files.into(), rego_is_off: false });
+    assert!(wanted("--policy disabled=true .", &[]).unwrap().policies.rego_is_off);
+}
+
+#[test]
+fn a_group_is_asked_for_with_its_grant() {
+    let request = request("--cgroup-parent /ci/builds .", &[]);
+    assert_eq!(request.cgroup_parent, "ci/builds");
+    assert!(request.allow.contains("cgroup-parent"));
 }
 
 proptest::proptest! {
@@ -243,7 +263,7 @@ proptest::proptest! {
         flag in proptest::sample::select(vec![
             "--output", "--cache-to", "--cache-from", "--secret", "--ssh", "--ulimit", "--shm-size",
             "--add-host", "--network", "--allow", "--build-context", "--build-arg", "--label",
-            "--annotation", "--platform", "--call", "--tag", "--no-cache-filter", "--attest", "--progress", "--opt",
+            "--annotation", "--platform", "--policy", "--cgroup-parent", "--call", "--tag", "--no-cache-filter", "--attest", "--progress", "--opt",
         ]),
         pieces in proptest::collection::vec(proptest::sample::select(vec![
             "type=", "image", "oci", "local", "dest=", "/x", "name=", "a/b:c", ",", ",,", "\"", "\"\"",

@@ -80,7 +80,7 @@ rules! {
 impl Rule {
     /// Whether it only speaks where `# check=experimental=` asks for it.
     pub fn is_experimental(self) -> bool {
-        matches!(self, Rule::CopyIgnoredFile | Rule::InvalidDefinitionDescription)
+        matches!(self, Rule::InvalidDefinitionDescription)
     }
 
     /// Whether it only speaks where advice is asked for; docker knows it not.

@@ -9,6 +9,7 @@ use dcbuild_dockerfile::{
     PairSeparator, Paths, Word, expand,
 };
 
+use super::ignored::Ignored;
 use super::{Findings, Rule, from};
 use crate::env::Env;
 use crate::report::{OutlineArg, OutlineMount};
@@ -66,12 +67,14 @@ pub(crate) fn of_stages(
     for stage in written.clone() {
         of_base_platform(draft, *stage, findings);
     }
+    let ignored = Ignored::of(draft.request);
     let mut scopes: BTreeMap<usize, Scope> = BTreeMap::new();
     let mut all = BTreeMap::new();
     for stage in written {
         let globals = from::names_of(draft.dockerfile, &draft.globals, *stage);
         let own = Own { globals, ..Own::default() };
-        let mut check = Check { draft, scope: begin(draft, *stage, &scopes), own, findings };
+        let scope = begin(draft, *stage, &scopes);
+        let mut check = Check { draft, scope, own, ignored: &ignored, findings };
         for command in &draft.stages[*stage].commands {
             check.command(command);
         }
@@ -125,6 +128,7 @@ struct Check<'a> {
     draft: &'a Draft<'a>,
     scope: Scope,
     own: Own,
+    ignored: &'a Ignored,
     findings: &'a mut Findings,
 }
 
@@ -136,10 +140,14 @@ impl Check<'_> {
             InstructionKind::Add(AddInstruction { paths, chown, chmod, checksum, .. }) => {
                 self.words([chown, chmod, checksum], at);
                 self.paths(paths, at);
+                self.ignored("Add", paths, at);
             }
-            InstructionKind::Copy(CopyInstruction { paths, chown, chmod, .. }) => {
+            InstructionKind::Copy(CopyInstruction { paths, chown, chmod, from, .. }) => {
                 self.words([chown, chmod, &None], at);
                 self.paths(paths, at);
+                if from.as_ref().is_none_or(String::is_empty) {
+                    self.ignored("Copy", paths, at);
+                }
             }
             InstructionKind::Arg(arg) => self.arg(arg, at),
             InstructionKind::Env(pairs) => self.env(instruction, pairs, at),
@@ -212,6 +220,19 @@ impl Check<'_> {
             let options = ExpandOptions::heredoc_body(Escape::Backslash);
             if let Ok(expanded) = self.expand(&file.content, options) {
                 self.undefined(&expanded, at);
+            }
+        }
+    }
+
+    /// Speaks of sources of which the ignore file leaves nothing.
+    fn ignored(&mut self, verb: &str, paths: &Paths, at: (u32, u32)) {
+        for word in &paths.sources {
+            let options = ExpandOptions::with_escape(self.draft.dockerfile.escape());
+            let Ok(source) = self.expand(word.as_str(), options) else { continue };
+            if let Some(path) = self.ignored.holds(&source.text) {
+                let detail =
+                    format!("Attempting to {verb} file {path:?} that is excluded by .dockerignore");
+                self.findings.add(Rule::CopyIgnoredFile, at, detail);
             }
         }
     }

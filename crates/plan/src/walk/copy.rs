@@ -9,7 +9,7 @@ use dcbuild_model::{Added, Digest, Named, Remote, Selection, SelectionForm};
 use super::{Stage, Walk, join};
 use crate::op::{Bytes, CopyOp, CopySource, InlineFile, Op};
 use crate::plan::{HistoryLine, PlanError};
-use crate::stage::{Command, expansion};
+use crate::stage::{Command, expansion, refused};
 
 /// What COPY and ADD have in common, expanded.
 struct Copied {
@@ -69,6 +69,7 @@ impl Walk<'_> {
                 continue;
             };
             let added = fetched(stage, remote, checksum.as_deref(), add.keep_git_dir)?;
+            let added = self.draft.policy.added(&added).map_err(refused(stage.at))?;
             groups.push(Group {
                 unpack: matches!(added.remote, Remote::Http(_)) && add.unpack.unwrap_or(false),
                 from: From::Fetched(Box::new(added)),

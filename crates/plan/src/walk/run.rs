@@ -42,6 +42,10 @@ impl Walk<'_> {
         }
         let network = self.network(stage, run.network)?;
         let security = self.security(stage, run.security)?;
+        let cgroup_parent = Some(&self.draft.request.cgroup_parent).filter(|it| !it.is_empty());
+        if cgroup_parent.is_some() {
+            self.allowed(stage, "cgroup-parent")?;
+        }
         let Some(mounts) = self.mounts(stage, run, command)? else { return Ok(()) };
         let label = self.title(stage, &command.instruction.source);
         let created_by = format!("RUN {} # buildkit", command_text(stage, &argv));
@@ -64,7 +68,9 @@ impl Walk<'_> {
             shm_bytes: request.shm_bytes,
             ulimits: request.ulimits.clone(),
             proxies: self.proxies(stage),
+            cgroup_parent: cgroup_parent.cloned(),
         }));
+        refuse_nul(stage, &op)?;
         let step = self.step(stage, label, op, mounts.inputs);
         stage.history.push(HistoryLine { created_by, step: Some(step) });
         Ok(())
@@ -283,6 +289,25 @@ impl Walk<'_> {
         mounts.inputs.push(input);
         Ok(Some(mounts.inputs.len() - 1))
     }
+}
+
+/// No process can be given a NUL byte; where it stands is only known here.
+fn refuse_nul(stage: &Stage, op: &Op) -> Result<(), PlanError> {
+    let Op::Run(run) = op else { return Ok(()) };
+    let what = if run.argv.iter().any(|text| text.contains('\0')) {
+        "the command of this RUN".to_owned()
+    } else if let Some((name, _)) = run.env.iter().find(|(_, value)| value.contains('\0')) {
+        format!("the variable {name}, which this RUN sees,")
+    } else {
+        return Ok(());
+    };
+    Err(PlanError::Instruction {
+        message: format!("{what} holds a NUL byte, which no process can be given"),
+        lines: stage.at,
+        hint: Some(
+            "`tr -d '\\0' < Dockerfile` leaves them out; a file in UTF-16 is full of them".into(),
+        ),
+    })
 }
 
 /// Whence a mount reads: a stage with its name as written, or the context.

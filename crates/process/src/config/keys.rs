@@ -45,7 +45,7 @@ const INDEX: &str =
     "What knows fast what the bucket has: `embedded` (each process for itself) or `redis`.";
 const INDEX_URL: &str = "`redis://[USER:PASSWORD@]HOST:PORT/DB`, `rediss://..` for TLS, or \
     `redis+sentinel://HOST:PORT,HOST:PORT/SERVICE`; `DCBUILD_INDEX` goes before it.";
-const ALLOW: &str = "What a build of a cluster may be granted that asks for it with `--allow`: `network.host`, `security.insecure`. Coordinator and worker must both grant it; it makes whoever may submit a master of the worker's machine.";
+const ALLOW: &str = "What a build of a cluster may be granted that asks for it: `network.host`, `security.insecure` (with `--allow`), `cgroup-parent` (with the flag of that name). Coordinator and worker must both grant it; it makes whoever may submit a master of the worker's machine.";
 const KEEP_STORAGE: &str = "What may stay in the store, such as `500GiB`: every 10 minutes the longest unused goes, but \
     for what running builds use and images with a name; `none` keeps all.";
 const KEEP_UNUSED: &str =

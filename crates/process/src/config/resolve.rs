@@ -153,11 +153,11 @@ fn coordinator(raw: RawCoordinator, mistakes: &mut Mistakes) -> Option<Coordinat
 }
 
 /// What may be granted to a build.
-const GRANTS: [&str; 2] = ["network.host", "security.insecure"];
+const GRANTS: [&str; 3] = ["network.host", "security.insecure", "cgroup-parent"];
 
 fn allow(key: &str, written: Vec<String>, mistakes: &mut Mistakes) -> BTreeSet<String> {
     for what in written.iter().filter(|what| !GRANTS.contains(&what.as_str())) {
-        mistakes.add(key, format!("'{what}' is neither network.host nor security.insecure"));
+        mistakes.add(key, format!("'{what}' is none of {}", GRANTS.join(", ")));
     }
     written.into_iter().collect()
 }

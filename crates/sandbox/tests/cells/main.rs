@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "test")]
 #![expect(clippy::print_stdout, reason = "the harness's language is spoken on standard output")]
 
+mod groups;
 mod network;
 
 use std::collections::BTreeSet;
@@ -40,11 +41,12 @@ const TESTS: &[(&str, fn())] = &[
     ("isolated_networks_end_with_their_process", network::isolated_networks_end_with_their_process),
     ("memory_limit", memory_limit),
     ("processes_limit", processes_limit),
-    ("groups_of_version_2", groups_of_version_2),
+    ("groups_of_version_2", groups::groups_of_version_2),
     ("stop_leaves_nothing", stop_leaves_nothing),
     ("timeout", timeout),
     ("caller_killed_leaves_nothing", caller_killed_leaves_nothing),
-    ("sweep_removes_dead_attempts", sweep_removes_dead_attempts),
+    ("groups_below_one_that_is_named", groups::groups_below_one_that_is_named),
+    ("sweep_removes_dead_attempts", groups::sweep_removes_dead_attempts),
     ("insecure", insecure),
     ("refused_specs", refused_specs),
     ("speed", speed),
@@ -574,38 +576,6 @@ fn processes_limit() {
     assert!(fixture.groups_left().is_empty());
 }
 
-fn groups_of_version_2() {
-    let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
-    let root = roots.iter().find(|root| Path::new(root).join("cgroup.controllers").exists());
-    let root = root.expect("these tests need a control group file system of version 2");
-    let fixture = Fixture::new("version-2");
-    let sandbox = Sandbox::new(SandboxConfig {
-        exe: std::env::current_exe().unwrap(),
-        state: fixture.dir.path().join("state"),
-        cgroup_root: root.into(),
-        cgroup_name: fixture.group.clone(),
-    })
-    .unwrap();
-    sandbox.sweep(&BTreeSet::new()).unwrap();
-    let group = Path::new(root).join(&fixture.group);
-    let stop = CancellationToken::new();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let (tx, mut rx) = mpsc::channel::<(Stream, bytes::Bytes)>(1);
-        let look = async {
-            let (_, line) = rx.recv().await.unwrap();
-            assert_eq!(line, "0::/\n", "the step's group is the root of what it sees");
-            let members = std::fs::read_to_string(group.join("attempt-1/cgroup.procs")).unwrap();
-            assert!(members.lines().next().is_some(), "the step is in it");
-            stop.cancel();
-        };
-        let spec = fixture.spec("grep ^0: /proc/self/cgroup; exec sleep 98766");
-        let (exit, ()) = tokio::join!(sandbox.run(spec, tx, stop.clone()), look);
-        assert!(matches!(exit, Err(CellError::Stopped)), "{exit:?}");
-    });
-    std::fs::remove_dir(&group).unwrap();
-}
-
 fn stop_leaves_nothing() {
     let fixture = Fixture::new("stop");
     let stop = CancellationToken::new();
@@ -684,20 +654,6 @@ fn caller_killed_leaves_nothing() {
     caller.kill().unwrap();
     caller.wait().unwrap();
     wait_for("the step's end", || running("98763") == 0);
-    fixture.sandbox.sweep(&BTreeSet::new()).unwrap();
-    assert!(fixture.groups_left().is_empty());
-}
-
-fn sweep_removes_dead_attempts() {
-    let fixture = Fixture::new("sweep");
-    for attempt in ["live", "dead"] {
-        let group = Path::new("/sys/fs/cgroup/memory").join(&fixture.group).join(attempt);
-        if group.parent().unwrap().exists() {
-            std::fs::create_dir(group).unwrap();
-        }
-    }
-    fixture.sandbox.sweep(&BTreeSet::from(["live".to_owned()])).unwrap();
-    assert!(fixture.groups_left().iter().all(|group| group.ends_with("/live")));
     fixture.sandbox.sweep(&BTreeSet::new()).unwrap();
     assert!(fixture.groups_left().is_empty());
 }

@@ -1,0 +1,104 @@
+//! The control groups of steps: made below where they belong, and gone afterwards.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use dcbuild_sandbox::{CellError, Outcome, Sandbox, SandboxConfig, Stream, remove_groups};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{Fixture, run};
+
+pub(super) fn groups_of_version_2() {
+    let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+    let root = roots.iter().find(|root| Path::new(root).join("cgroup.controllers").exists());
+    let root = root.expect("these tests need a control group file system of version 2");
+    let fixture = Fixture::new("version-2");
+    let sandbox = Sandbox::new(SandboxConfig {
+        exe: std::env::current_exe().unwrap(),
+        state: fixture.dir.path().join("state"),
+        cgroup_root: root.into(),
+        cgroup_name: fixture.group.clone(),
+    })
+    .unwrap();
+    sandbox.sweep(&BTreeSet::new()).unwrap();
+    let group = Path::new(root).join(&fixture.group);
+    let stop = CancellationToken::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (tx, mut rx) = mpsc::channel::<(Stream, bytes::Bytes)>(1);
+        let look = async {
+            let (_, line) = rx.recv().await.unwrap();
+            assert_eq!(line, "0::/\n", "the step's group is the root of what it sees");
+            let members = std::fs::read_to_string(group.join("attempt-1/cgroup.procs")).unwrap();
+            assert!(members.lines().next().is_some(), "the step is in it");
+            stop.cancel();
+        };
+        let spec = fixture.spec("grep ^0: /proc/self/cgroup; exec sleep 98766");
+        let (exit, ()) = tokio::join!(sandbox.run(spec, tx, stop.clone()), look);
+        assert!(matches!(exit, Err(CellError::Stopped)), "{exit:?}");
+    });
+    std::fs::remove_dir(&group).unwrap();
+}
+
+/// Of both versions, where this machine has both.
+pub(super) fn groups_below_one_that_is_named() {
+    let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
+    let is_root = |root: &&Path| {
+        ["cgroup.controllers", "pids/cgroup.procs"].iter().any(|file| root.join(file).exists())
+    };
+    for root in roots.into_iter().filter(is_root) {
+        let fixture = Fixture::new("parent");
+        let state = fixture.dir.path().join("state");
+        let sandbox = Sandbox::new(SandboxConfig {
+            exe: std::env::current_exe().unwrap(),
+            state: state.clone(),
+            cgroup_root: root.into(),
+            cgroup_name: fixture.group.clone(),
+        })
+        .unwrap();
+        let (parent, group) = ("dcbuild-test-above.slice", &fixture.group);
+        let path = format!("dcbuild.slice/dcbuild-test.slice/{parent}");
+        let at = |folder: &str| root.join(folder).join(&path);
+        let mut spec = fixture.spec("cat /proc/self/cgroup");
+        spec.limits.cgroup_parent = Some(parent.to_owned());
+        let ran = run(&sandbox, spec, CancellationToken::new());
+        assert_eq!(ran.exit.unwrap().outcome, Outcome::Exited(0), "{}", ran.stderr);
+        let places: Vec<PathBuf> =
+            ["memory", "pids", "cpu", ""].map(at).into_iter().filter(|it| it.exists()).collect();
+        assert!(!places.is_empty(), "{}", root.display());
+        for place in &places {
+            assert!(place.join(group).is_dir(), "{}", place.display());
+            // What an attempt leaves that was killed with its caller.
+            std::fs::create_dir(place.join(group).join("dead")).unwrap();
+        }
+        remove_groups(root, &state, group).unwrap();
+        for place in places {
+            assert!(!place.join(group).exists(), "{}", place.display());
+            // The groups that were named stay; they are the user's.
+            for above in place.ancestors().take(3) {
+                std::fs::remove_dir(above).unwrap();
+            }
+        }
+        for bad in ["../x", "/", "a:b"] {
+            let mut spec = fixture.spec("true");
+            spec.limits.cgroup_parent = Some(bad.to_owned());
+            let error = run(&sandbox, spec, CancellationToken::new()).exit.unwrap_err();
+            assert!(matches!(error, CellError::Refused { .. }), "{bad}: {error}");
+        }
+    }
+}
+
+pub(super) fn sweep_removes_dead_attempts() {
+    let fixture = Fixture::new("sweep");
+    for attempt in ["live", "dead"] {
+        let group = Path::new("/sys/fs/cgroup/memory").join(&fixture.group).join(attempt);
+        if group.parent().unwrap().exists() {
+            std::fs::create_dir(group).unwrap();
+        }
+    }
+    fixture.sandbox.sweep(&BTreeSet::from(["live".to_owned()])).unwrap();
+    assert!(fixture.groups_left().iter().all(|group| group.ends_with("/live")));
+    fixture.sandbox.sweep(&BTreeSet::new()).unwrap();
+    assert!(fixture.groups_left().is_empty());
+}
