@@ -8,11 +8,11 @@ use std::io::{self, Read as _};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use dcbuild_model::{ContentDigest, Digest, Fault, Selection, SelectionDigest, TreePath};
-use dcbuild_tree::{Kind, SelectError, Tree, Xattrs, select, selected_files};
+use dcbuild_tree::{Entry, Kind, SelectError, Selected, Xattrs, select};
 use rustix::fs::Stat;
 use sha2::Digest as _;
 
-use crate::scan::{FileStat, Listing, Unhashed};
+use crate::scan::{FileStat, Listing, Seen, UNHASHED};
 use crate::stat_cache::{Known, StatCache};
 use crate::{Context, beneath, xattrs};
 
@@ -80,11 +80,9 @@ impl HashError {
     }
 }
 
-/// A context, as far as it was asked for.
+/// What was asked of a context.
 #[derive(Debug)]
 pub struct Hashed {
-    /// The folders, links and other entries, and the files that were asked for; owners as on the disk.
-    pub tree: Tree,
     /// What each selection sees, in the order in which they were given.
     pub selections: Vec<SelectionDigest>,
     /// How many files were read.
@@ -96,68 +94,73 @@ pub struct Hashed {
 }
 
 /// What one file turned out to be.
-struct Seen {
-    content: ContentDigest,
-    stat: FileStat,
-    xattrs: Xattrs,
+pub(crate) struct Hash {
+    pub(crate) content: ContentDigest,
+    pub(crate) stat: FileStat,
+    pub(crate) xattrs: Xattrs,
     /// It was read, not remembered.
     read: bool,
 }
 
-/// Hashes what the selections ask for, on all cores, but for files that the cache knows.
+/// Hashes what the selections ask for, on all cores, but for files that the listing or the cache knows; the listing
+/// knows them then.
 pub fn hash(
     context: &Context,
-    listing: &Listing,
+    listing: &mut Listing,
     selections: &[Selection],
     cache: &mut StatCache,
 ) -> Result<Hashed, HashError> {
-    let mut wanted: Vec<TreePath> = Vec::new();
-    for selection in selections {
-        let files = selected_files(&listing.tree, selection);
-        wanted.append(&mut files.map_err(|source| not_selected(selection, source))?);
+    let found = found(listing, selections)?;
+    let (mut asked, mut unknown) = (0, Vec::new());
+    for selected in &found {
+        selected.each_file(|file| {
+            asked += 1;
+            if !is_hashed(file.entry) {
+                unknown.push(file.path());
+            }
+        });
     }
-    if selections.len() > 1 {
-        wanted.sort_unstable();
-        wanted.dedup();
+    if unknown.is_empty() {
+        let selections = found.iter().map(Selected::digest).collect();
+        return Ok(Hashed { selections, files_read: 0, files_known: asked, bytes_read: 0 });
     }
-    let seen = look_at_all(context, listing, &wanted, cache)?;
-    let (mut files_read, mut files_known, mut bytes_read) = (0, 0, 0);
-    for (path, seen) in &seen {
-        if seen.read {
+    drop(found);
+    unknown.sort_unstable();
+    unknown.dedup();
+    let (mut files_read, mut bytes_read) = (0, 0);
+    for (path, hash) in look_at_all(context, listing, &unknown, cache)? {
+        listing.learn(path, &hash);
+        if hash.read {
             files_read += 1;
-            bytes_read += seen.stat.size;
-            let has_xattrs = !seen.xattrs.is_empty();
-            let known = Known { stat: seen.stat, content: seen.content, has_xattrs };
-            cache.put((*path).clone(), known);
-        } else {
-            files_known += 1;
+            bytes_read += hash.stat.size;
+            let has_xattrs = !hash.xattrs.is_empty();
+            let known = Known { stat: hash.stat, content: hash.content, has_xattrs };
+            cache.put(path.clone(), known);
         }
     }
-    let tree = tree_of(listing, &seen);
     let digests = selections.iter().map(|selection| {
-        select(&tree, selection).map_err(|source| not_selected(selection, source))
+        select(&listing.tree, selection).map_err(|source| not_selected(selection, source))
     });
     let selections = digests.collect::<Result<_, _>>()?;
-    Ok(Hashed { tree, selections, files_read, files_known, bytes_read })
+    Ok(Hashed { selections, files_read, files_known: asked.saturating_sub(files_read), bytes_read })
 }
 
-fn not_selected(selection: &Selection, source: SelectError) -> HashError {
+fn found<'l>(
+    listing: &'l Listing,
+    selections: &[Selection],
+) -> Result<Vec<Selected<'l>>, HashError> {
+    let find = |selection| {
+        Selected::find(&listing.tree, selection).map_err(|source| not_selected(selection, source))
+    };
+    selections.iter().map(find).collect()
+}
+
+fn is_hashed(entry: &Entry) -> bool {
+    !matches!(&entry.kind, Kind::File(body) if body.content == UNHASHED)
+}
+
+pub(crate) fn not_selected(selection: &Selection, source: SelectError) -> HashError {
     HashError::Select { sources: selection.sources.join(" "), source }
-}
-
-/// The listing less the files that nobody asked for, with the contents of the others.
-fn tree_of(listing: &Listing, seen: &[(&TreePath, Seen)]) -> Tree {
-    let mut tree = listing.frame.clone();
-    for (path, seen) in seen {
-        let Some(mut entry) = listing.tree.get(path).cloned() else { continue };
-        if let Kind::File(body) = &mut entry.kind {
-            body.content = seen.content;
-            body.size = seen.stat.size;
-            entry.meta.xattrs = seen.xattrs.clone();
-        }
-        tree.insert(path, entry).expect("all folders of a listing are in its frame");
-    }
-    tree
 }
 
 fn look_at_all<'w>(
@@ -165,14 +168,14 @@ fn look_at_all<'w>(
     listing: &Listing,
     wanted: &'w [TreePath],
     cache: &StatCache,
-) -> Result<Vec<(&'w TreePath, Seen)>, HashError> {
+) -> Result<Vec<(&'w TreePath, Hash)>, HashError> {
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let work = || -> Result<Vec<(&'w TreePath, Seen)>, HashError> {
+    let work = || -> Result<Vec<(&'w TreePath, Hash)>, HashError> {
         let mut buffer = vec![0; BUFFER_BYTES];
         let mut seen = Vec::new();
         while !stop.load(Ordering::Relaxed) {
             let Some(path) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
-            let Some(file) = listing.files.get(path) else { continue };
+            let Some(file) = listing.files().get(path) else { continue };
             let found = look_at(context, path, file, cache, &mut buffer);
             stop.fetch_or(found.is_err(), Ordering::Relaxed);
             seen.push((path, found?));
@@ -199,26 +202,26 @@ fn look_at_all<'w>(
 fn look_at(
     context: &Context,
     path: &TreePath,
-    file: &Unhashed,
+    file: &Seen,
     cache: &StatCache,
     buffer: &mut [u8],
-) -> Result<Seen, HashError> {
+) -> Result<Hash, HashError> {
     let failed = |source: io::Error| HashError::Read { path: path.clone(), source };
     let known = cache.get(path, &file.stat);
     if let Some(Known { stat, content, has_xattrs: false }) = known {
-        return Ok(Seen { content, stat, xattrs: Xattrs::default(), read: false });
+        return Ok(Hash { content, stat, xattrs: Xattrs::default(), read: false });
     }
     for _ in 0..TRIES {
         let (mut open, before) = beneath::open_file(&context.folder, path).map_err(failed)?;
         let stat = FileStat::of(&before);
         let xattrs = xattrs::read(&open).map_err(|errno| failed(errno.into()))?;
         if let Some(known) = known.filter(|known| known.stat == stat) {
-            return Ok(Seen { content: known.content, stat, xattrs, read: false });
+            return Ok(Hash { content: known.content, stat, xattrs, read: false });
         }
         let (hash, size) = digest(&mut open, buffer).map_err(failed)?;
         let after: Stat = rustix::fs::fstat(&open).map_err(|errno| failed(errno.into()))?;
         if FileStat::of(&after) == stat && size == stat.size {
-            return Ok(Seen { content: hash, stat, xattrs, read: true });
+            return Ok(Hash { content: hash, stat, xattrs, read: true });
         }
     }
     Err(HashError::Changed { path: path.clone() })

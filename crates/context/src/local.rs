@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use dcbuild_model::{BuildId, Fault, Selection, SelectionDigest, TreePath, UnixTime};
 use dcbuild_tree::{Ignore, SelectError, Tree};
 
+use crate::hash::not_selected;
 use crate::{Context, ContextReader, HashError, Listing, OpenError, ScanError, StatCache, hash};
 
 /// Says why a part of a folder could not be read.
@@ -42,8 +43,11 @@ impl LocalError {
     }
 }
 
-/// What a selection sees, and the tree that holds it: its files, and all folders and links.
-type Seen = (SelectionDigest, Arc<Tree>);
+/// What a selection sees, and the tree that holds it, once somebody asked for it: its files, and all folders and links.
+struct Seen {
+    digest: SelectionDigest,
+    tree: Option<Arc<Tree>>,
+}
 
 struct State {
     listing: Option<Listing>,
@@ -93,12 +97,22 @@ impl LocalContext {
 
     /// Names what a selection sees; blocks while files are hashed.
     pub fn select(&self, selection: &Selection) -> Result<SelectionDigest, LocalError> {
-        self.seen(selection).map(|(digest, _)| digest)
+        self.seen(&mut self.lock(), selection).map(|seen| seen.digest)
     }
 
     /// All folders and links, and the files that a selection asks for; blocks while they are hashed.
     pub fn tree(&self, selection: &Selection) -> Result<Arc<Tree>, LocalError> {
-        self.seen(selection).map(|(_, tree)| tree)
+        let mut state = self.lock();
+        if let Some(tree) = &self.seen(&mut state, selection)?.tree {
+            return Ok(tree.clone());
+        }
+        let (listing, _) = self.listed_in(&mut state)?;
+        let tree = listing.selected(selection);
+        let tree = Arc::new(tree.map_err(|source| not_selected(selection, source))?);
+        if let Some(seen) = state.seen.get_mut(selection) {
+            seen.tree = Some(tree.clone());
+        }
+        Ok(tree)
     }
 
     /// Opens one file from its first byte on.
@@ -120,13 +134,8 @@ impl LocalContext {
     /// How many entries the folder holds, and the bytes of its files; lists it if nobody did so far.
     pub fn listed(&self) -> Result<(usize, u64), LocalError> {
         let mut state = self.lock();
-        let listing = match state.listing.take() {
-            Some(listing) => listing,
-            None => self.context.scan(&self.ignore, self.now)?,
-        };
-        let size = (listing.len(), listing.bytes());
-        state.listing = Some(listing);
-        Ok(size)
+        let (listing, _) = self.listed_in(&mut state)?;
+        Ok((listing.len(), listing.bytes()))
     }
 
     /// Remembers the hashes for the next build.
@@ -165,24 +174,34 @@ impl LocalContext {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn seen(&self, selection: &Selection) -> Result<Seen, LocalError> {
-        let mut state = self.lock();
-        if let Some(found) = state.seen.get(selection) {
-            return Ok(found.clone());
-        }
-        let State { listing, cache, seen } = &mut *state;
-        if listing.is_none() {
-            *listing = Some(self.context.scan(&self.ignore, self.now)?);
-        }
-        let listing = listing.as_ref().expect("it was scanned just now, if not before");
+    /// Lists the folder if nobody did so far.
+    fn listed_in<'s>(
+        &self,
+        state: &'s mut State,
+    ) -> Result<(&'s mut Listing, &'s mut StatCache), ScanError> {
+        let State { listing, cache, .. } = state;
         let cache = cache.get_or_insert_with(|| StatCache::load(&self.stat_cache, &self.context));
-        let hashed = hash(&self.context, listing, std::slice::from_ref(selection), cache)
-            .map_err(|error| self.explained(error))?;
-        let digest = hashed.selections.first().copied();
-        let digest = digest.expect("each selection given has a digest");
-        let found = (digest, Arc::new(hashed.tree));
-        seen.insert(selection.clone(), found.clone());
-        Ok(found)
+        let listing = match listing {
+            Some(listing) => listing,
+            None => listing.insert(self.context.scan(&self.ignore, cache, self.now)?),
+        };
+        Ok((listing, cache))
+    }
+
+    fn seen<'s>(
+        &self,
+        state: &'s mut State,
+        selection: &Selection,
+    ) -> Result<&'s Seen, LocalError> {
+        if !state.seen.contains_key(selection) {
+            let (listing, cache) = self.listed_in(state)?;
+            let hashed = hash(&self.context, listing, std::slice::from_ref(selection), cache)
+                .map_err(|error| self.explained(error))?;
+            let digest = hashed.selections.first().copied();
+            let digest = digest.expect("each selection given has a digest");
+            state.seen.insert(selection.clone(), Seen { digest, tree: None });
+        }
+        Ok(state.seen.get(selection).expect("it was put there just now, if not before"))
     }
 }
 

@@ -6,12 +6,13 @@ mod tests;
 use std::collections::{HashMap, HashSet};
 use std::io;
 
-use dcbuild_model::{ContentDigest, Digest, Fault, TreePath, UnixTime};
-use dcbuild_tree::{Ignore, InsertError, LinkGroup, Tree};
+use dcbuild_model::{ContentDigest, Digest, Fault, Selection, TreePath, UnixTime};
+use dcbuild_tree::{Ignore, InsertError, LinkGroup, SelectError, Selected, Tree};
 use rustix::fs::Stat;
 
-use crate::Context;
-use crate::walk::{Met, walk};
+use crate::hash::Hash;
+use crate::walk::{Folder, Met, walk};
+use crate::{Context, StatCache};
 
 /// Says why a context could not be listed.
 #[derive(Debug, thiserror::Error)]
@@ -77,16 +78,14 @@ pub struct FileStat {
 
 /// A regular file of a listing.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Unhashed {
+pub(crate) struct Seen {
     pub(crate) stat: FileStat,
     /// Device and inode, where the inode has more than one name.
     pub(crate) inode: Option<(u64, u64)>,
 }
 
-impl Unhashed {
-    /// Stands for a content that nobody knows yet; no listing leaves this crate with it.
-    pub(crate) const CONTENT: ContentDigest = ContentDigest(Digest([0; 32]));
-}
+/// Stands for a content that nobody knows yet; no tree leaves this crate with it.
+pub(crate) const UNHASHED: ContentDigest = ContentDigest(Digest([0; 32]));
 
 impl FileStat {
     pub(crate) fn of(stat: &Stat) -> FileStat {
@@ -105,78 +104,128 @@ impl FileStat {
     }
 }
 
-/// What a context holds, .dockerignore applied; file contents are not known yet.
+/// What a context holds, .dockerignore applied; the contents of its files are known as far as they were remembered or
+/// hashed since.
 #[derive(Debug)]
 pub struct Listing {
     pub(crate) tree: Tree,
     /// The tree without its regular files.
-    pub(crate) frame: Tree,
-    pub(crate) files: HashMap<TreePath, Unhashed>,
+    frame: Tree,
+    files: Files,
+    entries: usize,
     pub(crate) scanned: UnixTime,
+}
+
+/// The regular files of a listing, by folder and by name.
+#[derive(Debug, Default)]
+pub(crate) struct Files(Vec<(TreePath, Vec<(Box<[u8]>, Seen)>)>);
+
+impl Files {
+    pub(crate) fn get(&self, path: &TreePath) -> Option<&Seen> {
+        let (folder, name) = (path.parent()?, path.name()?);
+        let place = self.0.binary_search_by(|(other, _)| other.cmp(&folder)).ok()?;
+        let (_, files) = self.0.get(place)?;
+        let place = files.binary_search_by(|(other, _)| (**other).cmp(name)).ok()?;
+        files.get(place).map(|(_, seen)| seen)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.iter().map(|(_, files)| files.len()).sum()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.0.iter().flat_map(|(_, files)| files).map(|(_, seen)| seen.stat.size).sum()
+    }
 }
 
 impl Listing {
     /// How many entries there are.
     pub fn len(&self) -> usize {
-        self.tree.len()
+        self.entries
     }
 
     /// Whether there is nothing.
     pub fn is_empty(&self) -> bool {
-        self.tree.is_empty()
+        self.entries == 0
     }
 
     /// How many bytes its regular files have.
     pub fn bytes(&self) -> u64 {
-        self.files.values().map(|file| file.stat.size).sum()
+        self.files.bytes()
     }
 
     /// The entries; the contents of files mean nothing here, only what kind they are of and their metadata.
     pub fn tree(&self) -> &Tree {
         &self.tree
     }
+
+    /// Its folders, links and other entries, and of its files those that a selection sees, which were hashed before.
+    pub fn selected(&self, selection: &Selection) -> Result<Tree, SelectError> {
+        let mut tree = self.frame.clone();
+        Selected::find(&self.tree, selection)?.each_file(|file| {
+            tree.adopt(&file.path(), &self.tree)
+                .expect("all folders of a listing are in its frame");
+        });
+        Ok(tree)
+    }
+
+    pub(crate) fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// Notes what a file turned out to hold.
+    pub(crate) fn learn(&mut self, path: &TreePath, seen: &Hash) {
+        self.tree.set_content(path, seen.content, seen.stat.size);
+        if seen.xattrs.is_empty() {
+            return;
+        }
+        let Some(mut entry) = self.tree.get(path).cloned() else { return };
+        entry.meta.xattrs = seen.xattrs.clone();
+        self.tree.insert(path, entry).expect("the file stands in a folder");
+    }
 }
 
 impl Context {
-    /// Lists what the folder holds and the patterns leave; `now` is the time of the scan.
-    pub fn scan(&self, ignore: &Ignore, now: UnixTime) -> Result<Listing, ScanError> {
-        let mut met = walk(&self.folder, ignore, self.index)?;
-        drop_empty_conditionals(&mut met);
-        let mut met = sorted(met);
-        link_groups(&mut met);
-        let mut files = HashMap::with_capacity(met.len());
-        let mut entries = Vec::with_capacity(met.len());
-        let mut frame = Vec::new();
-        for one in met {
-            if let Some(file) = one.file {
-                files.insert(one.path.clone(), file);
-            } else {
-                frame.push((one.path.clone(), one.entry.clone()));
+    /// Lists what the folder holds and the patterns leave, with the contents that are remembered; `now` is the time of
+    /// the scan.
+    pub fn scan(
+        &self,
+        ignore: &Ignore,
+        known: &StatCache,
+        now: UnixTime,
+    ) -> Result<Listing, ScanError> {
+        let mut folders = walk(&self.folder, ignore, known, self.index)?;
+        // A folder comes after the one that holds it.
+        folders.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        drop_empty_conditionals(&mut folders);
+        link_groups(&mut folders);
+        let (mut tree, mut frame, mut files) = (Tree::scratch(), Tree::scratch(), Files::default());
+        let mut entries = 0;
+        for Folder { path, met } in folders {
+            if met.is_empty() {
+                continue;
             }
-            entries.push((one.path, one.entry));
+            entries += met.len();
+            let others = met.iter().filter(|one| one.file.is_none());
+            let others: Vec<_> = others.map(|one| (one.name.clone(), one.entry.clone())).collect();
+            let named = met.iter().filter_map(|one| Some((one.name.clone(), one.file?))).collect();
+            let all = met.into_iter().map(|one| (one.name, one.entry));
+            tree.fill(&path, all).map_err(ScanError::Changed)?;
+            frame.fill(&path, others).map_err(ScanError::Changed)?;
+            files.0.push((path, named));
         }
-        let tree = Tree::from_entries(entries).map_err(ScanError::Changed)?;
-        let frame = Tree::from_entries(frame).map_err(ScanError::Changed)?;
-        Ok(Listing { tree, frame, files, scanned: now })
+        Ok(Listing { tree, frame, files, entries, scanned: now })
     }
-}
-
-/// Sorts by path; the entries are large, so that each is moved once.
-fn sorted(met: Vec<Met>) -> Vec<Met> {
-    let mut order: Vec<usize> = (0..met.len()).collect();
-    order.sort_unstable_by(|a, b| met[*a].path.cmp(&met[*b].path));
-    let mut met: Vec<Option<Met>> = met.into_iter().map(Some).collect();
-    order.into_iter().filter_map(|place| met[place].take()).collect()
 }
 
 /// A folder that a pattern leaves out appears only where another pattern takes in something below it.
-fn drop_empty_conditionals(met: &mut Vec<Met>) {
-    if !met.iter().any(|one| one.conditional) {
+fn drop_empty_conditionals(folders: &mut [Folder]) {
+    if !folders.iter().flat_map(|folder| &folder.met).any(|one| one.conditional) {
         return;
     }
     let mut needed: HashSet<TreePath> = HashSet::new();
-    for one in met.iter().filter(|one| !one.conditional) {
-        let mut above = one.path.parent();
+    for folder in folders.iter().filter(|folder| folder.met.iter().any(|one| !one.conditional)) {
+        let mut above = Some(folder.path.clone());
         while let Some(path) = above {
             above = path.parent();
             if !needed.insert(path) {
@@ -184,18 +233,20 @@ fn drop_empty_conditionals(met: &mut Vec<Met>) {
             }
         }
     }
-    met.retain(|one| !one.conditional || needed.contains(&one.path));
+    for Folder { path, met } in folders {
+        met.retain(|one| !one.conditional || needed.contains(&path.join(&one.name)));
+    }
 }
 
 /// Numbers the inodes of which more than one name was met, in the order of their first names.
-fn link_groups(met: &mut [Met]) {
+fn link_groups(folders: &mut [Folder]) {
     let mut names: HashMap<(u64, u64), (u64, u64)> = HashMap::new();
     let inode = |one: &Met| one.file.and_then(|file| file.inode);
-    for inode in met.iter().filter_map(inode) {
+    for inode in folders.iter().flat_map(|folder| &folder.met).filter_map(inode) {
         let next = u64::try_from(names.len()).unwrap_or(u64::MAX);
         names.entry(inode).or_insert((next, 0)).1 += 1;
     }
-    for one in met {
+    for one in folders.iter_mut().flat_map(|folder| &mut folder.met) {
         if let Some((group, count)) = inode(one).and_then(|inode| names.get(&inode))
             && *count > 1
         {

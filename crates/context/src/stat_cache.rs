@@ -5,12 +5,13 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{self, AtomicU64};
 
 use dcbuild_model::{ContentDigest, Digest, TreePath, UnixTime};
 
@@ -38,10 +39,84 @@ pub(crate) struct Known {
 #[derive(Debug)]
 pub struct StatCache {
     file: PathBuf,
-    /// Sorted by path.
-    entries: Vec<(Vec<u8>, Known)>,
+    entries: Entries,
     /// Hashed since; counts at once, though not all of it is saved.
     fresh: HashMap<TreePath, Known>,
+}
+
+/// What an earlier build left, sorted by path.
+#[derive(PartialEq, Eq, Debug, Default)]
+struct Entries {
+    /// One after the other.
+    paths: Vec<u8>,
+    /// Where each path ends, and what is known of it.
+    known: Vec<(usize, Known)>,
+}
+
+impl Entries {
+    fn path(&self, place: usize) -> Option<&[u8]> {
+        let (end, _) = self.known.get(place)?;
+        let start = place.checked_sub(1).and_then(|before| self.known.get(before));
+        self.paths.get(start.map_or(0, |(end, _)| *end)..*end)
+    }
+
+    fn push(&mut self, path: &[u8], known: Known) {
+        self.paths.extend_from_slice(path);
+        self.known.push((self.paths.len(), known));
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&[u8], &Known)> {
+        let known = self.known.iter().enumerate();
+        known.map(|(place, (_, known))| (self.path(place).unwrap_or_default(), known))
+    }
+
+    /// The place of a path; a right guess is the cheapest way.
+    fn find(&self, path: &[u8], guess: usize) -> Option<usize> {
+        if self.path(guess) == Some(path) {
+            return Some(guess);
+        }
+        let (mut low, mut high) = (0, self.known.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.path(middle)?.cmp(path) {
+                Ordering::Less => low = middle + 1,
+                Ordering::Equal => return Some(middle),
+                Ordering::Greater => high = middle,
+            }
+        }
+        None
+    }
+}
+
+impl<'a> FromIterator<(&'a [u8], Known)> for Entries {
+    fn from_iter<T: IntoIterator<Item = (&'a [u8], Known)>>(items: T) -> Entries {
+        let mut entries = Entries::default();
+        for (path, known) in items {
+            entries.push(path, known);
+        }
+        entries
+    }
+}
+
+/// Asks for files one after the other; the one that follows the last costs the least.
+pub(crate) struct Cursor<'a> {
+    cache: &'a StatCache,
+    next: usize,
+}
+
+impl Cursor<'_> {
+    /// What is known of a file that still looks the same.
+    pub(crate) fn get(&mut self, path: &TreePath, stat: &FileStat) -> Option<Known> {
+        let known = match self.cache.fresh.get(path) {
+            Some(known) => known,
+            None => {
+                let place = self.cache.entries.find(path.as_bytes(), self.next)?;
+                self.next = place + 1;
+                self.cache.entries.known.get(place).map(|(_, known)| known)?
+            }
+        };
+        (known.stat == *stat).then_some(*known)
+    }
 }
 
 impl StatCache {
@@ -57,34 +132,31 @@ impl StatCache {
 
     /// How many files are remembered.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.entries.known.len()
     }
 
     /// Whether none is.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.known.is_empty()
+    }
+
+    pub(crate) fn cursor(&self) -> Cursor<'_> {
+        Cursor { cache: self, next: 0 }
     }
 
     /// What is known of a file that still looks the same.
     pub(crate) fn get(&self, path: &TreePath, stat: &FileStat) -> Option<Known> {
-        let known = self.known(path)?;
-        (known.stat == *stat).then_some(known)
+        self.cursor().get(path, stat)
     }
 
-    fn known(&self, path: &TreePath) -> Option<Known> {
-        if let Some(known) = self.fresh.get(path) {
-            return Some(*known);
-        }
-        let place = self.entries.binary_search_by(|(name, _)| name.as_slice().cmp(path.as_bytes()));
-        self.entries.get(place.ok()?).map(|(_, known)| *known)
+    /// Forgets a file.
+    pub(crate) fn remove(&mut self, path: &TreePath) {
+        self.fresh.remove(path);
+        let others = self.entries.iter().filter(|(name, _)| *name != path.as_bytes());
+        self.entries = others.map(|(name, known)| (name, *known)).collect();
     }
 
     /// Remembers a file for the next save.
-    pub(crate) fn remove(&mut self, path: &TreePath) {
-        self.fresh.remove(path);
-        self.entries.retain(|(name, _)| name.as_slice() != path.as_bytes());
-    }
-
     pub(crate) fn put(&mut self, path: TreePath, known: Known) {
         self.fresh.insert(path, known);
     }
@@ -92,7 +164,7 @@ impl StatCache {
     /// Writes what is known of the files of a listing, in one step that no other process sees half of; files that
     /// changed just before the scan are left out.
     pub fn save(&mut self, listing: &Listing) -> io::Result<()> {
-        if self.fresh.is_empty() && self.entries.len() <= listing.files.len() {
+        if self.fresh.is_empty() && self.len() <= listing.files().len() {
             return Ok(());
         }
         let settled = |known: &Known| {
@@ -102,28 +174,23 @@ impl StatCache {
         let still = |path: &[u8], known: &Known| {
             TreePath::clean(path)
                 .ok()
-                .and_then(|path| listing.files.get(&path))
+                .and_then(|path| listing.files().get(&path))
                 .is_some_and(|file| file.stat == known.stat)
         };
-        let mut entries = std::mem::take(&mut self.entries);
-        entries.retain(|(path, known)| still(path, known));
-        for (path, known) in std::mem::take(&mut self.fresh) {
-            if settled(&known) {
-                entries.push((path.as_bytes().to_vec(), known));
-            }
-        }
-        // Of two entries for one path the later, fresh one counts.
-        entries.sort_by(|a, b| a.0.cmp(&b.0));
-        entries.reverse();
-        entries.dedup_by(|a, b| a.0 == b.0);
-        entries.reverse();
-        self.entries = entries;
+        let (old, fresh) = (std::mem::take(&mut self.entries), std::mem::take(&mut self.fresh));
+        let kept = old.iter().filter(|(path, known)| still(path, known));
+        let mut entries: BTreeMap<&[u8], Known> =
+            kept.map(|(path, known)| (path, *known)).collect();
+        // Of two entries for one path the fresh one counts.
+        let fresh = fresh.iter().filter(|(_, known)| settled(known));
+        entries.extend(fresh.map(|(path, known)| (path.as_bytes(), *known)));
+        self.entries = entries.into_iter().collect();
         self.write(&encode(&self.entries))
     }
 
     fn write(&self, bytes: &[u8]) -> io::Result<()> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let count = COUNT.fetch_add(1, atomic::Ordering::Relaxed);
         let new = self.file.with_extension(format!("{}-{count}.new", std::process::id()));
         if let Some(folder) = self.file.parent() {
             fs::create_dir_all(folder)?;
@@ -146,12 +213,12 @@ fn number(out: &mut Vec<u8>, mut value: u64) {
     out.push(low(value));
 }
 
-fn encode(entries: &[(Vec<u8>, Known)]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(entries.len() * 96 + 64);
+fn encode(entries: &Entries) -> Vec<u8> {
+    let mut out = Vec::with_capacity(entries.known.len() * 96 + 64);
     out.extend_from_slice(MAGIC);
-    out.extend_from_slice(&u64::try_from(entries.len()).unwrap_or(u64::MAX).to_le_bytes());
+    out.extend_from_slice(&u64::try_from(entries.known.len()).unwrap_or(u64::MAX).to_le_bytes());
     let mut before: &[u8] = &[];
-    for (path, known) in entries {
+    for (path, known) in entries.iter() {
         let shared = path.iter().zip(before).take_while(|(a, b)| a == b).count();
         let rest = path.get(shared..).unwrap_or_default();
         number(&mut out, u64::try_from(shared).unwrap_or(0));
@@ -208,24 +275,31 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn decode(bytes: &[u8]) -> Option<Vec<(Vec<u8>, Known)>> {
+fn decode(bytes: &[u8]) -> Option<Entries> {
     let (body, check) = bytes.split_at_checked(bytes.len().checked_sub(CHECK_BYTES)?)?;
     let mut reader = Reader(body.strip_prefix(MAGIC)?);
     if Digest::of(body).0 != check {
         return None;
     }
     let count = usize::try_from(u64::from_le_bytes(reader.array()?)).ok()?;
-    let mut entries: Vec<(Vec<u8>, Known)> = Vec::with_capacity(count.min(body.len() / 32));
+    let known = Vec::with_capacity(count.min(body.len() / 32));
+    let mut entries = Entries { paths: Vec::with_capacity(body.len() / 4), known };
+    let mut before = 0..0;
     for _ in 0..count {
         let (shared, rest) = (reader.length()?, reader.length()?);
-        let before = entries.last().map_or(&[][..], |(path, _)| path).get(..shared)?;
-        let rest = reader.bytes(rest)?;
-        let path = [before, rest].concat();
+        if shared > before.len() {
+            return None;
+        }
+        let start = entries.paths.len();
+        entries.paths.extend_from_within(before.start..before.start + shared);
+        entries.paths.extend_from_slice(reader.bytes(rest)?);
+        before = start..entries.paths.len();
         let (inode, size) = (reader.number()?, reader.number()?);
         let stat = FileStat { inode, size, mtime: reader.time()?, ctime: reader.time()? };
         let [has_xattrs] = reader.array()?;
         let content = ContentDigest(Digest(reader.array()?));
-        entries.push((path, Known { stat, content, has_xattrs: has_xattrs != 0 }));
+        let known = Known { stat, content, has_xattrs: has_xattrs != 0 };
+        entries.known.push((before.end, known));
     }
     reader.0.is_empty().then_some(entries)
 }

@@ -12,15 +12,22 @@ use dcbuild_tree::{Entry, FileBody, Ignore, Kind, Meta, Origin, Xattrs};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
-use crate::scan::{FileStat, ScanError, Unhashed};
+use crate::scan::{FileStat, ScanError, Seen as File, UNHASHED};
+use crate::stat_cache::{Known, StatCache};
 use crate::xattrs;
+
+/// What one folder holds, by name.
+pub(crate) struct Folder {
+    pub(crate) path: TreePath,
+    pub(crate) met: Vec<Met>,
+}
 
 /// One entry, as it was met.
 pub(crate) struct Met {
-    pub(crate) path: TreePath,
+    pub(crate) name: Box<[u8]>,
     pub(crate) entry: Entry,
     /// Of a regular file.
-    pub(crate) file: Option<Unhashed>,
+    pub(crate) file: Option<File>,
     /// Left out by a pattern; a folder that counts only if something in it does.
     pub(crate) conditional: bool,
 }
@@ -43,53 +50,56 @@ struct Queue {
 
 struct Walk<'a> {
     ignore: &'a Ignore,
+    known: &'a StatCache,
     context: u32,
     queue: Mutex<Queue>,
     changed: Condvar,
 }
 
-/// Lists all that is below a folder and not ignored, in no order.
+/// Lists all that is below a folder and not ignored: the folders in no order.
 pub(crate) fn walk(
     folder: &Arc<OwnedFd>,
     ignore: &Ignore,
+    known: &StatCache,
     context: u32,
-) -> Result<Vec<Met>, ScanError> {
+) -> Result<Vec<Folder>, ScanError> {
     let top =
         Job { parent: folder.clone(), path: TreePath::root(), seen: Seen::default(), depth: 0 };
     let queue = Queue { jobs: vec![top], busy: 0, failed: None };
-    let walk = Walk { ignore, context, queue: Mutex::new(queue), changed: Condvar::new() };
+    let walk = Walk { ignore, known, context, queue: Mutex::new(queue), changed: Condvar::new() };
     let cores = std::thread::available_parallelism().map_or(1, usize::from).min(16);
-    let mut met = Vec::new();
+    let mut folders = Vec::new();
     std::thread::scope(|scope| {
         let others: Vec<_> = (1..cores).map(|_| scope.spawn(|| walk.run())).collect();
-        met.append(&mut walk.run());
+        folders.append(&mut walk.run());
         for other in others {
             match other.join() {
-                Ok(mut found) => met.append(&mut found),
+                Ok(mut found) => folders.append(&mut found),
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         }
     });
     let failed = walk.queue.into_inner().unwrap_or_else(PoisonError::into_inner).failed;
-    failed.map_or(Ok(met), Err)
+    failed.map_or(Ok(folders), Err)
 }
 
 impl Walk<'_> {
-    fn run(&self) -> Vec<Met> {
-        let mut met = Vec::new();
+    fn run(&self) -> Vec<Folder> {
+        let mut folders = Vec::new();
         let mut below = Vec::new();
         while let Some(job) = self.take() {
-            let result = self.folder(&job, &mut met, &mut below);
+            let result = self.folder(&job, &mut below);
             let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
             queue.busy -= 1;
             queue.jobs.append(&mut below);
-            if let Err(error) = result {
-                queue.failed.get_or_insert(error);
+            match result {
+                Ok(met) => folders.push(Folder { path: job.path, met }),
+                Err(error) => drop(queue.failed.get_or_insert(error)),
             }
             drop(queue);
             self.changed.notify_all();
         }
-        met
+        folders
     }
 
     fn take(&self) -> Option<Job> {
@@ -110,8 +120,8 @@ impl Walk<'_> {
         }
     }
 
-    /// Reads one folder: what it holds goes to `met`, folders in it to `below`.
-    fn folder(&self, job: &Job, met: &mut Vec<Met>, below: &mut Vec<Job>) -> Result<(), ScanError> {
+    /// Reads what one folder holds, by name; folders in it go to `below`.
+    fn folder(&self, job: &Job, below: &mut Vec<Job>) -> Result<Vec<Met>, ScanError> {
         let failed =
             |errno: Errno| ScanError::Folder { path: job.path.clone(), source: errno.into() };
         if job.depth > limits::DEPTH_MAX {
@@ -122,9 +132,10 @@ impl Walk<'_> {
         let folder =
             match rustix::fs::openat(&job.parent, OsStr::from_bytes(name), flags, Mode::empty()) {
                 // It went away since it was listed.
-                Err(Errno::NOENT) => return Ok(()),
+                Err(Errno::NOENT) => return Ok(Vec::new()),
                 other => Arc::new(other.map_err(failed)?),
             };
+        let mut met = Vec::new();
         for item in Dir::read_from(&folder).map_err(failed)? {
             let item = item.map_err(failed)?;
             let name = item.file_name().to_bytes();
@@ -141,28 +152,45 @@ impl Walk<'_> {
             if out && (!maybe_folder || self.ignore.skips_whole(path.as_bytes())) {
                 continue;
             }
-            let Some(one) = self.entry(&folder, path, out)? else { continue };
+            let Some(one) = self.entry(&folder, name, &path, out)? else { continue };
             if one.entry.is_dir() {
-                let (parent, path) = (folder.clone(), one.path.clone());
-                below.push(Job { parent, path, seen, depth: job.depth + 1 });
+                below.push(Job { parent: folder.clone(), path, seen, depth: job.depth + 1 });
             } else if out {
                 continue;
             }
             met.push(one);
         }
-        Ok(())
+        met.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        self.remember(&mut met);
+        Ok(met)
+    }
+
+    /// Names the contents of files that are what they were.
+    fn remember(&self, met: &mut [Met]) {
+        let mut known = self.known.cursor();
+        for one in met {
+            if let (Some(file), Kind::File(body)) = (&one.file, &mut one.entry.kind)
+                && let Origin::Context { path, .. } = &body.origin
+                && let Some(Known { content, has_xattrs: false, .. }) = known.get(path, &file.stat)
+            {
+                body.content = content;
+            }
+        }
     }
 
     /// What stands under one name; none if it went away.
-    fn entry(&self, folder: &OwnedFd, path: TreePath, out: bool) -> Result<Option<Met>, ScanError> {
-        let failed = |path: &TreePath, errno: Errno| ScanError::Entry {
-            path: path.clone(),
-            source: errno.into(),
-        };
-        let name = OsStr::from_bytes(path.name().unwrap_or(b"."));
-        let stat = match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+    fn entry(
+        &self,
+        folder: &OwnedFd,
+        name: &[u8],
+        path: &TreePath,
+        out: bool,
+    ) -> Result<Option<Met>, ScanError> {
+        let failed = |errno: Errno| ScanError::Entry { path: path.clone(), source: errno.into() };
+        let at = OsStr::from_bytes(name);
+        let stat = match rustix::fs::statat(folder, at, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => return Ok(None),
-            other => other.map_err(|errno| failed(&path, errno))?,
+            other => other.map_err(failed)?,
         };
         let file_stat = FileStat::of(&stat);
         let mut attributes = Xattrs::default();
@@ -170,17 +198,17 @@ impl Walk<'_> {
         let device = || (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
-                file = Some(Unhashed { stat: file_stat, inode: file_stat.shared_inode(&stat) });
+                file = Some(File { stat: file_stat, inode: file_stat.shared_inode(&stat) });
                 let origin = Origin::Context { context: self.context, path: path.clone() };
-                Kind::File(FileBody { content: Unhashed::CONTENT, size: file_stat.size, origin })
+                Kind::File(FileBody { content: UNHASHED, size: file_stat.size, origin })
             }
             FileType::Directory => {
-                attributes = folder_xattrs(folder, name);
+                attributes = folder_xattrs(folder, at);
                 Kind::Dir
             }
-            FileType::Symlink => match rustix::fs::readlinkat(folder, name, Vec::new()) {
+            FileType::Symlink => match rustix::fs::readlinkat(folder, at, Vec::new()) {
                 Err(Errno::NOENT | Errno::INVAL) => return Ok(None),
-                other => Kind::Symlink(other.map_err(|errno| failed(&path, errno))?.into_bytes()),
+                other => Kind::Symlink(other.map_err(failed)?.into_bytes()),
             },
             FileType::Fifo => Kind::Fifo,
             FileType::Socket => Kind::Socket,
@@ -194,12 +222,12 @@ impl Walk<'_> {
             }
             FileType::Unknown => {
                 let source = io::Error::from(io::ErrorKind::Unsupported);
-                return Err(ScanError::Entry { path, source });
+                return Err(ScanError::Entry { path: path.clone(), source });
             }
         };
         let meta = meta(&stat, file_stat.mtime, attributes);
         let entry = Entry { meta, kind, links: None };
-        Ok(Some(Met { path, entry, file, conditional: out }))
+        Ok(Some(Met { name: name.into(), entry, file, conditional: out }))
     }
 }
 

@@ -28,7 +28,7 @@ pub use entry::{Entry, FileBody, Kind, LinkGroup, Meta, Origin, Xattrs};
 pub use ignore::{Ignore, IgnoreError};
 pub use owner::{Accounts, OwnerError, resolve_owner};
 pub use pattern::{BadPattern, Pattern};
-pub use select::{SelectError, select, selected_files};
+pub use select::{SelectError, Selected, SelectedFile, select};
 pub use source::{Filter, Match, SourceError};
 pub use stubs::without_stubs;
 pub use tree::{InsertError, LastLink, ResolveError, Tree};

@@ -20,62 +20,101 @@ pub type SelectError = SourceError;
 /// In the COPY form it is what COPY would make of it: the names of files, all below folders, and the name of a folder
 /// or its own mode not at all, as only what it holds is copied.
 pub fn select(tree: &Tree, selection: &Selection) -> Result<SelectionDigest, SelectError> {
-    let mut encoder = Encoder::new("selection/1");
-    match selection.form {
-        SelectionForm::Copy => {
-            encoder.variant("copy");
-            let sources = matches(tree, selection)?;
-            encoder.list(sources.iter(), |encoder, matches| {
-                encoder.list(matches.iter(), encode_match);
-            });
-        }
-        SelectionForm::Mount => {
-            encoder.variant("mount");
-            let (top, entry) = mounted(tree, selection)?;
-            let below: Vec<_> = tree.walk_from(&top).collect();
-            let groups = numbers(below.iter().map(|(_, entry)| *entry));
-            encode_entry(&mut encoder, entry, TimeForm::Ignored);
-            encoder.list(below.into_iter(), |encoder, (path, entry)| {
-                encoder.bytes(path.as_bytes().get(top.as_bytes().len()..).unwrap_or_default());
-                encode_entry(encoder, entry, TimeForm::Ignored);
-                encoder.option(group(entry, &groups), Encoder::number);
-            });
-        }
-    }
-    Ok(SelectionDigest(encoder.finish()))
+    Selected::find(tree, selection).map(|selected| selected.digest())
 }
 
-/// The regular files that a selection reads: what must be hashed and sent. Contents do not count, so that it can be
-/// asked of a listing that was not hashed yet. Each is named once, in order.
-pub fn selected_files(tree: &Tree, selection: &Selection) -> Result<Vec<TreePath>, SelectError> {
-    let mut files = Vec::new();
-    match selection.form {
-        SelectionForm::Copy => {
-            for found in matches(tree, selection)?.into_iter().flatten() {
-                for item in found.items.iter().filter(|item| is_file(item.entry)) {
-                    files.push(found.path.below(&item.path));
+/// What a selection sees of a tree. To find it, contents do not count: it can be asked of what was not hashed yet.
+#[derive(Debug)]
+pub struct Selected<'t>(Form<'t>);
+
+#[derive(Debug)]
+enum Form<'t> {
+    /// What each source names.
+    Copy(Vec<Vec<Match<'t>>>),
+    /// One path, and what lies below it.
+    Mount { top: TreePath, entry: &'t Entry, below: Vec<(TreePath, &'t Entry)> },
+}
+
+/// A regular file of a selection.
+#[derive(Clone, Copy, Debug)]
+pub struct SelectedFile<'s, 't> {
+    top: &'s TreePath,
+    /// Its path below that.
+    rest: Option<&'s TreePath>,
+    /// The file.
+    pub entry: &'t Entry,
+}
+
+impl SelectedFile<'_, '_> {
+    /// Its path from the tree's root.
+    pub fn path(&self) -> TreePath {
+        self.rest.map_or_else(|| self.top.clone(), |rest| self.top.below(rest))
+    }
+}
+
+impl<'t> Selected<'t> {
+    /// Looks a selection up in a tree.
+    pub fn find(tree: &'t Tree, selection: &Selection) -> Result<Selected<'t>, SelectError> {
+        let form = match selection.form {
+            SelectionForm::Copy => Form::Copy(matches(tree, selection)?),
+            SelectionForm::Mount => {
+                let (top, entry) = mounted(tree, selection)?;
+                let below = tree.walk_from(&top).collect();
+                Form::Mount { top, entry, below }
+            }
+        };
+        Ok(Selected(form))
+    }
+
+    /// Shows each regular file: what must be hashed and sent. They come in no order, and one that several sources name
+    /// comes more than once.
+    pub fn each_file<'s>(&'s self, mut see: impl FnMut(SelectedFile<'s, 't>)) {
+        let mut see = |top: &'s TreePath, rest: Option<&'s TreePath>, entry: &'t Entry| {
+            if matches!(entry.kind, Kind::File(_)) {
+                see(SelectedFile { top, rest, entry });
+            }
+        };
+        match &self.0 {
+            Form::Copy(sources) => {
+                for found in sources.iter().flatten() {
+                    see(&found.path, None, found.entry);
+                    for item in &found.items {
+                        see(&found.path, Some(&item.path), item.entry);
+                    }
                 }
-                if is_file(found.entry) {
-                    files.push(found.path);
+            }
+            Form::Mount { top, entry, below } => {
+                see(top, None, entry);
+                for (path, entry) in below {
+                    see(path, None, entry);
                 }
             }
         }
-        SelectionForm::Mount => {
-            let (top, entry) = mounted(tree, selection)?;
-            let inside = tree.walk_from(&top).filter(|(_, entry)| is_file(entry));
-            files.extend(inside.map(|(path, _)| path));
-            if is_file(entry) {
-                files.push(top);
+    }
+
+    /// Its name; see [`select`].
+    pub fn digest(&self) -> SelectionDigest {
+        let mut encoder = Encoder::new("selection/1");
+        match &self.0 {
+            Form::Copy(sources) => {
+                encoder.variant("copy");
+                encoder.list(sources.iter(), |encoder, matches| {
+                    encoder.list(matches.iter(), encode_match);
+                });
+            }
+            Form::Mount { top, entry, below } => {
+                encoder.variant("mount");
+                let groups = numbers(below.iter().map(|(_, entry)| *entry));
+                encode_entry(&mut encoder, entry, TimeForm::Ignored);
+                encoder.list(below.iter(), |encoder, (path, entry)| {
+                    encoder.bytes(path.as_bytes().get(top.as_bytes().len()..).unwrap_or_default());
+                    encode_entry(encoder, entry, TimeForm::Ignored);
+                    encoder.option(group(entry, &groups), Encoder::number);
+                });
             }
         }
+        SelectionDigest(encoder.finish())
     }
-    files.sort_unstable();
-    files.dedup();
-    Ok(files)
-}
-
-fn is_file(entry: &Entry) -> bool {
-    matches!(entry.kind, Kind::File(_))
 }
 
 fn matches<'t>(tree: &'t Tree, selection: &Selection) -> Result<Vec<Vec<Match<'t>>>, SelectError> {

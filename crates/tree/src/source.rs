@@ -178,7 +178,7 @@ fn below<'t>(tree: &'t Tree, top: &TreePath, include: &Ignore, exclude: &Ignore)
         if matches!(entry.kind, Kind::Socket) {
             continue;
         }
-        let (here, path) = (level.folder.join(name), level.relative.join(name));
+        let path = level.relative.join(name);
         let (included, seen_in) = include.matches_below(path.as_bytes(), &level.seen.0);
         let (excluded, seen_out) = exclude.matches_below(path.as_bytes(), &level.seen.1);
         let wanted = (included || include.is_empty()) && !excluded;
@@ -188,18 +188,21 @@ fn below<'t>(tree: &'t Tree, top: &TreePath, include: &Ignore, exclude: &Ignore)
         } else {
             Role::Above
         };
-        let item = Item { path: path.clone(), entry, role };
         let depth = waiting.len();
+        let inside = (entry.is_dir() && !(excluded && exclude.skips_whole(path.as_bytes())))
+            .then(|| (level.folder.join(name), path.clone()));
+        let item = Item { path, entry, role };
         if wanted {
             items.append(&mut waiting);
             items.push(item);
         } else if entry.is_dir() {
             waiting.push(item);
         }
-        if entry.is_dir() && !(excluded && exclude.skips_whole(path.as_bytes())) {
-            levels.push(Level::open(tree, &here, path, (seen_in, seen_out), depth));
-        } else {
-            waiting.truncate(depth);
+        match inside {
+            Some((folder, relative)) => {
+                levels.push(Level::open(tree, &folder, relative, (seen_in, seen_out), depth));
+            }
+            None => waiting.truncate(depth),
         }
     }
     items

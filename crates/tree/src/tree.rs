@@ -196,6 +196,55 @@ impl Tree {
         Ok(())
     }
 
+    /// Puts entries into a folder that is there, whatever stood under their names; it costs the least where the folder
+    /// is empty and the names come in order.
+    pub fn fill(
+        &mut self,
+        folder: &TreePath,
+        entries: impl IntoIterator<Item = (Box<[u8]>, Entry)>,
+    ) -> Result<(), InsertError> {
+        let Some(dir) = self.dir(folder) else {
+            return Err(InsertError::NoParent { path: folder.clone() });
+        };
+        let mut groups = 0;
+        let nodes = entries.into_iter().map(|(name, entry)| {
+            if let Some(LinkGroup(group)) = entry.links {
+                groups = groups.max(group.saturating_add(1));
+            }
+            (name, Node::of(entry))
+        });
+        if dir.children.is_empty() {
+            dir.children = nodes.collect();
+        } else {
+            dir.children.extend(nodes);
+        }
+        self.next_group = self.next_group.max(groups);
+        Ok(())
+    }
+
+    /// Takes what another tree has at a path, with all below it, without a copy; the folder of the path must be here.
+    ///
+    /// Nothing happens where the other tree has nothing.
+    pub fn adopt(&mut self, path: &TreePath, other: &Tree) -> Result<(), InsertError> {
+        let node = match other.node(path) {
+            None => return Ok(()),
+            Some(Found::Dir(dir)) => Node::Dir(dir.clone()),
+            Some(Found::Leaf(entry)) => Node::Leaf(entry.clone()),
+        };
+        self.next_group = self.next_group.max(other.next_group);
+        match (self.slot(path), node) {
+            (Some((name, dir)), node) => {
+                dir.children.insert(name.into(), node);
+                Ok(())
+            }
+            (None, Node::Dir(root)) if path.is_root() => {
+                self.root = root;
+                Ok(())
+            }
+            (None, _) => Err(InsertError::NoParent { path: path.clone() }),
+        }
+    }
+
     /// Removes a path with all below it and says whether it was there; the root stays.
     pub fn remove(&mut self, path: &TreePath) -> bool {
         self.get(path).is_some()
@@ -227,6 +276,18 @@ impl Tree {
         let group = LinkGroup(self.next_group);
         self.next_group = self.next_group.saturating_add(1);
         group
+    }
+
+    /// A folder, ready to be changed.
+    fn dir(&mut self, path: &TreePath) -> Option<&mut Dir> {
+        let mut dir = Arc::make_mut(&mut self.root);
+        for name in path.names() {
+            match dir.children.get_mut(name)? {
+                Node::Dir(child) => dir = Arc::make_mut(child),
+                Node::Leaf(_) => return None,
+            }
+        }
+        Some(dir)
     }
 
     fn node(&self, path: &TreePath) -> Option<Found<'_>> {
@@ -270,8 +331,8 @@ fn put(dir: &mut Dir, name: &[u8], entry: Entry) {
 }
 
 enum Found<'a> {
-    Dir(&'a Dir),
-    Leaf(&'a Entry),
+    Dir(&'a Arc<Dir>),
+    Leaf(&'a Arc<Entry>),
 }
 
 /// Walks a tree; see [`Tree::walk`].

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use dcbuild_model::{Digest, Selection, SelectionForm, TreePath, UnixTime};
-use dcbuild_tree::{Ignore, Kind, Origin};
+use dcbuild_tree::{Ignore, Kind, Origin, Tree};
 
 use super::*;
 use crate::{Context, StatCache};
@@ -16,20 +16,25 @@ fn copy(source: &str) -> Selection {
     Selection { form: SelectionForm::Copy, sources, exclude: Vec::new(), parents: false }
 }
 
-/// One build: scan, hash, save.
+/// One build: scan, hash, save; with the tree that all its selections see.
 fn build(
     folder: &Path,
     state: &Path,
     sources: &[&str],
     now: UnixTime,
-) -> Result<Hashed, HashError> {
+) -> Result<(Hashed, Tree), HashError> {
     let context = Context::open(folder, 3).unwrap();
-    let listing = context.scan(&Ignore::default(), now).unwrap();
     let mut cache = StatCache::load(state, &context);
+    let mut listing = context.scan(&Ignore::default(), &cache, now).unwrap();
     let selections: Vec<Selection> = sources.iter().map(|source| copy(source)).collect();
-    let hashed = hash(&context, &listing, &selections, &mut cache)?;
+    let hashed = hash(&context, &mut listing, &selections, &mut cache)?;
     cache.save(&listing).unwrap();
-    Ok(hashed)
+    let whole = Selection {
+        sources: sources.iter().map(|source| (*source).to_owned()).collect(),
+        ..copy("")
+    };
+    let tree = listing.selected(&whole).unwrap();
+    Ok((hashed, tree))
 }
 
 fn folders() -> (tempfile::TempDir, tempfile::TempDir) {
@@ -44,9 +49,9 @@ fn folders() -> (tempfile::TempDir, tempfile::TempDir) {
 #[test]
 fn only_what_is_asked_for_is_read() {
     let (folder, state) = folders();
-    let hashed = build(folder.path(), state.path(), &["src"], LATER).unwrap();
+    let (hashed, tree) = build(folder.path(), state.path(), &["src"], LATER).unwrap();
     assert_eq!((hashed.files_read, hashed.bytes_read), (2, 6));
-    let get = |path: &str| hashed.tree.get(&TreePath::clean(path.as_bytes()).unwrap());
+    let get = |path: &str| tree.get(&TreePath::clean(path.as_bytes()).unwrap());
     assert!(get("other").is_none());
     let Kind::File(body) = &get("src/a").unwrap().kind else { panic!("a file") };
     assert_eq!(body.content.0, Digest::of(b"aaaa"));
@@ -57,7 +62,7 @@ fn only_what_is_asked_for_is_read() {
 #[test]
 fn unchanged_files_are_remembered_and_changed_ones_are_not() {
     let (folder, state) = folders();
-    let run = |sources: &[&str]| build(folder.path(), state.path(), sources, LATER).unwrap();
+    let run = |sources: &[&str]| build(folder.path(), state.path(), sources, LATER).unwrap().0;
     let first = run(&["src"]);
     let second = run(&["src"]);
     assert_eq!((second.files_read, second.files_known), (0, 2));
@@ -82,7 +87,7 @@ fn a_file_that_has_just_changed_is_read_again() {
     let since = written.duration_since(std::time::UNIX_EPOCH).unwrap();
     let now = UnixTime { secs: i64::try_from(since.as_secs()).unwrap() + 1, nanos: 0 };
     for _ in 0..2 {
-        let hashed = build(folder.path(), state.path(), &["src"], now).unwrap();
+        let (hashed, _) = build(folder.path(), state.path(), &["src"], now).unwrap();
         assert_eq!(hashed.files_known, 0);
     }
 }
@@ -92,11 +97,11 @@ fn a_file_that_cannot_be_read_is_named() {
     let (folder, state) = folders();
     // A listing knows a file that has since become a link: as good as one without permission, which root always has.
     let context = Context::open(folder.path(), 0).unwrap();
-    let listing = context.scan(&Ignore::default(), LATER).unwrap();
+    let mut cache = StatCache::load(state.path(), &context);
+    let mut listing = context.scan(&Ignore::default(), &cache, LATER).unwrap();
     fs::remove_file(folder.path().join("src/a")).unwrap();
     std::os::unix::fs::symlink("/etc/passwd", folder.path().join("src/a")).unwrap();
-    let mut cache = StatCache::load(state.path(), &context);
-    let error = hash(&context, &listing, &[copy("src")], &mut cache).unwrap_err();
+    let error = hash(&context, &mut listing, &[copy("src")], &mut cache).unwrap_err();
     assert_eq!(error.to_string(), "could not read '/src/a' of the context");
     assert!(error.hint().is_some());
     let error = build(folder.path(), state.path(), &["none"], LATER).unwrap_err();
@@ -113,8 +118,8 @@ fn attributes_of_programs_go_along() {
         return;
     }
     for _ in 0..2 {
-        let hashed = build(folder.path(), state.path(), &["src"], LATER).unwrap();
-        let entry = hashed.tree.get(&TreePath::clean(b"src/b").unwrap()).unwrap();
+        let (_, tree) = build(folder.path(), state.path(), &["src"], LATER).unwrap();
+        let entry = tree.get(&TreePath::clean(b"src/b").unwrap()).unwrap();
         let kept: Vec<_> = entry.meta.xattrs.iter().collect();
         assert_eq!(kept, [(&b"user.kind"[..], &b"tool"[..])]);
     }

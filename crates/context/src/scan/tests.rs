@@ -12,7 +12,7 @@ use dcbuild_tree::{Ignore, Kind};
 use expect_test::{Expect, expect};
 use rustix::fs::{CWD, FileType, Mode};
 
-use crate::{Context, Listing};
+use crate::{Context, Listing, StatCache};
 
 const NOW: UnixTime = UnixTime { secs: 4_000_000_000, nanos: 0 };
 
@@ -30,7 +30,9 @@ fn put(folder: &Path, names: &[&str]) {
 
 fn scan(folder: &Path, ignore: &str) -> Listing {
     let context = Context::open(folder, 0).unwrap();
-    context.scan(&Ignore::parse(ignore.as_bytes()).unwrap(), NOW).unwrap()
+    let nothing = tempfile::tempdir().unwrap();
+    let known = StatCache::load(nothing.path(), &context);
+    context.scan(&Ignore::parse(ignore.as_bytes()).unwrap(), &known, NOW).unwrap()
 }
 
 fn names(listing: &Listing) -> String {

@@ -4,7 +4,7 @@ use dcbuild_model::{ContentDigest, Digest, UnixTime};
 
 use super::*;
 
-fn entries(count: u64) -> Vec<(Vec<u8>, Known)> {
+fn entries(count: u64) -> Entries {
     let entry = |number: u64| {
         let path = format!("folder-{:03}/file-{number:06}", number / 100).into_bytes();
         let time = UnixTime { secs: -5 + i64::try_from(number).unwrap(), nanos: 999_999_999 };
@@ -13,7 +13,8 @@ fn entries(count: u64) -> Vec<(Vec<u8>, Known)> {
         let content = ContentDigest(Digest::of(&path));
         (path, Known { stat, content, has_xattrs: number.is_multiple_of(3) })
     };
-    (0..count).map(entry).collect()
+    let all: Vec<_> = (0..count).map(entry).collect();
+    all.iter().map(|(path, known)| (path.as_slice(), *known)).collect()
 }
 
 #[test]
@@ -22,6 +23,20 @@ fn what_is_written_is_read_back() {
         let entries = entries(count);
         assert_eq!(decode(&encode(&entries)), Some(entries));
     }
+}
+
+#[test]
+fn a_file_is_found_whatever_was_guessed() {
+    let entries = entries(120);
+    for guess in [0, 7, 119, 120, usize::MAX - 1] {
+        for (place, (path, _)) in entries.iter().enumerate() {
+            assert_eq!(entries.find(path, guess), Some(place));
+        }
+        for none in [&b""[..], b"folder-000", b"folder-000/file-000001x", b"zzz"] {
+            assert_eq!(entries.find(none, guess), None);
+        }
+    }
+    assert_eq!(Entries::default().find(b"a", 0), None);
 }
 
 #[test]
@@ -56,7 +71,7 @@ fn many_processes_write_at_once() {
                 for count in 1..20 {
                     let cache = StatCache {
                         file: file.clone(),
-                        entries: Vec::new(),
+                        entries: Entries::default(),
                         fresh: HashMap::new(),
                     };
                     cache.write(&encode(&entries(count))).unwrap();

@@ -72,8 +72,12 @@ fn the_files_to_hash_are_known_from_a_listing() {
     let files = |form, sources: &[&str], exclude: &[&str]| -> Vec<String> {
         let exclude = exclude.iter().map(|pattern| (*pattern).to_owned()).collect();
         let selection = Selection { exclude, ..selection(form, sources) };
-        let files = selected_files(&sample(), &selection).unwrap();
-        files.iter().map(ToString::to_string).collect()
+        let tree = sample();
+        let mut files = Vec::new();
+        let selected = Selected::find(&tree, &selection).unwrap();
+        selected.each_file(|file| files.push(file.path().to_string()));
+        files.sort();
+        files
     };
     assert_eq!(files(SelectionForm::Copy, &["d", "*.txt"], &[]), ["/a.txt", "/d/f", "/d/s/g"]);
     assert_eq!(files(SelectionForm::Copy, &["l"], &["s"]), ["/d/f"]);

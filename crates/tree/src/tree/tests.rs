@@ -147,6 +147,20 @@ fn a_clone_does_not_see_later_changes() {
 }
 
 #[test]
+fn what_has_no_folder_to_stand_in_is_refused() {
+    let other = tree(&[("d", dir()), ("d/f", file("f"))]);
+    let mut tree = Tree::scratch();
+    let missing = InsertError::NoParent { path: path("d/f") };
+    assert_eq!(tree.adopt(&path("d/f"), &other), Err(missing));
+    assert_eq!(tree.adopt(&path("none/x"), &other), Ok(()));
+    let missing = InsertError::NoParent { path: path("d") };
+    assert_eq!(tree.fill(&path("d"), [(b"f"[..].into(), file("f"))]), Err(missing));
+    tree.adopt(&path("d"), &other).unwrap();
+    assert_eq!(tree, other);
+    assert_eq!(Tree::scratch().adopt(&TreePath::root(), &other), Ok(()));
+}
+
+#[test]
 fn the_deepest_tree_is_taken_apart() {
     let mut tree = Tree::scratch();
     let mut here = TreePath::root();
@@ -158,6 +172,27 @@ fn the_deepest_tree_is_taken_apart() {
 }
 
 proptest! {
+    #[test]
+    fn a_tree_is_made_of_its_folders(tree in any_tree()) {
+        let (mut filled, mut adopted) = (Tree::scratch(), Tree::scratch());
+        let folders = tree.walk().filter(|(_, entry)| entry.is_dir()).map(|(path, _)| path);
+        for folder in std::iter::once(TreePath::root()).chain(folders) {
+            let held = tree.names(&folder).map(|(name, entry)| (name.into(), entry.clone()));
+            filled.fill(&folder, held).unwrap();
+        }
+        for (path, entry) in tree.walk() {
+            if entry.is_dir() {
+                adopted.insert(&path, entry.clone()).unwrap();
+            } else {
+                adopted.adopt(&path, &tree).unwrap();
+            }
+        }
+        prop_assert_eq!(&filled, &tree);
+        prop_assert_eq!(&adopted, &tree);
+        prop_assert_eq!(filled.fresh_group(), tree.clone().fresh_group());
+        prop_assert_eq!(adopted.fresh_group(), tree.clone().fresh_group());
+    }
+
     #[test]
     fn a_tree_is_what_its_one_layer_makes(tree in any_tree()) {
         let mut again = Tree::scratch();
