@@ -5,6 +5,7 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::sync::Arc;
 
 use dcbuild_model::{ContentDigest, Digest, Fault, Selection, TreePath, UnixTime};
 use dcbuild_tree::{Ignore, InsertError, LinkGroup, SelectError, Selected, Tree};
@@ -249,8 +250,9 @@ fn link_groups(folders: &mut [Folder]) {
     for one in folders.iter_mut().flat_map(|folder| &mut folder.met) {
         if let Some((group, count)) = inode(one).and_then(|inode| names.get(&inode))
             && *count > 1
+            && let Some(entry) = Arc::get_mut(&mut one.entry)
         {
-            one.entry.links = Some(LinkGroup(*group));
+            entry.links = Some(LinkGroup(*group));
         }
     }
 }

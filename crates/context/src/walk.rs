@@ -25,7 +25,8 @@ pub(crate) struct Folder {
 /// One entry, as it was met.
 pub(crate) struct Met {
     pub(crate) name: Box<[u8]>,
-    pub(crate) entry: Entry,
+    /// Nobody else has it yet.
+    pub(crate) entry: Arc<Entry>,
     /// Of a regular file.
     pub(crate) file: Option<File>,
     /// Left out by a pattern; a folder that counts only if something in it does.
@@ -169,7 +170,8 @@ impl Walk<'_> {
     fn remember(&self, met: &mut [Met]) {
         let mut known = self.known.cursor();
         for one in met {
-            if let (Some(file), Kind::File(body)) = (&one.file, &mut one.entry.kind)
+            if let (Some(file), Some(entry)) = (&one.file, Arc::get_mut(&mut one.entry))
+                && let Kind::File(body) = &mut entry.kind
                 && let Origin::Context { path, .. } = &body.origin
                 && let Some(Known { content, has_xattrs: false, .. }) = known.get(path, &file.stat)
             {
@@ -226,7 +228,7 @@ impl Walk<'_> {
             }
         };
         let meta = meta(&stat, file_stat.mtime, attributes);
-        let entry = Entry { meta, kind, links: None };
+        let entry = Arc::new(Entry { meta, kind, links: None });
         Ok(Some(Met { name: name.into(), entry, file, conditional: out }))
     }
 }

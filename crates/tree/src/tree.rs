@@ -63,6 +63,13 @@ impl Node {
             _ => Node::Leaf(Arc::new(entry)),
         }
     }
+
+    fn shared(entry: Arc<Entry>) -> Node {
+        match entry.kind {
+            Kind::Dir => Node::of(Arc::unwrap_or_clone(entry)),
+            _ => Node::Leaf(entry),
+        }
+    }
 }
 
 impl Dir {
@@ -201,7 +208,7 @@ impl Tree {
     pub fn fill(
         &mut self,
         folder: &TreePath,
-        entries: impl IntoIterator<Item = (Box<[u8]>, Entry)>,
+        entries: impl IntoIterator<Item = (Box<[u8]>, Arc<Entry>)>,
     ) -> Result<(), InsertError> {
         let Some(dir) = self.dir(folder) else {
             return Err(InsertError::NoParent { path: folder.clone() });
@@ -211,7 +218,7 @@ impl Tree {
             if let Some(LinkGroup(group)) = entry.links {
                 groups = groups.max(group.saturating_add(1));
             }
-            (name, Node::of(entry))
+            (name, Node::shared(entry))
         });
         if dir.children.is_empty() {
             dir.children = nodes.collect();

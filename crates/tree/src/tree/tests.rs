@@ -154,7 +154,7 @@ fn what_has_no_folder_to_stand_in_is_refused() {
     assert_eq!(tree.adopt(&path("d/f"), &other), Err(missing));
     assert_eq!(tree.adopt(&path("none/x"), &other), Ok(()));
     let missing = InsertError::NoParent { path: path("d") };
-    assert_eq!(tree.fill(&path("d"), [(b"f"[..].into(), file("f"))]), Err(missing));
+    assert_eq!(tree.fill(&path("d"), [(b"f"[..].into(), Arc::new(file("f")))]), Err(missing));
     tree.adopt(&path("d"), &other).unwrap();
     assert_eq!(tree, other);
     assert_eq!(Tree::scratch().adopt(&TreePath::root(), &other), Ok(()));
@@ -177,7 +177,7 @@ proptest! {
         let (mut filled, mut adopted) = (Tree::scratch(), Tree::scratch());
         let folders = tree.walk().filter(|(_, entry)| entry.is_dir()).map(|(path, _)| path);
         for folder in std::iter::once(TreePath::root()).chain(folders) {
-            let held = tree.names(&folder).map(|(name, entry)| (name.into(), entry.clone()));
+            let held = tree.names(&folder).map(|(name, entry)| (name.into(), Arc::new(entry.clone())));
             filled.fill(&folder, held).unwrap();
         }
         for (path, entry) in tree.walk() {
