@@ -4,7 +4,6 @@
 //! came since is for the golden cases to judge.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
@@ -74,12 +73,12 @@ fn entries() -> Vec<ContextEntry> {
         link: Some(link.to_owned()),
         ..file(path, "")
     };
-    let bytes = |path: &str, bytes: &[u8]| {
-        let hex = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        ContextEntry { content_hex: Some(hex), ..file(path, "") }
+    let bytes = |path: &str, bytes: &[u8]| ContextEntry {
+        content_hex: Some(hex::encode(bytes)),
+        ..file(path, "")
     };
     let mut zipped = GzEncoder::new(Vec::new(), Compression::default());
-    zipped.write_all(&archive()).unwrap();
+    zipped.write_all(&archive()).expect("memory takes it");
     vec![
         file(".dockerignore", "ignored.txt\n**/*.log\n!dir/keep.log\nDockerfile*\n"),
         file("a.txt", "a\n"),
@@ -110,7 +109,7 @@ fn entries() -> Vec<ContextEntry> {
         file("hard/one", "hard\n"),
         link(EntryKind::Hardlink, "hard/two", "hard/one"),
         bytes("archive.tar", &archive()),
-        bytes("archive.tar.gz", &zipped.finish().unwrap()),
+        bytes("archive.tar.gz", &zipped.finish().expect("memory takes it")),
     ]
 }
 
@@ -160,10 +159,10 @@ fn difference(ours: &Image, theirs: &Image) -> Option<String> {
     let (ours, theirs) = (lines(ours), lines(theirs));
     let mut out = String::new();
     for line in theirs.difference(&ours) {
-        writeln!(out, "  - {line}").unwrap();
+        out.push_str(&format!("  - {line}\n"));
     }
     for line in ours.difference(&theirs) {
-        writeln!(out, "  + {line}").unwrap();
+        out.push_str(&format!("  + {line}\n"));
     }
     (!out.is_empty()).then_some(out)
 }
@@ -200,10 +199,9 @@ fn dcbuild_makes_what_docker_makes() {
     let theirs = Theirs::start(&registry);
     let context = home.path("context");
     write_context(&context, &entries());
-    let only = std::env::var("DIFFERENTIAL_ONLY").unwrap_or_default();
     let mut report = String::new();
     let mut seen = 0;
-    for case in cases().iter().filter(|case| case.name.contains(&only)) {
+    for case in &cases() {
         seen += 1;
         let file = home.path(&format!("Dockerfile.{}", case.name));
         std::fs::write(&file, &case.dockerfile).unwrap();
@@ -222,13 +220,13 @@ fn dcbuild_makes_what_docker_makes() {
         };
         let known = DIFFERENT.iter().find(|(name, _)| *name == case.name);
         match (found, known) {
-            (Some(difference), None) => writeln!(report, "{}\n{difference}", case.name).unwrap(),
+            (Some(difference), None) => report.push_str(&format!("{}\n{difference}\n", case.name)),
             (None, Some(_)) => {
-                writeln!(report, "{} is not different any more", case.name).unwrap();
+                report.push_str(&format!("{} is not different any more\n", case.name));
             }
             (Some(_), Some(_)) | (None, None) => {}
         }
     }
     assert!(report.is_empty(), "- theirs, + ours\n{report}");
-    assert!(!only.is_empty() || seen > 90, "{seen} cases were built");
+    assert!(seen > 90, "{seen} cases were built");
 }

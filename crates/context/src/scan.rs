@@ -119,7 +119,9 @@ pub struct Listing {
 
 /// The regular files of a listing, by folder and by name.
 #[derive(Debug, Default)]
-pub(crate) struct Files(Vec<(TreePath, Vec<(Box<[u8]>, Seen)>)>);
+pub(crate) struct Files(Vec<(TreePath, Vec<Named>)>);
+
+type Named = (Box<[u8]>, Seen);
 
 impl Files {
     pub(crate) fn get(&self, path: &TreePath) -> Option<&Seen> {

@@ -107,13 +107,12 @@ pub(crate) struct Cursor<'a> {
 impl Cursor<'_> {
     /// What is known of a file that still looks the same.
     pub(crate) fn get(&mut self, path: &TreePath, stat: &FileStat) -> Option<Known> {
-        let known = match self.cache.fresh.get(path) {
-            Some(known) => known,
-            None => {
-                let place = self.cache.entries.find(path.as_bytes(), self.next)?;
-                self.next = place + 1;
-                self.cache.entries.known.get(place).map(|(_, known)| known)?
-            }
+        let known = if let Some(known) = self.cache.fresh.get(path) {
+            known
+        } else {
+            let place = self.cache.entries.find(path.as_bytes(), self.next)?;
+            self.next = place + 1;
+            self.cache.entries.known.get(place).map(|(_, known)| known)?
         };
         (known.stat == *stat).then_some(*known)
     }
@@ -284,22 +283,22 @@ fn decode(bytes: &[u8]) -> Option<Entries> {
     let count = usize::try_from(u64::from_le_bytes(reader.array()?)).ok()?;
     let known = Vec::with_capacity(count.min(body.len() / 32));
     let mut entries = Entries { paths: Vec::with_capacity(body.len() / 4), known };
-    let mut before = 0..0;
+    let mut last = 0..0;
     for _ in 0..count {
         let (shared, rest) = (reader.length()?, reader.length()?);
-        if shared > before.len() {
+        if shared > last.len() {
             return None;
         }
-        let start = entries.paths.len();
-        entries.paths.extend_from_within(before.start..before.start + shared);
+        let begin = entries.paths.len();
+        entries.paths.extend_from_within(last.start..last.start + shared);
         entries.paths.extend_from_slice(reader.bytes(rest)?);
-        before = start..entries.paths.len();
+        last = begin..entries.paths.len();
         let (inode, size) = (reader.number()?, reader.number()?);
         let stat = FileStat { inode, size, mtime: reader.time()?, ctime: reader.time()? };
         let [has_xattrs] = reader.array()?;
         let content = ContentDigest(Digest(reader.array()?));
         let known = Known { stat, content, has_xattrs: has_xattrs != 0 };
-        entries.known.push((before.end, known));
+        entries.known.push((last.end, known));
     }
     reader.0.is_empty().then_some(entries)
 }
