@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use dcbuild_client::{
-    BuildFlags, BuildRequest, Console, Ended, Handover, Place, Purpose, Wanted, gather, prepare,
+    BuildFlags, BuildRequest, Caches, Console, Ended, Handover, Place, Purpose, Reach, Wanted,
+    gather, prepare,
 };
 use dcbuild_model::BuildId;
 use dcbuild_plan::{Plan, show};
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::{LocalBuild, PlanFlags, PlanFormat};
 use crate::local::Local;
+use crate::registries::registries;
 use crate::state::{ELSEWHERE, State};
 use crate::stores::StoreFlags;
 use crate::{complain, say};
@@ -111,6 +113,9 @@ pub(crate) async fn request(
         Ok(wanted) => wanted,
         Err(error) => return Ok(Err(refused(&error, USAGE))),
     };
+    for warning in &wanted.caches.warnings {
+        complain(&format!("warning: {warning}\n"));
+    }
     if let (Purpose::Detached, Err(error)) = (handover.purpose, wanted.refuse_to_stay()) {
         return Ok(Err(refused(&error, USAGE)));
     }
@@ -135,10 +140,18 @@ pub(crate) async fn request(
         Ok(gathered) => gathered,
         Err(error) => return Ok(Err(refused(&error, error.fault().exit_code()))),
     };
+    let reach = Reach {
+        registries: registries(&app.config)?,
+        docker_config: app.env.docker_config(),
+        working: working.clone(),
+    };
+    let caches = Caches::open(&wanted.caches, &reach).await?;
     match prepare(&wanted, gathered, place) {
         Ok(prepared) => {
             let id = BuildId::from_bits(new_bits(&SystemClock));
-            Ok(Ok(BuildRequest::new(id, &wanted, prepared, handover)))
+            let mut request = BuildRequest::new(id, &wanted, prepared, handover);
+            request.caches = std::sync::Arc::new(caches);
+            Ok(Ok(request))
         }
         Err(error) => Ok(Err(refused(&error, error.fault().exit_code()))),
     }

@@ -7,22 +7,25 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
-use dcbuild_client::explained;
-use dcbuild_coordinator::{Carried, Packs, Stores, cache as ask_here, export, import};
-use dcbuild_model::{LayerId, Scope, UnixTime};
+use dcbuild_carry::{Carried, NoPacks, Packs, Place};
+use dcbuild_client::caches::Where;
+use dcbuild_client::{Reach, explained, place_of};
+use dcbuild_coordinator::{Exported, Stores, cache as ask_here, export, import};
+use dcbuild_model::{Compression, LayerId, Scope, UnixTime};
 use dcbuild_process::{ByteSize, Clock as _, SystemClock, parse_duration};
 use dcbuild_progress::text::{bytes, printable};
 use dcbuild_proto::cache::{CacheAsk, CacheStats, CacheTold, ListedRecord, SweptStore};
 use dcbuild_worker::Worker;
 
 use crate::args::Cluster;
-use crate::build::App;
+use crate::build::{App, working};
 use crate::local::packer;
+use crate::registries::registries;
 use crate::remote::{address, client_at, failed};
 use crate::roles::{Opened, open_store};
 use crate::say;
 use crate::state::Format;
-use crate::stores::StoreFlags;
+use crate::stores::{StoreFlags, seal_of};
 
 /// The cache as a whole.
 #[derive(Debug, clap::Args)]
@@ -76,22 +79,22 @@ enum Ask {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Write all records and what they speak of into a new folder, an OCI layout
+    /// Write all records and what they speak of into a new folder, an OCI layout, or to a registry
     Export {
-        /// The folder
-        #[arg(value_name = "DIR")]
-        dir: PathBuf,
+        /// The folder, or `docker://HOST/NAME:TAG`
+        #[arg(value_name = "DEST")]
+        dest: String,
     },
-    /// Take what `export` wrote: builds then find it. Whoever wrote it is trusted
+    /// Take what `export` or `--cache-to` wrote: builds then find it. Whoever wrote it is trusted
     Import {
-        /// The folder
-        #[arg(value_name = "DIR")]
-        dir: PathBuf,
+        /// The folder, or `docker://HOST/NAME:TAG`
+        #[arg(value_name = "SOURCE")]
+        source: String,
     },
 }
 
 /// Where the cache that is meant is.
-enum Place {
+enum Kept {
     Cluster(String),
     Store(Opened),
     /// This machine's state folder.
@@ -102,8 +105,8 @@ enum Place {
 pub(crate) async fn cache(app: &App, flags: Cache) -> anyhow::Result<ExitCode> {
     let place = place(app, &flags.place).await?;
     let (asked, format) = match &flags.ask {
-        Ask::Export { dir } => return carry(app, place, Way::Out, dir).await,
-        Ask::Import { dir } => return carry(app, place, Way::In, dir).await,
+        Ask::Export { dest } => return carry(app, place, Way::Out, dest).await,
+        Ask::Import { source } => return carry(app, place, Way::In, source).await,
         Ask::Ls { format } => (CacheAsk::List {}, *format),
         Ask::Stats { format } => (CacheAsk::Stats {}, *format),
         Ask::Prune { all, keep_storage, older_than, dry_run } => {
@@ -120,16 +123,16 @@ pub(crate) async fn cache(app: &App, flags: Cache) -> anyhow::Result<ExitCode> {
         }
     };
     let told = match place {
-        Place::Cluster(url) => match client_at(app, &url)?.cache(&asked).await {
+        Kept::Cluster(url) => match client_at(app, &url)?.cache(&asked).await {
             Ok(told) => told,
             Err(error) => return Ok(failed(&error)),
         },
-        Place::Store(opened) => {
+        Kept::Store(opened) => {
             let told = ask(&opened.stores(), &asked).await;
             opened.close().await;
             told?
         }
-        Place::Here => ask(&Stores::folder(app.state.open_store()?), &asked).await?,
+        Kept::Here => ask(&Stores::folder(app.state.open_store()?), &asked).await?,
     };
     say(&match (told, format) {
         (told, Format::Json) => format!("{}\n", serde_json::to_string_pretty(&told)?),
@@ -147,20 +150,20 @@ async fn ask(stores: &Stores, asked: &CacheAsk) -> anyhow::Result<CacheTold> {
     told.context("could not look after the cache")
 }
 
-async fn place(app: &App, flags: &PlaceFlags) -> anyhow::Result<Place> {
+async fn place(app: &App, flags: &PlaceFlags) -> anyhow::Result<Kept> {
     if let (Some(_), Some(_)) = (&flags.coordinator, &flags.store) {
         bail!("--coordinator and --store both say where the cache is: give one of them");
     }
     if let Some(url) = &flags.coordinator {
-        return Ok(Place::Cluster(url.clone()));
+        return Ok(Kept::Cluster(url.clone()));
     }
     if flags.store.is_some() || app.env.store().is_some() {
         let store = StoreFlags { store: flags.store.clone(), index: flags.index.clone() };
-        return Ok(Place::Store(open_store(&store, &app.state.aside(), app).await?));
+        return Ok(Kept::Store(open_store(&store, &app.state.aside(), app).await?));
     }
     Ok(match address(app, &Cluster { coordinator: None }) {
-        Some(url) => Place::Cluster(url),
-        None => Place::Here,
+        Some(url) => Kept::Cluster(url),
+        None => Kept::Here,
     })
 }
 
@@ -176,39 +179,69 @@ struct Packer(Worker);
 
 #[tonic::async_trait]
 impl Packs for Packer {
-    async fn pack(&self, layer: LayerId) -> bool {
-        self.0.holds(&[layer]) == [true] && self.0.pack(layer).await
+    async fn pack(&self, layer: LayerId, compression: Compression) -> bool {
+        self.0.holds(&[layer]) == [true] && self.0.pack(layer, compression).await
     }
 }
 
-/// Has no layers but those of the store.
-struct Nothing;
-
-#[tonic::async_trait]
-impl Packs for Nothing {
-    async fn pack(&self, _: LayerId) -> bool {
-        false
-    }
+/// What was carried, in words.
+struct Told {
+    text: String,
+    left: u64,
 }
 
-async fn carry(
-    app: &App,
-    place: Place,
-    way: Way,
-    dir: &std::path::Path,
-) -> anyhow::Result<ExitCode> {
+/// The place that an argument means: a folder, unless it says `docker://`.
+fn meant(text: &str, way: Way) -> anyhow::Result<Where> {
+    if let Some(name) = text.strip_prefix("docker://") {
+        let image = name.parse();
+        let image = image.with_context(|| format!("'{text}' is no docker://HOST/NAME:TAG"))?;
+        return Ok(Where::Registry(image));
+    }
+    let folder = PathBuf::from(text);
+    let full = std::fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_some());
+    if way == Way::Out && full {
+        bail!("the folder {text} is not empty: a cache is exported into a new one");
+    }
+    Ok(Where::Folder { folder, tag: None, digest: None })
+}
+
+async fn carry(app: &App, place: Kept, way: Way, text: &str) -> anyhow::Result<ExitCode> {
     let scope = Scope::local();
-    let move_it = async |stores: &Stores, packs: &dyn Packs| match way {
-        Way::Out => export(stores, &scope, packs, dir).await,
-        Way::In => import(stores, &scope, dir).await,
+    let reach = Reach {
+        registries: registries(&app.config)?,
+        docker_config: app.env.docker_config(),
+        working: working()?,
+    };
+    let there: Arc<dyn Place> = place_of(&meant(text, way)?, &reach).await?;
+    let move_it = async |stores: &Stores, packs: &dyn Packs| -> anyhow::Result<Told> {
+        Ok(match way {
+            Way::Out => {
+                let Exported { records, left, sent } =
+                    export(stores, &scope, packs, &*there).await?;
+                let size = bytes(sent.bytes);
+                Told {
+                    text: format!("exported {records} records and {} blobs, {size}\n", sent.blobs),
+                    left,
+                }
+            }
+            Way::In => {
+                let Carried { records, blobs, bytes: size } =
+                    import(stores, &scope, &*there).await?;
+                let size = bytes(size);
+                Told {
+                    text: format!("imported {records} records and {blobs} blobs, {size}\n"),
+                    left: 0,
+                }
+            }
+        })
     };
     let carried = match place {
-        Place::Cluster(url) => bail!(
+        Kept::Cluster(url) => bail!(
             "a coordinator's clients may not write records: name the store itself with --store (it is {url} now)"
         ),
-        Place::Store(opened) => {
+        Kept::Store(opened) => {
             let stores = opened.stores();
-            let carried = move_it(&stores, &Nothing).await;
+            let carried = move_it(&stores, &NoPacks).await;
             let failure = stores.backlog.and_then(|backlog| backlog.borrow().failure.clone());
             opened.close().await;
             // What the bucket did not take lies aside, and nobody else will send it.
@@ -218,19 +251,19 @@ async fn carry(
             }
             carried
         }
-        Place::Here => {
+        Kept::Here => {
             let store = Arc::new(app.state.open_store()?);
             let _in_use = store.begin_use().context("could not take the store into use")?;
             let packer = Packer(packer(app, &store)?);
-            let carried = move_it(&Stores::folder((*store).clone()), &packer).await;
+            let seal = seal_of(&app.env, &[])?;
+            let stores = Stores { seal, ..Stores::folder((*store).clone()) };
+            let carried = move_it(&stores, &packer).await;
             let confirmed = tokio::task::spawn_blocking(move || store.confirm_synced()).await?;
             confirmed.context("could not make the records last")?;
             carried
         }
     };
-    let Carried { records, blobs, bytes: size, left } = carried?;
-    let word = if way == Way::Out { "exported" } else { "imported" };
-    let mut text = format!("{word} {records} records and {blobs} blobs, {}\n", bytes(size));
+    let Told { mut text, left } = carried?;
     if left > 0 {
         text.push_str(&format!("{left} records stay behind: their layers are not to be had\n"));
     }

@@ -5,18 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use dcbuild_carry::Packs;
 use dcbuild_client::{Client, ClientConfig, environment};
 use dcbuild_context::LocalContexts;
 use dcbuild_coordinator::{Coordinator, CoordinatorConfig, Granting, Holds, Stores, in_memory};
 use dcbuild_fetch::{Cache, FetchConfig, Reach};
-use dcbuild_model::{LayerId, WorkerId};
+use dcbuild_model::{Compression, LayerId, WorkerId};
 use dcbuild_process::config::{CacheUpload, NetworkDefault};
 use dcbuild_process::{SystemClock, new_bits};
 use dcbuild_progress::Mode;
 use dcbuild_store::{
-    BlobStore, Both, CacheVersions, FolderStore, InUse, LayerIndex, Near, Policy, StepIndex, Told,
+    BlobStore, Both, CacheVersions, FolderStore, InUse, LayerIndex, Near, Policy, Seal, StepIndex,
+    Told,
 };
-use dcbuild_worker::{DefaultNetwork, Holdings, Worker, WorkerConfig};
+use dcbuild_worker::{DefaultNetwork, Holdings, Packing, Worker, WorkerConfig};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -24,7 +26,7 @@ use crate::build::{App, FETCHED_BYTES_MAX, working};
 use crate::drain;
 use crate::registries::registries;
 use crate::roles::executable;
-use crate::stores::{Aside, Bucket, BucketSettings, StoreFlags};
+use crate::stores::{Aside, Bucket, BucketSettings, StoreFlags, seal_of};
 
 /// How long a worker may take to let go of its work once nobody wants it any more.
 const LET_GO: Duration = Duration::from_secs(5);
@@ -88,8 +90,12 @@ impl Keeping {
 }
 
 /// What the coordinator of this process keeps, and where.
-fn stores(keeping: &Keeping, store: &Arc<FolderStore>, bucket: Option<&Bucket>) -> Stores {
-    Stores {
+fn stores(
+    keeping: &Keeping,
+    store: &Arc<FolderStore>,
+    (bucket, seal): (Option<&Bucket>, Seal),
+) -> Stores {
+    let stores = Stores {
         blobs: keeping.blobs.clone(),
         steps: keeping.steps.clone(),
         layers: keeping.layers.clone(),
@@ -102,7 +108,11 @@ fn stores(keeping: &Keeping, store: &Arc<FolderStore>, bucket: Option<&Bucket>) 
         caches: store.clone(),
         grants: None,
         backlog: None,
-    }
+        seal,
+        lent: None,
+    };
+    // Worker and client read what is lent as well.
+    stores.lending()
 }
 
 /// What a user of this machine may fetch: whatever it reaches.
@@ -130,11 +140,16 @@ impl Local {
             None => Keeping::folder(&store),
             Some(bucket) => Keeping::bucket(&store, bucket, upload),
         };
+        let seal = match &bucket {
+            Some(bucket) => bucket.seal.clone(),
+            None => seal_of(&app.env, &[])?,
+        };
+        let stores = stores(&keeping, &store, (bucket.as_ref(), seal));
         let contexts = Arc::new(LocalContexts::new());
         let registries = registries(&app.config)?;
         let parts = dcbuild_worker::Parts {
-            blobs: keeping.blobs.clone(),
-            layers: keeping.layers.clone(),
+            blobs: stores.blobs.clone(),
+            layers: stores.layers.clone(),
             caches: keeping.caches.clone(),
             images: Some(store.clone()),
             folder: bucket.is_none().then(|| store.clone()),
@@ -146,9 +161,11 @@ impl Local {
         let settings = worker_config(app, registries.clone(), keeping.in_process)?;
         let worker = Worker::new(settings, parts).context("could not start the worker")?;
         let held = worker.holdings();
+        let (blobs, layers) = (stores.blobs.clone(), stores.layers.clone());
         let parts = dcbuild_coordinator::Parts {
-            stores: stores(&keeping, &store, bucket.as_ref()),
+            stores,
             holds: Some(Arc::new(Held(held.clone()))),
+            packs: Some(Arc::new(Packed(worker.packing()))),
             clock: Arc::new(SystemClock),
         };
         let settings = CoordinatorConfig {
@@ -171,7 +188,6 @@ impl Local {
         });
         worker_task.spawn(worker.run(connector.channel(), stop_worker.clone()));
         let config = ClientConfig::new(&app.env, working()?);
-        let (blobs, layers) = (keeping.blobs, keeping.layers);
         let client = Client::in_process(connector.channel(), blobs, layers, contexts, config);
         Ok(Local {
             client,
@@ -282,6 +298,16 @@ fn worker_config(
         allow: BTreeSet::new(),
         grace: Duration::from_secs(1),
     })
+}
+
+/// Makes blobs of what the worker of this process has on its disk.
+struct Packed(Packing);
+
+#[tonic::async_trait]
+impl Packs for Packed {
+    async fn pack(&self, layer: LayerId, compression: Compression) -> bool {
+        self.0.pack(layer, compression).await
+    }
 }
 
 /// What the worker of this process has on its disk.

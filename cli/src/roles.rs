@@ -23,7 +23,7 @@ use crate::build::{App, FETCHED_BYTES_MAX};
 use crate::door;
 use crate::registries::registries;
 use crate::state::absolute;
-use crate::stores::{Aside, Bucket, BucketSettings, StoreFlags};
+use crate::stores::{Aside, Bucket, BucketSettings, StoreFlags, seal_of};
 
 /// What a worker of a cluster keeps of small blobs, such as tables of contents.
 const NEAR_BYTES_MAX: u64 = 1 << 30;
@@ -35,8 +35,13 @@ pub(crate) async fn coordinator(flags: args::Coordinator, app: &App) -> anyhow::
     let listen = flags.listen.unwrap_or(settings.listen);
     let data_dir = absolute(flags.data_dir.as_ref().unwrap_or(&settings.data_dir))?;
     let opened = open_store(&flags.store, &data_dir.join("behind"), app).await?;
-    let stores = opened.stores();
-    let parts = dcbuild_coordinator::Parts { stores, holds: None, clock: Arc::new(SystemClock) };
+    let mut stores = opened.stores();
+    if let Opened::Folder(_) = &opened {
+        // A store that nobody else writes to needs no seal; what goes elsewhere, or comes from there, does.
+        stores.seal = seal_of(&app.env, &[])?;
+    }
+    let clock = Arc::new(SystemClock);
+    let parts = dcbuild_coordinator::Parts { stores, holds: None, packs: None, clock };
     let data_dir = absolute(flags.data_dir.as_ref().unwrap_or(&settings.data_dir))?;
     let fetch = FetchConfig {
         reach: Reach::Public { allow: config.fetch.allow.clone() },

@@ -29,6 +29,7 @@ fn salt() -> [u8; 16] {
 
 /// A store in a bucket, in all its parts.
 pub(crate) struct Bucket {
+    pub(crate) seal: Seal,
     pub(crate) s3: Arc<S3Store>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) behind: Arc<Behind>,
@@ -105,16 +106,7 @@ impl BucketSettings {
 
     /// What records are sealed with.
     pub(crate) fn seal(&self, env: &Env) -> anyhow::Result<Seal> {
-        let mut keys: Vec<Vec<u8>> = env.signing_key().map(<[u8]>::to_vec).into_iter().collect();
-        for path in &self.signing_key_files {
-            let key = std::fs::read(path);
-            let key = key.with_context(|| format!("could not read the key {}", path.display()))?;
-            keys.push(key.trim_ascii().to_vec());
-        }
-        if keys.is_empty() {
-            return Ok(Seal::unkeyed());
-        }
-        Seal::keyed(keys.iter().map(Vec::as_slice)).context("could not use the signing keys")
+        seal_of(env, &self.signing_key_files)
     }
 
     /// The bucket's address, read.
@@ -130,6 +122,20 @@ impl BucketSettings {
         let prefix = format!("dcbuild:{}/{}", bucket.bucket, bucket.prefix);
         Ok(Some(RedisConfig { ca_file: ca.clone(), prefix, ..config }))
     }
+}
+
+/// What records are sealed with: the key of the environment, and those of files.
+pub(crate) fn seal_of(env: &Env, files: &[PathBuf]) -> anyhow::Result<Seal> {
+    let mut keys: Vec<Vec<u8>> = env.signing_key().map(<[u8]>::to_vec).into_iter().collect();
+    for path in files {
+        let key = std::fs::read(path);
+        let key = key.with_context(|| format!("could not read the key {}", path.display()))?;
+        keys.push(key.trim_ascii().to_vec());
+    }
+    if keys.is_empty() {
+        return Ok(Seal::unkeyed());
+    }
+    Seal::keyed(keys.iter().map(Vec::as_slice)).context("could not use the signing keys")
 }
 
 impl Bucket {
@@ -159,10 +165,15 @@ impl Bucket {
         let (sender, stopped) = (behind.clone(), stop_sending.clone());
         sending.spawn(async move { sender.send(stopped).await });
         let seal = settings.seal(env)?;
-        let parts =
-            CatalogParts { objects: behind.clone(), index, seal, now, tasks: tasks.clone() };
+        let parts = CatalogParts {
+            objects: behind.clone(),
+            index,
+            seal: seal.clone(),
+            now,
+            tasks: tasks.clone(),
+        };
         let catalog = Arc::new(Catalog::new(parts));
-        Ok(Bucket { s3, catalog, behind, tasks, sending, stop_sending, links, stop })
+        Ok(Bucket { seal, s3, catalog, behind, tasks, sending, stop_sending, links, stop })
     }
 
     /// The mark that keeps what builds of this process use from being swept.
@@ -184,6 +195,8 @@ impl Bucket {
             caches: self.catalog.clone(),
             grants: Some(self.behind.clone()),
             backlog: Some(self.behind.backlog()),
+            seal: self.seal.clone(),
+            lent: None,
         }
     }
 

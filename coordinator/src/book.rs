@@ -28,6 +28,7 @@ use tokio::time::Instant;
 
 use crate::build::Build;
 use crate::lease::Wanted;
+use crate::lend::Steps;
 use crate::log::{Entry, StoredEvent};
 use crate::planned::PlannedBuild;
 
@@ -60,7 +61,7 @@ pub(crate) enum Effect {
     /// Keep the account of a build.
     Account(Box<dcbuild_explain::Account>),
     /// Tell a build's watchers the end.
-    Finish { build: Arc<Build>, outcome: Box<Outcome> },
+    Finish { build: Arc<Build>, outcome: Box<Outcome>, steps: Option<Box<Steps>> },
     /// Begin to plan a build.
     Drive(Arc<Build>),
     /// Get from the client what a lease needs, then hand it out.

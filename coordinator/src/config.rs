@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dcbuild_carry::{Lent, Packs, Shelf};
 use dcbuild_fetch::FetchConfig;
 use dcbuild_model::{LayerId, Platform, Scope, limits};
 use dcbuild_process::Clock;
 use dcbuild_registry::RegistryConfig;
 use dcbuild_store::{
     Backlog, BlobStore, CacheVersions, Ceilings, FolderMark, FolderStore, Grants, ImageNames,
-    LayerIndex, Leftovers, Notes, StepIndex, Swept, Using,
+    LayerIndex, Leftovers, Notes, Seal, StepIndex, Swept, Using,
 };
 use tokio::sync::watch;
 
@@ -106,6 +107,10 @@ pub struct Stores {
     pub grants: Option<Arc<dyn Grants>>,
     /// What waits to be sent to a store that is far, to be shown.
     pub backlog: Option<watch::Receiver<Backlog>>,
+    /// What records are sealed with that go to other places, and opened with that come from there.
+    pub seal: Seal,
+    /// What is lent to builds from other places.
+    pub lent: Option<Arc<Lent>>,
 }
 
 impl Stores {
@@ -124,7 +129,26 @@ impl Stores {
             caches: store,
             grants: None,
             backlog: None,
+            seal: Seal::unkeyed(),
+            lent: None,
         }
+    }
+
+    /// The store, as far as records need it.
+    pub fn shelf(&self) -> Shelf {
+        let (blobs, layers) = (self.blobs.clone(), self.layers.clone());
+        Shelf { blobs, layers, steps: self.steps.clone() }
+    }
+
+    /// Lets builds take from other places what this store lacks; a second time changes nothing.
+    #[must_use]
+    pub fn lending(self) -> Stores {
+        if self.lent.is_some() {
+            return self;
+        }
+        let lent = Arc::new(Lent::new(self.shelf()));
+        let (blobs, steps, layers) = (lent.clone(), lent.clone(), lent.clone());
+        Stores { blobs, steps, layers, lent: Some(lent), ..self }
     }
 }
 
@@ -142,6 +166,8 @@ pub struct Parts {
     pub stores: Stores,
     /// What a worker of this process has on its disk, if there is one.
     pub holds: Option<Arc<dyn Holds>>,
+    /// What makes blobs of layers that a worker of this process has, if there is one.
+    pub packs: Option<Arc<dyn Packs>>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
 }

@@ -83,6 +83,7 @@ fn sweeper(config: &CoordinatorConfig, parts: &Parts) -> Sweeper {
 impl Coordinator {
     /// Opens the log, goes on with what it says, and begins to take commands.
     pub fn start(config: CoordinatorConfig, parts: Parts) -> Result<Coordinator, StartError> {
+        let parts = Parts { stores: parts.stores.lending(), ..parts };
         let (log, entries) = open_log(&config, parts.clock.now())?;
         let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
         let records = Records {
@@ -101,6 +102,7 @@ impl Coordinator {
             granting: config.granting.clone(),
             platforms: config.platforms.clone().into(),
             build_platform: None,
+            packs: parts.packs.clone(),
             clock: clock.clone(),
             mac_key: Digest::of(&key),
         };
@@ -120,6 +122,7 @@ impl Coordinator {
             remove_strays(dir, &book);
         }
         let (handle, commands) = CoreHandle::new();
+        let services_driver = driver.clone();
         let core_parts = CoreParts {
             clock,
             driver,
@@ -145,6 +148,7 @@ impl Coordinator {
             clock: parts.clock,
             core: handle,
             records,
+            driver: services_driver,
             tracker: tracker.clone(),
             stop: stop.clone(),
         };

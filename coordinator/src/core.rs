@@ -1,6 +1,6 @@
 //! The one task that changes the book: commands in, entries to the log, then effects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use crate::book::{
 use crate::build::{AskError, Build};
 use crate::driver::{Driven, DriverParts, drive, pack};
 use crate::lease::Wanted;
+use crate::lend::{Packing, Steps, lend};
 use crate::log::{Log, LogError};
 use crate::names;
 use crate::planned::PlannedBuild;
@@ -42,6 +43,11 @@ pub(crate) enum Command {
     Planned {
         build: BuildId,
         ready: Box<(PlannedBuild, Graph)>,
+    },
+    /// All that a build wants was found.
+    EndFound {
+        build: BuildId,
+        planned: Box<PlannedBuild>,
     },
     End {
         build: BuildId,
@@ -97,6 +103,17 @@ pub(crate) enum Command {
         asker: WorkerId,
         layer: LayerId,
         reply: oneshot::Sender<Found>,
+    },
+    /// Whether results of these attempts are on their way to the store.
+    AreComing {
+        attempts: BTreeSet<AttemptId>,
+        reply: oneshot::Sender<bool>,
+    },
+    /// The records of an image that is being made.
+    FindImage {
+        fence: Fence,
+        image: u32,
+        reply: oneshot::Sender<Option<(Arc<Build>, Vec<dcbuild_model::Record>)>>,
     },
     Deliver {
         attempt: AttemptId,
@@ -232,14 +249,12 @@ impl Core {
     fn meet(&mut self, command: Command) {
         let book = &mut self.book;
         match command {
-            Command::Submit { build, submission, reply } => {
-                let taken = book.submit(build, *submission);
-                self.answer(reply, taken);
-            }
+            Command::Submit { build, submission, reply } => self.submit(build, *submission, reply),
             Command::Planned { build, ready } => {
                 let (planned, graph) = *ready;
                 book.planned(build, planned, graph);
             }
+            Command::EndFound { build, planned } => book.end_found(build, *planned),
             Command::End { build, outcome } => book.end(build, *outcome),
             Command::Cancel { build, reason, reply } => {
                 let known = book.cancel(build, &reason);
@@ -279,17 +294,20 @@ impl Core {
                 let found = book.maker(asker, layer);
                 self.answer(reply, found);
             }
+            Command::AreComing { attempts, reply } => {
+                let coming = book.are_coming(&attempts);
+                self.answer(reply, coming);
+            }
+            Command::FindImage { fence, image, reply } => {
+                let found = book.image_records(fence, image);
+                self.answer(reply, found);
+            }
             Command::Deliver { attempt, build, packs } => {
                 book.packed(build, packs);
                 book.deliver(attempt);
             }
             Command::Gauge { reply } => {
-                let mut builds = BTreeMap::new();
-                for build in book.list() {
-                    *builds.entry(build.state).or_default() += 1;
-                }
-                let (counts, tally, undurable) = (book.counts(), book.tally, book.undurable());
-                let gauge = Gauge { counts, tally, builds, undurable };
+                let gauge = gauge(book);
                 self.answer(reply, gauge);
             }
             Command::Account { build, reply } => {
@@ -297,6 +315,16 @@ impl Core {
                 self.answer(reply, account);
             }
         }
+    }
+
+    fn submit(
+        &mut self,
+        build: BuildId,
+        submission: Submission,
+        reply: oneshot::Sender<Result<(), SubmitError>>,
+    ) {
+        let taken = self.book.submit(build, submission);
+        self.answer(reply, taken);
     }
 
     /// Answers once all that came before is durable.
@@ -347,7 +375,7 @@ impl Core {
             Effect::Tell { build, update } => build.tell(update),
             Effect::CopyLog { from, to, vertex } => copy_log(&from, &to, vertex),
             Effect::Account(account) => self.note(account),
-            Effect::Finish { build, outcome } => self.finish(build, *outcome),
+            Effect::Finish { build, outcome, steps } => self.finish(build, *outcome, steps),
             Effect::Drive(build) => self.drive(build),
             Effect::Want { build, attempt, wanted } => self.want(build, attempt, wanted),
             Effect::Keep(record) => self.keep(record),
@@ -370,6 +398,7 @@ impl Core {
             };
             let command = match driven {
                 Driven::Ready(ready) => Command::Planned { build: id, ready },
+                Driven::Found(planned) => Command::EndFound { build: id, planned },
                 Driven::Over(outcome) => Command::End { build: id, outcome },
                 Driven::Dropped => return,
             };
@@ -406,15 +435,27 @@ impl Core {
         });
     }
 
-    fn finish(&self, build: Arc<Build>, outcome: Outcome) {
+    fn finish(&self, build: Arc<Build>, outcome: Outcome, steps: Option<Box<Steps>>) {
         let tagged = self.parts.driver.clock.now();
         let given = names::given(&build.submission, &outcome, tagged);
-        if given.is_empty() {
+        let lent = self.parts.driver.records.stores.lent.clone();
+        let end_loans = move |build: BuildId| lent.iter().for_each(|lent| lent.end(build));
+        if given.is_empty() && steps.is_none() {
+            end_loans(build.id);
             return build.finish(&outcome);
         }
-        let records = self.parts.driver.records.clone();
+        let (driver, core) = (self.parts.driver.clone(), self.parts.handle.clone());
+        let stop = self.parts.stop.clone();
         self.parts.tracker.spawn(async move {
-            build.finish(&names::keep(&records, given, outcome).await);
+            let mut outcome = names::keep(&driver.records, given, outcome).await;
+            if let Some(steps) = steps {
+                let packing = Packing { parts: &driver, core: &core, build: &build };
+                let kept = outcome.clone();
+                let lending = lend(packing, &steps, outcome);
+                outcome = stop.run_until_cancelled(lending).await.unwrap_or(kept);
+            }
+            end_loans(build.id);
+            build.finish(&outcome);
         });
     }
 
@@ -451,6 +492,15 @@ impl Core {
             }
         });
     }
+}
+
+fn gauge(book: &Book) -> Gauge {
+    let mut builds = BTreeMap::new();
+    for build in book.list() {
+        *builds.entry(build.state).or_default() += 1;
+    }
+    let (counts, tally, undurable) = (book.counts(), book.tally, book.undurable());
+    Gauge { counts, tally, builds, undurable }
 }
 
 async fn fetch(

@@ -9,12 +9,13 @@ use dcbuild_fetch::FetchConfig;
 use dcbuild_model::{Added, BlobDigest, Digest, Fault, Platform, Selection, StepIndex};
 use dcbuild_plan::{Choice, Op, Plan, choose};
 use dcbuild_process::Clock;
-use dcbuild_proto::document::{Aim, Answer, Failed, Outcome, OutputKind, Question, Summary};
+use dcbuild_proto::document::{Aim, Answer, Failed, Outcome, OutputKind, Question};
 use dcbuild_registry::RegistryConfig;
 use dcbuild_scheduler::Graph;
 use futures::StreamExt as _;
 
 use crate::account::{self, passed};
+use crate::borrow::borrow;
 use crate::build::{AskError, Build, Shown};
 use crate::config::Granting;
 use crate::graph::{GraphKind, graph};
@@ -37,6 +38,8 @@ pub(crate) struct DriverParts {
     pub(crate) platforms: Arc<[Platform]>,
     /// The platform that builds, where it is not the client's.
     pub(crate) build_platform: Option<Platform>,
+    /// What makes blobs of layers that a worker of this process has.
+    pub(crate) packs: Option<Arc<dyn dcbuild_carry::Packs>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) mac_key: Digest,
 }
@@ -53,6 +56,8 @@ impl DriverParts {
 pub(crate) enum Driven {
     /// The build can be scheduled.
     Ready(Box<(PlannedBuild, Graph)>),
+    /// All that it wants is there already.
+    Found(Box<PlannedBuild>),
     /// It has ended without the scheduler.
     Over(Box<Outcome>),
     /// Somebody else ended it.
@@ -144,6 +149,7 @@ impl Driver {
         }
         let wanted = plan.states();
         self.parts.records.begin_use(self.build.id, self.parts.clock.now()).await;
+        borrow(&self.build, &self.parts).await?;
         let probed = self.parts.records.probe(&plan).await;
         let Choice { mut taken, run: _ } = choose(&plan, &probed.found, &wanted);
         keep_grounded(&plan, &mut taken);
@@ -175,8 +181,7 @@ impl Driver {
         };
         if graph.outputs.is_empty() && graph.wanted.is_empty() {
             self.parts.records.note(&account::of_hits(&self.build, &planned)).await;
-            let summary = Summary::default();
-            return Ok(Driven::Over(Box::new(Outcome::Done { outputs: Vec::new(), summary })));
+            return Ok(Driven::Found(Box::new(planned)));
         }
         Ok(Driven::Ready(Box::new((planned, graph))))
     }

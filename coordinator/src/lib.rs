@@ -9,6 +9,7 @@ pub mod log;
 
 mod account;
 mod book;
+mod borrow;
 mod build;
 mod cache;
 mod carry;
@@ -21,6 +22,7 @@ mod images;
 mod journal;
 mod keeping;
 mod lease;
+mod lend;
 mod memory;
 mod metrics;
 mod names;
@@ -32,7 +34,7 @@ mod rpc;
 mod sweeper;
 
 pub use cache::cache;
-pub use carry::{Carried, CarryError, Packs, export, import};
+pub use carry::{CarryError, Exported, export, import};
 pub use config::{CoordinatorConfig, Granting, Holds, Parts, Stores};
 pub use coordinator::{Coordinator, ServeError, StartError};
 pub use explain::{Asked, ExplainError, explain};

@@ -85,6 +85,8 @@ fn fits(ask: &Question, reply: &Reply) -> bool {
             )
             | (Question::Agent { .. }, Reply::Answer(Answer::Agent { .. }))
             | (Question::Layout { .. }, Reply::Answer(Answer::Layout { .. }))
+            | (Question::Cache { .. }, Reply::Answer(Answer::Cache { .. }))
+            | (Question::CacheBlob { .. }, Reply::Answer(Answer::Stored { .. }))
             | (Question::Credentials { .. }, Reply::Credentials(_))
     )
 }

@@ -17,6 +17,7 @@ use tonic::Status;
 use tonic::service::Routes;
 
 use crate::core::{CoreHandle, Stopped};
+use crate::driver::DriverParts;
 use crate::records::Records;
 
 /// What the services lean on.
@@ -24,6 +25,7 @@ use crate::records::Records;
 pub(crate) struct Services {
     pub(crate) core: CoreHandle,
     pub(crate) records: Records,
+    pub(crate) driver: DriverParts,
     pub(crate) tracker: TaskTracker,
     pub(crate) stop: CancellationToken,
     pub(crate) clock: Arc<dyn Clock>,

@@ -29,6 +29,70 @@ pub struct Submission {
     /// The ids of the ssh agents that the client answers for.
     #[serde(default)]
     pub agents: BTreeSet<String>,
+    /// Caches at other places, which the client reaches.
+    #[serde(default)]
+    pub caches: Caches,
+}
+
+/// The caches at other places that a build reads and writes.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Caches {
+    /// Those that records are taken from.
+    pub from: Vec<CacheSource>,
+    /// Those that records are written to.
+    pub to: Vec<CacheDest>,
+}
+
+/// A cache that records are taken from.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CacheSource {
+    /// What people know it by.
+    pub title: String,
+}
+
+/// A cache that records are written to.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CacheDest {
+    /// What people know it by.
+    pub title: String,
+    /// Which records.
+    pub mode: CacheMode,
+    /// The compression that layers should have, where one is asked for.
+    pub compression: Option<Compression>,
+}
+
+/// Which records are written to a cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CacheMode {
+    /// Those of the states that outputs are made of.
+    #[default]
+    Min,
+    /// Those of all steps.
+    Max,
+}
+
+/// A cache that was made for another place.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "cache")]
+pub enum MadeCache {
+    /// It is in the store, and the client may take it to its place.
+    Made {
+        /// Its manifest, which names all that belongs to it.
+        manifest: BlobDigest,
+        /// How many records it has.
+        records: u64,
+        /// How many were left out, since a layer of theirs is not to be had.
+        left: u64,
+    },
+    /// It could not be made.
+    Failed {
+        /// Why not.
+        message: String,
+    },
 }
 
 /// How far a build is to go.
@@ -61,6 +125,7 @@ pub struct LayerCompression {
 /// What becomes of a build's result.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an attribute of its own")]
 pub struct OutputSpec {
     /// What is made.
     pub kind: OutputKind,
@@ -73,6 +138,9 @@ pub struct OutputSpec {
     /// Whether times in new layers that are later than `SOURCE_DATE_EPOCH` become it.
     #[serde(default)]
     pub rewrite_timestamp: bool,
+    /// Whether the images' configs hold the records of their steps.
+    #[serde(default)]
+    pub inline_cache: bool,
 }
 
 impl OutputSpec {
@@ -233,6 +301,18 @@ pub enum Question {
         /// For this platform, as text.
         platform: String,
     },
+    /// What lies at a cache of the build, and which records does it hold?
+    Cache {
+        /// Which of the build's sources.
+        source: u32,
+    },
+    /// Put a blob that lies at a cache of the build into the store.
+    CacheBlob {
+        /// Which of the build's sources.
+        source: u32,
+        /// The blob.
+        blob: BlobDigest,
+    },
     /// Which credentials has the client for this registry?
     Credentials {
         /// The registry's host, with its port.
@@ -270,6 +350,17 @@ pub enum Answer {
         /// The manifest.
         manifest: ManifestDigest,
     },
+    /// What lies at a cache.
+    Cache {
+        /// The records, as a blob of the store; none if none are there.
+        found: Option<BlobDigest>,
+        /// What there is to say of it, for people.
+        note: String,
+        /// Whether what lies there belongs to somebody else, or could not be read.
+        foreign: bool,
+    },
+    /// A blob is in the store now.
+    Stored {},
     /// An agent has spoken.
     Agent {
         /// What it said, as hex digits.
@@ -488,6 +579,9 @@ pub enum Outcome {
         outputs: Vec<OutputResult>,
         /// How its steps went.
         summary: Summary,
+        /// The caches for other places, in the order of the submission.
+        #[serde(default)]
+        caches: Vec<MadeCache>,
     },
     /// The plan, where only that was asked.
     Planned {

@@ -88,13 +88,13 @@ fn a_registry_carries_a_cache_with_the_tools_that_there_are() {
 fn what_is_no_cache_or_was_damaged_is_not_imported() {
     let story = Story::new(DOCKERFILE, FILES);
     let said = story.home.run(["cache", "import", &story.home.arg("context")]).failed().stderr;
-    contains(&said, &["holds no exported cache", "index.json"]);
+    contains(&said, &["holds no exported cache", "nothing is there"]);
     story.build(&[]);
     story.home.run(["cache", "export", &story.home.arg("exported")]).well();
     forget(&story, "old");
     damage_all(&story.home.path("exported/blobs/sha256"));
     let said = story.home.run(["cache", "import", &story.home.arg("exported")]).failed().stderr;
-    contains(&said, &["is damaged"]);
+    contains(&said, &["could not read", "was asked for"]);
     let built = story.build(&[]);
     assert!(built.has_run("RUN cat /in.txt"), "{:?}", built.ran);
 }

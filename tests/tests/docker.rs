@@ -47,6 +47,14 @@ fn an_image_is_loaded_and_runs() {
     let config = story.registry.get("team/app:3").config;
     assert_eq!(config["config"]["Env"], image["Config"]["Env"]);
 
+    // Records in its config are nothing that docker minds.
+    let carrying = format!("{}/team/app:inline", story.registry.host);
+    build(&story, &host, &["--push", "-t", &carrying, "--cache-to", "type=inline"]).well();
+    assert!(story.registry.get("team/app:inline").config["dcbuild.cache.v2"].is_string());
+    docker.ask(&["pull", &carrying]).well();
+    let ran = docker.ask(&["run", "--rm", "--network", "none", &carrying]).well();
+    assert_eq!(ran.stdout, "hello\nmade\n");
+
     // A push that fails does not keep the image out of docker.
     let closed = format!("127.0.0.1:{}/app:4", dcbuild_tests::registry::free_port());
     let done = build(&story, &host, &["--load", "--push", "-t", &closed]).failed();

@@ -29,15 +29,28 @@ pub(crate) fn layer_media_type(compression: Compression, oci: bool) -> &'static 
     }
 }
 
-/// Writes config and manifest; `now` counts only where neither a step nor the base says a time.
+/// What only the result of a build knows of an image.
+pub(crate) struct Made<'a> {
+    pub(crate) layers: &'a [OutputLayer],
+    /// When each step ended.
+    pub(crate) created: &'a [(StepIndex, UnixTime)],
+    /// The records of its steps, where the config is to hold them.
+    pub(crate) inline: Option<&'a str>,
+    /// Counts only where neither a step nor the base says a time.
+    pub(crate) now: UnixTime,
+}
+
+/// Writes config and manifest.
 pub(crate) fn assemble(
     template: &ImageTemplate,
-    layers: &[OutputLayer],
-    created: &[(StepIndex, UnixTime)],
+    made: &Made<'_>,
     spec: &OutputSpec,
-    now: UnixTime,
 ) -> Result<Assembled, InvalidConfig> {
-    let config = config(template, layers, created, now)?.to_json();
+    let Made { layers, created, inline, now } = *made;
+    let mut config = config(template, layers, created, now)?.to_json();
+    if let Some(records) = inline {
+        config = dcbuild_carry::inline::insert(&config, records);
+    }
     let (manifest_type, config_type) = if spec.oci_media_types {
         (media_type::MANIFEST, media_type::CONFIG)
     } else {
@@ -134,6 +147,7 @@ mod tests {
             oci_media_types,
             annotations,
             rewrite_timestamp: false,
+            inline_cache: false,
         }
     }
 

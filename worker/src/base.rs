@@ -10,7 +10,7 @@ use dcbuild_registry::RegistryClient;
 use dcbuild_remote::peer::PeerError;
 use dcbuild_remote::{Peer, Peers};
 use dcbuild_snapshot::{Snapshot, UnpackError};
-use dcbuild_store::{ByteRange, forms_of};
+use dcbuild_store::{ByteRange, StoreError, forms_of};
 use futures::StreamExt as _;
 
 use crate::blobs::{self, Blocking, Pieces};
@@ -204,7 +204,14 @@ fn open_blob(
 ) -> Result<Option<Box<dyn Read + Send>>, Failed> {
     let opened = match &layers.folder {
         Some(folder) => {
-            folder.open_blob(&blob).map(|file| -> Box<dyn Read + Send> { Box::new(file) })
+            let mut opened = folder.open_blob(&blob);
+            // What the folder lacks may be lent, and comes to it when it is read.
+            if opened.as_ref().is_err_and(StoreError::is_miss)
+                && layers.handle.block_on(blobs::is_readable(layers.blobs.as_ref(), &blob))?
+            {
+                opened = folder.open_blob(&blob);
+            }
+            opened.map(|file| -> Box<dyn Read + Send> { Box::new(file) })
         }
         None => layers.handle.block_on(layers.blobs.get(&blob, ByteRange::ALL)).map(
             |stream| -> Box<dyn Read + Send> {

@@ -4,9 +4,9 @@ use std::io::{self, Read};
 use std::pin::Pin;
 
 use bytes::{Buf as _, Bytes};
-use dcbuild_model::LayerId;
+use dcbuild_model::{BlobDigest, LayerId};
 use dcbuild_registry::PullError;
-use dcbuild_store::StoreError;
+use dcbuild_store::{BlobStore, ByteRange, StoreError};
 use futures::stream::Fuse;
 use futures::{Stream, StreamExt as _};
 use tokio::runtime::Handle;
@@ -16,6 +16,22 @@ use crate::report::Line;
 
 /// The bytes of a blob, wherever it comes from.
 pub(crate) type Pieces = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
+
+/// Whether a store gives a blob: it may have it only since it was asked for it, or may have lost it and not know.
+pub(crate) async fn is_readable(
+    store: &dyn BlobStore,
+    blob: &BlobDigest,
+) -> Result<bool, StoreError> {
+    let read = async {
+        let mut content = store.get(blob, ByteRange::new(0, 1)).await?;
+        content.next().await.transpose()
+    };
+    match read.await {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_miss() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
 
 pub(crate) fn of_store(stream: dcbuild_store::BlobStream) -> Pieces {
     stream.map(|piece| piece.map_err(|error: StoreError| io::Error::other(error))).boxed()

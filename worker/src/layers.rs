@@ -356,9 +356,13 @@ impl Layers {
 
     fn read_table(&self, layer: &LayerId) -> Result<Option<Bytes>, Failed> {
         let blob = BlobDigest(layer.0);
-        let read = match &self.folder {
-            Some(folder) => folder.get_bytes(&blob, TOC_BYTES_MAX),
-            None => self.handle.block_on(read_bytes(self.blobs.as_ref(), &blob, TOC_BYTES_MAX)),
+        let here = self.folder.as_ref().map(|folder| folder.get_bytes(&blob, TOC_BYTES_MAX));
+        let read = match here {
+            Some(read) if !read.as_ref().is_err_and(StoreError::is_miss) => read,
+            // What the folder lacks may be lent by another place.
+            Some(_) | None => {
+                self.handle.block_on(read_bytes(self.blobs.as_ref(), &blob, TOC_BYTES_MAX))
+            }
         };
         match read {
             Ok(bytes) => Ok(Some(bytes)),

@@ -167,12 +167,17 @@ impl Worker {
     }
 
     /// Makes the blob of a layer that is at hand here, unless the store has one; false if its bytes are not to be had.
-    pub async fn pack(&self, layer: dcbuild_model::LayerId) -> bool {
-        let (compression, threads) = (dcbuild_model::Compression::Zstd, self.shared.cores);
-        let form = dcbuild_layer::BlobForm { compression, level: None, threads };
-        let made = publish::layer_blob(&self.shared, layer, form).await;
-        made.inspect_err(|error| tracing::debug!(%layer, %error, "a layer has no bytes here"))
-            .is_ok()
+    pub async fn pack(
+        &self,
+        layer: dcbuild_model::LayerId,
+        compression: dcbuild_model::Compression,
+    ) -> bool {
+        pack(&self.shared, layer, compression).await
+    }
+
+    /// Something that does as [`Worker::pack`] while the worker runs elsewhere.
+    pub fn packing(&self) -> Packing {
+        Packing(self.shared.clone())
     }
 
     /// Takes jobs over this channel until `stop` is cancelled, then lets go of what runs and returns.
@@ -184,6 +189,31 @@ impl Worker {
             rpc::serve(self.shared, channel, stop).await;
         };
         tokio::join!(serving, session);
+    }
+}
+
+async fn pack(
+    shared: &Arc<shared::Shared>,
+    layer: dcbuild_model::LayerId,
+    compression: dcbuild_model::Compression,
+) -> bool {
+    let form = dcbuild_layer::BlobForm { compression, level: None, threads: shared.cores };
+    let made = publish::layer_blob(shared, layer, form).await;
+    made.inspect_err(|error| tracing::debug!(%layer, %error, "a layer has no bytes here")).is_ok()
+}
+
+/// Makes blobs of layers that are at hand on a worker of this process.
+#[derive(Clone)]
+pub struct Packing(Arc<shared::Shared>);
+
+impl Packing {
+    /// Makes the blob of a layer that is at hand, unless the store has one; false if its bytes are not to be had.
+    pub async fn pack(
+        &self,
+        layer: dcbuild_model::LayerId,
+        compression: dcbuild_model::Compression,
+    ) -> bool {
+        self.0.layers.holds(&layer) && pack(&self.0, layer, compression).await
     }
 }
 

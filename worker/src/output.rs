@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use dcbuild_layer::{BlobForm, compression_of_media_type};
 use dcbuild_model::{
-    BlobDigest, Compression, ConfigDigest, Digest, LayerRef, ManifestDigest, Platform, UnixTime,
+    BlobDigest, Compression, ConfigDigest, Digest, LayerDigest, LayerRef, ManifestDigest, Platform,
+    UnixTime,
 };
 use dcbuild_plan::ImageTemplate;
 use dcbuild_proto::document::{
@@ -16,7 +17,7 @@ use dcbuild_tree::{Changes, Overlap};
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 
-use crate::assemble::{Assembled, WrittenIndex, assemble, layer_media_type, write_index};
+use crate::assemble::{Assembled, Made, WrittenIndex, assemble, layer_media_type, write_index};
 use crate::attempt::Attempt;
 use crate::base::Base;
 use crate::blobs;
@@ -57,8 +58,9 @@ pub(crate) async fn make(attempt: &Arc<Attempt>, job: &Job) -> Result<OutputResu
         OutputKind::Image { names, push, push_by_digest, keep } => {
             let made = images(attempt, job, &progress).await?;
             if !*push || *keep {
-                for image in &job.images {
-                    base_blobs(attempt, (job, image), &progress).await?;
+                for (leased, image) in job.images.iter().zip(made.all()) {
+                    base_blobs(attempt, (job, leased), &progress).await?;
+                    own_blobs(attempt, leased, image).await?;
                 }
             }
             if *push {
@@ -143,8 +145,8 @@ async fn images(
     progress: &Progress,
 ) -> Result<MadeImages, Failed> {
     let mut images = Vec::with_capacity(job.images.len());
-    for leased in &job.images {
-        images.push(image(attempt, (job, leased), progress).await?);
+    for (at, leased) in (0..).zip(&job.images) {
+        images.push(image(attempt, (job, leased, at), progress).await?);
     }
     if !job.index {
         let only = images.pop();
@@ -162,7 +164,7 @@ async fn images(
 
 async fn image(
     attempt: &Arc<Attempt>,
-    (job, leased): (&Job, &LeasedImage),
+    (job, leased, at): (&Job, &LeasedImage, u32),
     progress: &Progress,
 ) -> Result<Image, Failed> {
     let LeasedImage { template, state, created } = leased;
@@ -174,7 +176,16 @@ async fn image(
         futures::stream::iter(made).buffered(at_once).try_collect().await?;
     line.done();
     let now = attempt.shared.parts.clock.now();
-    let assembled = assemble(template, &layers, created, &job.spec, now)
+    let inline = if job.spec.inline_cache {
+        let line = progress.begin("preparing layers for inline cache", None);
+        let inline = inline_records(attempt, state, &layers, at).await?;
+        line.done();
+        inline
+    } else {
+        None
+    };
+    let made = Made { layers: &layers, created, inline: inline.as_deref(), now };
+    let assembled = assemble(template, &made, &job.spec)
         .map_err(|error| Failed::internal(crate::error::story(&error)))?;
     let manifest = ManifestDigest(Digest::of(&assembled.manifest));
     for (what, bytes) in [("config", &assembled.config), ("manifest", &assembled.manifest)] {
@@ -185,6 +196,20 @@ async fn image(
     }
     let platform = template.platform.clone();
     Ok(Image { platform, manifest, assembled, layers })
+}
+
+/// The records of an image's steps, for its config; their tables go to the store first.
+async fn inline_records(
+    attempt: &Attempt,
+    state: &Chain,
+    layers: &[OutputLayer],
+    image: u32,
+) -> Result<Option<String>, Failed> {
+    for layer in state {
+        attempt.shared.layers.send_table(layer.layer).await?;
+    }
+    let layers: Vec<LayerDigest> = layers.iter().map(|layer| layer.digest).collect();
+    Ok(attempt.ask.inline(attempt.fence, image, &layers).await)
 }
 
 async fn put_bytes(attempt: &Attempt, digest: BlobDigest, bytes: Vec<u8>) -> Result<(), Failed> {
@@ -246,7 +271,8 @@ async fn base_blobs(
         }
         let store = &attempt.shared.parts.blobs;
         let digest = BlobDigest(base.digest.0);
-        if store.find_missing(&[digest]).await?.is_empty() {
+        let known = store.find_missing(&[digest]).await?.is_empty();
+        if known && blobs::is_readable(store.as_ref(), &digest).await? {
             continue;
         }
         let base = Base { layer: base.clone(), client: attempt.registry.clone() };
@@ -256,6 +282,18 @@ async fn base_blobs(
             piece.map_err(|source| dcbuild_store::StoreError::Content { source: Box::new(source) })
         });
         store.put(&digest, pieces.boxed()).await?;
+    }
+    Ok(())
+}
+
+/// Makes sure that the store gives the blobs of the other layers.
+async fn own_blobs(attempt: &Attempt, leased: &LeasedImage, image: &Image) -> Result<(), Failed> {
+    let store = attempt.shared.parts.blobs.as_ref();
+    let layers = leased.state.iter().zip(&image.layers);
+    for (state, layer) in layers.filter(|(state, _)| state.base.is_none()) {
+        if !blobs::is_readable(store, &BlobDigest(layer.digest.0)).await? {
+            return Err(Failed::Lost { layer: state.layer });
+        }
     }
     Ok(())
 }

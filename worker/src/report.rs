@@ -1,7 +1,7 @@
 //! What a worker tells its coordinator.
 
 use bytes::Bytes;
-use dcbuild_model::{AttemptId, Epoch, Record, StepIndex, StepKey, UnixTime};
+use dcbuild_model::{AttemptId, Epoch, LayerDigest, Record, StepIndex, StepKey, UnixTime};
 use dcbuild_process::Clock;
 use dcbuild_proto::document::{OutputResult, StepError};
 use std::sync::Arc;
@@ -200,6 +200,9 @@ impl Line {
 pub(crate) trait AskCoordinator: Send + Sync {
     /// The record of a step under a key; none where there is none, or nobody answers.
     async fn find(&self, fence: Fence, step: StepIndex, key: StepKey) -> Option<Record>;
+
+    /// The records of an image that an output makes, for its config; none where there are none, or nobody answers.
+    async fn inline(&self, fence: Fence, image: u32, layers: &[LayerDigest]) -> Option<String>;
 
     /// What an ssh agent of the build's client says to a message of a step; none where nobody answers.
     async fn agent(

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dcbuild_model::{AttemptId, Record, StepIndex, StepKey, limits};
+use dcbuild_model::{AttemptId, LayerDigest, Record, StepIndex, StepKey, limits};
 use dcbuild_proto::document::{self, Lease};
 use dcbuild_proto::pb;
 use dcbuild_proto::pb::worker_report::Report as Wire;
@@ -171,6 +171,18 @@ impl AskCoordinator for Asker {
             Ok(record) => Some(record),
             Err(error) => {
                 tracing::warn!(%error, "a record came malformed");
+                None
+            }
+        }
+    }
+
+    async fn inline(&self, of: Fence, image: u32, layers: &[LayerDigest]) -> Option<String> {
+        let layers = layers.iter().map(|layer| layer.0.to_string()).collect();
+        let request = pb::PackInlineRequest { fence: Some(fence(of)), image, layers };
+        match self.client.clone().pack_inline(request).await {
+            Ok(reply) => Some(reply.into_inner().records).filter(|records| !records.is_empty()),
+            Err(error) => {
+                tracing::warn!(%error, "the image has no records in its config");
                 None
             }
         }

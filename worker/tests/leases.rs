@@ -128,6 +128,13 @@ impl Workers for Leaser {
         Ok(Response::new(pb::AskAgentReply { message: said.collect() }))
     }
 
+    async fn pack_inline(
+        &self,
+        _: Request<pb::PackInlineRequest>,
+    ) -> Result<Response<pb::PackInlineReply>, Status> {
+        Ok(Response::new(pb::PackInlineReply::default()))
+    }
+
     async fn find_maker(
         &self,
         _: Request<pb::FindMakerRequest>,
@@ -316,6 +323,7 @@ impl Fixture {
             oci_media_types: true,
             annotations: Vec::new(),
             rewrite_timestamp: false,
+            inline_cache: false,
         };
         let created = vec![(StepIndex(1), created)];
         let images = vec![LeasedImage { template: image, state, created }];

@@ -16,6 +16,7 @@ const LINES: &[(&str, &[&str])] = &[
         ],
     ),
     ("joined effects", &["remote", "s3", "redis"]),
+    ("carriage", &["carry"]),
     ("shells", &["coordinator", "worker", "client"]),
     ("binary", &["dcbuild"]),
 ];

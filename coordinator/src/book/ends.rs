@@ -1,13 +1,20 @@
 //! How builds end, and what is left of them.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use dcbuild_model::{BuildId, Fault, UnixTime};
 use dcbuild_progress::VertexState;
-use dcbuild_proto::document::{Failed, Outcome, OutputKind, OutputResult, StepErrorKind, Summary};
+use dcbuild_proto::document::{
+    Caches, Failed, Outcome, OutputKind, OutputResult, StepErrorKind, Summary,
+};
 use dcbuild_scheduler as scheduler;
 use dcbuild_scheduler::{CancelledBy, Failure, How};
 
 use super::{Active, Book, Effect, Piece, Settling};
+use crate::lend::Steps;
 use crate::log::Entry;
+use crate::planned::PlannedBuild;
 
 pub(super) const CLIENT_GONE: &str = "no client came back in time";
 /// Ended builds that can still be attended.
@@ -27,6 +34,12 @@ pub(crate) fn outlived(mut ended: Vec<(UnixTime, BuildId)>, now: UnixTime) -> Ve
 impl Book {
     /// Ends a build that the scheduler does not have, or has ended.
     pub(crate) fn end(&mut self, build: BuildId, outcome: Outcome) {
+        // They are told from what the end lets go of.
+        let steps = self.steps(build, &outcome);
+        self.end_with(build, outcome, steps);
+    }
+
+    fn end_with(&mut self, build: BuildId, outcome: Outcome, steps: Option<Steps>) {
         let Some(active) = self.builds.get(&build) else { return };
         if active.ended.is_some() {
             return;
@@ -45,8 +58,37 @@ impl Book {
         let (time, outcome) = (self.now.wall, Box::new(outcome));
         self.record(Entry::Ended { build, time, outcome: outcome.clone() });
         self.effects.extend(account.map(|account| Effect::Account(Box::new(account))));
-        self.effects.push(Effect::Finish { build: desk, outcome });
+        let steps = steps.map(Box::new);
+        self.effects.push(Effect::Finish { build: desk, outcome, steps });
         self.forget_oldest();
+    }
+
+    /// Ends a build whose steps were all found, and which wants no output of them.
+    pub(crate) fn end_found(&mut self, build: BuildId, planned: PlannedBuild) {
+        let Some(active) = self.builds.get(&build) else { return };
+        let carries = active.carries();
+        let taken = planned.taken.iter();
+        let results: BTreeMap<_, _> =
+            taken.map(|(step, record)| (*step, Arc::new(record.clone()))).collect();
+        let taken = results.keys().copied().collect();
+        let steps = carries.then(|| Steps { plan: Arc::new(planned), results, taken });
+        let (outputs, summary, caches) = (Vec::new(), Summary::default(), Vec::new());
+        self.end_with(build, Outcome::Done { outputs, summary, caches }, steps);
+    }
+
+    /// What a build came to step by step, if that is wanted elsewhere or came from there.
+    fn steps(&self, build: BuildId, outcome: &Outcome) -> Option<Steps> {
+        let active = self.builds.get(&build)?;
+        let plan = active.planned.clone()?;
+        if !active.carries() || !matches!(outcome, Outcome::Done { .. }) {
+            return None;
+        }
+        let clean = active.results.iter().filter(|(_, settled)| !settled.tainted);
+        let results = clean.clone().map(|(step, it)| (*step, it.record.clone())).collect();
+        let found = clean
+            .filter(|(_, settled)| matches!(settled.how, Settling::Taken | Settling::By(How::Hit)));
+        let taken = found.map(|(step, _)| *step).collect();
+        Some(Steps { plan, results, taken })
     }
 
     pub(super) fn end_failed(&mut self, build: BuildId, fault: Fault, code: &str, message: String) {
@@ -153,6 +195,12 @@ impl Book {
 }
 
 impl Active {
+    /// Whether it takes records from other places, or leaves some there.
+    fn carries(&self) -> bool {
+        let Caches { from, to } = &self.desk.submission.caches;
+        !from.is_empty() || !to.is_empty()
+    }
+
     fn done(&self) -> Outcome {
         let asked = self.desk.submission.outputs.len();
         let outputs: Vec<_> = self.outputs.values().cloned().collect();
@@ -160,7 +208,7 @@ impl Active {
             let message = format!("{} of {asked} outputs were reported", outputs.len());
             return Outcome::Failed(crate::driver::failed(Fault::Bug, "OUTPUT_MISSING", message));
         }
-        Outcome::Done { outputs, summary: self.summary() }
+        Outcome::Done { outputs, summary: self.summary(), caches: Vec::new() }
     }
 
     fn summary(&self) -> Summary {

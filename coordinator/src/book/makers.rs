@@ -1,11 +1,14 @@
 //! Who has what the store lacks: results are on a worker's disk before they are durable.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use dcbuild_model::{AttemptId, LayerId, Record, StepIndex, WorkerId};
 use dcbuild_remote::PeerKey;
+use dcbuild_scheduler::{Fence, Work};
 
 use super::Book;
+use crate::build::Build;
 
 /// A result that is not durable yet.
 pub(super) struct Unsent {
@@ -54,6 +57,33 @@ impl Book {
             }
         }
         found
+    }
+
+    /// Whether results of these attempts are on their way to the store.
+    pub(crate) fn are_coming(&self, attempts: &BTreeSet<AttemptId>) -> bool {
+        let unsent = self.undurable.iter().filter(|((attempt, _), _)| attempts.contains(attempt));
+        unsent
+            .into_iter()
+            .any(|(_, unsent)| !unsent.kept_back && self.workers.contains_key(&unsent.worker))
+    }
+
+    /// The records of an image that an attempt is making, as far as later builds may take them.
+    pub(crate) fn image_records(
+        &self,
+        fence: Fence,
+        image: u32,
+    ) -> Option<(Arc<Build>, Vec<Record>)> {
+        let attempt = self.attempts.get(&fence.attempt)?;
+        if attempt.lease.epoch != fence.epoch || !matches!(attempt.lease.work, Work::Output(_)) {
+            return None;
+        }
+        let active = self.builds.get(&attempt.lease.build)?;
+        let plan = &active.planned.as_ref()?.plan;
+        let state = plan.images.get(usize::try_from(image).ok()?)?.state;
+        let settled = plan.chain(state).into_iter().filter_map(|step| active.results.get(&step));
+        let clean = settled.filter(|settled| !settled.tainted);
+        let records = clean.map(|settled| Record::clone(&settled.record)).collect();
+        Some((active.desk.clone(), records))
     }
 
     /// A worker does not try any more to make a result durable.

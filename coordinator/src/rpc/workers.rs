@@ -1,6 +1,6 @@
 //! The worker plane.
 
-use dcbuild_model::{Epoch, LayerId, ParseDigestError, StepIndex, WorkerId, limits};
+use dcbuild_model::{BlobDigest, Epoch, LayerId, ParseDigestError, StepIndex, WorkerId, limits};
 use dcbuild_progress::{Log, Update};
 use dcbuild_proto::{document, pb};
 use dcbuild_remote::PeerKey;
@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{Services, guarded, invalid};
 use crate::book::{Found, Hello, Made, Order, PeerPlace, Report};
 use crate::core::{Command, DRAIN};
+use crate::lend::Packing;
 
 const ORDERS_MAX: usize = 1_024;
 const RUNNING_MAX: usize = 10_000;
@@ -103,6 +104,32 @@ impl pb::workers_server::Workers for WorkersService {
             let message = build.ask_agent(agent, &request.message).await;
             let message = message.map_err(|error| Status::unavailable(error.to_string()))?;
             Ok(pb::AskAgentReply { message: message.into() })
+        })
+        .await
+    }
+
+    async fn pack_inline(
+        &self,
+        request: Request<pb::PackInlineRequest>,
+    ) -> Result<Response<pb::PackInlineReply>, Status> {
+        guarded("PackInline", async {
+            let request = request.into_inner();
+            let (fence, image) = (fence_in(request.fence)?, request.image);
+            if request.layers.len() > limits::LAYERS_MAX {
+                return Err(Status::invalid_argument("more layers than an image may have"));
+            }
+            let layer = |text: &String| {
+                text.parse::<BlobDigest>().map_err(|error: ParseDigestError| invalid(error))
+            };
+            let layers = request.layers.iter().map(layer).collect::<Result<Vec<_>, _>>()?;
+            let find = |reply| Command::FindImage { fence, image, reply };
+            let Some((build, records)) = self.0.core.ask(find).await? else {
+                return Ok(pb::PackInlineReply::default());
+            };
+            let packing = Packing { parts: &self.0.driver, core: &self.0.core, build: &build };
+            let packed = packing.inline(&records, layers).await;
+            let records = packed.map_err(super::builds::store_failed)?.unwrap_or_default();
+            Ok(pb::PackInlineReply { records })
         })
         .await
     }

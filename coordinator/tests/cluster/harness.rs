@@ -15,8 +15,8 @@ use dcbuild_model::{
 use dcbuild_plan::Request;
 use dcbuild_process::Clock;
 use dcbuild_proto::document::{
-    self, Aim, Answer, LayerCompression, Lease, LeasedStep, Outcome, OutputKind, OutputResult,
-    OutputSpec, Question, StepError, Submission, Work,
+    self, Aim, Answer, Caches, LayerCompression, Lease, LeasedStep, Outcome, OutputKind,
+    OutputResult, OutputSpec, Question, StepError, Submission, Work,
 };
 use dcbuild_proto::pb;
 use dcbuild_proto::pb::build_event::Event;
@@ -76,7 +76,8 @@ impl Cluster {
         config: CoordinatorConfig,
     ) -> Cluster {
         let store = FolderStore::open(&dir.path().join("store")).unwrap();
-        let parts = Parts { stores: Stores::folder(store), holds: None, clock: clock.clone() };
+        let (stores, clock_too) = (Stores::folder(store), clock.clone());
+        let parts = Parts { stores, holds: None, packs: None, clock: clock_too };
         let config = CoordinatorConfig { data_dir: data_dir.clone(), ..config };
         let coordinator = Coordinator::start(config, parts).unwrap();
         let (incoming, connector) = in_memory();
@@ -496,11 +497,13 @@ pub(crate) fn submission(dockerfile: &str) -> Submission {
             oci_media_types: true,
             annotations,
             rewrite_timestamp: false,
+            inline_cache: false,
         }],
         detached: false,
         aim: Aim::Build {},
         in_place: true,
         title: "test".into(),
         agents: BTreeSet::new(),
+        caches: Caches::default(),
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dcbuild_agent::{Agent, AgentError};
+use dcbuild_carry::{Found, PlaceError};
 use dcbuild_context::{LocalContext, LocalContexts, LocalError};
 use dcbuild_model::{BlobDigest, BuildId, ManifestDigest, ParsePlatformError, Platform, Selection};
 use dcbuild_oci::LayoutRef;
@@ -19,6 +20,7 @@ use dcbuild_store::{BlobStore, LayerIndex, StoreError, stream_of};
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::task::{JoinError, spawn_blocking};
 
+use crate::caches::Caches;
 use crate::rpc::Reply;
 
 /// Says why a question has no answer.
@@ -40,8 +42,12 @@ enum AnswerError {
     Open(#[from] LayoutOpenError),
     #[error(transparent)]
     Read(#[from] PullError),
-    #[error("could not store the image of a layout")]
+    #[error("could not store what the build asked for")]
     Store(#[from] StoreError),
+    #[error("the build has no cache of this number")]
+    NoCache,
+    #[error(transparent)]
+    Place(#[from] PlaceError),
     #[error("the answer was stopped")]
     Stopped(#[from] JoinError),
 }
@@ -55,6 +61,8 @@ pub(crate) struct Sources {
     pub(crate) layers: Arc<dyn LayerIndex>,
     /// The ssh agents, by id.
     pub(crate) agents: BTreeMap<String, Agent>,
+    /// The caches at other places.
+    pub(crate) caches: Arc<Caches>,
     /// The folder of docker's `config.json`.
     pub(crate) docker_config: Option<PathBuf>,
 }
@@ -65,6 +73,8 @@ impl Sources {
             Question::Credentials { host } => {
                 return Reply::Credentials(self.credentials(&host).await);
             }
+            Question::Cache { source } => self.cache(source).await,
+            Question::CacheBlob { source, blob } => self.cache_blob(source, blob).await,
             Question::Agent { id, message } => self.agent(&id, &message).await,
             Question::Selection { context, selection } => self.select(&context, selection).await,
             Question::Pack { context, selection } => self.pack(&context, selection).await,
@@ -92,6 +102,39 @@ impl Sources {
         let context = self.context(name)?;
         let digest = spawn_blocking(move || context.select(&selection)).await??;
         Ok(Answer::Selection { digest })
+    }
+
+    /// Looks at a cache, and hands the records over that it has.
+    async fn cache(&self, source: u32) -> Result<Answer, AnswerError> {
+        let told = |note: String, foreign| Ok(Answer::Cache { found: None, note, foreign });
+        let borrowed = match self.caches.look(source).await.ok_or(AnswerError::NoCache)? {
+            Ok(Found::Records(borrowed)) => borrowed,
+            Ok(Found::Nothing) => return told("not found: nothing is taken from it".into(), false),
+            Ok(Found::BuildKit) => {
+                return told("a cache of BuildKit, which dcbuild does not read".into(), true);
+            }
+            Ok(Found::Image) => {
+                return told("an image without records of dcbuild in its config".into(), false);
+            }
+            Ok(Found::Other(what)) => return told(format!("no cache, but {what}"), true),
+            Err(error) => return told(format!("could not be read: {}", chain(&error)), true),
+        };
+        for (blob, bytes) in &borrowed.embedded {
+            self.blobs.put(blob, stream_of(bytes.clone())).await?;
+        }
+        let (records, blobs) = (borrowed.documents.records(), borrowed.offered.len());
+        let document = borrowed.to_json();
+        let found = BlobDigest(dcbuild_model::Digest::of(&document));
+        self.blobs.put(&found, stream_of(document)).await?;
+        let note = format!("{records} documents of records, {blobs} blobs");
+        Ok(Answer::Cache { found: Some(found), note, foreign: false })
+    }
+
+    /// Puts a blob of a cache into the store, which hashes it.
+    async fn cache_blob(&self, source: u32, blob: BlobDigest) -> Result<Answer, AnswerError> {
+        let content = self.caches.blob(source, &blob).await.ok_or(AnswerError::NoCache)??;
+        self.blobs.put(&blob, content).await?;
+        Ok(Answer::Stored {})
     }
 
     async fn pack(&self, name: &str, selection: Selection) -> Result<Answer, AnswerError> {

@@ -85,10 +85,12 @@ pub struct BuildFlags {
     /// Ask the registry for base images, even if a local image has their name
     #[arg(long, help_heading = "What may be reused")]
     pub pull: bool,
-    /// A cache of BuildKit, which is skipped: dcbuild's store is its cache, and needs no import
+    /// Records of dcbuild at another place: `type=registry,ref=NAME` (or the name alone), `type=local,src=DIR` or
+    /// `type=s3,bucket=B,region=R`; layers are fetched when they are needed
     #[arg(long = "cache-from", value_name = "SOURCE", help_heading = "What may be reused")]
     pub cache_from: Vec<String>,
-    /// A cache of BuildKit, which is not written: dcbuild's store is its cache, and needs no export
+    /// Where records go as well: `type=registry,ref=NAME`, `type=local,dest=DIR`, `type=s3,bucket=B,region=R`, each with
+    /// `mode=max` for all steps, or `type=inline` into the image's config
     #[arg(long = "cache-to", value_name = "DEST", help_heading = "What may be reused")]
     pub cache_to: Vec<String>,
 
@@ -161,29 +163,13 @@ impl BuildFlags {
         self.legacy.without_effect()
     }
 
-    /// What was named and is skipped, in words for their user: caches of BuildKit, and attestations that may be left out.
+    /// What was named and is skipped, in words for their user: attestations that may be left out.
     pub fn skipped(&self) -> Vec<String> {
         let attests = self.attests.iter().filter(|attest| refuse::may_be_left_out(attest));
         let told = |attest: &String| {
             format!("--attest {attest} is not made yet, and was asked for with inline-only alone")
         };
-        let mut skipped = self.skipped_caches();
-        skipped.extend(attests.map(told));
-        skipped
-    }
-
-    fn skipped_caches(&self) -> Vec<String> {
-        let named =
-            [("cache-from", "read", &self.cache_from), ("cache-to", "written", &self.cache_to)];
-        named
-            .into_iter()
-            .flat_map(|(flag, done, caches)| {
-                let told = move |cache: &String| {
-                    format!("--{flag} {cache} is a cache of BuildKit and is not {done}: dcbuild's own store is found by itself")
-                };
-                caches.iter().map(told)
-            })
-            .collect()
+        attests.map(told).collect()
     }
 }
 

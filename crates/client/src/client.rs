@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
 
 use crate::answer::Sources;
+use crate::caches::Caches;
 use crate::deliver::{DOCKER_HOST, DeliverError};
 use crate::ending::{Ending, conclude, failed};
 use crate::output::ClientOutput;
@@ -89,6 +90,8 @@ pub struct BuildRequest {
     pub secrets: BTreeMap<String, Vec<u8>>,
     /// The ssh agents, by id.
     pub agents: BTreeMap<String, Agent>,
+    /// The caches at other places.
+    pub caches: Arc<Caches>,
     /// What the client does with each output, in the order of the submission.
     pub outputs: Vec<ClientOutput>,
     /// How progress is shown.
@@ -121,6 +124,7 @@ impl BuildRequest {
             layouts,
             secrets,
             agents,
+            caches: Arc::new(Caches::default()),
             outputs: wanted.client_outputs(),
             mode: wanted.mode,
             iidfile: wanted.iidfile.clone().filter(|_| builds),
@@ -257,7 +261,8 @@ impl Client {
         self.forget_id(request)?;
         self.submit(request.id, &request.submission).await?;
         let layouts = request.layouts.clone();
-        let sources = self.sources(request.id, layouts, request.agents.clone());
+        let mut sources = self.sources(request.id, layouts, request.agents.clone());
+        sources.caches = request.caches.clone();
         let sources = Arc::new(sources);
         let secrets = request.secrets.clone();
         let stay = if request.submission.detached { Stay::Briefly } else { Stay::ToTheEnd };
@@ -284,7 +289,13 @@ impl Client {
             }
         };
         let mut delivery = self.deliver(request, &made, show, stop).await;
+        if let (Outcome::Done { caches, .. }, true) = (&outcome, delivery.errors.is_empty()) {
+            self.deliver_caches(request, caches, (show, &mut delivery), stop).await;
+        }
         show.finish();
+        for warning in &delivery.warnings {
+            show.write(&format!("warning: {warning}\n"));
+        }
         if delivery.stopped {
             show.write("error: interrupted\n");
             return Ok(Shown::Ended(left()));
@@ -317,6 +328,7 @@ impl Client {
             layouts,
             blobs: self.blobs.clone(),
             layers: self.layers.clone(),
+            caches: Arc::default(),
             docker_config: self.config.docker_config.clone(),
         }
     }

@@ -18,6 +18,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::io::{AsyncWrite, AsyncWriteExt as _, BufWriter};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
+use crate::caches::CacheError;
 use crate::output::{ClientOutput, Dest};
 use crate::unpack::{UnpackError, unpack};
 
@@ -64,6 +65,9 @@ pub enum DeliverError {
     /// Docker did not take the image.
     #[error("could not load the image into docker")]
     Load(#[from] LoadError),
+    /// A cache was not written.
+    #[error(transparent)]
+    Cache(Box<CacheError>),
     /// A disk is full.
     #[error("no space left in '{}'", folder.display())]
     NoSpace {
@@ -85,6 +89,7 @@ impl DeliverError {
             DeliverError::Store(error) => error.fault(),
             DeliverError::Write { source, .. } => source.fault(),
             DeliverError::Load(error) => error.fault(),
+            DeliverError::Cache(error) => error.fault(),
             DeliverError::File { .. }
             | DeliverError::Unpack { .. }
             | DeliverError::NoSpace { .. } => Fault::Request,
@@ -114,6 +119,9 @@ impl Hint for DeliverError {
     fn hint(&self) -> Option<String> {
         match self {
             DeliverError::Load(error) => error.hint(),
+            DeliverError::Cache(_) => {
+                Some("ignore-error=true makes a warning of it: the outputs are there".into())
+            }
             DeliverError::NoSpace { .. } => {
                 Some("make room there, or give the output another dest".into())
             }

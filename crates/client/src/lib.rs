@@ -5,6 +5,7 @@
 
 mod answer;
 pub mod args;
+pub mod caches;
 pub mod client;
 mod csv;
 pub mod deliver;
@@ -25,6 +26,7 @@ pub mod unpack;
 pub mod wanted;
 
 pub use args::BuildFlags;
+pub use caches::{CacheFlags, Caches, Reach, place_of};
 pub use client::{BuildRequest, Client, ClientConfig, ClientError, Ended};
 pub use deliver::DeliverError;
 pub use flag_error::FlagError;

@@ -341,7 +341,15 @@ impl Asked {
         }
         let oci_media_types = self.oci_media_types.unwrap_or(oci) || !annotations.is_empty();
         let rewrite_timestamp = self.rewrite_timestamp;
-        let spec = OutputSpec { kind, layers, oci_media_types, annotations, rewrite_timestamp };
+        let inline_cache = false;
+        let spec = OutputSpec {
+            kind,
+            layers,
+            oci_media_types,
+            annotations,
+            rewrite_timestamp,
+            inline_cache,
+        };
         Ok(Output { spec, client })
     }
 

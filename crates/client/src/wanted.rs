@@ -14,6 +14,7 @@ use dcbuild_proto::document::{Aim, Submission};
 
 use crate::FlagError;
 use crate::args::BuildFlags;
+use crate::caches::CacheFlags;
 use crate::output::{self, ClientOutput, Naming, Output, Shorthands};
 use crate::parse::{self, AgentSource, CallWanted, NamedContext, SecretSource};
 use crate::policy::{self, PolicyFlags};
@@ -61,6 +62,8 @@ pub struct Wanted {
     pub agents: BTreeMap<String, AgentSource>,
     /// What becomes of the result.
     pub outputs: Vec<Output>,
+    /// Caches at other places.
+    pub caches: CacheFlags,
     /// Where the image's id is written.
     pub iidfile: Option<PathBuf>,
     /// Where what was made is written.
@@ -124,7 +127,12 @@ impl Wanted {
         };
         let request = request(flags, env, &contexts)?;
         let naming = Naming { names, annotations, index: request.is_index() };
-        let outputs = output::outputs(&flags.outputs, shorthands, &naming)?;
+        let mut outputs = output::outputs(&flags.outputs, shorthands, &naming)?;
+        let caches = CacheFlags::read(&flags.cache_from, &flags.cache_to, env)?;
+        let inline = caches.inline || is_inline(&request.build_args);
+        for output in &mut outputs {
+            output.spec.inline_cache = inline;
+        }
         let mut stdout = outputs.iter().filter(|output| output.client.is_stdout());
         if let (Some(_), Some(_)) = (stdout.next(), stdout.next()) {
             let word = || "an output to standard output".to_owned();
@@ -138,6 +146,7 @@ impl Wanted {
         Ok(Wanted {
             request,
             policies: policy::flags(&flags.policies, env)?,
+            caches,
             secrets: parse::secrets(&flags.secrets, env)?,
             agents: parse::agents(&flags.ssh, env)?,
             iidfile: flags.iidfile.clone(),
@@ -160,6 +169,10 @@ impl Wanted {
             ("--iidfile", self.iidfile.is_some()),
             ("--metadata-file", self.metadata_file.is_some()),
             ("--ssh, whose keys stay with the client,", !self.agents.is_empty()),
+            (
+                "--cache-from and --cache-to, which the client reads and writes,",
+                !self.caches.is_empty(),
+            ),
             ("--check or --call", self.call.is_some()),
         ];
         match stays.into_iter().find(|(_, given)| *given) {
@@ -201,6 +214,7 @@ impl Wanted {
             in_place: handover.in_place,
             title: self.title.clone(),
             agents: self.agents.keys().cloned().collect(),
+            caches: self.caches.submitted(),
         }
     }
 
@@ -210,6 +224,11 @@ impl Wanted {
         let named = self.contexts.iter().filter(|(_, it)| matches!(it, NamedContext::Remote(_)));
         main.into_iter().chain(named.map(|(name, _)| name.clone())).collect()
     }
+}
+
+/// Whether the argument asks for inline records that BuildKit has for it.
+fn is_inline(build_args: &BTreeMap<String, String>) -> bool {
+    matches!(build_args.get("BUILDKIT_INLINE_CACHE").map(String::as_str), Some("1" | "true"))
 }
 
 fn title_of(folder: &std::path::Path) -> String {

@@ -21,4 +21,4 @@ mod wire;
 pub use check::{CheckStep, Checked};
 pub use config::{AddressStyle, InvalidS3Url, S3Config};
 pub use failure::{Failure, FailureKind};
-pub use store::{S3Counts, S3Store};
+pub use store::{AccessKey, S3Counts, S3Store};

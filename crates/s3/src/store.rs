@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use aws_credential_types::Credentials;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::presigning::PresigningConfig;
@@ -64,6 +65,23 @@ pub struct S3Counts {
     pub guard: GuardCounts,
 }
 
+/// An access key; its secret parts are never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AccessKey {
+    /// Its id.
+    pub id: String,
+    /// Its secret.
+    pub secret: String,
+    /// The token of a session, where it belongs to one.
+    pub session_token: Option<String>,
+}
+
+impl std::fmt::Debug for AccessKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AccessKey").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
 pub(crate) fn add(counter: &AtomicU64, bytes: usize) {
     counter.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
 }
@@ -83,6 +101,13 @@ impl S3Store {
         let credentials = SharedCredentialsProvider::new(credentials);
         let client = connect::client(&config, Some(credentials)).await;
         S3Store::over(client, config).await
+    }
+
+    /// Connects with an access key that is at hand.
+    pub async fn connect_with_key(config: S3Config, key: AccessKey) -> Result<S3Store, StoreError> {
+        let AccessKey { id, secret, session_token } = key;
+        S3Store::connect_as(config, Credentials::new(id, secret, session_token, None, "dcbuild"))
+            .await
     }
 
     async fn over(client: Client, config: S3Config) -> Result<S3Store, StoreError> {

@@ -626,6 +626,24 @@ pub mod progress {
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PackInlineRequest {
+    /// The lease of the output.
+    #[prost(message, optional, tag = "1")]
+    pub fence: ::core::option::Option<Fence>,
+    /// Which of the output's images.
+    #[prost(uint32, tag = "2")]
+    pub image: u32,
+    /// The blobs of its layers.
+    #[prost(string, repeated, tag = "3")]
+    pub layers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PackInlineReply {
+    /// Empty if there is nothing to write, or no room for it.
+    #[prost(string, tag = "1")]
+    pub records: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WorkerOrder {
     #[prost(oneof = "worker_order::Order", tags = "1, 2, 3, 4")]
     pub order: ::core::option::Option<worker_order::Order>,
@@ -2778,6 +2796,31 @@ pub mod workers_client {
                 .insert(GrpcMethod::new("dcbuild.v1.Workers", "FindOutcome"));
             self.inner.unary(req, path, codec).await
         }
+        /// Writes the records of an image that is being made, for its config.
+        pub async fn pack_inline(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PackInlineRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PackInlineReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/dcbuild.v1.Workers/PackInline",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("dcbuild.v1.Workers", "PackInline"));
+            self.inner.unary(req, path, codec).await
+        }
         /// Passes a message of a step to an ssh agent of the build's client.
         pub async fn ask_agent(
             &mut self,
@@ -2856,6 +2899,11 @@ pub mod workers_server {
             tonic::Response<super::FindOutcomeReply>,
             tonic::Status,
         >;
+        /// Writes the records of an image that is being made, for its config.
+        async fn pack_inline(
+            &self,
+            request: tonic::Request<super::PackInlineRequest>,
+        ) -> std::result::Result<tonic::Response<super::PackInlineReply>, tonic::Status>;
         /// Passes a message of a step to an ssh agent of the build's client.
         async fn ask_agent(
             &self,
@@ -3020,6 +3068,51 @@ pub mod workers_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = FindOutcomeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/dcbuild.v1.Workers/PackInline" => {
+                    #[allow(non_camel_case_types)]
+                    struct PackInlineSvc<T: Workers>(pub Arc<T>);
+                    impl<
+                        T: Workers,
+                    > tonic::server::UnaryService<super::PackInlineRequest>
+                    for PackInlineSvc<T> {
+                        type Response = super::PackInlineReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PackInlineRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Workers>::pack_inline(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PackInlineSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -2,7 +2,7 @@
 
 use dcbuild_process::Hint as _;
 use dcbuild_progress::Failure;
-use dcbuild_proto::document::{OutputKind, OutputResult};
+use dcbuild_proto::document::{MadeCache, OutputKind, OutputResult};
 use tokio_util::sync::CancellationToken;
 
 use super::{BuildRequest, Client};
@@ -22,6 +22,8 @@ pub(crate) struct Delivery {
     pub(crate) errors: Vec<DeliverError>,
     /// How many were asked for.
     pub(crate) asked: usize,
+    /// What did not come out as asked, and fails nothing.
+    pub(crate) warnings: Vec<String>,
     /// Whether the user stopped it.
     pub(crate) stopped: bool,
 }
@@ -83,6 +85,34 @@ impl Client {
             delivery.results.push(made.clone());
         }
         delivery
+    }
+
+    /// Takes caches to their places. One that fails says so, and fails the build only where that is asked for.
+    pub(super) async fn deliver_caches(
+        &self,
+        request: &BuildRequest,
+        made: &[MadeCache],
+        (show, delivery): (&mut Show<'_>, &mut Delivery),
+        stop: &CancellationToken,
+    ) {
+        for (made, dest) in made.iter().zip(&request.caches.to) {
+            if delivery.stopped {
+                return;
+            }
+            let title = format!("writing cache to {}", dest.title);
+            let work = show.during(&title, dest.write(made, (&request.caches, &self.blobs)));
+            match stop.run_until_cancelled(work).await {
+                Some(Ok(left)) => delivery.warnings.extend(left),
+                Some(Err(error)) if dest.ignore_error => {
+                    let story = crate::answer::chain(&error);
+                    delivery.warnings.push(format!("{story}; the build goes on without"));
+                }
+                Some(Err(error)) => {
+                    delivery.errors.push(DeliverError::Cache(Box::new(error)));
+                }
+                None => delivery.stopped = true,
+            }
+        }
     }
 
     /// Writes the files that tell programs what was made: of outputs that are where they belong, and of no other.

@@ -31,7 +31,9 @@ fn check_of(
 }
 
 fn tell(output: &Output) -> String {
-    let OutputSpec { kind, layers, oci_media_types, annotations, rewrite_timestamp } = &output.spec;
+    let OutputSpec { kind, layers, oci_media_types, annotations, rewrite_timestamp, inline_cache } =
+        &output.spec;
+    assert!(!inline_cache, "that is asked for elsewhere");
     let made = match kind {
         OutputKind::Files { split: false } => "files".to_owned(),
         OutputKind::Files { split: true } => "files in folders".to_owned(),

@@ -211,19 +211,30 @@ fn every_flag_of_docker_is_known_and_may_stand_behind_the_context() {
 fn a_flag_without_effect_is_told() {
     let flags = parse("--rm --force-rm --compress -m 1g --cpu-shares 2 .");
     assert_eq!(flags.without_effect(), ["memory", "cpu-shares"]);
-    let flags = parse("--cache-from type=gha --cache-from app:cache --cache-to type=inline .");
-    let told = |flag: &str, done: &str| {
-        format!(
-            "--{flag} is a cache of BuildKit and is not {done}: dcbuild's own store is found by itself"
-        )
-    };
-    let want = [
-        told("cache-from type=gha", "read"),
-        told("cache-from app:cache", "read"),
-        told("cache-to type=inline", "written"),
-    ];
-    assert_eq!(flags.skipped(), want);
-    assert!(wanted("--cache-from type=gha --cache-to type=local,dest=x .", &[]).is_ok());
+    assert!(flags.skipped().is_empty());
+}
+
+#[test]
+fn caches_at_other_places_are_submitted_and_keep_the_client() {
+    let asked =
+        wanted("--cache-from app:cache --cache-to type=local,dest=x,mode=max -t app .", &[]);
+    let asked = asked.unwrap();
+    let submission = asked.submission(Found::default(), Handover::default());
+    let told = serde_json::to_value(&submission.caches).unwrap();
+    let want = serde_json::json!({
+        "from": [{ "title": "app:cache" }],
+        "to": [{ "title": "x", "mode": "max", "compression": null }],
+    });
+    assert_eq!(told, want);
+    assert!(asked.refuse_to_stay().is_err());
+    for flags in [
+        "--cache-to type=inline -o type=oci,dest=x .",
+        "--build-arg BUILDKIT_INLINE_CACHE=1 -t a .",
+    ] {
+        let asked = wanted(flags, &[]).unwrap();
+        assert!(asked.outputs.iter().all(|output| output.spec.inline_cache), "{flags}");
+        assert!(asked.refuse_to_stay().is_ok() || flags.contains("oci"), "{flags}");
+    }
 }
 
 #[test]

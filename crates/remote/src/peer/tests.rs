@@ -122,6 +122,13 @@ impl Workers for Coordinator {
         Err(Status::unimplemented("nobody has keys here"))
     }
 
+    async fn pack_inline(
+        &self,
+        _: Request<pb::PackInlineRequest>,
+    ) -> Result<Response<pb::PackInlineReply>, Status> {
+        Ok(Response::new(pb::PackInlineReply::default()))
+    }
+
     async fn find_maker(
         &self,
         _: Request<pb::FindMakerRequest>,

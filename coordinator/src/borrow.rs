@@ -1,0 +1,124 @@
+//! `--cache-from`: what a build takes from other places, which its client reaches.
+//!
+//! Only records that carry this coordinator's seal count. Where others submit builds, that must be a seal that nobody can
+//! forge: else whoever names a place could put what he likes under the keys of others.
+
+use std::sync::Arc;
+
+use dcbuild_carry::documents::DOCUMENTS_BYTES_MAX;
+use dcbuild_carry::{Borrowed, Lender, Loan, NotLent};
+use dcbuild_model::BlobDigest;
+use dcbuild_progress::{Log, Stream, Update, VertexId, Warning};
+use dcbuild_proto::document::{Answer, Question};
+use dcbuild_store::read_bytes;
+
+use crate::build::{AskError, Build, Shown};
+use crate::config::Granting;
+use crate::driver::DriverParts;
+use crate::questions::Reply;
+
+/// Has the client of a build bring blobs.
+struct ClientLender {
+    build: Arc<Build>,
+    source: u32,
+}
+
+#[async_trait::async_trait]
+impl Lender for ClientLender {
+    async fn bring(&self, blob: &BlobDigest) -> Result<(), NotLent> {
+        let question = Question::CacheBlob { source: self.source, blob: *blob };
+        match self.build.ask(question).await {
+            Ok(Reply::Answer(Answer::Stored {})) => Ok(()),
+            Ok(_) => Err(NotLent { reason: "the client gave another answer".into() }),
+            Err(error) => Err(NotLent { reason: error.to_string() }),
+        }
+    }
+}
+
+/// What is said of a place: beside its vertex, or as a warning at the end as well.
+enum Said {
+    Note(String),
+    Warning(String),
+}
+
+/// Looks at all places that a build names, before it looks for its records. What fails is a miss.
+pub(crate) async fn borrow(build: &Arc<Build>, parts: &DriverParts) -> Result<(), AskError> {
+    for (at, source) in (0..).zip(&build.submission.caches.from) {
+        let name = format!("importing cache manifest from {}", source.title);
+        let shown = Shown::start(build, &*parts.clock, name);
+        let said = one(build, parts, at).await?;
+        match said {
+            Some(Said::Note(text)) => note(build, parts, shown.id(), text),
+            Some(Said::Warning(text)) => {
+                let vertex = shown.id();
+                let short = format!("{}: {text}", source.title);
+                build.tell(Update::Warning(Warning {
+                    vertex,
+                    short,
+                    detail: Vec::new(),
+                    url: None,
+                }));
+            }
+            None => {}
+        }
+        shown.done();
+    }
+    Ok(())
+}
+
+fn note(build: &Build, parts: &DriverParts, vertex: VertexId, text: String) {
+    let bytes = format!("{text}\n").into_bytes();
+    let log = Log { vertex, stream: Stream::Stderr, bytes, time: parts.clock.now() };
+    build.tell(Update::Log(log));
+}
+
+async fn one(
+    build: &Arc<Build>,
+    parts: &DriverParts,
+    source: u32,
+) -> Result<Option<Said>, AskError> {
+    let stores = &parts.records.stores;
+    let Some(lent) = &stores.lent else { return Ok(None) };
+    if parts.granting != Granting::Everything && !stores.seal.is_keyed() {
+        return Ok(Some(Said::Warning(
+            "not read: without a signing key (DCBUILD_SIGNING_KEY) the coordinator cannot tell whose records these are".into(),
+        )));
+    }
+    let (found, said) = match build.ask(Question::Cache { source }).await {
+        Ok(Reply::Answer(Answer::Cache { found: None, note, foreign: false })) => {
+            return Ok(Some(Said::Note(note)));
+        }
+        Ok(Reply::Answer(Answer::Cache { found: None, note, foreign: true })) => {
+            return Ok(Some(Said::Warning(note)));
+        }
+        Ok(Reply::Answer(Answer::Cache { found: Some(found), note, .. })) => (found, note),
+        Ok(_) => return Ok(Some(Said::Note("the client gave another answer".into()))),
+        Err(AskError::Ended) => return Err(AskError::Ended),
+        Err(error) => return Ok(Some(Said::Warning(error.to_string()))),
+    };
+    let bytes = match read_bytes(&*stores.blobs, &found, 2 * DOCUMENTS_BYTES_MAX).await {
+        Ok(bytes) => bytes,
+        Err(error) => return Ok(Some(Said::Warning(crate::images::chain(&error)))),
+    };
+    let borrowed = match Borrowed::parse(&bytes) {
+        Ok(borrowed) => borrowed,
+        Err(error) => return Ok(Some(Said::Warning(crate::images::chain(&error)))),
+    };
+    let foreign = borrowed.documents.keep_opened(&stores.seal);
+    let records = borrowed.documents.records();
+    let lender = ClientLender { build: build.clone(), source };
+    match Loan::new(borrowed, stores.seal.clone(), Arc::new(lender)).await {
+        Ok(loan) => lent.lend(build.id, loan),
+        Err(error) => return Ok(Some(Said::Warning(crate::images::chain(&error)))),
+    }
+    if foreign == 0 {
+        return Ok(Some(Said::Note(said)));
+    }
+    let whose = if stores.seal.is_keyed() {
+        "do not carry the seal of this one's signing keys"
+    } else {
+        "are damaged, or sealed with a key: give it as DCBUILD_SIGNING_KEY"
+    };
+    let text = format!("{foreign} documents {whose}, and are passed over; {records} are left");
+    Ok(Some(Said::Warning(text)))
+}

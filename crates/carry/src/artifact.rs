@@ -1,0 +1,206 @@
+//! The manifest of a cache, and what a manifest that is found somewhere is (pure).
+
+use bytes::Bytes;
+use dcbuild_model::{BlobDigest, Digest};
+use dcbuild_oci::Descriptor;
+use dcbuild_oci::manifest::media_type;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::pack::Packed;
+
+/// What our manifests say that they are.
+pub const ARTIFACT_TYPE: &str = "application/vnd.dcbuild.cache.v2";
+const ARTIFACT_FAMILY: &str = "application/vnd.dcbuild.cache.";
+const CONFIG_TYPE: &str = "application/vnd.dcbuild.cache.records.v2+json";
+const BLOB_TYPE: &str = "application/vnd.dcbuild.cache.blob.v1";
+/// The config of a cache of BuildKit.
+const BUILDKIT_CONFIG: &str = "application/vnd.buildkit.cacheconfig.v0";
+/// Where BuildKit's inline caches stand in an image's config.
+pub const BUILDKIT_INLINE: &str = "moby.buildkit.cache.v0";
+/// What an entry of an index carries that is no image, but says something of one.
+const ATTESTS: &str = "vnd.docker.reference.type";
+/// A manifest with more layers is none of ours.
+const BLOBS_MAX: usize = 100_000;
+
+/// A blob, and how many bytes it has.
+pub type Measured = (BlobDigest, u64);
+
+/// A cache, ready to be sent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Artifact {
+    /// The manifest.
+    pub manifest: Bytes,
+    /// The documents, as the manifest's config.
+    pub config: Bytes,
+    /// The blobs that the documents speak of.
+    pub blobs: Vec<Measured>,
+}
+
+#[derive(Serialize)]
+struct Written {
+    #[serde(rename = "schemaVersion")]
+    schema: u32,
+    #[serde(rename = "mediaType")]
+    media_type: &'static str,
+    #[serde(rename = "artifactType")]
+    artifact_type: &'static str,
+    config: Descriptor,
+    layers: Vec<Descriptor>,
+}
+
+impl Artifact {
+    /// Writes the manifest of what was packed.
+    pub fn new(packed: &Packed) -> Artifact {
+        let config = Bytes::from(packed.documents.to_json());
+        let size = u64::try_from(config.len()).unwrap_or(u64::MAX);
+        let blobs: Vec<Measured> = packed.blobs.iter().map(|(blob, size)| (*blob, *size)).collect();
+        let written = Written {
+            schema: 2,
+            media_type: media_type::MANIFEST,
+            artifact_type: ARTIFACT_TYPE,
+            config: Descriptor::new(CONFIG_TYPE, Digest::of(&config), size),
+            layers: blobs
+                .iter()
+                .map(|(blob, size)| Descriptor::new(BLOB_TYPE, blob.0, *size))
+                .collect(),
+        };
+        let manifest = serde_json::to_vec(&written).expect("a manifest has string keys").into();
+        Artifact { manifest, config, blobs }
+    }
+}
+
+/// What a manifest is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Seen {
+    /// A cache of ours.
+    Records {
+        /// The documents.
+        config: Measured,
+        /// The blobs that they may speak of.
+        blobs: Vec<Measured>,
+    },
+    /// An image, whose config may hold documents.
+    Image {
+        /// The config.
+        config: Measured,
+        /// The layers.
+        layers: Vec<Measured>,
+    },
+    /// An index, with its manifests.
+    Index(Vec<Digest>),
+    /// A cache of BuildKit.
+    BuildKit,
+    /// Something else, in words.
+    Other(String),
+}
+
+#[derive(Deserialize)]
+struct Pointed {
+    #[serde(rename = "mediaType", default)]
+    media_type: String,
+    digest: BlobDigest,
+    #[serde(default)]
+    size: u64,
+    #[serde(default)]
+    annotations: std::collections::BTreeMap<String, String>,
+}
+
+impl Pointed {
+    fn measured(&self) -> Measured {
+        (self.digest, self.size)
+    }
+}
+
+fn list(document: &Value, key: &str) -> Option<Vec<Pointed>> {
+    let items = document.get(key)?.as_array()?.iter().take(BLOBS_MAX + 1);
+    items.map(|item| Pointed::deserialize(item).ok()).collect()
+}
+
+/// Says what a manifest is; whatever its bytes are, there is an answer.
+pub fn recognise(manifest: &[u8]) -> Seen {
+    let Ok(document) = serde_json::from_slice::<Value>(manifest) else {
+        return Seen::Other("no manifest".into());
+    };
+    let text = |key: &str| document.get(key).and_then(Value::as_str).unwrap_or_default();
+    // As BuildKit keeps it in a bucket: no manifest at all.
+    if document.get("records").is_some_and(Value::is_array) && text("mediaType").is_empty() {
+        return Seen::BuildKit;
+    }
+    if document.get("manifests").is_some() {
+        let Some(manifests) = list(&document, "manifests") else {
+            return Seen::Other("a malformed index".into());
+        };
+        if manifests.iter().any(|it| it.media_type == BUILDKIT_CONFIG) {
+            return Seen::BuildKit;
+        }
+        let images = manifests.iter().filter(|it| !it.annotations.contains_key(ATTESTS));
+        return Seen::Index(images.map(|it| it.digest.0).collect());
+    }
+    let config = document.get("config").and_then(|config| Pointed::deserialize(config).ok());
+    let (Some(config), Some(layers)) = (config, list(&document, "layers")) else {
+        return Seen::Other("a malformed manifest".into());
+    };
+    let blobs: Vec<Measured> = layers.iter().map(Pointed::measured).collect();
+    match (text("artifactType"), config.media_type.as_str()) {
+        _ if blobs.len() > BLOBS_MAX => Seen::Other("a manifest of too many layers".into()),
+        (_, BUILDKIT_CONFIG) => Seen::BuildKit,
+        (ARTIFACT_TYPE, _) | ("", CONFIG_TYPE) => {
+            Seen::Records { config: config.measured(), blobs }
+        }
+        (kind, _) if kind.starts_with(ARTIFACT_FAMILY) => {
+            Seen::Other("a cache of another version of dcbuild".into())
+        }
+        (_, media_type::CONFIG | media_type::DOCKER_CONFIG) => {
+            Seen::Image { config: config.measured(), layers: blobs }
+        }
+        (kind, other) => {
+            let kind = if kind.is_empty() { other } else { kind };
+            Seen::Other(format!("'{}'", kind.chars().take(100).collect::<String>()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    fn pointed(media_type: &str) -> String {
+        format!(r#"{{"mediaType":"{media_type}","digest":"sha256:{HEX}","size":7}}"#)
+    }
+
+    fn manifest(artifact: &str, config: &str) -> Seen {
+        let config = pointed(config);
+        let text = format!(
+            r#"{{"schemaVersion":2,"artifactType":"{artifact}","config":{config},"layers":[{}]}}"#,
+            pointed("x")
+        );
+        recognise(text.as_bytes())
+    }
+
+    #[test]
+    fn what_lies_at_a_place_is_told_apart() {
+        let sized = (BlobDigest(Digest::from_hex(HEX).unwrap()), 7);
+        let records = Seen::Records { config: sized, blobs: vec![sized] };
+        assert_eq!(manifest(ARTIFACT_TYPE, CONFIG_TYPE), records);
+        // Tools that copy images may drop the artifact's type.
+        assert_eq!(manifest("", CONFIG_TYPE), records);
+        assert_eq!(manifest("", BUILDKIT_CONFIG), Seen::BuildKit);
+        let image = Seen::Image { config: sized, layers: vec![sized] };
+        assert_eq!(manifest("", media_type::CONFIG), image);
+        assert_eq!(manifest("", media_type::DOCKER_CONFIG), image);
+        let old = manifest("application/vnd.dcbuild.cache.v1", "x");
+        assert_eq!(old, Seen::Other("a cache of another version of dcbuild".into()));
+        assert_eq!(manifest("a/b", "x"), Seen::Other("'a/b'".into()));
+        let index =
+            |kind: &str| recognise(format!(r#"{{"manifests":[{}]}}"#, pointed(kind)).as_bytes());
+        assert_eq!(index(BUILDKIT_CONFIG), Seen::BuildKit);
+        assert_eq!(index(media_type::MANIFEST), Seen::Index(vec![sized.0.0]));
+        assert_eq!(recognise(br#"{"layers":[],"records":[]}"#), Seen::BuildKit);
+        for garbage in ["", "{}", "[]", "7", r#"{"manifests":7}"#, r#"{"config":{},"layers":[]}"#] {
+            assert!(matches!(recognise(garbage.as_bytes()), Seen::Other(_)), "{garbage}");
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! What builds may take from other places while they go on: records are known at once, a blob is brought when somebody
+//! reads it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use dcbuild_model::{
+    AttemptId, BlobDigest, BuildId, LayerDigest, LayerId, Record, Scope, StepKey, UnixTime,
+};
+use dcbuild_store::{
+    BlobStore, BlobStream, ByteRange, Catalog, HashedBase, LayerIndex, Seal, StepIndex, StoreError,
+    StoredBlob,
+};
+
+use crate::look::Borrowed;
+use crate::pack::Shelf;
+
+/// Says why a lender did not bring a blob.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct NotLent {
+    /// Why not.
+    pub reason: String,
+}
+
+/// Brings blobs to the store from where they lie.
+#[async_trait::async_trait]
+pub trait Lender: Send + Sync {
+    /// Puts a blob into the store.
+    async fn bring(&self, blob: &BlobDigest) -> Result<(), NotLent>;
+}
+
+/// A cache that a build takes from.
+pub struct Loan {
+    catalog: Catalog,
+    offered: BTreeMap<BlobDigest, u64>,
+    /// Blobs that were not to be had after all.
+    refused: Mutex<BTreeSet<BlobDigest>>,
+    lender: Arc<dyn Lender>,
+}
+
+impl Loan {
+    /// A loan of what a seal opens.
+    pub async fn new(
+        borrowed: Borrowed,
+        seal: Seal,
+        lender: Arc<dyn Lender>,
+    ) -> Result<Loan, StoreError> {
+        let time = Arc::new(Mutex::new(UnixTime::default()));
+        let catalog = borrowed.documents.catalog(seal, &time);
+        // All of it is known: what is not there need not be looked for.
+        catalog.fill().await?;
+        Ok(Loan { catalog, offered: borrowed.offered, refused: Mutex::default(), lender })
+    }
+
+    fn offers(&self, blob: &BlobDigest) -> bool {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        self.offered.contains_key(blob) && !refused.contains(blob)
+    }
+
+    fn refuse(&self, blob: &BlobDigest) {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).insert(*blob);
+    }
+}
+
+/// How a layer's bytes come to the store.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Came {
+    /// Somebody read them.
+    ByItself,
+    /// They are brought now.
+    Brought,
+}
+
+/// Held by whoever brings a blob.
+type Turn = tokio::sync::Mutex<()>;
+
+/// A store and, behind it, what is lent to the builds that go on; what is written goes to the store alone.
+pub struct Lent {
+    own: Shelf,
+    loans: Mutex<BTreeMap<BuildId, Vec<Arc<Loan>>>>,
+    turns: Mutex<HashMap<BlobDigest, Weak<Turn>>>,
+}
+
+impl Lent {
+    /// Lends to the builds on this store.
+    pub fn new(own: Shelf) -> Lent {
+        Lent { own, loans: Mutex::default(), turns: Mutex::default() }
+    }
+
+    /// The store alone.
+    pub fn own(&self) -> &Shelf {
+        &self.own
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<BuildId, Vec<Arc<Loan>>>> {
+        self.loans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn loans(&self) -> Vec<Arc<Loan>> {
+        self.lock().values().flatten().cloned().collect()
+    }
+
+    /// Lends until the build is over.
+    pub fn lend(&self, build: BuildId, loan: Loan) {
+        self.lock().entry(build).or_default().push(Arc::new(loan));
+    }
+
+    /// Ends the loans of a build.
+    pub fn end(&self, build: BuildId) {
+        let over = self.lock().remove(&build);
+        // What they hold is let go outside the lock.
+        drop(over);
+    }
+
+    /// Makes what a build took from elsewhere the store's own, as far as its layers have come. Of what was `made` here
+    /// the store gets all: a worker may have found it lent, and so have kept it to itself.
+    pub async fn keep(
+        &self,
+        scope: &Scope,
+        (taken, made): (&[Arc<Record>], &[Arc<Record>]),
+    ) -> Result<(), StoreError> {
+        if self.loans().is_empty() {
+            return Ok(());
+        }
+        for record in made {
+            self.complete(record, Came::Brought).await?;
+        }
+        let is_base = |record: &Record| record.result.layers.iter().all(|it| it.base.is_some());
+        let (bases, own): (Vec<_>, Vec<_>) = taken.iter().partition(|record| is_base(record));
+        let mut any = false;
+        for record in own {
+            if self.complete(record, Came::ByItself).await? {
+                any = true;
+                self.own.steps.put(scope, record).await?;
+            }
+        }
+        // A base is of use to what stands on it.
+        for record in bases.into_iter().filter(|_| any) {
+            if self.complete(record, Came::Brought).await? {
+                self.own.steps.put(scope, record).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings what describes a record's layers, and the layers themselves where that is said; false if all of it is not to
+    /// be had, or a layer was not wanted by anybody.
+    async fn complete(&self, record: &Record, layers: Came) -> Result<bool, StoreError> {
+        let own = &self.own;
+        for layer in &record.result.layers {
+            let mut wanted = vec![BlobDigest(layer.layer.0)];
+            let (mut form, mut hashed) = (None, None);
+            if let Some(base) = &layer.base {
+                hashed =
+                    self.find_bases(&[base.digest]).await?.pop().flatten().map(|it| (base, it));
+            } else {
+                for found in self.find_forms(&[layer.layer]).await?.pop().unwrap_or_default() {
+                    let blob = BlobDigest(found.blob.digest.0);
+                    let here = own.blobs.find_missing(&[blob]).await?.is_empty();
+                    if here || (layers == Came::Brought && self.bring(&blob).await?) {
+                        wanted.push(found.index);
+                        form = Some(found);
+                        break;
+                    }
+                }
+            }
+            if form.is_none() && hashed.is_none() {
+                return Ok(false);
+            }
+            for blob in own.blobs.find_missing(&wanted).await? {
+                if !self.bring(&blob).await? {
+                    return Ok(false);
+                }
+            }
+            if let Some(form) = form {
+                own.layers.put_form(&layer.layer, &form).await?;
+            }
+            if let Some((base, hashed)) = hashed {
+                own.layers.put_base(&base.digest, &hashed).await?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn turn(&self, blob: &BlobDigest) -> Arc<Turn> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        if let Some(turn) = turns.get(blob).and_then(Weak::upgrade) {
+            return turn;
+        }
+        let turn = Arc::default();
+        turns.insert(*blob, Arc::downgrade(&turn));
+        turn
+    }
+
+    /// Brings a blob to the store; false if nobody lends it.
+    async fn bring(&self, blob: &BlobDigest) -> Result<bool, StoreError> {
+        if !self.loans().iter().any(|loan| loan.offers(blob)) {
+            return Ok(false);
+        }
+        let turn = self.turn(blob);
+        let _one = turn.lock().await;
+        if self.own.blobs.find_missing(&[*blob]).await?.is_empty() {
+            return Ok(true);
+        }
+        for loan in self.loans().iter().filter(|loan| loan.offers(blob)) {
+            match loan.lender.bring(blob).await {
+                Ok(()) => return Ok(true),
+                Err(error) => {
+                    tracing::warn!(%blob, %error, "a blob of another place is not to be had");
+                    loan.refuse(blob);
+                }
+            }
+        }
+        Ok(false)
+    }
+}
+
+#[async_trait::async_trait]
+impl BlobStore for Lent {
+    async fn find_missing(&self, blobs: &[BlobDigest]) -> Result<Vec<BlobDigest>, StoreError> {
+        let mut missing = self.own.blobs.find_missing(blobs).await?;
+        if !missing.is_empty() {
+            let loans = self.loans();
+            missing.retain(|blob| !loans.iter().any(|loan| loan.offers(blob)));
+        }
+        Ok(missing)
+    }
+
+    async fn get(&self, blob: &BlobDigest, range: ByteRange) -> Result<BlobStream, StoreError> {
+        match self.own.blobs.get(blob, range).await {
+            Err(error) if error.is_miss() => {
+                if self.bring(blob).await? {
+                    self.own.blobs.get(blob, range).await
+                } else {
+                    Err(error)
+                }
+            }
+            found => found,
+        }
+    }
+
+    async fn put(&self, blob: &BlobDigest, content: BlobStream) -> Result<u64, StoreError> {
+        self.own.blobs.put(blob, content).await
+    }
+}
+
+#[async_trait::async_trait]
+impl StepIndex for Lent {
+    async fn find(&self, scope: &Scope, keys: &[StepKey]) -> Result<Vec<Vec<Record>>, StoreError> {
+        let mut found = self.own.steps.find(scope, keys).await?;
+        for loan in self.loans() {
+            let lent = StepIndex::find(&loan.catalog, scope, keys).await?;
+            for (own, mut lent) in found.iter_mut().zip(lent) {
+                let known: BTreeSet<AttemptId> = own.iter().map(|record| record.attempt).collect();
+                lent.retain(|record| !known.contains(&record.attempt));
+                // What is last counts most: the store's own.
+                lent.append(own);
+                *own = lent;
+            }
+        }
+        Ok(found)
+    }
+
+    async fn put(&self, scope: &Scope, record: &Record) -> Result<(), StoreError> {
+        self.own.steps.put(scope, record).await
+    }
+}
+
+#[async_trait::async_trait]
+impl LayerIndex for Lent {
+    async fn find_forms(&self, layers: &[LayerId]) -> Result<Vec<Vec<StoredBlob>>, StoreError> {
+        let mut found = self.own.layers.find_forms(layers).await?;
+        for loan in self.loans() {
+            let lent = loan.catalog.find_forms(layers).await?;
+            for (own, lent) in found.iter_mut().zip(lent) {
+                // Of one compression there may be two blobs here: the store may have lost its own.
+                own.extend(lent.into_iter().filter(|form| loan.offers(&form.index)));
+                let mut seen = BTreeSet::new();
+                own.retain(|form| seen.insert(form.blob.digest));
+            }
+        }
+        Ok(found)
+    }
+
+    async fn put_form(&self, layer: &LayerId, stored: &StoredBlob) -> Result<(), StoreError> {
+        self.own.layers.put_form(layer, stored).await
+    }
+
+    async fn find_bases(
+        &self,
+        digests: &[LayerDigest],
+    ) -> Result<Vec<Option<HashedBase>>, StoreError> {
+        let mut found = self.own.layers.find_bases(digests).await?;
+        for loan in self.loans() {
+            let lent = loan.catalog.find_bases(digests).await?;
+            for (own, lent) in found.iter_mut().zip(lent) {
+                if own.is_none() {
+                    *own = lent;
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    async fn put_base(&self, digest: &LayerDigest, base: &HashedBase) -> Result<(), StoreError> {
+        self.own.layers.put_base(digest, base).await
+    }
+}

@@ -1,0 +1,200 @@
+//! Records from one store to another, by way of a folder.
+#![expect(clippy::unwrap_used, reason = "test")]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dcbuild_carry::{
+    Artifact, Borrowed, FolderPlace, Found, Lender, Lent, Loan, NoPacks, NotLent, Packed, Place,
+    Shelf, Wish, inline, look, pack, send, take,
+};
+use dcbuild_model::{
+    AttemptId, BlobDigest, BuildId, ChangeDigest, Compression, DiffId, Digest, LayerBlob,
+    LayerDigest, LayerId, LayerRef, Lineage, Record, Scope, StepKey, StepResult, UnixTime,
+    WorkerId,
+};
+use dcbuild_store::{
+    BlobStore, ByteRange, FolderStore, LayerIndex as _, Seal, StepIndex as _, StoredBlob,
+    read_bytes, stream_of,
+};
+
+const KEY: &[u8] = &[7; 32];
+
+fn shelf(folder: &Path) -> Shelf {
+    let store = Arc::new(FolderStore::open(folder).unwrap());
+    Shelf { blobs: store.clone(), layers: store.clone(), steps: store }
+}
+
+fn seal() -> Seal {
+    Seal::keyed([KEY]).unwrap()
+}
+
+fn wish() -> Wish {
+    Wish { scope: Scope::local(), seal: seal(), compression: None, within: None }
+}
+
+async fn put(shelf: &Shelf, bytes: &'static str) -> BlobDigest {
+    let blob = BlobDigest(Digest::of(bytes.as_bytes()));
+    shelf.blobs.put(&blob, stream_of(bytes)).await.unwrap();
+    blob
+}
+
+fn record(number: u8, layers: Vec<LayerRef>) -> Record {
+    Record {
+        recipe: StepKey(Digest::of(&[number])),
+        outcome: None,
+        attempt: AttemptId::from_bits(u128::from(number)),
+        worker: WorkerId::from_bits(1),
+        result: StepResult { layers, created: UnixTime { secs: i64::from(number), nanos: 0 } },
+        lineage: Lineage { parent: None, inputs: Vec::new(), selections: Vec::new() },
+        components: Vec::new(),
+        took_ms: 1,
+    }
+}
+
+/// A record with one layer whose blobs are there, and one without a blob.
+async fn fill(shelf: &Shelf) -> (Vec<Record>, BlobDigest) {
+    let table = put(shelf, "table").await;
+    let (blob, index) = (put(shelf, "layer").await, put(shelf, "index").await);
+    let layer = |id: LayerId| LayerRef {
+        layer: id,
+        change: ChangeDigest(id.0),
+        entries: 1,
+        bytes: 1,
+        base: None,
+    };
+    let id = LayerId(table.0);
+    let form = LayerBlob {
+        digest: LayerDigest(blob.0),
+        diff_id: DiffId(blob.0),
+        size: 5,
+        compression: Compression::Zstd,
+    };
+    shelf.layers.put_form(&id, &StoredBlob { blob: form, index }).await.unwrap();
+    let lacking = LayerId(Digest::of(b"nobody has it"));
+    let records =
+        vec![record(1, vec![layer(id)]), record(2, Vec::new()), record(3, vec![layer(lacking)])];
+    (records, blob)
+}
+
+async fn packed(shelf: &Shelf) -> (Packed, BlobDigest) {
+    let (records, blob) = fill(shelf).await;
+    (pack(shelf, &NoPacks, &records, &wish()).await.unwrap(), blob)
+}
+
+async fn borrowed(place: &dyn Place) -> Borrowed {
+    match look(place).await.unwrap() {
+        Found::Records(borrowed) => *borrowed,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Brings blobs of a place to a store, as a client does.
+struct Bring(FolderPlace, Shelf);
+
+#[async_trait::async_trait]
+impl Lender for Bring {
+    async fn bring(&self, blob: &BlobDigest) -> Result<(), NotLent> {
+        let failed = |error: &dyn std::error::Error| NotLent { reason: error.to_string() };
+        let content = self.0.get(blob, 5).await.map_err(|error| failed(&error))?;
+        self.1.blobs.put(blob, content).await.map_err(|error| failed(&error))?;
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_is_packed_is_found_and_the_same_records_are_the_same_bytes() {
+    let folders = tempfile::tempdir().unwrap();
+    let one = shelf(&folders.path().join("one"));
+    let (first, blob) = packed(&one).await;
+    assert_eq!((first.records, first.left, first.blobs.len()), (2, 1, 3));
+    let (second, _) = packed(&one).await;
+    assert_eq!(Artifact::new(&first), Artifact::new(&second));
+
+    let place = FolderPlace::new(folders.path().join("place"), None, None);
+    assert!(matches!(look(&place).await.unwrap(), Found::Nothing));
+    let artifact = Artifact::new(&first);
+    assert_eq!(send(&artifact, &one.blobs, &place).await.unwrap().blobs, 4);
+    assert_eq!(send(&artifact, &one.blobs, &place).await.unwrap().blobs, 0);
+
+    let two = shelf(&folders.path().join("two"));
+    let carried = take(&borrowed(&place).await, &place, &two, &Scope::local()).await.unwrap();
+    assert_eq!((carried.records, carried.blobs), (2, 3));
+    assert_eq!(read_bytes(&*two.blobs, &blob, 100).await.unwrap(), "layer");
+    let found = two.steps.find(&Scope::local(), &[StepKey(Digest::of(&[1]))]).await.unwrap();
+    assert_eq!(found, [vec![fill(&one).await.0.remove(0)]]);
+}
+
+#[tokio::test]
+async fn a_loan_brings_what_is_read_and_is_kept_as_far_as_it_came() {
+    let folders = tempfile::tempdir().unwrap();
+    let one = shelf(&folders.path().join("one"));
+    let (packed, blob) = packed(&one).await;
+    let place = FolderPlace::new(folders.path().join("place"), None, None);
+    send(&Artifact::new(&packed), &one.blobs, &place).await.unwrap();
+
+    let own = shelf(&folders.path().join("two"));
+    let lent = Lent::new(own.clone());
+    let (build, key) = (BuildId::from_bits(1), StepKey(Digest::of(&[1])));
+    // As it goes to a coordinator.
+    let told = Borrowed::parse(&borrowed(&place).await.to_json()).unwrap();
+    let lender = Arc::new(Bring(place.clone(), own.clone()));
+    lent.lend(build, Loan::new(told, seal(), lender).await.unwrap());
+    let scope = Scope::local();
+    let record = lent.find(&scope, &[key]).await.unwrap().remove(0).remove(0);
+    let layer = record.result.layers[0].layer;
+    let blobs = [blob, BlobDigest(layer.0)];
+    assert!(lent.find_missing(&blobs).await.unwrap().is_empty());
+    assert_eq!(own.blobs.find_missing(&blobs).await.unwrap(), blobs, "nothing is fetched yet");
+    let taken = [Arc::new(record.clone())];
+    lent.keep(&scope, (&taken, &[])).await.unwrap();
+    assert_eq!(own.steps.find(&scope, &[key]).await.unwrap(), [vec![]], "nobody wanted its layer");
+    assert_eq!(read_bytes(&lent, &blob, 100).await.unwrap(), "layer");
+    lent.keep(&scope, (&taken, &[])).await.unwrap();
+    lent.end(build);
+    assert!(lent.find_missing(&blobs).await.unwrap().is_empty(), "it is the store's own now");
+    assert_eq!(lent.find(&scope, &[key]).await.unwrap(), [vec![record]]);
+    assert_eq!(lent.find_forms(&[layer]).await.unwrap()[0].len(), 1);
+}
+
+#[tokio::test]
+async fn other_seals_and_damaged_blobs_are_misses() {
+    let folders = tempfile::tempdir().unwrap();
+    let one = shelf(&folders.path().join("one"));
+    let (packed, blob) = packed(&one).await;
+    let place = FolderPlace::new(folders.path().join("place"), None, None);
+    send(&Artifact::new(&packed), &one.blobs, &place).await.unwrap();
+    let foreign = borrowed(&place).await;
+    assert_eq!(foreign.documents.records(), 2);
+    assert_eq!(foreign.documents.keep_opened(&Seal::keyed([&[8; 32][..]]).unwrap()), 3);
+    assert_eq!(foreign.documents.records(), 0);
+    let unkeyed = borrowed(&place).await;
+    assert_eq!(unkeyed.documents.keep_opened(&Seal::unkeyed()), 3);
+    assert_eq!(borrowed(&place).await.documents.keep_opened(&seal()), 0);
+
+    let own = shelf(&folders.path().join("two"));
+    let lent = Lent::new(own.clone());
+    std::fs::write(folders.path().join("place/blobs/sha256").join(blob.0.hex()), "lalyr").unwrap();
+    let lender = Arc::new(Bring(place.clone(), own.clone()));
+    let loan = Loan::new(borrowed(&place).await, seal(), lender).await.unwrap();
+    lent.lend(BuildId::from_bits(1), loan);
+    let error = lent.get(&blob, ByteRange::ALL).await.err().unwrap();
+    assert!(error.is_miss(), "{error}");
+    // It is not offered any more, so that its step runs again.
+    assert_eq!(lent.find_missing(&[blob]).await.unwrap(), [blob]);
+}
+
+#[tokio::test]
+async fn records_in_a_config_bring_their_tables_along() {
+    let folders = tempfile::tempdir().unwrap();
+    let one = shelf(&folders.path().join("one"));
+    let (packed, blob) = packed(&one).await;
+    let text = inline::encode(&packed, &[blob], &*one.blobs).await.unwrap().unwrap();
+    let config = inline::insert(b"{\"os\":\"linux\"}", &text);
+    let read = inline::decode(&config).unwrap().unwrap();
+    assert_eq!(read.documents.to_json(), packed.documents.to_json());
+    let embedded: Vec<Bytes> = read.embedded.into_values().collect();
+    assert_eq!(embedded.len(), 2, "the table and the index, and not the layer");
+    assert!(embedded.contains(&Bytes::from("table")) && embedded.contains(&Bytes::from("index")));
+}

@@ -1,0 +1,396 @@
+//! Records at other places: `--cache-to` and `--cache-from` with registries, folders, buckets and images.
+#![expect(clippy::unwrap_used, reason = "test")]
+
+use std::path::{Path, PathBuf};
+
+use dcbuild_tests::cluster::{Cluster, Store};
+use dcbuild_tests::files::{ContextEntry, write_context};
+use dcbuild_tests::home::Home;
+use dcbuild_tests::http::request;
+use dcbuild_tests::layout::{Blob, MANIFEST, MadeImage, digest};
+use dcbuild_tests::progress::ran;
+use dcbuild_tests::registry::{Registry, free_port};
+use dcbuild_tests::s3::{BUCKET, KEY, S3Server, SECRET};
+use dcbuild_tests::story::{Story, fill};
+use serde_json::{Value, json};
+
+const DOCKERFILE: &str = "FROM busybox:golden AS build\nCOPY in.txt /in.txt\nRUN cat /in.txt /in.txt > /out.txt\n\
+    FROM busybox:golden\nCOPY --from=build /out.txt /out.txt\nRUN cat /proc/sys/kernel/random/uuid > /id\n";
+/// The same, which reads a further file of the first stage.
+const READS_MORE: &str = "FROM busybox:golden AS build\nCOPY in.txt /in.txt\nRUN cat /in.txt /in.txt > /out.txt\n\
+    FROM busybox:golden\nCOPY --from=build /out.txt /in.txt /\nRUN cat /proc/sys/kernel/random/uuid > /id\n";
+const FILES: &[(&str, &str)] = &[("in.txt", "hello\n")];
+
+fn contains(text: &str, wanted: &[&str]) {
+    for part in wanted {
+        assert!(text.contains(part), "no {part:?} in\n{text}");
+    }
+}
+
+/// Takes everything of local builds away.
+fn forget(story: &Story) {
+    std::fs::remove_dir_all(story.home.path("state")).unwrap();
+}
+
+/// Builds with a cache at a place, forgets all, and builds from there: nothing runs, and the image is the same.
+fn there_and_back(story: &Story, to: &str, from: &str) {
+    let first = story.build(&["--cache-to", to]);
+    assert!(first.has_run("RUN cat /in.txt"), "{:?}", first.ran);
+    forget(story);
+    let second = story.build(&["--cache-from", from]);
+    assert_eq!(second.ran, Vec::<String>::new(), "from {from}");
+    assert_eq!(second.image.digest, first.image.digest);
+    assert_eq!(second.image.tree().text("id"), first.image.tree().text("id"));
+    // What came is this machine's own now.
+    let third = story.build(&[]);
+    assert_eq!(third.ran, Vec::<String>::new(), "after {from}");
+    assert_eq!(third.image.digest, first.image.digest);
+}
+
+fn raw(registry: &Registry, path: &str) -> Vec<u8> {
+    let accept = format!("Accept: {MANIFEST}");
+    let answer = request(&registry.host, &format!("GET /v2/{path}"), &[&accept], b"");
+    assert_eq!(answer.status, 200, "{path}: {}", String::from_utf8_lossy(&answer.body));
+    answer.body
+}
+
+/// The files below a folder whose names end so.
+fn files(folder: &Path, end: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let Ok(entries) = std::fs::read_dir(folder) else { return found };
+    for entry in entries {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path, end));
+        } else if path.to_str().unwrap().ends_with(end) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn a_registry_holds_all_that_a_fresh_machine_needs() {
+    let story = Story::new(DOCKERFILE, FILES);
+    let name = format!("{}/caches/app:1", story.registry.host);
+    there_and_back(&story, &format!("type=registry,ref={name},mode=max"), &name);
+
+    // It is an artifact of its own kind, whose layers are not fetched before somebody needs them.
+    let manifest: Value =
+        serde_json::from_slice(&raw(&story.registry, "caches/app/manifests/1")).unwrap();
+    assert_eq!(manifest["artifactType"], "application/vnd.dcbuild.cache.v2");
+    let layers = manifest["layers"].as_array().unwrap();
+    assert!(layers.len() >= 8, "{manifest:#}");
+    forget(&story);
+    let from = format!("type=registry,ref={name}");
+    let said = story.try_build(&["-o", "type=cacheonly", "--cache-from", &from]).well().stderr;
+    contains(&said, &[&format!("importing cache manifest from {name}"), "CACHED"]);
+    for layer in layers {
+        let hex = layer["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap();
+        let here = files(&story.home.path("state"), hex);
+        assert_eq!(here, Vec::<PathBuf>::new(), "{layer} was fetched for nothing");
+    }
+
+    // From one place to another, past a machine that needs no layer of it.
+    let (to, relay) = (
+        format!("type=local,dest={},mode=max", story.home.arg("relay")),
+        format!("type=local,src={}", story.home.arg("relay")),
+    );
+    story.try_build(&["-o", "type=cacheonly", "--cache-from", &from, "--cache-to", &to]).well();
+    forget(&story);
+    let relayed = story.build(&["--cache-from", &relay]);
+    assert_eq!(relayed.ran, Vec::<String>::new());
+    assert_eq!(relayed.image.tree().text("out.txt").unwrap(), "hello\nhello\n");
+    forget(&story);
+
+    // A step that is new stands on layers of the cache.
+    story.write("Dockerfile", &format!("{DOCKERFILE}RUN cat /out.txt /id > /all\n"));
+    let built = story.build(&["--cache-from", &from]);
+    assert_eq!(built.ran.len(), 1, "{:?}", built.ran);
+    assert!(built.has_run("RUN cat /out.txt /id"));
+    let (tree, old) = (built.image.tree(), "hello\nhello\n");
+    assert_eq!(tree.text("all").unwrap(), format!("{old}{}", tree.text("id").unwrap()));
+}
+
+#[test]
+fn min_has_the_steps_of_the_image_and_max_all_of_them() {
+    let story = Story::new(DOCKERFILE, FILES);
+    let dest =
+        |name: &str, mode: &str| format!("type=local,dest={},mode={mode}", story.home.arg(name));
+    let src = |name: &str| format!("type=local,src={}", story.home.arg(name));
+    let first =
+        story.build(&["--cache-to", &dest("min", "min"), "--cache-to", &dest("max", "max")]);
+    forget(&story);
+    // Enough to find the image; the second time all was found, and both are written whole again.
+    let flags = ["--cache-from", &src("min"), "--cache-to", &dest("again", "min")];
+    let second = story.build(&flags);
+    assert_eq!(second.ran, Vec::<String>::new());
+    assert_eq!(second.image.digest, first.image.digest);
+    story.write("Dockerfile", READS_MORE);
+    for (name, runs) in [("min", true), ("again", true), ("max", false)] {
+        forget(&story);
+        let built = story.build(&["--cache-from", &src(name)]);
+        assert_eq!(built.has_run("RUN cat /in.txt"), runs, "{name}: {:?}", built.ran);
+        assert_eq!(built.image.tree().text("in.txt").unwrap(), "hello\n");
+    }
+}
+
+#[test]
+fn a_folder_holds_caches_by_their_tags() {
+    let story = Story::new(DOCKERFILE, FILES);
+    let folder = story.home.arg("caches");
+    let to = |tag: &str| format!("type=local,dest={folder},mode=max,tag={tag},compression=gzip");
+    let from = |tag: &str| format!("type=local,src={folder},tag={tag}");
+    there_and_back(&story, &to("one"), &from("one"));
+    story.write("in.txt", "other\n");
+    let other = story.build(&["--cache-to", &to("two")]);
+    forget(&story);
+    assert!(story.build(&["--cache-from", &from("one")]).has_run("RUN cat /in.txt"));
+    forget(&story);
+    let again = story.build(&["--cache-from", &from("two")]);
+    assert_eq!(again.ran, Vec::<String>::new());
+    assert_eq!(again.image.digest, other.image.digest);
+    let said = story.try_build(&["--cache-from", &from("none")]).well().stderr;
+    contains(&said, &["not found: nothing is taken from it"]);
+}
+
+#[test]
+fn a_bucket_holds_a_cache() {
+    let (story, s3) = (Story::new(DOCKERFILE, FILES), S3Server::start());
+    let at = format!(
+        "type=s3,bucket={BUCKET},region=us-east-1,endpoint_url={},use_path_style=true,prefix=ci/,name=app,\
+         access_key_id={KEY},secret_access_key={SECRET}",
+        s3.endpoint()
+    );
+    there_and_back(&story, &format!("{at},mode=max"), &at);
+    assert!(s3.keys().iter().any(|key| key == "ci/manifests/app.dcbuild"), "{:?}", s3.keys());
+    let said = story.try_build(&["--cache-from", &at.replace("name=app", "name=other")]).well();
+    contains(&said.stderr, &["not found: nothing is taken from it"]);
+    let wrong = at.replace(SECRET, "wrong").replace(KEY, "nobody");
+    let said = story.try_build(&["--cache-from", &wrong]).well().stderr;
+    contains(&said, &["could not be read", "refused access"]);
+    assert!(!said.contains("wrong"), "{said}");
+}
+
+#[test]
+fn an_image_carries_the_records_of_its_own_steps() {
+    let story = Story::new(DOCKERFILE, FILES);
+    let name = format!("{}/team/app:1", story.registry.host);
+    let inline = ["--cache-to", "type=inline"];
+    story.try_build(&["--push", "-t", &name, inline[0], inline[1]]).well();
+    let pushed = story.registry.get("team/app:1");
+    assert!(pushed.config["dcbuild.cache.v2"].is_string(), "{}", pushed.config);
+    forget(&story);
+    let again = story.build(&["--cache-from", &name, inline[0], inline[1]]);
+    assert_eq!(again.ran, Vec::<String>::new());
+    assert_eq!(again.image.config, pushed.config);
+    // The other way to ask for it, and an image without.
+    let plain = story.build(&[]);
+    assert!(plain.image.config.get("dcbuild.cache.v2").is_none());
+    let asked = story.build(&["--build-arg", "BUILDKIT_INLINE_CACHE=1"]);
+    assert!(asked.image.config["dcbuild.cache.v2"].is_string());
+    let bare = format!("{}/library/busybox:golden", story.registry.host);
+    let said = story.try_build(&["--cache-from", &bare]).well().stderr;
+    contains(&said, &["an image without records of dcbuild in its config"]);
+}
+
+/// Replaces the config of a cache in a folder by another one.
+fn exchange_config(folder: &Path, change: impl FnOnce(&mut Value)) {
+    let path = |digest: &str| folder.join("blobs").join(digest.replace(':', "/"));
+    let read =
+        |path: &Path| -> Value { serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap() };
+    let write = |value: &Value| -> (String, usize) {
+        let bytes = serde_json::to_vec(value).unwrap();
+        let digest = digest(&bytes);
+        std::fs::write(path(&digest), &bytes).unwrap();
+        (digest, bytes.len())
+    };
+    let mut index = read(&folder.join("index.json"));
+    let mut manifest = read(&path(index["manifests"][0]["digest"].as_str().unwrap()));
+    let mut config = read(&path(manifest["config"]["digest"].as_str().unwrap()));
+    change(&mut config);
+    let (config, size) = write(&config);
+    manifest["config"]["digest"] = config.into();
+    manifest["config"]["size"] = size.into();
+    let (manifest, size) = write(&manifest);
+    index["manifests"][0]["digest"] = manifest.into();
+    index["manifests"][0]["size"] = size.into();
+    std::fs::write(folder.join("index.json"), serde_json::to_vec(&index).unwrap()).unwrap();
+}
+
+#[test]
+fn what_was_tampered_with_is_a_miss() {
+    let story = Story::new(DOCKERFILE, FILES);
+    let (to, from) = (
+        format!("type=local,dest={},mode=max", story.home.arg("cache")),
+        format!("type=local,src={}", story.home.arg("cache")),
+    );
+    let first = story.build(&["--cache-to", &to]);
+    let id = first.image.tree().text("id").unwrap();
+    forget(&story);
+
+    // A layer: its step runs again, upon what is found of the others.
+    let layer = files(&story.home.path("cache/blobs"), "").into_iter().find(|path| {
+        let size = std::fs::metadata(path).unwrap().len();
+        let manifest = std::fs::read(path).unwrap();
+        // A frame of zstd, and no table.
+        size < 2_000 && manifest.starts_with(&[0x28, 0xb5, 0x2f, 0xfd])
+    });
+    let layer = layer.unwrap();
+    let good = std::fs::read(&layer).unwrap();
+    let mut bad = good.clone();
+    let middle = bad.len() / 2;
+    bad[middle] ^= 1;
+    std::fs::write(&layer, &bad).unwrap();
+    let built = story.build(&["--cache-from", &from]);
+    assert_eq!(built.image.tree().text("out.txt").unwrap(), "hello\nhello\n");
+    std::fs::write(&layer, &good).unwrap();
+    forget(&story);
+
+    // A record: it is passed over, and no other is.
+    exchange_config(&story.home.path("cache"), |config| {
+        let mut changed = 0;
+        for (name, text) in config["documents"].as_object_mut().unwrap() {
+            let old = text.as_str().unwrap().to_owned();
+            if name.starts_with("scope/") && old.contains("random/uuid") {
+                *text = old.replacen("\"took_ms\":", "\"took_ms\":1", 1).into();
+                changed += 1;
+            }
+        }
+        assert!(changed > 0);
+    });
+    let said = story.try_build(&["-o", "type=cacheonly", "--cache-from", &from]).well().stderr;
+    contains(&said, &["are damaged, or sealed with a key"]);
+    let built = story.build(&[]);
+    assert_ne!(built.image.tree().text("id").unwrap(), id);
+    assert_eq!(built.image.tree().text("out.txt").unwrap(), "hello\nhello\n");
+}
+
+#[test]
+fn caches_of_others_are_named_and_skipped() {
+    let story = Story::new(DOCKERFILE, FILES);
+    let config = json!({ "layers": [], "records": [] }).to_string().into_bytes();
+    let config = Blob { digest: digest(&config), bytes: config };
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": {
+            "mediaType": "application/vnd.buildkit.cacheconfig.v0",
+            "digest": config.digest,
+            "size": config.bytes.len(),
+        },
+        "layers": [],
+    });
+    let manifest = manifest.to_string().into_bytes();
+    let manifest = Blob { digest: digest(&manifest), bytes: manifest };
+    story.registry.put("caches/theirs:1", &MadeImage { blobs: vec![config], manifest });
+    let theirs = format!("{}/caches/theirs:1", story.registry.host);
+    let missing = format!("{}/caches/none:1", story.registry.host);
+    let flags = ["--cache-from", &theirs, "--cache-from", &missing];
+    let said = story.try_build(&flags).well().stderr;
+    contains(
+        &said,
+        &[
+            &format!("{theirs}: a cache of BuildKit, which dcbuild does not read"),
+            &format!("importing cache manifest from {missing}"),
+            "not found: nothing is taken from it",
+        ],
+    );
+    let said = story.home.run(["cache", "import", &format!("docker://{theirs}")]).failed().stderr;
+    contains(&said, &["holds no exported cache", "a cache of BuildKit"]);
+    for kind in ["gha", "azblob"] {
+        let said = story.try_build(&["--cache-to", &format!("type={kind}")]).failed().stderr;
+        contains(
+            &said,
+            &[&format!("--cache-to 'type={kind}' is not supported"), "type=registry,ref=NAME"],
+        );
+    }
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_fails_a_build_only_where_that_is_asked() {
+    let story = Story::new(DOCKERFILE, FILES);
+    let to = format!("type=registry,ref=127.0.0.1:{}/app:cache", free_port());
+    let said = story.try_build(&["-t", "app", "--cache-to", &to]).well().stderr;
+    contains(
+        &said,
+        &["warning: could not write the cache to 127.0.0.1", "the build goes on without"],
+    );
+    let strict = format!("{to},ignore-error=false");
+    let said = story.try_build(&["-t", "app", "--cache-to", &strict]).failed().stderr;
+    contains(&said, &["error: could not write the cache to 127.0.0.1", "hint: ignore-error=true"]);
+}
+
+#[test]
+fn a_whole_cache_goes_to_a_registry_and_back() {
+    let story = Story::new(DOCKERFILE, FILES);
+    let first = story.build(&[]);
+    let name = format!("docker://{}/caches/all:1", story.registry.host);
+    let said = story.home.run(["cache", "export", &name]).well().stdout;
+    contains(&said, &["exported", "records and"]);
+    forget(&story);
+    contains(&story.home.run(["cache", "import", &name]).well().stdout, &["imported"]);
+    let second = story.build(&[]);
+    assert_eq!(second.ran, Vec::<String>::new());
+    assert_eq!(second.image.digest, first.image.digest);
+    // A build may take from it as well.
+    forget(&story);
+    let from = name.strip_prefix("docker://").unwrap();
+    assert_eq!(story.build(&["--cache-from", from]).ran, Vec::<String>::new());
+    let none = format!("docker://{}/caches/none:1", story.registry.host);
+    contains(&story.home.run(["cache", "import", &none]).failed().stderr, &["nothing is there"]);
+}
+
+const ONE_KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+const OTHER_KEY: &str = "fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210";
+
+/// A cluster of its own, with or without a key.
+fn cluster(registry: &Registry, key: Option<&str>) -> Cluster {
+    let home = Home::new(&registry.as_docker_io());
+    let mut entries = vec![ContextEntry::file("Dockerfile", DOCKERFILE)];
+    entries.extend(FILES.iter().map(|(path, text)| ContextEntry::file(path, text)));
+    write_context(&home.path("context"), &entries);
+    let flags = vec!["--store".to_owned(), format!("dir:{}", home.arg("store"))];
+    let environment = key.map(|key| ("DCBUILD_SIGNING_KEY", key.to_owned())).into_iter().collect();
+    Cluster::start_on(Store { flags, environment }, home, 1, 2)
+}
+
+/// Submits, and says what ran and what was said.
+fn submit(cluster: &Cluster, flags: &[&str]) -> (Vec<String>, String, String) {
+    let (context, id) = (cluster.home.arg("context"), cluster.home.arg("id"));
+    let output = format!("type=oci,dest={}", cluster.home.arg("image.tar"));
+    let fixed = ["--progress", "rawjson", "--iidfile", &id, "-o", &output];
+    let all: Vec<&str> =
+        fixed.into_iter().chain(flags.iter().copied()).chain([&*context]).collect();
+    let said = cluster.ask("submit", &all).well().stderr;
+    (ran(&said), std::fs::read_to_string(cluster.home.path("id")).unwrap(), said)
+}
+
+#[test]
+fn clusters_share_a_place_where_they_share_a_key() {
+    let registry = Registry::start();
+    fill(&registry);
+    let name = format!("{}/caches/app:1", registry.host);
+    let to = format!("type=registry,ref={name},mode=max");
+    let one = cluster(&registry, Some(ONE_KEY));
+    let (_, first, said) = submit(&one, &["--cache-to", &to]);
+    assert!(!said.contains("could not"), "{said}");
+    drop(one);
+    let same = cluster(&registry, Some(ONE_KEY));
+    let (ran, second, said) = submit(&same, &["--cache-from", &name]);
+    assert_eq!((ran, second), (Vec::new(), first), "{said}");
+    drop(same);
+    for (key, words) in [
+        (Some(OTHER_KEY), "do not carry the seal of this one's signing keys"),
+        (None, "without a signing key (DCBUILD_SIGNING_KEY)"),
+    ] {
+        let other = cluster(&registry, key);
+        let context = other.home.arg("context");
+        let flags = ["--progress", "plain", "--cache-from", &name, &context];
+        let said = other.ask("submit", &flags).well().stderr;
+        contains(&said, &[words]);
+        assert!(!said.contains("CACHED"), "{said}");
+        let said = other.ask("submit", &["--detach", "--cache-from", &name, &context]);
+        contains(&said.failed().stderr, &["--detach and --cache-from"]);
+    }
+}
