@@ -170,9 +170,11 @@ impl Kept {
                 Ok(removal == Removal::Removed)
             }
             EntryKind::CacheMount => Ok(self.caches.remove(&entry.id, entry.last_used)?),
-            EntryKind::Blob | EntryKind::Record | EntryKind::Layer | EntryKind::Quarantined => {
-                Ok(self.store.remove_entry(entry)?)
-            }
+            EntryKind::Blob
+            | EntryKind::Record
+            | EntryKind::Layer
+            | EntryKind::MountVersion
+            | EntryKind::Quarantined => Ok(self.store.remove_entry(entry)?),
         }
     }
 }
@@ -192,12 +194,13 @@ pub(crate) enum Format {
     Json,
 }
 
-const KINDS: [(EntryKind, &str); 6] = [
+const KINDS: [(EntryKind, &str); 7] = [
     (EntryKind::Blob, "blobs"),
     (EntryKind::Snapshot, "snapshots"),
     (EntryKind::CacheMount, "cache mounts"),
     (EntryKind::Record, "records"),
     (EntryKind::Layer, "layer forms"),
+    (EntryKind::MountVersion, "versions"),
     (EntryKind::Quarantined, "quarantined"),
 ];
 

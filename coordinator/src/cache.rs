@@ -15,7 +15,7 @@ use crate::config::Stores;
 
 /// Accounts that are read for names and counts.
 const ACCOUNTS_MAX: usize = 50;
-const KINDS: [&str; 6] = ["records", "layers", "bases", "images", "blobs", "quarantined"];
+const KINDS: [&str; 7] = ["records", "layers", "bases", "images", "mounts", "blobs", "quarantined"];
 
 /// Answers what is asked of a cache as a whole.
 pub async fn cache(
@@ -149,7 +149,8 @@ fn place_of(thing: &Thing) -> usize {
         ThingKind::Form { .. } => 1,
         ThingKind::Base => 2,
         ThingKind::Image => 3,
-        ThingKind::Blob => 4,
-        ThingKind::Quarantined => 5,
+        ThingKind::CacheMount => 4,
+        ThingKind::Blob => 5,
+        ThingKind::Quarantined => 6,
     }
 }

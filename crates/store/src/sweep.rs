@@ -7,7 +7,7 @@
 
 pub mod victims;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use dcbuild_model::{Eviction, EvictionRule, LayerId, Record, Scope, StepKey, UnixTime};
@@ -55,8 +55,8 @@ pub trait Swept: Notes {
     /// Takes the turn to sweep, for some minutes; false if another sweeper has it. Two at once are waste, and no worse.
     async fn take_turn(&self, holder: &str) -> Result<bool, StoreError>;
 
-    /// Removes things unless they were used or written since they were listed; says how many bytes went.
-    async fn remove(&self, things: &[&Thing]) -> Result<Removed, StoreError>;
+    /// Removes things unless they were used or written since they were listed.
+    async fn remove(&self, things: &[&Thing]) -> Result<Removal, StoreError>;
 }
 
 /// Throws away uploads that were begun and never ended.
@@ -64,6 +64,22 @@ pub trait Swept: Notes {
 pub trait Leftovers: Send + Sync {
     /// Those begun longer ago than this; says how many.
     async fn sweep_uploads(&self, older_than: Duration) -> Result<u64, StoreError>;
+}
+
+/// What became of things that were to go.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Removal {
+    /// What went.
+    pub removed: Removed,
+    /// Which of the things stayed, by their places among them: somebody has used them since.
+    pub stayed: Vec<usize>,
+}
+
+impl Removal {
+    /// None of these went.
+    pub(crate) fn nothing_of(things: &[&Thing]) -> Removal {
+        Removal { stayed: (0..things.len()).collect(), ..Removal::default() }
+    }
 }
 
 /// What went by one request.
@@ -126,20 +142,23 @@ pub async fn sweep(
     if report.put_off {
         return Ok(report);
     }
-    let mut chosen: BTreeMap<EvictionRule, Vec<&Thing>> = BTreeMap::new();
+    let mut chosen: BTreeMap<EvictionRule, Vec<usize>> = BTreeMap::new();
     for victim in victims::victims(things, ceilings, now) {
-        chosen.entry(victim.rule).or_default().extend(things.get(victim.place));
+        chosen.entry(victim.rule).or_default().push(victim.place);
     }
+    let mut sparing = Sparing { store, things, spared: BTreeSet::new() };
     for (rule, mut going) in chosen {
+        going.sort_by_key(|place| things.get(*place).map(|thing| order(&thing.kind)));
         let removed = match mode {
             SweepMode::DryRun => Removed {
                 count: u64::try_from(going.len()).unwrap_or(u64::MAX),
-                bytes: bytes(&mut going.iter().copied()),
+                bytes: bytes(&mut going.iter().filter_map(|place| things.get(*place))),
             },
             SweepMode::Remove => {
-                note(store, &going, rule, now).await?;
-                going.sort_by_key(|thing| order(&thing.kind));
-                remove(store, &going).await?
+                let named: Vec<&Thing> =
+                    going.iter().filter_map(|place| things.get(*place)).collect();
+                note(store, &named, rule, now).await?;
+                sparing.remove(&going).await?
             }
         };
         report.kept_bytes = report.kept_bytes.saturating_sub(removed.bytes);
@@ -162,22 +181,53 @@ pub async fn trim_notes(store: &dyn Notes, scopes: &[Scope]) -> Result<u64, Stor
 /// What names others goes before these.
 fn order(kind: &ThingKind) -> u8 {
     match kind {
-        ThingKind::Record { .. } => 0,
+        ThingKind::Record { .. } | ThingKind::CacheMount => 0,
         ThingKind::Form { .. } | ThingKind::Base | ThingKind::Image => 1,
         ThingKind::Blob | ThingKind::Quarantined => 2,
     }
 }
 
-async fn remove(store: &dyn Swept, things: &[&Thing]) -> Result<Removed, StoreError> {
-    let mut total = Removed::default();
-    for same in things.chunk_by(|one, other| order(&one.kind) == order(&other.kind)) {
-        for some in same.chunks(REMOVED_AT_ONCE) {
-            let removed = store.remove(some).await?;
+/// Removes what was chosen, but for what somebody has used meanwhile, with all that it needs.
+struct Sparing<'a> {
+    store: &'a dyn Swept,
+    things: &'a [Thing],
+    spared: BTreeSet<usize>,
+}
+
+impl Sparing<'_> {
+    /// Removes things by their places, those that name others first.
+    async fn remove(&mut self, going: &[usize]) -> Result<Removed, StoreError> {
+        let mut total = Removed::default();
+        let order_of = |place: &usize| self.things.get(*place).map(|thing| order(&thing.kind));
+        let parts: Vec<&[usize]> = going
+            .chunk_by(|one, other| order_of(one) == order_of(other))
+            .flat_map(|same| same.chunks(REMOVED_AT_ONCE))
+            .collect();
+        for some in parts {
+            let some = some.iter().filter(|place| !self.spared.contains(place));
+            let some: Vec<(usize, &Thing)> =
+                some.filter_map(|place| Some((*place, self.things.get(*place)?))).collect();
+            let things: Vec<&Thing> = some.iter().map(|(_, thing)| *thing).collect();
+            let Removal { removed, stayed } = self.store.remove(&things).await?;
             total.count += removed.count;
             total.bytes += removed.bytes;
+            for (place, _) in stayed.into_iter().filter_map(|at| some.get(at)) {
+                self.spare(*place);
+            }
+        }
+        Ok(total)
+    }
+
+    fn spare(&mut self, place: usize) {
+        let mut open = vec![place];
+        while let Some(place) = open.pop() {
+            if self.spared.insert(place)
+                && let Some(thing) = self.things.get(place)
+            {
+                open.extend(&thing.needs);
+            }
         }
     }
-    Ok(total)
 }
 
 /// Notes down records and layers before they go, for whoever will ask why they are not there.
@@ -193,7 +243,11 @@ async fn note(
         match &thing.kind {
             ThingKind::Record { scope, key } => records.entry(scope).or_default().push(*key),
             ThingKind::Form { layer } => layers.push(*layer),
-            ThingKind::Base | ThingKind::Image | ThingKind::Blob | ThingKind::Quarantined => {}
+            ThingKind::CacheMount
+            | ThingKind::Base
+            | ThingKind::Image
+            | ThingKind::Blob
+            | ThingKind::Quarantined => {}
         }
     }
     for (scope, keys) in records {

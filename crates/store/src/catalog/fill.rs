@@ -8,7 +8,7 @@ use crate::{Fill, IndexEntry, IndexKey, ListedObject, StoreError};
 
 /// How long one process may take before another may begin as well.
 const FILL_SECONDS: i64 = 60;
-/// What is indexed: records, forms of layers and the blobs.
+/// What is indexed: records, cache mounts, forms of layers and the blobs.
 const PREFIXES: [&str; 4] = ["base/", "blob/", "layer/", "scope/"];
 
 impl Catalog {
@@ -77,7 +77,7 @@ fn entry_of(object: &ListedObject) -> Option<IndexEntry> {
         return Some(IndexEntry { key, field: String::new(), value, used: object.modified });
     }
     let (key, field) = name.rsplit_once('/')?;
-    if name.starts_with("scope/") && key.rsplit('/').nth(1) != Some("step") {
+    if name.starts_with("scope/") && !matches!(key.rsplit('/').nth(1), Some("step" | "cache")) {
         return None;
     }
     let (key, field) = (IndexKey(key.to_owned()), field.to_owned());
