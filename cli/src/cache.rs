@@ -22,7 +22,7 @@ use crate::remote::{address, client_at, failed};
 use crate::roles::{Opened, open_store};
 use crate::say;
 use crate::state::Format;
-use crate::stores::StoreFlags;
+use crate::stores::{Lasting, StoreFlags};
 
 /// The cache as a whole.
 #[derive(Debug, clap::Args)]
@@ -156,7 +156,8 @@ async fn place(app: &App, flags: &PlaceFlags) -> anyhow::Result<Place> {
     }
     if flags.store.is_some() || app.env.store().is_some() {
         let store = StoreFlags { store: flags.store.clone(), index: flags.index.clone() };
-        return Ok(Place::Store(open_store(&store, &app.state.aside(), app).await?));
+        let aside = app.state.aside();
+        return Ok(Place::Store(open_store(&store, &aside, app, Lasting::Command).await?));
     }
     Ok(match address(app, &Cluster { coordinator: None }) {
         Some(url) => Place::Cluster(url),

@@ -23,7 +23,7 @@ use crate::build::{App, FETCHED_BYTES_MAX};
 use crate::door;
 use crate::registries::registries;
 use crate::state::absolute;
-use crate::stores::{Aside, Bucket, BucketSettings, StoreFlags};
+use crate::stores::{Aside, Bucket, BucketSettings, Lasting, StoreFlags};
 
 /// What a worker of a cluster keeps of small blobs, such as tables of contents.
 const NEAR_BYTES_MAX: u64 = 1 << 30;
@@ -34,7 +34,7 @@ pub(crate) async fn coordinator(flags: args::Coordinator, app: &App) -> anyhow::
     let settings = &config.coordinator;
     let listen = flags.listen.unwrap_or(settings.listen);
     let data_dir = absolute(flags.data_dir.as_ref().unwrap_or(&settings.data_dir))?;
-    let opened = open_store(&flags.store, &data_dir.join("behind"), app).await?;
+    let opened = open_store(&flags.store, &data_dir.join("behind"), app, Lasting::Role).await?;
     let stores = opened.stores();
     let parts = dcbuild_coordinator::Parts { stores, holds: None, clock: Arc::new(SystemClock) };
     let data_dir = absolute(flags.data_dir.as_ref().unwrap_or(&settings.data_dir))?;
@@ -142,6 +142,7 @@ pub(crate) async fn open_store(
     flags: &StoreFlags,
     aside: &Path,
     app: &App,
+    lasting: Lasting,
 ) -> anyhow::Result<Opened> {
     let settings = &app.config.coordinator;
     let configured = match &settings.store {
@@ -152,7 +153,7 @@ pub(crate) async fn open_store(
     if let Some(named) = named {
         let folder = open_folder(aside)?;
         let aside = Aside { folder, notes: aside.join("waiting"), policy: Policy::Failing };
-        return Ok(Opened::Bucket(Bucket::open(&named, &app.env, aside).await?));
+        return Ok(Opened::Bucket(Bucket::open(&named, &app.env, aside, lasting).await?));
     }
     let dir = match (flags.store.as_deref().or_else(|| app.env.store()), &settings.store) {
         (Some(store), _) => store_dir(store)?,

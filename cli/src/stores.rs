@@ -12,7 +12,7 @@ use dcbuild_redis::{RedisConfig, RedisIndex};
 use dcbuild_s3::{S3Config, S3Store};
 use dcbuild_store::{
     Behind, Catalog, CatalogParts, EmbeddedIndex, Far, FolderStore, Indexed, KeyIndex, Now, Policy,
-    Seal, Using,
+    Seal, Unseen, Using,
 };
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,6 +25,10 @@ const CLOSE: Duration = Duration::from_secs(2);
 /// Tells this process from others.
 fn salt() -> [u8; 16] {
     new_bits(&SystemClock).to_be_bytes()
+}
+
+fn embedded() -> Arc<dyn KeyIndex> {
+    Arc::new(EmbeddedIndex::new(INDEX_BYTES_MAX))
 }
 
 /// A store in a bucket, in all its parts.
@@ -45,6 +49,15 @@ pub(crate) struct Aside {
     pub(crate) folder: FolderStore,
     pub(crate) notes: PathBuf,
     pub(crate) policy: Policy,
+}
+
+/// How long an index in memory goes on with what it has seen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Lasting {
+    /// As long as its builds: it sees what they use.
+    Role,
+    /// One command: it sees no use at all.
+    Command,
 }
 
 /// Where a bucket is, and what is to know it.
@@ -138,13 +151,18 @@ impl Bucket {
         settings: &BucketSettings,
         env: &Env,
         aside: Aside,
+        lasting: Lasting,
     ) -> anyhow::Result<Bucket> {
         let (tasks, links, sending) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
         let (stop, stop_sending) = (CancellationToken::new(), CancellationToken::new());
         let config = settings.bucket()?;
-        let index: Arc<dyn KeyIndex> = match settings.redis(&config)? {
-            None => Arc::new(EmbeddedIndex::new(INDEX_BYTES_MAX)),
-            Some(redis) => Arc::new(RedisIndex::start(redis, &links, &stop)),
+        let (index, unseen): (Arc<dyn KeyIndex>, Unseen) = match (settings.redis(&config)?, lasting)
+        {
+            (Some(redis), _) => {
+                (Arc::new(RedisIndex::start(redis, &links, &stop)), Unseen::UsedWhenSeen)
+            }
+            (None, Lasting::Role) => (embedded(), Unseen::UsedWhenSeen),
+            (None, Lasting::Command) => (embedded(), Unseen::UsedWhenWritten),
         };
         let name = config.to_string();
         let s3 = S3Store::connect(config).await;
@@ -159,8 +177,8 @@ impl Bucket {
         let (sender, stopped) = (behind.clone(), stop_sending.clone());
         sending.spawn(async move { sender.send(stopped).await });
         let seal = settings.seal(env)?;
-        let parts =
-            CatalogParts { objects: behind.clone(), index, seal, now, tasks: tasks.clone() };
+        let (objects, notes) = (behind.clone(), tasks.clone());
+        let parts = CatalogParts { objects, index, seal, now, tasks: notes, unseen };
         let catalog = Arc::new(Catalog::new(parts));
         Ok(Bucket { s3, catalog, behind, tasks, sending, stop_sending, links, stop })
     }

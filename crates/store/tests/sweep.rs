@@ -18,7 +18,7 @@ use dcbuild_store::{
     BlobStore, CacheVersion, CacheVersions, Catalog, CatalogParts, Ceilings, EmbeddedIndex,
     FolderMark, FolderStore, IndexKey, KeyIndex as _, LayerIndex, NoteKind, Notes, Now, ObjectName,
     ObjectPage, Objects, Seal, StepIndex, StoreError, StoredBlob, SweepMode, SweepReport, Swept,
-    Using, evictions, forms_of, stream_of, sweep,
+    Unseen, Using, evictions, forms_of, stream_of, sweep,
 };
 use dcbuild_testkit::{MemoryObjects, contract};
 use tokio_util::task::TaskTracker;
@@ -74,6 +74,7 @@ struct World {
     index: Arc<EmbeddedIndex>,
     clock: Arc<AtomicI64>,
     tasks: TaskTracker,
+    unseen: Unseen,
 }
 
 impl World {
@@ -83,6 +84,7 @@ impl World {
             index: Arc::new(EmbeddedIndex::new(1 << 20)),
             clock: Arc::new(AtomicI64::new(1_000)),
             tasks: TaskTracker::new(),
+            unseen: Unseen::default(),
         }
     }
 
@@ -92,7 +94,8 @@ impl World {
         let tick = move || UnixTime { secs: clock.load(Ordering::SeqCst), nanos: 0 };
         let now: Now = Arc::new(tick);
         let (objects, tasks) = (self.objects.clone(), self.tasks.clone());
-        Catalog::new(CatalogParts { objects, index, seal: Seal::unkeyed(), now, tasks })
+        let (seal, unseen) = (Seal::unkeyed(), self.unseen);
+        Catalog::new(CatalogParts { objects, index, seal, now, tasks, unseen })
     }
 
     fn catalog(&self) -> Catalog {
@@ -340,7 +343,7 @@ async fn while_nobody_knows_what_builds_use_nothing_goes() {
 }
 
 #[tokio::test]
-async fn after_a_flush_ages_begin_at_the_time_of_writing_and_no_build_loses_anything() {
+async fn after_a_flush_ages_begin_anew_and_no_build_loses_anything() {
     let world = World::new();
     let record = world.make(2_000, "step", None).await;
     world.sweep(&Ceilings::default()).await;
@@ -356,12 +359,32 @@ async fn after_a_flush_ages_begin_at_the_time_of_writing_and_no_build_loses_anyt
     using.keep(using.begun(), &BTreeMap::new(), flushed.at(9_010)).await.unwrap();
     let index = Arc::new(EmbeddedIndex::new(1 << 20));
     let flushed = World { index, ..flushed };
-    flushed.sweep(&age(7_100)).await;
-    assert_eq!(flushed.find(&record).await.len(), 1, "it was written not so long ago");
-    let index = Arc::new(EmbeddedIndex::new(1 << 20));
-    let flushed = World { index, ..flushed };
-    flushed.sweep(&age(6_900)).await;
-    assert_eq!(flushed.find(&record).await.len(), 0);
+    // It was written long ago, and who knows when it was used last.
+    flushed.sweep(&age(1_000)).await;
+    assert_eq!(flushed.find(&record).await.len(), 1);
+    flushed.at(9_900);
+    let other = flushed.make(9_900, "other", None).await;
+    assert_eq!(flushed.find(&record).await.len(), 1);
+    flushed.at(10_500);
+    flushed.sweep(&age(1_000)).await;
+    assert_eq!(flushed.find(&record).await.len(), 1, "it was found since");
+    flushed.at(11_450);
+    assert_eq!(flushed.find(&other).await.len(), 1);
+    // That it was looked for in mid-test was a use.
+    flushed.at(11_600);
+    flushed.sweep(&age(1_000)).await;
+    assert_eq!((flushed.find(&record).await.len(), flushed.find(&other).await.len()), (0, 1));
+    flushed.check_whole(&[&other]).await;
+}
+
+#[tokio::test]
+async fn a_command_that_sees_no_uses_counts_from_the_time_of_writing() {
+    let world = World { unseen: Unseen::UsedWhenWritten, ..World::new() };
+    let (old, new) = (world.make(2_000, "old", None).await, world.make(8_500, "new", None).await);
+    world.at(9_000);
+    let world = World { index: Arc::new(EmbeddedIndex::new(1 << 20)), ..world };
+    world.sweep(&age(1_000)).await;
+    assert_eq!((world.find(&old).await.len(), world.find(&new).await.len()), (0, 1));
 }
 
 /// A version of a cache mount with one pack and one piece, all of whose parts are stored at this time.
