@@ -30,6 +30,7 @@ mod records;
 mod remotes;
 mod rpc;
 mod sweeper;
+mod sweeps;
 
 pub use cache::cache;
 pub use carry::{Carried, CarryError, Packs, export, import};

@@ -109,11 +109,20 @@ pub struct SweepReport {
     pub kept_bytes: u64,
     /// The bytes of those that a running build may use.
     pub in_use_bytes: u64,
+    /// Records and layers that were noted as removed.
+    pub noted: u64,
     /// Whether it was put off, since builds go on of whose uses nothing is known here.
     pub put_off: bool,
 }
 
 impl SweepReport {
+    fn count(&mut self, rule: EvictionRule, removed: Removed) {
+        let sum = self.removed.entry(rule).or_default();
+        sum.count += removed.count;
+        sum.bytes += removed.bytes;
+        self.kept_bytes = self.kept_bytes.saturating_sub(removed.bytes);
+    }
+
     /// All that went.
     pub fn total(&self) -> Removed {
         self.removed.values().fold(Removed::default(), |total, removed| Removed {
@@ -142,27 +151,19 @@ pub async fn sweep(
     if report.put_off {
         return Ok(report);
     }
-    let mut chosen: BTreeMap<EvictionRule, Vec<usize>> = BTreeMap::new();
-    for victim in victims::victims(things, ceilings, now) {
-        chosen.entry(victim.rule).or_default().push(victim.place);
-    }
-    let mut sparing = Sparing { store, things, spared: BTreeSet::new() };
-    for (rule, mut going) in chosen {
-        going.sort_by_key(|place| things.get(*place).map(|thing| order(&thing.kind)));
-        let removed = match mode {
-            SweepMode::DryRun => Removed {
-                count: u64::try_from(going.len()).unwrap_or(u64::MAX),
-                bytes: bytes(&mut going.iter().filter_map(|place| things.get(*place))),
-            },
-            SweepMode::Remove => {
-                let named: Vec<&Thing> =
-                    going.iter().filter_map(|place| things.get(*place)).collect();
-                note(store, &named, rule, now).await?;
-                sparing.remove(&going).await?
+    let chosen = victims::victims(things, ceilings, now);
+    match mode {
+        SweepMode::DryRun => {
+            for Victim { place, rule } in chosen {
+                let bytes = things.get(place).map_or(0, |thing| thing.size);
+                report.count(rule, Removed { count: 1, bytes });
             }
-        };
-        report.kept_bytes = report.kept_bytes.saturating_sub(removed.bytes);
-        report.removed.insert(rule, removed);
+        }
+        SweepMode::Remove => {
+            report.noted = note_all(store, things, &chosen, now).await?;
+            let mut sparing = Sparing { store, things, spared: BTreeSet::new() };
+            sparing.remove(chosen, &mut report).await?;
+        }
     }
     Ok(report)
 }
@@ -195,27 +196,33 @@ struct Sparing<'a> {
 }
 
 impl Sparing<'_> {
-    /// Removes things by their places, those that name others first.
-    async fn remove(&mut self, going: &[usize]) -> Result<Removed, StoreError> {
-        let mut total = Removed::default();
-        let order_of = |place: &usize| self.things.get(*place).map(|thing| order(&thing.kind));
-        let parts: Vec<&[usize]> = going
-            .chunk_by(|one, other| order_of(one) == order_of(other))
-            .flat_map(|same| same.chunks(REMOVED_AT_ONCE))
-            .collect();
-        for some in parts {
-            let some = some.iter().filter(|place| !self.spared.contains(place));
-            let some: Vec<(usize, &Thing)> =
-                some.filter_map(|place| Some((*place, self.things.get(*place)?))).collect();
-            let things: Vec<&Thing> = some.iter().map(|(_, thing)| *thing).collect();
-            let Removal { removed, stayed } = self.store.remove(&things).await?;
-            total.count += removed.count;
-            total.bytes += removed.bytes;
-            for (place, _) in stayed.into_iter().filter_map(|at| some.get(at)) {
+    /// Removes things, those that name others first, whatever rule they go by.
+    async fn remove(
+        &mut self,
+        mut chosen: Vec<Victim>,
+        report: &mut SweepReport,
+    ) -> Result<(), StoreError> {
+        let things = self.things;
+        let part = |victim: &Victim| {
+            (things.get(victim.place).map(|thing| order(&thing.kind)), victim.rule)
+        };
+        chosen.sort_by_key(part);
+        let alike = chosen.chunk_by(|one, other| part(one) == part(other));
+        for some in alike.flat_map(|alike| alike.chunks(REMOVED_AT_ONCE)) {
+            let going = some.iter().filter(|victim| !self.spared.contains(&victim.place));
+            let going: Vec<(usize, &Thing)> = going
+                .filter_map(|victim| Some((victim.place, things.get(victim.place)?)))
+                .collect();
+            let named: Vec<&Thing> = going.iter().map(|(_, thing)| *thing).collect();
+            let Removal { removed, stayed } = self.store.remove(&named).await?;
+            if let Some(victim) = some.first() {
+                report.count(victim.rule, removed);
+            }
+            for (place, _) in stayed.into_iter().filter_map(|at| going.get(at)) {
                 self.spare(*place);
             }
         }
-        Ok(total)
+        Ok(())
     }
 
     fn spare(&mut self, place: usize) {
@@ -230,13 +237,32 @@ impl Sparing<'_> {
     }
 }
 
+/// Notes down what goes by each rule; says how many records and layers were noted.
+async fn note_all(
+    store: &dyn Swept,
+    things: &[Thing],
+    chosen: &[Victim],
+    at: UnixTime,
+) -> Result<u64, StoreError> {
+    let mut by_rule: BTreeMap<EvictionRule, Vec<&Thing>> = BTreeMap::new();
+    for victim in chosen {
+        by_rule.entry(victim.rule).or_default().extend(things.get(victim.place));
+    }
+    let mut noted = 0;
+    for (rule, going) in by_rule {
+        noted += note(store, &going, rule, at).await?;
+    }
+    Ok(noted)
+}
+
 /// Notes down records and layers before they go, for whoever will ask why they are not there.
 async fn note(
     store: &dyn Swept,
     things: &[&Thing],
     rule: EvictionRule,
     at: UnixTime,
-) -> Result<(), StoreError> {
+) -> Result<u64, StoreError> {
+    let mut noted = 0;
     let mut records: BTreeMap<&Scope, Vec<StepKey>> = BTreeMap::new();
     let mut layers: Vec<LayerId> = Vec::new();
     for thing in things {
@@ -256,7 +282,8 @@ async fn note(
             let layers = layers.iter().take(NOTED_AT_ONCE).copied().collect();
             let eviction = Eviction { at, rule, records: some.to_vec(), layers };
             put_eviction(store, scope, &eviction).await?;
+            noted += eviction.records.len() + eviction.layers.len();
         }
     }
-    Ok(())
+    Ok(u64::try_from(noted).unwrap_or(u64::MAX))
 }

@@ -280,6 +280,28 @@ async fn a_sweeper_killed_at_any_request_leaves_no_record_without_its_blobs() {
 }
 
 #[tokio::test]
+async fn what_goes_by_one_rule_goes_behind_what_needs_it_and_goes_by_another() {
+    for dies_at in 1..6 {
+        let world = World::new();
+        // One is old, the other goes for the sake of bytes, and so does what both need.
+        let old = world.make(2_000, "old", Some("both")).await;
+        let late = world.make(3_400, "late", Some("both")).await;
+        world.at(3_500);
+        world.objects.dies_at.store(dies_at, Ordering::SeqCst);
+        let both = Ceilings { keep_bytes: Some(0), ..age(1_000) };
+        let now = UnixTime { secs: 3_500, nanos: 0 };
+        let swept = sweep(&world.catalog(), &both, SweepMode::Remove, now).await;
+        if let Ok(report) = &swept {
+            let rules: Vec<EvictionRule> = report.removed.keys().copied().collect();
+            let want = [EvictionRule::Bytes { keep: 0 }, EvictionRule::Age { max_secs: 1_000 }];
+            assert_eq!((rules, report.total().count, report.noted), (want.into(), 6, 3));
+        }
+        assert_eq!(swept.is_ok(), dies_at > 4, "{swept:?}");
+        world.check_whole(&[&old, &late]).await;
+    }
+}
+
+#[tokio::test]
 async fn two_sweepers_at_once_do_the_work_of_one() {
     let world = World::new();
     for number in 0..20 {
