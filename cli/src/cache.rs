@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use dcbuild_client::explained;
-use dcbuild_coordinator::{Carried, Packs, Stores, cache as ask_here, export, import};
+use dcbuild_coordinator::{Carried, CarryError, Packs, Stores, cache as ask_here, export, import};
 use dcbuild_model::{LayerId, Scope, UnixTime};
 use dcbuild_process::{ByteSize, Clock as _, SystemClock, parse_duration};
 use dcbuild_progress::text::{bytes, printable};
@@ -19,10 +19,10 @@ use crate::args::Cluster;
 use crate::build::App;
 use crate::local::packer;
 use crate::remote::{address, client_at, failed};
-use crate::roles::{Opened, open_store};
+use crate::roles::Named;
 use crate::say;
 use crate::state::Format;
-use crate::stores::{Lasting, StoreFlags};
+use crate::stores::StoreFlags;
 
 /// The cache as a whole.
 #[derive(Debug, clap::Args)]
@@ -93,7 +93,7 @@ enum Ask {
 /// Where the cache that is meant is.
 enum Place {
     Cluster(String),
-    Store(Opened),
+    Store(Named),
     /// This machine's state folder.
     Here,
 }
@@ -156,8 +156,7 @@ async fn place(app: &App, flags: &PlaceFlags) -> anyhow::Result<Place> {
     }
     if flags.store.is_some() || app.env.store().is_some() {
         let store = StoreFlags { store: flags.store.clone(), index: flags.index.clone() };
-        let aside = app.state.aside();
-        return Ok(Place::Store(open_store(&store, &aside, app, Lasting::Command).await?));
+        return Ok(Place::Store(Named::open(&store, app).await?));
     }
     Ok(match address(app, &Cluster { coordinator: None }) {
         Some(url) => Place::Cluster(url),
@@ -207,16 +206,9 @@ async fn carry(
         Place::Cluster(url) => bail!(
             "a coordinator's clients may not write records: name the store itself with --store (it is {url} now)"
         ),
-        Place::Store(opened) => {
-            let stores = opened.stores();
-            let carried = move_it(&stores, &Nothing).await;
-            let failure = stores.backlog.and_then(|backlog| backlog.borrow().failure.clone());
-            opened.close().await;
-            // What the bucket did not take lies aside, and nobody else will send it.
-            drop(std::fs::remove_dir_all(app.state.aside()));
-            if let Some(failure) = failure {
-                bail!("the store did not take all of it; do it again when it does well: {failure}");
-            }
+        Place::Store(named) => {
+            let carried = move_it(&named.stores(), &Nothing).await;
+            named.close().await;
             carried
         }
         Place::Here => {
@@ -229,7 +221,16 @@ async fn carry(
             carried
         }
     };
-    let Carried { records, blobs, bytes: size, left } = carried?;
+    let carried = match (way, carried) {
+        // What came before a record is whole before the record is there.
+        (Way::In, Err(error @ CarryError::Store(_))) => {
+            return Err(anyhow::Error::from(error).context(
+                "the cache was not imported to its end; once the store does well, the same command goes on where this one stopped",
+            ));
+        }
+        (_, carried) => carried?,
+    };
+    let Carried { records, blobs, bytes: size, left } = carried;
     let word = if way == Way::Out { "exported" } else { "imported" };
     let mut text = format!("{word} {records} records and {blobs} blobs, {}\n", bytes(size));
     if left > 0 {

@@ -24,7 +24,7 @@ use crate::build::{App, FETCHED_BYTES_MAX, working};
 use crate::drain;
 use crate::registries::registries;
 use crate::roles::executable;
-use crate::stores::{Aside, Bucket, BucketSettings, Lasting, StoreFlags};
+use crate::stores::{Aside, Bucket, BucketSettings, StoreFlags};
 
 /// How long a worker may take to let go of its work once nobody wants it any more.
 const LET_GO: Duration = Duration::from_secs(5);
@@ -236,7 +236,7 @@ async fn open_bucket(
     let notes = app.state.waiting(&named.url);
     let policy = if upload == CacheUpload::None { Policy::Never } else { Policy::Always };
     let aside = Aside { folder: FolderStore::clone(store), notes, policy };
-    Ok(Some(Bucket::open(&named, &app.env, aside, Lasting::Command).await?))
+    Ok(Some(Bucket::open(&named, &app.env, aside).await?))
 }
 
 /// A worker that takes no jobs, for what it has on its disk.

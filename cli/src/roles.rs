@@ -23,7 +23,7 @@ use crate::build::{App, FETCHED_BYTES_MAX};
 use crate::door;
 use crate::registries::registries;
 use crate::state::absolute;
-use crate::stores::{Aside, Bucket, BucketSettings, Lasting, StoreFlags};
+use crate::stores::{Aside, Bucket, BucketSettings, StoreFlags, Straight};
 
 /// What a worker of a cluster keeps of small blobs, such as tables of contents.
 const NEAR_BYTES_MAX: u64 = 1 << 30;
@@ -34,7 +34,7 @@ pub(crate) async fn coordinator(flags: args::Coordinator, app: &App) -> anyhow::
     let settings = &config.coordinator;
     let listen = flags.listen.unwrap_or(settings.listen);
     let data_dir = absolute(flags.data_dir.as_ref().unwrap_or(&settings.data_dir))?;
-    let opened = open_store(&flags.store, &data_dir.join("behind"), app, Lasting::Role).await?;
+    let opened = open_store(&flags.store, &data_dir.join("behind"), app).await?;
     let stores = opened.stores();
     let parts = dcbuild_coordinator::Parts { stores, holds: None, clock: Arc::new(SystemClock) };
     let data_dir = absolute(flags.data_dir.as_ref().unwrap_or(&settings.data_dir))?;
@@ -86,24 +86,17 @@ pub(crate) async fn coordinator(flags: args::Coordinator, app: &App) -> anyhow::
 const CONFIRM_EVERY: Duration = Duration::from_secs(2);
 
 /// The store of a coordinator.
-pub(crate) enum Opened {
+enum Opened {
     Folder(FolderStore),
     Bucket(Bucket),
 }
 
 impl Opened {
-    pub(crate) fn stores(&self) -> Stores {
+    fn stores(&self) -> Stores {
         match self {
             Opened::Folder(store) => Stores::folder(store.clone()),
             Opened::Bucket(bucket) => bucket.stores(),
         }
-    }
-
-    /// Makes last what was written, and closes.
-    pub(crate) async fn close(self) {
-        let written = CancellationToken::new();
-        written.cancel();
-        self.make_last(&written).await;
     }
 
     /// Makes last what is written, until nothing more is.
@@ -135,15 +128,49 @@ async fn confirm_records(store: FolderStore, written: &CancellationToken) {
     }
 }
 
-/// The store that flags, environment or configuration name.
-///
-/// What a bucket does not take now lies in the folder `aside`, which no other process may use.
-pub(crate) async fn open_store(
-    flags: &StoreFlags,
-    aside: &Path,
-    app: &App,
-    lasting: Lasting,
-) -> anyhow::Result<Opened> {
+/// The store that one command is about.
+pub(crate) enum Named {
+    Folder(FolderStore),
+    Bucket(Straight),
+}
+
+impl Named {
+    /// The store that flags, environment or configuration name.
+    pub(crate) async fn open(flags: &StoreFlags, app: &App) -> anyhow::Result<Named> {
+        Ok(match place_of(flags, app)? {
+            Place::Folder(dir) => Named::Folder(open_folder(&dir)?),
+            Place::Bucket(settings) => Named::Bucket(Straight::open(&settings, &app.env).await?),
+        })
+    }
+
+    pub(crate) fn stores(&self) -> Stores {
+        match self {
+            Named::Folder(store) => Stores::folder(store.clone()),
+            Named::Bucket(bucket) => bucket.stores(),
+        }
+    }
+
+    /// Makes last what was written, and closes.
+    pub(crate) async fn close(self) {
+        match self {
+            Named::Folder(store) => {
+                let written = CancellationToken::new();
+                written.cancel();
+                confirm_records(store, &written).await;
+            }
+            Named::Bucket(bucket) => bucket.close().await,
+        }
+    }
+}
+
+/// Where a store is.
+enum Place {
+    Folder(PathBuf),
+    Bucket(BucketSettings),
+}
+
+/// The place that flags, environment or configuration name.
+fn place_of(flags: &StoreFlags, app: &App) -> anyhow::Result<Place> {
     let settings = &app.config.coordinator;
     let configured = match &settings.store {
         StoreConfig::Bucket(bucket) => Some(bucket),
@@ -151,16 +178,26 @@ pub(crate) async fn open_store(
     };
     let named = BucketSettings::find(flags, &app.env, (configured, &settings.index))?;
     if let Some(named) = named {
-        let folder = open_folder(aside)?;
-        let aside = Aside { folder, notes: aside.join("waiting"), policy: Policy::Failing };
-        return Ok(Opened::Bucket(Bucket::open(&named, &app.env, aside, lasting).await?));
+        return Ok(Place::Bucket(named));
     }
     let dir = match (flags.store.as_deref().or_else(|| app.env.store()), &settings.store) {
         (Some(store), _) => store_dir(store)?,
         (None, StoreConfig::Folder { dir }) => dir.clone(),
         (None, StoreConfig::Bucket(bucket)) => bail!("{} is no folder", bucket.url),
     };
-    Ok(Opened::Folder(open_folder(&absolute(&dir)?)?))
+    Ok(Place::Folder(absolute(&dir)?))
+}
+
+/// The store of a coordinator. What a bucket does not take now lies in the folder `aside`, which no other process may use.
+async fn open_store(flags: &StoreFlags, aside: &Path, app: &App) -> anyhow::Result<Opened> {
+    match place_of(flags, app)? {
+        Place::Folder(dir) => Ok(Opened::Folder(open_folder(&dir)?)),
+        Place::Bucket(settings) => {
+            let folder = open_folder(aside)?;
+            let aside = Aside { folder, notes: aside.join("waiting"), policy: Policy::Failing };
+            Ok(Opened::Bucket(Bucket::open(&settings, &app.env, aside).await?))
+        }
+    }
 }
 
 fn open_folder(dir: &Path) -> anyhow::Result<FolderStore> {

@@ -53,12 +53,6 @@ impl State {
     pub(crate) fn waiting(&self, url: &str) -> PathBuf {
         self.dir.join("waiting").join(dcbuild_model::Digest::of(url.as_bytes()).hex())
     }
-
-    /// A folder of this process, for what a bucket does not take from it.
-    pub(crate) fn aside(&self) -> PathBuf {
-        self.dir.join("aside").join(std::process::id().to_string())
-    }
-
     fn snapshots(&self) -> PathBuf {
         self.worker().join("snapshots")
     }

@@ -36,12 +36,9 @@ pub(crate) struct Bucket {
     pub(crate) s3: Arc<S3Store>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) behind: Arc<Behind>,
-    /// Notes to the index, and its filling.
-    tasks: TaskTracker,
     sending: TaskTracker,
     stop_sending: CancellationToken,
-    links: TaskTracker,
-    stop: CancellationToken,
+    ends: Ends,
 }
 
 /// Where things lie that the bucket does not have yet.
@@ -53,7 +50,7 @@ pub(crate) struct Aside {
 
 /// How long an index in memory goes on with what it has seen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Lasting {
+enum Lasting {
     /// As long as its builds: it sees what they use.
     Role,
     /// One command: it sees no use at all.
@@ -145,42 +142,117 @@ impl BucketSettings {
     }
 }
 
+/// A bucket and its index, reached.
+struct Reached {
+    name: String,
+    s3: Arc<S3Store>,
+    index: Arc<dyn KeyIndex>,
+    unseen: Unseen,
+    blobs: Arc<Indexed>,
+    now: Now,
+    ends: Ends,
+}
+
+/// What has to end before a process may.
+struct Ends {
+    /// Notes to the index, and its filling.
+    tasks: TaskTracker,
+    links: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Ends {
+    /// Lets the last notes to the index out.
+    async fn close(self, s3: &S3Store) {
+        self.tasks.close();
+        if tokio::time::timeout(CLOSE, self.tasks.wait()).await.is_err() {
+            tracing::debug!("notes to the index are dropped");
+        }
+        self.stop.cancel();
+        self.links.close();
+        self.links.wait().await;
+        s3.close().await;
+    }
+}
+
+/// Whether they answer shows when they are used.
+async fn reach(settings: &BucketSettings, lasting: Lasting) -> anyhow::Result<Reached> {
+    let (tasks, links, stop) = (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
+    let config = settings.bucket()?;
+    let (index, unseen): (Arc<dyn KeyIndex>, Unseen) = match (settings.redis(&config)?, lasting) {
+        (Some(redis), _) => {
+            (Arc::new(RedisIndex::start(redis, &links, &stop)), Unseen::UsedWhenSeen)
+        }
+        (None, Lasting::Role) => (embedded(), Unseen::UsedWhenSeen),
+        (None, Lasting::Command) => (embedded(), Unseen::UsedWhenWritten),
+    };
+    let name = config.to_string();
+    let s3 = S3Store::connect(config).await;
+    let s3 = Arc::new(s3.with_context(|| format!("could not open the store {name}"))?);
+    let now: Now = Arc::new(|| SystemClock.now());
+    let blobs = Indexed::new(s3.clone(), index.clone(), now.clone(), tasks.clone());
+    let blobs = Arc::new(blobs.with_grants(s3.clone()));
+    Ok(Reached { name, s3, index, unseen, blobs, now, ends: Ends { tasks, links, stop } })
+}
+
+/// A bucket that one command uses: it waits for what it wants, and what the bucket does not take is an error.
+pub(crate) struct Straight {
+    s3: Arc<S3Store>,
+    blobs: Arc<Indexed>,
+    catalog: Arc<Catalog>,
+    ends: Ends,
+}
+
+impl Straight {
+    pub(crate) async fn open(settings: &BucketSettings, env: &Env) -> anyhow::Result<Straight> {
+        let reached = reach(settings, Lasting::Command).await?;
+        let Reached { s3, index, unseen, blobs, now, ends, .. } = reached;
+        let (objects, tasks, seal) = (s3.clone(), ends.tasks.clone(), settings.seal(env)?);
+        let parts = CatalogParts { objects, index, seal, now, tasks, unseen };
+        Ok(Straight { s3, blobs, catalog: Arc::new(Catalog::new(parts)), ends })
+    }
+
+    pub(crate) fn stores(&self) -> Stores {
+        Stores {
+            blobs: self.blobs.clone(),
+            steps: self.catalog.clone(),
+            layers: self.catalog.clone(),
+            names: self.catalog.clone(),
+            notes: self.catalog.clone(),
+            using: None,
+            swept: self.catalog.clone(),
+            leftovers: Some(self.s3.clone()),
+            caches: self.catalog.clone(),
+            grants: None,
+            backlog: None,
+        }
+    }
+
+    pub(crate) async fn close(self) {
+        self.ends.close(&self.s3).await;
+    }
+}
+
 impl Bucket {
     /// Opens the store; whether it answers shows when it is used, and a cache that does not costs time only.
     pub(crate) async fn open(
         settings: &BucketSettings,
         env: &Env,
         aside: Aside,
-        lasting: Lasting,
     ) -> anyhow::Result<Bucket> {
-        let (tasks, links, sending) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
-        let (stop, stop_sending) = (CancellationToken::new(), CancellationToken::new());
-        let config = settings.bucket()?;
-        let (index, unseen): (Arc<dyn KeyIndex>, Unseen) = match (settings.redis(&config)?, lasting)
-        {
-            (Some(redis), _) => {
-                (Arc::new(RedisIndex::start(redis, &links, &stop)), Unseen::UsedWhenSeen)
-            }
-            (None, Lasting::Role) => (embedded(), Unseen::UsedWhenSeen),
-            (None, Lasting::Command) => (embedded(), Unseen::UsedWhenWritten),
-        };
-        let name = config.to_string();
-        let s3 = S3Store::connect(config).await;
-        let s3 = Arc::new(s3.with_context(|| format!("could not open the store {name}"))?);
-        let now: Now = Arc::new(|| SystemClock.now());
-        let blobs = Indexed::new(s3.clone(), index.clone(), now.clone(), tasks.clone());
-        let blobs = Arc::new(blobs.with_grants(s3.clone()));
+        let reached = reach(settings, Lasting::Role).await?;
+        let Reached { name, s3, index, unseen, blobs, now, ends } = reached;
+        let (sending, stop_sending) = (TaskTracker::new(), CancellationToken::new());
         let far = Far { name, blobs: blobs.clone(), objects: s3.clone(), grants: Some(blobs) };
         let Aside { folder, notes, policy } = aside;
         let behind = Behind::open(folder, &notes, far, policy);
         let behind = Arc::new(behind.context("could not open what waits to be sent to the store")?);
         let (sender, stopped) = (behind.clone(), stop_sending.clone());
         sending.spawn(async move { sender.send(stopped).await });
-        let seal = settings.seal(env)?;
-        let (objects, notes) = (behind.clone(), tasks.clone());
-        let parts = CatalogParts { objects, index, seal, now, tasks: notes, unseen };
+        let (objects, tasks, seal) = (behind.clone(), ends.tasks.clone(), settings.seal(env)?);
+        let parts = CatalogParts { objects, index, seal, now, tasks, unseen };
         let catalog = Arc::new(Catalog::new(parts));
-        Ok(Bucket { s3, catalog, behind, tasks, sending, stop_sending, links, stop })
+        Ok(Bucket { s3, catalog, behind, sending, stop_sending, ends })
     }
 
     /// The mark that keeps what builds of this process use from being swept.
@@ -210,13 +282,6 @@ impl Bucket {
         self.stop_sending.cancel();
         self.sending.close();
         self.sending.wait().await;
-        self.tasks.close();
-        if tokio::time::timeout(CLOSE, self.tasks.wait()).await.is_err() {
-            tracing::debug!("notes to the index are dropped");
-        }
-        self.stop.cancel();
-        self.links.close();
-        self.links.wait().await;
-        self.s3.close().await;
+        self.ends.close(&self.s3).await;
     }
 }
