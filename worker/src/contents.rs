@@ -186,24 +186,34 @@ impl Contents {
         let Origin::Layer { path, .. } = &body.origin else { return Err(absent()) };
         loop {
             let place = self.place(layer)?;
-            return match &*place {
-                Place::Peer(peer, taken) => {
-                    match self.of_peer((layer, &place), (peer, taken), body)? {
-                        Some(file) => Ok(file),
-                        // Another place is known now.
-                        None => continue,
-                    }
-                }
-                Place::Snapshot(contents) => contents.open(body),
-                Place::Recipe(recipe) => {
-                    let inner = file_of(recipe, path).ok_or_else(absent)?;
-                    self.of_recipe_body(recipe, inner)
-                }
-                Place::Blob(blob, index) => {
-                    let inner = self.of_blob(layer, blob, (index, path))?;
-                    Ok(Box::new(self.checked(layer, *blob, (inner, body.content))))
-                }
+            let Place::Peer(peer, taken) = &*place else {
+                return self.of_place(&place, (layer, path), body);
             };
+            // Where it is not given, another place is known now.
+            if let Some(file) = self.of_peer((layer, &place), (peer, taken), body)? {
+                return Ok(file);
+            }
+        }
+    }
+
+    /// Reads a file at a place that has all of its layer.
+    fn of_place(
+        &self,
+        place: &Place,
+        (layer, path): (&LayerId, &TreePath),
+        body: &FileBody,
+    ) -> io::Result<Box<dyn Read + Send>> {
+        match place {
+            Place::Peer(..) => Err(absent()),
+            Place::Snapshot(contents) => contents.open(body),
+            Place::Recipe(recipe) => {
+                let inner = file_of(recipe, path).ok_or_else(absent)?;
+                self.of_recipe_body(recipe, inner)
+            }
+            Place::Blob(blob, index) => {
+                let inner = self.of_blob(layer, blob, (index, path))?;
+                Ok(Box::new(self.checked(layer, *blob, (inner, body.content))))
+            }
         }
     }
 

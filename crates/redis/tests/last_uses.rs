@@ -83,7 +83,7 @@ impl Bucket {
     }
 }
 
-async fn check(lose: &[&str]) {
+async fn check(loss: &[&str]) {
     let server = RedisServer::start(&[]);
     let bucket = Bucket::new(&server);
     common::answers(&bucket.index).await;
@@ -99,8 +99,8 @@ async fn check(lose: &[&str]) {
     assert!(!bucket.has(&dead), "the sweeper does its work as long as it knows the uses");
 
     bucket.at(9_000);
-    let lost = server.ask(lose);
-    assert!(lost == "OK" || lost == "1", "{lost}");
+    let answer = server.ask(loss);
+    assert!(answer == "OK" || answer == "1", "{answer}");
     let report = bucket.sweep().await;
     assert_eq!(report.total().count, 0, "both were used until just now: {report:?}");
     assert!(is_complete(&bucket.index).await, "and the index is whole again");

@@ -121,8 +121,8 @@ impl Sender {
         let parcel = BlobDigest(Digest::of(&document));
         let missing = self.missing(&wrapped, parcel).await?;
         let files = Arc::new(files);
-        let names = wrapped.parcel.packs.clone();
-        let piece_names = wrapped.pieces.iter().map(|(blob, _)| *blob).collect();
+        let all_packs = wrapped.parcel.packs.clone();
+        let all_pieces = wrapped.pieces.iter().map(|(blob, _)| *blob).collect();
         let Wrapped { packs, pieces, parcel: named } = wrapped;
         let (mut small, mut large, mut found_bytes) = (Vec::new(), Vec::new(), 0);
         for (pack, layer) in packs.into_iter().zip(named.packs) {
@@ -147,7 +147,7 @@ impl Sender {
         if missing.blobs.contains(&parcel) {
             uploaded_bytes += self.put(&parcel, document).await?;
         }
-        Ok(Sent { parcel, packs: names, pieces: piece_names, uploaded_bytes, found_bytes })
+        Ok(Sent { parcel, packs: all_packs, pieces: all_pieces, uploaded_bytes, found_bytes })
     }
 
     /// What the store lacks, in two questions.

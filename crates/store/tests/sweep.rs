@@ -622,8 +622,9 @@ async fn the_folder_store_is_swept_by_the_same_rules() {
     for path in files_below(folder.path()) {
         let is_version = path.to_string_lossy().contains("cache-mount");
         let file = std::fs::File::options().append(true).open(&path).unwrap();
-        let hours = |hours: u64| std::time::SystemTime::now() - Duration::from_hours(hours);
-        file.set_modified(hours(if is_version { 3 } else { 9 })).unwrap();
+        let ago = Duration::from_hours(if is_version { 3 } else { 9 });
+        let now = Duration::from_secs(u64::try_from(store.time().secs).unwrap());
+        file.set_modified(std::time::UNIX_EPOCH + now - ago).unwrap();
     }
     let report = sweep(&sweeper, &age(5 * 3_600), SweepMode::Remove, store.time()).await.unwrap();
     assert_eq!(report.total().count, 12, "all but the version and what it needs: {report:?}");

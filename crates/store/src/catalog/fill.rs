@@ -66,9 +66,9 @@ impl Catalog {
         let entries: Vec<IndexEntry> = objects.iter().filter_map(entry_of).collect();
         let keys: Vec<IndexKey> = entries.iter().map(|entry| entry.key.clone()).collect();
         let known = self.index().find(&keys).await?.found;
-        let uses = self.index().last_used(&keys).await?;
+        let last = self.index().last_used(&keys).await?;
         let mut new = Vec::new();
-        for ((entry, fields), last_used) in entries.into_iter().zip(known).zip(uses) {
+        for ((entry, fields), last_used) in entries.into_iter().zip(known).zip(last) {
             let value = fields.into_iter().find(|(field, _)| *field == entry.field);
             let used = if last_used.is_none() { entry.used.max(seen) } else { entry.used };
             match value {
