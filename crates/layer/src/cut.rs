@@ -147,8 +147,8 @@ impl<'a, 's> Cutter<'a, 's> {
         }
         let tar = self.tar;
         self.tar += u64::try_from(self.plan.len()).unwrap_or(u64::MAX);
-        let plan = std::mem::replace(&mut self.plan, Plan::within(self.spare.take()));
-        let (job, plain, done) = Job::new(plan);
+        let frame = std::mem::replace(&mut self.plan, Plan::within(self.spare.take()));
+        let (job, plain, done) = Job::new(frame);
         let Lanes { to_fill, to_hash, in_order } = &self.lanes;
         in_order.send(Ordered { tar, done }).map_err(|_| WriteBlobError::Stopped)?;
         to_hash.send(plain).map_err(|_| WriteBlobError::Stopped)?;

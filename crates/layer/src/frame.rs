@@ -144,10 +144,10 @@ pub(crate) struct Job<'a> {
 
 impl<'a> Job<'a> {
     /// The job, and where its plain and its packed bytes will arrive.
-    pub(crate) fn new(plan: Plan<'a>) -> (Job<'a>, Receiver<Plain>, Receiver<Done>) {
+    pub(crate) fn new(frame: Plan<'a>) -> (Job<'a>, Receiver<Plain>, Receiver<Done>) {
         let (plain, filled) = bounded(1);
         let (done, packed) = bounded(1);
-        (Job { plan, plain, done }, filled, packed)
+        (Job { plan: frame, plain, done }, filled, packed)
     }
 }
 
