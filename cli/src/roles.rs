@@ -204,7 +204,7 @@ impl Named {
 /// Where a store is.
 enum Place {
     Folder(PathBuf),
-    Bucket(BucketSettings),
+    Bucket(Box<BucketSettings>),
 }
 
 /// The place that flags, environment or configuration name.
@@ -216,7 +216,7 @@ fn place_of(flags: &StoreFlags, app: &App) -> anyhow::Result<Place> {
     };
     let named = BucketSettings::find(flags, &app.env, (configured, &settings.index))?;
     if let Some(named) = named {
-        return Ok(Place::Bucket(named));
+        return Ok(Place::Bucket(Box::new(named)));
     }
     let dir = match (flags.store.as_deref().or_else(|| app.env.store()), &settings.store) {
         (Some(store), _) => store_dir(store)?,
