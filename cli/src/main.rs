@@ -14,6 +14,7 @@ mod prune;
 mod registries;
 mod remote;
 mod roles;
+mod secure;
 mod state;
 mod stores;
 
@@ -128,7 +129,7 @@ async fn talk(
             Ok(ExitCode::SUCCESS)
         }
         Command::Worker(flags) => {
-            roles::worker(flags, &app.config, app.stop.clone()).await?;
+            roles::worker(flags, &app).await?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Du(_)

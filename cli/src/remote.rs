@@ -13,7 +13,7 @@ use dcbuild_store::ImageNames;
 
 use crate::args::{Cluster, EndBuild, Names, OneBuild, RemoveNames, Submit};
 use crate::build::{App, finish, request, working};
-use crate::roles::channel;
+use crate::secure::channel;
 use crate::state::Format;
 use crate::{complain, say};
 
@@ -206,7 +206,7 @@ fn client(app: &App, flags: &Cluster) -> anyhow::Result<Client> {
 }
 
 pub(crate) fn client_at(app: &App, url: &str) -> anyhow::Result<Client> {
-    Ok(Client::new(channel(url)?, ClientConfig::new(&app.env, working()?)))
+    Ok(Client::new(channel(url, &app.config.submit.tls)?, ClientConfig::new(&app.env, working()?)))
 }
 
 fn id(text: &str) -> anyhow::Result<BuildId> {

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use dcbuild_coordinator::Stores;
-use dcbuild_process::config::{BucketConfig, IndexConfig};
+use dcbuild_process::config::{BucketConfig, IndexConfig, RedisTable};
 use dcbuild_process::{Clock as _, Env, SystemClock, new_bits};
-use dcbuild_redis::{RedisConfig, RedisIndex};
+use dcbuild_redis::{Credentials, RedisConfig, RedisIndex};
 use dcbuild_s3::{S3Config, S3Store};
 use dcbuild_store::{
     Behind, Catalog, CatalogParts, EmbeddedIndex, Far, FolderStore, Indexed, KeyIndex, Now, Policy,
@@ -62,7 +62,11 @@ enum Lasting {
 pub(crate) struct BucketSettings {
     pub(crate) url: String,
     pub(crate) index: IndexConfig,
-    pub(crate) signing_key_files: Vec<std::path::PathBuf>,
+    pub(crate) signing_key_files: Vec<PathBuf>,
+    /// What is trusted instead of the system's certificates.
+    ca: Option<PathBuf>,
+    /// Who we are to sentinels, where the environment says so.
+    sentinels: Option<Credentials>,
 }
 
 /// What flags say of the store; they go before the environment, and that before the configuration.
@@ -88,11 +92,11 @@ impl BucketSettings {
             None => configured.1.clone(),
             Some("embedded") => IndexConfig::Embedded,
             Some(url) if url.starts_with("redis") => {
-                let ca = match configured.1 {
-                    IndexConfig::Redis { ca, .. } => ca.clone(),
-                    IndexConfig::Embedded => None,
+                let table = match configured.1 {
+                    IndexConfig::Redis(table) => table.clone(),
+                    IndexConfig::Embedded => RedisTable::default(),
                 };
-                IndexConfig::Redis { url: url.to_owned(), ca }
+                IndexConfig::Redis(RedisTable { url: url.to_owned(), ..table })
             }
             Some(_) => {
                 bail!("--index is `embedded` or the URL of a Redis, such as redis://HOST:6379")
@@ -110,7 +114,9 @@ impl BucketSettings {
         };
         let signing_key_files =
             configured.0.map(|bucket| bucket.signing_key_files.clone()).unwrap_or_default();
-        Ok(Some(BucketSettings { url, index, signing_key_files }))
+        let ca = env.aws_ca_bundle().or_else(|| configured.0.and_then(|bucket| bucket.ca.clone()));
+        let sentinels = env.sentinel_auth().map(Credentials::from_text);
+        Ok(Some(BucketSettings { url, index, signing_key_files, ca, sentinels }))
     }
 
     /// What records are sealed with.
@@ -129,16 +135,31 @@ impl BucketSettings {
 
     /// The bucket's address, read.
     pub(crate) fn bucket(&self) -> anyhow::Result<S3Config> {
-        S3Config::from_url(&self.url).context("could not use the store")
+        let config = S3Config::from_url(&self.url).context("could not use the store")?;
+        Ok(S3Config { ca_file: self.ca.clone(), ..config })
     }
 
     /// The index's address, read; none for one in memory.
     pub(crate) fn redis(&self, bucket: &S3Config) -> anyhow::Result<Option<RedisConfig>> {
-        let IndexConfig::Redis { url, ca } = &self.index else { return Ok(None) };
-        let config = RedisConfig::from_url(url).context("could not use the index")?;
+        let IndexConfig::Redis(table) = &self.index else { return Ok(None) };
+        let config = RedisConfig::from_url(&table.url).context("could not use the index")?;
+        let sentinels = match (&self.sentinels, &table.sentinel_auth_file) {
+            (None, Some(path)) => {
+                let text = std::fs::read_to_string(path);
+                let text = text.with_context(|| format!("could not read {}", path.display()))?;
+                Some(Credentials::from_text(text.trim()))
+            }
+            (known, _) => known.clone(),
+        };
         // Indexes of different stores in one Redis do not see each other.
         let prefix = format!("dcbuild:{}/{}", bucket.bucket, bucket.prefix);
-        Ok(Some(RedisConfig { ca_file: ca.clone(), prefix, ..config }))
+        Ok(Some(RedisConfig {
+            ca_file: table.ca.clone(),
+            identity_files: table.identity.clone(),
+            sentinel_credentials: sentinels,
+            prefix,
+            ..config
+        }))
     }
 }
 

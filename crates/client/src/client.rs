@@ -154,6 +154,8 @@ pub struct ClientConfig {
     pub docker_host: String,
     /// What relative paths of outputs start from.
     pub working: PathBuf,
+    /// A file of certificates by which alone the store behind a coordinator is known.
+    pub store_ca: Option<PathBuf>,
 }
 
 impl ClientConfig {
@@ -164,6 +166,7 @@ impl ClientConfig {
             docker_config: env.docker_config(),
             docker_host: env.docker_host().unwrap_or(DOCKER_HOST).to_owned(),
             working,
+            store_ca: env.aws_ca_bundle(),
         }
     }
 }
@@ -196,7 +199,8 @@ const FIRST_CONTACT: Duration = Duration::from_secs(3);
 impl Client {
     /// A client of a coordinator elsewhere, whose store is reached through it.
     pub fn new(channel: Channel, config: ClientConfig) -> Client {
-        let store = Arc::new(RemoteStore::new(channel.clone(), "of the coordinator"));
+        let (name, ca) = ("of the coordinator", config.store_ca.clone());
+        let store = Arc::new(RemoteStore::trusting(channel.clone(), name, ca));
         Client {
             builds: Builds::new(channel),
             blobs: store.clone(),
