@@ -454,7 +454,7 @@ impl Core {
 }
 
 async fn fetch(
-    build: &Build,
+    build: &Arc<Build>,
     parts: &DriverParts,
     wanted: Wanted,
 ) -> Result<Vec<(String, dcbuild_model::Selection, dcbuild_model::BlobDigest)>, AskError> {

@@ -43,7 +43,7 @@ pub(crate) struct DriverParts {
 
 impl DriverParts {
     /// What fetches for a build.
-    pub(crate) fn fetching<'a>(&'a self, build: &'a Build) -> Fetching<'a> {
+    pub(crate) fn fetching<'a>(&'a self, build: &'a Arc<Build>) -> Fetching<'a> {
         let (stores, config, clock) = (&self.records.stores, &self.fetch, &*self.clock);
         Fetching { build, stores, config, clock }
     }
@@ -256,7 +256,7 @@ pub(crate) struct Packed {
 
 /// Has the client put a selection into the store; what was fetched for an ADD is put there from here.
 pub(crate) async fn pack(
-    build: &Build,
+    build: &Arc<Build>,
     parts: &DriverParts,
     context: String,
     selection: Selection,

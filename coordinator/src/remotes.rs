@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
+use dcbuild_agent::{Ask, Served};
 use dcbuild_context::LocalContext;
 use dcbuild_fetch::{FetchConfig, FetchError, FetchedFile, Fetcher, Tokens};
 use dcbuild_model::remote::file_name;
@@ -30,6 +31,8 @@ pub(crate) enum RemoteError {
     Checksum { found: Digest, wanted: Digest },
     #[error("could not make a temporary folder")]
     Folder(#[source] std::io::Error),
+    #[error("could not make a socket for the client's ssh agent")]
+    Agent(#[source] std::io::Error),
     #[error("could not set the time of '{url}'")]
     Time { url: String, source: std::io::Error },
     #[error(transparent)]
@@ -56,7 +59,7 @@ pub(crate) struct Remotes(Mutex<BTreeMap<String, Slot>>);
 
 /// What fetching leans on.
 pub(crate) struct Fetching<'a> {
-    pub(crate) build: &'a Build,
+    pub(crate) build: &'a Arc<Build>,
     pub(crate) stores: &'a Stores,
     pub(crate) config: &'a FetchConfig,
     pub(crate) clock: &'a dyn Clock,
@@ -120,6 +123,11 @@ impl Fetching<'_> {
     async fn fetch(&self, added: &Added) -> Result<Here, RemoteError> {
         let mut config = self.config.clone();
         config.tokens = self.tokens();
+        let agent = self.agent(&added.remote).map_err(RemoteError::Agent)?;
+        if let Some(agent) = &agent {
+            config.env.retain(|(name, _)| name != SSH_AUTH_SOCK);
+            config.env.push((SSH_AUTH_SOCK.into(), agent.socket().into_os_string()));
+        }
         let fetcher = Fetcher::new(config)?;
         let folder = tempfile::Builder::new().prefix("dcbuild-").tempdir();
         let folder = folder.map_err(RemoteError::Folder)?;
@@ -146,12 +154,42 @@ impl Fetching<'_> {
         Ok(Here { context: Arc::new(context), _folder: folder })
     }
 
+    /// The client's agent, where it has one for git and ssh may ask it.
+    fn agent(&self, remote: &Remote) -> std::io::Result<Option<Served>> {
+        let is_asked = matches!(remote, Remote::Git(_))
+            && self.build.submission.agents.contains(DEFAULT_AGENT);
+        let client = || Served::start(Arc::new(ClientAgent { build: self.build.clone() }));
+        is_asked.then(client).transpose()
+    }
+
     fn tokens(&self) -> Tokens {
         let mut tokens = Tokens::default();
         for (id, value) in self.build.secrets_named(Tokens::is_one) {
             tokens.insert(&id, &value);
         }
         tokens
+    }
+}
+
+/// The agent that git uses too.
+const DEFAULT_AGENT: &str = "default";
+const SSH_AUTH_SOCK: &str = "SSH_AUTH_SOCK";
+
+/// Asks the agent of a build's client.
+struct ClientAgent {
+    build: Arc<Build>,
+}
+
+#[async_trait::async_trait]
+impl Ask for ClientAgent {
+    async fn ask(&self, message: &[u8]) -> Option<Vec<u8>> {
+        match self.build.ask_agent(DEFAULT_AGENT.into(), message).await {
+            Ok(answer) => Some(answer),
+            Err(error) => {
+                tracing::warn!(%error, "the client's ssh agent does not answer");
+                None
+            }
+        }
     }
 }
 

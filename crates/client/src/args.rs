@@ -146,7 +146,7 @@ pub struct BuildFlags {
     /// safer), `outline` or `targets`, and `,format=json`
     #[arg(long, value_name = "METHOD", help_heading = "What is shown")]
     pub call: Option<String>,
-    /// Not supported: dcbuild has no builders; `default` means this one
+    /// The name of a builder of docker's, which is skipped: `build` builds on this machine, `submit` on a cluster
     #[arg(long, value_name = "NAME", help_heading = "What is shown")]
     pub builder: Option<String>,
 
@@ -161,13 +161,18 @@ impl BuildFlags {
         self.legacy.without_effect()
     }
 
-    /// What was named and is skipped, in words for their user: caches of BuildKit, and attestations that may be left out.
+    /// What was named and is skipped, in words for their user: caches and builders of docker's, and attestations that may
+    /// be left out.
     pub fn skipped(&self) -> Vec<String> {
         let attests = self.attests.iter().filter(|attest| refuse::may_be_left_out(attest));
         let told = |attest: &String| {
             format!("--attest {attest} is not made yet, and was asked for with inline-only alone")
         };
         let mut skipped = self.skipped_caches();
+        let builder = self.builder.iter().filter(|name| !matches!(name.as_str(), "default" | ""));
+        skipped.extend(builder.map(|name| {
+            format!("--builder {name} names a builder of docker's and is skipped: `build` builds on this machine, `submit` on a cluster")
+        }));
         skipped.extend(attests.map(told));
         skipped
     }

@@ -4,8 +4,9 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use dcbuild_agent::{Agent, KeyError, OpenAgentError};
+use dcbuild_agent::{Agent, KeyError, OpenAgentError, Served};
 use dcbuild_fetch::{ENVIRONMENT, FetchConfig, FetchError, Fetcher, Reach, Tokens};
 use dcbuild_layer::{ArchiveKind, as_tar, detect};
 use dcbuild_model::remote::file_name;
@@ -14,8 +15,6 @@ use dcbuild_plan::SourcePolicy;
 use dcbuild_plan::policy::Engine;
 use dcbuild_process::{Env, Hint};
 use tempfile::TempDir;
-use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::TaskTracker;
 
 use crate::parse::{AgentSource, NamedContext};
 use crate::policy::{self, PolicyRefusal};
@@ -211,7 +210,7 @@ struct Gathering<'a> {
     tell: &'a mut (dyn FnMut(&str) + Send),
     fetcher: Option<Fetcher>,
     /// Where git finds the keys of `--ssh default`.
-    agent: Option<ServedAgent>,
+    agent: Option<Served>,
     done: Gathered,
 }
 
@@ -297,7 +296,7 @@ impl Gathering<'_> {
         if self.fetcher.is_none() {
             let mut env = environment(self.place.env);
             if let Some(agent) = self.done.agents.get(DEFAULT_AGENT) {
-                let served = ServedAgent::start(agent.clone()).map_err(GatherError::Folder)?;
+                let served = Served::start(Arc::new(agent.clone())).map_err(GatherError::Folder)?;
                 env.retain(|(name, _)| name != SSH_AUTH_SOCK);
                 env.push((SSH_AUTH_SOCK.into(), served.socket().into_os_string()));
                 self.agent = Some(served);
@@ -444,27 +443,6 @@ pub fn environment(env: &Env) -> Vec<(std::ffi::OsString, std::ffi::OsString)> {
 /// The agent that git uses too.
 const DEFAULT_AGENT: &str = "default";
 const SSH_AUTH_SOCK: &str = "SSH_AUTH_SOCK";
-
-/// An agent behind a socket of its own, for what runs on this machine.
-struct ServedAgent {
-    folder: TempDir,
-    _stop: DropGuard,
-}
-
-impl ServedAgent {
-    fn start(agent: Agent) -> io::Result<ServedAgent> {
-        let folder = tempfile::Builder::new().prefix("dcbuild-").tempdir()?;
-        let listener = dcbuild_agent::bind(folder.path(), "agent")?;
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let asks = std::sync::Arc::new(agent);
-        tasks.spawn(dcbuild_agent::serve(listener, asks, tasks.clone(), stop.clone()));
-        Ok(ServedAgent { folder, _stop: stop.drop_guard() })
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.path().join("agent")
-    }
-}
 
 async fn open_agents(
     wanted: &Wanted,

@@ -6,10 +6,7 @@ use crate::csv;
 
 /// Refuses a command line that asks for what is not there yet.
 pub(crate) fn refuse(flags: &BuildFlags) -> Result<(), FlagError> {
-    let builder = flags.builder.as_deref().filter(|name| !matches!(*name, "default" | ""));
     let attest = "leave it out, or say false: attestations are not made yet";
-    let no_builder =
-        "leave it out: `build` builds on this machine, `submit --coordinator URL` on a cluster";
     for (flag, value, instead) in [
         ("attest", flags.attests.iter().map(String::as_str).find(|it| !may_pass(it)), attest),
         ("provenance", flags.provenance.as_deref().filter(|it| !is_disabled(it)), attest),
@@ -19,7 +16,6 @@ pub(crate) fn refuse(flags: &BuildFlags) -> Result<(), FlagError> {
             flags.resources.first().map(String::as_str),
             "set build.step_memory (worker.step_memory on a cluster) in the configuration",
         ),
-        ("builder", builder, no_builder),
     ] {
         if let Some(value) = value {
             return Err(FlagError::Unsupported { flag, value: value.to_owned(), instead });

@@ -216,7 +216,6 @@ fn of_a_command_line() {
             "build --progress some @",
             "build --call some @",
             "build --check --call=outline @",
-            "build --builder far @",
             "build --cgroup-parent x/../y @",
             "build --provenance mode=max @",
             "build --sbom true @",
