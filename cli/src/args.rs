@@ -124,6 +124,9 @@ pub(crate) struct Submit {
     /// Print the build's id and return as soon as the bytes of the context are safe
     #[arg(long)]
     pub(crate) detach: bool,
+    /// What goes to the coordinator's store: on a cluster it is always `all`
+    #[arg(long, value_name = "WHAT", value_parser = cache_upload)]
+    pub(crate) cache_upload: Option<CacheUpload>,
     #[command(flatten)]
     pub(crate) build: BuildFlags,
 }
@@ -226,6 +229,15 @@ pub(crate) struct Coordinator {
     /// Where clients and workers reach it [default: 127.0.0.1:7070]
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<SocketAddr>,
+    /// The file of its certificate, in PEM: with it, everything is encrypted; --tls-key names the key
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The file of the certificate's key, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// The file of the CA whose certificates clients and workers must show, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_client_ca: Option<PathBuf>,
     /// Where health and metrics are served [default: 127.0.0.1:7071]
     #[arg(long, value_name = "ADDR")]
     pub(crate) http_listen: Option<SocketAddr>,

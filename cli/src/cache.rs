@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
-use dcbuild_carry::{Carried, NoPacks, Packs, Place};
+use dcbuild_carry::{Carried, NoPacks, Packs, Place, TakeError};
 use dcbuild_client::caches::Where;
 use dcbuild_client::{Reach, explained, place_of};
-use dcbuild_coordinator::{Exported, Stores, cache as ask_here, export, import};
+use dcbuild_coordinator::{CarryError, Exported, Stores, cache as ask_here, export, import};
 use dcbuild_model::{Compression, LayerId, Scope, UnixTime};
 use dcbuild_process::{ByteSize, Clock as _, SystemClock, parse_duration};
 use dcbuild_progress::text::{bytes, printable};
@@ -22,7 +22,7 @@ use crate::build::{App, working};
 use crate::local::packer;
 use crate::registries::registries;
 use crate::remote::{address, client_at, failed};
-use crate::roles::{Opened, open_store};
+use crate::roles::Named;
 use crate::say;
 use crate::state::Format;
 use crate::stores::{StoreFlags, seal_of};
@@ -96,7 +96,7 @@ enum Ask {
 /// Where the cache that is meant is.
 enum Kept {
     Cluster(String),
-    Store(Opened),
+    Store(Named),
     /// This machine's state folder.
     Here,
 }
@@ -159,7 +159,7 @@ async fn place(app: &App, flags: &PlaceFlags) -> anyhow::Result<Kept> {
     }
     if flags.store.is_some() || app.env.store().is_some() {
         let store = StoreFlags { store: flags.store.clone(), index: flags.index.clone() };
-        return Ok(Kept::Store(open_store(&store, &app.state.aside(), app).await?));
+        return Ok(Kept::Store(Named::open(&store, app).await?));
     }
     Ok(match address(app, &Cluster { coordinator: None }) {
         Some(url) => Kept::Cluster(url),
@@ -205,6 +205,19 @@ fn meant(text: &str, way: Way) -> anyhow::Result<Where> {
     Ok(Where::Folder { folder, tag: None, digest: None })
 }
 
+/// Says of an import that the store failed how it is ended; what came before a record is whole before the record is there.
+fn not_ended(error: CarryError) -> anyhow::Error {
+    let by_store =
+        matches!(error, CarryError::Store(_) | CarryError::Take(TakeError::Store { .. }));
+    let error = anyhow::Error::from(error);
+    if !by_store {
+        return error;
+    }
+    error.context(
+        "the cache was not imported to its end; once the store does well, the same command goes on where this one stopped",
+    )
+}
+
 async fn carry(app: &App, place: Kept, way: Way, text: &str) -> anyhow::Result<ExitCode> {
     let scope = Scope::local();
     let reach = Reach {
@@ -225,8 +238,8 @@ async fn carry(app: &App, place: Kept, way: Way, text: &str) -> anyhow::Result<E
                 }
             }
             Way::In => {
-                let Carried { records, blobs, bytes: size } =
-                    import(stores, &scope, &*there).await?;
+                let taken = import(stores, &scope, &*there).await;
+                let Carried { records, blobs, bytes: size } = taken.map_err(not_ended)?;
                 let size = bytes(size);
                 Told {
                     text: format!("imported {records} records and {blobs} blobs, {size}\n"),
@@ -239,16 +252,9 @@ async fn carry(app: &App, place: Kept, way: Way, text: &str) -> anyhow::Result<E
         Kept::Cluster(url) => bail!(
             "a coordinator's clients may not write records: name the store itself with --store (it is {url} now)"
         ),
-        Kept::Store(opened) => {
-            let stores = opened.stores();
-            let carried = move_it(&stores, &NoPacks).await;
-            let failure = stores.backlog.and_then(|backlog| backlog.borrow().failure.clone());
-            opened.close().await;
-            // What the bucket did not take lies aside, and nobody else will send it.
-            drop(std::fs::remove_dir_all(app.state.aside()));
-            if let Some(failure) = failure {
-                bail!("the store did not take all of it; do it again when it does well: {failure}");
-            }
+        Kept::Store(named) => {
+            let carried = move_it(&named.stores(), &NoPacks).await;
+            named.close().await;
             carried
         }
         Kept::Here => {

@@ -14,9 +14,11 @@ mod prune;
 mod registries;
 mod remote;
 mod roles;
+mod secure;
 mod state;
 mod stores;
 
+use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
@@ -33,7 +35,7 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == dcbuild_sandbox::CELL_ARGUMENT) {
         return dcbuild_sandbox::cell_main();
     }
-    let arguments = Arguments::parse();
+    let arguments = Arguments::parse_from(plain(std::env::args_os().collect()));
     match run(arguments) {
         Ok(code) => code,
         Err(error) => {
@@ -41,6 +43,22 @@ fn main() -> ExitCode {
             ExitCode::from(1)
         }
     }
+}
+
+/// Leaves out the word that docker puts before some commands: `buildx build`, `builder prune`, `image build`.
+fn plain(mut words: Vec<OsString>) -> Vec<OsString> {
+    let is = |word: Option<&OsString>, known: &[&str]| {
+        word.and_then(|word| word.to_str()).is_some_and(|word| known.contains(&word))
+    };
+    if is(words.get(1), &["buildx", "builder", "image"])
+        && is(words.get(2), &["build", "b", "du", "prune"])
+    {
+        words.remove(1);
+    }
+    if is(words.get(1), &["b"]) {
+        words[1] = "build".into();
+    }
+    words
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
@@ -111,7 +129,7 @@ async fn talk(
             Ok(ExitCode::SUCCESS)
         }
         Command::Worker(flags) => {
-            roles::worker(flags, &app.config, app.stop.clone()).await?;
+            roles::worker(flags, &app).await?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Du(_)
@@ -149,4 +167,30 @@ fn say(text: &str) -> anyhow::Result<ExitCode> {
 fn complain(text: &str) {
     // There is nowhere to say that standard error cannot be written to.
     drop(std::io::stderr().lock().write_all(text.as_bytes()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn docker_may_have_a_word_more() {
+        for (given, want) in [
+            ("buildx build .", "build ."),
+            ("builder b .", "build ."),
+            ("image build -t a .", "build -t a ."),
+            ("buildx du", "du"),
+            ("builder prune --all", "prune --all"),
+            ("b .", "build ."),
+            ("build buildx", "build buildx"),
+            ("buildx ls", "buildx ls"),
+            ("image", "image"),
+            ("", ""),
+        ] {
+            let words = |text: &str| -> Vec<OsString> {
+                std::iter::once("dcbuild").chain(text.split_whitespace()).map(Into::into).collect()
+            };
+            assert_eq!(plain(words(given)), words(want), "{given}");
+        }
+    }
 }

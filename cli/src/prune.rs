@@ -31,6 +31,7 @@ enum Filter {
     Kinds(&'static [EntryKind]),
 }
 
+const CACHE_MOUNTS: [EntryKind; 2] = [EntryKind::CacheMount, EntryKind::MountVersion];
 const REGULAR: [EntryKind; 5] = [
     EntryKind::Blob,
     EntryKind::Record,
@@ -44,7 +45,7 @@ fn filter(text: &str) -> Result<Filter, String> {
         Some(("until" | "unused-for", time)) => {
             parse_duration(time).map(Filter::Until).map_err(|problem| problem.to_string())
         }
-        Some(("type", "exec.cachemount")) => Ok(Filter::Kinds(&[EntryKind::CacheMount])),
+        Some(("type", "exec.cachemount")) => Ok(Filter::Kinds(&CACHE_MOUNTS)),
         Some(("type", "regular")) => Ok(Filter::Kinds(&REGULAR)),
         _ => Err("there is no such filter: until=48h, type=exec.cachemount and type=regular are \
                   known"
@@ -96,7 +97,7 @@ mod tests {
     fn flags_mean_what_they_mean_to_docker() {
         let none = PruneRequest::default();
         let hours = |hours| Some(Duration::from_hours(hours));
-        let caches: std::collections::BTreeSet<EntryKind> = [EntryKind::CacheMount].into();
+        let caches: std::collections::BTreeSet<EntryKind> = CACHE_MOUNTS.into();
         let cases = [
             ("", PruneRequest { keep_bytes: Some(7), ..none.clone() }),
             ("-a -f", PruneRequest { all: true, ..none.clone() }),

@@ -6,18 +6,26 @@ use anyhow::{Context as _, bail};
 use dcbuild_client::{Client, ClientConfig, Console, Handover, Purpose, RpcError};
 use dcbuild_model::{BuildId, Scope};
 use dcbuild_oci::ImageRef;
+use dcbuild_process::config::CacheUpload;
 use dcbuild_process::report_with_hint;
 use dcbuild_progress::Mode;
 use dcbuild_store::ImageNames;
 
 use crate::args::{Cluster, EndBuild, Names, OneBuild, RemoveNames, Submit};
 use crate::build::{App, finish, request, working};
-use crate::roles::channel;
+use crate::secure::channel;
 use crate::state::Format;
 use crate::{complain, say};
 
 /// `dcbuild submit`.
 pub(crate) async fn submit(app: &App, flags: Submit) -> anyhow::Result<ExitCode> {
+    if let Some(CacheUpload::Outputs | CacheUpload::None) = flags.cache_upload {
+        bail!(
+            "--cache-upload outputs and none are for `dcbuild build`: on a cluster each result goes to the coordinator's \
+             store, where other workers read it and where it outlives its worker. Leave the flag out; how long results \
+             stay is said by coordinator.keep_unused and coordinator.keep_storage"
+        );
+    }
     let purpose = if flags.detach { Purpose::Detached } else { Purpose::Build };
     let handover = Handover { purpose, in_place: false };
     let request = match request(app, &flags.build, handover).await? {
@@ -198,7 +206,7 @@ fn client(app: &App, flags: &Cluster) -> anyhow::Result<Client> {
 }
 
 pub(crate) fn client_at(app: &App, url: &str) -> anyhow::Result<Client> {
-    Ok(Client::new(channel(url)?, ClientConfig::new(&app.env, working()?)))
+    Ok(Client::new(channel(url, &app.config.submit.tls)?, ClientConfig::new(&app.env, working()?)))
 }
 
 fn id(text: &str) -> anyhow::Result<BuildId> {

@@ -7,23 +7,24 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use dcbuild_client::environment;
-use dcbuild_coordinator::{Coordinator, CoordinatorConfig, Granting, Stores};
+use dcbuild_coordinator::{Coordinator, CoordinatorConfig, Granting, ServeError, Stores};
 use dcbuild_fetch::{Cache, FetchConfig, Reach};
 use dcbuild_model::{Scope, WorkerId};
-use dcbuild_process::{Config, SystemClock, config::StoreConfig, new_bits};
-use dcbuild_remote::{Peers, RemoteStore};
+use dcbuild_process::{SystemClock, config::StoreConfig, new_bits};
+use dcbuild_remote::{EncryptedIncoming, Peers, RemoteStore, ServerTls};
 use dcbuild_store::{Ceilings, FolderStore, Near, Policy};
 use dcbuild_worker::{DefaultNetwork, NoContexts, Worker, WorkerConfig};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::server::TcpIncoming;
 
 use crate::args;
 use crate::build::{App, FETCHED_BYTES_MAX};
 use crate::door;
 use crate::registries::registries;
+use crate::secure::{channel, server_tls};
 use crate::state::absolute;
-use crate::stores::{Aside, Bucket, BucketSettings, StoreFlags, seal_of};
+use crate::stores::{Aside, Bucket, BucketSettings, StoreFlags, Straight, seal_of};
 
 /// What a worker of a cluster keeps of small blobs, such as tables of contents.
 const NEAR_BYTES_MAX: u64 = 1 << 30;
@@ -32,6 +33,10 @@ const NEAR_BYTES_MAX: u64 = 1 << 30;
 pub(crate) async fn coordinator(flags: args::Coordinator, app: &App) -> anyhow::Result<()> {
     let (config, stop) = (&app.config, app.stop.clone());
     let settings = &config.coordinator;
+    let tls = match (flags.tls_cert, flags.tls_key) {
+        (Some(cert), Some(key)) => Some(ServerTls { cert, key, client_ca: flags.tls_client_ca }),
+        _ => settings.tls.clone().map(server_tls),
+    };
     let listen = flags.listen.unwrap_or(settings.listen);
     let data_dir = absolute(flags.data_dir.as_ref().unwrap_or(&settings.data_dir))?;
     let opened = open_store(&flags.store, &data_dir.join("behind"), app).await?;
@@ -64,18 +69,23 @@ pub(crate) async fn coordinator(flags: args::Coordinator, app: &App) -> anyhow::
         },
         ..CoordinatorConfig::default()
     };
-    let incoming = dcbuild_remote::incoming(bind(listen).await?);
+    let incoming = Incoming::new(bind(listen).await?, tls.clone())?;
     let http_listen = flags.http_listen.unwrap_or(config.coordinator.http_listen);
     let http = bind(http_listen)
         .await
         .context("health and metrics have no address; give one with --http-listen")?;
     let coordinator =
         Coordinator::start(settings, parts).context("could not start the coordinator")?;
-    tracing::info!(%listen, http = %http_listen, "the coordinator is ready");
+    let clients = match &tls {
+        None => "anybody, not encrypted",
+        Some(ServerTls { client_ca: None, .. }) => "anybody, encrypted",
+        Some(ServerTls { client_ca: Some(_), .. }) => "whoever has a certificate, encrypted",
+    };
+    tracing::info!(%listen, http = %http_listen, clients, "the coordinator is ready");
     let written = CancellationToken::new();
     let (served, metrics, ()) = tokio::join!(
         async {
-            let served = coordinator.serve(incoming, stop).await;
+            let served = incoming.serve(&coordinator, stop).await;
             coordinator.stop().await;
             written.cancel();
             served
@@ -87,28 +97,49 @@ pub(crate) async fn coordinator(flags: args::Coordinator, app: &App) -> anyhow::
     metrics.context("the page of health and metrics failed")
 }
 
+/// What comes in at a coordinator's port.
+enum Incoming {
+    Plain(TcpIncoming),
+    Encrypted(EncryptedIncoming),
+}
+
+impl Incoming {
+    fn new(listener: TcpListener, tls: Option<ServerTls>) -> anyhow::Result<Incoming> {
+        match tls {
+            None => Ok(Incoming::Plain(dcbuild_remote::incoming(listener))),
+            Some(files) => dcbuild_remote::encrypted(listener, files)
+                .map(Incoming::Encrypted)
+                .context("could not use the certificates of coordinator.tls"),
+        }
+    }
+
+    async fn serve(
+        self,
+        coordinator: &Coordinator,
+        stop: CancellationToken,
+    ) -> Result<(), ServeError> {
+        match self {
+            Incoming::Plain(incoming) => coordinator.serve(incoming, stop).await,
+            Incoming::Encrypted(incoming) => coordinator.serve(incoming, stop).await,
+        }
+    }
+}
+
 /// How long the records of a folder store may count in this boot of the machine only.
 const CONFIRM_EVERY: Duration = Duration::from_secs(2);
 
 /// The store of a coordinator.
-pub(crate) enum Opened {
+enum Opened {
     Folder(FolderStore),
     Bucket(Bucket),
 }
 
 impl Opened {
-    pub(crate) fn stores(&self) -> Stores {
+    fn stores(&self) -> Stores {
         match self {
             Opened::Folder(store) => Stores::folder(store.clone()),
             Opened::Bucket(bucket) => bucket.stores(),
         }
-    }
-
-    /// Makes last what was written, and closes.
-    pub(crate) async fn close(self) {
-        let written = CancellationToken::new();
-        written.cancel();
-        self.make_last(&written).await;
     }
 
     /// Makes last what is written, until nothing more is.
@@ -140,14 +171,49 @@ async fn confirm_records(store: FolderStore, written: &CancellationToken) {
     }
 }
 
-/// The store that flags, environment or configuration name.
-///
-/// What a bucket does not take now lies in the folder `aside`, which no other process may use.
-pub(crate) async fn open_store(
-    flags: &StoreFlags,
-    aside: &Path,
-    app: &App,
-) -> anyhow::Result<Opened> {
+/// The store that one command is about.
+pub(crate) enum Named {
+    Folder(FolderStore),
+    Bucket(Straight),
+}
+
+impl Named {
+    /// The store that flags, environment or configuration name.
+    pub(crate) async fn open(flags: &StoreFlags, app: &App) -> anyhow::Result<Named> {
+        Ok(match place_of(flags, app)? {
+            Place::Folder(dir) => Named::Folder(open_folder(&dir)?),
+            Place::Bucket(settings) => Named::Bucket(Straight::open(&settings, &app.env).await?),
+        })
+    }
+
+    pub(crate) fn stores(&self) -> Stores {
+        match self {
+            Named::Folder(store) => Stores::folder(store.clone()),
+            Named::Bucket(bucket) => bucket.stores(),
+        }
+    }
+
+    /// Makes last what was written, and closes.
+    pub(crate) async fn close(self) {
+        match self {
+            Named::Folder(store) => {
+                let written = CancellationToken::new();
+                written.cancel();
+                confirm_records(store, &written).await;
+            }
+            Named::Bucket(bucket) => bucket.close().await,
+        }
+    }
+}
+
+/// Where a store is.
+enum Place {
+    Folder(PathBuf),
+    Bucket(Box<BucketSettings>),
+}
+
+/// The place that flags, environment or configuration name.
+fn place_of(flags: &StoreFlags, app: &App) -> anyhow::Result<Place> {
     let settings = &app.config.coordinator;
     let configured = match &settings.store {
         StoreConfig::Bucket(bucket) => Some(bucket),
@@ -155,16 +221,26 @@ pub(crate) async fn open_store(
     };
     let named = BucketSettings::find(flags, &app.env, (configured, &settings.index))?;
     if let Some(named) = named {
-        let folder = open_folder(aside)?;
-        let aside = Aside { folder, notes: aside.join("waiting"), policy: Policy::Failing };
-        return Ok(Opened::Bucket(Bucket::open(&named, &app.env, aside).await?));
+        return Ok(Place::Bucket(Box::new(named)));
     }
     let dir = match (flags.store.as_deref().or_else(|| app.env.store()), &settings.store) {
         (Some(store), _) => store_dir(store)?,
         (None, StoreConfig::Folder { dir }) => dir.clone(),
         (None, StoreConfig::Bucket(bucket)) => bail!("{} is no folder", bucket.url),
     };
-    Ok(Opened::Folder(open_folder(&absolute(&dir)?)?))
+    Ok(Place::Folder(absolute(&dir)?))
+}
+
+/// The store of a coordinator. What a bucket does not take now lies in the folder `aside`, which no other process may use.
+async fn open_store(flags: &StoreFlags, aside: &Path, app: &App) -> anyhow::Result<Opened> {
+    match place_of(flags, app)? {
+        Place::Folder(dir) => Ok(Opened::Folder(open_folder(&dir)?)),
+        Place::Bucket(settings) => {
+            let folder = open_folder(aside)?;
+            let aside = Aside { folder, notes: aside.join("waiting"), policy: Policy::Failing };
+            Ok(Opened::Bucket(Bucket::open(&settings, &app.env, aside).await?))
+        }
+    }
 }
 
 fn open_folder(dir: &Path) -> anyhow::Result<FolderStore> {
@@ -183,21 +259,19 @@ pub(crate) fn store_dir(store: &str) -> anyhow::Result<PathBuf> {
 }
 
 /// Runs a worker of a cluster until it is told to stop.
-pub(crate) async fn worker(
-    flags: args::WorkerFlags,
-    config: &Config,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    let settings = &config.worker;
+pub(crate) async fn worker(flags: args::WorkerFlags, app: &App) -> anyhow::Result<()> {
+    let (config, stop) = (&app.config, app.stop.clone());
+    let (settings, store_ca) = (&config.worker, app.env.aws_ca_bundle());
     let coordinator = flags.cluster.coordinator.unwrap_or_else(|| settings.coordinator.clone());
-    let channel = channel(&coordinator)?;
+    let channel = channel(&coordinator, &settings.tls)?;
     let id = WorkerId::from_bits(new_bits(&SystemClock));
     let listen = flags.listen.unwrap_or(settings.listen);
     let advertise = flags.advertise.or_else(|| settings.advertise.clone());
     let door = stop.run_until_cancelled(door::open(listen, advertise, &coordinator)).await;
     let Some(door) = door.transpose()? else { return Ok(()) };
     let data_dir = absolute(flags.data_dir.as_ref().unwrap_or(&settings.data_dir))?;
-    let remote = Arc::new(RemoteStore::new(channel.clone(), coordinator.clone()));
+    let remote = RemoteStore::trusting(channel.clone(), coordinator.clone(), store_ca);
+    let remote = Arc::new(remote);
     let near = Arc::new(open_folder(&data_dir.join("near"))?);
     let parts = dcbuild_worker::Parts {
         blobs: Arc::new(Near::with_ceiling(near.clone(), remote.clone(), NEAR_BYTES_MAX)),
@@ -244,20 +318,4 @@ pub(crate) fn executable() -> anyhow::Result<PathBuf> {
     } else {
         std::env::current_exe().context("could not find this program's file")
     }
-}
-
-/// A channel to a coordinator; it connects when it is first used, and again when it was cut.
-pub(crate) fn channel(url: &str) -> anyhow::Result<Channel> {
-    let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
-    let endpoint = Endpoint::from_shared(full).with_context(|| {
-        format!("'{url}' is not the address of a coordinator, such as http://10.0.0.5:7070")
-    })?;
-    Ok(endpoint
-        .connect_timeout(Duration::from_secs(5))
-        .http2_keep_alive_interval(Duration::from_secs(5))
-        .keep_alive_timeout(Duration::from_secs(10))
-        .keep_alive_while_idle(true)
-        .initial_stream_window_size(8 << 20)
-        .initial_connection_window_size(16 << 20)
-        .connect_lazy())
 }

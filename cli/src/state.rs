@@ -53,12 +53,6 @@ impl State {
     pub(crate) fn waiting(&self, url: &str) -> PathBuf {
         self.dir.join("waiting").join(dcbuild_model::Digest::of(url.as_bytes()).hex())
     }
-
-    /// A folder of this process, for what a bucket does not take from it.
-    pub(crate) fn aside(&self) -> PathBuf {
-        self.dir.join("aside").join(std::process::id().to_string())
-    }
-
     fn snapshots(&self) -> PathBuf {
         self.worker().join("snapshots")
     }
@@ -170,9 +164,11 @@ impl Kept {
                 Ok(removal == Removal::Removed)
             }
             EntryKind::CacheMount => Ok(self.caches.remove(&entry.id, entry.last_used)?),
-            EntryKind::Blob | EntryKind::Record | EntryKind::Layer | EntryKind::Quarantined => {
-                Ok(self.store.remove_entry(entry)?)
-            }
+            EntryKind::Blob
+            | EntryKind::Record
+            | EntryKind::Layer
+            | EntryKind::MountVersion
+            | EntryKind::Quarantined => Ok(self.store.remove_entry(entry)?),
         }
     }
 }
@@ -192,12 +188,13 @@ pub(crate) enum Format {
     Json,
 }
 
-const KINDS: [(EntryKind, &str); 6] = [
+const KINDS: [(EntryKind, &str); 7] = [
     (EntryKind::Blob, "blobs"),
     (EntryKind::Snapshot, "snapshots"),
     (EntryKind::CacheMount, "cache mounts"),
     (EntryKind::Record, "records"),
     (EntryKind::Layer, "layer forms"),
+    (EntryKind::MountVersion, "versions"),
     (EntryKind::Quarantined, "quarantined"),
 ];
 

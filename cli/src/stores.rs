@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use dcbuild_coordinator::Stores;
-use dcbuild_process::config::{BucketConfig, IndexConfig};
+use dcbuild_process::config::{BucketConfig, IndexConfig, RedisTable};
 use dcbuild_process::{Clock as _, Env, SystemClock, new_bits};
-use dcbuild_redis::{RedisConfig, RedisIndex};
+use dcbuild_redis::{Credentials, RedisConfig, RedisIndex};
 use dcbuild_s3::{S3Config, S3Store};
 use dcbuild_store::{
     Behind, Catalog, CatalogParts, EmbeddedIndex, Far, FolderStore, Indexed, KeyIndex, Now, Policy,
-    Seal, Using,
+    Seal, Unseen, Using,
 };
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -27,18 +27,19 @@ fn salt() -> [u8; 16] {
     new_bits(&SystemClock).to_be_bytes()
 }
 
+fn embedded() -> Arc<dyn KeyIndex> {
+    Arc::new(EmbeddedIndex::new(INDEX_BYTES_MAX))
+}
+
 /// A store in a bucket, in all its parts.
 pub(crate) struct Bucket {
     pub(crate) seal: Seal,
     pub(crate) s3: Arc<S3Store>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) behind: Arc<Behind>,
-    /// Notes to the index, and its filling.
-    tasks: TaskTracker,
     sending: TaskTracker,
     stop_sending: CancellationToken,
-    links: TaskTracker,
-    stop: CancellationToken,
+    ends: Ends,
 }
 
 /// Where things lie that the bucket does not have yet.
@@ -48,12 +49,25 @@ pub(crate) struct Aside {
     pub(crate) policy: Policy,
 }
 
+/// How long an index in memory goes on with what it has seen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Lasting {
+    /// As long as its builds: it sees what they use.
+    Role,
+    /// One command: it sees no use at all.
+    Command,
+}
+
 /// Where a bucket is, and what is to know it.
 #[derive(Clone, Debug)]
 pub(crate) struct BucketSettings {
     pub(crate) url: String,
     pub(crate) index: IndexConfig,
-    pub(crate) signing_key_files: Vec<std::path::PathBuf>,
+    pub(crate) signing_key_files: Vec<PathBuf>,
+    /// What is trusted instead of the system's certificates.
+    ca: Option<PathBuf>,
+    /// Who we are to sentinels, where the environment says so.
+    sentinels: Option<Credentials>,
 }
 
 /// What flags say of the store; they go before the environment, and that before the configuration.
@@ -79,11 +93,11 @@ impl BucketSettings {
             None => configured.1.clone(),
             Some("embedded") => IndexConfig::Embedded,
             Some(url) if url.starts_with("redis") => {
-                let ca = match configured.1 {
-                    IndexConfig::Redis { ca, .. } => ca.clone(),
-                    IndexConfig::Embedded => None,
+                let table = match configured.1 {
+                    IndexConfig::Redis(table) => table.clone(),
+                    IndexConfig::Embedded => RedisTable::default(),
                 };
-                IndexConfig::Redis { url: url.to_owned(), ca }
+                IndexConfig::Redis(RedisTable { url: url.to_owned(), ..table })
             }
             Some(_) => {
                 bail!("--index is `embedded` or the URL of a Redis, such as redis://HOST:6379")
@@ -101,7 +115,9 @@ impl BucketSettings {
         };
         let signing_key_files =
             configured.0.map(|bucket| bucket.signing_key_files.clone()).unwrap_or_default();
-        Ok(Some(BucketSettings { url, index, signing_key_files }))
+        let ca = env.aws_ca_bundle().or_else(|| configured.0.and_then(|bucket| bucket.ca.clone()));
+        let sentinels = env.sentinel_auth().map(Credentials::from_text);
+        Ok(Some(BucketSettings { url, index, signing_key_files, ca, sentinels }))
     }
 
     /// What records are sealed with.
@@ -111,16 +127,125 @@ impl BucketSettings {
 
     /// The bucket's address, read.
     pub(crate) fn bucket(&self) -> anyhow::Result<S3Config> {
-        S3Config::from_url(&self.url).context("could not use the store")
+        let config = S3Config::from_url(&self.url).context("could not use the store")?;
+        Ok(S3Config { ca_file: self.ca.clone(), ..config })
     }
 
     /// The index's address, read; none for one in memory.
     pub(crate) fn redis(&self, bucket: &S3Config) -> anyhow::Result<Option<RedisConfig>> {
-        let IndexConfig::Redis { url, ca } = &self.index else { return Ok(None) };
-        let config = RedisConfig::from_url(url).context("could not use the index")?;
+        let IndexConfig::Redis(table) = &self.index else { return Ok(None) };
+        let config = RedisConfig::from_url(&table.url).context("could not use the index")?;
+        let sentinels = match (&self.sentinels, &table.sentinel_auth_file) {
+            (None, Some(path)) => {
+                let text = std::fs::read_to_string(path);
+                let text = text.with_context(|| format!("could not read {}", path.display()))?;
+                Some(Credentials::from_text(text.trim()))
+            }
+            (known, _) => known.clone(),
+        };
         // Indexes of different stores in one Redis do not see each other.
         let prefix = format!("dcbuild:{}/{}", bucket.bucket, bucket.prefix);
-        Ok(Some(RedisConfig { ca_file: ca.clone(), prefix, ..config }))
+        Ok(Some(RedisConfig {
+            ca_file: table.ca.clone(),
+            identity_files: table.identity.clone(),
+            sentinel_credentials: sentinels,
+            prefix,
+            ..config
+        }))
+    }
+}
+
+/// A bucket and its index, reached.
+struct Reached {
+    name: String,
+    s3: Arc<S3Store>,
+    index: Arc<dyn KeyIndex>,
+    unseen: Unseen,
+    blobs: Arc<Indexed>,
+    now: Now,
+    ends: Ends,
+}
+
+/// What has to end before a process may.
+struct Ends {
+    /// Notes to the index, and its filling.
+    tasks: TaskTracker,
+    links: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Ends {
+    /// Lets the last notes to the index out.
+    async fn close(self, s3: &S3Store) {
+        self.tasks.close();
+        if tokio::time::timeout(CLOSE, self.tasks.wait()).await.is_err() {
+            tracing::debug!("notes to the index are dropped");
+        }
+        self.stop.cancel();
+        self.links.close();
+        self.links.wait().await;
+        s3.close().await;
+    }
+}
+
+/// Whether they answer shows when they are used.
+async fn reach(settings: &BucketSettings, lasting: Lasting) -> anyhow::Result<Reached> {
+    let (tasks, links, stop) = (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
+    let config = settings.bucket()?;
+    let (index, unseen): (Arc<dyn KeyIndex>, Unseen) = match (settings.redis(&config)?, lasting) {
+        (Some(redis), _) => {
+            (Arc::new(RedisIndex::start(redis, &links, &stop)), Unseen::UsedWhenSeen)
+        }
+        (None, Lasting::Role) => (embedded(), Unseen::UsedWhenSeen),
+        (None, Lasting::Command) => (embedded(), Unseen::UsedWhenWritten),
+    };
+    let name = config.to_string();
+    let s3 = S3Store::connect(config).await;
+    let s3 = Arc::new(s3.with_context(|| format!("could not open the store {name}"))?);
+    let now: Now = Arc::new(|| SystemClock.now());
+    let blobs = Indexed::new(s3.clone(), index.clone(), now.clone(), tasks.clone());
+    let blobs = Arc::new(blobs.with_grants(s3.clone()));
+    Ok(Reached { name, s3, index, unseen, blobs, now, ends: Ends { tasks, links, stop } })
+}
+
+/// A bucket that one command uses: it waits for what it wants, and what the bucket does not take is an error.
+pub(crate) struct Straight {
+    seal: Seal,
+    s3: Arc<S3Store>,
+    blobs: Arc<Indexed>,
+    catalog: Arc<Catalog>,
+    ends: Ends,
+}
+
+impl Straight {
+    pub(crate) async fn open(settings: &BucketSettings, env: &Env) -> anyhow::Result<Straight> {
+        let reached = reach(settings, Lasting::Command).await?;
+        let Reached { s3, index, unseen, blobs, now, ends, .. } = reached;
+        let (objects, tasks, seal) = (s3.clone(), ends.tasks.clone(), settings.seal(env)?);
+        let parts = CatalogParts { objects, index, seal: seal.clone(), now, tasks, unseen };
+        Ok(Straight { seal, s3, blobs, catalog: Arc::new(Catalog::new(parts)), ends })
+    }
+
+    pub(crate) fn stores(&self) -> Stores {
+        Stores {
+            blobs: self.blobs.clone(),
+            steps: self.catalog.clone(),
+            layers: self.catalog.clone(),
+            names: self.catalog.clone(),
+            notes: self.catalog.clone(),
+            using: None,
+            swept: self.catalog.clone(),
+            leftovers: Some(self.s3.clone()),
+            caches: self.catalog.clone(),
+            grants: None,
+            backlog: None,
+            seal: self.seal.clone(),
+            lent: None,
+        }
+    }
+
+    pub(crate) async fn close(self) {
+        self.ends.close(&self.s3).await;
     }
 }
 
@@ -145,35 +270,19 @@ impl Bucket {
         env: &Env,
         aside: Aside,
     ) -> anyhow::Result<Bucket> {
-        let (tasks, links, sending) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
-        let (stop, stop_sending) = (CancellationToken::new(), CancellationToken::new());
-        let config = settings.bucket()?;
-        let index: Arc<dyn KeyIndex> = match settings.redis(&config)? {
-            None => Arc::new(EmbeddedIndex::new(INDEX_BYTES_MAX)),
-            Some(redis) => Arc::new(RedisIndex::start(redis, &links, &stop)),
-        };
-        let name = config.to_string();
-        let s3 = S3Store::connect(config).await;
-        let s3 = Arc::new(s3.with_context(|| format!("could not open the store {name}"))?);
-        let now: Now = Arc::new(|| SystemClock.now());
-        let blobs = Indexed::new(s3.clone(), index.clone(), now.clone(), tasks.clone());
-        let blobs = Arc::new(blobs.with_grants(s3.clone()));
+        let reached = reach(settings, Lasting::Role).await?;
+        let Reached { name, s3, index, unseen, blobs, now, ends } = reached;
+        let (sending, stop_sending) = (TaskTracker::new(), CancellationToken::new());
         let far = Far { name, blobs: blobs.clone(), objects: s3.clone(), grants: Some(blobs) };
         let Aside { folder, notes, policy } = aside;
         let behind = Behind::open(folder, &notes, far, policy);
         let behind = Arc::new(behind.context("could not open what waits to be sent to the store")?);
         let (sender, stopped) = (behind.clone(), stop_sending.clone());
         sending.spawn(async move { sender.send(stopped).await });
-        let seal = settings.seal(env)?;
-        let parts = CatalogParts {
-            objects: behind.clone(),
-            index,
-            seal: seal.clone(),
-            now,
-            tasks: tasks.clone(),
-        };
+        let (objects, tasks, seal) = (behind.clone(), ends.tasks.clone(), settings.seal(env)?);
+        let parts = CatalogParts { objects, index, seal: seal.clone(), now, tasks, unseen };
         let catalog = Arc::new(Catalog::new(parts));
-        Ok(Bucket { seal, s3, catalog, behind, tasks, sending, stop_sending, links, stop })
+        Ok(Bucket { seal, s3, catalog, behind, sending, stop_sending, ends })
     }
 
     /// The mark that keeps what builds of this process use from being swept.
@@ -205,13 +314,6 @@ impl Bucket {
         self.stop_sending.cancel();
         self.sending.close();
         self.sending.wait().await;
-        self.tasks.close();
-        if tokio::time::timeout(CLOSE, self.tasks.wait()).await.is_err() {
-            tracing::debug!("notes to the index are dropped");
-        }
-        self.stop.cancel();
-        self.links.close();
-        self.links.wait().await;
-        self.s3.close().await;
+        self.ends.close(&self.s3).await;
     }
 }

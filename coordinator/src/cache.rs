@@ -9,13 +9,14 @@ use dcbuild_proto::cache::{
     CacheAsk, CacheStats, CacheTold, KindStats, LISTED_MAX, ListedRecord, SweptBy, SweptStore,
 };
 use dcbuild_store::sweep::{Hold, Inventory, Thing, ThingKind};
-use dcbuild_store::{Ceilings, NoteKind, StoreError, SweepMode, sweep};
+use dcbuild_store::{Ceilings, NoteKind, StoreError, SweepMode, SweepReport, sweep};
 
 use crate::config::Stores;
+use crate::sweeps::Sweeps;
 
 /// Accounts that are read for names and counts.
 const ACCOUNTS_MAX: usize = 50;
-const KINDS: [&str; 6] = ["records", "layers", "bases", "images", "blobs", "quarantined"];
+const KINDS: [&str; 7] = ["records", "layers", "bases", "images", "mounts", "blobs", "quarantined"];
 
 /// Answers what is asked of a cache as a whole.
 pub async fn cache(
@@ -23,6 +24,17 @@ pub async fn cache(
     scope: &Scope,
     ask: &CacheAsk,
     now: UnixTime,
+) -> Result<CacheTold, StoreError> {
+    counted(stores, scope, ask, now, &Sweeps::default()).await
+}
+
+/// The same, where it is counted what sweeps come to.
+pub(crate) async fn counted(
+    stores: &Stores,
+    scope: &Scope,
+    ask: &CacheAsk,
+    now: UnixTime,
+    sweeps: &Sweeps,
 ) -> Result<CacheTold, StoreError> {
     match ask {
         CacheAsk::List {} => list(stores, scope).await,
@@ -33,20 +45,27 @@ pub async fn cache(
                 max_age: max_age_secs.map(Duration::from_secs),
                 all: *all,
             };
-            let mode = if *dry_run { SweepMode::DryRun } else { SweepMode::Remove };
-            let report = sweep(&*stores.swept, &ceilings, mode, now).await?;
-            let by = report.removed.iter().map(|(rule, removed)| SweptBy {
-                rule: *rule,
-                count: removed.count,
-                bytes: removed.bytes,
-            });
-            Ok(CacheTold::Swept(SweptStore {
-                removed: by.collect(),
-                kept_bytes: report.kept_bytes,
-                in_use_bytes: report.in_use_bytes,
-                put_off: report.put_off,
-            }))
+            let report = if *dry_run {
+                sweep(&*stores.swept, &ceilings, SweepMode::DryRun, now).await?
+            } else {
+                sweeps.sweep(stores, scope, &ceilings, now).await?
+            };
+            Ok(CacheTold::Swept(told(&report)))
         }
+    }
+}
+
+fn told(report: &SweepReport) -> SweptStore {
+    let by = report.removed.iter().map(|(rule, removed)| SweptBy {
+        rule: *rule,
+        count: removed.count,
+        bytes: removed.bytes,
+    });
+    SweptStore {
+        removed: by.collect(),
+        kept_bytes: report.kept_bytes,
+        in_use_bytes: report.in_use_bytes,
+        put_off: report.put_off,
     }
 }
 
@@ -149,7 +168,8 @@ fn place_of(thing: &Thing) -> usize {
         ThingKind::Form { .. } => 1,
         ThingKind::Base => 2,
         ThingKind::Image => 3,
-        ThingKind::Blob => 4,
-        ThingKind::Quarantined => 5,
+        ThingKind::CacheMount => 4,
+        ThingKind::Blob => 5,
+        ThingKind::Quarantined => 6,
     }
 }

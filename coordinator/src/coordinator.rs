@@ -27,6 +27,7 @@ use crate::metrics::Shown;
 use crate::records::Records;
 use crate::rpc::{self, Services};
 use crate::sweeper::Sweeper;
+use crate::sweeps::Sweeps;
 
 /// Says why a coordinator could not start.
 #[derive(Debug, thiserror::Error)]
@@ -69,13 +70,14 @@ pub struct Coordinator {
     stop: CancellationToken,
 }
 
-fn sweeper(config: &CoordinatorConfig, parts: &Parts) -> Sweeper {
+fn sweeper(config: &CoordinatorConfig, parts: &Parts, sweeps: &Sweeps) -> Sweeper {
     Sweeper {
         stores: parts.stores.clone(),
         scope: config.scope.clone(),
         ceilings: config.ceilings.clone(),
         every: config.sweep_every,
         clock: parts.clock.clone(),
+        sweeps: sweeps.clone(),
         holder: format!("{:x}", rand::random::<u128>()),
     }
 }
@@ -140,9 +142,10 @@ impl Coordinator {
             }
             stopping.cancel();
         });
+        let sweeps = Sweeps::default();
         // In the process of a client it is the client who holds the ceiling.
         if parts.holds.is_none() {
-            tracker.spawn(sweeper(&config, &parts).run(stop.clone()));
+            tracker.spawn(sweeper(&config, &parts, &sweeps).run(stop.clone()));
         }
         let services = Services {
             clock: parts.clock,
@@ -151,6 +154,7 @@ impl Coordinator {
             driver: services_driver,
             tracker: tracker.clone(),
             stop: stop.clone(),
+            sweeps,
         };
         Ok(Coordinator { services, tracker, stop })
     }
@@ -181,9 +185,9 @@ impl Coordinator {
     /// Serves `/healthz` and `/metrics` until the coordinator stops.
     pub async fn serve_metrics(&self, listener: TcpListener) -> Result<(), ServeError> {
         let stop = self.stop.clone().cancelled_owned();
-        let (core, backlog) =
-            (self.services.core.clone(), self.services.records.stores.backlog.clone());
-        axum::serve(listener, crate::metrics::router(Shown { core, backlog }))
+        let Services { core, records, sweeps, .. } = self.services.clone();
+        let backlog = records.stores.backlog;
+        axum::serve(listener, crate::metrics::router(Shown { core, backlog, sweeps }))
             .with_graceful_shutdown(stop)
             .await
             .map_err(ServeError::Metrics)

@@ -504,7 +504,7 @@ fn gauge(book: &Book) -> Gauge {
 }
 
 async fn fetch(
-    build: &Build,
+    build: &Arc<Build>,
     parts: &DriverParts,
     wanted: Wanted,
 ) -> Result<Vec<(String, dcbuild_model::Selection, dcbuild_model::BlobDigest)>, AskError> {

@@ -46,7 +46,7 @@ pub(crate) struct DriverParts {
 
 impl DriverParts {
     /// What fetches for a build.
-    pub(crate) fn fetching<'a>(&'a self, build: &'a Build) -> Fetching<'a> {
+    pub(crate) fn fetching<'a>(&'a self, build: &'a Arc<Build>) -> Fetching<'a> {
         let (stores, config, clock) = (&self.records.stores, &self.fetch, &*self.clock);
         Fetching { build, stores, config, clock }
     }
@@ -147,7 +147,7 @@ impl Driver {
         if submission.aim == (Aim::Plan {}) {
             return Ok(Driven::Over(Box::new(Outcome::Planned { plan })));
         }
-        let wanted = plan.states();
+        let wanted = plan.wanted();
         self.parts.records.begin_use(self.build.id, self.parts.clock.now()).await;
         borrow(&self.build, &self.parts).await?;
         let probed = self.parts.records.probe(&plan).await;
@@ -178,6 +178,8 @@ impl Driver {
             secrets: named.into_iter().filter(|id| secret(id).is_some()).collect(),
             hosts: self.build.credentialed(),
             passed,
+            fetched: self.build.remotes.fetched(),
+            builds_on: self.parts.build_platform.clone(),
         };
         if graph.outputs.is_empty() && graph.wanted.is_empty() {
             self.parts.records.note(&account::of_hits(&self.build, &planned)).await;
@@ -261,7 +263,7 @@ pub(crate) struct Packed {
 
 /// Has the client put a selection into the store; what was fetched for an ADD is put there from here.
 pub(crate) async fn pack(
-    build: &Build,
+    build: &Arc<Build>,
     parts: &DriverParts,
     context: String,
     selection: Selection,

@@ -27,11 +27,13 @@ mod memory;
 mod metrics;
 mod names;
 mod planned;
+mod provenance;
 mod questions;
 mod records;
 mod remotes;
 mod rpc;
 mod sweeper;
+mod sweeps;
 
 pub use cache::cache;
 pub use carry::{CarryError, Exported, export, import};

@@ -10,12 +10,14 @@ use dcbuild_store::Backlog;
 use tokio::sync::watch;
 
 use crate::core::{Command, CoreHandle, Gauge};
+use crate::sweeps::Sweeps;
 
 /// What the page shows.
 #[derive(Clone)]
 pub(crate) struct Shown {
     pub(crate) core: CoreHandle,
     pub(crate) backlog: Option<watch::Receiver<Backlog>>,
+    pub(crate) sweeps: Sweeps,
 }
 
 /// The page of a coordinator.
@@ -34,11 +36,12 @@ async fn healthz(State(Shown { core, .. }): State<Shown>) -> Response {
     }
 }
 
-async fn metrics(State(Shown { core, backlog }): State<Shown>) -> Response {
+async fn metrics(State(Shown { core, backlog, sweeps }): State<Shown>) -> Response {
     match core.ask(|reply| Command::Gauge { reply }).await {
         Ok(gauge) => {
             let backlog = backlog.map(|backlog| backlog.borrow().clone());
-            text(&gauge, &backlog.unwrap_or_default()).into_response()
+            let page = text(&gauge, &backlog.unwrap_or_default());
+            (page + &sweeps_text(&sweeps)).into_response()
         }
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
     }
@@ -89,5 +92,17 @@ fn text(gauge: &Gauge, backlog: &Backlog) -> String {
     let failing = [("", u64::from(backlog.failure.is_some()))];
     family("dcbuild_store_failing", "gauge", "Whether builds go on without the store.", &failing);
     family("dcbuild_retries_total", "counter", "Attempts lost to faults of machines.", &retries);
+    page
+}
+
+fn sweeps_text(sweeps: &Sweeps) -> String {
+    let mut page = String::new();
+    for (name, kind, help, rows) in sweeps.families() {
+        // Writing to a String does not fail.
+        let _head = write!(page, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        for (labels, value) in rows {
+            let _row = writeln!(page, "{name}{labels} {value}");
+        }
+    }
     page
 }

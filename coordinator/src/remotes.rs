@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
+use dcbuild_agent::{Ask, Served};
+use dcbuild_attest::Material;
 use dcbuild_context::LocalContext;
 use dcbuild_fetch::{FetchConfig, FetchError, FetchedFile, Fetcher, Tokens};
 use dcbuild_model::remote::file_name;
@@ -30,6 +32,8 @@ pub(crate) enum RemoteError {
     Checksum { found: Digest, wanted: Digest },
     #[error("could not make a temporary folder")]
     Folder(#[source] std::io::Error),
+    #[error("could not make a socket for the client's ssh agent")]
+    Agent(#[source] std::io::Error),
     #[error("could not set the time of '{url}'")]
     Time { url: String, source: std::io::Error },
     #[error(transparent)]
@@ -45,6 +49,7 @@ pub(crate) enum RemoteError {
 /// Something that is here.
 struct Here {
     context: Arc<LocalContext>,
+    material: Material,
     _folder: TempDir,
 }
 
@@ -56,7 +61,7 @@ pub(crate) struct Remotes(Mutex<BTreeMap<String, Slot>>);
 
 /// What fetching leans on.
 pub(crate) struct Fetching<'a> {
-    pub(crate) build: &'a Build,
+    pub(crate) build: &'a Arc<Build>,
     pub(crate) stores: &'a Stores,
     pub(crate) config: &'a FetchConfig,
     pub(crate) clock: &'a dyn Clock,
@@ -66,6 +71,13 @@ impl Remotes {
     fn slot(&self, name: &str) -> Slot {
         let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         slots.entry(name.to_owned()).or_default().clone()
+    }
+
+    /// What was fetched, and what it was, by the names of contexts.
+    pub(crate) fn fetched(&self) -> BTreeMap<String, Material> {
+        let slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let here = slots.iter().filter_map(|(name, slot)| Some((name, slot.get()?)));
+        here.map(|(name, here)| (name.clone(), here.material.clone())).collect()
     }
 
     /// Forgets everything, and removes it from the disk.
@@ -120,11 +132,20 @@ impl Fetching<'_> {
     async fn fetch(&self, added: &Added) -> Result<Here, RemoteError> {
         let mut config = self.config.clone();
         config.tokens = self.tokens();
+        let agent = self.agent(&added.remote).map_err(RemoteError::Agent)?;
+        if let Some(agent) = &agent {
+            config.env.retain(|(name, _)| name != SSH_AUTH_SOCK);
+            config.env.push((SSH_AUTH_SOCK.into(), agent.socket().into_os_string()));
+        }
         let fetcher = Fetcher::new(config)?;
         let folder = tempfile::Builder::new().prefix("dcbuild-").tempdir();
         let folder = folder.map_err(RemoteError::Folder)?;
-        let root = match &added.remote {
-            Remote::Git(source) => fetcher.repository(source, folder.path()).await?.folder,
+        let address = added.remote.to_string();
+        let (root, material) = match &added.remote {
+            Remote::Git(source) => {
+                let found = fetcher.repository(source, folder.path()).await?;
+                (found.folder, Material::of_commit(address, &found.commit))
+            }
             Remote::Http(url) => {
                 let root = folder.path().join("files");
                 tokio::fs::create_dir(&root).await.map_err(RemoteError::Folder)?;
@@ -137,13 +158,23 @@ impl Fetching<'_> {
                     url: added.remote.to_string(),
                     source,
                 })?;
-                root
+                let digest = got.digest.to_string();
+                let digits = digest.trim_start_matches("sha256:");
+                (root, Material::new(address, "sha256", digits))
             }
         };
         let hashes = folder.path().join("hashes");
         let now = self.clock.now();
         let context = LocalContext::open_folder(&root, Ignore::default(), &hashes, 0, now)?;
-        Ok(Here { context: Arc::new(context), _folder: folder })
+        Ok(Here { context: Arc::new(context), material, _folder: folder })
+    }
+
+    /// The client's agent, where it has one for git and ssh may ask it.
+    fn agent(&self, remote: &Remote) -> std::io::Result<Option<Served>> {
+        let is_asked = matches!(remote, Remote::Git(_))
+            && self.build.submission.agents.contains(DEFAULT_AGENT);
+        let client = || Served::start(Arc::new(ClientAgent { build: self.build.clone() }));
+        is_asked.then(client).transpose()
     }
 
     fn tokens(&self) -> Tokens {
@@ -152,6 +183,28 @@ impl Fetching<'_> {
             tokens.insert(&id, &value);
         }
         tokens
+    }
+}
+
+/// The agent that git uses too.
+const DEFAULT_AGENT: &str = "default";
+const SSH_AUTH_SOCK: &str = "SSH_AUTH_SOCK";
+
+/// Asks the agent of a build's client.
+struct ClientAgent {
+    build: Arc<Build>,
+}
+
+#[async_trait::async_trait]
+impl Ask for ClientAgent {
+    async fn ask(&self, message: &[u8]) -> Option<Vec<u8>> {
+        match self.build.ask_agent(DEFAULT_AGENT.into(), message).await {
+            Ok(answer) => Some(answer),
+            Err(error) => {
+                tracing::warn!(%error, "the client's ssh agent does not answer");
+                None
+            }
+        }
     }
 }
 

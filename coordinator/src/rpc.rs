@@ -19,6 +19,7 @@ use tonic::service::Routes;
 use crate::core::{CoreHandle, Stopped};
 use crate::driver::DriverParts;
 use crate::records::Records;
+use crate::sweeps::Sweeps;
 
 /// What the services lean on.
 #[derive(Clone)]
@@ -29,6 +30,7 @@ pub(crate) struct Services {
     pub(crate) tracker: TaskTracker,
     pub(crate) stop: CancellationToken,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) sweeps: Sweeps,
 }
 
 /// All services, with the limits of a message.

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use dcbuild_model::Scope;
 use dcbuild_process::Clock;
-use dcbuild_store::{Ceilings, SweepMode, SweepReport, sweep, trim_notes};
+use dcbuild_store::{Ceilings, SweepReport, trim_notes};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Stores;
+use crate::sweeps::Sweeps;
 
 /// An upload that was begun so long ago has no end to come.
 const UPLOAD_AGE: Duration = Duration::from_hours(24);
@@ -20,6 +21,7 @@ pub(crate) struct Sweeper {
     pub(crate) ceilings: Ceilings,
     pub(crate) every: Duration,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) sweeps: Sweeps,
     /// Tells this sweeper from others.
     pub(crate) holder: String,
 }
@@ -68,6 +70,6 @@ impl Sweeper {
             return Ok(None);
         }
         let now = self.clock.now();
-        sweep(&*self.stores.swept, &self.ceilings, SweepMode::Remove, now).await.map(Some)
+        self.sweeps.sweep(&self.stores, &self.scope, &self.ceilings, now).await.map(Some)
     }
 }

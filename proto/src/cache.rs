@@ -66,7 +66,7 @@ pub struct ListedRecord {
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KindStats {
-    /// Records, layers, bases, images, blobs or quarantined.
+    /// Records, layers, bases, images, mounts (versions of cache mounts), blobs or quarantined.
     pub kind: String,
     /// How many.
     pub count: u64,

@@ -58,6 +58,16 @@ impl Cluster {
         cluster
     }
 
+    /// The same with a coordinator that has a certificate, as its configuration says.
+    pub fn start_secure(store: Store, home: Home, workers: usize, slots: u32) -> Cluster {
+        let mut cluster = Cluster::start_on(store, home, 0, slots);
+        cluster.url = cluster.url.replace("http://", "https://");
+        for _ in 0..workers {
+            cluster.start_worker(slots);
+        }
+        cluster
+    }
+
     /// Starts the coordinator, on what an earlier one left.
     pub fn start_coordinator(&mut self) {
         let folder = ["--store".to_owned(), format!("dir:{}", self.home.arg("store"))];

@@ -29,6 +29,7 @@ pub fn binary() -> PathBuf {
 pub struct Home {
     folder: TempDir,
     binary: PathBuf,
+    environment: Vec<(&'static str, PathBuf)>,
 }
 
 impl Home {
@@ -43,7 +44,12 @@ impl Home {
         std::fs::create_dir(folder.path().join("user")).unwrap();
         let config = format!("[build]\nnetwork = \"host\"\n\n{config}");
         std::fs::write(folder.path().join("config.toml"), config).unwrap();
-        Home { folder, binary }
+        Home { folder, binary, environment: Vec::new() }
+    }
+
+    /// Sets a variable to a path, for all commands from now on.
+    pub fn set(&mut self, name: &'static str, path: PathBuf) {
+        self.environment.push((name, path));
     }
 
     /// A path in it.
@@ -68,6 +74,7 @@ impl Home {
             .env("RUST_BACKTRACE", "0")
             .env("DCBUILD_CONFIG", self.path("config.toml"))
             .env("DCBUILD_STATE_DIR", self.path("state"))
+            .envs(self.environment.iter().map(|(name, path)| (name, path)))
             .current_dir(self.folder.path());
         if let Some(folder) = std::env::var_os("TMPDIR") {
             command.env("TMPDIR", folder);

@@ -11,6 +11,10 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use dcbuild_testkit::tls::Pair;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
 
 use self::faults::{Fault, Seen};
@@ -31,23 +35,43 @@ pub struct S3Server {
     folder: TempDir,
     state: Arc<State>,
     serving: Option<Serving>,
+    tls: Option<Arc<ServerConfig>>,
 }
 
 impl S3Server {
     /// Starts one with an empty bucket.
     pub fn start() -> S3Server {
+        S3Server::start_with(None)
+    }
+
+    /// Starts one that speaks TLS alone.
+    pub fn start_secure(Pair { cert, key }: &Pair) -> S3Server {
+        let chain = CertificateDer::pem_file_iter(cert).unwrap().map(Result::unwrap).collect();
+        let key = PrivateKeyDer::from_pem_file(key).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap();
+        S3Server::start_with(Some(Arc::new(config)))
+    }
+
+    fn start_with(tls: Option<Arc<ServerConfig>>) -> S3Server {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join(BUCKET)).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State::new(folder.path()));
-        let serving = Some(Serving::start(listener, state.clone()));
-        S3Server { address, folder, state, serving }
+        let serving = Some(Serving::start(listener, state.clone(), tls.clone()));
+        S3Server { address, folder, state, serving, tls }
     }
 
     /// Its address, as an endpoint.
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
     }
 
     /// The address of a store in the bucket, below a prefix.
@@ -110,7 +134,7 @@ impl S3Server {
     /// Serves again, at the same address and with what it had.
     pub fn serve_again(&mut self) {
         let listener = TcpListener::bind(self.address).unwrap();
-        self.serving = Some(Serving::start(listener, self.state.clone()));
+        self.serving = Some(Serving::start(listener, self.state.clone(), self.tls.clone()));
     }
 
     /// The file of an object in the bucket.

@@ -140,6 +140,9 @@ fn a_cluster_lists_counts_and_prunes_its_cache() {
     cluster.ask("submit", &[&context]).well();
     contains(&cluster.ask("cache", &["stats"]).well().stdout, &["the last 2 builds"]);
     until(&[], "0B stay");
+    let swept = |what: &str| cluster.metric(&format!("dcbuild_swept_{what}_total{{rule=\"all\"}}"));
+    assert!(swept("objects") > Some(0) && swept("bytes") > Some(0), "the page of metrics says so");
+    assert!(cluster.metric("dcbuild_tombstone_notes") > Some(0));
     let said = cluster.ask("submit", &["--progress", "plain", &context]).well().stderr;
     assert!(!said.contains("CACHED"), "{said}");
     let said = cluster.ask("explain", &["last", "RUN cat /in.txt"]).well().stdout;

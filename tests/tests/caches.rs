@@ -115,3 +115,54 @@ fn a_cache_mount_whose_bytes_are_gone_starts_empty() {
     assert!(said.contains("there are 0 files"), "{said}");
     assert!(site.cluster.said().contains("could not be brought"), "{}", site.cluster.said());
 }
+
+impl Site {
+    /// Sweeps the store, as soon as the mark of the last build is gone, until it says this.
+    fn prune(&self, flags: &[&str], wanted: &str) -> String {
+        let said = || self.cluster.ask("cache", &[&["prune"], flags].concat()).well().stdout;
+        let says = || Some(said()).filter(|it| it.contains(wanted));
+        wait_for(wanted, LONG, says, || self.cluster.said())
+    }
+
+    /// Makes all that the store holds, but for the versions of mounts, look long unused.
+    fn age_all_but_versions(&self) {
+        let aged = std::process::Command::new("find")
+            .arg(self.cluster.home.path("store"))
+            .args(["-type", "f", "-not", "-path", "*/cache-mount/*", "-not", "-path", "*/use/*"])
+            .args(["-exec", "touch", "-d", "-10 hours", "{}", "+"])
+            .status();
+        assert!(aged.unwrap().success());
+    }
+}
+
+#[test]
+fn a_sweep_keeps_what_a_mount_in_use_needs_and_takes_one_that_nobody_uses_whole() {
+    let mut site = Site::start();
+    site.run_and_wait("dd if=/dev/urandom of=/c/large bs=1024 count=700 && seq 9999 > /c/many");
+    let version = site.version();
+    site.cluster.wait_until_durable();
+    site.age_all_but_versions();
+    let said = site.prune(&["--older-than", "5h"], "removed");
+    assert_eq!(site.version(), version, "{said}");
+    let second = site.move_to(0, None);
+    let said = site.run("echo $(ls /c) of $(stat -c %s /c/large)");
+    assert!(said.contains("restoring cache mount /c"), "{said}");
+    assert!(said.contains("large many of 716800"), "{said}\n{}", site.cluster.said());
+
+    // Unused, it goes with all its bytes; what is left of it is what this worker has.
+    site.cluster.wait_until_durable();
+    site.prune(&["--all"], "0B stay");
+    assert_eq!(site.version(), None);
+    let said = site.run_and_wait("echo still $(ls /c)");
+    assert!(said.contains("still large many"), "{said}");
+    assert!(site.version().is_some(), "nothing was changed, and yet it is written back");
+    let third = site.move_to(second, None);
+    let said = site.run("echo again $(ls /c)");
+    assert!(said.contains("again large many"), "{said}");
+
+    site.cluster.wait_until_durable();
+    site.prune(&["--all"], "0B stay");
+    site.move_to(third, None);
+    let said = site.run("echo there are $(ls /c | wc -l) files");
+    assert!(said.contains("there are 0 files"), "{said}");
+}

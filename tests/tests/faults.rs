@@ -2,6 +2,7 @@
 //! Each test proves that its fault came about.
 #![expect(clippy::unwrap_used, reason = "test")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use dcbuild_tests::bucket::Site;
 use dcbuild_tests::disk::SmallDisk;
 use dcbuild_tests::image::Image;
 use dcbuild_tests::redis::RedisServer;
+use dcbuild_tests::running::Running;
 use dcbuild_tests::s3::faults::Fault;
 use dcbuild_tests::wait::{LONG, Stopwatch, wait_for};
 use serde_json::Value;
@@ -124,6 +126,111 @@ fn c03_uploads_that_are_cut_and_said_to_be_whole() {
     wait_for("uploads were cut", LONG, sent, || site.cluster.said());
     site.s3.heal();
     check_found(&mut site, "second\n");
+}
+
+/// Takes as long as its secret says, which is in no key, and makes something else each time.
+const CONTESTED: &str = "FROM busybox:golden\nCOPY in.txt /in.txt\nRUN --mount=type=secret,id=pause \
+    sleep $(cat /run/secrets/pause) && cat /proc/sys/kernel/random/uuid > /id\n";
+
+/// A build of the contested step that goes on.
+struct Contender {
+    build: Running,
+    image: std::path::PathBuf,
+}
+
+impl Contender {
+    fn start(site: &Site, name: &str, pause: u32, flags: &[&str]) -> Contender {
+        let home = &site.cluster.home;
+        std::fs::write(home.path(name), pause.to_string()).unwrap();
+        let secret = format!("id=pause,src={}", home.arg(name));
+        let image = home.path(&format!("{name}.tar"));
+        let output = format!("type=oci,dest={}", image.display());
+        let context = home.arg("context");
+        let fixed = ["--progress", "plain", "--secret", &secret, "--output", &output];
+        let build = site.cluster.client("submit", &[&fixed, flags, &[context.as_str()]].concat());
+        Contender { build, image }
+    }
+
+    /// What its step made, and what the client heard.
+    fn end(self) -> (String, String) {
+        let done = self.build.finish(LONG).well();
+        (Image::read_tar(&self.image).tree().text("id").unwrap(), done.stderr)
+    }
+}
+
+/// The documents of the bucket under the keys of RUN steps that hold this: name, and document.
+fn run_records(site: &Site) -> BTreeMap<String, Vec<Value>> {
+    let mut records: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for key in site.s3.keys() {
+        let Some((step, _attempt)) =
+            key.rsplit_once('/').filter(|(step, _)| step.contains("/step/"))
+        else {
+            continue;
+        };
+        let sealed = std::fs::read(site.s3.file(&key)).unwrap();
+        let begin = sealed.iter().position(|byte| *byte == b'\n').unwrap();
+        let document: Value = serde_json::from_slice(&sealed[begin + 1..]).unwrap();
+        let record = &document["record"];
+        let of_run = record["components"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|part| part["name"] == "operation" && part["value"] == "run");
+        if of_run
+            && step.ends_with(record["recipe"].as_str().unwrap().trim_start_matches("sha256:"))
+        {
+            records.entry(step.to_owned()).or_default().push(document);
+        }
+    }
+    records
+}
+
+#[test]
+fn c03_two_workers_that_finish_one_key_and_the_log_says_whose_result_counts() {
+    let mut site = Site::start(CONTESTED, &[("in.txt", "none\n")]);
+    site.cluster.end_worker(0);
+    for _ in 0..2 {
+        site.cluster.start_worker(1);
+    }
+    let leased = |site: &Site, jobs: u64| {
+        let state = "dcbuild_jobs{state=\"leased\"}";
+        let both = || (site.cluster.metric(state) == Some(jobs)).then_some(());
+        wait_for(&format!("{jobs} workers run"), LONG, both, || site.cluster.said());
+    };
+    // Who was first to begin ends last, and the other way round.
+    for (text, first, second) in [("one\n", 9, 4), ("other\n", 4, 9)] {
+        site.write("in.txt", text);
+        let before: BTreeSet<String> = run_records(&site).into_keys().collect();
+        let first = Contender::start(&site, "first", first, &["--no-cache"]);
+        leased(&site, 1);
+        let second = Contender::start(&site, "second", second, &["--no-cache"]);
+        // Neither waits for the other's result: both are under way at once, on workers of one slot.
+        leased(&site, 2);
+        let (first, second) = (first.end(), second.end());
+        assert_ne!(first.0, second.0, "{}", second.1);
+        site.wait_until_sent();
+
+        let mut records = run_records(&site);
+        records.retain(|key, _| !before.contains(key));
+        assert_eq!(records.len(), 1, "it is one key: {records:?}");
+        let written = records.into_values().next().unwrap();
+        let of = |what: &str| -> BTreeSet<String> {
+            written.iter().map(|it| it["record"][what].to_string()).collect()
+        };
+        assert_eq!((of("worker").len(), of("attempt").len()), (2, 2), "both wrote: {written:?}");
+        assert_eq!(of("result").len(), 2, "and each its own: {written:?}");
+        site.check_blobs();
+
+        let last = if text == "one\n" { first.0 } else { second.0 };
+        for flushed in [false, true] {
+            if flushed {
+                assert_eq!(site.redis.ask(&["FLUSHALL"]), "OK");
+            }
+            let (taken, said) = Contender::start(&site, "third", 1, &[]).end();
+            assert_eq!(taken, last, "the one that the log committed last counts: {said}");
+            assert!(said.contains("CACHED"), "{said}");
+        }
+    }
 }
 
 /// Does something to the index again and again while builds go on; then all is found.

@@ -188,3 +188,43 @@ fn a_cluster_builds_an_index() {
     let digest = inspected(&image, "amd64")["Digest"].as_str().unwrap().to_owned();
     assert!(listed.contains(&digest[..19]), "{digest} is not in {listed}");
 }
+
+/// A processor of amd64 runs programs of 386 by itself, where its kernel was built and started with them.
+#[test]
+fn programs_of_386_need_no_interpreter() {
+    if dcbuild_tests::layout::architecture() != "amd64" {
+        return;
+    }
+    let story = Story::new("FROM scratch\nCOPY program /program\nRUN [\"/program\"]\n", &[]);
+    std::fs::write(story.context().join("program"), i386()).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(story.context().join("program"), mode).unwrap();
+    let runs = Command::new(story.context().join("program")).status().is_ok_and(|it| it.success());
+    let done = story.try_build(&["--platform", "linux/386"]);
+    if !runs {
+        assert!(done.failed().stderr.contains("has no interpreter for linux/386"));
+        return;
+    }
+    done.well();
+    let doctor = story.home.run(["doctor"]);
+    assert!(doctor.stdout.contains("linux/386"), "{}", doctor.stdout);
+}
+
+/// A program of 386 that ends well.
+fn i386() -> Vec<u8> {
+    const BASE: u32 = 0x0804_8000;
+    // mov eax, 1; xor ebx, ebx; int 0x80
+    const CODE: [u8; 9] = [0xb8, 1, 0, 0, 0, 0x31, 0xdb, 0xcd, 0x80];
+    let mut file = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x03\0".to_vec();
+    for word in [1, BASE + 84, 52, 0, 0] {
+        file.extend(u32::to_le_bytes(word));
+    }
+    for half in [52u16, 32, 1, 0, 0, 0] {
+        file.extend(half.to_le_bytes());
+    }
+    for word in [1, 0, BASE, BASE, 93, 93, 5, 0x1000] {
+        file.extend(u32::to_le_bytes(word));
+    }
+    file.extend(CODE);
+    file
+}

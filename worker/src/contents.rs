@@ -1,5 +1,8 @@
 //! The bytes of files by their origin, wherever a layer has them: a snapshot, a recipe, a blob.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::io::{self, Cursor, Read};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,6 +16,7 @@ use dcbuild_snapshot::SnapshotContents;
 use dcbuild_store::{ByteRange, forms_of, read_bytes};
 use dcbuild_tree::{Change, FileBody, Kind, Origin};
 use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
 
 use crate::blobs::{self, Blocking};
 use crate::error::{Failed, is_of_store};
@@ -50,17 +54,20 @@ pub(crate) struct Contents {
     /// The recipe whose own files are wanted.
     recipe: Option<Arc<Recipe>>,
     places: Mutex<HashMap<LayerId, Arc<Place>>>,
+    /// Since when the maker of a layer gives no file of it.
+    refused: Mutex<HashMap<LayerId, Instant>>,
     reach: Reach,
 }
 
 impl Contents {
     pub(crate) fn new(layers: Arc<Layers>) -> Contents {
-        Contents { layers, recipe: None, places: Mutex::default(), reach: Reach::Far }
+        let (places, refused) = (Mutex::default(), Mutex::default());
+        Contents { layers, recipe: None, places, refused, reach: Reach::Far }
     }
 
     /// Also gives the files of a recipe by the origins that its changes have.
     pub(crate) fn of_recipe(layers: Arc<Layers>, recipe: Arc<Recipe>) -> Contents {
-        Contents { layers, recipe: Some(recipe), places: Mutex::default(), reach: Reach::Far }
+        Contents { recipe: Some(recipe), ..Contents::new(layers) }
     }
 
     /// The same, with bytes looked for so far only.
@@ -99,19 +106,23 @@ impl Contents {
         }
     }
 
-    /// Reads a file at the worker that made its layer; another place is looked for where that does not give it, or where
-    /// so many are wanted that all of the layer is had for less.
+    /// Reads a file at the worker that made its layer; another place is looked for, and none is given, where that does not
+    /// give it, or where so many are wanted that all of the layer is had for less.
     fn of_peer(
         &self,
         (layer, place): (&LayerId, &Arc<Place>),
         (peer, taken): (&Peer, &AtomicU32),
         body: &FileBody,
-    ) -> io::Result<Box<dyn Read + Send>> {
+    ) -> io::Result<Option<Box<dyn Read + Send>>> {
         let many = taken.fetch_add(1, Ordering::Relaxed) >= FILES_OF_PEER
             && can_snapshot()
             && body.size < LARGE_FILE;
-        if !many && let Some(file) = self.layers.file_of(peer, *layer, body) {
-            return Ok(file);
+        if !many {
+            let file = self.layers.file_of(peer, *layer, body);
+            self.note_refusal(layer, file.is_none())?;
+            if file.is_some() {
+                return Ok(file);
+            }
         }
         let found = if many {
             let found = self.layers.snapshot(layer).map_err(io::Error::other)?;
@@ -124,8 +135,25 @@ impl Contents {
         if places.get(layer).is_some_and(|known| Arc::ptr_eq(known, place)) {
             places.insert(*layer, Arc::new(found));
         }
-        drop(places);
-        self.of_layer(layer, body)
+        Ok(None)
+    }
+
+    /// Notes whether a maker gave a file: one that has too much to do is asked again as long as its layer is on its way,
+    /// but not for ever. The layer is lost then.
+    fn note_refusal(&self, layer: &LayerId, is_refused: bool) -> io::Result<()> {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if !is_refused {
+            refused.remove(layer);
+            return Ok(());
+        }
+        let since = *refused.entry(*layer).or_insert_with(Instant::now);
+        if since.elapsed() < self.layers.sending_max {
+            return Ok(());
+        }
+        let minutes = self.layers.sending_max.as_secs() / 60;
+        tracing::warn!(%layer, minutes, "the worker that made a layer gives no file of it; it is not waited for");
+        self.layers.give_up(layer);
+        Err(io::Error::other(Failed::Lost { layer: *layer }))
     }
 
     /// Finds the places of all layers that a recipe reads; blocks until what others made has come.
@@ -156,9 +184,27 @@ impl Contents {
 
     fn of_layer(&self, layer: &LayerId, body: &FileBody) -> io::Result<Box<dyn Read + Send>> {
         let Origin::Layer { path, .. } = &body.origin else { return Err(absent()) };
-        let place = self.place(layer)?;
-        match &*place {
-            Place::Peer(peer, taken) => self.of_peer((layer, &place), (peer, taken), body),
+        loop {
+            let place = self.place(layer)?;
+            let Place::Peer(peer, taken) = &*place else {
+                return self.of_place(&place, (layer, path), body);
+            };
+            // Where it is not given, another place is known now.
+            if let Some(file) = self.of_peer((layer, &place), (peer, taken), body)? {
+                return Ok(file);
+            }
+        }
+    }
+
+    /// Reads a file at a place that has all of its layer.
+    fn of_place(
+        &self,
+        place: &Place,
+        (layer, path): (&LayerId, &TreePath),
+        body: &FileBody,
+    ) -> io::Result<Box<dyn Read + Send>> {
+        match place {
+            Place::Peer(..) => Err(absent()),
             Place::Snapshot(contents) => contents.open(body),
             Place::Recipe(recipe) => {
                 let inner = file_of(recipe, path).ok_or_else(absent)?;

@@ -36,7 +36,7 @@ const TABLE_PAUSE_MAX: Duration = Duration::from_secs(7);
 /// How long a layer is looked for that another worker has made, while nobody says what has become of it, and while it is
 /// known to be on its way to the store.
 const COMING_MAX: Duration = Duration::from_secs(20);
-const SENDING_MAX: Duration = Duration::from_mins(5);
+pub(crate) const SENDING_MAX: Duration = Duration::from_mins(5);
 /// So many layers are remembered as being on their way.
 const COMING_KEPT: usize = 100_000;
 /// The pauses between two looks.
@@ -100,6 +100,7 @@ pub(crate) struct Layers {
     peers: Option<Peers>,
     /// Where large files of other workers lie while they are checked.
     tmp: PathBuf,
+    pub(crate) sending_max: Duration,
     pub(crate) handle: Handle,
     known: Mutex<Known>,
 }
@@ -109,6 +110,8 @@ pub(crate) struct Elsewhere {
     pub(crate) handle: Handle,
     /// A folder for what is brought.
     pub(crate) tmp: PathBuf,
+    /// How long a layer is looked for that is on its way: [`SENDING_MAX`].
+    pub(crate) sending_max: Duration,
 }
 
 /// How a layer is looked for: where the store lacks it, whoever made it may give it.
@@ -127,7 +130,7 @@ impl Layers {
     pub(crate) fn new(
         snapshots: Snapshots,
         parts: &crate::Parts,
-        Elsewhere { handle, tmp }: Elsewhere,
+        Elsewhere { handle, tmp, sending_max }: Elsewhere,
     ) -> Layers {
         Layers {
             snapshots,
@@ -137,6 +140,7 @@ impl Layers {
             near: parts.near.clone(),
             peers: parts.peers.clone(),
             tmp,
+            sending_max,
             handle,
             known: Mutex::default(),
         }
@@ -273,11 +277,16 @@ impl Layers {
             return Ok(found);
         }
         let look = || self.look(layer, search);
-        let found = look_again(&self.handle, look)?;
+        let found = look_again(&self.handle, self.sending_max, look)?;
         if found.is_none() {
-            self.known().coming.remove(layer);
+            self.give_up(layer);
         }
         Ok(found)
+    }
+
+    /// Nobody waits for a layer any more.
+    pub(crate) fn give_up(&self, layer: &LayerId) {
+        self.known().coming.remove(layer);
     }
 
     /// Looks for a layer once more: at whoever made it, and in the store.
@@ -499,6 +508,7 @@ enum Look<T> {
 
 fn look_again<T, E>(
     handle: &Handle,
+    sending_max: Duration,
     mut look: impl FnMut() -> Result<Look<T>, E>,
 ) -> Result<Option<T>, E> {
     let began = Instant::now();
@@ -510,7 +520,7 @@ fn look_again<T, E>(
             Look::Coming => heard = Instant::now(),
             Look::Unknown => {}
         }
-        if heard.elapsed() >= COMING_MAX || began.elapsed() >= SENDING_MAX {
+        if heard.elapsed() >= COMING_MAX || began.elapsed() >= sending_max {
             return Ok(None);
         }
         // A timer is made inside the runtime: the thread may be any.
@@ -616,7 +626,7 @@ mod tests {
         let handle = Handle::current();
         let search = move |last: fn() -> Look<u32>| {
             let mut looks = 0;
-            let found = look_again::<_, ()>(&handle, || {
+            let found = look_again::<_, ()>(&handle, SENDING_MAX, || {
                 looks += 1;
                 Ok(if looks < 4 { Look::Coming } else { last() })
             });

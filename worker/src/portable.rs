@@ -16,7 +16,7 @@ use dcbuild_layer::ReadContent;
 use dcbuild_model::{
     BlobDigest, ContentDigest, Scope, Selection, SelectionForm, TreePath, UnixTime,
 };
-use dcbuild_remote::{SendError, Sender};
+use dcbuild_remote::{SendError, Sender, Sent};
 use dcbuild_snapshot::write_tree;
 use dcbuild_store::{CacheVersion, CacheVersions, KeyLock, LockMode, StoreError, inherited};
 use dcbuild_tree::{FileBody, Ignore, Kind};
@@ -321,9 +321,9 @@ impl Portable {
                 Err(error) if tried < TRIES && has_changed(&error) => continue,
                 sent => sent?,
             };
-            let (id, parcel) = (self.id.clone(), sent.parcel);
-            let version = CacheVersion { id, parcel, entries, bytes, written };
-            let sent_bytes = sent.uploaded_bytes;
+            let Sent { parcel, packs, pieces, uploaded_bytes: sent_bytes, .. } = sent;
+            let id = self.id.clone();
+            let version = CacheVersion { id, parcel, packs, pieces, entries, bytes, written };
             return Ok(Some(WrittenBack { version, by, sent_bytes, _lock: lock }));
         }
         Ok(None)
@@ -338,6 +338,10 @@ impl Portable {
         let WrittenBack { version, by, sent_bytes, _lock } = sent;
         if self.version() == Some(version.parcel) {
             self.settle(&by)?;
+            // Long unused, it may have been swept; what others have written since stands.
+            if inherited(versions, &self.scope, &version.id).await?.is_none() {
+                versions.put(&self.scope, &version).await?;
+            }
             return Ok(sent_bytes);
         }
         // Before the store knows: a worker that dies in between loses this version, where else it would hold its own to be

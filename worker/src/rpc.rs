@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dcbuild_model::{AttemptId, LayerDigest, Record, StepIndex, StepKey, limits};
+use dcbuild_process::TlsFault;
 use dcbuild_proto::document::{self, Lease};
 use dcbuild_proto::pb;
 use dcbuild_proto::pb::worker_report::Report as Wire;
 use dcbuild_proto::pb::workers_client::WorkersClient;
+use dcbuild_remote::told;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -40,6 +42,23 @@ enum Ended {
     Broken(String),
     /// The worker is done.
     Finished,
+}
+
+/// Why a session broke; of one that could not be trusted, also the way out.
+fn broken(status: &tonic::Status) -> String {
+    let words = told(status);
+    let Some(fault) = TlsFault::find(status) else { return words };
+    let hint = match fault {
+        TlsFault::Untrusted => "name the CA of its certificate with worker.tls.ca",
+        TlsFault::Wanted => "show it one with worker.tls.cert and worker.tls.key",
+        TlsFault::Refused => "it must come from a CA in coordinator.tls.client_ca",
+        TlsFault::Plain => "write http:// in place of https://, or set coordinator.tls",
+        TlsFault::Expired | TlsFault::Early | TlsFault::OtherName | TlsFault::Unusable => {
+            "give the coordinator another one in coordinator.tls.cert"
+        }
+        TlsFault::Failed => "is it a coordinator of dcbuild that listens there?",
+    };
+    format!("{fault}: {hint} ({words})")
 }
 
 /// What the coordinator orders.
@@ -321,7 +340,7 @@ impl Service {
         let call = self.client.work(ReceiverStream::new(outgoing));
         let mut orders = match call.await {
             Ok(reply) => reply.into_inner(),
-            Err(status) => return Ended::Broken(status.message().to_owned()),
+            Err(status) => return Ended::Broken(broken(&status)),
         };
         // They stay: this session may break before they are heard.
         for (_, report) in self.kept.clone() {
@@ -343,7 +362,7 @@ impl Service {
                 order = orders.message() => match order {
                     Ok(Some(order)) => { self.obey(order); true }
                     Ok(None) => return Ended::Broken("the coordinator ended the session".into()),
-                    Err(status) => return Ended::Broken(status.message().to_owned()),
+                    Err(status) => return Ended::Broken(broken(&status)),
                 },
                 _ = renew.tick() => {
                     let renew = Wire::Renew(pb::Renew {});

@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::caches::Caches;
 use crate::error::{Failed, blocking};
-use crate::layers::{Elsewhere, Layers};
+use crate::layers::{Elsewhere, Layers, SENDING_MAX};
 use crate::peers::OpenDoor;
 use crate::portable::WriteBacks;
 use crate::presence::{self, Presence};
@@ -83,7 +83,11 @@ impl Shared {
         let layers = Arc::new(Layers::new(
             snapshots,
             &parts,
-            Elsewhere { handle: Handle::current(), tmp: presence.folder().to_owned() },
+            Elsewhere {
+                handle: Handle::current(),
+                tmp: presence.folder().to_owned(),
+                sending_max: SENDING_MAX,
+            },
         ));
         Ok(Shared {
             began: earlier(parts.clock.now()),

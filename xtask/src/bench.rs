@@ -1,7 +1,9 @@
-//! Measures whole builds, from the command to the image in a registry, against the builder of Debian's docker.io.
+//! Measures whole builds, from the command to the image in a registry, against the builder of Debian's docker.io; and the
+//! writing of a layer against its parts alone.
 
 mod case;
 mod fresh;
+mod layer;
 mod measure;
 mod ours;
 mod split;
@@ -47,6 +49,15 @@ struct Row {
 /// Measures all cases and prints a table: `there` is when the command has ended, with the image in the registry;
 /// `drained` is when nothing is left to compress, to upload or to write.
 pub(crate) fn run(flags: &Flags) -> anyhow::Result<()> {
+    let chosen = |name: &str| flags.only.as_ref().is_none_or(|text| name.contains(text));
+    if layer::NAMES.iter().any(|name| chosen(name)) {
+        layer::run(flags.only.as_deref(), flags.rounds)?;
+    }
+    let mut builds = CASES.iter().map(|case| case.name).chain(FRESH.iter().map(|case| case.name));
+    if builds.any(chosen) { run_builds(flags) } else { Ok(()) }
+}
+
+fn run_builds(flags: &Flags) -> anyhow::Result<()> {
     let binary = binary(flags)?;
     let registry = Registry::start();
     registry.put("busybox:golden", &busybox());

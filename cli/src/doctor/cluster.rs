@@ -15,7 +15,8 @@ use super::{Finding, Verdict, story};
 use crate::args::Doctor;
 use crate::build::{App, working};
 use crate::remote::address;
-use crate::roles::{channel, store_dir};
+use crate::roles::store_dir;
+use crate::secure::{channel, server_tls};
 use crate::stores::BucketSettings;
 
 /// How long a server may take to answer.
@@ -25,6 +26,16 @@ const PEER_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) async fn look(app: &App, flags: &Doctor) -> Vec<Finding> {
     let mut findings = store(app, flags).await;
+    findings.extend(app.config.coordinator.tls.clone().map(|tls| {
+        let tls = server_tls(tls);
+        match tls.check() {
+            Ok(()) => {
+                let words = format!("{} and its key can be used", tls.cert.display());
+                Finding::well("certificate", words)
+            }
+            Err(error) => Finding::wrong("certificate", story(&error)),
+        }
+    }));
     if let Some(url) = address(app, &flags.cluster) {
         findings.extend(coordinator(app, &url).await);
     }
@@ -133,8 +144,10 @@ async fn index(redis: anyhow::Result<Option<dcbuild_redis::RedisConfig>>) -> Vec
 }
 
 async fn coordinator(app: &App, url: &str) -> Vec<Finding> {
-    let client = working()
-        .and_then(|working| Ok(Client::new(channel(url)?, ClientConfig::new(&app.env, working))));
+    let client = working().and_then(|working| {
+        let channel = channel(url, &app.config.submit.tls)?;
+        Ok(Client::new(channel, ClientConfig::new(&app.env, working)))
+    });
     let client = match client {
         Ok(client) => client,
         Err(error) => return vec![Finding::wrong("coordinator", format!("{error:#}"))],

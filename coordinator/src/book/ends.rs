@@ -66,14 +66,15 @@ impl Book {
     /// Ends a build whose steps were all found, and which wants no output of them.
     pub(crate) fn end_found(&mut self, build: BuildId, planned: PlannedBuild) {
         let Some(active) = self.builds.get(&build) else { return };
-        let carries = active.carries();
+        let (carries, now) = (active.carries(), self.now.wall);
+        let provenance = crate::provenance::told(&active.desk, &planned, now);
         let taken = planned.taken.iter();
         let results: BTreeMap<_, _> =
             taken.map(|(step, record)| (*step, Arc::new(record.clone()))).collect();
         let taken = results.keys().copied().collect();
         let steps = carries.then(|| Steps { plan: Arc::new(planned), results, taken });
         let (outputs, summary, caches) = (Vec::new(), Summary::default(), Vec::new());
-        self.end_with(build, Outcome::Done { outputs, summary, caches }, steps);
+        self.end_with(build, Outcome::Done { outputs, summary, caches, provenance }, steps);
     }
 
     /// What a build came to step by step, if that is wanted elsewhere or came from there.
@@ -179,7 +180,7 @@ impl Book {
         }
         let Some(active) = self.builds.get(&build).filter(|it| it.ended.is_none()) else { return };
         let outcome = match outcome {
-            scheduler::Outcome::Done => active.done(),
+            scheduler::Outcome::Done => active.done(self.now.wall),
             scheduler::Outcome::Failed(failure) => Outcome::Failed(active.failed(failure)),
             scheduler::Outcome::Cancelled(by) => {
                 let said = match by {
@@ -201,14 +202,17 @@ impl Active {
         !from.is_empty() || !to.is_empty()
     }
 
-    fn done(&self) -> Outcome {
+    fn done(&self, now: UnixTime) -> Outcome {
         let asked = self.desk.submission.outputs.len();
         let outputs: Vec<_> = self.outputs.values().cloned().collect();
         if outputs.len() != asked {
             let message = format!("{} of {asked} outputs were reported", outputs.len());
             return Outcome::Failed(crate::driver::failed(Fault::Bug, "OUTPUT_MISSING", message));
         }
-        Outcome::Done { outputs, summary: self.summary(), caches: Vec::new() }
+        let planned = self.planned.as_deref();
+        let provenance = planned.map(|planned| crate::provenance::told(&self.desk, planned, now));
+        let provenance = provenance.unwrap_or_default();
+        Outcome::Done { outputs, summary: self.summary(), caches: Vec::new(), provenance }
     }
 
     fn summary(&self) -> Summary {

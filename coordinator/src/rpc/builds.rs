@@ -171,7 +171,8 @@ impl pb::builds_server::Builds for BuildsService {
             let ask: CacheAsk = document::from_bytes("question", &ask).map_err(invalid)?;
             let Records { stores, scope, .. } = &self.0.records;
             let now = self.0.clock.now();
-            let told = crate::cache::cache(stores, scope, &ask, now).await;
+            let sweeps = &self.0.sweeps;
+            let told = crate::cache::counted(stores, scope, &ask, now, sweeps).await;
             let told = told.map_err(store_failed)?;
             Ok(pb::CacheReply { told: document::to_bytes(&told).into() })
         })

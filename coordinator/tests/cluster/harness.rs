@@ -15,8 +15,8 @@ use dcbuild_model::{
 use dcbuild_plan::Request;
 use dcbuild_process::Clock;
 use dcbuild_proto::document::{
-    self, Aim, Answer, Caches, LayerCompression, Lease, LeasedStep, Outcome, OutputKind,
-    OutputResult, OutputSpec, Question, StepError, Submission, Work,
+    self, Aim, Answer, Attests, Caches, LayerCompression, Lease, LeasedStep, Origin, Outcome,
+    OutputKind, OutputResult, OutputSpec, Question, StepError, Submission, Work,
 };
 use dcbuild_proto::pb;
 use dcbuild_proto::pb::build_event::Event;
@@ -498,6 +498,7 @@ pub(crate) fn submission(dockerfile: &str) -> Submission {
             annotations,
             rewrite_timestamp: false,
             inline_cache: false,
+            attest: Attests::default(),
         }],
         detached: false,
         aim: Aim::Build {},
@@ -505,5 +506,6 @@ pub(crate) fn submission(dockerfile: &str) -> Submission {
         title: "test".into(),
         agents: BTreeSet::new(),
         caches: Caches::default(),
+        origin: Origin::default(),
     }
 }

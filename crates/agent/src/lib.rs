@@ -15,4 +15,4 @@ mod wire;
 pub use agent::{Agent, AgentError, OpenAgentError};
 pub use key::{Key, KeyError};
 pub use message::{FAILURE, MESSAGE_BYTES_MAX, Request};
-pub use serve::{Ask, bind, serve};
+pub use serve::{Ask, Served, bind, serve};

@@ -2,13 +2,14 @@
 
 use std::io;
 use std::os::fd::AsRawFd as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::message::{FAILURE, MESSAGE_BYTES_MAX, Request};
@@ -41,6 +42,29 @@ pub fn bind(folder: &Path, name: &str) -> io::Result<UnixListener> {
     let open = std::fs::File::open(folder)?;
     // A socket's path has a hundred bytes at most; that of a descriptor is shorter than any folder's.
     UnixListener::bind(Path::new("/proc/self/fd").join(open.as_raw_fd().to_string()).join(name))
+}
+
+/// Somebody who can be asked behind a socket of its own, for what runs on this machine; it goes with this value.
+#[derive(Debug)]
+pub struct Served {
+    folder: TempDir,
+    _stop: DropGuard,
+}
+
+impl Served {
+    /// Makes the socket.
+    pub fn start(asks: Arc<dyn Ask>) -> io::Result<Served> {
+        let folder = tempfile::Builder::new().prefix("dcbuild-").tempdir()?;
+        let listener = bind(folder.path(), "agent")?;
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        tasks.spawn(serve(listener, asks, tasks.clone(), stop.clone()));
+        Ok(Served { folder, _stop: stop.drop_guard() })
+    }
+
+    /// Where the socket is.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("agent")
+    }
 }
 
 /// Answers on a socket until it is told to stop.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use dcbuild_model::{LayerDigest, LayerId, Record, Scope, StepKey, UnixTime};
 use dcbuild_store::{
     Catalog, CatalogParts, EmbeddedIndex, HashedBase, LayerIndex, ListedObject, ObjectName,
-    ObjectPage, Objects, Seal, StepIndex, StoreError, StoredBlob,
+    ObjectPage, Objects, Seal, StepIndex, StoreError, StoredBlob, Unseen,
 };
 use serde::{Deserialize, Serialize};
 use tokio_util::task::TaskTracker;
@@ -104,6 +104,7 @@ impl Documents {
             seal,
             now: Arc::new(move || *time.lock().unwrap_or_else(PoisonError::into_inner)),
             tasks: TaskTracker::new(),
+            unseen: Unseen::default(),
         };
         Catalog::new(parts)
     }

@@ -147,7 +147,7 @@ impl Sources {
             }
             sent => sent?,
         };
-        let Sent { parcel, uploaded_bytes, found_bytes } = sent;
+        let Sent { parcel, uploaded_bytes, found_bytes, .. } = sent;
         Ok(Answer::Packed { parcel, sent_bytes: uploaded_bytes, found_bytes })
     }
 

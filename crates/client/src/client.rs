@@ -16,7 +16,7 @@ use dcbuild_oci::LayoutRef;
 use dcbuild_process::{Clock, Env, Hint, SystemClock, new_bits};
 use dcbuild_progress::Mode;
 use dcbuild_proto::cache::{CacheAsk, CacheTold};
-use dcbuild_proto::document::{Aim, Outcome, Submission};
+use dcbuild_proto::document::{Aim, Origin, Outcome, Submission};
 use dcbuild_remote::RemoteStore;
 use dcbuild_store::{BlobStore, LayerIndex};
 use tokio_util::sync::CancellationToken;
@@ -114,8 +114,9 @@ impl BuildRequest {
         prepared: Prepared,
         handover: Handover,
     ) -> BuildRequest {
-        let Prepared { found, contexts, layouts, secrets, agents, kept } = prepared;
-        let submission = wanted.submission(found, handover);
+        let Prepared { found, contexts, layouts, secrets, agents, fetched, vcs, kept } = prepared;
+        let mut submission = wanted.submission(found, handover);
+        submission.origin = Origin { fetched, vcs, ..submission.origin };
         let builds = submission.aim == (Aim::Build {});
         BuildRequest {
             id,
@@ -157,6 +158,8 @@ pub struct ClientConfig {
     pub docker_host: String,
     /// What relative paths of outputs start from.
     pub working: PathBuf,
+    /// A file of certificates by which alone the store behind a coordinator is known.
+    pub store_ca: Option<PathBuf>,
 }
 
 impl ClientConfig {
@@ -167,6 +170,7 @@ impl ClientConfig {
             docker_config: env.docker_config(),
             docker_host: env.docker_host().unwrap_or(DOCKER_HOST).to_owned(),
             working,
+            store_ca: env.aws_ca_bundle(),
         }
     }
 }
@@ -199,7 +203,8 @@ const FIRST_CONTACT: Duration = Duration::from_secs(3);
 impl Client {
     /// A client of a coordinator elsewhere, whose store is reached through it.
     pub fn new(channel: Channel, config: ClientConfig) -> Client {
-        let store = Arc::new(RemoteStore::new(channel.clone(), "of the coordinator"));
+        let (name, ca) = ("of the coordinator", config.store_ca.clone());
+        let store = Arc::new(RemoteStore::trusting(channel.clone(), name, ca));
         Client {
             builds: Builds::new(channel),
             blobs: store.clone(),
@@ -306,7 +311,7 @@ impl Client {
         }
         let well = matches!(outcome, Outcome::Done { .. }) && delivery.errors.is_empty();
         if (well || !delivery.results.is_empty())
-            && let Err(error) = self.tell(request, &delivery.results)
+            && let Err(error) = self.tell(request, &delivery.results, &outcome)
         {
             delivery.errors.push(error);
         } else if well {

@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use dcbuild_agent::{Agent, KeyError, OpenAgentError};
+use dcbuild_agent::{Agent, KeyError, OpenAgentError, Served};
+use dcbuild_attest::Material;
 use dcbuild_fetch::{ENVIRONMENT, FetchConfig, FetchError, Fetcher, Reach, Tokens};
 use dcbuild_layer::{ArchiveKind, as_tar, detect};
 use dcbuild_model::remote::file_name;
@@ -14,8 +16,6 @@ use dcbuild_plan::SourcePolicy;
 use dcbuild_plan::policy::Engine;
 use dcbuild_process::{Env, Hint};
 use tempfile::TempDir;
-use tokio_util::sync::{CancellationToken, DropGuard};
-use tokio_util::task::TaskTracker;
 
 use crate::parse::{AgentSource, NamedContext};
 use crate::policy::{self, PolicyRefusal};
@@ -173,6 +173,8 @@ pub struct Gathered {
     pub agents: BTreeMap<String, Agent>,
     /// Source policies.
     pub policies: Vec<SourcePolicy>,
+    /// What was fetched, by the name of the context that it became; `dockerfile` is the Dockerfile alone.
+    pub fetched: BTreeMap<String, Material>,
     /// Lives as long as the build.
     pub(crate) kept: Vec<TempDir>,
 }
@@ -204,6 +206,10 @@ pub async fn gather(
     gathering.others().await
 }
 
+/// What provenance calls the build's own context, and a Dockerfile that lies in no context.
+const CONTEXT: &str = "context";
+const DOCKERFILE: &str = "dockerfile";
+
 struct Gathering<'a> {
     wanted: &'a Wanted,
     place: Place<'a>,
@@ -211,7 +217,7 @@ struct Gathering<'a> {
     tell: &'a mut (dyn FnMut(&str) + Send),
     fetcher: Option<Fetcher>,
     /// Where git finds the keys of `--ssh default`.
-    agent: Option<ServedAgent>,
+    agent: Option<Served>,
     done: Gathered,
 }
 
@@ -278,7 +284,7 @@ impl Gathering<'_> {
     async fn others(mut self) -> Result<Gathered, GatherError> {
         for (name, context) in &self.wanted.contexts {
             if let NamedContext::Remote(remote) = context {
-                let folder = self.named(remote).await?;
+                let folder = self.named(name, remote).await?;
                 self.done.named.insert(name.clone(), folder);
             }
         }
@@ -297,7 +303,7 @@ impl Gathering<'_> {
         if self.fetcher.is_none() {
             let mut env = environment(self.place.env);
             if let Some(agent) = self.done.agents.get(DEFAULT_AGENT) {
-                let served = ServedAgent::start(agent.clone()).map_err(GatherError::Folder)?;
+                let served = Served::start(Arc::new(agent.clone())).map_err(GatherError::Folder)?;
                 env.retain(|(name, _)| name != SSH_AUTH_SOCK);
                 env.push((SSH_AUTH_SOCK.into(), served.socket().into_os_string()));
                 self.agent = Some(served);
@@ -347,7 +353,7 @@ impl Gathering<'_> {
         let Remote::Http(address) = &permitted.remote else {
             return Err(GatherError::Repository { url: url.to_owned() });
         };
-        let file = self.fetched(address, permitted.checksum).await?;
+        let file = self.fetched((DOCKERFILE, address), permitted.checksum).await?;
         self.done.dockerfile = Some(loose(file, url).await?);
         Ok(())
     }
@@ -355,33 +361,44 @@ impl Gathering<'_> {
     /// Fetches a file into a folder of its own.
     async fn fetched(
         &mut self,
-        url: &str,
+        named: (&str, &str),
         checksum: Option<Digest>,
     ) -> Result<PathBuf, GatherError> {
         let file = self.folder()?.join("file");
-        self.fetched_to(url, checksum, &file).await?;
+        self.fetched_to(named, checksum, &file).await?;
         Ok(file)
     }
 
     async fn fetched_to(
         &mut self,
-        url: &str,
+        (name, url): (&str, &str),
         checksum: Option<Digest>,
         file: &Path,
     ) -> Result<(), GatherError> {
         let shown = Remote::Http(url.to_owned()).to_string();
         (self.tell)(&shown);
         let found = self.fetcher()?.file(url, file).await?.digest;
-        match checksum.filter(|wanted| *wanted != found) {
-            Some(wanted) => Err(GatherError::Checksum { url: shown, wanted, found }),
-            None => Ok(()),
+        if let Some(wanted) = checksum.filter(|wanted| *wanted != found) {
+            return Err(GatherError::Checksum { url: shown, wanted, found });
         }
+        let digest = found.to_string();
+        let material = Material::new(shown, "sha256", digest.trim_start_matches("sha256:"));
+        self.done.fetched.insert(name.to_owned(), material);
+        Ok(())
     }
 
-    async fn checked_out(&mut self, source: &GitSource) -> Result<PathBuf, GatherError> {
-        (self.tell)(&source.to_string());
+    async fn checked_out(
+        &mut self,
+        name: &str,
+        source: &GitSource,
+    ) -> Result<PathBuf, GatherError> {
+        let address = source.to_string();
+        (self.tell)(&address);
         let folder = self.folder()?;
-        Ok(self.fetcher()?.repository(source, &folder).await?.folder)
+        let found = self.fetcher()?.repository(source, &folder).await?;
+        let material = Material::of_commit(address, &found.commit);
+        self.done.fetched.insert(name.to_owned(), material);
+        Ok(found.folder)
     }
 
     /// A file behind a URL is an archive with everything, or the Dockerfile alone.
@@ -389,12 +406,12 @@ impl Gathering<'_> {
         let Added { remote, checksum } = policy::permitted(&self.policy, remote)?;
         let url = match &remote {
             Remote::Git(source) => {
-                self.done.root = Some(self.checked_out(source).await?);
+                self.done.root = Some(self.checked_out(CONTEXT, source).await?);
                 return Ok(());
             }
             Remote::Http(url) => url,
         };
-        let file = self.fetched(url, checksum).await?;
+        let file = self.fetched((CONTEXT, url), checksum).await?;
         let (folder, from) = (self.folder()?, remote.to_string());
         self.done.root = Some(folder.clone());
         let archive = file.clone();
@@ -412,13 +429,13 @@ impl Gathering<'_> {
     }
 
     /// A file behind a URL is a context with one file.
-    async fn named(&mut self, remote: &Remote) -> Result<PathBuf, GatherError> {
+    async fn named(&mut self, name: &str, remote: &Remote) -> Result<PathBuf, GatherError> {
         let Added { remote, checksum } = policy::permitted(&self.policy, remote)?;
         match &remote {
-            Remote::Git(source) => self.checked_out(source).await,
+            Remote::Git(source) => self.checked_out(name, source).await,
             Remote::Http(url) => {
                 let folder = self.folder()?;
-                self.fetched_to(url, checksum, &folder.join(file_name(url))).await?;
+                self.fetched_to((name, url), checksum, &folder.join(file_name(url))).await?;
                 Ok(folder)
             }
         }
@@ -444,27 +461,6 @@ pub fn environment(env: &Env) -> Vec<(std::ffi::OsString, std::ffi::OsString)> {
 /// The agent that git uses too.
 const DEFAULT_AGENT: &str = "default";
 const SSH_AUTH_SOCK: &str = "SSH_AUTH_SOCK";
-
-/// An agent behind a socket of its own, for what runs on this machine.
-struct ServedAgent {
-    folder: TempDir,
-    _stop: DropGuard,
-}
-
-impl ServedAgent {
-    fn start(agent: Agent) -> io::Result<ServedAgent> {
-        let folder = tempfile::Builder::new().prefix("dcbuild-").tempdir()?;
-        let listener = dcbuild_agent::bind(folder.path(), "agent")?;
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let asks = std::sync::Arc::new(agent);
-        tasks.spawn(dcbuild_agent::serve(listener, asks, tasks.clone(), stop.clone()));
-        Ok(ServedAgent { folder, _stop: stop.drop_guard() })
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.path().join("agent")
-    }
-}
 
 async fn open_agents(
     wanted: &Wanted,

@@ -5,6 +5,7 @@
 
 mod answer;
 pub mod args;
+pub mod attest;
 pub mod caches;
 pub mod client;
 mod csv;
@@ -23,6 +24,7 @@ mod refuse;
 pub mod rpc;
 pub mod show;
 pub mod unpack;
+mod vcs;
 pub mod wanted;
 
 pub use args::BuildFlags;

@@ -6,7 +6,7 @@ use dcbuild_explain::Explanation;
 use dcbuild_model::{
     BuildId, Fault, InvalidId, ManifestDigest, ParseDigestError, UnixTime, limits,
 };
-use dcbuild_process::Hint;
+use dcbuild_process::{Hint, TlsFault};
 use dcbuild_progress::Update;
 use dcbuild_proto::cache::{CacheAsk, CacheTold};
 use dcbuild_proto::document::{
@@ -18,6 +18,7 @@ use dcbuild_proto::pb::build_event::Event as Wire;
 use dcbuild_proto::pb::builds_client::BuildsClient;
 use dcbuild_proto::pb::client_message::Message;
 use dcbuild_proto::progress::InvalidUpdate;
+use dcbuild_remote::told;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -38,6 +39,12 @@ pub enum RpcError {
         code: Code,
         /// Its words.
         message: String,
+    },
+    /// The two do not trust each other.
+    #[error("could not speak to the coordinator over TLS: {fault}")]
+    Tls {
+        /// Why not.
+        fault: TlsFault,
     },
     /// It ended the conversation.
     #[error("the coordinator ended the conversation before the build had ended")]
@@ -62,6 +69,9 @@ pub enum RpcError {
 impl RpcError {
     fn of(what: &'static str) -> impl FnOnce(Status) -> RpcError {
         move |status| {
+            if let Some(fault) = TlsFault::find(&status) {
+                return RpcError::Tls { fault };
+            }
             let message = told(&status).chars().take(2_000).collect();
             RpcError::Refused { what, code: status.code(), message }
         }
@@ -94,25 +104,11 @@ impl RpcError {
                 }
                 _ => Fault::Cluster,
             },
+            RpcError::Tls { .. } => Fault::Request,
             RpcError::Ended => Fault::Cluster,
             _ => Fault::Bug,
         }
     }
-}
-
-/// What a status says; of a connection that failed, also why.
-fn told(status: &Status) -> String {
-    let mut text = status.message().to_owned();
-    let mut cause = std::error::Error::source(status);
-    while let Some(error) = cause {
-        let words = error.to_string();
-        if !text.contains(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 impl Hint for RpcError {
@@ -121,15 +117,52 @@ impl Hint for RpcError {
             RpcError::Refused { code: Code::Unavailable, .. } | RpcError::Ended => {
                 "is the coordinator running, and its address right?"
             }
-            RpcError::Refused { code: Code::Cancelled | Code::Unimplemented, .. } => {
+            // A coordinator that does not accept a certificate may close the connection before a question is on its way.
+            RpcError::Refused { code: Code::Cancelled, .. } => {
+                "is it a coordinator that listens at this address, and does it accept the certificate that it is shown? \
+                 its log says why it turned a client away"
+            }
+            RpcError::Refused { code: Code::Unimplemented, .. } => {
                 "is it a coordinator that listens at this address?"
             }
+            RpcError::Tls { fault } => way_out(*fault),
             RpcError::Update(_) | RpcError::Document(_) | RpcError::Unknown => {
                 "client and coordinator must be of the same version"
             }
             _ => return None,
         };
         Some(hint.to_owned())
+    }
+}
+
+/// What to do about a coordinator and a client that do not trust each other.
+fn way_out(fault: TlsFault) -> &'static str {
+    match fault {
+        TlsFault::Untrusted => {
+            "name the CA of the coordinator's certificate with submit.tls.ca or DCBUILD_TLS_CA; workers have worker.tls.ca"
+        }
+        TlsFault::Expired => {
+            "renew the certificate in coordinator.tls.cert; it is read again by itself"
+        }
+        TlsFault::Early => {
+            "check the clocks of both machines, and from when coordinator.tls.cert is valid"
+        }
+        TlsFault::OtherName => {
+            "reach the coordinator by a name that its certificate has, or give it one with this name"
+        }
+        TlsFault::Unusable => {
+            "look at the coordinator's certificate with `openssl s_client -connect HOST:PORT`"
+        }
+        TlsFault::Plain => {
+            "write http:// in place of https://, or give the coordinator a certificate with coordinator.tls"
+        }
+        TlsFault::Wanted => {
+            "show it one with submit.tls.cert and submit.tls.key, or DCBUILD_TLS_CERT and DCBUILD_TLS_KEY"
+        }
+        TlsFault::Refused => {
+            "the certificate must be valid, and from a CA in coordinator.tls.client_ca: ask whoever runs the coordinator"
+        }
+        TlsFault::Failed => "is it a coordinator of dcbuild that listens there?",
     }
 }
 

@@ -10,10 +10,11 @@ use dcbuild_model::Remote;
 use dcbuild_plan::{NoCache, PullPolicy, Request, RunNetwork};
 use dcbuild_process::Env;
 use dcbuild_progress::Mode;
-use dcbuild_proto::document::{Aim, Submission};
+use dcbuild_proto::document::{Aim, Origin, Submission};
 
 use crate::FlagError;
 use crate::args::BuildFlags;
+use crate::attest::{self, Attesting};
 use crate::caches::CacheFlags;
 use crate::output::{self, ClientOutput, Naming, Output, Shorthands};
 use crate::parse::{self, AgentSource, CallWanted, NamedContext, SecretSource};
@@ -75,6 +76,8 @@ pub struct Wanted {
     /// The request, all but the Dockerfile and the proxies.
     request: Request,
     title: String,
+    /// How much provenance the metadata file is to have.
+    told: Option<dcbuild_attest::Mode>,
 }
 
 /// What a build is handed over for.
@@ -126,7 +129,10 @@ impl Wanted {
             (None, MainContext::Stdin) => "Dockerfile".to_owned(),
         };
         let request = request(flags, env, &contexts)?;
-        let naming = Naming { names, annotations, index: request.is_index() };
+        let attesting = Attesting::new(flags, env)?;
+        let request =
+            Request { scan: attesting.sbom.as_ref().map(|(scan, _)| scan.clone()), ..request };
+        let naming = Naming { names, annotations, index: request.is_index(), attesting };
         let mut outputs = output::outputs(&flags.outputs, shorthands, &naming)?;
         let caches = CacheFlags::read(&flags.cache_from, &flags.cache_to, env)?;
         let inline = caches.inline || is_inline(&request.build_args);
@@ -157,6 +163,7 @@ impl Wanted {
             outputs,
             mode,
             call: parse::call(flags.call.as_deref(), flags.check)?,
+            told: attest::told(env)?.filter(|_| flags.metadata_file.is_some()),
             title,
         })
     }
@@ -183,6 +190,12 @@ impl Wanted {
                 instead: "name the image with -t and --push it, or leave --detach out",
             }),
         }
+    }
+
+    /// Whether anybody will be told how the build came about.
+    pub(crate) fn tells_provenance(&self) -> bool {
+        let asks = |output: &Output| output.spec.attest.provenance.is_some();
+        self.told.is_some() || self.outputs.iter().any(asks)
     }
 
     /// What the client does with each output, in the order of the submission.
@@ -215,6 +228,7 @@ impl Wanted {
             title: self.title.clone(),
             agents: self.agents.keys().cloned().collect(),
             caches: self.caches.submitted(),
+            origin: Origin { told: self.told, ..Origin::default() },
         }
     }
 

@@ -56,18 +56,28 @@ impl Compressor {
         }
     }
 
-    pub(crate) fn frame(&mut self, plain: &[u8]) -> io::Result<Vec<u8>> {
+    /// Whether frames stay as they are.
+    pub(crate) fn is_none(&self) -> bool {
+        matches!(self, Compressor::None)
+    }
+
+    /// Compresses a frame into memory whose content does not matter.
+    pub(crate) fn frame(&mut self, plain: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
         match self {
-            Compressor::None => Ok(plain.to_vec()),
+            Compressor::None => plain.clone_into(out),
             Compressor::Gzip(compressor) => {
-                let mut out = vec![0; compressor.gzip_compress_bound(plain.len())];
+                out.resize(compressor.gzip_compress_bound(plain.len()), 0);
                 let len = compressor
-                    .gzip_compress(plain, &mut out)
+                    .gzip_compress(plain, out)
                     .map_err(|error| io::Error::other(format!("{error:?}")))?;
                 out.truncate(len);
-                Ok(out)
             }
-            Compressor::Zstd(compressor) => compressor.compress(plain),
+            Compressor::Zstd(compressor) => {
+                out.clear();
+                out.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+                compressor.compress_to_buffer(plain, out)?;
+            }
         }
+        Ok(())
     }
 }

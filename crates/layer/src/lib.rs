@@ -9,6 +9,8 @@ pub mod archive;
 pub mod collect;
 pub mod compress;
 pub mod content;
+mod cut;
+mod frame;
 mod header;
 pub mod index;
 pub mod input;

@@ -2,12 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "test")]
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
 use dcbuild_layer::{
-    BlobForm, BlobIndex, InlineContents, LayerForm, NoSink, Ratio, WriteBlobError, WrittenBlob,
-    read_extent, read_layer, write_blob,
+    BlobForm, BlobIndex, InlineContents, LayerForm, NoSink, Ratio, ReadContent, WriteBlobError,
+    WrittenBlob, read_extent, read_layer, write_blob,
 };
 use dcbuild_model::{Compression, ContentDigest, Digest, TreePath, UnixTime};
 use dcbuild_tree::{Change, Changes, Entry, FileBody, Kind, LinkGroup, Meta, Origin, Xattrs};
@@ -114,6 +114,71 @@ fn threads_have_no_say_in_the_bytes() {
         for threads in [2, 5] {
             assert!(one == written(compression, threads), "{compression:?} with {threads}");
         }
+    }
+}
+
+#[test]
+fn files_at_the_edges_of_frames_come_back() {
+    let mut changes = Changes::default();
+    let mib = 1 << 20;
+    let sizes = [0, 64 << 10, mib - 512, mib, mib + 1, 4 * mib - 1, 4 * mib, 4 * mib + 1, 0];
+    for (number, size) in sizes.into_iter().chain([700 << 10; 5]).enumerate() {
+        let bytes = noise(size, u64::try_from(number).unwrap() + 3);
+        let put = Change::Put(entry(0o644, file(&bytes)));
+        changes.0.insert(path(format!("file-{number:02}").as_bytes()), put);
+    }
+    for compression in ALL {
+        let written = |threads| {
+            let (mut blob, form) = (Vec::new(), BlobForm { compression, level: None, threads });
+            let written = write_blob(&changes, &InlineContents, &form, &mut blob).unwrap();
+            (blob, written)
+        };
+        let (blob, one) = written(1);
+        assert!((&blob, &one) == (&written(3).0, &written(3).1), "{compression:?}");
+        let form = LayerForm { compression: Some(compression), ratio: Ratio::Limited };
+        let read = read_layer(&*blob, form, &mut NoSink).unwrap();
+        assert_eq!((read.diff_id, read.digest), (one.blob.diff_id, one.blob.digest));
+        assert_eq!(read.changes.0.keys().collect::<Vec<_>>(), changes.0.keys().collect::<Vec<_>>());
+        for (path, change) in &changes.0 {
+            let Change::Put(Entry { kind: Kind::File(body), .. }) = change else { unreachable!() };
+            let extent = one.index.locate(path).unwrap();
+            let range = usize::try_from(extent.blob.start).unwrap()
+                ..usize::try_from(extent.blob.end).unwrap();
+            let bytes = read_extent(&blob[range], &extent, compression).unwrap();
+            assert_eq!(ContentDigest(Digest::of(&bytes)), body.content, "{path}");
+        }
+    }
+}
+
+/// Whoever checks what it reads says so where it ends.
+#[test]
+fn what_a_reader_says_at_its_end_is_heard() {
+    struct Doubtful;
+    impl ReadContent for Doubtful {
+        fn open(&self, body: &FileBody) -> std::io::Result<Box<dyn Read + Send>> {
+            struct Ends(Box<dyn Read + Send>);
+            impl Read for Ends {
+                fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+                    match self.0.read(buffer)? {
+                        0 => Err(std::io::Error::other("it was not what it should be")),
+                        count => Ok(count),
+                    }
+                }
+            }
+            Ok(Box::new(Ends(InlineContents.open(body)?)))
+        }
+    }
+    for size in [10, 5 << 20] {
+        let mut changes = Changes::default();
+        let put = Change::Put(entry(0o644, file(&noise(size, 5))));
+        changes.0.insert(path(b"f"), put);
+        let form = BlobForm { compression: Compression::Zstd, level: None, threads: 2 };
+        let error = write_blob(&changes, &Doubtful, &form, std::io::sink()).unwrap_err();
+        assert!(
+            matches!(&error, WriteBlobError::Content { path: at, source }
+            if *at == path(b"f") && source.to_string().contains("should be")),
+            "{error:?}"
+        );
     }
 }
 

@@ -114,6 +114,8 @@ pub struct BucketConfig {
     pub url: String,
     /// Files of the keys that records are signed with: the first signs, all are trusted.
     pub signing_key_files: Vec<PathBuf>,
+    /// A file of certificates that are trusted instead of the system's.
+    pub ca: Option<PathBuf>,
 }
 
 /// What knows fast what a bucket has.
@@ -123,12 +125,40 @@ pub enum IndexConfig {
     #[default]
     Embedded,
     /// A Redis, for all.
-    Redis {
-        /// `redis://HOST:PORT`, `rediss://..` or `redis+sentinel://..`; read by whoever opens it.
-        url: String,
-        /// A file of certificates that are trusted instead of the system's.
-        ca: Option<PathBuf>,
-    },
+    Redis(RedisTable),
+}
+
+/// A Redis, and who we are to it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RedisTable {
+    /// `redis://HOST:PORT`, `rediss://..` or `redis+sentinel://..`; read by whoever opens it.
+    pub url: String,
+    /// A file of certificates that are trusted instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// The files of the certificate that is shown to the server, and of its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// A file with `[USER:]PASSWORD` for the sentinels.
+    pub sentinel_auth_file: Option<PathBuf>,
+}
+
+/// The certificates of a coordinator, as files in PEM.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServerTlsConfig {
+    /// Its certificate, with what leads to its CA.
+    pub cert: PathBuf,
+    /// The certificate's key.
+    pub key: PathBuf,
+    /// Whose certificates clients and workers must have; anybody may come where there is none.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// What a client or worker knows a coordinator by, and is known by; as files in PEM.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ClientTls {
+    /// Certificates that are trusted instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// The certificate that is shown to the coordinator, and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// A coordinator.
@@ -136,6 +166,8 @@ pub enum IndexConfig {
 pub struct CoordinatorConfig {
     /// Where clients and workers reach it.
     pub listen: SocketAddr,
+    /// What it is known by; nothing is encrypted where there is none.
+    pub tls: Option<ServerTlsConfig>,
     /// Where health, metrics and the page are.
     pub http_listen: SocketAddr,
     /// Where its log is kept.
@@ -161,6 +193,8 @@ pub struct CoordinatorConfig {
 pub struct WorkerConfig {
     /// The coordinator that it works for, as a URL.
     pub coordinator: String,
+    /// What it knows the coordinator by.
+    pub tls: ClientTls,
     /// Where other workers reach it.
     pub listen: PeerListen,
     /// What they are told, where that is something else.
@@ -195,6 +229,8 @@ pub struct FetchConfig {
 pub struct SubmitConfig {
     /// The coordinator, as a URL, where one is set.
     pub coordinator: Option<String>,
+    /// What it is known by.
+    pub tls: ClientTls,
 }
 
 /// The log.

@@ -102,6 +102,31 @@ impl Env {
         self.get("DCBUILD_INDEX").filter(|value| !value.is_empty())
     }
 
+    /// A file of certificates that are trusted instead of the system's when S3 is reached, as for AWS's own tools.
+    pub fn aws_ca_bundle(&self) -> Option<PathBuf> {
+        self.path("AWS_CA_BUNDLE")
+    }
+
+    /// Who we are to the sentinels of Redis, as `[USER:]PASSWORD` in `DCBUILD_SENTINEL_AUTH`.
+    pub fn sentinel_auth(&self) -> Option<&str> {
+        self.get("DCBUILD_SENTINEL_AUTH").filter(|value| !value.is_empty())
+    }
+
+    /// The certificates that vouch for a coordinator, where `DCBUILD_TLS_CA` names a file.
+    pub fn tls_ca(&self) -> Option<PathBuf> {
+        self.path("DCBUILD_TLS_CA")
+    }
+
+    /// The certificate that is shown to a coordinator, where `DCBUILD_TLS_CERT` names a file.
+    pub fn tls_cert(&self) -> Option<PathBuf> {
+        self.path("DCBUILD_TLS_CERT")
+    }
+
+    /// Its key, where `DCBUILD_TLS_KEY` names a file.
+    pub fn tls_key(&self) -> Option<PathBuf> {
+        self.path("DCBUILD_TLS_KEY")
+    }
+
     /// The folder of Docker's `config.json`.
     pub fn docker_config(&self) -> Option<PathBuf> {
         self.path("DOCKER_CONFIG").or_else(|| Some(self.home()?.join(".docker")))

@@ -1,5 +1,5 @@
 //! What every role does once: read the configuration and the environment, start tracing, turn signals into a token, tell
-//! the time, print an error.
+//! the time, print an error, and tell what is wrong with an encrypted connection.
 //!
 //! Nothing else may read the environment or the clock. Start with [`Config::load`] and [`Env`].
 
@@ -9,6 +9,7 @@ pub mod docker;
 pub mod env;
 pub mod report;
 pub mod signals;
+pub mod tls;
 pub mod trace;
 pub mod units;
 
@@ -18,5 +19,6 @@ pub use docker::{Proxies, ProxiesError};
 pub use env::Env;
 pub use report::{Hint, report, report_with_hint};
 pub use signals::signals;
+pub use tls::TlsFault;
 pub use trace::start_tracing;
 pub use units::{ByteSize, parse_duration};

@@ -51,6 +51,17 @@ pub struct Credentials {
     pub password: String,
 }
 
+impl Credentials {
+    /// Reads `PASSWORD` or `USER:PASSWORD`.
+    pub fn from_text(text: &str) -> Credentials {
+        let (user, password) = match text.split_once(':') {
+            Some((user, password)) => (Some(user.to_owned()), password),
+            None => (None, text),
+        };
+        Credentials { user: user.filter(|user| !user.is_empty()), password: password.to_owned() }
+    }
+}
+
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credentials").field("user", &self.user).finish_non_exhaustive()
@@ -72,6 +83,8 @@ pub struct RedisConfig {
     pub sentinel_credentials: Option<Credentials>,
     /// A file of certificates in PEM that are trusted instead of the system's; read at each connect.
     pub ca_file: Option<PathBuf>,
+    /// The files of the certificate that the server is shown, and of its key, in PEM; read at each connect.
+    pub identity_files: Option<(PathBuf, PathBuf)>,
     /// What all names in Redis begin with; indexes of different prefixes do not see each other.
     pub prefix: String,
 }
@@ -168,6 +181,7 @@ impl RedisConfig {
             credentials,
             sentinel_credentials: None,
             ca_file: None,
+            identity_files: None,
             prefix: "dcbuild:".into(),
         })
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dcbuild_process::TlsFault;
 use dcbuild_store::StoreError;
 use redis::{ErrorKind, RedisError};
 
@@ -26,11 +27,23 @@ pub enum RedisFault {
         /// What the connection says.
         source: RedisError,
     },
-    /// It does not take us for who we say, or does not let us do what we must.
+    /// We do not trust each other.
     #[error(
-        "user or password are wrong, or the user may not do this: check them, and the user's rights with ACL LIST"
+        "{fault} ({address}): set the index's ca to the file of its CA, and cert and key if it asks for a certificate"
     )]
+    Untrusted {
+        /// The server.
+        address: String,
+        /// Why not.
+        fault: TlsFault,
+        /// What the connection says.
+        source: RedisError,
+    },
+    /// It does not take us for who we say, or does not let us do what we must.
+    #[error("{why}")]
     Denied {
+        /// What of it.
+        why: Denial,
         /// What it answered.
         source: RedisError,
     },
@@ -99,6 +112,29 @@ pub enum RedisFault {
     Stopped,
 }
 
+/// What a server does not let us do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Denial {
+    /// It wants to know who we are.
+    #[error("it wants a user and password: write redis://USER:PASSWORD@HOST:PORT")]
+    NoPassword,
+    /// The same of a sentinel.
+    #[error(
+        "a sentinel wants a user and password: give them with DCBUILD_SENTINEL_AUTH or the index's sentinel_auth_file"
+    )]
+    NoSentinelPassword,
+    /// It knows no such user, or another password.
+    #[error(
+        "it knows no such user with this password, or the user is off: check both, a '%' in them is written %25"
+    )]
+    WrongPassword,
+    /// The user may not do this, or not with these keys.
+    #[error(
+        "the user's rights do not reach: give it `~dcbuild:* +@read +@write +@scripting +@connection +info +role +time` with ACL SETUSER"
+    )]
+    NoRight,
+}
+
 /// What a fault means for the connection that it came from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Aftermath {
@@ -119,13 +155,20 @@ impl RedisFault {
             Some("MOVED" | "ASK" | "CLUSTERDOWN" | "CROSSSLOT") => {
                 return RedisFault::Cluster { source };
             }
-            Some("NOAUTH" | "WRONGPASS" | "NOPERM") => return RedisFault::Denied { source },
+            Some("NOAUTH") => return RedisFault::Denied { why: Denial::NoPassword, source },
+            Some("WRONGPASS") => return RedisFault::Denied { why: Denial::WrongPassword, source },
+            Some("NOPERM") => return RedisFault::Denied { why: Denial::NoRight, source },
             Some("OOM") => return RedisFault::Full { source },
             Some("MISCONF") => return RedisFault::NotSaving { source },
             _ => {}
         }
+        if let Some(fault) = TlsFault::find(&source) {
+            return RedisFault::Untrusted { address: address.into(), fault, source };
+        }
         match source.kind() {
-            ErrorKind::AuthenticationFailed => RedisFault::Denied { source },
+            ErrorKind::AuthenticationFailed => {
+                RedisFault::Denied { why: Denial::WrongPassword, source }
+            }
             ErrorKind::Io => RedisFault::Connection { address: address.into(), source },
             _ => RedisFault::Answer { source },
         }
@@ -140,6 +183,7 @@ impl RedisFault {
             | RedisFault::Cluster { .. }
             | RedisFault::NoPrimary { .. }
             | RedisFault::CaFile { .. }
+            | RedisFault::Untrusted { .. }
             | RedisFault::Stopped => Aftermath::Down,
             RedisFault::Denied { .. }
             | RedisFault::Full { .. }

@@ -1,17 +1,18 @@
 //! Makes one connection: to the server, or to the one that sentinels name.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo as _, RedisConnectionInfo,
-    TlsCertificates, Value,
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo as _,
+    RedisConnectionInfo, TlsCertificates, Value,
 };
 use tokio::time::timeout;
 
 use crate::config::{Credentials, RedisAddress, RedisConfig, Servers, Transport};
-use crate::fault::RedisFault;
+use crate::fault::{Denial, RedisFault};
 
 /// How long one server may take for anything.
 pub(crate) const DEADLINE: Duration = Duration::from_millis(500);
@@ -70,7 +71,11 @@ pub(crate) async fn primary(config: &RedisConfig) -> Result<RedisAddress, RedisF
         };
         match within(asked, sentinel).await {
             Ok(Some((host, port))) => return Ok(RedisAddress { host, port }),
-            Err(RedisFault::Denied { source }) => return Err(RedisFault::Denied { source }),
+            Err(RedisFault::Denied { why, source }) => {
+                let why = if why == Denial::NoPassword { Denial::NoSentinelPassword } else { why };
+                return Err(RedisFault::Denied { why, source });
+            }
+            Err(fault @ RedisFault::Untrusted { .. }) => return Err(fault),
             Err(
                 RedisFault::Connection { source, .. }
                 | RedisFault::Answer { source }
@@ -114,15 +119,24 @@ async fn trust(config: &RedisConfig) -> Result<Option<TlsCertificates>, RedisFau
     }
     // Whoever came first has chosen; there is no other in this program.
     rustls::crypto::ring::default_provider().install_default().ok();
-    let Some(path) = &config.ca_file else {
-        return Ok(Some(TlsCertificates { client_tls: None, root_cert: None }));
+    let root_cert = match &config.ca_file {
+        Some(path) => Some(read(path).await?),
+        None => None,
     };
-    let read = tokio::fs::read(path).await;
-    let bytes = read.map_err(|error| {
+    let client_tls = match &config.identity_files {
+        Some((cert, key)) => {
+            Some(ClientTlsConfig { client_cert: read(cert).await?, client_key: read(key).await? })
+        }
+        None => None,
+    };
+    Ok(Some(TlsCertificates { client_tls, root_cert }))
+}
+
+async fn read(path: &Path) -> Result<Vec<u8>, RedisFault> {
+    tokio::fs::read(path).await.map_err(|error| {
         let source = Arc::new(error);
-        RedisFault::CaFile { path: path.clone(), source }
-    })?;
-    Ok(Some(TlsCertificates { client_tls: None, root_cert: Some(bytes) }))
+        RedisFault::CaFile { path: path.into(), source }
+    })
 }
 
 async fn dial(

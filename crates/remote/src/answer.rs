@@ -79,3 +79,17 @@ pub(crate) fn may_pass(status: &Status) -> bool {
             | Code::DeadlineExceeded
     )
 }
+/// What a status says; of a connection that failed, also why.
+pub fn told(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = error.source();
+    }
+    text
+}

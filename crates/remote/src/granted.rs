@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -139,10 +140,14 @@ fn spool_failed(source: io::Error) -> StoreError {
 }
 
 impl Granted {
-    pub(crate) fn new(client: StoreClient<Channel>, name: String) -> Granted {
+    pub(crate) fn new(
+        client: StoreClient<Channel>,
+        name: String,
+        store_ca: Option<PathBuf>,
+    ) -> Granted {
         let guard = Guard::new(format!("behind {name}"), GuardLimits::default());
         let (reads, nothing) = (Mutex::default(), AtomicBool::new(false));
-        Granted { client, name, transfer: Transfer::default(), guard, reads, nothing }
+        Granted { client, name, transfer: Transfer::trusting(store_ca), guard, reads, nothing }
     }
 
     /// Whether the other side may still grant something.

@@ -4,9 +4,10 @@
 //! that it did not hash, and takes up a read that was cut where it was cut. Where the other side grants it, bytes go straight
 //! between here and the store behind it. [`StoreService`] answers it from any store. [`Peers`] and [`PeerService`] are
 //! both ends of what workers take from each other before the store has it.
-//! None of them decides what is kept or who may ask.
+//! [`incoming`] and [`encrypted`] are how connections come in. None of them decides what is kept or who may ask.
 
 mod answer;
+mod encrypted;
 mod granted;
 mod incoming;
 pub mod peer;
@@ -16,7 +17,10 @@ mod service;
 mod store;
 mod transfer;
 
-pub use answer::{Answer, status_of};
+pub use answer::{Answer, status_of, told};
+pub use encrypted::{
+    EncryptedIncoming, ServerTls, TlsSetupError, certificates, encrypted, private_key,
+};
 pub use incoming::incoming;
 pub use peer::{Maker, Peer, PeerKey, PeerService, Peers};
 pub use send::{SendError, Sender, Sent};

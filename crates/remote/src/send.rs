@@ -63,10 +63,14 @@ pub enum SendError {
 }
 
 /// A parcel that is in the store with all that it names.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Sent {
     /// The parcel.
     pub parcel: BlobDigest,
+    /// Its packs.
+    pub packs: Vec<LayerId>,
+    /// The pieces of its tree.
+    pub pieces: Vec<BlobDigest>,
     /// The bytes that went to the store.
     pub uploaded_bytes: u64,
     /// The bytes of files that were there already.
@@ -117,6 +121,8 @@ impl Sender {
         let parcel = BlobDigest(Digest::of(&document));
         let missing = self.missing(&wrapped, parcel).await?;
         let files = Arc::new(files);
+        let all_packs = wrapped.parcel.packs.clone();
+        let all_pieces = wrapped.pieces.iter().map(|(blob, _)| *blob).collect();
         let Wrapped { packs, pieces, parcel: named } = wrapped;
         let (mut small, mut large, mut found_bytes) = (Vec::new(), Vec::new(), 0);
         for (pack, layer) in packs.into_iter().zip(named.packs) {
@@ -141,7 +147,7 @@ impl Sender {
         if missing.blobs.contains(&parcel) {
             uploaded_bytes += self.put(&parcel, document).await?;
         }
-        Ok(Sent { parcel, uploaded_bytes, found_bytes })
+        Ok(Sent { parcel, packs: all_packs, pieces: all_pieces, uploaded_bytes, found_bytes })
     }
 
     /// What the store lacks, in two questions.

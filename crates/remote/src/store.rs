@@ -1,5 +1,6 @@
 //! The side that has no store.
 
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -50,9 +51,18 @@ struct Wire {
 impl RemoteStore {
     /// Reaches the store behind a channel; `name` is what errors call it.
     pub fn new(channel: Channel, name: impl Into<String>) -> RemoteStore {
+        RemoteStore::trusting(channel, name, None)
+    }
+
+    /// The same, where the store behind the other side is reached by https and known by these certificates alone, in PEM.
+    pub fn trusting(
+        channel: Channel,
+        name: impl Into<String>,
+        store_ca: Option<PathBuf>,
+    ) -> RemoteStore {
         let (max, name) = (limits::MESSAGE_BYTES_MAX, name.into());
         let client = StoreClient::new(channel).max_decoding_message_size(max);
-        let granted = Arc::new(Granted::new(client.clone(), name.clone()));
+        let granted = Arc::new(Granted::new(client.clone(), name.clone(), store_ca));
         RemoteStore { paths: Arc::new(Verified(Paths { wire: Wire { client, name }, granted })) }
     }
 }

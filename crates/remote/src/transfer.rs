@@ -1,12 +1,13 @@
 //! Moving bytes over HTTP under grants: one request at a time, nothing kept.
 
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use dcbuild_store::{Judged, Progress, Verdict};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, RANGE};
-use reqwest::{Client, Method, Response, StatusCode};
+use reqwest::{Certificate, Client, Method, Response, StatusCode};
 
 /// How long a connection may take, and how long one may be silent.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -60,20 +61,34 @@ pub(crate) enum TransferError {
 pub(crate) struct Transfer {
     /// Made for the first request: it reads all certificates of the system, which costs as much as a small build.
     client: OnceLock<Result<Client, String>>,
+    /// What is trusted instead of the system's certificates.
+    ca: Option<PathBuf>,
 }
 
-fn new_client() -> Result<Client, String> {
+fn new_client(ca: Option<&Path>) -> Result<Client, String> {
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         // Another thread may install it first, which is as good.
         let _installed = rustls::crypto::ring::default_provider().install_default();
     }
-    let client = Client::builder().connect_timeout(CONNECT).read_timeout(SILENCE);
+    let mut client = Client::builder().connect_timeout(CONNECT).read_timeout(SILENCE);
+    if let Some(path) = ca {
+        let wrong = |problem: String| format!("certificates in {}: {problem}", path.display());
+        let bytes = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+        let trusted =
+            Certificate::from_pem_bundle(&bytes).map_err(|error| wrong(error.to_string()))?;
+        client = client.tls_certs_only(trusted);
+    }
     client.no_proxy().build().map_err(|error| error.to_string())
 }
 
 impl Transfer {
+    /// One that trusts the certificates of a file, or the system's.
+    pub(crate) fn trusting(ca: Option<PathBuf>) -> Transfer {
+        Transfer { client: OnceLock::new(), ca }
+    }
+
     fn client(&self) -> Result<&Client, TransferError> {
-        let client = self.client.get_or_init(new_client).as_ref();
+        let client = self.client.get_or_init(|| new_client(self.ca.as_deref())).as_ref();
         client.map_err(|what| TransferError::Setup { what: what.clone() })
     }
 

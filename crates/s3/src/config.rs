@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use url::{Host, Url};
@@ -30,6 +31,8 @@ pub struct S3Config {
     pub region: Option<String>,
     /// How requests name the bucket.
     pub style: AddressStyle,
+    /// A file of certificates, in PEM, that are trusted instead of the system's.
+    pub ca_file: Option<PathBuf>,
     /// The size of the parts that larger blobs are moved in.
     pub part_bytes: u64,
     /// How many requests are under way at most.
@@ -100,6 +103,7 @@ impl S3Config {
             endpoint: None,
             region: None,
             style: AddressStyle::Automatic,
+            ca_file: None,
             part_bytes: PART_BYTES,
             requests_max: REQUESTS_MAX,
             upload_bytes_max: UPLOAD_BYTES_MAX,

@@ -1,5 +1,6 @@
 //! The client of S3: where it goes, with what credentials, and what it leaves to us.
 
+use std::io;
 use std::time::Duration;
 
 use aws_config::environment::region::EnvironmentVariableRegionProvider;
@@ -13,8 +14,12 @@ use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::{
     Builder, RequestChecksumCalculation, ResponseChecksumValidation, StalledStreamProtectionConfig,
 };
-use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+
+use dcbuild_store::StoreError;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 
 use crate::S3Config;
 
@@ -25,8 +30,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
 pub(crate) async fn client(
     config: &S3Config,
     credentials: Option<SharedCredentialsProvider>,
-) -> Client {
-    let sdk = load(config, credentials).await;
+) -> Result<Client, StoreError> {
+    let sdk = load(config, credentials, trust(config)?).await;
     // Which endpoint it will be is the client's to work out; where it has one, it shows in the profile or environment.
     let style = config.is_path_style(config.endpoint.as_deref().or(sdk.endpoint_url()));
     let client = Builder::from(&sdk)
@@ -36,12 +41,35 @@ pub(crate) async fn client(
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
         .build();
-    Client::from_conf(client)
+    Ok(Client::from_conf(client))
 }
 
-async fn load(config: &S3Config, credentials: Option<SharedCredentialsProvider>) -> SdkConfig {
+/// Whose certificates are trusted.
+fn trust(config: &S3Config) -> Result<TlsContext, StoreError> {
+    let mut store = TrustStore::default();
+    if let Some(path) = &config.ca_file {
+        let wrong = |source| StoreError::Io { path: path.clone(), source };
+        let pem = std::fs::read(path).map_err(wrong)?;
+        let none = || io::Error::new(io::ErrorKind::InvalidData, "it holds no certificate in PEM");
+        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+        certificates.ok().filter(|found| !found.is_empty()).ok_or_else(none).map_err(wrong)?;
+        store = TrustStore::empty().with_pem_certificate(pem);
+    }
+    let context = TlsContext::builder().with_trust_store(store).build();
+    context.map_err(|error| StoreError::Unavailable {
+        store: config.to_string(),
+        source: error.into(),
+    })
+}
+
+async fn load(
+    config: &S3Config,
+    credentials: Option<SharedCredentialsProvider>,
+    trust: TlsContext,
+) -> SdkConfig {
     let tls = Provider::Rustls(CryptoMode::Ring);
-    let http = aws_smithy_http_client::Builder::new().tls_provider(tls).build_https();
+    let http =
+        aws_smithy_http_client::Builder::new().tls_provider(tls).tls_context(trust).build_https();
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .http_client(http)
         .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build());

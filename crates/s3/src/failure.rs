@@ -7,6 +7,7 @@ use std::time::Duration;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use dcbuild_process::TlsFault;
 
 /// The kinds of failures that something different is done about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,6 +34,8 @@ pub enum FailureKind {
     Damaged,
     /// No connection, or one that broke.
     Unreachable,
+    /// The server's certificate is not trusted, or it has none.
+    Untrusted,
     /// The server's own fault.
     Server,
     /// It failed too often just now, and was not asked.
@@ -58,6 +61,10 @@ impl FailureKind {
                 "name the bucket's region with ?region= in the store's address"
             }
             FailureKind::Full => "make space, or sweep the store",
+            FailureKind::Untrusted => {
+                "name the CA of the server's certificate with AWS_CA_BUNDLE or the store's key `ca`; http:// in the \
+                 endpoint is for a server without TLS"
+            }
             FailureKind::Unreachable => {
                 "check the endpoint, its port and certificate, and what lies between; a server without names \
                  for its buckets wants ?path-style=true"
@@ -157,7 +164,7 @@ fn without_answer(error: &(dyn Error + 'static)) -> FailureKind {
         }
         next = cause.source();
     }
-    FailureKind::Unreachable
+    if TlsFault::find(error).is_some() { FailureKind::Untrusted } else { FailureKind::Unreachable }
 }
 
 fn kind(status: u16, code: &str) -> FailureKind {

@@ -89,7 +89,7 @@ pub(crate) fn add(counter: &AtomicU64, bytes: usize) {
 impl S3Store {
     /// Finds region, endpoint and credentials by the usual chain of AWS; whether the store answers shows in use.
     pub async fn connect(config: S3Config) -> Result<S3Store, StoreError> {
-        let client = connect::client(&config, None).await;
+        let client = connect::client(&config, None).await?;
         S3Store::over(client, config).await
     }
 
@@ -99,7 +99,7 @@ impl S3Store {
         credentials: impl ProvideCredentials + 'static,
     ) -> Result<S3Store, StoreError> {
         let credentials = SharedCredentialsProvider::new(credentials);
-        let client = connect::client(&config, Some(credentials)).await;
+        let client = connect::client(&config, Some(credentials)).await?;
         S3Store::over(client, config).await
     }
 

@@ -71,9 +71,10 @@ impl Judged for Failure {
     fn verdict(&self) -> Verdict {
         match self.kind {
             FailureKind::SlowDown => Verdict::Busy { after: self.retry_after },
-            FailureKind::Damaged | FailureKind::Unreachable | FailureKind::Server => {
-                Verdict::Failed
-            }
+            FailureKind::Damaged
+            | FailureKind::Unreachable
+            | FailureKind::Untrusted
+            | FailureKind::Server => Verdict::Failed,
             FailureKind::Absent
             | FailureKind::PastEnd
             | FailureKind::NoBucket

@@ -11,6 +11,7 @@
 
 mod cell;
 mod cgroup;
+mod compat;
 mod devices;
 mod error;
 mod inside;

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use dcbuild_model::Platform;
 
+use crate::compat;
+
 /// Where the kernel shows its interpreters.
 const BINFMT_MISC: &str = "/proc/sys/fs/binfmt_misc";
 /// A longer entry is none.
@@ -47,12 +49,12 @@ pub fn emulated() -> Vec<Platform> {
     foreign.map(|foreign| foreign.platform).collect()
 }
 
-/// The platforms that need no interpreter, the machine's own first.
+/// The platforms that need no interpreter, the machine's own first, and last those of an older architecture.
 pub fn native() -> Vec<Platform> {
     let own = Platform { os: "linux".into(), ..Platform::host() };
     let variants = variants().into_iter();
     let levels = variants.map(|variant| Platform { variant: variant.into(), ..own.clone() });
-    std::iter::once(own.clone()).chain(levels).collect()
+    std::iter::once(own.clone()).chain(levels).chain(compat::platforms()).collect()
 }
 
 /// The platforms that have an interpreter, each once; one that runs goes before one that does not.

@@ -7,6 +7,8 @@ use seccompiler::{
     SeccompRule, sock_filter,
 };
 
+use crate::compat::{Older, older};
+
 const REFUSED: &[i64] = &[
     libc::SYS_acct,
     libc::SYS_add_key,
@@ -98,13 +100,70 @@ pub(crate) fn filters() -> Result<Vec<BpfProgram>, seccompiler::BackendError> {
     refused.insert(libc::SYS_socket, vec![rule(0, &[(SeccompCmpOp::Eq, vsock)])?]);
     // The flags of clone3 lie in memory, out of a filter's sight; libraries fall back to clone.
     let absent = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-    Ok(vec![program(refused, libc::EPERM)?, program(absent, libc::ENOSYS)?, known_numbers()])
+    let mut filters =
+        vec![program(refused, libc::EPERM)?, program(absent, libc::ENOSYS)?, known_numbers()];
+    if let Some(older) = older() {
+        // Those above kill a program of another architecture; here one that has a filter of its own is let through.
+        filters.iter_mut().for_each(let_others_through);
+        filters.push(of_older(older)?);
+    }
+    Ok(filters)
+}
+
+fn code(bits: u32) -> u16 {
+    u16::try_from(bits).unwrap_or_default()
+}
+
+const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+
+/// Changes what a filter says of other architectures, which is the third of its steps.
+fn let_others_through(program: &mut BpfProgram) {
+    let Some(end) = program.get_mut(2) else { return };
+    if end.code == code(RETURN) && end.k == libc::SECCOMP_RET_KILL_PROCESS {
+        end.k = libc::SECCOMP_RET_ALLOW;
+    }
+}
+
+/// What the other filters say, for programs of an older architecture, whose calls have other numbers.
+fn of_older(older: &Older) -> Result<BpfProgram, seccompiler::BackendError> {
+    const NUMBER: u32 = 0;
+    const ARCHITECTURE: u32 = 4;
+    const FIRST_ARGUMENT: u32 = 16;
+    let step = |bits, jt, jf, k| sock_filter { code: code(bits), jt, jf, k };
+    let load = |at| step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, at);
+    let end = |what| step(RETURN, 0, 0, what);
+    // Goes on where it is this value, and passes over so many steps where it is not.
+    let unless = |value, over| step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, over, value);
+    let refuse = |errno: libc::c_int| end(libc::SECCOMP_RET_ERRNO | errno.unsigned_abs());
+    let allow = || end(libc::SECCOMP_RET_ALLOW);
+    // The first step of a filter of the other kind loads the architecture, the second says which it is for.
+    let own = program(BTreeMap::new(), libc::EPERM)?.get(1).map(|step| step.k).unwrap_or_default();
+    let mut steps = vec![load(ARCHITECTURE), unless(own, 1), allow(), unless(older.audit, 1)];
+    steps
+        .extend([step(libc::BPF_JMP | libc::BPF_JA, 0, 0, 1), end(libc::SECCOMP_RET_KILL_PROCESS)]);
+    steps.push(load(NUMBER));
+    for number in older.refused {
+        steps.extend([unless(*number, 1), refuse(libc::EPERM)]);
+    }
+    steps.extend([unless(older.clone3, 1), refuse(libc::ENOSYS)]);
+    let flags = NAMESPACE_FLAGS.iter().fold(0, |all, flag| all | flag.unsigned_abs());
+    let any = step(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 1, flags);
+    steps.extend([unless(older.clone, 4), load(FIRST_ARGUMENT), any, refuse(libc::EPERM), allow()]);
+    let vsock = unless(libc::AF_VSOCK.unsigned_abs(), 1);
+    steps.extend([unless(older.socket, 4), load(FIRST_ARGUMENT), vsock, refuse(libc::EPERM)]);
+    steps.push(allow());
+    let known = PERSONALITIES.iter().map(|known| u32::try_from(*known).unwrap_or_default());
+    let known: Vec<sock_filter> = known.flat_map(|known| [unless(known, 1), allow()]).collect();
+    let over = u8::try_from(known.len() + 2).unwrap_or(u8::MAX);
+    steps.extend([unless(older.personality, over), load(FIRST_ARGUMENT)]);
+    steps.extend(known);
+    steps.extend([refuse(libc::EPERM), allow()]);
+    Ok(steps)
 }
 
 /// Refuses the second set of numbers that x86-64 kernels may know every call by, which the other filters do not name.
 fn known_numbers() -> BpfProgram {
     const X32_FIRST: u32 = 0x4000_0000;
-    let code = |bits: u32| u16::try_from(bits).unwrap_or_default();
     let step = |bits, jf, k| sock_filter { code: code(bits), jt: 0, jf, k };
     vec![
         step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),

@@ -23,11 +23,16 @@ pub(crate) fn open_folder(root: impl AsFd, path: &TreePath) -> rustix::io::Resul
 
 /// Opens the regular file at a path below a folder; a pipe or device that stands there is not waited for.
 pub(crate) fn open_file(root: impl AsFd, path: &TreePath) -> io::Result<OwnedFd> {
+    open_sized(root, path).map(|(file, _)| file)
+}
+
+/// The same, with the file's size.
+pub(crate) fn open_sized(root: impl AsFd, path: &TreePath) -> io::Result<(OwnedFd, u64)> {
     let flags = COMMON | OFlags::RDONLY;
     let file = rustix::fs::openat2(root, relative(path), flags, Mode::empty(), STRICT)?;
     let stat = rustix::fs::fstat(&file)?;
     if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
-        return Ok(file);
+        return Ok((file, u64::try_from(stat.st_size).unwrap_or(0)));
     }
     Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
 }

@@ -41,8 +41,26 @@ impl ReadContent for SnapshotContents {
                     .layers
                     .get(layer)
                     .ok_or_else(|| absent("its layer has no snapshot here"))?;
-                Ok(Box::new(File::from(beneath::open_file(snapshot.fs(), path)?)))
+                let (file, size) = beneath::open_sized(snapshot.fs(), path)?;
+                Ok(Box::new(WholeFile { file: file.into(), left: size }))
             }
         }
+    }
+}
+
+/// A file of a snapshot: it does not change, so where it ends need not be asked again.
+struct WholeFile {
+    file: File,
+    left: u64,
+}
+
+impl Read for WholeFile {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            return Ok(0);
+        }
+        let count = self.file.read(buffer)?;
+        self.left = self.left.saturating_sub(u64::try_from(count).unwrap_or(u64::MAX));
+        Ok(count)
     }
 }

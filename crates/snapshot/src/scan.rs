@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -16,6 +16,9 @@ use sha2::{Digest as _, Sha256};
 use crate::beneath;
 use crate::entries::{self, OPAQUE, USER_OPAQUE};
 use crate::fault::{At, inside};
+
+/// How much of a file is read at once: what is hashed should still be in the cache.
+const READ: usize = 256 << 10;
 
 /// What stands at a path of the upper folder.
 pub(crate) enum Found {
@@ -116,15 +119,14 @@ type ReadFiles = HashMap<TreePath, (FileBody, Xattrs)>;
 fn read_files(root: &OwnedFd, files: &[TreePath], threads: usize) -> Result<ReadFiles, At> {
     let next = AtomicUsize::new(0);
     let work = || {
-        let mut read = Vec::new();
+        let (mut read, mut buffer) = (Vec::new(), vec![0; READ]);
         while let Some(path) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
             let file = beneath::open_file(root, path).map_err(inside("open", path))?;
             let xattrs =
                 entries::xattrs_of(file.as_fd()).map_err(inside("read the attributes of", path))?;
-            let mut hash = Hash { hash: Sha256::new(), size: 0 };
-            io::copy(&mut File::from(file), &mut hash).map_err(inside("read", path))?;
-            let digest = Digest(hash.hash.finalize().into());
-            read.push((path.clone(), (body(digest, hash.size), xattrs)));
+            let (digest, size) =
+                hash(&mut File::from(file), &mut buffer).map_err(inside("read", path))?;
+            read.push((path.clone(), (body(digest, size), xattrs)));
         }
         Ok(read)
     };
@@ -143,19 +145,16 @@ fn read_files(root: &OwnedFd, files: &[TreePath], threads: usize) -> Result<Read
     })
 }
 
-struct Hash {
-    hash: Sha256,
-    size: u64,
-}
-
-impl io::Write for Hash {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.hash.update(bytes);
-        self.size += u64::try_from(bytes.len()).unwrap_or(0);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+fn hash(file: &mut File, buffer: &mut [u8]) -> io::Result<(Digest, u64)> {
+    let (mut hash, mut size) = (Sha256::new(), 0);
+    loop {
+        let count = match file.read(buffer) {
+            Ok(0) => return Ok((Digest(hash.finalize().into()), size)),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        hash.update(buffer.get(..count).unwrap_or_default());
+        size += u64::try_from(count).unwrap_or(0);
     }
 }

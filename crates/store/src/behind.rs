@@ -5,22 +5,22 @@
 //! asked now and then whether it does better.
 
 mod disk;
+mod documents;
 mod queue;
 mod send;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
-use dcbuild_model::{BlobDigest, UnixTime};
+use dcbuild_model::BlobDigest;
 use futures::StreamExt as _;
 use tokio::sync::{Notify, watch};
 
 use self::disk::Disk;
 use self::queue::{Item, Queue};
 use crate::{
-    BlobStore, BlobStream, ByteRange, FolderStore, Grant, Grants, ListedObject, ObjectName,
-    ObjectPage, Objects, StoreError, WriteGrant, Written,
+    BlobStore, BlobStream, ByteRange, FolderStore, Grant, Grants, Objects, StoreError, WriteGrant,
+    Written,
 };
 
 /// More bytes than these do not wait: who writes then is told that the store failed.
@@ -72,8 +72,10 @@ struct Inner {
     disk: Disk,
     queue: Mutex<Queue>,
     backlog: watch::Sender<Backlog>,
-    /// Something came.
+    /// Something came, or what was held back may go.
     came: Notify,
+    /// A document is not under way any more.
+    ended: Notify,
 }
 
 /// A far store behind a folder; clones share it.
@@ -99,9 +101,9 @@ impl Behind {
             remove_strays(&folder, &queue)?;
         }
         let backlog = Backlog { items: queue.len(), bytes: queue.bytes(), ..Backlog::default() };
-        let (backlog, came) = (watch::Sender::new(backlog), Notify::new());
+        let (backlog, came, ended) = (watch::Sender::new(backlog), Notify::new(), Notify::new());
         let queue = Mutex::new(queue);
-        let inner = Inner { far, folder, policy, disk, queue, backlog, came };
+        let inner = Inner { far, folder, policy, disk, queue, backlog, came, ended };
         Ok(Behind { inner: Arc::new(inner) })
     }
 
@@ -202,15 +204,7 @@ impl Behind {
             return;
         }
         let behind = self.clone();
-        let noted = tokio::task::spawn_blocking(move || {
-            let noted = behind.inner.disk.add(&item);
-            // It may have been sent before it was noted.
-            let waits = match &item {
-                Item::Blob(blob, _) => behind.queue().has_blob(blob),
-                Item::Document(name, _) => behind.queue().document(name).is_some(),
-            };
-            if waits { noted } else { behind.inner.disk.remove(&item) }
-        });
+        let noted = tokio::task::spawn_blocking(move || behind.note(&item));
         if let Ok(Err(error)) = noted.await {
             let error = story(&error);
             tracing::warn!(
@@ -218,6 +212,19 @@ impl Behind {
                 "what waits to be sent to the store will not be sent after a restart"
             );
         }
+    }
+
+    /// Notes on disk whether something waits: it may have been sent meanwhile, replaced, or deleted.
+    fn note(&self, item: &Item) -> Result<(), StoreError> {
+        self.inner.disk.set(item, || {
+            let queue = self.queue();
+            match item {
+                Item::Blob(blob, _) => queue.has_blob(blob).then(|| item.clone()),
+                Item::Document(name, _) => {
+                    queue.document(name).map(|bytes| Item::Document(name.clone(), bytes))
+                }
+            }
+        })
     }
 
     /// Of blobs that the far store lacks, those that the folder lacks too; who wants the others wants them sent.
@@ -343,76 +350,6 @@ impl BlobStore for Behind {
         }
         self.hold(Item::Blob(*blob, size)).await;
         Ok(size)
-    }
-}
-
-#[async_trait::async_trait]
-impl Objects for Behind {
-    async fn put(&self, name: &ObjectName, bytes: Bytes) -> Result<(), StoreError> {
-        // Nothing may overtake a blob that it leans on, nor its former self.
-        if self.tries_first() && self.queue().is_idle() {
-            match self.inner.far.objects.put(name, bytes.clone()).await {
-                Ok(()) => return Ok(()),
-                Err(error) => self.write_failed(&error),
-            }
-        }
-        self.hold(Item::Document(name.clone(), bytes)).await;
-        Ok(())
-    }
-
-    async fn get(&self, name: &ObjectName, max: u64) -> Result<Option<Bytes>, StoreError> {
-        let held = self.queue().document(name);
-        match held {
-            Some(bytes) if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > max => {
-                Err(StoreError::ObjectTooLarge { name: name.clone(), max })
-            }
-            Some(bytes) => Ok(Some(bytes)),
-            None => {
-                let found = self.inner.far.objects.get(name, max).await;
-                found.inspect_err(|error| self.read_failed(error))
-            }
-        }
-    }
-
-    async fn list(
-        &self,
-        prefix: &str,
-        after: Option<&ObjectName>,
-    ) -> Result<ObjectPage, StoreError> {
-        let ObjectPage { mut objects, more } = self.inner.far.objects.list(prefix, after).await?;
-        let last = if more { objects.last().map(|object| object.name.clone()) } else { None };
-        let modified = UnixTime { secs: 0, nanos: 0 };
-        for (name, size) in self.queue().documents(prefix, after) {
-            if last.as_ref().is_none_or(|last| name <= last) {
-                objects.push(ListedObject { name: name.clone(), size, modified });
-            }
-        }
-        objects.sort_by(|one, other| one.name.cmp(&other.name));
-        // What waits stands behind its former self, and counts.
-        objects.dedup_by(|waits, former| {
-            let same = waits.name == former.name;
-            if same {
-                former.size = waits.size;
-            }
-            same
-        });
-        Ok(ObjectPage { objects, more })
-    }
-
-    async fn delete(&self, names: &[ObjectName]) -> Result<(), StoreError> {
-        let held: Vec<Item> = {
-            let mut queue = self.queue();
-            let held =
-                |name: &ObjectName| Some(Item::Document(name.clone(), queue.document(name)?));
-            let held = names.iter().filter_map(held).collect();
-            queue.drop_documents(names);
-            held
-        };
-        for item in held {
-            self.inner.disk.remove(&item)?;
-        }
-        self.tell(None);
-        self.inner.far.objects.delete(names).await
     }
 }
 

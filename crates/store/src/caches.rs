@@ -1,6 +1,6 @@
 //! Versions of cache mounts: the tree that each was last written back as.
 
-use dcbuild_model::{BlobDigest, Scope, UnixTime};
+use dcbuild_model::{BlobDigest, LayerId, Scope, UnixTime};
 
 use crate::StoreError;
 
@@ -12,6 +12,12 @@ pub struct CacheVersion {
     pub id: String,
     /// The tree, and where the bytes of its files are.
     pub parcel: BlobDigest,
+    /// The packs that the parcel names, for whoever sweeps: what they need stays with the version.
+    #[serde(default)]
+    pub packs: Vec<LayerId>,
+    /// The pieces of the tree that the parcel names, likewise.
+    #[serde(default)]
+    pub pieces: Vec<BlobDigest>,
     /// How many entries it has.
     pub entries: u64,
     /// The bytes of all its files together.
@@ -23,7 +29,7 @@ pub struct CacheVersion {
 /// Keeps the latest version of each cache mount; the last write counts.
 #[async_trait::async_trait]
 pub trait CacheVersions: Send + Sync {
-    /// The latest version of one scope's mount.
+    /// The latest version of one scope's mount; to find it is a use of it.
     async fn find(&self, scope: &Scope, id: &str) -> Result<Option<CacheVersion>, StoreError>;
 
     /// Makes a version the latest; all that it names must be durable.

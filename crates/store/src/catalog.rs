@@ -50,6 +50,18 @@ pub struct CatalogParts {
     pub now: Now,
     /// Where the filling of the index runs; closed before the process ends.
     pub tasks: TaskTracker,
+    /// What is held of things whose last use the index has lost.
+    pub unseen: Unseen,
+}
+
+/// When a thing counts as used last that the index does not know: it was flushed, evicted it, or was never told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Unseen {
+    /// When it was first seen again, unless it was written later: it may have been in use until just then.
+    #[default]
+    UsedWhenSeen,
+    /// When it was written: for a process that begins with an index of its own, and so never saw a use.
+    UsedWhenWritten,
 }
 
 /// What a catalog has met so far.

@@ -30,7 +30,9 @@ pub use behind::{Backlog, Behind, Far, Policy};
 pub use blob::{BlobStore, BlobStream, ByteRange, read_bytes, stream_of};
 pub use both::{Both, Told};
 pub use caches::{CacheVersion, CacheVersions, inherited};
-pub use catalog::{Catalog, CatalogCounts, CatalogMark, CatalogParts, InvalidSealKey, Now, Seal};
+pub use catalog::{
+    Catalog, CatalogCounts, CatalogMark, CatalogParts, InvalidSealKey, Now, Seal, Unseen,
+};
 pub use embedded::EmbeddedIndex;
 pub use error::StoreError;
 pub use folder::prune::{EntryKind, PruneReport, PruneRequest, StoreEntry, victims};

@@ -7,7 +7,7 @@
 
 pub mod victims;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use dcbuild_model::{Eviction, EvictionRule, LayerId, Record, Scope, StepKey, UnixTime};
@@ -55,8 +55,8 @@ pub trait Swept: Notes {
     /// Takes the turn to sweep, for some minutes; false if another sweeper has it. Two at once are waste, and no worse.
     async fn take_turn(&self, holder: &str) -> Result<bool, StoreError>;
 
-    /// Removes things unless they were used or written since they were listed; says how many bytes went.
-    async fn remove(&self, things: &[&Thing]) -> Result<Removed, StoreError>;
+    /// Removes things unless they were used or written since they were listed.
+    async fn remove(&self, things: &[&Thing]) -> Result<Removal, StoreError>;
 }
 
 /// Throws away uploads that were begun and never ended.
@@ -64,6 +64,22 @@ pub trait Swept: Notes {
 pub trait Leftovers: Send + Sync {
     /// Those begun longer ago than this; says how many.
     async fn sweep_uploads(&self, older_than: Duration) -> Result<u64, StoreError>;
+}
+
+/// What became of things that were to go.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Removal {
+    /// What went.
+    pub removed: Removed,
+    /// Which of the things stayed, by their places among them: somebody has used them since.
+    pub stayed: Vec<usize>,
+}
+
+impl Removal {
+    /// None of these went.
+    pub(crate) fn nothing_of(things: &[&Thing]) -> Removal {
+        Removal { stayed: (0..things.len()).collect(), ..Removal::default() }
+    }
 }
 
 /// What went by one request.
@@ -93,11 +109,20 @@ pub struct SweepReport {
     pub kept_bytes: u64,
     /// The bytes of those that a running build may use.
     pub in_use_bytes: u64,
+    /// Records and layers that were noted as removed.
+    pub noted: u64,
     /// Whether it was put off, since builds go on of whose uses nothing is known here.
     pub put_off: bool,
 }
 
 impl SweepReport {
+    fn count(&mut self, rule: EvictionRule, removed: Removed) {
+        let sum = self.removed.entry(rule).or_default();
+        sum.count += removed.count;
+        sum.bytes += removed.bytes;
+        self.kept_bytes = self.kept_bytes.saturating_sub(removed.bytes);
+    }
+
     /// All that went.
     pub fn total(&self) -> Removed {
         self.removed.values().fold(Removed::default(), |total, removed| Removed {
@@ -126,24 +151,19 @@ pub async fn sweep(
     if report.put_off {
         return Ok(report);
     }
-    let mut chosen: BTreeMap<EvictionRule, Vec<&Thing>> = BTreeMap::new();
-    for victim in victims::victims(things, ceilings, now) {
-        chosen.entry(victim.rule).or_default().extend(things.get(victim.place));
-    }
-    for (rule, mut going) in chosen {
-        let removed = match mode {
-            SweepMode::DryRun => Removed {
-                count: u64::try_from(going.len()).unwrap_or(u64::MAX),
-                bytes: bytes(&mut going.iter().copied()),
-            },
-            SweepMode::Remove => {
-                note(store, &going, rule, now).await?;
-                going.sort_by_key(|thing| order(&thing.kind));
-                remove(store, &going).await?
+    let chosen = victims::victims(things, ceilings, now);
+    match mode {
+        SweepMode::DryRun => {
+            for Victim { place, rule } in chosen {
+                let bytes = things.get(place).map_or(0, |thing| thing.size);
+                report.count(rule, Removed { count: 1, bytes });
             }
-        };
-        report.kept_bytes = report.kept_bytes.saturating_sub(removed.bytes);
-        report.removed.insert(rule, removed);
+        }
+        SweepMode::Remove => {
+            report.noted = note_all(store, things, &chosen, now).await?;
+            let mut sparing = Sparing { store, things, spared: BTreeSet::new() };
+            sparing.remove(chosen, &mut report).await?;
+        }
     }
     Ok(report)
 }
@@ -162,22 +182,77 @@ pub async fn trim_notes(store: &dyn Notes, scopes: &[Scope]) -> Result<u64, Stor
 /// What names others goes before these.
 fn order(kind: &ThingKind) -> u8 {
     match kind {
-        ThingKind::Record { .. } => 0,
+        ThingKind::Record { .. } | ThingKind::CacheMount => 0,
         ThingKind::Form { .. } | ThingKind::Base | ThingKind::Image => 1,
         ThingKind::Blob | ThingKind::Quarantined => 2,
     }
 }
 
-async fn remove(store: &dyn Swept, things: &[&Thing]) -> Result<Removed, StoreError> {
-    let mut total = Removed::default();
-    for same in things.chunk_by(|one, other| order(&one.kind) == order(&other.kind)) {
-        for some in same.chunks(REMOVED_AT_ONCE) {
-            let removed = store.remove(some).await?;
-            total.count += removed.count;
-            total.bytes += removed.bytes;
+/// Removes what was chosen, but for what somebody has used meanwhile, with all that it needs.
+struct Sparing<'a> {
+    store: &'a dyn Swept,
+    things: &'a [Thing],
+    spared: BTreeSet<usize>,
+}
+
+impl Sparing<'_> {
+    /// Removes things, those that name others first, whatever rule they go by.
+    async fn remove(
+        &mut self,
+        mut chosen: Vec<Victim>,
+        report: &mut SweepReport,
+    ) -> Result<(), StoreError> {
+        let things = self.things;
+        let part = |victim: &Victim| {
+            (things.get(victim.place).map(|thing| order(&thing.kind)), victim.rule)
+        };
+        chosen.sort_by_key(part);
+        let alike = chosen.chunk_by(|one, other| part(one) == part(other));
+        for some in alike.flat_map(|alike| alike.chunks(REMOVED_AT_ONCE)) {
+            let going = some.iter().filter(|victim| !self.spared.contains(&victim.place));
+            let going: Vec<(usize, &Thing)> = going
+                .filter_map(|victim| Some((victim.place, things.get(victim.place)?)))
+                .collect();
+            let named: Vec<&Thing> = going.iter().map(|(_, thing)| *thing).collect();
+            let Removal { removed, stayed } = self.store.remove(&named).await?;
+            if let Some(victim) = some.first() {
+                report.count(victim.rule, removed);
+            }
+            for (place, _) in stayed.into_iter().filter_map(|at| going.get(at)) {
+                self.spare(*place);
+            }
+        }
+        Ok(())
+    }
+
+    fn spare(&mut self, place: usize) {
+        let mut open = vec![place];
+        while let Some(place) = open.pop() {
+            if self.spared.insert(place)
+                && let Some(thing) = self.things.get(place)
+            {
+                open.extend(&thing.needs);
+            }
         }
     }
-    Ok(total)
+}
+
+/// Notes down what goes by each rule; says how many records and layers were noted.
+async fn note_all(
+    store: &dyn Swept,
+    things: &[Thing],
+    chosen: &[Victim],
+    at: UnixTime,
+) -> Result<u64, StoreError> {
+    let mut by_rule: BTreeMap<EvictionRule, Vec<&Thing>> = BTreeMap::new();
+    for victim in chosen {
+        by_rule.entry(victim.rule).or_default().extend(things.get(victim.place));
+    }
+    let mut noted = 0;
+    for (rule, going) in by_rule {
+        noted += note(store, &going, rule, at).await?;
+    }
+    Ok(noted)
 }
 
 /// Notes down records and layers before they go, for whoever will ask why they are not there.
@@ -186,14 +261,19 @@ async fn note(
     things: &[&Thing],
     rule: EvictionRule,
     at: UnixTime,
-) -> Result<(), StoreError> {
+) -> Result<u64, StoreError> {
+    let mut noted = 0;
     let mut records: BTreeMap<&Scope, Vec<StepKey>> = BTreeMap::new();
     let mut layers: Vec<LayerId> = Vec::new();
     for thing in things {
         match &thing.kind {
             ThingKind::Record { scope, key } => records.entry(scope).or_default().push(*key),
             ThingKind::Form { layer } => layers.push(*layer),
-            ThingKind::Base | ThingKind::Image | ThingKind::Blob | ThingKind::Quarantined => {}
+            ThingKind::CacheMount
+            | ThingKind::Base
+            | ThingKind::Image
+            | ThingKind::Blob
+            | ThingKind::Quarantined => {}
         }
     }
     for (scope, keys) in records {
@@ -202,7 +282,8 @@ async fn note(
             let layers = layers.iter().take(NOTED_AT_ONCE).copied().collect();
             let eviction = Eviction { at, rule, records: some.to_vec(), layers };
             put_eviction(store, scope, &eviction).await?;
+            noted += eviction.records.len() + eviction.layers.len();
         }
     }
-    Ok(())
+    Ok(u64::try_from(noted).unwrap_or(u64::MAX))
 }

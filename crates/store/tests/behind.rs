@@ -17,6 +17,51 @@ use dcbuild_testkit::{MemoryBlobs, MemoryObjects, contract};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+/// What is to be done is told first, and waits until it may.
+#[derive(Clone)]
+struct Gate {
+    begun: tokio::sync::mpsc::Sender<(String, tokio::sync::oneshot::Sender<Way>)>,
+}
+
+/// How something ends that waited.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Way {
+    Done,
+    Failed,
+}
+
+/// Whoever sees all that has begun, and says when it is done.
+struct Keeper(tokio::sync::mpsc::Receiver<(String, tokio::sync::oneshot::Sender<Way>)>);
+
+/// Something that has begun.
+struct Begun(tokio::sync::oneshot::Sender<Way>);
+
+impl Begun {
+    fn end(self, way: Way) {
+        self.0.send(way).unwrap();
+    }
+}
+
+impl Keeper {
+    /// The next thing that begins, which must be this.
+    async fn begun(&mut self, what: &str) -> Begun {
+        let next = tokio::time::timeout(SOON, self.0.recv()).await;
+        let (found, end) = next.unwrap_or_else(|_| panic!("{what} does not begin")).unwrap();
+        assert_eq!(found, what);
+        Begun(end)
+    }
+
+    /// Lets everybody else go on, and then sees whether something has begun.
+    async fn nothing_begins(&mut self) {
+        for _ in 0..200 {
+            tokio::task::yield_now().await;
+            if let Ok((found, _)) = self.0.try_recv() {
+                panic!("{found} begins");
+            }
+        }
+    }
+}
+
 /// A far store that fails while it is told to, and writes down what comes in which order.
 #[derive(Default)]
 struct Sky {
@@ -25,6 +70,8 @@ struct Sky {
     dead: AtomicBool,
     full: AtomicBool,
     fired: AtomicU64,
+    /// Where documents and their removals wait before they are done, if they are to.
+    gate: std::sync::Mutex<Option<Gate>>,
     came: std::sync::Mutex<Vec<String>>,
 }
 
@@ -40,6 +87,27 @@ impl Sky {
             return Err(StoreError::Full { store: store(), source: "told to".into() });
         }
         Ok(())
+    }
+
+    /// From now on documents and their removals wait.
+    fn close_gate(&self) -> Keeper {
+        let (begun, keeper) = tokio::sync::mpsc::channel(100);
+        *self.gate.lock().unwrap() = Some(Gate { begun });
+        Keeper(keeper)
+    }
+
+    async fn pass_gate(&self, what: String) -> Result<(), StoreError> {
+        let gate = self.gate.lock().unwrap().clone();
+        let Some(gate) = gate else { return Ok(()) };
+        let (end, ended) = tokio::sync::oneshot::channel();
+        gate.begun.send((what, end)).await.unwrap();
+        match ended.await.unwrap() {
+            Way::Done => Ok(()),
+            Way::Failed => {
+                let source = "told to".into();
+                Err(StoreError::Unavailable { store: "sky".into(), source })
+            }
+        }
     }
 
     fn note(&self, what: impl ToString) {
@@ -75,6 +143,7 @@ impl BlobStore for Sky {
 impl Objects for Sky {
     async fn put(&self, name: &ObjectName, bytes: Bytes) -> Result<(), StoreError> {
         self.check(true)?;
+        self.pass_gate(format!("put {}", String::from_utf8_lossy(&bytes))).await?;
         self.note(name);
         self.objects.put(name, bytes).await
     }
@@ -95,6 +164,7 @@ impl Objects for Sky {
 
     async fn delete(&self, names: &[ObjectName]) -> Result<(), StoreError> {
         self.check(true)?;
+        self.pass_gate("delete".to_owned()).await?;
         self.objects.delete(names).await
     }
 }
@@ -325,4 +395,137 @@ async fn small_blobs_stay_near_once_they_were_read() {
     assert_eq!(read_bytes(&near, &small, 10).await.unwrap(), "small");
     assert!(read_bytes(&near, &wrong, 10).await.is_err());
     assert!(near.find_missing(&[small]).await.is_err(), "what is there is the far store's to say");
+}
+
+/// A name that is written, deleted and written again, each by somebody of its own.
+struct Contested {
+    world: World,
+    behind: Behind,
+    name: ObjectName,
+}
+
+impl Contested {
+    fn new(policy: Policy) -> Contested {
+        let world = World::new();
+        let behind = world.sending(policy);
+        Contested { world, behind, name: name("x/latest") }
+    }
+
+    fn write(&self, text: &'static str) -> tokio::task::JoinHandle<()> {
+        let (behind, name) = (self.behind.clone(), self.name.clone());
+        let put =
+            async move { Objects::put(&behind, &name, Bytes::from_static(text.as_bytes())).await };
+        self.world.tasks.spawn(async move { put.await.unwrap() })
+    }
+
+    fn delete(&self) -> tokio::task::JoinHandle<()> {
+        let (behind, name) = (self.behind.clone(), self.name.clone());
+        self.world.tasks.spawn(async move { behind.delete(&[name]).await.unwrap() })
+    }
+
+    /// What is there in the end: far away, here, and on disk for the next process.
+    async fn check(&self, want: Option<&str>) {
+        *self.world.sky.gate.lock().unwrap() = None;
+        assert_eq!(self.behind.drained(SOON).await.items, 0);
+        let want = want.map(|text| Bytes::from(text.to_owned()));
+        assert_eq!(Objects::get(&self.behind, &self.name, 100).await.unwrap(), want);
+        assert_eq!(self.world.sky.objects.get(&self.name, 100).await.unwrap(), want);
+        assert_eq!(self.world.files("notes"), 0);
+    }
+}
+
+#[tokio::test]
+async fn what_is_deleted_while_its_write_is_under_way_is_gone_once_both_have_ended() {
+    for policy in [Policy::Always, Policy::Failing] {
+        let it = Contested::new(policy);
+        let mut keeper = it.world.sky.close_gate();
+        let writer = it.write("one");
+        let put = keeper.begun("put one").await;
+        let deleter = it.delete();
+        // If it did not wait, it would be done before the write, and the write would stand.
+        keeper.nothing_begins().await;
+        put.end(Way::Done);
+        keeper.begun("delete").await.end(Way::Done);
+        writer.await.unwrap();
+        deleter.await.unwrap();
+        it.check(None).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_written_after_a_removal_has_begun_comes_after_it() {
+    for policy in [Policy::Always, Policy::Failing] {
+        let it = Contested::new(policy);
+        let mut keeper = it.world.sky.close_gate();
+        let first = it.write("one");
+        let put = keeper.begun("put one").await;
+        let deleter = it.delete();
+        keeper.nothing_begins().await;
+        let second = it.write("two");
+        keeper.nothing_begins().await;
+        put.end(Way::Done);
+        let removal = keeper.begun("delete").await;
+        // Now nothing but the removal is under way, and the second write waits for it all the same.
+        keeper.nothing_begins().await;
+        removal.end(Way::Done);
+        keeper.begun("put two").await.end(Way::Done);
+        for task in [first, deleter, second] {
+            task.await.unwrap();
+        }
+        it.check(Some("two")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_fails_while_it_is_deleted_is_not_tried_again() {
+    for policy in [Policy::Always, Policy::Failing] {
+        let it = Contested::new(policy);
+        let mut keeper = it.world.sky.close_gate();
+        let writer = it.write("one");
+        let put = keeper.begun("put one").await;
+        let deleter = it.delete();
+        keeper.nothing_begins().await;
+        put.end(Way::Failed);
+        keeper.begun("delete").await.end(Way::Done);
+        writer.await.unwrap();
+        deleter.await.unwrap();
+        keeper.nothing_begins().await;
+        it.check(None).await;
+    }
+}
+
+#[tokio::test]
+async fn a_removal_whose_caller_went_away_holds_nothing_up() {
+    let it = Contested::new(Policy::Always);
+    let mut keeper = it.world.sky.close_gate();
+    let first = it.write("one");
+    let put = keeper.begun("put one").await;
+    let deleter = it.delete();
+    keeper.nothing_begins().await;
+    let second = it.write("two");
+    keeper.nothing_begins().await;
+    deleter.abort();
+    assert!(deleter.await.unwrap_err().is_cancelled());
+    put.end(Way::Done);
+    keeper.begun("put two").await.end(Way::Done);
+    first.await.unwrap();
+    second.await.unwrap();
+    it.check(Some("two")).await;
+}
+
+#[tokio::test]
+async fn the_note_on_disk_is_of_what_was_written_last() {
+    let world = World::new();
+    let behind = world.behind(Policy::Always);
+    let latest = name("x/latest");
+    for text in ["one", "two"] {
+        Objects::put(&behind, &latest, Bytes::from(text)).await.unwrap();
+    }
+    assert_eq!(world.files("notes"), 1);
+    drop(behind);
+    let behind = world.behind(Policy::Always);
+    let found = Objects::get(&behind, &latest, 100).await.unwrap();
+    assert_eq!(found, Some(Bytes::from_static(b"two")));
+    behind.delete(&[latest]).await.unwrap();
+    assert_eq!(world.files("notes"), 0);
 }

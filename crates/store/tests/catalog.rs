@@ -11,7 +11,7 @@ use dcbuild_model::{
 };
 use dcbuild_store::{
     Catalog, CatalogParts, EmbeddedIndex, HashedBase, IndexEntry, IndexKey, KeyIndex, LayerIndex,
-    Now, Objects, Seal, StepIndex, StoredBlob, base_of, forms_of,
+    Now, Objects, Seal, StepIndex, StoredBlob, Unseen, base_of, forms_of,
 };
 use dcbuild_testkit::{MemoryObjects, contract};
 use tokio_util::task::TaskTracker;
@@ -40,7 +40,8 @@ impl World {
         let tick = move || UnixTime { secs: ticks.fetch_add(1, Ordering::Relaxed), nanos: 0 };
         let now: Now = Arc::new(tick);
         let (objects, index) = (self.objects.clone(), self.index.clone());
-        Catalog::new(CatalogParts { objects, index, seal, now, tasks: self.tasks.clone() })
+        let (tasks, unseen) = (self.tasks.clone(), Unseen::default());
+        Catalog::new(CatalogParts { objects, index, seal, now, tasks, unseen })
     }
 
     /// The index after a flush.

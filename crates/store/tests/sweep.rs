@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "test")]
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,12 +11,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use dcbuild_model::{
     BlobDigest, BuildId, ChangeDigest, Compression, DiffId, Digest, EvictionRule, LayerBlob,
-    LayerDigest, LayerId, LayerRef, Record, Scope, UnixTime,
+    LayerDigest, LayerId, LayerRef, NoteId, Record, Scope, UnixTime,
 };
+use dcbuild_store::sweep::{Inventory, Removal, Thing};
 use dcbuild_store::{
-    BlobStore, Catalog, CatalogParts, Ceilings, EmbeddedIndex, FolderMark, FolderStore, IndexKey,
-    KeyIndex as _, LayerIndex, Now, ObjectName, ObjectPage, Objects, Seal, StepIndex, StoreError,
-    StoredBlob, SweepMode, SweepReport, Swept, Using, evictions, forms_of, stream_of, sweep,
+    BlobStore, CacheVersion, CacheVersions, Catalog, CatalogParts, Ceilings, EmbeddedIndex,
+    FolderMark, FolderStore, IndexKey, KeyIndex as _, LayerIndex, NoteKind, Notes, Now, ObjectName,
+    ObjectPage, Objects, Seal, StepIndex, StoreError, StoredBlob, SweepMode, SweepReport, Swept,
+    Unseen, Using, evictions, forms_of, stream_of, sweep,
 };
 use dcbuild_testkit::{MemoryObjects, contract};
 use tokio_util::task::TaskTracker;
@@ -71,6 +74,7 @@ struct World {
     index: Arc<EmbeddedIndex>,
     clock: Arc<AtomicI64>,
     tasks: TaskTracker,
+    unseen: Unseen,
 }
 
 impl World {
@@ -80,6 +84,7 @@ impl World {
             index: Arc::new(EmbeddedIndex::new(1 << 20)),
             clock: Arc::new(AtomicI64::new(1_000)),
             tasks: TaskTracker::new(),
+            unseen: Unseen::default(),
         }
     }
 
@@ -89,7 +94,8 @@ impl World {
         let tick = move || UnixTime { secs: clock.load(Ordering::SeqCst), nanos: 0 };
         let now: Now = Arc::new(tick);
         let (objects, tasks) = (self.objects.clone(), self.tasks.clone());
-        Catalog::new(CatalogParts { objects, index, seal: Seal::unkeyed(), now, tasks })
+        let (seal, unseen) = (Seal::unkeyed(), self.unseen);
+        Catalog::new(CatalogParts { objects, index, seal, now, tasks, unseen })
     }
 
     fn catalog(&self) -> Catalog {
@@ -274,6 +280,28 @@ async fn a_sweeper_killed_at_any_request_leaves_no_record_without_its_blobs() {
 }
 
 #[tokio::test]
+async fn what_goes_by_one_rule_goes_behind_what_needs_it_and_goes_by_another() {
+    for dies_at in 1..6 {
+        let world = World::new();
+        // One is old, the other goes for the sake of bytes, and so does what both need.
+        let old = world.make(2_000, "old", Some("both")).await;
+        let late = world.make(3_400, "late", Some("both")).await;
+        world.at(3_500);
+        world.objects.dies_at.store(dies_at, Ordering::SeqCst);
+        let both = Ceilings { keep_bytes: Some(0), ..age(1_000) };
+        let now = UnixTime { secs: 3_500, nanos: 0 };
+        let swept = sweep(&world.catalog(), &both, SweepMode::Remove, now).await;
+        if let Ok(report) = &swept {
+            let rules: Vec<EvictionRule> = report.removed.keys().copied().collect();
+            let want = [EvictionRule::Bytes { keep: 0 }, EvictionRule::Age { max_secs: 1_000 }];
+            assert_eq!((rules, report.total().count, report.noted), (want.into(), 6, 3));
+        }
+        assert_eq!(swept.is_ok(), dies_at > 4, "{swept:?}");
+        world.check_whole(&[&old, &late]).await;
+    }
+}
+
+#[tokio::test]
 async fn two_sweepers_at_once_do_the_work_of_one() {
     let world = World::new();
     for number in 0..20 {
@@ -337,7 +365,7 @@ async fn while_nobody_knows_what_builds_use_nothing_goes() {
 }
 
 #[tokio::test]
-async fn after_a_flush_ages_begin_at_the_time_of_writing_and_no_build_loses_anything() {
+async fn after_a_flush_ages_begin_anew_and_no_build_loses_anything() {
     let world = World::new();
     let record = world.make(2_000, "step", None).await;
     world.sweep(&Ceilings::default()).await;
@@ -353,12 +381,192 @@ async fn after_a_flush_ages_begin_at_the_time_of_writing_and_no_build_loses_anyt
     using.keep(using.begun(), &BTreeMap::new(), flushed.at(9_010)).await.unwrap();
     let index = Arc::new(EmbeddedIndex::new(1 << 20));
     let flushed = World { index, ..flushed };
-    flushed.sweep(&age(7_100)).await;
-    assert_eq!(flushed.find(&record).await.len(), 1, "it was written not so long ago");
-    let index = Arc::new(EmbeddedIndex::new(1 << 20));
-    let flushed = World { index, ..flushed };
-    flushed.sweep(&age(6_900)).await;
-    assert_eq!(flushed.find(&record).await.len(), 0);
+    // It was written long ago, and who knows when it was used last.
+    flushed.sweep(&age(1_000)).await;
+    assert_eq!(flushed.find(&record).await.len(), 1);
+    flushed.at(9_900);
+    let other = flushed.make(9_900, "other", None).await;
+    assert_eq!(flushed.find(&record).await.len(), 1);
+    flushed.at(10_500);
+    flushed.sweep(&age(1_000)).await;
+    assert_eq!(flushed.find(&record).await.len(), 1, "it was found since");
+    flushed.at(11_450);
+    assert_eq!(flushed.find(&other).await.len(), 1);
+    // That it was looked for in mid-test was a use.
+    flushed.at(11_600);
+    flushed.sweep(&age(1_000)).await;
+    assert_eq!((flushed.find(&record).await.len(), flushed.find(&other).await.len()), (0, 1));
+    flushed.check_whole(&[&other]).await;
+}
+
+#[tokio::test]
+async fn a_command_that_sees_no_uses_counts_from_the_time_of_writing() {
+    let world = World { unseen: Unseen::UsedWhenWritten, ..World::new() };
+    let (old, new) = (world.make(2_000, "old", None).await, world.make(8_500, "new", None).await);
+    world.at(9_000);
+    let world = World { index: Arc::new(EmbeddedIndex::new(1 << 20)), ..world };
+    world.sweep(&age(1_000)).await;
+    assert_eq!((world.find(&old).await.len(), world.find(&new).await.len()), (0, 1));
+}
+
+/// A version of a cache mount with one pack and one piece, all of whose parts are stored at this time.
+async fn write_back(world: &World, secs: i64, name: &str) -> CacheVersion {
+    let record = world.make(secs, &format!("pack of {name}"), None).await;
+    let pack = record.result.layers[0].layer;
+    // What is made above is a record as well, with a table; a pack has neither.
+    let step = format!("scope/local/step/{}", record.recipe.0.hex());
+    let attempt = format!("{step}/{}", record.attempt).parse().unwrap();
+    let table = blob_name(&pack.0);
+    world.index.remove(&[IndexKey(step), IndexKey(table.to_string())]).await.unwrap();
+    world.objects.objects.delete(&[attempt, table]).await.unwrap();
+    let piece = BlobDigest(world.blob(&format!("piece of {name}")).await);
+    let parcel = BlobDigest(world.blob(&format!("parcel of {name}")).await);
+    let (packs, pieces) = (vec![pack], vec![piece]);
+    let (id, written) = (name.to_owned(), UnixTime { secs, nanos: 0 });
+    let version = CacheVersion { id, parcel, packs, pieces, entries: 1, bytes: 7, written };
+    CacheVersions::put(&world.catalog(), &Scope::local(), &version).await.unwrap();
+    version
+}
+
+async fn version_of(world: &World, name: &str) -> Option<CacheVersion> {
+    let found = CacheVersions::find(&world.catalog(), &Scope::local(), name).await.unwrap();
+    world.settle().await;
+    found
+}
+
+/// Which parts of a version there are.
+fn parts_of(world: &World, name: &str) -> Vec<String> {
+    let parts = ["parcel of", "piece of", "blob of pack of", "index of pack of"];
+    let parts = parts.iter().map(|part| format!("{part} {name}"));
+    parts.filter(|part| world.has_blob(part)).collect()
+}
+
+#[tokio::test]
+async fn what_a_version_of_a_mount_needs_stays_as_long_as_it_is_used_and_then_goes_with_it() {
+    let world = World::new();
+    let lived = write_back(&world, 2_000, "lived").await;
+    write_back(&world, 2_100, "left").await;
+    world.at(9_000);
+    // To find it is its only use: a worker that has this version reads none of its bytes.
+    assert_eq!(version_of(&world, "lived").await.as_ref(), Some(&lived));
+    world.at(9_500);
+    let report = world.sweep(&age(1_000)).await;
+    assert_eq!(parts_of(&world, "lived").len(), 4, "{report:?}");
+    assert_eq!(parts_of(&world, "left"), Vec::<String>::new());
+    assert_eq!(version_of(&world, "left").await, None);
+    assert_eq!(version_of(&world, "lived").await, Some(lived.clone()));
+    assert_eq!(forms_of(&world.catalog(), &lived.packs[0]).await.unwrap().len(), 1);
+
+    // What was found counts from then on.
+    world.at(10_400);
+    assert_eq!(world.sweep(&age(1_000)).await.total().count, 0);
+    world.at(10_600);
+    world.sweep(&age(1_000)).await;
+    let left = world.catalog().inventory().await.unwrap().things;
+    assert_eq!(left, [], "it went with all that it needed");
+}
+
+#[tokio::test]
+async fn a_ceiling_of_bytes_takes_a_version_whole() {
+    let world = World::new();
+    for (secs, name) in [(2_000, "old"), (3_000, "mid"), (4_000, "new")] {
+        write_back(&world, secs, name).await;
+    }
+    let inventory = world.catalog().inventory().await.unwrap();
+    let total: u64 = inventory.things.iter().map(|thing| thing.size).sum();
+    world.at(5_000);
+    world.sweep(&Ceilings { keep_bytes: Some(total - 1), ..Ceilings::default() }).await;
+    assert_eq!(version_of(&world, "old").await, None);
+    assert_eq!(parts_of(&world, "old"), Vec::<String>::new());
+    assert_eq!((parts_of(&world, "mid").len(), parts_of(&world, "new").len()), (4, 4));
+}
+
+#[tokio::test]
+async fn what_is_used_between_the_listing_and_the_removal_keeps_all_that_it_needs() {
+    let world = World::new();
+    write_back(&world, 2_000, "found").await;
+    write_back(&world, 2_100, "left").await;
+    let now = world.at(9_000);
+    let late = Late { catalog: world.catalog(), objects: world.objects.clone() };
+    sweep(&late, &ALL, SweepMode::Remove, now).await.unwrap();
+    world.settle().await;
+    assert_eq!(parts_of(&world, "found").len(), 4);
+    assert_eq!(parts_of(&world, "left"), Vec::<String>::new());
+    assert!(version_of(&world, "found").await.is_some());
+}
+
+/// A store in which a worker finds a mount just as the first of the removals begins.
+struct Late {
+    catalog: Catalog,
+    objects: Arc<Dying>,
+}
+
+#[async_trait::async_trait]
+impl Notes for Late {
+    async fn put(
+        &self,
+        scope: &Scope,
+        kind: NoteKind,
+        id: NoteId,
+        text: Bytes,
+    ) -> Result<(), StoreError> {
+        Notes::put(&self.catalog, scope, kind, id, text).await
+    }
+
+    async fn list(
+        &self,
+        scope: &Scope,
+        kind: NoteKind,
+        before: Option<NoteId>,
+        limit: usize,
+    ) -> Result<Vec<NoteId>, StoreError> {
+        Notes::list(&self.catalog, scope, kind, before, limit).await
+    }
+
+    async fn get(
+        &self,
+        scope: &Scope,
+        kind: NoteKind,
+        id: NoteId,
+    ) -> Result<Option<Bytes>, StoreError> {
+        Notes::get(&self.catalog, scope, kind, id).await
+    }
+
+    async fn trim(&self, scope: &Scope, kind: NoteKind, keep: usize) -> Result<u64, StoreError> {
+        self.catalog.trim(scope, kind, keep).await
+    }
+}
+
+#[async_trait::async_trait]
+impl Swept for Late {
+    async fn inventory(&self) -> Result<Inventory, StoreError> {
+        let inventory = self.catalog.inventory().await?;
+        let found = CacheVersions::find(&self.catalog, &Scope::local(), "found").await?;
+        assert!(found.is_some());
+        // Its use is told behind the back of whoever found it.
+        let name = format!("scope/local/cache/{}", Digest::of(b"found").hex());
+        let told = async || {
+            let known = self.catalog.inventory().await.unwrap().things;
+            known.into_iter().any(|thing| thing.name == name && thing.used.secs == 9_000)
+        };
+        while !told().await {
+            tokio::task::yield_now().await;
+        }
+        assert!(self.objects.objects.names().iter().any(|object| object.as_str().contains(&name)));
+        Ok(inventory)
+    }
+
+    async fn records(&self, inventory: &Inventory) -> Result<Vec<(usize, Record)>, StoreError> {
+        self.catalog.records(inventory).await
+    }
+
+    async fn take_turn(&self, holder: &str) -> Result<bool, StoreError> {
+        self.catalog.take_turn(holder).await
+    }
+
+    async fn remove(&self, things: &[&Thing]) -> Result<Removal, StoreError> {
+        self.catalog.remove(things).await
+    }
 }
 
 #[tokio::test]
@@ -402,9 +610,44 @@ async fn the_folder_store_is_swept_by_the_same_rules() {
     assert_eq!(store.find_missing(&[blob]).await.unwrap(), []);
 
     using.keep(using.begun(), &BTreeMap::new(), now).await.unwrap();
-    let report = sweep(&sweeper, &ALL, SweepMode::Remove, now).await.unwrap();
-    assert_eq!((report.kept_bytes, report.total().count), (0, 10), "{report:?}");
+    // A version of a mount that was used just now holds its pack and its parcel, old as they are.
+    let (packed, pack) = make("pack").await;
+    let put = stream_of("a parcel");
+    let parcel = BlobDigest(Digest::of(b"a parcel"));
+    BlobStore::put(&store, &parcel, put).await.unwrap();
+    let packs = vec![packed.result.layers[0].layer];
+    let (id, pieces) = ("/c".to_owned(), Vec::new());
+    let version = CacheVersion { id, parcel, packs, pieces, entries: 1, bytes: 7, written: now };
+    CacheVersions::put(&store, &scope, &version).await.unwrap();
+    for path in files_below(folder.path()) {
+        let is_version = path.to_string_lossy().contains("cache-mount");
+        let file = std::fs::File::options().append(true).open(&path).unwrap();
+        let ago = Duration::from_hours(if is_version { 3 } else { 9 });
+        let now = Duration::from_secs(u64::try_from(store.time().secs).unwrap());
+        file.set_modified(std::time::UNIX_EPOCH + now - ago).unwrap();
+    }
+    let report = sweep(&sweeper, &age(5 * 3_600), SweepMode::Remove, store.time()).await.unwrap();
+    assert_eq!(report.total().count, 12, "all but the version and what it needs: {report:?}");
+    assert_eq!(store.find_missing(&[pack, parcel]).await.unwrap(), []);
+    assert_eq!(CacheVersions::find(&store, &scope, "/c").await.unwrap(), Some(version));
+
+    let report = sweep(&sweeper, &ALL, SweepMode::Remove, store.time()).await.unwrap();
+    assert_eq!((report.kept_bytes, report.total().count), (0, 5), "{report:?}");
+    assert_eq!(CacheVersions::find(&store, &scope, "/c").await.unwrap(), None);
     assert_eq!(store.find_missing(&[blob]).await.unwrap(), [blob]);
     let noted = evictions(&store, &scope).await.unwrap();
-    assert_eq!((noted.len(), noted[0].rule, noted[0].records.len()), (1, EvictionRule::All {}, 2));
+    let rule = EvictionRule::Age { max_secs: 5 * 3_600 };
+    assert_eq!((noted.len(), noted[0].rule, noted[0].records.len()), (1, rule, 3));
+}
+
+fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut open = vec![folder.to_owned()];
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { open.push(path) } else { files.push(path) }
+        }
+    }
+    files
 }

@@ -9,6 +9,7 @@ pub mod keys;
 pub mod layers;
 pub mod objects;
 pub mod redis;
+pub mod tls;
 
 pub use blobs::{BlobCall, FaultyBlobs, MemoryBlobs};
 pub use counting::{Counted, CountingBlobs};

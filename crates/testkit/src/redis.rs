@@ -71,6 +71,12 @@ impl RedisServer {
         RedisServer::new(free_port(), &options, Mode::Sentinel)
     }
 
+    /// Starts a sentinel that watches the server on `primary` under the name `main`, alone and with more options.
+    pub fn start_sentinel_with(primary: u16, options: &[&str]) -> RedisServer {
+        let watch = format!("sentinel monitor main 127.0.0.1 {primary} 1");
+        RedisServer::new(free_port(), &[&[&*watch], options].concat(), Mode::Sentinel)
+    }
+
     fn new(port: u16, options: &[&str], mode: Mode) -> RedisServer {
         let folder = tempfile::tempdir().expect("a folder for redis");
         let options = options.iter().map(|option| (*option).to_owned()).collect();

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -16,15 +17,21 @@ use hyper::header::CONTENT_LENGTH;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use rustls::ServerConfig;
 use s3s::Body;
 use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
 use super::backend::{Backend, Cut, Uploads};
 use super::faults::{self, Fault, Faults};
 use super::{KEY, SECRET};
+
+/// How long a client may take until it speaks TLS; others wait.
+const HANDSHAKE: Duration = Duration::from_secs(1);
 
 type Failed = Box<dyn std::error::Error + Send + Sync>;
 
@@ -128,13 +135,17 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    pub(super) fn start(listener: TcpListener, state: Arc<State>) -> Serving {
+    pub(super) fn start(
+        listener: TcpListener,
+        state: Arc<State>,
+        tls: Option<Arc<ServerConfig>>,
+    ) -> Serving {
         listener.set_nonblocking(true).unwrap();
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread();
             let runtime = { runtime }.worker_threads(2).enable_all().build().unwrap();
-            runtime.block_on(serve(listener, state, stopped));
+            runtime.block_on(serve(listener, state, (tls, stopped)));
             runtime.shutdown_background();
         });
         Serving { stop: Some(stop), thread: Some(thread) }
@@ -153,8 +164,9 @@ impl Drop for Serving {
 async fn serve(
     listener: TcpListener,
     state: Arc<State>,
-    mut stopped: oneshot::Receiver<Infallible>,
+    (tls, mut stopped): (Option<Arc<ServerConfig>>, oneshot::Receiver<Infallible>),
 ) {
+    let acceptor = tls.map(TlsAcceptor::from);
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     let mut connections = JoinSet::new();
     loop {
@@ -173,6 +185,13 @@ async fn serve(
         });
         let http = hyper::server::conn::http1::Builder::new();
         // A connection that breaks is its client's to notice.
-        connections.spawn(http.serve_connection(TokioIo::new(stream), answer));
+        let Some(acceptor) = &acceptor else {
+            connections.spawn(http.serve_connection(TokioIo::new(stream), answer));
+            continue;
+        };
+        // Who does not like the certificate goes at once.
+        if let Ok(Ok(stream)) = timeout(HANDSHAKE, acceptor.accept(stream)).await {
+            connections.spawn(http.serve_connection(TokioIo::new(stream), answer));
+        }
     }
 }

@@ -7,6 +7,7 @@ use dcbuild_tests::cluster::Cluster;
 use dcbuild_tests::running::{Finished, Running};
 use dcbuild_tests::story::Story;
 use dcbuild_tests::wait::LONG;
+use dcbuild_tests::web::Web;
 use openssh::{SshAgent, fingerprint, image, key};
 
 fn story(dockerfile: &str) -> Story {
@@ -111,4 +112,47 @@ fn on_a_cluster_the_keys_stay_with_the_client() {
     let keys = std::fs::read_to_string(format!("{out}/keys")).unwrap();
     assert!(keys.contains(&fingerprint(&made)), "{keys}");
     drop(registry);
+}
+
+/// Stands for ssh: writes down which keys the agent offers, and serves the repository from this machine.
+fn fake_ssh(story: &Story, bare: &std::path::Path) -> String {
+    use std::os::unix::fs::PermissionsExt;
+    let bin = story.home.path("bin");
+    std::fs::create_dir_all(&bin).unwrap();
+    let script = format!(
+        "#!/bin/sh\nssh-add -l >> {}\nfor last; do :; done\nexec sh -c \"$(echo \"$last\" | sed \"s#'app.git'#'{}'#\")\"\n",
+        story.home.arg("keys"),
+        bare.display()
+    );
+    std::fs::write(bin.join("ssh"), script).unwrap();
+    std::fs::set_permissions(bin.join("ssh"), PermissionsExt::from_mode(0o755)).unwrap();
+    format!("{}:/usr/local/bin:/usr/bin:/bin", bin.display())
+}
+
+/// Git over ssh asks the agent that is forwarded: a key that the environment knows nothing of.
+#[test]
+fn git_of_an_add_asks_the_forwarded_agent() {
+    let story = Story::new("FROM scratch\nADD git@example.test:app.git#main /src\n", &[]);
+    let web = Web::start();
+    web.repository("app").commit(&[("f", "one")]);
+    let path = fake_ssh(&story, &web.path("app.git"));
+    let made = key(&story.home.path("user"), "id", "");
+    let ssh = format!("default={}", made.display());
+    let (context, out) = (story.home.arg("context"), story.home.arg("out"));
+    let build = |flags: &[&str]| {
+        let fixed = ["build", "--progress", "plain", "-o", &out];
+        let all = fixed.into_iter().chain(flags.iter().copied()).chain([context.as_str()]);
+        let mut command = story.home.command(all);
+        command.env("PATH", &path).env_remove("SSH_AUTH_SOCK");
+        Running::start(command).finish(LONG)
+    };
+    build(&["--ssh", &ssh]).well();
+    assert_eq!(text(&story, "src/f"), "one");
+    let keys = std::fs::read_to_string(story.home.path("keys")).unwrap();
+    assert!(keys.lines().all(|line| line.contains(&fingerprint(&made))), "{keys}");
+    // Without the flag there is no agent to ask.
+    std::fs::remove_file(story.home.path("keys")).unwrap();
+    build(&["--no-cache"]).well();
+    let keys = std::fs::read_to_string(story.home.path("keys")).unwrap();
+    assert!(!keys.contains(&fingerprint(&made)), "{keys}");
 }

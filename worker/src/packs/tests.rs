@@ -57,7 +57,8 @@ impl World {
             clock: Arc::new(SystemClock),
         };
         let handle: Handle = runtime.handle().clone();
-        let elsewhere = crate::layers::Elsewhere { handle, tmp: dir.path().to_owned() };
+        let (tmp, sending_max) = (dir.path().to_owned(), crate::layers::SENDING_MAX);
+        let elsewhere = crate::layers::Elsewhere { handle, tmp, sending_max };
         let layers = Arc::new(Layers::new(snapshots, &parts, elsewhere));
         World { dir, blobs, index, layers, runtime }
     }

@@ -21,7 +21,7 @@ fn check_of(
 ) {
     let written: Vec<String> = written.iter().map(|text| (*text).to_owned()).collect();
     let names = names.iter().map(|name| name.parse().unwrap()).collect();
-    let naming = Naming { names, annotations: Vec::new(), index };
+    let naming = Naming { names, index, ..Naming::default() };
     let told = match outputs(&written, shorthands, &naming) {
         Ok(outputs) if outputs.is_empty() => "nothing".to_owned(),
         Ok(outputs) => outputs.iter().map(tell).collect::<Vec<_>>().join("\n"),
@@ -31,8 +31,15 @@ fn check_of(
 }
 
 fn tell(output: &Output) -> String {
-    let OutputSpec { kind, layers, oci_media_types, annotations, rewrite_timestamp, inline_cache } =
-        &output.spec;
+    let OutputSpec {
+        kind,
+        layers,
+        oci_media_types,
+        annotations,
+        rewrite_timestamp,
+        inline_cache,
+        attest,
+    } = &output.spec;
     assert!(!inline_cache, "that is asked for elsewhere");
     let made = match kind {
         OutputKind::Files { split: false } => "files".to_owned(),
@@ -53,7 +60,14 @@ fn tell(output: &Output) -> String {
         format!(" {:?}{of} {}={}", note.place, note.name, note.value)
     };
     let notes: String = annotations.iter().map(note).collect();
-    format!("{made}; {}{level}{force}{notes}; {:?}", layers.compression.name(), output.client)
+    let said = match (&attest.provenance, attest.sbom) {
+        (None, false) => String::new(),
+        (provenance, sbom) => {
+            let much = provenance.as_ref().map(|spec| spec.mode);
+            format!(" attest {much:?} sbom={sbom} {:?} '{}'", attest.storage, attest.prefix)
+        }
+    };
+    format!("{made}; {}{level}{force}{notes}{said}; {:?}", layers.compression.name(), output.client)
 }
 
 #[test]
@@ -377,7 +391,7 @@ fn docker_is_handed_one_platform() {
         NO,
         &["n"],
         &expect![[r#"
-        error: an annotation of the index needs an index: several platforms (--platform linux/amd64,linux/arm64)
-    "#]],
+            error: an annotation of the index needs an index: several platforms (--platform linux/amd64,linux/arm64), or an attestation
+        "#]],
     );
 }

@@ -50,10 +50,22 @@ const KEEP_STORAGE: &str = "What may stay in the store, such as `500GiB`: every 
     for what running builds use and images with a name; `none` keeps all.";
 const KEEP_UNUSED: &str =
     "How long something in the store may stay unused, such as `720h`; `none` is for ever.";
+const STORE_CA: &str = "A file of certificates to trust instead of the system's where the bucket is reached by https; \
+    `AWS_CA_BUNDLE` goes before it, and is what workers and clients of a cluster read.";
+const INDEX_CERT: &str =
+    "The file of the certificate that a Redis with `tls-auth-clients` asks for, in PEM.";
+const SENTINEL_AUTH: &str = "A file with `PASSWORD` or `USER:PASSWORD` for the sentinels, who do not get the URL's; \
+    `DCBUILD_SENTINEL_AUTH` goes before it.";
+const TLS_CA: &str = "The file of certificates that a coordinator behind `https://` must come from, in PEM; the system's \
+    where there is none. `DCBUILD_TLS_CA` goes before it.";
+const TLS_CERT: &str = "The file of the certificate that is shown to the coordinator, in PEM; \
+    `DCBUILD_TLS_CERT` goes before it.";
+const TLS_KEY: &str =
+    "The file of that certificate's key, in PEM; `DCBUILD_TLS_KEY` goes before it.";
 const INDEX_CA: &str = "A file of certificates to trust instead of the system's.";
 
 /// `HOST` stands for any host.
-pub(super) const KEYS: [Key; 47] = [
+pub(super) const KEYS: [Key; 64] = [
     key("registry.HOST.mirrors", "[]", "Hosts that are asked first, in this order.").of(Kind::List),
     key("registry.HOST.http", "false", "Use plain http.").of(Kind::Flag),
     key("registry.HOST.insecure", "false", "Use https without checking the certificate.")
@@ -74,9 +86,13 @@ pub(super) const KEYS: [Key; 47] = [
         .of(Kind::OneOf(&["s3"])),
     key("build.store.url", "none", STORE_URL),
     key("build.store.signing_key_files", "[]", SIGNING_KEYS).of(Kind::List),
+    key("build.store.ca", "none", STORE_CA),
     key("build.index.type", "embedded", INDEX).of(Kind::OneOf(&["embedded", "redis"])),
     key("build.index.url", "none", INDEX_URL),
     key("build.index.ca", "none", INDEX_CA),
+    key("build.index.cert", "none", INDEX_CERT),
+    key("build.index.key", "none", "The file of that certificate's key."),
+    key("build.index.sentinel_auth_file", "none", SENTINEL_AUTH),
     key(
         "build.cache_upload",
         "all",
@@ -84,6 +100,19 @@ pub(super) const KEYS: [Key; 47] = [
     )
     .of(Kind::OneOf(&["all", "outputs", "none"])),
     key("coordinator.listen", "127.0.0.1:7070", "Where clients and workers reach it."),
+    key(
+        "coordinator.tls.cert",
+        "none",
+        "The file of the coordinator's certificate and of what leads from there to its CA, in PEM; with it, nobody is \
+         answered who does not speak TLS. Files that change are read again.",
+    ),
+    key("coordinator.tls.key", "none", "The file of that certificate's key, in PEM."),
+    key(
+        "coordinator.tls.client_ca",
+        "none",
+        "The file of certificates that those of clients and workers must come from, in PEM; without it, whoever reaches \
+         the port may build.",
+    ),
     key("coordinator.http_listen", "127.0.0.1:7071", "Where health, metrics and the page are."),
     key("coordinator.data_dir", "/var/lib/dcbuild/coordinator", "Where its log is kept."),
     key("coordinator.store.type", "folder", "The kind of store: `folder` or `s3`.")
@@ -96,9 +125,13 @@ pub(super) const KEYS: [Key; 47] = [
     ),
     key("coordinator.store.url", "none", STORE_URL),
     key("coordinator.store.signing_key_files", "[]", SIGNING_KEYS).of(Kind::List),
+    key("coordinator.store.ca", "none", STORE_CA),
     key("coordinator.index.type", "embedded", INDEX).of(Kind::OneOf(&["embedded", "redis"])),
     key("coordinator.index.url", "none", INDEX_URL),
     key("coordinator.index.ca", "none", INDEX_CA),
+    key("coordinator.index.cert", "none", INDEX_CERT),
+    key("coordinator.index.key", "none", "The file of that certificate's key."),
+    key("coordinator.index.sentinel_auth_file", "none", SENTINEL_AUTH),
     key(
         "coordinator.grace",
         "5m",
@@ -108,6 +141,9 @@ pub(super) const KEYS: [Key; 47] = [
     key("coordinator.keep_storage", "none", KEEP_STORAGE),
     key("coordinator.keep_unused", "none", KEEP_UNUSED),
     key("worker.coordinator", "http://127.0.0.1:7070", "The coordinator that it works for."),
+    key("worker.tls.ca", "none", TLS_CA),
+    key("worker.tls.cert", "none", TLS_CERT),
+    key("worker.tls.key", "none", TLS_KEY),
     key(
         "worker.listen",
         "auto",
@@ -132,6 +168,9 @@ pub(super) const KEYS: [Key; 47] = [
     key("worker.grace", "30s", "How long jobs may go on after a request to stop."),
     key("worker.allow", "[]", ALLOW).of(Kind::List),
     key("submit.coordinator", "none", "The coordinator that builds are sent to."),
+    key("submit.tls.ca", "none", TLS_CA),
+    key("submit.tls.cert", "none", TLS_CERT),
+    key("submit.tls.key", "none", TLS_KEY),
     key(
         "fetch.allow",
         "[]",

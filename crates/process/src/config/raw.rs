@@ -62,19 +62,41 @@ pub(super) struct RawBucket {
     pub(super) url: String,
     #[serde(default)]
     pub(super) signing_key_files: Vec<PathBuf>,
+    pub(super) ca: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
 pub(super) enum RawIndex {
     Embedded {},
-    Redis { url: String, ca: Option<PathBuf> },
+    Redis(RawRedis),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRedis {
+    pub(super) url: String,
+    pub(super) ca: Option<PathBuf>,
+    pub(super) cert: Option<PathBuf>,
+    pub(super) key: Option<PathBuf>,
+    pub(super) sentinel_auth_file: Option<PathBuf>,
+}
+
+/// Of a coordinator and of those who reach it; each has a part of it.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawTls {
+    pub(super) ca: Option<PathBuf>,
+    pub(super) cert: Option<PathBuf>,
+    pub(super) key: Option<PathBuf>,
+    pub(super) client_ca: Option<PathBuf>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawCoordinator {
     pub(super) listen: Option<String>,
+    pub(super) tls: RawTls,
     pub(super) http_listen: Option<String>,
     pub(super) data_dir: Option<PathBuf>,
     pub(super) store: Option<RawStore>,
@@ -90,6 +112,7 @@ pub(super) struct RawCoordinator {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawWorker {
     pub(super) coordinator: Option<String>,
+    pub(super) tls: RawTls,
     pub(super) listen: Option<String>,
     pub(super) advertise: Option<String>,
     pub(super) data_dir: Option<PathBuf>,
@@ -106,6 +129,7 @@ pub(super) struct RawWorker {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawSubmit {
     pub(super) coordinator: Option<String>,
+    pub(super) tls: RawTls,
 }
 
 #[derive(Deserialize, Default)]

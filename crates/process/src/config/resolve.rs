@@ -8,11 +8,12 @@ use std::path::PathBuf;
 use super::keys::default_of;
 use super::raw::{
     RawBucket, RawBuild, RawBuildStore, RawConfig, RawCoordinator, RawIndex, RawLog, RawRegistry,
-    RawStore, RawWorker,
+    RawStore, RawSubmit, RawTls, RawWorker,
 };
 use super::{
-    BucketConfig, BuildConfig, Config, CoordinatorConfig, FetchConfig, IndexConfig, LogConfig,
-    Mistake, PeerAddress, PeerListen, RegistryTable, StoreConfig, SubmitConfig, WorkerConfig,
+    BucketConfig, BuildConfig, ClientTls, Config, CoordinatorConfig, FetchConfig, IndexConfig,
+    LogConfig, Mistake, PeerAddress, PeerListen, RedisTable, RegistryTable, ServerTlsConfig,
+    StoreConfig, SubmitConfig, WorkerConfig,
 };
 use crate::{ByteSize, Env, parse_duration, trace};
 
@@ -71,7 +72,7 @@ pub(super) fn resolve(raw: RawConfig, env: &Env) -> Result<Config, Vec<Mistake>>
     let build = build(raw.build, env, &mut mistakes);
     let coordinator = coordinator(raw.coordinator, &mut mistakes);
     let worker = worker(raw.worker, env, &mut mistakes);
-    let submit = submit(raw.submit.coordinator, env, &mut mistakes);
+    let submit = submit(raw.submit, env, &mut mistakes);
     let log = log(raw.log, &mut mistakes);
     match (build, coordinator, worker) {
         (Some(build), Some(coordinator), Some(worker)) if mistakes.0.is_empty() => {
@@ -138,8 +139,10 @@ fn coordinator(raw: RawCoordinator, mistakes: &mut Mistakes) -> Option<Coordinat
     let keep_unused = mistakes
         .read("coordinator.keep_unused", raw.keep_unused, |text| or_none(text, parse_duration));
     let index = index("coordinator.index", raw.index, mistakes);
+    let tls = server_tls(raw.tls, mistakes);
     Some(CoordinatorConfig {
         listen: listen?,
+        tls,
         http_listen: http_listen?,
         data_dir,
         store,
@@ -172,20 +175,60 @@ fn bucket_of(key: &str, raw: RawBucket, mistakes: &mut Mistakes) -> BucketConfig
         let problem = format!("'{}' is not of the form s3://BUCKET/PREFIX", raw.url);
         mistakes.add(&format!("{key}.url"), problem);
     }
-    BucketConfig { url: raw.url, signing_key_files: raw.signing_key_files }
+    BucketConfig { url: raw.url, signing_key_files: raw.signing_key_files, ca: raw.ca }
 }
 
 fn index(key: &str, raw: Option<RawIndex>, mistakes: &mut Mistakes) -> IndexConfig {
     match raw {
         None | Some(RawIndex::Embedded {}) => IndexConfig::Embedded,
-        Some(RawIndex::Redis { url, ca }) => {
-            if !url.starts_with("redis") {
+        Some(RawIndex::Redis(raw)) => {
+            if !raw.url.starts_with("redis") {
                 // The URL may hold a password.
                 mistakes.add(&format!("{key}.url"), "is not of the form redis://HOST:PORT");
             }
-            IndexConfig::Redis { url, ca }
+            IndexConfig::Redis(RedisTable {
+                identity: pair(key, (raw.cert, raw.key), mistakes),
+                url: raw.url,
+                ca: raw.ca,
+                sentinel_auth_file: raw.sentinel_auth_file,
+            })
         }
     }
+}
+
+/// A certificate is of no use without its key.
+fn pair(
+    section: &str,
+    written: (Option<PathBuf>, Option<PathBuf>),
+    mistakes: &mut Mistakes,
+) -> Option<(PathBuf, PathBuf)> {
+    match written {
+        (Some(cert), Some(key)) => Some((cert, key)),
+        (None, None) => None,
+        (Some(_), None) => {
+            mistakes.add(&format!("{section}.key"), "is missing: cert needs its key");
+            None
+        }
+        (None, Some(_)) => {
+            mistakes.add(&format!("{section}.cert"), "is missing: key needs its certificate");
+            None
+        }
+    }
+}
+
+fn server_tls(raw: RawTls, mistakes: &mut Mistakes) -> Option<ServerTlsConfig> {
+    let RawTls { ca: _, cert, key, client_ca } = raw;
+    let found = pair("coordinator.tls", (cert, key), mistakes);
+    if found.is_none() && client_ca.is_some() {
+        mistakes.add("coordinator.tls.client_ca", "needs cert and key beside it");
+    }
+    found.map(|(cert, key)| ServerTlsConfig { cert, key, client_ca })
+}
+
+fn client_tls(section: &str, raw: RawTls, env: &Env, mistakes: &mut Mistakes) -> ClientTls {
+    let RawTls { ca, cert, key, client_ca: _ } = raw;
+    let written = (env.tls_cert().or(cert), env.tls_key().or(key));
+    ClientTls { ca: env.tls_ca().or(ca), identity: pair(section, written, mistakes) }
 }
 
 fn worker(raw: RawWorker, env: &Env, mistakes: &mut Mistakes) -> Option<WorkerConfig> {
@@ -209,8 +252,10 @@ fn worker(raw: RawWorker, env: &Env, mistakes: &mut Mistakes) -> Option<WorkerCo
     let grace = mistakes.read("worker.grace", raw.grace, parse_duration);
     let step_memory = mistakes.size("worker.step_memory", raw.step_memory);
     let data_dir = raw.data_dir.unwrap_or_else(|| default_of("worker.data_dir").into());
+    let tls = client_tls("worker.tls", raw.tls, env, mistakes);
     Some(WorkerConfig {
         coordinator,
+        tls,
         listen: listen?,
         advertise: advertise?,
         data_dir,
@@ -224,12 +269,12 @@ fn worker(raw: RawWorker, env: &Env, mistakes: &mut Mistakes) -> Option<WorkerCo
     })
 }
 
-fn submit(written: Option<String>, env: &Env, mistakes: &mut Mistakes) -> SubmitConfig {
-    let coordinator = env.coordinator().map(str::to_owned).or(written);
+fn submit(raw: RawSubmit, env: &Env, mistakes: &mut Mistakes) -> SubmitConfig {
+    let coordinator = env.coordinator().map(str::to_owned).or(raw.coordinator);
     if let Some(url) = &coordinator {
         mistakes.url("submit.coordinator", url);
     }
-    SubmitConfig { coordinator }
+    SubmitConfig { coordinator, tls: client_tls("submit.tls", raw.tls, env, mistakes) }
 }
 
 fn log(raw: RawLog, mistakes: &mut Mistakes) -> LogConfig {

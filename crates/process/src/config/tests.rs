@@ -50,8 +50,10 @@ fn a_bucket_is_a_store_and_redis_its_index() {
     let bucket = "store = { type = \"s3\", url = \"s3://b\", signing_key_files = [\"/k\"] }\n\
                   index = { type = \"redis\", url = \"redis://r:6379\" }\n";
     let config = parse(&format!("[coordinator]\n{bucket}")).unwrap().coordinator;
-    let store = BucketConfig { url: "s3://b".into(), signing_key_files: vec!["/k".into()] };
-    let index = IndexConfig::Redis { url: "redis://r:6379".into(), ca: None };
+    let store =
+        BucketConfig { url: "s3://b".into(), signing_key_files: vec!["/k".into()], ca: None };
+    let index =
+        IndexConfig::Redis(RedisTable { url: "redis://r:6379".into(), ..RedisTable::default() });
     assert_eq!((config.store, config.index), (StoreConfig::Bucket(store), index));
     let text = "[coordinator]\nstore = { type = \"s3\", url = \"http://b\" }\n\
                 index = { type = \"redis\", url = \"r\" }\n";
@@ -158,4 +160,28 @@ proptest::proptest! {
             drop(crate::Proxies::parse(&text, "unix:///x"));
         }
     }
+}
+
+#[test]
+fn a_certificate_needs_its_key() {
+    let tls = "[coordinator.tls]\ncert = \"/c\"\nkey = \"/k\"\n[submit.tls]\nca = \"/ca\"";
+    let config = parse(tls).unwrap();
+    let server = ServerTlsConfig { cert: "/c".into(), key: "/k".into(), client_ca: None };
+    assert_eq!(config.coordinator.tls, Some(server));
+    assert_eq!(config.submit.tls, ClientTls { ca: Some("/ca".into()), identity: None });
+    assert_eq!(config.worker.tls, ClientTls::default());
+    let env = Env::from_iter([("DCBUILD_TLS_CA", "/mine"), ("DCBUILD_TLS_CERT", "/c")]);
+    let text = "[worker.tls]\nkey = \"/k\"\n[submit.tls]\nkey = \"/k\"";
+    let config = Config::parse(Path::new("c.toml"), text, &env).unwrap();
+    let identity = Some(("/c".into(), "/k".into()));
+    assert_eq!(config.worker.tls, ClientTls { ca: Some("/mine".into()), identity });
+    let text = "[coordinator.tls]\nclient_ca = \"/ca\"\n[worker.tls]\ncert = \"/c\"\nclient_ca = \"/ca\"\n\
+                [coordinator.index]\ntype = \"redis\"\nurl = \"rediss://r\"\nkey = \"/k\"";
+    expect![[r#"
+        the configuration c.toml has mistakes:
+          coordinator.index.cert: is missing: key needs its certificate
+          coordinator.tls.client_ca: needs cert and key beside it
+          worker.tls.client_ca: there is no such key
+          worker.tls.key: is missing: cert needs its key"#]]
+    .assert_eq(&parse(text).unwrap_err().to_string());
 }

@@ -215,5 +215,5 @@ async fn a_folder_store_takes_parcels_too() {
     let first = sender().send(world.context(), all()).await.unwrap();
     let again = sender().send(world.context(), all()).await.unwrap();
     assert!(first.uploaded_bytes > 100_000);
-    assert_eq!(again, Sent { uploaded_bytes: 0, found_bytes: 500_000, ..first });
+    assert_eq!(again, Sent { uploaded_bytes: 0, found_bytes: 500_000, ..first.clone() });
 }

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use crate::common::connect;
 use dcbuild_s3::{Checked, S3Config, S3Store};
+use dcbuild_testkit::tls::{Authority, Valid};
 use dcbuild_tests::s3::S3Server;
 use dcbuild_tests::s3::faults::Fault;
 use expect_test::{Expect, expect};
@@ -43,6 +44,26 @@ async fn a_good_store_is_good_and_left_as_it_was() {
     .await;
     assert_eq!(server.keys(), Vec::<String>::new());
     assert_eq!(server.open_uploads(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_is_known_by_its_certificate() {
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    let server = S3Server::start_secure(&ours.certificate("127.0.0.1", Valid::Now));
+    let store = connect(&server, |config| config.ca_file = Some(ours.ca())).await;
+    for (step, checked) in store.check().await {
+        assert!(matches!(checked, Checked::Well), "{step:?}: {checked:?}");
+    }
+    for ca in [Some(theirs.ca()), None] {
+        let store = connect(&server, |config| config.ca_file.clone_from(&ca)).await;
+        let steps = store.check().await;
+        let Some((_, Checked::Failed(error))) = steps.first() else { panic!("{steps:?}") };
+        let told = std::error::Error::source(error).unwrap().to_string();
+        assert!(told.contains("AWS_CA_BUNDLE"), "{told}");
+    }
+    let config = S3Config { ca_file: Some("/no/ca.pem".into()), ..S3Config::new("bucket") };
+    let error = S3Store::connect(config).await.err().unwrap();
+    assert!(format!("{error:?}").contains("/no/ca.pem"), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@
 
 mod groups;
 mod network;
+mod older;
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -41,6 +42,7 @@ const TESTS: &[(&str, fn())] = &[
     ("isolated_networks_end_with_their_process", network::isolated_networks_end_with_their_process),
     ("memory_limit", memory_limit),
     ("processes_limit", processes_limit),
+    ("programs_of_386_run_under_the_same_filter", older::programs_of_386_run_under_the_same_filter),
     ("groups_of_version_2", groups::groups_of_version_2),
     ("stop_leaves_nothing", stop_leaves_nothing),
     ("timeout", timeout),

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use dcbuild_model::{BlobDigest, Digest};
@@ -14,16 +15,20 @@ const DOCUMENT: &str = "document-";
 
 /// A folder with a file for each thing that waits.
 #[derive(Debug)]
-pub(super) struct Disk(PathBuf);
+pub(super) struct Disk {
+    dir: PathBuf,
+    /// Held from the look at what waits to the note of it.
+    noting: Mutex<()>,
+}
 
 impl Disk {
     pub(super) fn open(dir: &Path) -> Result<Disk, StoreError> {
         std::fs::create_dir_all(dir).map_err(StoreError::io(dir))?;
-        Ok(Disk(dir.to_owned()))
+        Ok(Disk { dir: dir.to_owned(), noting: Mutex::new(()) })
     }
 
     fn path(&self, item: &Item) -> PathBuf {
-        self.0.join(match item {
+        self.dir.join(match item {
             Item::Blob(blob, _) => format!("{BLOB}{}", blob.0.hex()),
             Item::Document(name, _) => {
                 format!("{DOCUMENT}{}", Digest::of(name.as_str().as_bytes()).hex())
@@ -31,10 +36,24 @@ impl Disk {
         })
     }
 
+    /// Makes the note of something what `waiting` says just then.
+    pub(super) fn set(
+        &self,
+        item: &Item,
+        waiting: impl FnOnce() -> Option<Item>,
+    ) -> Result<(), StoreError> {
+        let _noting = self.noting.lock().unwrap_or_else(PoisonError::into_inner);
+        match waiting() {
+            Some(waits) => self.add(&waits),
+            None => self.remove(item),
+        }
+    }
+
     /// Notes that something waits, whole or not at all.
-    pub(super) fn add(&self, item: &Item) -> Result<(), StoreError> {
+    fn add(&self, item: &Item) -> Result<(), StoreError> {
         let path = self.path(item);
-        let mut file = tempfile::NamedTempFile::new_in(&self.0).map_err(StoreError::io(&self.0))?;
+        let mut file =
+            tempfile::NamedTempFile::new_in(&self.dir).map_err(StoreError::io(&self.dir))?;
         let content = match item {
             Item::Blob(_, size) => size.to_string().into_bytes(),
             Item::Document(name, bytes) => [name.as_str().as_bytes(), b"\n", bytes].concat(),
@@ -45,7 +64,7 @@ impl Disk {
     }
 
     /// Takes the note away.
-    pub(super) fn remove(&self, item: &Item) -> Result<(), StoreError> {
+    fn remove(&self, item: &Item) -> Result<(), StoreError> {
         let path = self.path(item);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -58,8 +77,8 @@ impl Disk {
     /// What an earlier process left: the blobs first, for its documents may lean on any of them.
     pub(super) fn left(&self) -> Result<Vec<Item>, StoreError> {
         let (mut blobs, mut documents) = (Vec::new(), Vec::new());
-        for entry in std::fs::read_dir(&self.0).map_err(StoreError::io(&self.0))? {
-            let path = entry.map_err(StoreError::io(&self.0))?.path();
+        for entry in std::fs::read_dir(&self.dir).map_err(StoreError::io(&self.dir))? {
+            let path = entry.map_err(StoreError::io(&self.dir))?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let bytes = std::fs::read(&path).map_err(StoreError::io(&path))?;
             match read(name, bytes.into()) {

@@ -25,6 +25,14 @@ impl Item {
     }
 }
 
+/// A document on its way, past the queue.
+#[derive(Debug)]
+struct Direct {
+    name: ObjectName,
+    /// Somebody has deleted it meanwhile.
+    deleted: bool,
+}
+
 /// What waits, in the order in which it came.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
@@ -33,6 +41,10 @@ pub(super) struct Queue {
     documents: BTreeMap<ObjectName, u64>,
     /// What is under way, and the name of a document; one that was replaced or deleted meanwhile still is.
     sending: BTreeMap<u64, Option<ObjectName>>,
+    /// Documents whose writers send them themselves.
+    direct: BTreeMap<u64, Direct>,
+    /// Documents that are being deleted, by how many: what was written since waits for the end of it.
+    deleting: BTreeMap<ObjectName, usize>,
     next: u64,
     bytes: u64,
 }
@@ -46,9 +58,33 @@ impl Queue {
         self.items.is_empty()
     }
 
-    /// Whether nothing waits and nothing is under way: what is written now overtakes nothing.
-    pub(super) fn is_idle(&self) -> bool {
-        self.items.is_empty() && self.sending.is_empty()
+    /// Has a document go past the queue, unless it could overtake something: a blob that it leans on, its former self, or
+    /// that one's removal. What is given is to be ended.
+    pub(super) fn begin_direct(&mut self, name: &ObjectName) -> Option<u64> {
+        let nothing_waits = self.items.is_empty() && self.sending.is_empty();
+        if !nothing_waits || self.is_busy(name) {
+            return None;
+        }
+        let number = self.next;
+        self.next += 1;
+        self.direct.insert(number, Direct { name: name.clone(), deleted: false });
+        Some(number)
+    }
+
+    /// Ends it, and says whether somebody has deleted the document meanwhile.
+    pub(super) fn end_direct(&mut self, number: u64) -> bool {
+        self.direct.remove(&number).is_some_and(|direct| direct.deleted)
+    }
+
+    /// Whether a version of a document is on its way.
+    pub(super) fn is_under_way(&self, name: &ObjectName) -> bool {
+        let direct = self.direct.values().map(|direct| &direct.name);
+        self.sending.values().flatten().chain(direct).any(|it| it == name)
+    }
+
+    /// Whether a document must not be sent now: of two things that are done with one name at once, either may be the last.
+    fn is_busy(&self, name: &ObjectName) -> bool {
+        self.deleting.contains_key(name) || self.is_under_way(name)
     }
 
     /// The bytes of all that waits.
@@ -105,8 +141,7 @@ impl Queue {
         Some(item)
     }
 
-    /// The next thing that may be sent, now under way. A document waits for its former self: of two that are under way at
-    /// once, either may be the last.
+    /// The next thing that may be sent, now under way. A document waits for its former self, and for that one's removal.
     pub(super) fn take(&mut self) -> Option<(u64, Item)> {
         let mut behind_blob = false;
         for (number, item) in &self.items {
@@ -115,10 +150,7 @@ impl Queue {
                     behind_blob = true;
                     (None, self.sending.contains_key(number))
                 }
-                Item::Document(name, _) => {
-                    let is_under_way = self.sending.values().flatten().any(|it| it == name);
-                    (Some(name.clone()), behind_blob || is_under_way)
-                }
+                Item::Document(name, _) => (Some(name.clone()), behind_blob || self.is_busy(name)),
             };
             if !held_back {
                 self.sending.insert(*number, name);
@@ -142,11 +174,34 @@ impl Queue {
         Some(item)
     }
 
-    /// Takes documents out that are not wanted any more.
-    pub(super) fn drop_documents(&mut self, names: &[ObjectName]) {
+    /// Nobody sends any more: what was under way is dropped, and waits for the next who does.
+    pub(super) fn stop_sending(&mut self) {
+        self.sending.clear();
+    }
+
+    /// Takes documents out that are not wanted any more, and holds back what is written of them from now on until the
+    /// removal has ended. Gives back what waited.
+    pub(super) fn begin_delete(&mut self, names: &[ObjectName]) -> Vec<Item> {
+        let mut waited = Vec::new();
         for name in names {
+            *self.deleting.entry(name.clone()).or_default() += 1;
             if let Some(number) = self.documents.remove(name) {
-                self.forget(number);
+                waited.extend(self.forget(number));
+            }
+        }
+        for direct in self.direct.values_mut() {
+            direct.deleted |= names.contains(&direct.name);
+        }
+        waited
+    }
+
+    /// The removal has ended.
+    pub(super) fn end_delete(&mut self, names: &[ObjectName]) {
+        for name in names {
+            let Some(count) = self.deleting.get_mut(name) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                self.deleting.remove(name);
             }
         }
     }
@@ -202,9 +257,32 @@ mod tests {
         assert_eq!(queue.document(&name), Some(Bytes::from_static(b"new")));
         assert_eq!(queue.documents("x/", None).collect::<Vec<_>>(), [(&name, 3)]);
         assert_eq!(taken(&mut queue), [1]);
-        queue.drop_documents(&[name]);
-        assert!(queue.is_empty() && !queue.is_idle());
+        let waited = queue.begin_delete(std::slice::from_ref(&name));
+        assert_eq!(waited, [document("x/y", "new")]);
+        assert!(queue.is_empty() && queue.is_under_way(&name));
+        queue.add(document("x/y", "newest"));
         assert_eq!(queue.end(1, true), None);
-        assert!(queue.is_idle());
+        assert!(taken(&mut queue).is_empty() && !queue.is_under_way(&name), "it is being deleted");
+        queue.end_delete(&[name]);
+        assert_eq!(taken(&mut queue), [2]);
+    }
+
+    #[test]
+    fn a_document_goes_past_the_queue_only_where_it_overtakes_nothing() {
+        let mut queue = Queue::default();
+        let [name, other]: [ObjectName; 2] = ["x/y", "x/z"].map(|name| name.parse().unwrap());
+        let first = queue.begin_direct(&name).unwrap();
+        assert_eq!(queue.begin_direct(&name), None, "its former self is on its way");
+        let second = queue.begin_direct(&other).unwrap();
+        assert!(!queue.end_direct(second));
+        queue.add(document("x/y", "new"));
+        assert!(taken(&mut queue).is_empty());
+        assert_eq!(queue.begin_delete(std::slice::from_ref(&name)).len(), 1);
+        assert!(queue.is_empty() && queue.is_under_way(&name));
+        assert!(queue.end_direct(first), "who wrote it is told that it is deleted");
+        assert_eq!(queue.begin_direct(&name), None, "it is being deleted");
+        queue.end_delete(std::slice::from_ref(&name));
+        queue.add(blob("a"));
+        assert_eq!(queue.begin_direct(&name), None, "it may lean on the blob");
     }
 }

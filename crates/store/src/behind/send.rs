@@ -21,6 +21,16 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// An object that need not be there.
 const PROBE: &str = "check/alive";
 
+/// Whoever waits for what is under way waits no longer than it is.
+struct Stopped<'a>(&'a Behind);
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        self.0.queue().stop_sending();
+        self.0.inner.ended.notify_waiters();
+    }
+}
+
 /// How a try ended.
 type Ended = (u64, Result<(), StoreError>);
 
@@ -58,6 +68,7 @@ impl Behind {
         if self.inner.policy == Policy::Never {
             return;
         }
+        let _stopped = Stopped(self);
         let mut sending = FuturesUnordered::new();
         let (mut pause, mut rest) = (PAUSE_FIRST, None);
         loop {
@@ -86,6 +97,7 @@ impl Behind {
                     }
                     Err(error) => {
                         self.queue().end(number, false);
+                        self.inner.ended.notify_waiters();
                         self.write_failed(&error);
                         rest = Some(Instant::now() + pause);
                         pause = (pause * 2).min(PAUSE_MAX);
@@ -109,8 +121,9 @@ impl Behind {
 
     async fn sent(&self, number: u64) {
         let item = self.queue().end(number, true);
+        self.inner.ended.notify_waiters();
         if let Some(item) = &item {
-            if let Err(error) = self.inner.disk.remove(item) {
+            if let Err(error) = self.note(item) {
                 tracing::warn!(error = story(&error), "what was sent will be sent again");
             }
             if let (Item::Blob(blob, _), Policy::Failing) = (item, self.inner.policy) {

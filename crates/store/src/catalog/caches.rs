@@ -1,26 +1,46 @@
-//! Cache mounts: `scope/SCOPE/cache/HEX/latest`, HEX being the digest of the id. These change, so the store is asked.
+//! Cache mounts: `scope/SCOPE/cache/HEX/latest`, HEX being the digest of the id. These change, so the store is asked; the
+//! index knows when they were used.
 
+use bytes::Bytes;
 use dcbuild_model::{Digest, Scope};
 
 use super::Catalog;
-use crate::{CacheVersion, CacheVersions, IndexKey, ObjectName, StoreError};
+use crate::{CacheVersion, CacheVersions, IndexEntry, IndexKey, StoreError};
 
-const LATEST: &str = "latest";
-const WHAT: &str = "a cache mount";
+pub(super) const LATEST: &str = "latest";
+pub(super) const WHAT: &str = "a cache mount";
 
-fn object_of(scope: &Scope, id: &str) -> Result<ObjectName, StoreError> {
-    let hex = Digest::of(id.as_bytes()).hex();
-    super::name_of(&IndexKey(format!("scope/{scope}/cache/{hex}")), LATEST)
+fn key_of(scope: &Scope, id: &str) -> IndexKey {
+    IndexKey(format!("scope/{scope}/cache/{}", Digest::of(id.as_bytes()).hex()))
+}
+
+impl Catalog {
+    /// Notes a use, also in an index that does not know of the mount yet. Without a value: the store has the last word.
+    async fn note_mount(&self, key: IndexKey) {
+        let (field, value, used) = (LATEST.to_owned(), Bytes::new(), self.now());
+        if let Err(error) = self.index().put(&[IndexEntry { key, field, value, used }]).await {
+            self.index_failed(&error);
+        }
+    }
 }
 
 #[async_trait::async_trait]
 impl CacheVersions for Catalog {
     async fn find(&self, scope: &Scope, id: &str) -> Result<Option<CacheVersion>, StoreError> {
-        let version: Option<CacheVersion> = self.read_latest(WHAT, &object_of(scope, id)?).await?;
-        Ok(version.filter(|version| version.id == id))
+        let key = key_of(scope, id);
+        let version = self.read_latest(WHAT, &super::name_of(&key, LATEST)?).await?;
+        let version = version.filter(|version: &CacheVersion| version.id == id);
+        if version.is_some() {
+            let catalog = self.clone();
+            self.inner.parts.tasks.spawn(async move { catalog.note_mount(key).await });
+        }
+        Ok(version)
     }
 
     async fn put(&self, scope: &Scope, version: &CacheVersion) -> Result<(), StoreError> {
-        self.put_latest(WHAT, &object_of(scope, &version.id)?, version).await
+        let key = key_of(scope, &version.id);
+        self.put_latest(WHAT, &super::name_of(&key, LATEST)?, version).await?;
+        self.note_mount(key).await;
+        Ok(())
     }
 }

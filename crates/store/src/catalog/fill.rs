@@ -1,14 +1,17 @@
 //! Filling the index from the store's listing, behind the back of whoever met it incomplete.
+//!
+//! What the index does not know the last use of counts as used now, lest a sweeper take what was in use until an index was
+//! flushed for long unused.
 
 use bytes::Bytes;
 use dcbuild_model::UnixTime;
 
-use super::Catalog;
+use super::{Catalog, Unseen};
 use crate::{Fill, IndexEntry, IndexKey, ListedObject, StoreError};
 
 /// How long one process may take before another may begin as well.
 const FILL_SECONDS: i64 = 60;
-/// What is indexed: records, forms of layers and the blobs.
+/// What is indexed: records, cache mounts, forms of layers and the blobs.
 const PREFIXES: [&str; 4] = ["base/", "blob/", "layer/", "scope/"];
 
 impl Catalog {
@@ -29,7 +32,7 @@ impl Catalog {
         let until = UnixTime { secs: now.secs + FILL_SECONDS, ..now };
         let Some(fill) = self.index().begin_fill(now, until).await? else { return Ok(false) };
         for prefix in PREFIXES {
-            self.fill_below(prefix).await?;
+            self.fill_below(prefix, now).await?;
         }
         // Whatever was lost, uses may have been.
         self.new_epoch().await?;
@@ -42,28 +45,41 @@ impl Catalog {
         Ok(complete)
     }
 
-    async fn fill_below(&self, prefix: &str) -> Result<(), StoreError> {
+    async fn fill_below(&self, prefix: &str, now: UnixTime) -> Result<(), StoreError> {
         let mut after = None;
         loop {
             let page = self.objects().list(prefix, after.as_ref()).await?;
             after = page.objects.last().map(|object| object.name.clone());
-            self.note(&page.objects).await?;
+            self.note(&page.objects, now).await?;
             if !page.more || after.is_none() {
                 return Ok(());
             }
         }
     }
 
-    /// Notes names without values, unless the index has them.
-    async fn note(&self, objects: &[ListedObject]) -> Result<(), StoreError> {
+    /// Notes names without values, unless the index has them with their last use.
+    async fn note(&self, objects: &[ListedObject], now: UnixTime) -> Result<(), StoreError> {
+        let seen = match self.inner.parts.unseen {
+            Unseen::UsedWhenSeen => now,
+            Unseen::UsedWhenWritten => UnixTime::default(),
+        };
         let entries: Vec<IndexEntry> = objects.iter().filter_map(entry_of).collect();
         let keys: Vec<IndexKey> = entries.iter().map(|entry| entry.key.clone()).collect();
         let known = self.index().find(&keys).await?.found;
-        let has = |fields: &Vec<(String, Bytes)>, name: &str| {
-            fields.iter().any(|(field, _)| field == name)
-        };
-        let new = entries.into_iter().zip(known).filter(|(entry, known)| !has(known, &entry.field));
-        let new: Vec<IndexEntry> = new.map(|(entry, _)| entry).collect();
+        let last = self.index().last_used(&keys).await?;
+        let mut new = Vec::new();
+        for ((entry, fields), last_used) in entries.into_iter().zip(known).zip(last) {
+            let value = fields.into_iter().find(|(field, _)| *field == entry.field);
+            let used = if last_used.is_none() { entry.used.max(seen) } else { entry.used };
+            match value {
+                // Uses can be lost alone: an index may evict what it keeps them in.
+                Some((_, value)) if last_used.is_none() => {
+                    new.push(IndexEntry { value, used, ..entry });
+                }
+                Some(_) => {}
+                None => new.push(IndexEntry { used, ..entry }),
+            }
+        }
         self.index().put(&new).await
     }
 }
@@ -77,7 +93,7 @@ fn entry_of(object: &ListedObject) -> Option<IndexEntry> {
         return Some(IndexEntry { key, field: String::new(), value, used: object.modified });
     }
     let (key, field) = name.rsplit_once('/')?;
-    if name.starts_with("scope/") && key.rsplit('/').nth(1) != Some("step") {
+    if name.starts_with("scope/") && !matches!(key.rsplit('/').nth(1), Some("step" | "cache")) {
         return None;
     }
     let (key, field) = (IndexKey(key.to_owned()), field.to_owned());

@@ -8,12 +8,16 @@ use dcbuild_model::limits::MANIFEST_BYTES_MAX;
 use dcbuild_model::{Digest, LayerId, Record, Scope, StepKey, UnixTime};
 use futures::{StreamExt as _, TryStreamExt as _};
 
+use super::caches;
 use super::layers::Versioned;
 use super::steps::StoredRecord;
 use super::{AT_ONCE, Catalog, DOCUMENT_BYTES_MAX};
 use crate::manifest::blobs_named_by;
-use crate::sweep::{Hold, Inventory, Removed, Swept, Thing, ThingKind};
-use crate::{HashedBase, IndexKey, ListedObject, NamedImage, ObjectName, StoreError, StoredBlob};
+use crate::sweep::{Hold, Inventory, Removal, Removed, Swept, Thing, ThingKind};
+use crate::{
+    CacheVersion, HashedBase, IndexKey, ListedObject, NamedImage, ObjectName, StoreError,
+    StoredBlob,
+};
 
 const PREFIXES: [&str; 5] = ["blob/", "layer/", "base/", "scope/", "quarantine/"];
 /// Keys that are looked up at a time.
@@ -88,7 +92,7 @@ impl Catalog {
         self.fill().await
     }
 
-    /// Adds what records, forms and names of images need.
+    /// Adds what records, forms, cache mounts and names of images need.
     async fn add_needs(&self, things: &mut [Thing]) -> Result<(), StoreError> {
         let places = things.iter().enumerate().map(|(at, thing)| (thing.name.clone(), at));
         let places = Places(places.collect());
@@ -112,6 +116,36 @@ impl Catalog {
             (0..things.len()).filter(|at| things[*at].kind == ThingKind::Image).collect();
         for at in images {
             let needs = self.needs_of_image(&things[at], &places).await?;
+            things[at].needs = needs;
+        }
+        self.add_needs_of_mounts(things, &places).await?;
+        Ok(())
+    }
+
+    /// The latest versions of cache mounts: the index does not have them.
+    async fn add_needs_of_mounts(
+        &self,
+        things: &mut [Thing],
+        places: &Places,
+    ) -> Result<(), StoreError> {
+        let mounts = things.iter().enumerate().filter(|(_, it)| it.kind == ThingKind::CacheMount);
+        let reads = mounts.map(|(at, thing)| {
+            let latest = format!("{}/{}", thing.name, caches::LATEST);
+            async move {
+                let latest = object(&latest)?;
+                let version = self.read_latest::<CacheVersion>(caches::WHAT, &latest).await?;
+                Ok::<_, StoreError>((at, version))
+            }
+        });
+        let reads: Vec<_> = reads.collect();
+        let reads = futures::stream::iter(reads).buffer_unordered(AT_ONCE);
+        for (at, version) in reads.try_collect::<Vec<_>>().await? {
+            let Some(version) = version else { continue };
+            let blobs = version.pieces.iter().chain([&version.parcel]);
+            let mut needs: Vec<usize> = blobs.filter_map(|blob| places.blob(&blob.0)).collect();
+            needs.extend(version.packs.iter().filter_map(|pack| places.layer(pack)));
+            needs.sort_unstable();
+            needs.dedup();
             things[at].needs = needs;
         }
         Ok(())
@@ -185,6 +219,7 @@ fn thing_of(name: &ObjectName) -> Option<(String, ThingKind)> {
                     Some((key.to_owned(), ThingKind::Record { scope, key: key_of }))
                 }
                 "image" => Some((key.to_owned(), ThingKind::Image)),
+                "cache" => Some((key.to_owned(), ThingKind::CacheMount)),
                 _ => None,
             }
         }
@@ -218,7 +253,8 @@ fn needs_of(kind: &ThingKind, documents: &[(String, Bytes)], places: &Places) ->
                 let Ok(Versioned { value, .. }) = base else { continue };
                 needs.extend(places.blob(&value.layer.0));
             }
-            ThingKind::Image | ThingKind::Blob | ThingKind::Quarantined => {}
+            ThingKind::Image | ThingKind::CacheMount | ThingKind::Blob | ThingKind::Quarantined => {
+            }
         }
     }
     needs.sort_unstable();
@@ -280,14 +316,16 @@ impl Swept for Catalog {
         self.index().hold("sweeper", holder, now, until).await
     }
 
-    async fn remove(&self, things: &[&Thing]) -> Result<Removed, StoreError> {
+    async fn remove(&self, things: &[&Thing]) -> Result<Removal, StoreError> {
         // A build may have begun since; what it has found was told to the index since.
         if self.marks().await?.unknown {
-            return Ok(Removed::default());
+            return Ok(Removal::nothing_of(things));
         }
-        let still = self.unused_still(things).await?;
-        let going: Vec<&Thing> =
-            things.iter().zip(still).filter(|(_, still)| *still).map(|(thing, _)| *thing).collect();
+        let (mut going, mut stayed) = (Vec::new(), Vec::new());
+        for (at, (thing, still)) in things.iter().zip(self.unused_still(things).await?).enumerate()
+        {
+            if still { going.push(*thing) } else { stayed.push(at) }
+        }
         let keys: Vec<IndexKey> = going.iter().map(|thing| IndexKey(thing.name.clone())).collect();
         // First nobody finds it any more.
         self.index().remove(&keys).await?;
@@ -298,7 +336,8 @@ impl Swept for Catalog {
         futures::stream::iter(parts).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
         self.forget_again(&going, &keys).await?;
         let bytes = going.iter().map(|thing| thing.size).sum();
-        Ok(Removed { count: u64::try_from(going.len()).unwrap_or(u64::MAX), bytes })
+        let count = u64::try_from(going.len()).unwrap_or(u64::MAX);
+        Ok(Removal { removed: Removed { count, bytes }, stayed })
     }
 }
 

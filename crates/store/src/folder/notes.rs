@@ -56,7 +56,10 @@ fn layer_of(entry: &StoreEntry) -> Option<LayerId> {
     let hex = match entry.kind {
         EntryKind::Blob | EntryKind::Snapshot => entry.id.as_str(),
         EntryKind::Layer => entry.id.strip_prefix("layer/")?.split('.').next()?,
-        EntryKind::Record | EntryKind::Quarantined | EntryKind::CacheMount => return None,
+        EntryKind::Record
+        | EntryKind::MountVersion
+        | EntryKind::Quarantined
+        | EntryKind::CacheMount => return None,
     };
     Digest::from_hex(hex).ok().map(LayerId)
 }

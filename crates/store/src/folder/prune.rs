@@ -23,6 +23,8 @@ pub enum EntryKind {
     Record,
     /// What is known of a layer's forms.
     Layer,
+    /// The latest version of a cache mount that follows its builds; its id is `SCOPE/HEX`.
+    MountVersion,
     /// A corrupt blob that was put aside.
     Quarantined,
     /// A worker's snapshot; never listed by a store, it is here so that one ceiling holds for both.
@@ -162,6 +164,9 @@ impl FolderStore {
             EntryKind::Blob => Some(self.path_of(&BlobDigest(Digest::from_hex(&entry.id).ok()?))),
             EntryKind::Record => Some(dir.join("step").join(format!("{}.json", entry.id))),
             EntryKind::Layer => Some(dir.join(format!("{}.json", entry.id))),
+            EntryKind::MountVersion => {
+                Some(dir.join("cache-mount").join(format!("{}.json", entry.id)))
+            }
             EntryKind::Quarantined => Some(dir.join("quarantine").join(&entry.id)),
             EntryKind::Snapshot | EntryKind::CacheMount => None,
         }
@@ -188,6 +193,12 @@ impl FolderStore {
             for path in children(&dir.join(folder))? {
                 let id = format!("{folder}/{}", stem(&path));
                 files.push((EntryKind::Layer, path, id));
+            }
+        }
+        for scope in children(&dir.join("cache-mount"))? {
+            for path in children(&scope)? {
+                let id = format!("{}/{}", name(&scope), stem(&path));
+                files.push((EntryKind::MountVersion, path, id));
             }
         }
         for path in children(&dir.join("quarantine"))? {

@@ -10,8 +10,8 @@ use super::layers::Versioned;
 use super::notes::record_of;
 use super::prune::{EntryKind, StoreEntry};
 use super::records::StoredRecord;
-use crate::sweep::{Hold, Inventory, Removed, Swept, Thing, ThingKind};
-use crate::{HashedBase, StoreError, StoredBlob};
+use crate::sweep::{Hold, Inventory, Removal, Swept, Thing, ThingKind};
+use crate::{CacheVersion, HashedBase, StoreError, StoredBlob};
 
 /// Where blobs, and what describes layers, stand among the things.
 #[derive(Default)]
@@ -37,7 +37,10 @@ impl Places {
                     let hex = thing.name.rsplit('/').next().unwrap_or_default();
                     places.bases.insert(hex.to_owned(), at);
                 }
-                ThingKind::Record { .. } | ThingKind::Image | ThingKind::Quarantined => {}
+                ThingKind::Record { .. }
+                | ThingKind::Image
+                | ThingKind::CacheMount
+                | ThingKind::Quarantined => {}
             }
         }
         places
@@ -104,6 +107,16 @@ impl FolderStore {
                 let base = self.read_document::<Versioned<HashedBase>>(&path)?;
                 needs.extend(base.and_then(|(it, _)| places.blob(&it.value.layer.0)));
             }
+            ThingKind::CacheMount => {
+                let path = dir.join("cache-mount").join(format!("{}.json", thing.name));
+                let version = self.read_document::<Versioned<CacheVersion>>(&path)?;
+                if let Some((Versioned { value, .. }, _)) = version {
+                    let blobs = value.pieces.iter().chain([&value.parcel]);
+                    needs.extend(blobs.filter_map(|blob| places.blob(&blob.0)));
+                    let forms = value.packs.iter().map(|pack| places.layers.get(&pack.0.hex()));
+                    needs.extend(forms.flatten().flatten());
+                }
+            }
             ThingKind::Image | ThingKind::Blob | ThingKind::Quarantined => {}
         }
         needs.sort_unstable();
@@ -111,30 +124,34 @@ impl FolderStore {
         Ok(needs)
     }
 
-    fn remove_things(&self, things: &[Thing]) -> Result<Removed, StoreError> {
-        let mut removed = Removed::default();
-        for thing in things {
+    fn remove_things(&self, things: &[Thing]) -> Result<Removal, StoreError> {
+        let mut removal = Removal::default();
+        for (at, thing) in things.iter().enumerate() {
             let kind = match thing.kind {
                 ThingKind::Record { .. } => EntryKind::Record,
                 ThingKind::Form { .. } | ThingKind::Base => EntryKind::Layer,
                 ThingKind::Blob => EntryKind::Blob,
                 ThingKind::Quarantined => EntryKind::Quarantined,
+                ThingKind::CacheMount => EntryKind::MountVersion,
                 ThingKind::Image => continue,
             };
             let (id, size, last_used) = (thing.name.clone(), thing.size, thing.used);
             let entry = StoreEntry { kind, id, size, last_used, needed: false };
             if self.remove_entry(&entry)? {
-                removed.count += 1;
-                removed.bytes += size;
+                removal.removed.count += 1;
+                removal.removed.bytes += size;
+            } else {
+                removal.stayed.push(at);
             }
         }
-        Ok(removed)
+        Ok(removal)
     }
 }
 
 fn kind_of(entry: &StoreEntry) -> Option<ThingKind> {
     match entry.kind {
         EntryKind::Blob => Some(ThingKind::Blob),
+        EntryKind::MountVersion => Some(ThingKind::CacheMount),
         EntryKind::Quarantined => Some(ThingKind::Quarantined),
         EntryKind::Record => {
             let (scope, key) = record_of(&entry.id)?;
@@ -179,7 +196,7 @@ impl Swept for FolderStore {
         Ok(true)
     }
 
-    async fn remove(&self, things: &[&Thing]) -> Result<Removed, StoreError> {
+    async fn remove(&self, things: &[&Thing]) -> Result<Removal, StoreError> {
         let things: Vec<Thing> = things.iter().map(|thing| (*thing).clone()).collect();
         self.blocking(move |store| store.remove_things(&things)).await
     }

@@ -26,6 +26,8 @@ pub enum ThingKind {
     Base,
     /// The name of an image.
     Image,
+    /// The latest version of a cache mount.
+    CacheMount,
     /// A blob.
     Blob,
     /// A corrupt blob that was put aside.

@@ -1,6 +1,6 @@
 //! The contracts of stores of image names and of cache mounts.
 
-use dcbuild_model::{BlobDigest, Digest, ManifestDigest, Scope, UnixTime};
+use dcbuild_model::{BlobDigest, Digest, LayerId, ManifestDigest, Scope, UnixTime};
 use dcbuild_store::{CacheVersion, CacheVersions, ImageNames, NamedImage, inherited};
 
 /// Holds a store of image names to its contract.
@@ -29,6 +29,8 @@ pub async fn caches(versions: &dyn CacheVersions) {
     let version = |id: &str, secs: i64| CacheVersion {
         id: id.into(),
         parcel: BlobDigest(Digest::of(&secs.to_be_bytes())),
+        packs: vec![LayerId(Digest::of(b"a pack"))],
+        pieces: vec![BlobDigest(Digest::of(b"a piece"))],
         entries: 3,
         bytes: 10,
         written: UnixTime { secs, nanos: 0 },

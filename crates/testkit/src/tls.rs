@@ -1,0 +1,76 @@
+//! Certificates for servers and clients of a test, and who signs them.
+
+use std::path::PathBuf;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    date_time_ymd,
+};
+use tempfile::TempDir;
+
+/// Until when a certificate counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Valid {
+    /// For a long time.
+    Now,
+    /// It counted once.
+    Formerly,
+}
+
+/// The files of a certificate and its key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pair {
+    /// The certificate.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+/// Signs certificates; its files are gone when it is dropped.
+pub struct Authority {
+    folder: TempDir,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    /// Makes one; the name tells it from others.
+    pub fn new(name: &str) -> Authority {
+        let folder = tempfile::tempdir().expect("a folder for certificates");
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        let own = params.self_signed(&key).expect("it signs itself");
+        std::fs::write(folder.path().join("ca.pem"), own.pem()).expect("it is written");
+        Authority { folder, issuer: Issuer::new(params, key) }
+    }
+
+    /// The file by which it is trusted.
+    pub fn ca(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    /// A certificate for a host name or address, in files of its own.
+    pub fn certificate(&self, host: &str, valid: Valid) -> Pair {
+        let number = std::fs::read_dir(self.folder.path()).expect("its folder").count();
+        let at = |what: &str| self.folder.path().join(format!("{number}-{what}.pem"));
+        let pair = Pair { cert: at("cert"), key: at("key") };
+        self.renew(&pair, host, valid);
+        pair
+    }
+
+    /// Writes another certificate into the files of one.
+    pub fn renew(&self, pair: &Pair, host: &str, valid: Valid) {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new([host.to_owned()]).expect("parameters");
+        params.distinguished_name.push(DnType::CommonName, host);
+        if valid == Valid::Formerly {
+            params.not_before = date_time_ymd(2019, 1, 1);
+            params.not_after = date_time_ymd(2020, 1, 1);
+        }
+        let cert = params.signed_by(&key, &self.issuer).expect("it is signed");
+        std::fs::write(&pair.key, key.serialize_pem()).expect("the key is written");
+        std::fs::write(&pair.cert, cert.pem()).expect("the certificate is written");
+    }
+}

@@ -1,0 +1,188 @@
+//! `dcbuild cache import` into a bucket that fails: what it says, what can be seen of it, and that a second run ends it.
+#![expect(clippy::unwrap_used, reason = "test")]
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dcbuild_tests::running::{Finished, Running};
+use dcbuild_tests::s3::S3Server;
+use dcbuild_tests::s3::faults::{Fault, Seen};
+use dcbuild_tests::story::Story;
+use dcbuild_tests::wait::LONG;
+use serde_json::Value;
+
+const DOCKERFILE: &str = "FROM busybox:golden AS build\nCOPY in.txt /in.txt\nRUN cat /in.txt /in.txt > /out.txt\n\
+    FROM busybox:golden\nCOPY --from=build /out.txt /out.txt\nRUN cat /proc/sys/kernel/random/uuid > /id\n";
+
+/// An exported cache, and a bucket that is empty.
+struct Carrying {
+    story: Story,
+    s3: S3Server,
+    /// The step that differs between any two runs.
+    id: String,
+}
+
+impl Carrying {
+    fn new() -> Carrying {
+        let story = Story::new(DOCKERFILE, &[("in.txt", "hello\n")]);
+        let id = story.build(&[]).image.tree().text("id").unwrap();
+        story.home.run(["cache", "export", &story.home.arg("exported")]).well();
+        std::fs::rename(story.home.path("state"), story.home.path("old")).unwrap();
+        Carrying { story, s3: S3Server::start(), id }
+    }
+
+    fn import(&self) -> Finished {
+        let (store, exported) = (self.s3.url("acme"), self.story.home.arg("exported"));
+        let mut command =
+            self.story.home.command(["cache", "import", "--store", &store, &exported]);
+        command.envs(self.s3.environment());
+        Running::start(command).finish(LONG)
+    }
+
+    /// Imports while this goes wrong, and gives what was said.
+    fn fails(
+        &self,
+        what: &str,
+        rule: impl Fn(&Seen) -> Option<Fault> + Send + Sync + 'static,
+    ) -> String {
+        let before = self.s3.fired();
+        self.s3.fail(rule);
+        let said = self.import().failed();
+        assert!(self.s3.fired() > before, "{what}: nothing went wrong");
+        self.s3.heal();
+        self.check_whole(what);
+        assert!(!said.stdout.contains("imported"), "{what}: {}", said.stdout);
+        let goes_on = "the same command goes on where this one stopped";
+        assert!(said.stderr.contains(goes_on), "{what}: {}", said.stderr);
+        // Nothing of it waits on this machine for anybody.
+        let left = ["aside", "waiting"].map(|name| self.story.home.path("state").join(name));
+        assert!(left.iter().all(|left| !left.exists()), "{what}: {left:?}");
+        said.stderr
+    }
+
+    fn keys(&self, of: &str) -> BTreeSet<String> {
+        self.s3.keys().into_iter().filter(|key| key.contains(of)).collect()
+    }
+
+    /// Whether each record that is in the bucket has all that it speaks of.
+    fn check_whole(&self, what: &str) {
+        let keys: BTreeSet<String> = self.s3.keys().into_iter().collect();
+        let has = |key: String| assert!(keys.contains(&key), "{what}: no {key} in {keys:?}");
+        for key in self.keys("/step/") {
+            for layer in layers(&document(&self.s3.file(&key))) {
+                let hex = layer["layer"].as_str().unwrap().rsplit(':').next().unwrap().to_owned();
+                has(format!("acme/blob/sha256/{hex}"));
+                if layer["base"].is_null() {
+                    let forms = self.keys(&format!("acme/layer/{hex}/"));
+                    assert!(!forms.is_empty(), "{what}: {key} has no blob");
+                }
+            }
+        }
+        for key in self.keys("acme/layer/") {
+            let form = document(&self.s3.file(&key))["value"].clone();
+            for blob in [&form["blob"]["digest"], &form["index"]] {
+                let hex = blob.as_str().unwrap().rsplit(':').next().unwrap();
+                has(format!("acme/blob/sha256/{hex}"));
+            }
+        }
+    }
+
+    /// A second run ends it, and a machine that has nothing finds all of it.
+    fn ends(&self) {
+        let said = self.import().well().stdout;
+        assert!(said.contains("imported"), "{said}");
+        self.check_whole("at the end");
+        let home = &self.story.home;
+        let (store, output) = (self.s3.url("acme"), home.arg("image.tar"));
+        let output = format!("type=oci,dest={output}");
+        let context = home.arg("context");
+        let flags =
+            ["build", "--progress", "plain", "--store", &store, "--output", &output, &context];
+        let mut command = home.command(flags);
+        command.envs(self.s3.environment());
+        let done = Running::start(command).finish(LONG).well();
+        let image = dcbuild_tests::image::Image::read_tar(&home.path("image.tar"));
+        assert_eq!(image.tree().text("id").unwrap(), self.id, "{}", done.stderr);
+    }
+}
+
+/// A sealed document's content, which follows its seal.
+fn document(path: &PathBuf) -> Value {
+    let bytes = std::fs::read(path).unwrap();
+    let at = (0..bytes.len()).find(|at| bytes[*at..].starts_with(b"{\"version\"")).unwrap();
+    serde_json::from_slice(&bytes[at..]).unwrap()
+}
+
+fn layers(record: &Value) -> Vec<Value> {
+    record["record"]["result"]["layers"].as_array().unwrap().clone()
+}
+
+fn is_write(seen: &Seen) -> bool {
+    seen.request == "PutObject"
+}
+
+#[test]
+fn a_bucket_that_refuses_is_named_and_the_next_run_imports_all() {
+    let it = Carrying::new();
+    let said = it.fails("403", |seen| is_write(seen).then_some(Fault::DENIED));
+    assert!(said.contains("AccessDenied"), "{said}");
+    assert_eq!(it.s3.keys(), Vec::<String>::new());
+    let full = Fault::Answer { status: 507, code: "StorageFull", retry_after: None };
+    let said = it.fails("full", move |seen| is_write(seen).then_some(full.clone()));
+    assert!(said.contains("StorageFull"), "{said}");
+    assert_eq!(it.s3.keys(), Vec::<String>::new());
+    it.ends();
+}
+
+#[test]
+fn a_bucket_that_has_too_much_to_do_is_given_up_in_time() {
+    let it = Carrying::new();
+    // It asks for patience each time: that is tried again, and then left alone.
+    for of in ["PutObject", ""] {
+        let rule = move |seen: &Seen| seen.request.contains(of).then_some(Fault::SLOW_DOWN);
+        let said = it.fails("503", rule);
+        assert!(said.contains("the store s3://cache/acme at http://127.0.0.1:"), "{said}");
+        assert!(said.contains("SlowDown") || said.contains("times in a row"), "{said}");
+        assert_eq!(it.s3.keys(), Vec::<String>::new());
+    }
+    // It asks for patience once in a while, which is no failure.
+    it.s3.fail(|seen| (seen.number % 4 == 1).then_some(Fault::SLOW_DOWN));
+    let said = it.import().well().stdout;
+    assert!(said.contains("imported"), "{said}");
+    it.s3.heal();
+    it.ends();
+}
+
+#[test]
+fn a_bucket_that_dies_in_the_middle_holds_nothing_that_is_not_whole() {
+    let it = Carrying::new();
+    it.fails("blobs", after(3, "/blob/", Fault::Close));
+    assert!(!it.keys("/blob/").is_empty() && it.keys("/step/").is_empty(), "{:?}", it.s3.keys());
+    it.fails("forms", after(1, "/layer/", Fault::Close));
+    assert_eq!((it.keys("/layer/").len(), it.keys("/step/").len()), (1, 0));
+    it.fails("records", after(3, "/step/", Fault::DENIED));
+    assert_eq!(it.keys("/step/").len(), 3);
+    it.ends();
+}
+
+/// So many writes of a kind go well, and then all fail.
+fn after(well: u64, kind: &'static str, fault: Fault) -> impl Fn(&Seen) -> Option<Fault> {
+    let writes = AtomicU64::new(0);
+    move |seen| {
+        if is_write(seen) && seen.path.contains(kind) {
+            writes.fetch_add(1, Ordering::SeqCst);
+        }
+        (writes.load(Ordering::SeqCst) > well).then(|| fault.clone())
+    }
+}
+
+#[test]
+fn a_bucket_that_is_not_there_is_named() {
+    let mut it = Carrying::new();
+    it.s3.refuse();
+    let said = it.import().failed().stderr;
+    assert!(said.contains(&it.s3.endpoint()) && said.contains("goes on where"), "{said}");
+    it.s3.serve_again();
+    it.ends();
+}
