@@ -19,6 +19,7 @@ use crate::build::{AskError, Build, Shown};
 use crate::config::Granting;
 use crate::graph::{GraphKind, graph};
 use crate::planned::{PlannedBuild, contexts_of, keep_grounded, secrets_of, to_run};
+use crate::provenance;
 use crate::questions::Reply;
 use crate::records::Records;
 use crate::remotes::Fetching;
@@ -142,7 +143,7 @@ impl Driver {
         if submission.aim == (Aim::Plan {}) {
             return Ok(Driven::Over(Box::new(Outcome::Planned { plan })));
         }
-        let wanted = plan.states();
+        let wanted = plan.wanted();
         self.parts.records.begin_use(self.build.id, self.parts.clock.now()).await;
         let probed = self.parts.records.probe(&plan).await;
         let Choice { mut taken, run: _ } = choose(&plan, &probed.found, &wanted);
@@ -172,11 +173,15 @@ impl Driver {
             secrets: named.into_iter().filter(|id| secret(id).is_some()).collect(),
             hosts: self.build.credentialed(),
             passed,
+            fetched: self.build.remotes.fetched(),
+            builds_on: self.parts.build_platform.clone(),
         };
         if graph.outputs.is_empty() && graph.wanted.is_empty() {
             self.parts.records.note(&account::of_hits(&self.build, &planned)).await;
-            let summary = Summary::default();
-            return Ok(Driven::Over(Box::new(Outcome::Done { outputs: Vec::new(), summary })));
+            let (outputs, summary) = (Vec::new(), Summary::default());
+            let now = self.parts.clock.now();
+            let provenance = provenance::told(&self.build, &planned, now);
+            return Ok(Driven::Over(Box::new(Outcome::Done { outputs, summary, provenance })));
         }
         Ok(Driven::Ready(Box::new((planned, graph))))
     }

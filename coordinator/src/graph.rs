@@ -33,7 +33,7 @@ pub(crate) fn graph(
     };
     let numbered = (0..).map(StepIndex).zip(&plan.steps);
     let steps = numbered.map(|(at, step)| node(kind, step, made(at), secret)).collect();
-    let needs = plan.states();
+    let needs = plan.wanted();
     let output =
         || OutputNode { needs: needs.clone(), platform: None, requests: Requests::default() };
     let wanted = if outputs == 0 { needs.clone() } else { Vec::new() };

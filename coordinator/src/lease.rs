@@ -16,6 +16,7 @@ use crate::book::Active;
 use crate::build::Known;
 use crate::driver::host_of;
 use crate::planned::{PlannedBuild, contexts_of, inputs_of, secrets_of};
+use crate::provenance;
 
 /// What keeps a lease from being handed out.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -232,26 +233,45 @@ impl Writer<'_> {
             hosts.extend(names.iter().map(|name| host_of(name).to_owned()));
         }
         let planned = self.planned;
-        let images = planned.plan.images.iter().map(|image| self.image(image, hosts));
+        let images = (0..).zip(&planned.plan.images);
+        let images = images.map(|(number, image)| self.image((number, image), &spec, hosts));
         let images = images.collect::<Result<_, _>>()?;
-        Ok(Work::Output { output, spec, images, index: planned.plan.index })
+        // What is said of an image stands beside it, and only an index has room for that.
+        let index = planned.plan.index || !spec.attest.is_empty();
+        Ok(Work::Output { output, spec, images, index })
     }
 
     fn image(
         &mut self,
-        image: &PlannedImage,
+        (number, image): (usize, &PlannedImage),
+        spec: &OutputSpec,
         hosts: &mut BTreeSet<String>,
     ) -> Result<LeasedImage, Lacking> {
-        let PlannedImage { state, template } = image;
+        let PlannedImage { state, template, bases: _, sbom } = image;
         let layers = self.chain(*state)?;
         hosts_of(&layers, hosts);
+        let sbom = match sbom.filter(|_| spec.attest.sbom) {
+            Some(scan) => Some(self.chain(Some(scan))?),
+            None => None,
+        };
+        let provenance = spec.attest.provenance.as_ref().map(|spec| {
+            let mut provenance = provenance::of(&self.active.desk, self.planned, number, spec);
+            if let Some(detail) = &mut provenance.detail {
+                provenance::count_layers(detail, self.plan(), *state, &|step| {
+                    let settled = self.active.results.get(&step);
+                    settled.map_or(0, |settled| settled.record.result.layers.len())
+                });
+            }
+            Box::new(provenance)
+        });
         let created = |step: StepIndex| -> Option<(StepIndex, UnixTime)> {
             Some((step, self.active.results.get(&step)?.record.result.created))
         };
         let named = template.history.iter().filter_map(|line| line.step);
         let steps: BTreeSet<StepIndex> = named.chain(self.plan().chain(*state)).collect();
         let created = steps.into_iter().filter_map(created).collect();
-        Ok(LeasedImage { template: template.clone(), state: layers, created })
+        let template = template.clone();
+        Ok(LeasedImage { template, state: layers, created, provenance, sbom })
     }
 }
 

@@ -25,6 +25,7 @@ mod memory;
 mod metrics;
 mod names;
 mod planned;
+mod provenance;
 mod questions;
 mod records;
 mod remotes;

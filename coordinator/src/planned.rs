@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use dcbuild_attest::Material;
 use dcbuild_explain::Passed;
-use dcbuild_model::{BlobDigest, Digest, Record, Selection, StateDigest, StepIndex};
-use dcbuild_plan::{InputSource, MountKind, Op, Plan, Step};
+use dcbuild_model::{BlobDigest, Digest, Platform, Record, Selection, StateDigest, StepIndex};
+use dcbuild_plan::{Input, InputSource, MountKind, Op, Plan, Step};
 use dcbuild_proto::document;
 use dcbuild_scheduler::Made;
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,12 @@ pub struct PlannedBuild {
     /// Why records that were found were not taken.
     #[serde(default)]
     pub passed: Vec<(StepIndex, Passed)>,
+    /// What was fetched for ADDs, by the names of their contexts.
+    #[serde(default)]
+    pub fetched: BTreeMap<String, Material>,
+    /// The platform that builds, where it is not the one that the client named.
+    #[serde(default)]
+    pub builds_on: Option<Platform>,
 }
 
 /// The digest that the scheduler knows a record by.
@@ -72,10 +79,7 @@ pub(crate) fn contexts_of(step: &Step) -> impl Iterator<Item = (&String, &Select
 
 /// The steps that a step reads, in the order of its lineage.
 pub(crate) fn inputs_of(step: &Step) -> impl Iterator<Item = StepIndex> {
-    step.inputs.iter().filter_map(|input| match input.source {
-        InputSource::Step { step } => Some(step),
-        InputSource::Scratch {} | InputSource::Context { .. } => None,
-    })
+    step.inputs.iter().filter_map(Input::step)
 }
 
 /// Drops taken records that say nothing of their parent where the parent is not taken: only their chain makes a state.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use dcbuild_agent::{Ask, Served};
+use dcbuild_attest::Material;
 use dcbuild_context::LocalContext;
 use dcbuild_fetch::{FetchConfig, FetchError, FetchedFile, Fetcher, Tokens};
 use dcbuild_model::remote::file_name;
@@ -48,6 +49,7 @@ pub(crate) enum RemoteError {
 /// Something that is here.
 struct Here {
     context: Arc<LocalContext>,
+    material: Material,
     _folder: TempDir,
 }
 
@@ -69,6 +71,13 @@ impl Remotes {
     fn slot(&self, name: &str) -> Slot {
         let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         slots.entry(name.to_owned()).or_default().clone()
+    }
+
+    /// What was fetched, and what it was, by the names of contexts.
+    pub(crate) fn fetched(&self) -> BTreeMap<String, Material> {
+        let slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let here = slots.iter().filter_map(|(name, slot)| Some((name, slot.get()?)));
+        here.map(|(name, here)| (name.clone(), here.material.clone())).collect()
     }
 
     /// Forgets everything, and removes it from the disk.
@@ -131,8 +140,12 @@ impl Fetching<'_> {
         let fetcher = Fetcher::new(config)?;
         let folder = tempfile::Builder::new().prefix("dcbuild-").tempdir();
         let folder = folder.map_err(RemoteError::Folder)?;
-        let root = match &added.remote {
-            Remote::Git(source) => fetcher.repository(source, folder.path()).await?.folder,
+        let address = added.remote.to_string();
+        let (root, material) = match &added.remote {
+            Remote::Git(source) => {
+                let found = fetcher.repository(source, folder.path()).await?;
+                (found.folder, Material::of_commit(address, &found.commit))
+            }
             Remote::Http(url) => {
                 let root = folder.path().join("files");
                 tokio::fs::create_dir(&root).await.map_err(RemoteError::Folder)?;
@@ -145,13 +158,15 @@ impl Fetching<'_> {
                     url: added.remote.to_string(),
                     source,
                 })?;
-                root
+                let digest = got.digest.to_string();
+                let digits = digest.trim_start_matches("sha256:");
+                (root, Material::new(address, "sha256", digits))
             }
         };
         let hashes = folder.path().join("hashes");
         let now = self.clock.now();
         let context = LocalContext::open_folder(&root, Ignore::default(), &hashes, 0, now)?;
-        Ok(Here { context: Arc::new(context), _folder: folder })
+        Ok(Here { context: Arc::new(context), material, _folder: folder })
     }
 
     /// The client's agent, where it has one for git and ssh may ask it.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use dcbuild_attest::{Material, Mode, Provenance, ProvenanceSpec, Storage};
 use dcbuild_model::{
     AttemptId, BlobDigest, BuildId, Compression, ConfigDigest, DiffId, Epoch, Fault, JobId,
     LayerDigest, LayerId, LayerRef, ManifestDigest, Platform, Scope, Selection, SelectionDigest,
@@ -29,6 +30,21 @@ pub struct Submission {
     /// The ids of the ssh agents that the client answers for.
     #[serde(default)]
     pub agents: BTreeSet<String>,
+    /// What the client says of itself for those who ask how the build came about.
+    #[serde(default)]
+    pub origin: Origin,
+}
+
+/// What a client says of what it brings, for provenance.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// What it fetched, by the name of the context that it became; `dockerfile` is the Dockerfile alone.
+    pub fetched: BTreeMap<String, Material>,
+    /// The repository that its folder belongs to, by BuildKit's names.
+    pub vcs: BTreeMap<String, String>,
+    /// How much provenance it wants to hear itself at the end; none, if none.
+    pub told: Option<Mode>,
 }
 
 /// How far a build is to go.
@@ -73,6 +89,30 @@ pub struct OutputSpec {
     /// Whether times in new layers that are later than `SOURCE_DATE_EPOCH` become it.
     #[serde(default)]
     pub rewrite_timestamp: bool,
+    /// What is said of the result beside it.
+    #[serde(default)]
+    pub attest: Attests,
+}
+
+/// What is said of a result beside it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attests {
+    /// How it was built.
+    pub provenance: Option<ProvenanceSpec>,
+    /// What it holds.
+    pub sbom: bool,
+    /// How that lies in an index.
+    pub storage: Storage,
+    /// What the names of its files begin with, where files are the output.
+    pub prefix: String,
+}
+
+impl Attests {
+    /// Whether nothing is said.
+    pub fn is_empty(&self) -> bool {
+        self.provenance.is_none() && !self.sbom
+    }
 }
 
 impl OutputSpec {
@@ -115,6 +155,8 @@ pub enum AnnotationPlace {
     ManifestDescriptor,
     /// In the index.
     Index,
+    /// Beside the index's digest, in a layout and in the metadata file.
+    IndexDescriptor,
 }
 
 /// The kinds of outputs.
@@ -170,6 +212,9 @@ pub enum OutputResult {
         images: Vec<IndexedImage>,
         /// The names.
         names: Vec<String>,
+        /// Remarks on it that stand beside its digest.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        annotations: BTreeMap<String, String>,
     },
     /// A tar of the files.
     Files {
@@ -192,6 +237,19 @@ pub struct IndexedImage {
     pub config: ConfigDigest,
     /// The layers, lowest first.
     pub layers: Vec<OutputLayer>,
+    /// The blobs of what is attested of it, if anything is: a manifest, a config, statements.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attestation: Vec<AttestationBlob>,
+}
+
+/// A blob of an attestation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttestationBlob {
+    /// The blob.
+    pub digest: BlobDigest,
+    /// Its size in bytes.
+    pub size: u64,
 }
 
 /// A layer of an image that was made.
@@ -433,6 +491,12 @@ pub struct LeasedImage {
     pub state: Chain,
     /// When each step of the template's history ended.
     pub created: Vec<(StepIndex, UnixTime)>,
+    /// What is known of how it came about, where that is to be said.
+    #[serde(default)]
+    pub provenance: Option<Box<Provenance>>,
+    /// The state of the step that scanned it, where what it holds is to be said.
+    #[serde(default)]
+    pub sbom: Option<Chain>,
 }
 
 /// Why a step or an output did not succeed.
@@ -488,6 +552,9 @@ pub enum Outcome {
         outputs: Vec<OutputResult>,
         /// How its steps went.
         summary: Summary,
+        /// How it came about, for each platform, where its client wants to know.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        provenance: Vec<ToldProvenance>,
     },
     /// The plan, where only that was asked.
     Planned {
@@ -506,6 +573,16 @@ pub enum Outcome {
         /// Why.
         reason: String,
     },
+}
+
+/// How a build came about, as its client is told.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ToldProvenance {
+    /// For this platform.
+    pub platform: Platform,
+    /// The predicate, as JSON.
+    pub predicate: String,
 }
 
 /// Why a build failed.

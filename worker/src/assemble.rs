@@ -62,22 +62,26 @@ pub(crate) struct WrittenIndex {
     pub(crate) media_type: String,
 }
 
-/// Writes the index of images, each with its platform.
+/// What points at an image's manifest.
+pub(crate) fn described(image: &Assembled) -> Descriptor {
+    let size = u64::try_from(image.manifest.len()).unwrap_or(u64::MAX);
+    Descriptor::new(&image.media_type, Digest::of(&image.manifest), size)
+}
+
+/// Writes the index of images, each with its platform, and behind them what is attested of them.
 pub(crate) fn write_index<'a>(
     images: impl Iterator<Item = (&'a Platform, &'a Assembled)>,
+    attestations: impl Iterator<Item = Descriptor>,
     spec: &OutputSpec,
 ) -> WrittenIndex {
-    let described = |(platform, image): (&Platform, &Assembled)| {
-        let size = u64::try_from(image.manifest.len()).unwrap_or(u64::MAX);
-        let digest = Digest::of(&image.manifest);
+    let entry = |(platform, image): (&Platform, &Assembled)| {
         let annotations = spec.annotations_of(AnnotationPlace::ManifestDescriptor, Some(platform));
-        let platform = Some(platform.into());
-        Descriptor { platform, annotations, ..Descriptor::new(&image.media_type, digest, size) }
+        Descriptor { platform: Some(platform.into()), annotations, ..described(image) }
     };
     let kind = if spec.oci_media_types { media_type::INDEX } else { media_type::DOCKER_INDEX };
     let index = Index {
         media_type: kind.into(),
-        manifests: images.map(described).collect(),
+        manifests: images.map(entry).chain(attestations).collect(),
         annotations: spec.annotations_of(AnnotationPlace::Index, None),
         ..Index::default()
     };
@@ -122,7 +126,7 @@ fn config(
 
 #[cfg(test)]
 mod tests {
-    use dcbuild_proto::document::{Annotation, LayerCompression, OutputKind};
+    use dcbuild_proto::document::{Annotation, Attests, LayerCompression, OutputKind};
     use expect_test::expect;
 
     use super::*;
@@ -134,6 +138,7 @@ mod tests {
             oci_media_types,
             annotations,
             rewrite_timestamp: false,
+            attest: Attests::default(),
         }
     }
 
@@ -144,7 +149,8 @@ mod tests {
             let media_type = media_type::MANIFEST.to_owned();
             (platform, Assembled { config: Vec::new(), manifest, media_type })
         });
-        let index = write_index(images.iter().map(|(platform, image)| (platform, image)), spec);
+        let images = images.iter().map(|(platform, image)| (platform, image));
+        let index = write_index(images, std::iter::empty(), spec);
         let text = String::from_utf8(index.bytes).unwrap();
         assert!(text.contains(&format!("\"mediaType\":\"{}\"", index.media_type)), "{text}");
         text.replace("},", "},\n") + "\n"

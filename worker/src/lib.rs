@@ -6,6 +6,7 @@
 
 mod assemble;
 mod attempt;
+mod attest;
 mod base;
 mod blobs;
 pub mod caches;

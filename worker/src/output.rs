@@ -1,5 +1,6 @@
 //! Outputs: blobs of all layers, config and manifest of each platform, an index of several, names; or the files alone.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dcbuild_layer::{BlobForm, compression_of_media_type};
@@ -8,8 +9,8 @@ use dcbuild_model::{
 };
 use dcbuild_plan::ImageTemplate;
 use dcbuild_proto::document::{
-    Chain, IndexedImage, LayerCompression, LeasedImage, OutputKind, OutputLayer, OutputResult,
-    OutputSpec,
+    AnnotationPlace, Chain, IndexedImage, LayerCompression, LeasedImage, OutputKind, OutputLayer,
+    OutputResult, OutputSpec,
 };
 use dcbuild_store::NamedImage;
 use dcbuild_tree::{Changes, Overlap};
@@ -18,6 +19,7 @@ use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 
 use crate::assemble::{Assembled, WrittenIndex, assemble, layer_media_type, write_index};
 use crate::attempt::Attempt;
+use crate::attest::{self, Attested};
 use crate::base::Base;
 use crate::blobs;
 use crate::contents::Contents;
@@ -78,14 +80,22 @@ pub(crate) struct Image {
     pub(crate) manifest: ManifestDigest,
     pub(crate) assembled: Assembled,
     pub(crate) layers: Vec<OutputLayer>,
+    /// What is attested of it.
+    pub(crate) attested: Option<Attested>,
 }
 
 /// What an output of images comes to.
+#[expect(clippy::large_enum_variant, reason = "few are alive at a time")]
 pub(crate) enum MadeImages {
     /// One image.
     One(Image),
     /// An index of images, which is in the store as well.
-    Index { digest: ManifestDigest, written: WrittenIndex, images: Vec<Image> },
+    Index {
+        digest: ManifestDigest,
+        written: WrittenIndex,
+        images: Vec<Image>,
+        annotations: BTreeMap<String, String>,
+    },
 }
 
 impl MadeImages {
@@ -115,12 +125,13 @@ impl MadeImages {
                 layers: image.layers,
                 names,
             },
-            MadeImages::Index { digest, written, images } => OutputResult::Index {
+            MadeImages::Index { digest, written, images, annotations } => OutputResult::Index {
                 index: digest,
                 index_size: u64::try_from(written.bytes.len()).unwrap_or(u64::MAX),
                 media_type: written.media_type,
                 images: images.into_iter().map(Image::into_indexed).collect(),
                 names,
+                annotations,
             },
         }
     }
@@ -133,6 +144,7 @@ impl Image {
             manifest: self.manifest,
             config: ConfigDigest(Digest::of(&self.assembled.config)),
             layers: self.layers,
+            attestation: self.attested.map(|it| it.blobs()).unwrap_or_default(),
         }
     }
 }
@@ -146,18 +158,33 @@ async fn images(
     for leased in &job.images {
         images.push(image(attempt, (job, leased), progress).await?);
     }
+    // All of it is done at one time, which provenance tells.
+    let finished = attempt.shared.parts.clock.now();
+    for (image, leased) in images.iter_mut().zip(&job.images) {
+        image.attested = attest::image(attempt, (job, leased), image, finished).await?;
+        let Some(attested) = &image.attested else { continue };
+        let digest = BlobDigest(attested.stored.entry.digest);
+        let line = progress.begin(format!("exporting attestation manifest {digest}"), None);
+        for (digest, bytes) in attested.parts() {
+            put_bytes(attempt, digest, bytes.to_vec()).await?;
+        }
+        line.done();
+    }
     if !job.index {
         let only = images.pop();
         let only = only.ok_or_else(|| Failed::internal("an output has no image".to_owned()))?;
         return Ok(MadeImages::One(only));
     }
     let manifests = images.iter().map(|image| (&image.platform, &image.assembled));
-    let written = write_index(manifests, &job.spec);
+    let attested = images.iter().filter_map(|image| image.attested.as_ref());
+    let attested = attested.map(|attested| attested.stored.entry.clone());
+    let written = write_index(manifests, attested, &job.spec);
     let digest = ManifestDigest(Digest::of(&written.bytes));
     let line = progress.begin(format!("exporting manifest list {digest}"), None);
     put_bytes(attempt, BlobDigest(digest.0), written.bytes.clone()).await?;
     line.done();
-    Ok(MadeImages::Index { digest, written, images })
+    let annotations = job.spec.annotations_of(AnnotationPlace::IndexDescriptor, None);
+    Ok(MadeImages::Index { digest, written, images, annotations })
 }
 
 async fn image(
@@ -165,7 +192,7 @@ async fn image(
     (job, leased): (&Job, &LeasedImage),
     progress: &Progress,
 ) -> Result<Image, Failed> {
-    let LeasedImage { template, state, created } = leased;
+    let LeasedImage { template, state, created, provenance: _, sbom: _ } = leased;
     let line = progress.begin("exporting layers", None);
     let made: Vec<BoxFuture<'_, _>> =
         state.iter().map(|layer| output_layer(attempt, layer, (job, template)).boxed()).collect();
@@ -184,7 +211,7 @@ async fn image(
         line.done();
     }
     let platform = template.platform.clone();
-    Ok(Image { platform, manifest, assembled, layers })
+    Ok(Image { platform, manifest, assembled, layers, attested: None })
 }
 
 async fn put_bytes(attempt: &Attempt, digest: BlobDigest, bytes: Vec<u8>) -> Result<(), Failed> {
@@ -287,8 +314,10 @@ async fn files(
     let states: Vec<(Platform, Chain)> = job.images.iter().map(of).collect();
     let (tmp, threads) = (attempt.shared.tmp(), attempt.shared.cores);
     let epoch = job.images.iter().find_map(|image| image.template.epoch).map(at);
+    let attesting = attest::Files::new(job, split, attempt.shared.parts.clock.now());
     let written = blocking(move || {
         let mut changes = beside_each_other(&layers, &states, split)?;
+        attesting.add(&layers, &states, &mut changes)?;
         if let Some(epoch) = epoch {
             // As BuildKit: files that leave the image have this time, all of them.
             changes.set_times(|_| epoch);
@@ -312,7 +341,7 @@ fn beside_each_other(
         let mut changes = layers.tree(state)?.as_changes();
         changes.0.retain(|_, change| !is_socket(change));
         if split {
-            changes = changes.below(platform.to_string().replace('/', "_").as_bytes());
+            changes = changes.below(folder_of(platform).as_bytes());
         }
         if let Err(Overlap { path }) = all.join(changes) {
             let mut other = platform;
@@ -327,6 +356,11 @@ fn beside_each_other(
         }
     }
     Ok(all)
+}
+
+/// The name of a platform as a folder has it.
+pub(crate) fn folder_of(platform: &Platform) -> String {
+    platform.to_string().replace('/', "_")
 }
 
 fn is_socket(change: &dcbuild_tree::Change) -> bool {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use dcbuild_model::{BlobDigest, Digest, LayerId, LayerRef};
+use dcbuild_model::{BlobDigest, Digest, LayerId, LayerRef, ManifestDigest};
 use dcbuild_oci::{Descriptor, ImageRef, Repository};
 use dcbuild_proto::document::{LeasedImage, OutputKind, OutputLayer};
 use dcbuild_registry::{BlobReader, ByteStream, BytesBlob, RegistryClient};
@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 
 use crate::attempt::Attempt;
+use crate::attest::Attested;
 use crate::base;
 use crate::error::Failed;
 use crate::output::{Image, Job, MadeImages};
@@ -100,10 +101,18 @@ pub(crate) async fn push(
             MadeImages::One(image) => (&image.assembled.media_type, &image.assembled.manifest),
             MadeImages::Index { written, images, .. } => {
                 // A registry takes an index only when it has what the index names.
-                for Image { manifest, assembled, .. } in images {
+                for Image { manifest, assembled, attested, .. } in images {
                     let bytes = assembled.manifest.clone().into();
                     let target = digested(*manifest);
                     attempt.registry.push_manifest(&target, &assembled.media_type, bytes).await?;
+                    // What an attestation speaks of is there before it: some registries ask for that.
+                    let Some(Attested { stored }) = attested else { continue };
+                    let target = digested(ManifestDigest(stored.entry.digest));
+                    let bytes = stored.manifest.clone().into();
+                    attempt
+                        .registry
+                        .push_manifest(&target, &stored.entry.media_type, bytes)
+                        .await?;
                 }
                 (&written.media_type, &written.bytes)
             }
@@ -130,6 +139,10 @@ async fn push_blobs(
     sent.try_collect::<Vec<()>>().await?;
     let config = Arc::new(BytesBlob::new(image.assembled.config.clone()));
     attempt.registry.push_blob(to, config, &[]).await?;
+    for bytes in image.attested.iter().flat_map(Attested::loose) {
+        let blob = Arc::new(BytesBlob::new(bytes.to_vec()));
+        attempt.registry.push_blob(to, blob, &[]).await?;
+    }
     Ok(())
 }
 

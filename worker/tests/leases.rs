@@ -27,7 +27,7 @@ use dcbuild_plan::op::{
 use dcbuild_plan::plan::{HistoryLine, Step};
 use dcbuild_process::SystemClock;
 use dcbuild_proto::document::{
-    self, ContextPlace, LayerCompression, Lease, LeasedContext, LeasedImage, LeasedStep,
+    self, Attests, ContextPlace, LayerCompression, Lease, LeasedContext, LeasedImage, LeasedStep,
     OutputKind, OutputResult, OutputSpec, StepError, Work,
 };
 use dcbuild_proto::pb;
@@ -316,9 +316,11 @@ impl Fixture {
             oci_media_types: true,
             annotations: Vec::new(),
             rewrite_timestamp: false,
+            attest: Attests::default(),
         };
         let created = vec![(StepIndex(1), created)];
-        let images = vec![LeasedImage { template: image, state, created }];
+        let images =
+            vec![LeasedImage { template: image, state, created, provenance: None, sbom: None }];
         let work = Work::Output { output: 0, spec, images, index: false };
         self.order(work).await;
         let ended = self.ended().await;

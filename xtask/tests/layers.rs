@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// From below: who stands on which line.
 const LINES: &[(&str, &[&str])] = &[
     ("words", &["model", "dockerfile", "oci"]),
-    ("pure", &["plan", "scheduler", "tree", "progress", "explain"]),
+    ("pure", &["plan", "scheduler", "tree", "progress", "explain", "attest"]),
     (
         "effects",
         &[

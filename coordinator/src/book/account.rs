@@ -20,7 +20,7 @@ impl Active {
     fn account(&self) -> Option<Account> {
         let planned = self.planned.as_deref()?;
         let taken: BTreeMap<_, _> = planned.taken.iter().cloned().collect();
-        let run = crate::planned::to_run(&planned.plan, &taken, &planned.plan.states());
+        let run = crate::planned::to_run(&planned.plan, &taken, &planned.plan.wanted());
         let end = |step: StepIndex| match self.results.get(&step) {
             Some(settled) => {
                 let end = match settled.how {

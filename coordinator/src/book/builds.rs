@@ -126,7 +126,7 @@ impl Book {
         let Some(active) = self.builds.get(&build) else { return };
         let Some(planned) = active.planned.clone() else { return };
         let taken: std::collections::BTreeMap<_, _> = planned.taken.iter().cloned().collect();
-        let run = crate::planned::to_run(&planned.plan, &taken, &planned.plan.states());
+        let run = crate::planned::to_run(&planned.plan, &taken, &planned.plan.wanted());
         self.tally.hits_probed += u64::try_from(taken.len()).unwrap_or(0);
         let completed = self.now.wall;
         for step in (0..).map(StepIndex).take(planned.plan.steps.len()) {
@@ -368,7 +368,7 @@ impl Active {
                     document::OutputKind::Image { .. } => "exporting to image",
                     document::OutputKind::Files { .. } => "exporting files",
                 };
-                let needs = plan.states().into_iter().filter_map(|on| self.step_vertex(on));
+                let needs = plan.wanted().into_iter().filter_map(|on| self.step_vertex(on));
                 (name.to_owned(), needs.collect())
             }
         };

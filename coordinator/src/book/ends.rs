@@ -137,7 +137,7 @@ impl Book {
         }
         let Some(active) = self.builds.get(&build).filter(|it| it.ended.is_none()) else { return };
         let outcome = match outcome {
-            scheduler::Outcome::Done => active.done(),
+            scheduler::Outcome::Done => active.done(self.now.wall),
             scheduler::Outcome::Failed(failure) => Outcome::Failed(active.failed(failure)),
             scheduler::Outcome::Cancelled(by) => {
                 let said = match by {
@@ -153,14 +153,17 @@ impl Book {
 }
 
 impl Active {
-    fn done(&self) -> Outcome {
+    fn done(&self, now: UnixTime) -> Outcome {
         let asked = self.desk.submission.outputs.len();
         let outputs: Vec<_> = self.outputs.values().cloned().collect();
         if outputs.len() != asked {
             let message = format!("{} of {asked} outputs were reported", outputs.len());
             return Outcome::Failed(crate::driver::failed(Fault::Bug, "OUTPUT_MISSING", message));
         }
-        Outcome::Done { outputs, summary: self.summary() }
+        let planned = self.planned.as_deref();
+        let provenance = planned.map(|planned| crate::provenance::told(&self.desk, planned, now));
+        let provenance = provenance.unwrap_or_default();
+        Outcome::Done { outputs, summary: self.summary(), provenance }
     }
 
     fn summary(&self) -> Summary {

@@ -39,7 +39,7 @@ pub(crate) fn left_over(entries: &[Entry], now: UnixTime) -> Option<Vec<Entry>> 
 mod tests {
     use super::*;
     use dcbuild_plan::Request;
-    use dcbuild_proto::document::{Aim, Outcome, Submission};
+    use dcbuild_proto::document::{Aim, Origin, Outcome, Submission};
 
     const DAY: i64 = 24 * 60 * 60;
 
@@ -56,6 +56,7 @@ mod tests {
             in_place: false,
             title: "test".into(),
             agents: BTreeSet::new(),
+            origin: Origin::default(),
         };
         let (build, submission) = (BuildId::from_bits(number), Box::new(submission));
         Entry::Submitted { build, time: at(0), submission }

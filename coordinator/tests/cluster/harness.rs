@@ -15,8 +15,8 @@ use dcbuild_model::{
 use dcbuild_plan::Request;
 use dcbuild_process::Clock;
 use dcbuild_proto::document::{
-    self, Aim, Answer, LayerCompression, Lease, LeasedStep, Outcome, OutputKind, OutputResult,
-    OutputSpec, Question, StepError, Submission, Work,
+    self, Aim, Answer, Attests, LayerCompression, Lease, LeasedStep, Origin, Outcome, OutputKind,
+    OutputResult, OutputSpec, Question, StepError, Submission, Work,
 };
 use dcbuild_proto::pb;
 use dcbuild_proto::pb::build_event::Event;
@@ -496,11 +496,13 @@ pub(crate) fn submission(dockerfile: &str) -> Submission {
             oci_media_types: true,
             annotations,
             rewrite_timestamp: false,
+            attest: Attests::default(),
         }],
         detached: false,
         aim: Aim::Build {},
         in_place: true,
         title: "test".into(),
         agents: BTreeSet::new(),
+        origin: Origin::default(),
     }
 }

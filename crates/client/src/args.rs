@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction};
 
 use crate::legacy::LegacyFlags;
-use crate::refuse;
 
 /// What a build is told on the command line; `build`, `submit` and `plan` share it.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -40,7 +39,8 @@ pub struct BuildFlags {
     #[arg(long = "label", value_name = "NAME=VALUE", help_heading = "What is built")]
     pub labels: Vec<String>,
     /// Annotation of the image's manifest; behind `index:` of the index of several platforms, behind
-    /// `manifest[linux/amd64]:` of one platform's manifest
+    /// `manifest[linux/amd64]:` of one platform's manifest, behind `manifest-descriptor:` or `index-descriptor:` of what
+    /// points at them
     #[arg(long = "annotation", value_name = "[PLACE:]NAME=VALUE", help_heading = "What is built")]
     pub annotations: Vec<String>,
 
@@ -61,14 +61,17 @@ pub struct BuildFlags {
     #[arg(long, value_name = "FILE", help_heading = "What becomes of it")]
     pub metadata_file: Option<PathBuf>,
 
-    /// Not supported yet: attestations about the image, `type=provenance` or `type=sbom`
+    /// Attest about the result: `type=provenance` or `type=sbom`, with the attributes of `--provenance` and `--sbom`; may
+    /// be given more than once
     #[arg(long = "attest", value_name = "SPEC", help_heading = "What becomes of it")]
     pub attests: Vec<String>,
-    /// Not supported yet: attest how the image was built; `false` is what dcbuild does anyway
-    #[arg(long, value_name = "MODE", help_heading = "What becomes of it")]
+    /// Attest how it was built: `true`, or `mode=min|max`, `version=v1|v0.2`, `builder-id=URI`, `reproducible=true`,
+    /// `filename=NAME` and `inline-only=true`, separated by commas [default: false]
+    #[arg(long, value_name = "SPEC", help_heading = "What becomes of it")]
     pub provenance: Option<String>,
-    /// Not supported yet: attest what the image contains; `false` is what dcbuild does anyway
-    #[arg(long, value_name = "MODE", help_heading = "What becomes of it")]
+    /// Attest what it holds: `true`, or `generator=IMAGE`, a scanner by BuildKit's protocol, and what it is told
+    /// [default: false]
+    #[arg(long, value_name = "SPEC", help_heading = "What becomes of it")]
     pub sbom: Option<String>,
 
     /// Take nothing from the cache
@@ -161,19 +164,13 @@ impl BuildFlags {
         self.legacy.without_effect()
     }
 
-    /// What was named and is skipped, in words for their user: caches and builders of docker's, and attestations that may
-    /// be left out.
+    /// What was named and is skipped, in words for their user: caches and builders of docker's.
     pub fn skipped(&self) -> Vec<String> {
-        let attests = self.attests.iter().filter(|attest| refuse::may_be_left_out(attest));
-        let told = |attest: &String| {
-            format!("--attest {attest} is not made yet, and was asked for with inline-only alone")
-        };
         let mut skipped = self.skipped_caches();
         let builder = self.builder.iter().filter(|name| !matches!(name.as_str(), "default" | ""));
         skipped.extend(builder.map(|name| {
             format!("--builder {name} names a builder of docker's and is skipped: `build` builds on this machine, `submit` on a cluster")
         }));
-        skipped.extend(attests.map(told));
         skipped
     }
 

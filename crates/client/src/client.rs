@@ -16,7 +16,7 @@ use dcbuild_oci::LayoutRef;
 use dcbuild_process::{Clock, Env, Hint, SystemClock, new_bits};
 use dcbuild_progress::Mode;
 use dcbuild_proto::cache::{CacheAsk, CacheTold};
-use dcbuild_proto::document::{Aim, Outcome, Submission};
+use dcbuild_proto::document::{Aim, Origin, Outcome, Submission};
 use dcbuild_remote::RemoteStore;
 use dcbuild_store::{BlobStore, LayerIndex};
 use tokio_util::sync::CancellationToken;
@@ -111,8 +111,9 @@ impl BuildRequest {
         prepared: Prepared,
         handover: Handover,
     ) -> BuildRequest {
-        let Prepared { found, contexts, layouts, secrets, agents, kept } = prepared;
-        let submission = wanted.submission(found, handover);
+        let Prepared { found, contexts, layouts, secrets, agents, fetched, vcs, kept } = prepared;
+        let mut submission = wanted.submission(found, handover);
+        submission.origin = Origin { fetched, vcs, ..submission.origin };
         let builds = submission.aim == (Aim::Build {});
         BuildRequest {
             id,
@@ -295,7 +296,7 @@ impl Client {
         }
         let well = matches!(outcome, Outcome::Done { .. }) && delivery.errors.is_empty();
         if (well || !delivery.results.is_empty())
-            && let Err(error) = self.tell(request, &delivery.results)
+            && let Err(error) = self.tell(request, &delivery.results, &outcome)
         {
             delivery.errors.push(error);
         } else if well {

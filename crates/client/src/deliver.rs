@@ -8,7 +8,7 @@ use bytes::Bytes;
 use dcbuild_model::{BlobDigest, Digest, Fault, LayerDigest, limits};
 use dcbuild_oci::{Descriptor, ImageRef, ParseReferenceError};
 use dcbuild_process::Hint;
-use dcbuild_proto::document::{OutputLayer, OutputResult};
+use dcbuild_proto::document::{AttestationBlob, OutputLayer, OutputResult};
 use dcbuild_registry::{
     ArchiveImage, BlobReader, ByteStream, BytesBlob, LoadError, WriteError, docker_load,
     write_docker_tar, write_oci_dir, write_oci_tar,
@@ -190,13 +190,16 @@ impl Deliverer {
 
     /// An image or an index with all blobs that it names.
     async fn image(&self, made: &OutputResult) -> Result<ArchiveImage, DeliverError> {
+        let mut loose = Vec::new();
         let (root, names, manifests, images) = match made {
             OutputResult::Image { manifest, manifest_size, media_type, config, layers, names } => {
                 let root = Descriptor::new(media_type, manifest.0, *manifest_size);
                 (root, names, Vec::new(), vec![(config, layers)])
             }
-            OutputResult::Index { index, index_size, media_type, images, names } => {
-                let root = Descriptor::new(media_type, index.0, *index_size);
+            OutputResult::Index { index, index_size, media_type, images, names, annotations } => {
+                let mut root = Descriptor::new(media_type, index.0, *index_size);
+                root.annotations.clone_from(annotations);
+                loose.extend(images.iter().flat_map(|image| &image.attestation));
                 let manifests = images.iter().map(|image| image.manifest.0).collect();
                 let images = images.iter().map(|image| (&image.config, &image.layers)).collect();
                 (root, names, manifests, images)
@@ -213,6 +216,10 @@ impl Deliverer {
                 let store = self.blobs.clone();
                 blobs.push(Arc::new(StoreBlob { store, digest: *digest, size: *size }));
             }
+        }
+        for &AttestationBlob { digest, size } in loose {
+            let store = self.blobs.clone();
+            blobs.push(Arc::new(StoreBlob { store, digest: digest.0, size }));
         }
         let names = names.iter().map(|name| name.parse()).collect::<Result<Vec<ImageRef>, _>>()?;
         Ok(ArchiveImage { root, blobs, names })

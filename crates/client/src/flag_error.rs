@@ -30,6 +30,14 @@ pub enum FlagError {
         /// What to do instead.
         instead: &'static str,
     },
+    /// A variable of the environment has a value that it cannot have.
+    #[error("{variable} has a value that it cannot have")]
+    Variable {
+        /// The variable.
+        variable: &'static str,
+        /// What to do instead.
+        instead: &'static str,
+    },
     /// An address is none.
     #[error("{what} '{value}' is no address that can be fetched from")]
     Remote {
@@ -101,9 +109,9 @@ impl Hint for FlagError {
     fn hint(&self) -> Option<String> {
         match self {
             FlagError::Malformed { example, .. } => Some(format!("such as {example}")),
-            FlagError::Unsupported { instead, .. } | FlagError::Conflict { instead, .. } => {
-                Some((*instead).to_owned())
-            }
+            FlagError::Unsupported { instead, .. }
+            | FlagError::Variable { instead, .. }
+            | FlagError::Conflict { instead, .. } => Some((*instead).to_owned()),
             FlagError::Needs { .. } => None,
             FlagError::Remote { .. } => Some(
                 "such as https://host/team/app.git#main:folder, or the URL of an archive".into(),

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dcbuild_agent::{Agent, KeyError, OpenAgentError, Served};
+use dcbuild_attest::Material;
 use dcbuild_fetch::{ENVIRONMENT, FetchConfig, FetchError, Fetcher, Reach, Tokens};
 use dcbuild_layer::{ArchiveKind, as_tar, detect};
 use dcbuild_model::remote::file_name;
@@ -172,6 +173,8 @@ pub struct Gathered {
     pub agents: BTreeMap<String, Agent>,
     /// Source policies.
     pub policies: Vec<SourcePolicy>,
+    /// What was fetched, by the name of the context that it became; `dockerfile` is the Dockerfile alone.
+    pub fetched: BTreeMap<String, Material>,
     /// Lives as long as the build.
     pub(crate) kept: Vec<TempDir>,
 }
@@ -202,6 +205,10 @@ pub async fn gather(
     }
     gathering.others().await
 }
+
+/// What provenance calls the build's own context, and a Dockerfile that lies in no context.
+const CONTEXT: &str = "context";
+const DOCKERFILE: &str = "dockerfile";
 
 struct Gathering<'a> {
     wanted: &'a Wanted,
@@ -277,7 +284,7 @@ impl Gathering<'_> {
     async fn others(mut self) -> Result<Gathered, GatherError> {
         for (name, context) in &self.wanted.contexts {
             if let NamedContext::Remote(remote) = context {
-                let folder = self.named(remote).await?;
+                let folder = self.named(name, remote).await?;
                 self.done.named.insert(name.clone(), folder);
             }
         }
@@ -346,7 +353,7 @@ impl Gathering<'_> {
         let Remote::Http(address) = &permitted.remote else {
             return Err(GatherError::Repository { url: url.to_owned() });
         };
-        let file = self.fetched(address, permitted.checksum).await?;
+        let file = self.fetched((DOCKERFILE, address), permitted.checksum).await?;
         self.done.dockerfile = Some(loose(file, url).await?);
         Ok(())
     }
@@ -354,33 +361,44 @@ impl Gathering<'_> {
     /// Fetches a file into a folder of its own.
     async fn fetched(
         &mut self,
-        url: &str,
+        named: (&str, &str),
         checksum: Option<Digest>,
     ) -> Result<PathBuf, GatherError> {
         let file = self.folder()?.join("file");
-        self.fetched_to(url, checksum, &file).await?;
+        self.fetched_to(named, checksum, &file).await?;
         Ok(file)
     }
 
     async fn fetched_to(
         &mut self,
-        url: &str,
+        (name, url): (&str, &str),
         checksum: Option<Digest>,
         file: &Path,
     ) -> Result<(), GatherError> {
         let shown = Remote::Http(url.to_owned()).to_string();
         (self.tell)(&shown);
         let found = self.fetcher()?.file(url, file).await?.digest;
-        match checksum.filter(|wanted| *wanted != found) {
-            Some(wanted) => Err(GatherError::Checksum { url: shown, wanted, found }),
-            None => Ok(()),
+        if let Some(wanted) = checksum.filter(|wanted| *wanted != found) {
+            return Err(GatherError::Checksum { url: shown, wanted, found });
         }
+        let digest = found.to_string();
+        let material = Material::new(shown, "sha256", digest.trim_start_matches("sha256:"));
+        self.done.fetched.insert(name.to_owned(), material);
+        Ok(())
     }
 
-    async fn checked_out(&mut self, source: &GitSource) -> Result<PathBuf, GatherError> {
-        (self.tell)(&source.to_string());
+    async fn checked_out(
+        &mut self,
+        name: &str,
+        source: &GitSource,
+    ) -> Result<PathBuf, GatherError> {
+        let address = source.to_string();
+        (self.tell)(&address);
         let folder = self.folder()?;
-        Ok(self.fetcher()?.repository(source, &folder).await?.folder)
+        let found = self.fetcher()?.repository(source, &folder).await?;
+        let material = Material::of_commit(address, &found.commit);
+        self.done.fetched.insert(name.to_owned(), material);
+        Ok(found.folder)
     }
 
     /// A file behind a URL is an archive with everything, or the Dockerfile alone.
@@ -388,12 +406,12 @@ impl Gathering<'_> {
         let Added { remote, checksum } = policy::permitted(&self.policy, remote)?;
         let url = match &remote {
             Remote::Git(source) => {
-                self.done.root = Some(self.checked_out(source).await?);
+                self.done.root = Some(self.checked_out(CONTEXT, source).await?);
                 return Ok(());
             }
             Remote::Http(url) => url,
         };
-        let file = self.fetched(url, checksum).await?;
+        let file = self.fetched((CONTEXT, url), checksum).await?;
         let (folder, from) = (self.folder()?, remote.to_string());
         self.done.root = Some(folder.clone());
         let archive = file.clone();
@@ -411,13 +429,13 @@ impl Gathering<'_> {
     }
 
     /// A file behind a URL is a context with one file.
-    async fn named(&mut self, remote: &Remote) -> Result<PathBuf, GatherError> {
+    async fn named(&mut self, name: &str, remote: &Remote) -> Result<PathBuf, GatherError> {
         let Added { remote, checksum } = policy::permitted(&self.policy, remote)?;
         match &remote {
-            Remote::Git(source) => self.checked_out(source).await,
+            Remote::Git(source) => self.checked_out(name, source).await,
             Remote::Http(url) => {
                 let folder = self.folder()?;
-                self.fetched_to(url, checksum, &folder.join(file_name(url))).await?;
+                self.fetched_to((name, url), checksum, &folder.join(file_name(url))).await?;
                 Ok(folder)
             }
         }

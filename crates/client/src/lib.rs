@@ -5,6 +5,7 @@
 
 mod answer;
 pub mod args;
+pub mod attest;
 pub mod client;
 mod csv;
 pub mod deliver;
@@ -22,6 +23,7 @@ mod refuse;
 pub mod rpc;
 pub mod show;
 pub mod unpack;
+mod vcs;
 pub mod wanted;
 
 pub use args::BuildFlags;

@@ -1,7 +1,9 @@
 //! What `--metadata-file`, `--iidfile` and `--quiet` tell of a build: docker's words for it.
 
+use std::collections::BTreeMap;
+
 use dcbuild_model::{BuildId, ConfigDigest, ManifestDigest};
-use dcbuild_proto::document::OutputResult;
+use dcbuild_proto::document::{OutputResult, ToldProvenance};
 use serde_json::{Map, Value, json};
 
 /// The image's id: the digest of its config, or of the index of several images; none if no image was made.
@@ -20,28 +22,48 @@ struct Told<'a> {
     media_type: &'a str,
     config: Option<&'a ConfigDigest>,
     names: &'a [String],
+    annotations: Option<&'a BTreeMap<String, String>>,
 }
 
 fn told(output: &OutputResult) -> Option<Told<'_>> {
     match output {
         OutputResult::Image { manifest, manifest_size, media_type, config, names, .. } => {
             let config = Some(config);
-            Some(Told { digest: manifest, size: *manifest_size, media_type, config, names })
+            let (digest, size) = (manifest, *manifest_size);
+            Some(Told { digest, size, media_type, config, names, annotations: None })
         }
-        OutputResult::Index { index, index_size, media_type, names, images: _ } => {
-            Some(Told { digest: index, size: *index_size, media_type, config: None, names })
+        OutputResult::Index { index, index_size, media_type, names, images: _, annotations } => {
+            let annotations = Some(annotations).filter(|annotations| !annotations.is_empty());
+            let (digest, size) = (index, *index_size);
+            Some(Told { digest, size, media_type, config: None, names, annotations })
         }
         OutputResult::Files { .. } => None,
     }
 }
 
 /// The metadata file: of the first image, keys in order.
-pub(crate) fn metadata(build: BuildId, outputs: &[OutputResult]) -> String {
+pub(crate) fn metadata(
+    build: BuildId,
+    outputs: &[OutputResult],
+    provenance: &[ToldProvenance],
+) -> String {
     let mut fields = Map::new();
+    for told in provenance {
+        let name = match provenance {
+            [_] => "buildx.build.provenance".to_owned(),
+            _ => format!("buildx.build.provenance/{}", told.platform),
+        };
+        let predicate = serde_json::from_str(&told.predicate);
+        fields.insert(name, predicate.unwrap_or_else(|_| Value::Object(Map::new())));
+    }
     fields.insert("buildx.build.ref".into(), json!(format!("dcbuild/dcbuild/{build}")));
-    if let Some(Told { digest, size, media_type, config, names }) = outputs.iter().find_map(told) {
+    if let Some(told) = outputs.iter().find_map(told) {
+        let Told { digest, size, media_type, config, names, annotations } = told;
         let digest = digest.to_string();
-        let descriptor = json!({"mediaType": media_type, "digest": digest, "size": size});
+        let mut descriptor = json!({"mediaType": media_type, "digest": digest, "size": size});
+        if let (Some(annotations), Value::Object(descriptor)) = (annotations, &mut descriptor) {
+            descriptor.insert("annotations".into(), json!(annotations));
+        }
         if let Some(config) = config {
             fields.insert("containerimage.config.digest".into(), json!(config.to_string()));
         }
@@ -87,7 +109,7 @@ mod tests {
               "image.name": "docker.io/library/a:1,ghcr.io/b:2"
             }
         "#]]
-        .assert_eq(&metadata(BuildId::from_bits(1), &outputs));
+        .assert_eq(&metadata(BuildId::from_bits(1), &outputs, &[]));
         assert_eq!(image_id(&outputs), Some(Digest([8; 32]).to_string()));
         assert_eq!(image_id(&[files]), None);
     }
@@ -100,20 +122,37 @@ mod tests {
             media_type: "application/vnd.oci.image.index.v1+json".into(),
             images: Vec::new(),
             names: Vec::new(),
+            annotations: [("a".to_owned(), "b".to_owned())].into(),
         };
         let outputs = [index];
+        let told = |platform: &str| ToldProvenance {
+            platform: platform.parse().unwrap(),
+            predicate: r#"{"z":1,"a":2}"#.into(),
+        };
+        let provenance = [told("linux/amd64"), told("linux/arm64")];
         expect![[r#"
             {
+              "buildx.build.provenance/linux/amd64": {
+                "z": 1,
+                "a": 2
+              },
+              "buildx.build.provenance/linux/arm64": {
+                "z": 1,
+                "a": 2
+              },
               "buildx.build.ref": "dcbuild/dcbuild/00000000000000000000000001",
               "containerimage.descriptor": {
                 "mediaType": "application/vnd.oci.image.index.v1+json",
                 "digest": "sha256:0909090909090909090909090909090909090909090909090909090909090909",
-                "size": 700
+                "size": 700,
+                "annotations": {
+                  "a": "b"
+                }
               },
               "containerimage.digest": "sha256:0909090909090909090909090909090909090909090909090909090909090909"
             }
         "#]]
-        .assert_eq(&metadata(BuildId::from_bits(1), &outputs));
+        .assert_eq(&metadata(BuildId::from_bits(1), &outputs, &provenance));
         assert_eq!(image_id(&outputs), Some(Digest([9; 32]).to_string()));
     }
 }

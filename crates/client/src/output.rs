@@ -5,13 +5,15 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
+use dcbuild_attest::Storage;
 use dcbuild_model::Compression;
 use dcbuild_oci::ImageRef;
 use dcbuild_proto::document::{
-    Annotation, AnnotationPlace, LayerCompression, OutputKind, OutputSpec,
+    Annotation, AnnotationPlace, Attests, LayerCompression, OutputKind, OutputSpec,
 };
 
 use crate::FlagError;
+use crate::attest::{Attesting, Places};
 use crate::csv;
 use crate::parse;
 
@@ -108,6 +110,8 @@ pub struct Naming {
     pub annotations: Vec<Annotation>,
     /// Whether the result is an index of images, one for each platform.
     pub index: bool,
+    /// What is said of it beside it.
+    pub attesting: Attesting,
 }
 
 /// Reads all that the flags say of outputs; with none, and nothing that wants an image, the list is empty.
@@ -188,6 +192,8 @@ struct Asked {
     oci_media_types: Option<bool>,
     platform_split: Option<bool>,
     annotations: Vec<Annotation>,
+    artifact: Option<bool>,
+    prefix: Option<String>,
 }
 
 impl Asked {
@@ -207,6 +213,8 @@ impl Asked {
             oci_media_types: None,
             platform_split: None,
             annotations: Vec::new(),
+            artifact: None,
+            prefix: None,
         }
     }
 
@@ -252,6 +260,10 @@ impl Asked {
             "rewrite-timestamp" => self.rewrite_timestamp = flag(&value)?,
             "platform-split" if !self.kind.is_image() => self.platform_split = Some(flag(&value)?),
             "oci-mediatypes" => self.oci_media_types = Some(flag(&value)?),
+            "oci-artifact" if self.kind.is_image() => self.artifact = Some(flag(&value)?),
+            "attestation-prefix" if !self.kind.is_image() && !value.contains('/') => {
+                self.prefix = Some(value);
+            }
             "name" => self.names = Some(read_names(&value)?),
             "compression" => self.compression = Some(self.read_compression(&value)?),
             "compression-level" => {
@@ -311,6 +323,9 @@ impl Asked {
         same: Option<LayerCompression>,
     ) -> Result<Output, FlagError> {
         let client = self.client()?;
+        let attest = self.attests(&client, &naming.attesting)?;
+        // What is said of an image stands beside it, and only an index has room for that.
+        let index = naming.index || (self.kind.is_image() && !attest.is_empty());
         if naming.index {
             self.refuse_index(&client)?;
         }
@@ -333,29 +348,55 @@ impl Asked {
             annotations.clear();
         }
         let of_index = |annotation: &Annotation| annotation.place != AnnotationPlace::Manifest;
-        if !naming.index && annotations.iter().any(of_index) {
+        if !index && annotations.iter().any(of_index) {
             return Err(FlagError::Needs {
                 what: "an annotation of the index".into(),
-                needs: "an index: several platforms (--platform linux/amd64,linux/arm64)",
+                needs: "an index: several platforms (--platform linux/amd64,linux/arm64), or an attestation",
             });
         }
-        let oci_media_types = self.oci_media_types.unwrap_or(oci) || !annotations.is_empty();
+        let needs_oci = !annotations.is_empty() || !attest.is_empty();
+        let oci_media_types = self.oci_media_types.unwrap_or(oci) || needs_oci;
         let rewrite_timestamp = self.rewrite_timestamp;
-        let spec = OutputSpec { kind, layers, oci_media_types, annotations, rewrite_timestamp };
+        let spec =
+            OutputSpec { kind, layers, oci_media_types, annotations, rewrite_timestamp, attest };
         Ok(Output { spec, client })
+    }
+
+    /// What is said of this output.
+    fn attests(&self, client: &ClientOutput, asked: &Attesting) -> Result<Attests, FlagError> {
+        let files = !self.kind.is_image();
+        let docker = self.is_docker(client);
+        let fits = |places: Places| match places {
+            Places::Images => Ok(!files && !docker),
+            Places::All if docker => Err(FlagError::Conflict {
+                first: "an attestation".into(),
+                second: format!("'{}'", self.written),
+                instead: "the docker exporter does not support attestations, for its archives hold no index: write \
+                          type=oci, push the image, or ask for it with inline-only=true, which leaves it out here",
+            }),
+            Places::All => Ok(true),
+        };
+        let mut attests =
+            Attests { prefix: self.prefix.clone().unwrap_or_default(), ..Attests::default() };
+        attests.storage = match self.artifact {
+            None => asked.storage,
+            Some(true) => Storage::Artifact,
+            Some(false) => Storage::Image,
+        };
+        if let Some((spec, places)) = &asked.provenance
+            && fits(*places)?
+        {
+            attests.provenance = Some(spec.clone());
+        }
+        if let Some((_, places)) = &asked.sbom {
+            attests.sbom = fits(*places)?;
+        }
+        Ok(attests)
     }
 
     /// Docker's archives, and what it loads, hold one platform.
     fn refuse_index(&self, client: &ClientOutput) -> Result<(), FlagError> {
-        let docker = match client {
-            ClientOutput::DockerTar { .. } | ClientOutput::Load => true,
-            ClientOutput::OciFolder { .. } => self.kind == Type::Docker,
-            ClientOutput::Image
-            | ClientOutput::OciTar { .. }
-            | ClientOutput::Tar { .. }
-            | ClientOutput::Local { .. } => false,
-        };
-        if !docker {
+        if !self.is_docker(client) {
             return Ok(());
         }
         Err(FlagError::Conflict {
@@ -364,6 +405,18 @@ impl Asked {
             instead: "the docker exporter does not support manifest lists: write type=oci, push the image, or \
                       build one platform for docker",
         })
+    }
+
+    /// Whether it is what docker reads: one image.
+    fn is_docker(&self, client: &ClientOutput) -> bool {
+        match client {
+            ClientOutput::DockerTar { .. } | ClientOutput::Load => true,
+            ClientOutput::OciFolder { .. } => self.kind == Type::Docker,
+            ClientOutput::Image
+            | ClientOutput::OciTar { .. }
+            | ClientOutput::Tar { .. }
+            | ClientOutput::Local { .. } => false,
+        }
     }
 
     fn image_kind(&self, naming: &Naming) -> Result<OutputKind, FlagError> {

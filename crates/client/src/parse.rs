@@ -109,10 +109,10 @@ pub(crate) fn annotation_place(
         "manifest-descriptor" => AnnotationPlace::ManifestDescriptor,
         "index" if platform.is_some() => return Err(bad("an index is of no platform")),
         "index" => AnnotationPlace::Index,
-        "index-descriptor" => {
-            let instead = "annotate the index itself: index:NAME=VALUE";
-            return Err(FlagError::Unsupported { flag, value: written.to_owned(), instead });
+        "index-descriptor" if platform.is_some() => {
+            return Err(bad("an index is of no platform"));
         }
+        "index-descriptor" => AnnotationPlace::IndexDescriptor,
         _ => return Err(bad("it names no place of an annotation")),
     };
     Ok((place, platform))
@@ -414,7 +414,7 @@ fn flag_of(option: &str) -> Option<&'static str> {
         ("ulimit", "write --ulimit"),
         ("shm-size", "write --shm-size"),
         ("image-resolve-mode", "write --pull"),
-        ("attest", "leave it out: attestations are not made yet"),
+        ("attest", "write --attest"),
         ("cgroup-parent", "write --cgroup-parent"),
         ("source", "leave it out: dcbuild is its own frontend"),
         ("cmdline", "leave it out: dcbuild is its own frontend"),

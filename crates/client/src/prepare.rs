@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dcbuild_agent::Agent;
+use dcbuild_attest::Material;
 use dcbuild_context::{Context, FindError, LocalContext, OpenError, Origins, find};
 use dcbuild_model::{Fault, TreePath, UnixTime};
 use dcbuild_oci::LayoutRef;
@@ -16,6 +17,7 @@ use dcbuild_tree::{Ignore, IgnoreError};
 
 use crate::gather::Gathered;
 use crate::parse::{NamedContext, SecretSource};
+use crate::vcs;
 use crate::wanted::{DockerfilePlace, MainContext, Wanted};
 
 /// A secret is refused above this, as docker does.
@@ -135,6 +137,10 @@ pub struct Prepared {
     pub secrets: BTreeMap<String, Vec<u8>>,
     /// The ssh agents, by id.
     pub agents: BTreeMap<String, Agent>,
+    /// What was fetched, by the name of the context that it became.
+    pub fetched: BTreeMap<String, Material>,
+    /// The repository that the context's folder belongs to, where provenance is to say it.
+    pub vcs: BTreeMap<String, String>,
     /// Live as long as the build.
     pub(crate) kept: Vec<tempfile::TempDir>,
 }
@@ -145,7 +151,8 @@ pub fn prepare(
     gathered: Gathered,
     place: Place<'_>,
 ) -> Result<Prepared, PrepareError> {
-    let Gathered { root, dockerfile, named, agents, policies, mut kept } = gathered;
+    let Gathered { root, dockerfile, named, agents, policies, fetched: materials, mut kept } =
+        gathered;
     let fetched = root.is_some();
     // The hashes of a folder that is gone with the build are of no use to the next one.
     let passing = tempfile::tempdir().map_err(PrepareError::Temporary)?;
@@ -155,6 +162,10 @@ pub fn prepare(
         (MainContext::Stdin | MainContext::Remote(_), root) => root.unwrap_or_default(),
     };
     let main = Context::open(&root, 0)?;
+    let vcs = match &wanted.context {
+        MainContext::Folder(_) if wanted.tells_provenance() => vcs::of(&root, place.env),
+        MainContext::Folder(_) | MainContext::Stdin | MainContext::Remote(_) => BTreeMap::new(),
+    };
     let (dockerfile, filename, ignore) = if let Some(loose) = dockerfile {
         (loose.text, loose.name, ignore_of(&main)?)
     } else {
@@ -202,6 +213,8 @@ pub fn prepare(
         layouts,
         secrets: read_secrets(&wanted.secrets, place)?,
         agents,
+        fetched: materials,
+        vcs,
         kept,
     })
 }

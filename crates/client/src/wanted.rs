@@ -10,10 +10,11 @@ use dcbuild_model::Remote;
 use dcbuild_plan::{NoCache, PullPolicy, Request, RunNetwork};
 use dcbuild_process::Env;
 use dcbuild_progress::Mode;
-use dcbuild_proto::document::{Aim, Submission};
+use dcbuild_proto::document::{Aim, Origin, Submission};
 
 use crate::FlagError;
 use crate::args::BuildFlags;
+use crate::attest::{self, Attesting};
 use crate::output::{self, ClientOutput, Naming, Output, Shorthands};
 use crate::parse::{self, AgentSource, CallWanted, NamedContext, SecretSource};
 use crate::policy::{self, PolicyFlags};
@@ -72,6 +73,8 @@ pub struct Wanted {
     /// The request, all but the Dockerfile and the proxies.
     request: Request,
     title: String,
+    /// How much provenance the metadata file is to have.
+    told: Option<dcbuild_attest::Mode>,
 }
 
 /// What a build is handed over for.
@@ -123,7 +126,10 @@ impl Wanted {
             (None, MainContext::Stdin) => "Dockerfile".to_owned(),
         };
         let request = request(flags, env, &contexts)?;
-        let naming = Naming { names, annotations, index: request.is_index() };
+        let attesting = Attesting::new(flags, env)?;
+        let request =
+            Request { scan: attesting.sbom.as_ref().map(|(scan, _)| scan.clone()), ..request };
+        let naming = Naming { names, annotations, index: request.is_index(), attesting };
         let outputs = output::outputs(&flags.outputs, shorthands, &naming)?;
         let mut stdout = outputs.iter().filter(|output| output.client.is_stdout());
         if let (Some(_), Some(_)) = (stdout.next(), stdout.next()) {
@@ -148,6 +154,7 @@ impl Wanted {
             outputs,
             mode,
             call: parse::call(flags.call.as_deref(), flags.check)?,
+            told: attest::told(env)?.filter(|_| flags.metadata_file.is_some()),
             title,
         })
     }
@@ -170,6 +177,12 @@ impl Wanted {
                 instead: "name the image with -t and --push it, or leave --detach out",
             }),
         }
+    }
+
+    /// Whether anybody will be told how the build came about.
+    pub(crate) fn tells_provenance(&self) -> bool {
+        let asks = |output: &Output| output.spec.attest.provenance.is_some();
+        self.told.is_some() || self.outputs.iter().any(asks)
     }
 
     /// What the client does with each output, in the order of the submission.
@@ -201,6 +214,7 @@ impl Wanted {
             in_place: handover.in_place,
             title: self.title.clone(),
             agents: self.agents.keys().cloned().collect(),
+            origin: Origin { told: self.told, ..Origin::default() },
         }
     }
 

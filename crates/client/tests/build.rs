@@ -324,7 +324,7 @@ async fn a_build_is_answered_shown_and_delivered_over_two_connections() {
     ])
     .await;
     let outputs = vec![image(&world.blobs)];
-    let outcome = Outcome::Done { outputs, summary: Summary::default() };
+    let outcome = Outcome::Done { outputs, summary: Summary::default(), provenance: Vec::new() };
     {
         let mut seen = world.script.0.lock().unwrap();
         seen.acts.push_back(vertex(VertexState::Done { started: BEGIN, completed: BEGIN }));

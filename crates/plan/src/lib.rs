@@ -30,9 +30,10 @@ pub use op::{
     WorkdirOp,
 };
 pub use plan::{
-    HistoryLine, ImageTemplate, Plan, PlanError, Planned, PlannedImage, PlannedStage, Step, plan,
+    BaseImage, HistoryLine, ImageTemplate, Plan, PlanError, Planned, PlannedImage, PlannedStage,
+    Step, plan,
 };
 pub use policy::{PolicyError, SourcePolicy};
 pub use report::{Call, Called, Report, call};
-pub use request::{ContextSource, NoCache, PullPolicy, Request};
+pub use request::{ContextSource, NoCache, PullPolicy, Request, Scan};
 pub use sources::{ImageAnswer, Need, ResolvedImage, Sources};

@@ -368,3 +368,13 @@ pub struct Input {
     /// What is read of it.
     pub selection: Selection,
 }
+
+impl Input {
+    /// The step whose state it is, if it is one's.
+    pub fn step(&self) -> Option<StepIndex> {
+        match self.source {
+            InputSource::Step { step } => Some(step),
+            InputSource::Scratch {} | InputSource::Context { .. } => None,
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use dcbuild_dockerfile::ParseError;
-use dcbuild_model::{Component, Platform, StageIndex, StepIndex, StepKey};
+use dcbuild_model::{Component, ManifestDigest, Platform, StageIndex, StepIndex, StepKey};
 use serde::{Deserialize, Serialize};
 
 use crate::lint::Finding;
@@ -87,6 +87,26 @@ pub struct PlannedImage {
     pub state: Option<StepIndex>,
     /// The image that it makes.
     pub template: ImageTemplate,
+    /// The images that it was made of or reads, each once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bases: Vec<BaseImage>,
+    /// The step that lists what it holds, where that is wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sbom: Option<StepIndex>,
+}
+
+/// An image that a build reads.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BaseImage {
+    /// Its canonical name, as it was asked for; of a layout the name of its context.
+    pub name: String,
+    /// The digest that stood behind the name.
+    pub digest: ManifestDigest,
+    /// The platform that was taken; none where that says nothing of the result.
+    pub platform: Option<Platform>,
+    /// Whether it came from a layout of the client.
+    pub layout: bool,
 }
 
 /// A plan.
@@ -205,6 +225,30 @@ impl Plan {
         let states: BTreeSet<StepIndex> =
             self.images.iter().filter_map(|image| image.state).collect();
         states.into_iter().collect()
+    }
+
+    /// The states of the target, and what is made to say of them what they hold; each once.
+    pub fn wanted(&self) -> Vec<StepIndex> {
+        let wanted: BTreeSet<StepIndex> = self
+            .images
+            .iter()
+            .flat_map(|image| image.state.into_iter().chain(image.sbom))
+            .collect();
+        wanted.into_iter().collect()
+    }
+
+    /// The steps that some steps need, themselves included.
+    pub fn needed(&self, by: impl IntoIterator<Item = StepIndex>) -> BTreeSet<StepIndex> {
+        let mut open: Vec<StepIndex> = by.into_iter().collect();
+        let mut needed = BTreeSet::new();
+        while let Some(at) = open.pop() {
+            if needed.insert(at) {
+                let step = self.step(at);
+                open.extend(step.parent);
+                open.extend(step.inputs.iter().filter_map(Input::step));
+            }
+        }
+        needed
     }
 
     /// The step at an index of this plan.

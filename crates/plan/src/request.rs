@@ -58,6 +58,16 @@ pub enum ContextSource {
     },
 }
 
+/// What lists what an image holds: an image that is run over it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scan {
+    /// The image, as written.
+    pub generator: String,
+    /// What it is told, by the names that follow `BUILDKIT_SCAN_`.
+    pub parameters: BTreeMap<String, String>,
+}
+
 /// What a build asks.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -110,6 +120,9 @@ pub struct Request {
     /// The contexts that the client fetched from elsewhere: for them it has asked the policies itself.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub fetched: BTreeSet<String>,
+    /// `--sbom`.
+    #[serde(default)]
+    pub scan: Option<Scan>,
 }
 
 impl Request {
@@ -138,6 +151,7 @@ impl Request {
             policies: Vec::new(),
             ignore: String::new(),
             fetched: BTreeSet::new(),
+            scan: None,
         }
     }
 

@@ -41,7 +41,7 @@ pub fn text(plan: &Plan) -> String {
         let steps: Vec<String> = segment.iter().map(|step| step.0.to_string()).collect();
         line(&mut out, format!("segment {number}: steps {}", steps.join(" ")));
     }
-    for PlannedImage { state: _, template } in &plan.images {
+    for PlannedImage { template, .. } in &plan.images {
         let of = if plan.index { format!(" of {}", template.platform) } else { String::new() };
         line(&mut out, format!("history{of}"));
         for entry in &template.history {

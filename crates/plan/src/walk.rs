@@ -5,6 +5,7 @@ mod config;
 mod copy;
 mod name;
 mod run;
+mod scan;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -109,10 +110,11 @@ pub(crate) fn walk(
     for stage in needed.iter().filter(unwritten).chain(needed.iter().filter(written)) {
         walk.stage(*stage)?;
     }
+    let sbom = walk.scan(target)?;
     if !walk.needs.is_empty() {
         return Ok(Walked::Lacks(walk.needs.into_iter().collect()));
     }
-    Ok(Walked::Ready(Box::new(walk.finish(target))))
+    Ok(Walked::Ready(Box::new(walk.finish(target, sbom))))
 }
 
 fn epoch(draft: &Draft<'_>) -> Result<Option<i64>, PlanError> {
@@ -355,7 +357,8 @@ impl Walk<'_> {
                 (None, Some(default)) => Some(self.word(stage, default.as_str())?),
                 (None, None) => self.draft.globals.get(name).map(str::to_owned),
             };
-            if let Some(value) = &value {
+            // What only steers a scan is no variable of a process.
+            if let Some(value) = value.as_ref().filter(|_| !scan::SWITCHES.contains(&name)) {
                 stage.env.set(name, value);
             }
             texts.push(value.as_ref().map_or(name.to_owned(), |value| format!("{name}={value}")));
@@ -394,7 +397,7 @@ impl Walk<'_> {
         StageIndex(index(self.draft.one.number * self.draft.stages.len() + stage.index))
     }
 
-    fn finish(self, target: usize) -> Part {
+    fn finish(self, target: usize, sbom: Option<StepIndex>) -> Part {
         let mut stage = self.done.get(&target).expect("the target was carried out").clone();
         let Draft { one, dockerfile, .. } = *self.draft;
         for (name, value) in &one.whole.labels {
@@ -412,7 +415,8 @@ impl Walk<'_> {
         let config = String::from_utf8(stage.image.to_json()).expect("JSON is UTF-8");
         let (history, epoch) = (stage.history, self.epoch);
         let template = ImageTemplate { config, history, epoch, platform };
-        let image = PlannedImage { state: stage.state, template };
+        let bases = self.bases();
+        let image = PlannedImage { state: stage.state, template, bases, sbom };
         Part { stages: self.stages(), image, notes }
     }
 

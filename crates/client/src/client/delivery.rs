@@ -2,7 +2,7 @@
 
 use dcbuild_process::Hint as _;
 use dcbuild_progress::Failure;
-use dcbuild_proto::document::{OutputKind, OutputResult};
+use dcbuild_proto::document::{Outcome, OutputKind, OutputResult};
 use tokio_util::sync::CancellationToken;
 
 use super::{BuildRequest, Client};
@@ -90,12 +90,17 @@ impl Client {
         &self,
         request: &BuildRequest,
         results: &[OutputResult],
+        outcome: &Outcome,
     ) -> Result<(), DeliverError> {
         if let (Some(path), Some(id)) = (&request.iidfile, image_id(results)) {
             write_file(&self.config.working.join(path), id.as_bytes())?;
         }
         if let Some(path) = &request.metadata_file {
-            let text = metadata(request.id, results);
+            let provenance = match outcome {
+                Outcome::Done { provenance, .. } => provenance.as_slice(),
+                _ => &[],
+            };
+            let text = metadata(request.id, results, provenance);
             write_file(&self.config.working.join(path), text.as_bytes())?;
         }
         Ok(())

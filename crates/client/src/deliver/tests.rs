@@ -70,6 +70,10 @@ async fn an_index_is_written_with_all_that_it_names() {
             manifest: ManifestDigest(store.insert(format!("manifest of {platform}")).0),
             config: ConfigDigest(store.insert(format!("config of {platform}")).0),
             layers,
+            attestation: vec![AttestationBlob {
+                digest: store.insert(format!("statement on {platform}")),
+                size: u64::try_from(format!("statement on {platform}").len()).unwrap(),
+            }],
         }
     };
     let made = OutputResult::Index {
@@ -78,15 +82,16 @@ async fn an_index_is_written_with_all_that_it_names() {
         media_type: media_type::INDEX.into(),
         images: vec![of("linux/amd64"), of("linux/arm64")],
         names: Vec::new(),
+        annotations: std::collections::BTreeMap::new(),
     };
     let deliverer = deliverer(&store, folder.path());
     let dest = Dest::File("oci.tar".into());
     deliverer.deliver(&ClientOutput::OciTar { dest: dest.clone() }, &made).await.unwrap();
     let names = names(&folder.path().join("oci.tar"));
-    // The index, two manifests, two configs, and the layer that both have.
+    // The index, two manifests, two configs, what is said of each, and the layer that both have.
     assert_eq!(
         names.iter().filter(|name| name.starts_with("blobs/sha256/")).count(),
-        7,
+        9,
         "{names:?}"
     );
     let wrong = deliverer.deliver(&ClientOutput::DockerTar { dest }, &made).await;

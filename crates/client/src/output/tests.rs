@@ -21,7 +21,7 @@ fn check_of(
 ) {
     let written: Vec<String> = written.iter().map(|text| (*text).to_owned()).collect();
     let names = names.iter().map(|name| name.parse().unwrap()).collect();
-    let naming = Naming { names, annotations: Vec::new(), index };
+    let naming = Naming { names, index, ..Naming::default() };
     let told = match outputs(&written, shorthands, &naming) {
         Ok(outputs) if outputs.is_empty() => "nothing".to_owned(),
         Ok(outputs) => outputs.iter().map(tell).collect::<Vec<_>>().join("\n"),
@@ -31,7 +31,8 @@ fn check_of(
 }
 
 fn tell(output: &Output) -> String {
-    let OutputSpec { kind, layers, oci_media_types, annotations, rewrite_timestamp } = &output.spec;
+    let OutputSpec { kind, layers, oci_media_types, annotations, rewrite_timestamp, attest } =
+        &output.spec;
     let made = match kind {
         OutputKind::Files { split: false } => "files".to_owned(),
         OutputKind::Files { split: true } => "files in folders".to_owned(),
@@ -51,7 +52,14 @@ fn tell(output: &Output) -> String {
         format!(" {:?}{of} {}={}", note.place, note.name, note.value)
     };
     let notes: String = annotations.iter().map(note).collect();
-    format!("{made}; {}{level}{force}{notes}; {:?}", layers.compression.name(), output.client)
+    let said = match (&attest.provenance, attest.sbom) {
+        (None, false) => String::new(),
+        (provenance, sbom) => {
+            let much = provenance.as_ref().map(|spec| spec.mode);
+            format!(" attest {much:?} sbom={sbom} {:?} '{}'", attest.storage, attest.prefix)
+        }
+    };
+    format!("{made}; {}{level}{force}{notes}{said}; {:?}", layers.compression.name(), output.client)
 }
 
 #[test]
@@ -375,7 +383,7 @@ fn docker_is_handed_one_platform() {
         NO,
         &["n"],
         &expect![[r#"
-        error: an annotation of the index needs an index: several platforms (--platform linux/amd64,linux/arm64)
-    "#]],
+            error: an annotation of the index needs an index: several platforms (--platform linux/amd64,linux/arm64), or an attestation
+        "#]],
     );
 }

@@ -40,7 +40,10 @@ fn manifests_and_indexes_are_annotated() {
     assert_eq!(told("manifest[linux/arm64]:a=1"), "Manifest[linux/arm64] a=1");
     assert_eq!(told("manifest-descriptor:a=1"), "ManifestDescriptor a=1");
     assert_eq!(told("other:a=1"), "Manifest other:a=1");
-    for text in ["index-descriptor:a=1", "index[linux/arm64]:a=1", "manifest[x:a=1", "a", "=1"] {
+    assert_eq!(told("index-descriptor:a=1"), "IndexDescriptor a=1");
+    for text in
+        ["index-descriptor[linux/arm64]:a=1", "index[linux/arm64]:a=1", "manifest[x:a=1", "a", "=1"]
+    {
         assert!(annotations(&texts(&[text])).is_err(), "{text}");
     }
 }

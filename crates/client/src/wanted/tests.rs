@@ -1,7 +1,9 @@
 use clap::Parser;
+use dcbuild_attest::ProvenanceSpec;
 use dcbuild_oci::ImageRef;
-
 use dcbuild_process::Proxies;
+use dcbuild_proto::document::Attests;
+use expect_test::{Expect, expect};
 
 use super::*;
 
@@ -109,9 +111,6 @@ fn what_is_not_done_says_so() {
         ("--ssh a=x, .", "--ssh 'a=x,' is malformed: a file has no name"),
         ("--ssh a=x --ssh a=y .", "--ssh 'a=y' is malformed: its id was given before"),
         ("--ssh a=x,raw=true .", "--ssh 'a=x,raw=true' is not supported"),
-        ("--provenance mode=max .", "--provenance 'mode=max' is not supported"),
-        ("--sbom true .", "--sbom 'true' is not supported"),
-        ("--attest type=sbom .", "--attest 'type=sbom' is not supported"),
         ("--resource memory=1g .", "--resource 'memory=1g' is not supported"),
         ("--opt target=x .", "--opt 'target=x' is not supported"),
         ("--opt build-arg:A=1 .", "--opt 'build-arg:A=1' is not supported"),
@@ -154,7 +153,9 @@ fn what_is_not_done_says_so() {
         "--call build .",
         "--provenance=false --sbom=false .",
         "--attest type=sbom,disabled=true --builder default .",
-        "--attest type=provenance,mode=max,inline-only=true .",
+        "--attest type=provenance,mode=max,inline-only=true --load .",
+        "--sbom=generator=a:1,SELECT=x,inline-only=true --load .",
+        "--provenance= --sbom= .",
         "--allow device --allow device=vendor.com/gpu .",
     ] {
         assert!(wanted(line, &[]).is_ok(), "{line}");
@@ -225,11 +226,117 @@ fn a_flag_without_effect_is_told() {
     assert!(wanted("--cache-from type=gha --cache-to type=local,dest=x .", &[]).is_ok());
 }
 
+fn said(line: &str, env: &[(&str, &str)]) -> String {
+    let wanted = wanted(line, env).unwrap();
+    let one = |output: &Output| {
+        let Attests { provenance, sbom, storage, prefix } = &output.spec.attest;
+        let provenance = provenance.as_ref().map(|spec| {
+            let ProvenanceSpec { mode, version, builder_id, reproducible, file: _ } = spec;
+            format!("{mode:?} {version:?} {builder_id:?} {reproducible} {}", spec.file_name())
+        });
+        let oci = output.spec.oci_media_types;
+        format!("{provenance:?} sbom={sbom} {storage:?} prefix='{prefix}' oci={oci}\n")
+    };
+    let scan = wanted.request.scan.iter();
+    let scan = scan.map(|scan| format!("{} {:?}\n", scan.generator, scan.parameters));
+    scan.chain(wanted.outputs.iter().map(one)).collect()
+}
+
 #[test]
-fn what_ci_actions_ask_by_themselves_is_left_out_with_a_word() {
-    let flags = parse("--attest type=provenance,mode=max,inline-only=true .");
-    let told = "--attest type=provenance,mode=max,inline-only=true is not made yet, and was asked for with inline-only alone";
-    assert_eq!(flags.skipped(), [told]);
+fn an_attestation_that_cannot_be_meant_says_so() {
+    for (line, want) in [
+        (
+            "--provenance mode=much .",
+            "--provenance 'mode=much' is malformed: 'much' is no value of mode (min or max)",
+        ),
+        ("--provenance . .", "--provenance '.' is malformed: '.' has no value"),
+        (
+            "--provenance version=v3 .",
+            "--provenance 'version=v3' is malformed: 'v3' is no value of version (v0.2 or v1)",
+        ),
+        (
+            "--provenance filename=a/b .",
+            "--provenance 'filename=a/b' is malformed: 'a/b' is no value of filename (a name without folders)",
+        ),
+        (
+            "--attest type=provenance,reproducible=maybe .",
+            "--attest 'type=provenance,reproducible=maybe' is malformed: 'maybe' is no value of reproducible (true or false)",
+        ),
+        (
+            "--attest mode=max .",
+            "--attest 'mode=max' is malformed: it has no type= (provenance or sbom)",
+        ),
+        (
+            "--attest type=vex .",
+            "--attest 'type=vex' is malformed: 'vex' is no type of attestation (provenance or sbom)",
+        ),
+        (
+            "--attest type=sbom --sbom=true .",
+            "--sbom 'true' is malformed: sbom was asked for before",
+        ),
+        (
+            "--sbom generator=UPPER .",
+            "--sbom 'generator=UPPER' is malformed: 'UPPER' is no name of an image: invalid reference format: repository name (library/UPPER) must be lowercase",
+        ),
+        ("--sbom a=b=c,x .", "--sbom 'a=b=c,x' is malformed: 'x' has no value"),
+        ("--sbom a/b=1 .", "--sbom 'a/b=1' is malformed: 'a/b' is no name of a variable"),
+        ("--load --provenance=true .", "an attestation and '--load' do not go together"),
+    ] {
+        assert_eq!(wanted(line, &[]).unwrap_err().to_string(), want);
+    }
+}
+
+#[test]
+fn attestations_are_understood() {
+    let check = |line: &str, want: &Expect| want.assert_eq(&said(line, &[]));
+    check(
+        "--provenance=true -o type=image -o type=local,dest=out,attestation-prefix=x- .",
+        &expect![[r#"
+            Some("Max V1 None false provenance.json") sbom=false Artifact prefix='' oci=true
+            Some("Max V1 None false provenance.json") sbom=false Artifact prefix='x-' oci=true
+        "#]],
+    );
+    // What CI actions ask by themselves: nothing in files, nothing for docker.
+    check(
+        "--attest type=provenance,mode=min,version=v0.2,inline-only=true,builder-id=https://ci/1 --push -t a -o out --load .",
+        &expect![[r#"
+            None sbom=false Artifact prefix='' oci=true
+            Some("Min V02 Some(\"https://ci/1\") false provenance.json") sbom=false Artifact prefix='' oci=true
+            None sbom=false Artifact prefix='' oci=false
+        "#]],
+    );
+    check(
+        "--sbom=generator=r/scan:1,Select=a,b=c --provenance=mode=max,reproducible=true,filename=p.json \
+         -o type=oci,dest=x,oci-artifact=false,oci-mediatypes=false .",
+        &expect![[r#"
+            r/scan:1 {"Select": "a", "b": "c"}
+            Some("Max V1 None true p.json") sbom=true Image prefix='' oci=true
+        "#]],
+    );
+    check(
+        "--sbom=true --attest type=provenance,disabled=true -t a .",
+        &expect![[r#"
+        docker/buildkit-syft-scanner:stable-1 {}
+        None sbom=true Artifact prefix='' oci=true
+    "#]],
+    );
+    let older = said("--provenance=true -t a .", &[("BUILDX_NO_DEFAULT_OCI_ARTIFACT", "1")]);
+    assert!(older.contains(" Image "), "{older}");
+    assert!(wanted("-t a .", &[("BUILDX_NO_DEFAULT_OCI_ARTIFACT", "x")]).is_err());
+    assert_eq!(said("-t a .", &[("BUILDX_NO_DEFAULT_ATTESTATIONS", "1")]), said("-t a .", &[]));
+}
+
+#[test]
+fn the_metadata_file_has_as_much_provenance_as_is_asked() {
+    let told = |value: &str| {
+        let env = [("BUILDX_METADATA_PROVENANCE", value)];
+        wanted("--metadata-file m .", &env).map(|wanted| wanted.told)
+    };
+    assert_eq!(told("").unwrap(), Some(dcbuild_attest::Mode::Min));
+    assert_eq!(told("max").unwrap(), Some(dcbuild_attest::Mode::Max));
+    assert_eq!(told("disabled").unwrap(), None);
+    assert!(told("much").is_err());
+    assert_eq!(wanted(".", &[]).unwrap().told, None);
 }
 
 #[test]
