@@ -283,13 +283,14 @@ fn everything_is_told_with_its_steps() {
     "#]].assert_eq(&(lines.join("\n") + "\n"));
 }
 
+const COMMIT: &str = "4b220de5058abfd01ff619c9d2ff6b09a049bea0";
+
 #[test]
 fn what_came_from_elsewhere_is_a_material_and_no_folder() {
-    let commit = "4b220de5058abfd01ff619c9d2ff6b09a049bea0";
-    let context = Material::of_commit("https://example.com/app.git#main", commit);
+    let context = Material::of_commit("https://example.com/app.git#main", COMMIT);
     let origin = Origin {
         fetched: BTreeMap::from([(CONTEXT.to_owned(), context)]),
-        vcs: BTreeMap::from([("revision".to_owned(), commit.to_owned())]),
+        vcs: BTreeMap::from([("revision".to_owned(), COMMIT.to_owned())]),
         told: None,
     };
     let dockerfile = "FROM alpine:3.17\nCOPY a /\nRUN --network=none true\n";
