@@ -115,6 +115,11 @@ fn stores(
     stores.lending()
 }
 
+/// What records are sealed with that a build takes elsewhere, or finds there.
+fn sealing(app: &App, bucket: Option<&Bucket>) -> anyhow::Result<Seal> {
+    bucket.map_or_else(|| seal_of(&app.env, &[]), |bucket| Ok(bucket.seal.clone()))
+}
+
 /// What a user of this machine may fetch: whatever it reaches.
 fn fetching(app: &App) -> FetchConfig {
     FetchConfig {
@@ -140,10 +145,7 @@ impl Local {
             None => Keeping::folder(&store),
             Some(bucket) => Keeping::bucket(&store, bucket, upload),
         };
-        let seal = match &bucket {
-            Some(bucket) => bucket.seal.clone(),
-            None => seal_of(&app.env, &[])?,
-        };
+        let seal = sealing(app, bucket.as_ref())?;
         let stores = stores(&keeping, &store, (bucket.as_ref(), seal));
         let contexts = Arc::new(LocalContexts::new());
         let registries = registries(&app.config)?;

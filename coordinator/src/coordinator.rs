@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dcbuild_model::{BuildId, Digest, UnixTime};
-use dcbuild_process::new_bits;
+use dcbuild_process::{Clock, new_bits};
 use dcbuild_proto::document::Submission;
 use futures::Stream;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -82,6 +82,10 @@ fn sweeper(config: &CoordinatorConfig, parts: &Parts, sweeps: &Sweeps) -> Sweepe
     }
 }
 
+fn mac_key(clock: &dyn Clock) -> Digest {
+    Digest::of(&[new_bits(clock).to_le_bytes(), rand::random::<[u8; 16]>()].concat())
+}
+
 impl Coordinator {
     /// Opens the log, goes on with what it says, and begins to take commands.
     pub fn start(config: CoordinatorConfig, parts: Parts) -> Result<Coordinator, StartError> {
@@ -96,7 +100,6 @@ impl Coordinator {
             noting: Keeping::default(),
         };
         let clock = parts.clock.clone();
-        let key = [new_bits(&*clock).to_le_bytes(), rand::random::<[u8; 16]>()].concat();
         let driver = DriverParts {
             records: records.clone(),
             registries: config.registries.clone(),
@@ -106,7 +109,7 @@ impl Coordinator {
             build_platform: None,
             packs: parts.packs.clone(),
             clock: clock.clone(),
-            mac_key: Digest::of(&key),
+            mac_key: mac_key(&*clock),
         };
         let now = Now { wall: clock.now(), instant: Instant::now() };
         let book_parts = BookParts {
