@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 /// No file is longer.
 const LINES_MAX: usize = 800;
 
-/// How many packages the lock file may hold; more need an argument. S3 by the makers' own client takes about sixty, and a
+/// How many packages of others the lock file may hold; more need an argument. S3 by the makers' own client takes about sixty, and a
 /// server of S3 for the tests as many again.
-const LOCKED_MAX: usize = 440;
+const LOCKED_MAX: usize = 410;
 
 const GENERATED: &str = "proto/src/generated";
 
@@ -79,6 +79,6 @@ fn only_rpc_names_the_wire() {
 #[test]
 fn the_lock_file_has_a_ceiling() {
     let lock = std::fs::read_to_string(root().join("Cargo.lock")).unwrap();
-    let count = lock.lines().filter(|line| *line == "[[package]]").count();
+    let count = lock.lines().filter(|line| line.starts_with("source = ")).count();
     assert!(count <= LOCKED_MAX, "{count} packages are locked; {LOCKED_MAX} may be");
 }
