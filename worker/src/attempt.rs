@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dcbuild_model::{
     BuildId, LayerId, LayerRef, Lineage, Record, Scope, StateDigest, StepIndex, StepResult,
 };
-use dcbuild_plan::key::{Parent, step_key};
+use dcbuild_plan::key::{Parent, sees_parent, step_key};
 use dcbuild_plan::op::{InputSource, Op};
 use dcbuild_proto::document::{self, Chain, Lease, LeasedContext, LeasedStep, StepErrorKind, Work};
 use dcbuild_registry::RegistryClient;
@@ -221,14 +221,9 @@ enum Taint {
 }
 
 impl Task {
-    /// Whether the operation knows the state below at all.
+    /// Whether the step has a state below and the operation knows of it.
     fn sees_parent(&self) -> bool {
-        let alone = match &self.leased.step.op {
-            Op::Image(_) => true,
-            Op::Copy(copy) => copy.link,
-            Op::Run(_) | Op::Workdir(_) => false,
-        };
-        !alone && self.leased.step.parent.is_some()
+        sees_parent(&self.leased.step.op) && self.leased.step.parent.is_some()
     }
 
     fn lineage(&self) -> Lineage {

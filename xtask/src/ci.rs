@@ -11,8 +11,10 @@ pub(crate) fn run() -> anyhow::Result<()> {
     } else {
         println!("cargo-deny is not installed: licences and sources are not checked");
     }
-    // The end-to-end tests run the binary, which cargo does not build for the tests of another package.
-    step("cargo", &["build", "--locked", "--package", "dcbuild"])?;
+    // The end-to-end tests run the binary, which cargo does not build for the tests of another package. It is built
+    // with all others: alone, it would have other features of the crates that it shares with them, and those crates
+    // would be built twice.
+    step("cargo", &["build", "--workspace", "--all-targets", "--locked"])?;
     if works("cargo", &["nextest", "--version"]) {
         step("cargo", &["nextest", "run", "--workspace", "--locked", "--no-fail-fast"])
     } else {

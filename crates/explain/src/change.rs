@@ -3,7 +3,7 @@
 use dcbuild_model::StepIndex;
 use serde::{Deserialize, Serialize};
 
-use crate::{Account, AccountInput, AccountStep};
+use crate::{Account, AccountInput, AccountStep, StepEnd};
 
 /// One difference between two keys.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -188,6 +188,18 @@ fn weight(change: &Change) -> u8 {
     }
 }
 
+/// The step that made a state another: what was linked upon it and is as it was has no part in that.
+fn made_another(account: &Account, mut step: StepIndex) -> StepIndex {
+    while let Some(linked) = account.steps.get(step.index())
+        && linked.component("link") == Some("true")
+        && matches!(linked.end, StepEnd::Hit {} | StepEnd::HitByResult {})
+        && let Some(below) = linked.parent
+    {
+        step = below;
+    }
+    step
+}
+
 fn numbered(account: &Account, step: StepIndex) -> (u32, String) {
     let name = account.steps.get(step.index()).map_or("a step", |step| step.name.as_str());
     (step.0.saturating_add(1), name.to_owned())
@@ -197,7 +209,7 @@ fn input(account: &Account, now: &AccountStep, (name, place): (&str, usize)) -> 
     let input = name.split_once(": ").map_or(name, |it| it.1).to_owned();
     match now.inputs.get(place) {
         Some(AccountInput::Step { step }) => {
-            let (step, name) = numbered(account, *step);
+            let (step, name) = numbered(account, made_another(account, *step));
             Change::Stage { input, step, name }
         }
         Some(AccountInput::Context { .. } | AccountInput::Scratch {}) | None => {
@@ -220,7 +232,7 @@ fn parent(
     (name, before, after): (&str, Option<&str>, Option<&str>),
 ) -> Change {
     if let Some(parent) = now.parent {
-        let (step, name) = numbered(account, parent);
+        let (step, name) = numbered(account, made_another(account, parent));
         return Change::Parent { step, name };
     }
     let owned = |text: Option<&str>| text.map(str::to_owned);

@@ -21,7 +21,7 @@ const SEMANTICS: u64 = 1;
 pub enum Parent {
     /// The step knows nothing of a parent (`--link`, an image), or there is none (`FROM scratch`).
     None,
-    /// The key of the step that makes it.
+    /// The name of the state by the steps that make it, see [`state_key`].
     Recipe(StepKey),
     /// What that step made.
     Outcome(StateDigest),
@@ -32,7 +32,7 @@ pub enum Parent {
 pub enum Seen {
     /// An empty tree.
     Nothing,
-    /// The key of the step that makes it.
+    /// The name of the state by the steps that make it, see [`state_key`].
     Recipe(StepKey),
     /// The content that the selection sees.
     Content(SelectionDigest),
@@ -64,6 +64,30 @@ pub fn step_key(
         Op::Workdir(op) => key.workdir(op),
     }
     (StepKey(key.encoder.finish()), key.components)
+}
+
+/// Names the state that a step leaves behind by all the steps that make it: for whoever stands upon it or reads it. The
+/// key of a step that sees its parent covers what lies below, and is that name; the key of one that does not (`--link`)
+/// names its layer only, so the state below is named beside it.
+pub fn state_key(op: &Op, recipe: StepKey, below: Option<StepKey>) -> StepKey {
+    match below {
+        Some(below) if !sees_parent(op) => {
+            let mut encoder = Encoder::new("linked-state/1");
+            encoder.digest(&below.0);
+            encoder.digest(&recipe.0);
+            StepKey(encoder.finish())
+        }
+        Some(_) | None => recipe,
+    }
+}
+
+/// Whether what a step makes depends on the state that it stands upon.
+pub fn sees_parent(op: &Op) -> bool {
+    match op {
+        Op::Copy(copy) => !copy.link,
+        Op::Image(_) => false,
+        Op::Run(_) | Op::Workdir(_) => true,
+    }
 }
 
 struct Key {

@@ -16,7 +16,7 @@ use dcbuild_oci::ImageConfig;
 
 use crate::env::Env;
 use crate::globals;
-use crate::key::{Parent, Seen, step_key};
+use crate::key::{Parent, Seen, sees_parent, state_key, step_key};
 use crate::op::{CopyOp, CopySource, ImageOp, Input, InputSource, Op, WorkdirOp};
 use crate::plan::{HistoryLine, ImageTemplate, Part, PlanError, PlannedImage, PlannedStage, Step};
 use crate::sources::{Need, ResolvedImage};
@@ -50,6 +50,8 @@ struct Stage {
 #[derive(Debug, Default)]
 pub(crate) struct Steps {
     all: Vec<Step>,
+    /// The name of the state that each step leaves behind.
+    states: Vec<StepKey>,
     by_key: BTreeMap<StepKey, StepIndex>,
     /// The states of the stages that platforms before this one came to.
     ends: BTreeSet<(usize, Option<StepIndex>)>,
@@ -68,12 +70,19 @@ impl Steps {
         let known = known.filter(|known| self.all[known.index()].parent == step.parent);
         let index = known.unwrap_or_else(|| {
             let index = index(self.all.len());
+            let below = step.parent.map(|parent| self.state(parent));
+            self.states.push(state_key(&step.op, recipe, below));
             self.all.push(step);
             self.by_key.insert(recipe, StepIndex(index));
             StepIndex(index)
         });
         self.all[index.index()].fresh |= fresh;
         index
+    }
+
+    /// What names the state that a step leaves behind.
+    fn state(&self, step: StepIndex) -> StepKey {
+        self.states[step.index()]
     }
 }
 
@@ -288,16 +297,14 @@ impl Walk<'_> {
 
     /// Adds a step upon the stage's state, unless the plan has the very same already.
     fn step(&mut self, stage: &mut Stage, name: String, op: Op, inputs: Vec<Input>) -> StepIndex {
-        let linked = matches!(&op, Op::Copy(copy) if copy.link);
-        let recipe_of = |step: StepIndex| self.steps.all[step.index()].recipe;
         let parent = match stage.state {
-            Some(step) if !linked => Parent::Recipe(recipe_of(step)),
+            Some(step) if sees_parent(&op) => Parent::Recipe(self.steps.state(step)),
             Some(_) | None => Parent::None,
         };
         let seen: Vec<(&Input, Seen)> = inputs
             .iter()
             .map(|input| match &input.source {
-                InputSource::Step { step } => (input, Seen::Recipe(recipe_of(*step))),
+                InputSource::Step { step } => (input, Seen::Recipe(self.steps.state(*step))),
                 InputSource::Scratch {} => (input, Seen::Nothing),
                 InputSource::Context { name: _, digest } => (input, Seen::Content(*digest)),
             })

@@ -66,6 +66,22 @@ fn a_change_of_meaning_changes_the_key() {
         ("COPY --exclude=b a /", "COPY a /"),
         ("ADD a /", "COPY a /"),
         ("USER 1\nWORKDIR /a", "USER 2\nWORKDIR /a"),
+        // What is linked knows nothing of what lies below; who stands upon it or reads it does.
+        ("RUN a\nCOPY --link x /\nRUN c", "RUN b\nCOPY --link x /\nRUN c"),
+        ("RUN a\nCOPY --link x /\nWORKDIR /w", "RUN b\nCOPY --link x /\nWORKDIR /w"),
+        ("RUN a\nCOPY --link x /\nCOPY c /", "RUN b\nCOPY --link x /\nCOPY c /"),
+        (
+            "RUN a\nCOPY --link x /\nADD --link y /\nRUN c",
+            "RUN b\nCOPY --link x /\nADD --link y /\nRUN c",
+        ),
+        (
+            "RUN a\nCOPY --link x /\nFROM scratch\nCOPY --from=0 /y /",
+            "RUN b\nCOPY --link x /\nFROM scratch\nCOPY --from=0 /y /",
+        ),
+        (
+            "FROM base AS s\nRUN a\nCOPY --link x /\nFROM base\nRUN --mount=from=s,target=/m true",
+            "FROM base AS s\nRUN b\nCOPY --link x /\nFROM base\nRUN --mount=from=s,target=/m true",
+        ),
     ];
     for (left, right) in cases {
         assert_ne!(plain(left).last(), plain(right).last(), "{left}\n--\n{right}");
