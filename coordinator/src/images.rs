@@ -80,11 +80,11 @@ impl Images {
         let question = Question::Layout { context: context.into(), platform: platform.to_string() };
         let manifest = match self.build.ask(question).await {
             Ok(Reply::Answer(Answer::Layout { manifest })) => manifest,
-            Ok(_) => return Err("the client gave another answer".into()),
-            Err(error) => return Err(error.to_string()),
+            Ok(_) => return Err("the client gave another answer".to_owned().into()),
+            Err(error) => return Err(error.to_string().into()),
         };
         let image = StoredImage::new(&self.stores, format!("layout {context}"), manifest);
-        let found = image.resolve(platform).await.map_err(|error| chain(&error))?;
+        let found = image.resolve(platform).await.map_err(no_image)?;
         Ok(resolved(found, plan::ImageSource::Layout { context: context.into() }))
     }
 
@@ -121,7 +121,7 @@ impl Images {
         let client = self.client.as_ref().map_err(Clone::clone)?;
         let image: ImageRef = reference.parse().map_err(|error| chain(&error))?;
         let repository = image.repository().to_string();
-        let found = client.image(image).resolve(platform).await.map_err(|error| chain(&error))?;
+        let found = client.image(image).resolve(platform).await.map_err(no_image)?;
         Ok(resolved(found, plan::ImageSource::Registry { repository }))
     }
 }
@@ -142,6 +142,10 @@ fn resolved(found: ResolvedImage, source: plan::ImageSource) -> plan::ResolvedIm
         config: found.config,
         source,
     }
+}
+
+fn no_image(error: PullError) -> plan::NoImage {
+    plan::NoImage { reason: chain(&error), hint: error.hint() }
 }
 
 /// An error with all that caused it, in one line.

@@ -1,6 +1,7 @@
 //! A coordinator and workers, as processes of this machine.
 
 use std::ffi::OsStr;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::home::Home;
@@ -129,6 +130,11 @@ impl Cluster {
     /// The arguments of a client's command.
     fn arguments<'a>(&'a self, word: &'a str, rest: &[&'a str]) -> Vec<&'a str> {
         [word, "--coordinator", &self.url].into_iter().chain(rest.iter().copied()).collect()
+    }
+
+    /// A client that has not been started.
+    pub fn command(&self, word: &str) -> Command {
+        self.home.command(self.arguments(word, &[]).iter().map(OsStr::new))
     }
 
     /// Starts a client.

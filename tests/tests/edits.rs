@@ -1,15 +1,22 @@
-//! A build after any edit is what a build without a cache makes: Dockerfiles of many shapes, edited again and again on one
-//! state folder. Each RUN writes what it finds of what others made, so that a step which should have run is seen.
+//! A build after any edit is what a build without a cache makes: Dockerfiles of many shapes, edited again and again and
+//! built by two machines in turns, which share a bucket, and on a cluster. Each RUN writes what it finds of what others made, so that a step
+//! which should have run is seen.
 #![expect(clippy::unwrap_used, reason = "test")]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::process::Command;
 
+use dcbuild_tests::cluster::Cluster;
 use dcbuild_tests::files::{ContextEntry, write_context};
 use dcbuild_tests::home::Home;
 use dcbuild_tests::image::Image;
+use dcbuild_tests::merged::Node;
+use dcbuild_tests::registry::Registry;
+use dcbuild_tests::running::Running;
+use dcbuild_tests::s3::S3Server;
 use dcbuild_tests::story::fill;
-use dcbuild_tests::{registry::Registry, wait::LONG};
+use dcbuild_tests::wait::LONG;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
@@ -188,7 +195,42 @@ fn edits() -> impl Strategy<Value = Vec<Edit>> {
     prop::collection::vec(edit, 2..5)
 }
 
-fn built(home: &Home, project: &Project, flags: &[&str]) -> Image {
+/// Where builds share a cache.
+trait Cached {
+    /// Builds the project as it is now.
+    fn build(&self, turn: usize, project: &Project) -> Image;
+}
+
+/// Two machines with a bucket.
+struct Machines {
+    s3: S3Server,
+    homes: [Home; 2],
+}
+
+impl Machines {
+    fn start(registry: &Registry) -> Machines {
+        let homes = [(); 2].map(|()| Home::new(&registry.as_docker_io()));
+        Machines { s3: S3Server::start(), homes }
+    }
+}
+
+impl Cached for Machines {
+    fn build(&self, turn: usize, project: &Project) -> Image {
+        let home = &self.homes[turn % 2];
+        let mut command = home.command(["build", "--store", &self.s3.url("acme")]);
+        command.envs(self.s3.environment());
+        built(home, command, project)
+    }
+}
+
+impl Cached for Cluster {
+    fn build(&self, _turn: usize, project: &Project) -> Image {
+        built(&self.home, self.command("submit"), project)
+    }
+}
+
+/// Runs a command that builds.
+fn built(home: &Home, mut command: Command, project: &Project) -> Image {
     let folder = home.path("context");
     if folder.exists() {
         std::fs::remove_dir_all(&folder).unwrap();
@@ -197,52 +239,73 @@ fn built(home: &Home, project: &Project, flags: &[&str]) -> Image {
     entries.extend(project.files.iter().cloned());
     write_context(&folder, &entries);
     let output = format!("type=oci,dest={}", home.arg("image.tar"));
-    let context = home.arg("context");
-    let fixed = ["build", "--progress", "plain", "--output", &output];
-    let done =
-        home.start(fixed.iter().chain(flags).copied().chain([context.as_str()])).finish(LONG);
+    command.args(["--progress", "plain", "--output", &output, &home.arg("context")]);
+    let done = Running::start(command).finish(LONG);
     assert!(done.status.success(), "{}\n{}", project.dockerfile, done.stderr);
     Image::read_tar(&home.path("image.tar"))
 }
 
 fn contents(image: &Image) -> BTreeMap<String, String> {
-    let node = |(path, node): (String, &dcbuild_tests::merged::Node)| {
-        (path, format!("{:?}", dcbuild_tests::merged::Node { mtime: 0, ..node.clone() }))
-    };
+    let node =
+        |(path, node): (String, &Node)| (path, format!("{:?}", Node { mtime: 0, ..node.clone() }));
     image.tree().walk().map(node).collect()
 }
 
+/// Builds, edits and builds again; each build must be as one without a cache.
+fn check(
+    registry: &Registry,
+    site: &dyn Cached,
+    stages: &[Stage],
+    edits: &[Edit],
+) -> Result<(), TestCaseError> {
+    let bare = Home::new(&registry.as_docker_io());
+    let mut history = vec![Edited::default()];
+    site.build(0, &Project::new(stages, &history[0]));
+    for (turn, edit) in (1..).zip(edits) {
+        let mut edited = history.last().cloned().unwrap_or_default();
+        if matches!(edit, Edit::Undo) && history.len() > 1 {
+            history.pop();
+            edited = history.last().cloned().unwrap_or_default();
+        } else {
+            edited.edit(*edit, &Project::new(stages, &edited));
+            history.push(edited.clone());
+        }
+        let project = Project::new(stages, &edited);
+        let cached = contents(&site.build(turn, &project));
+        let anew = contents(&built(&bare, bare.command(["build", "--no-cache"]), &project));
+        let mut names = cached.keys().chain(anew.keys());
+        if let Some(name) = names.find(|name| cached.get(*name) != anew.get(*name)) {
+            return Err(TestCaseError::fail(format!(
+                "{name} after {edit:?}: {:?}, without a cache {:?}\n{}",
+                cached.get(name),
+                anew.get(name),
+                project.dockerfile
+            )));
+        }
+    }
+    Ok(())
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 6, max_shrink_iters: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 4, max_shrink_iters: 12, failure_persistence: None, ..ProptestConfig::default()
+    })]
 
     #[test]
     fn an_edited_build_is_a_build_without_a_cache(stages in stages(), edits in edits()) {
         let registry = Registry::start();
         fill(&registry);
-        let [kept, bare] = [(); 2].map(|()| Home::new(&registry.as_docker_io()));
-        let mut history = vec![Edited::default()];
-        built(&kept, &Project::new(&stages, &history[0]), &[]);
-        for edit in edits {
-            let mut edited = history.last().cloned().unwrap_or_default();
-            if matches!(edit, Edit::Undo) && history.len() > 1 {
-                history.pop();
-                edited = history.last().cloned().unwrap_or_default();
-            } else {
-                edited.edit(edit, &Project::new(&stages, &edited));
-                history.push(edited.clone());
-            }
-            let project = Project::new(&stages, &edited);
-            let cached = contents(&built(&kept, &project, &[]));
-            let anew = contents(&built(&bare, &project, &["--no-cache"]));
-            let names = cached.keys().chain(anew.keys());
-            let differs = names.into_iter().find(|name| cached.get(*name) != anew.get(*name));
-            if let Some(name) = differs {
-                let message = format!(
-                    "{name} after {edit:?}: {:?}, without a cache {:?}\n{}",
-                    cached.get(name), anew.get(name), project.dockerfile
-                );
-                return Err(TestCaseError::fail(message));
-            }
-        }
+        check(&registry, &Machines::start(&registry), &stages, &edits)?;
+    }
+
+    #[test]
+    fn an_edited_build_on_a_cluster_is_a_build_without_a_cache(
+        stages in stages(),
+        edits in edits(),
+    ) {
+        let registry = Registry::start();
+        fill(&registry);
+        let cluster = Cluster::start(Home::new(&registry.as_docker_io()), 2, 2);
+        check(&registry, &cluster, &stages, &edits)?;
     }
 }

@@ -142,7 +142,7 @@ impl Driver {
         let answer = images.resolve(reference, platform).await;
         match &answer {
             Ok(_) => shown.done(),
-            Err(error) => shown.failed(error.clone()),
+            Err(error) => shown.failed(error.reason.clone()),
         }
         answer
     }

@@ -36,4 +36,4 @@ pub use plan::{
 pub use policy::{PolicyError, SourcePolicy};
 pub use report::{Call, Called, Report, call};
 pub use request::{ContextSource, NoCache, PullPolicy, Request, Scan};
-pub use sources::{ImageAnswer, Need, ResolvedImage, Sources};
+pub use sources::{ImageAnswer, Need, NoImage, ResolvedImage, Sources};

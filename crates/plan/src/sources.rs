@@ -43,8 +43,23 @@ pub struct ResolvedImage {
     pub source: ImageSource,
 }
 
+/// Why there is no image.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NoImage {
+    /// The reason.
+    pub reason: String,
+    /// What to try, if something comes to mind.
+    pub hint: Option<String>,
+}
+
+impl From<String> for NoImage {
+    fn from(reason: String) -> NoImage {
+        NoImage { reason, hint: None }
+    }
+}
+
 /// What was found for a reference: the image, or the reason why not.
-pub type ImageAnswer = Result<ResolvedImage, String>;
+pub type ImageAnswer = Result<ResolvedImage, NoImage>;
 
 /// Everything that is known so far.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -14,7 +14,9 @@ fn error_without_images(dockerfile: &str) -> PlanError {
             Ok(Planned::Lacks(needs)) => {
                 for need in needs {
                     let dcbuild_plan::Need::Image { reference, platform } = need else { continue };
-                    sources.images.insert((reference, platform), Err("not found".into()));
+                    sources
+                        .images
+                        .insert((reference, platform), Err("not found".to_owned().into()));
                 }
             }
         }

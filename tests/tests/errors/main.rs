@@ -18,6 +18,9 @@ const FILES: &[(&str, &str)] = &[
     (".dockerignore", "secret*\n"),
 ];
 
+/// Stands before what docker's hub said.
+const HUB: &str = ", and so did the registry";
+
 fn story() -> Story {
     Story::new("FROM scratch\n", FILES)
 }
@@ -36,8 +39,13 @@ fn printed(story: &Story, title: &str, done: &Finished) -> String {
         text = text.replace(&from, to);
     }
     let mut shown = format!("=== {title}\n");
+    // How docker's hub was not reached is in the rest of a line, and in the hint behind it.
+    let mut is_of_hub = false;
     for line in text.lines() {
-        writeln!(shown, "{}", steady(line)).unwrap();
+        if !(is_of_hub && line.starts_with("hint: ")) {
+            writeln!(shown, "{}", steady(line)).unwrap();
+        }
+        is_of_hub = line.contains(HUB);
     }
     writeln!(shown, "(exit code {code})\n").unwrap();
     shown
@@ -46,7 +54,7 @@ fn printed(story: &Story, title: &str, done: &Finished) -> String {
 /// A line without what depends on the machine: its platform, how long something took, how docker's hub was not reached.
 fn steady(line: &str) -> String {
     let line = line.trim_end().replace(&format!("linux/{}", architecture()), "linux/HERE");
-    let (line, _) = line.split_once(", and so did the registry").unwrap_or((&line, ""));
+    let (line, _) = line.split_once(HUB).unwrap_or((&line, ""));
     let line = line.split("sha256:").enumerate().map(|(at, part)| match part.get(..64) {
         Some(hex) if at > 0 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
             format!("sha256:DIGEST{}", &part[64..])

@@ -10,7 +10,7 @@ use crate::env::Env;
 use crate::op::{Input, InputSource, MountKind, Op, RunNetwork, RunOp, RunSecurity, WorkdirOp};
 use crate::plan::{BaseImage, PlanError};
 use crate::request::{ContextSource, Scan};
-use crate::sources::{Need, ResolvedImage};
+use crate::sources::{Need, NoImage, ResolvedImage};
 use crate::stage::{Base, Ground};
 
 /// ARGs that say what is scanned besides the target, and are nothing else.
@@ -95,8 +95,9 @@ impl Walk<'_> {
                 self.needs.insert(Need::Image { reference, platform });
                 Ok(None)
             }
-            Some(Err(reason)) => {
-                Err(bad(format!("could not find the scanner {reference}: {reason}")))
+            Some(Err(NoImage { reason, hint })) => {
+                let message = format!("could not find the scanner {reference}: {reason}");
+                Err(PlanError::Request { message, hint: hint.clone() })
             }
             Some(Ok(image)) => {
                 let digest = image.named;
