@@ -87,6 +87,11 @@ fn serve(web: &Web) -> String {
     repository.run(&["checkout", "--quiet", "-b", "container"]);
     repository.commit(&[("README", "container")]);
     repository.run(&["checkout", "--quiet", "main"]);
+    repository.run(&["checkout", "--quiet", "-b", "nested"]);
+    web.repository("user/inner").commit(&[("inside", "inside")]);
+    repository.run(&["submodule", "--quiet", "add", &web.url("user/inner.git"), "inner"]);
+    repository.commit(&[]);
+    repository.run(&["checkout", "--quiet", "--force", "--recurse-submodules", "main"]);
     repository.commit(&[("README", "two")]);
     commit
 }
