@@ -40,6 +40,13 @@ pub struct Case {
     pub expectations: Vec<Expectation>,
 }
 
+impl Case {
+    /// Whether this stands in a Dockerfile of it or in its console.
+    pub fn asks_for(&self, word: &str) -> bool {
+        self.console.contains(word) || self.dockerfiles.iter().any(|it| it.text.contains(word))
+    }
+}
+
 /// A Dockerfile and where it lies.
 #[derive(Clone, Debug)]
 pub struct Dockerfile {

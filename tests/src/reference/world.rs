@@ -9,6 +9,9 @@ use crate::reference::case::compressed;
 use crate::registry::Registry;
 use crate::web::Web;
 
+/// What stands for the web server.
+pub const WEB: &str = "{web}";
+
 /// The servers, for as long as the cases of a page are run.
 #[derive(Debug)]
 pub struct World {
@@ -19,7 +22,7 @@ pub struct World {
     /// The layer that every image in the registry stands on.
     pub base: String,
     _registry: Registry,
-    _web: Web,
+    _web: Option<Web>,
 }
 
 /// The config of `parent:1`, which has every field that an image can hand down.
@@ -97,22 +100,25 @@ fn serve(web: &Web) -> String {
 }
 
 impl World {
-    /// Starts the servers and fills them.
+    /// Starts the registry and fills it.
     pub fn start() -> World {
         let registry = Registry::start();
         fill(&registry);
+        let other = if architecture() == "arm64" { "amd64" } else { "arm64" };
+        let words = vec![("{here}", architecture().to_owned()), ("{elsewhere}", other.to_owned())];
+        let home = Home::new(&registry.as_docker_io());
+        World { home, words, base: digest(&busybox_layer()), _registry: registry, _web: None }
+    }
+
+    /// Starts the web server as well.
+    pub fn with_web() -> World {
+        let mut world = World::start();
         let web = Web::start();
         let commit = serve(&web);
-        let other = if architecture() == "arm64" { "amd64" } else { "arm64" };
-        let words = vec![
-            ("{web}", web.host.clone()),
-            ("{short}", commit[..7].to_owned()),
-            ("{commit}", commit),
-            ("{here}", architecture().to_owned()),
-            ("{elsewhere}", other.to_owned()),
-        ];
-        let home = Home::new(&registry.as_docker_io());
-        World { home, words, base: digest(&busybox_layer()), _registry: registry, _web: web }
+        world.words.push((WEB, web.host.clone()));
+        world.words.push(("{short}", commit[..7].to_owned()));
+        world.words.push(("{commit}", commit));
+        World { _web: Some(web), ..world }
     }
 
     /// A text with what its words stand for.
