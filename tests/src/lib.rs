@@ -19,6 +19,7 @@ pub mod merged;
 pub mod progress;
 pub mod projects;
 pub mod redis;
+pub mod reference;
 pub mod registry;
 pub mod running;
 pub mod s3;

@@ -55,7 +55,8 @@ impl Web {
         std::fs::write(path, bytes).unwrap();
     }
 
-    /// The URL of a file; below `moved/` each is a redirect to the one behind that.
+    /// The URL of a file; below `moved/` each is a redirect to the one behind that, and `who` holds what the client said
+    /// of itself in the header `Authorization`.
     pub fn url(&self, name: &str) -> String {
         format!("http://{}/{name}", self.host)
     }
@@ -144,6 +145,9 @@ fn answer(asked: &Asked, root: &Path) -> Answered {
     }
     if path.contains(".git/") {
         return repository(asked, root, path);
+    }
+    if path == "who" {
+        return (200, Vec::new(), asked.header("authorization").as_bytes().to_vec());
     }
     let Ok(body) = std::fs::read(root.join(path)) else { return (404, Vec::new(), Vec::new()) };
     let etag = format!(

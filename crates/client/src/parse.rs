@@ -526,17 +526,36 @@ pub(crate) fn is_index(
     const ARGUMENT: &str = "BUILDKIT_MULTI_PLATFORM";
     const EXAMPLE: &str = "--build-arg BUILDKIT_MULTI_PLATFORM=1";
     let several = platforms.len() > 1;
-    let Some(given) = build_args.get(ARGUMENT).filter(|value| !value.is_empty()) else {
-        return Ok(several);
-    };
-    let value = format!("{ARGUMENT}={given}");
-    match given.as_str() {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" if several => {
-            let problem = "several platforms are one index";
-            Err(malformed("build-arg", &value, problem, EXAMPLE))
+    match truth(build_args, ARGUMENT, EXAMPLE)? {
+        Some(false) if several => {
+            let value = format!("{ARGUMENT}={}", build_args[ARGUMENT]);
+            Err(malformed("build-arg", &value, "several platforms are one index", EXAMPLE))
         }
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err(malformed("build-arg", &value, "it is neither true nor false", EXAMPLE)),
+        given => Ok(given.unwrap_or(several)),
+    }
+}
+
+/// Whether a context that is a git repository keeps its `.git`, where the build argument of `BuildKit` says so.
+pub(crate) fn keeps_git_dir(
+    build_args: &BTreeMap<String, String>,
+) -> Result<Option<bool>, FlagError> {
+    const EXAMPLE: &str = "--build-arg BUILDKIT_CONTEXT_KEEP_GIT_DIR=1";
+    truth(build_args, "BUILDKIT_CONTEXT_KEEP_GIT_DIR", EXAMPLE)
+}
+
+/// A build argument that is true or false; none where it is absent or empty.
+fn truth(
+    build_args: &BTreeMap<String, String>,
+    name: &str,
+    example: &'static str,
+) -> Result<Option<bool>, FlagError> {
+    match build_args.get(name).map_or("", String::as_str) {
+        "" => Ok(None),
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Some(true)),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Some(false)),
+        given => {
+            let value = format!("{name}={given}");
+            Err(malformed("build-arg", &value, "it is neither true nor false", example))
+        }
     }
 }

@@ -6,7 +6,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use dcbuild_model::Remote;
+use dcbuild_model::{GitSource, Remote};
 use dcbuild_plan::{NoCache, PullPolicy, Request, RunNetwork};
 use dcbuild_process::Env;
 use dcbuild_progress::Mode;
@@ -129,6 +129,7 @@ impl Wanted {
             (None, MainContext::Stdin) => "Dockerfile".to_owned(),
         };
         let request = request(flags, env, &contexts)?;
+        let context = with_git_dir(context, parse::keeps_git_dir(&request.build_args)?);
         let attesting = Attesting::new(flags, env)?;
         let request =
             Request { scan: attesting.sbom.as_ref().map(|(scan, _)| scan.clone()), ..request };
@@ -292,6 +293,17 @@ fn places(flags: &BuildFlags) -> Result<(MainContext, DockerfilePlace), FlagErro
         },
     };
     Ok((context, dockerfile))
+}
+
+/// A repository keeps its `.git` if that is `kept` and its address says nothing else.
+fn with_git_dir(context: MainContext, kept: Option<bool>) -> MainContext {
+    match context {
+        MainContext::Remote(Remote::Git(source)) => {
+            let keep_git_dir = source.keep_git_dir.or(kept);
+            MainContext::Remote(Remote::Git(GitSource { keep_git_dir, ..source }))
+        }
+        other => other,
+    }
 }
 
 fn request(

@@ -155,8 +155,9 @@ fn refuse_frontend(request: &Request, dockerfile: &Dockerfile) -> Result<(), Pla
         _ => name,
     };
     let own = ["docker/dockerfile", "docker/dockerfile-upstream"];
-    if image.is_empty() || own.iter().any(|own| name == *own || name.ends_with(&format!("/{own}")))
-    {
+    // BuildKit's name for the frontend that it has itself.
+    let is_built_in = image.is_empty() || image == "dockerfile.v0";
+    if is_built_in || own.iter().any(|own| name == *own || name.ends_with(&format!("/{own}"))) {
         return Ok(());
     }
     let message = format!("the frontend {image} is not run: dcbuild reads Dockerfiles itself");

@@ -16,6 +16,12 @@ pub enum SourceError {
         /// The path, from the tree's root.
         path: TreePath,
     },
+    /// A source of `--parents` names the folder itself from which paths are kept.
+    #[error("--parents keeps the path below \"{folder}\", and this source names nothing below it")]
+    NoParents {
+        /// The folder, from the tree's root.
+        folder: TreePath,
+    },
     /// A pattern is malformed.
     #[error(transparent)]
     Pattern(#[from] BadPattern),
@@ -112,7 +118,7 @@ fn included<'t>(
 ) -> Result<Vec<Item<'t>>, SourceError> {
     Pattern::parse(pattern)?;
     if pattern.is_empty() {
-        return Err(SourceError::NotFound { path: TreePath::root() });
+        return Err(SourceError::NoParents { folder: pivot.clone() });
     }
     let mut written = pivot.as_bytes().to_vec();
     written.push(b'/');

@@ -33,7 +33,7 @@ fn last_words(stderr: &str) -> String {
 }
 
 /// The lines marked with `>>>` in the last excerpt, or else the line of a `FILE:LINE` header.
-fn marked_lines(stderr: &str) -> (Option<u64>, Option<u64>) {
+pub(crate) fn marked_lines(stderr: &str) -> (Option<u64>, Option<u64>) {
     let marked: Vec<u64> = stderr
         .lines()
         .filter_map(|line| line.split_once(" | >>>"))

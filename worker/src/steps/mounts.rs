@@ -42,6 +42,7 @@ pub(crate) async fn prepare(
     op: &RunOp,
 ) -> Result<Mounts, Failed> {
     let mut mounts = Mounts::default();
+    mounts.env.extend(agent_variable(op));
     for mount in &op.mounts {
         match mount {
             MountKind::Bind { input, source, writable, target } => {
@@ -93,6 +94,19 @@ pub(crate) async fn prepare(
     }
     mounts.scripts(attempt, &op.scripts).map_err(|error| Failed::sandbox(&error))?;
     Ok(mounts)
+}
+
+/// What tells programs of the first agent's socket, unless the Dockerfile tells them of another. Without an agent it names
+/// a socket that is not there, as docker has it.
+fn agent_variable(op: &RunOp) -> Option<(String, String)> {
+    const NAME: &str = "SSH_AUTH_SOCK";
+    let target = |mount: &MountKind| match mount {
+        MountKind::Ssh { target, .. } => Some(target.clone()),
+        _ => None,
+    };
+    let is_set = op.env.iter().any(|(name, _)| name == NAME);
+    let first = op.mounts.iter().find_map(target).filter(|_| !is_set)?;
+    Some((NAME.to_owned(), first))
 }
 
 fn paths(lowers: &Lowers) -> Vec<PathBuf> {
@@ -151,8 +165,6 @@ impl Mounts {
         task: &Task,
         mount: &AgentMount<'_>,
     ) -> Result<(), Failed> {
-        // Without an agent the variable names a socket that is not there, as docker has it.
-        self.env.push(("SSH_AUTH_SOCK".into(), mount.target.to_owned()));
         if !attempt.agents.contains(mount.id) {
             return if mount.required { Err(mount.lacking()) } else { Ok(()) };
         }

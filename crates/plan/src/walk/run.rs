@@ -255,7 +255,7 @@ impl Walk<'_> {
                 None => return Ok(None),
             },
         };
-        let id = cache.id.unwrap_or_else(|| target.clone());
+        let id = self.cache_id(cache.id.unwrap_or_else(|| target.clone()));
         let (mode, uid, gid) = owned(cache.access, 0o755);
         let sharing = match cache.sharing {
             dcbuild_dockerfile::CacheSharing::Shared => CacheSharing::Shared,
@@ -264,6 +264,14 @@ impl Walk<'_> {
         };
         let readonly = cache.read_only;
         Ok(Some(MountKind::Cache { id, sharing, input, source, readonly, mode, uid, gid, target }))
+    }
+
+    /// A cache's id within the namespace that the build names, if it does.
+    fn cache_id(&self, id: String) -> String {
+        match self.draft.request.build_args.get("BUILDKIT_CACHE_MOUNT_NS") {
+            Some(namespace) if !namespace.is_empty() => format!("{namespace}/{id}"),
+            Some(_) | None => id,
+        }
     }
 
     fn mount_input(

@@ -62,6 +62,11 @@ fn content_modes_owners_names_and_links_count() {
 fn a_missing_path_is_an_error_and_a_pattern_is_not() {
     let missing = select(&sample(), &selection(SelectionForm::Copy, &["missing"])).unwrap_err();
     assert_eq!(missing.to_string(), "\"/missing\": not found");
+    let whole = Selection { parents: true, ..selection(SelectionForm::Copy, &["d/./."]) };
+    assert_eq!(
+        select(&sample(), &whole).unwrap_err().to_string(),
+        "--parents keeps the path below \"/d\", and this source names nothing below it"
+    );
     assert!(select(&sample(), &selection(SelectionForm::Copy, &["missing*"])).is_ok());
     assert!(select(&sample(), &selection(SelectionForm::Mount, &["missing"])).is_err());
     assert!(select(&sample(), &selection(SelectionForm::Copy, &["a["])).is_err());
