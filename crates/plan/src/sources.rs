@@ -43,8 +43,29 @@ pub struct ResolvedImage {
     pub source: ImageSource,
 }
 
+/// Why no image was found for a reference.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unresolved {
+    /// The reason.
+    pub reason: String,
+    /// What the user could do.
+    pub hint: Option<String>,
+}
+
+impl From<String> for Unresolved {
+    fn from(reason: String) -> Unresolved {
+        Unresolved { reason, hint: None }
+    }
+}
+
+impl From<&str> for Unresolved {
+    fn from(reason: &str) -> Unresolved {
+        reason.to_owned().into()
+    }
+}
+
 /// What was found for a reference: the image, or the reason why not.
-pub type ImageAnswer = Result<ResolvedImage, String>;
+pub type ImageAnswer = Result<ResolvedImage, Unresolved>;
 
 /// Everything that is known so far.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

@@ -15,7 +15,7 @@ use crate::lint::{self, Checks, Findings};
 use crate::plan::{ImageTemplate, Plan, PlanError, Planned};
 use crate::policy::{Engine, PolicyError};
 use crate::request::{ContextSource, NoCache, OnePlatform, Request};
-use crate::sources::{ImageAnswer, Need, ResolvedImage, Sources};
+use crate::sources::{ImageAnswer, Need, ResolvedImage, Sources, Unresolved};
 use crate::walk::{self, Walked};
 
 /// What a stage stands on.
@@ -655,11 +655,11 @@ impl<'a> Draft<'a> {
                 };
                 Ok(Ok(Ground::Image(full, image)))
             }
-            Some(Err(reason)) => {
+            Some(Err(Unresolved { reason, hint })) => {
                 let reference = reference.trim_start_matches("layout:");
                 let message =
                     format!("{name}: failed to resolve source metadata for {reference}: {reason}");
-                let hint = self.nearest_stage(draft, name);
+                let hint = self.nearest_stage(draft, name).or_else(|| hint.clone());
                 Err(PlanError::Instruction { message, lines: draft.lines, hint })
             }
         }

@@ -19,7 +19,7 @@ fn planned(dockerfile: &str) -> Result<Plan, PlanError> {
                 for need in needs {
                     match need {
                         Need::Image { reference, platform } => {
-                            let answer = Err(format!("{reference}: not found"));
+                            let answer = Err(format!("{reference}: not found").into());
                             sources.images.insert((reference, platform), answer);
                         }
                         Need::Selection { context, selection } => {

@@ -113,7 +113,7 @@ fn planned(request: &Request) -> Result<Plan, PlanError> {
                             let answer = if known {
                                 Ok(base())
                             } else {
-                                Err(format!("{reference}: not found"))
+                                Err(format!("{reference}: not found").into())
                             };
                             sources.images.insert((reference, platform), answer);
                         }
