@@ -1,5 +1,8 @@
 //! The words of the command line.
 
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -96,6 +99,9 @@ pub(crate) struct LocalBuild {
     /// What goes to the bucket: all results, what the outputs are made of, or nothing
     #[arg(long, value_name = "WHAT", value_parser = cache_upload)]
     pub(crate) cache_upload: Option<CacheUpload>,
+    /// What `submit` has
+    #[arg(long, hide = true)]
+    pub(crate) detach: bool,
     #[command(flatten)]
     pub(crate) build: BuildFlags,
 }

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use dcbuild_client::{
-    BuildFlags, BuildRequest, Caches, Console, Ended, Handover, Place, Purpose, Reach, Wanted,
-    gather, prepare,
+    BuildFlags, BuildRequest, Caches, Console, Ended, FlagError, Handover, Method, Place, Purpose,
+    Reach, Wanted, describe, gather, prepare, variables,
 };
 use dcbuild_model::BuildId;
 use dcbuild_plan::{Plan, show};
@@ -34,7 +34,13 @@ pub(crate) struct App {
 
 /// `dcbuild build`.
 pub(crate) async fn build(app: &App, flags: LocalBuild) -> anyhow::Result<ExitCode> {
-    let LocalBuild { store, cache_upload, build: flags } = flags;
+    let LocalBuild { store, cache_upload, detach, build: flags } = flags;
+    if detach {
+        let instead =
+            "`dcbuild submit --detach` leaves a build to a cluster; `build` stays to its end";
+        let (flag, value) = ("detach", "true".to_owned());
+        return Ok(refused(&FlagError::Unsupported { flag, value, instead }, USAGE));
+    }
     let handover = Handover { purpose: Purpose::Build, in_place: true };
     let request = match request(app, &flags, handover).await? {
         Ok(request) => request,
@@ -94,7 +100,7 @@ fn print(plan: &Plan, format: PlanFormat) -> String {
 pub(crate) const FETCHED_BYTES_MAX: u64 = 2 << 30;
 
 /// What a shell reports of a command line that is not understood, and of a command that Ctrl-C ended.
-const USAGE: u8 = 2;
+pub(crate) const USAGE: u8 = 2;
 const INTERRUPTED: u8 = 130;
 
 /// Reads flags and what they name on disk; an exit code if something was wrong, which is said already.
@@ -115,6 +121,12 @@ pub(crate) async fn request(
     };
     for warning in &wanted.caches.warnings {
         complain(&format!("warning: {warning}\n"));
+    }
+    for skipped in variables::without_effect(&app.env) {
+        complain(&format!("warning: {skipped}\n"));
+    }
+    if let Method::Describe(format) = wanted.method {
+        return say(&describe(format)).map(Err);
     }
     if let (Purpose::Detached, Err(error)) = (handover.purpose, wanted.refuse_to_stay()) {
         return Ok(Err(refused(&error, USAGE)));
@@ -148,6 +160,9 @@ pub(crate) async fn request(
     let caches = Caches::open(&wanted.caches, &reach).await?;
     match prepare(&wanted, gathered, place) {
         Ok(prepared) => {
+            for warning in &prepared.warnings {
+                complain(&format!("warning: {warning}\n"));
+            }
             let id = BuildId::from_bits(new_bits(&SystemClock));
             let mut request = BuildRequest::new(id, &wanted, prepared, handover);
             request.caches = std::sync::Arc::new(caches);

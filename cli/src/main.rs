@@ -9,6 +9,7 @@ mod doctor;
 mod door;
 mod drain;
 mod explain;
+mod foreign;
 mod local;
 mod prune;
 mod registries;
@@ -35,7 +36,12 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|word| word == dcbuild_sandbox::CELL_ARGUMENT) {
         return dcbuild_sandbox::cell_main();
     }
-    let arguments = Arguments::parse_from(plain(std::env::args_os().collect()));
+    let words = plain(std::env::args_os().collect());
+    if let Some(said) = foreign::said_of(&words) {
+        complain(&said);
+        return ExitCode::from(build::USAGE);
+    }
+    let arguments = Arguments::parse_from(words);
     match run(arguments) {
         Ok(code) => code,
         Err(error) => {
@@ -45,7 +51,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Leaves out the word that docker puts before some commands: `buildx build`, `builder prune`, `image build`.
+/// Leaves out the word that docker puts before some commands: `buildx build`, `builder prune`, `image build`; and takes
+/// docker's word for some others.
 fn plain(mut words: Vec<OsString>) -> Vec<OsString> {
     let is = |word: Option<&OsString>, known: &[&str]| {
         word.and_then(|word| word.to_str()).is_some_and(|word| known.contains(&word))
@@ -57,6 +64,18 @@ fn plain(mut words: Vec<OsString>) -> Vec<OsString> {
     }
     if is(words.get(1), &["b"]) {
         words[1] = "build".into();
+    }
+    for (theirs, ours) in [
+        (["buildx", "version"], "version"),
+        (["image", "ls"], "images"),
+        (["image", "list"], "images"),
+        (["image", "rm"], "rmi"),
+        (["system", "df"], "du"),
+    ] {
+        if is(words.get(1), &theirs[..1]) && is(words.get(2), &theirs[1..]) {
+            words.remove(1);
+            words[1] = ours.into();
+        }
     }
     words
 }
@@ -184,6 +203,10 @@ mod tests {
             ("b .", "build ."),
             ("build buildx", "build buildx"),
             ("buildx ls", "buildx ls"),
+            ("buildx version", "version"),
+            ("image ls", "images"),
+            ("image rm app", "rmi app"),
+            ("system df", "du"),
             ("image", "image"),
             ("", ""),
         ] {

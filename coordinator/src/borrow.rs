@@ -52,12 +52,7 @@ pub(crate) async fn borrow(build: &Arc<Build>, parts: &DriverParts) -> Result<()
             Some(Said::Warning(text)) => {
                 let vertex = shown.id();
                 let short = format!("{}: {text}", source.title);
-                build.tell(Update::Warning(Warning {
-                    vertex,
-                    short,
-                    detail: Vec::new(),
-                    url: None,
-                }));
+                build.tell(Update::Warning(Warning::of(vertex, short)));
             }
             None => {}
         }

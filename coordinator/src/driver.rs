@@ -1,6 +1,7 @@
 //! Takes a build from its submission to a graph: sources, plan, records, packs.
 
 mod sources;
+mod weigh;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use dcbuild_model::limits::{CONFIG_BYTES_MAX, MANIFEST_BYTES_MAX};
 use dcbuild_model::{BlobDigest, LayerDigest, ManifestDigest, Platform, Scope};
-use dcbuild_oci::{Descriptor, ImageRef};
+use dcbuild_oci::{Descriptor, ImageRef, ParseReferenceError};
 use dcbuild_plan as plan;
 use dcbuild_proto::document::{Answer, Question};
 use dcbuild_registry::{
@@ -80,11 +80,11 @@ impl Images {
         let question = Question::Layout { context: context.into(), platform: platform.to_string() };
         let manifest = match self.build.ask(question).await {
             Ok(Reply::Answer(Answer::Layout { manifest })) => manifest,
-            Ok(_) => return Err("the client gave another answer".to_owned().into()),
+            Ok(_) => return Err("the client gave another answer".into()),
             Err(error) => return Err(error.to_string().into()),
         };
         let image = StoredImage::new(&self.stores, format!("layout {context}"), manifest);
-        let found = image.resolve(platform).await.map_err(no_image)?;
+        let found = image.resolve(platform).await.map_err(|error| unresolved(&error))?;
         Ok(resolved(found, plan::ImageSource::Layout { context: context.into() }))
     }
 
@@ -119,11 +119,17 @@ impl Images {
 
     async fn at_registry(&self, reference: &str, platform: &Platform) -> plan::ImageAnswer {
         let client = self.client.as_ref().map_err(Clone::clone)?;
-        let image: ImageRef = reference.parse().map_err(|error| chain(&error))?;
+        let image: ImageRef =
+            reference.parse().map_err(|error: ParseReferenceError| chain(&error))?;
         let repository = image.repository().to_string();
-        let found = client.image(image).resolve(platform).await.map_err(no_image)?;
+        let found = client.image(image).resolve(platform).await;
+        let found = found.map_err(|error| unresolved(&error))?;
         Ok(resolved(found, plan::ImageSource::Registry { repository }))
     }
+}
+
+fn unresolved(error: &PullError) -> plan::Unresolved {
+    plan::Unresolved { reason: chain(error), hint: error.hint() }
 }
 
 fn resolved(found: ResolvedImage, source: plan::ImageSource) -> plan::ResolvedImage {
@@ -142,10 +148,6 @@ fn resolved(found: ResolvedImage, source: plan::ImageSource) -> plan::ResolvedIm
         config: found.config,
         source,
     }
-}
-
-fn no_image(error: PullError) -> plan::NoImage {
-    plan::NoImage { reason: chain(&error), hint: error.hint() }
 }
 
 /// An error with all that caused it, in one line.

@@ -195,11 +195,14 @@ impl TryFrom<pb::Log> for Log {
 
 impl From<Warning> for pb::Warning {
     fn from(warning: Warning) -> pb::Warning {
+        let (first_line, last_line) = warning.lines.unwrap_or_default();
         pb::Warning {
             vertex: warning.vertex.to_string(),
             short: warning.short,
             detail: warning.detail,
             url: warning.url.unwrap_or_default(),
+            first_line,
+            last_line,
         }
     }
 }
@@ -213,6 +216,7 @@ impl TryFrom<pb::Warning> for Warning {
             short: wire.short,
             detail: wire.detail,
             url: Some(wire.url).filter(|url| !url.is_empty()),
+            lines: Some((wire.first_line, wire.last_line)).filter(|(first, _)| *first > 0),
         })
     }
 }
@@ -282,12 +286,13 @@ mod tests {
                 time: EARLY,
             });
         }
-        for url in [None, Some("https://example.com/".into())] {
+        for (url, lines) in [(None, Some((3, 4))), (Some("https://example.com/".into()), None)] {
             there_and_back::<_, pb::Warning>(Warning {
                 vertex: VertexId::of("a"),
                 short: "odd".into(),
                 detail: vec!["very".into()],
                 url,
+                lines,
             });
         }
     }

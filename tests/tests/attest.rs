@@ -392,3 +392,39 @@ fn a_cluster_attests_as_one_machine_does() {
         }
     }
 }
+
+/// Records in the config of an image, and provenance beside it: each where it belongs, and each found again.
+#[test]
+fn an_image_with_records_of_its_own_is_attested_too() {
+    let story = Story::new(DOCKERFILE, FILES);
+    let name = format!("{}/app:1", story.registry.host);
+    let inline = ["--cache-to", "type=inline", "-t", &name, "--push"];
+    story.try_build(&[&inline[..], &["--provenance=mode=max"]].concat()).well();
+    let (index, _) = manifest(&story.registry, "app", "1");
+    let (_, statements) = attested(&story.registry, "app", &index, 0);
+    assert_eq!(statements[0]["predicateType"], "https://slsa.dev/provenance/v1");
+    let image = index["manifests"][0]["digest"].as_str().unwrap();
+    let config = |repository: &str, reference: &str| {
+        let (image, _) = manifest(&story.registry, repository, reference);
+        blob(&story.registry, repository, image["config"]["digest"].as_str().unwrap())
+    };
+    assert!(config("app", image)["dcbuild.cache.v2"].is_string());
+    // The attestation is of the image with its records in it, and says nothing of them itself.
+    let told = statements[0].to_string();
+    assert!(!told.contains("dcbuild.cache"), "{told}");
+
+    // Another machine takes all steps from the index, and says the same of them.
+    std::fs::remove_dir_all(story.home.path("state")).unwrap();
+    let again = story.build(&["--cache-from", &name]);
+    assert_eq!(again.ran, Vec::<String>::new());
+    let other = format!("{}/again:1", story.registry.host);
+    let flags = ["--cache-from", &name, "--cache-to", "type=inline", "--provenance=mode=max"];
+    story.try_build(&[&flags[..], &["-t", &other, "--push"]].concat()).well();
+    let (second, _) = manifest(&story.registry, "again", "1");
+    assert_eq!(second["manifests"][0]["digest"], index["manifests"][0]["digest"]);
+    let (_, statements) = attested(&story.registry, "again", &second, 0);
+    let base = |statement: &Value| {
+        statement["predicate"]["buildDefinition"]["resolvedDependencies"][0].clone()
+    };
+    assert!(base(&statements[0])["uri"].as_str().unwrap().starts_with("pkg:docker/busybox"));
+}

@@ -1,8 +1,10 @@
 //! What `--check` and `--call` say, on one machine and on a cluster, and what a build says of the same.
 
+use dcbuild_tests::base::busybox_with;
 use dcbuild_tests::cluster::Cluster;
 use dcbuild_tests::files::{ContextEntry, write_context};
 use dcbuild_tests::home::Home;
+use dcbuild_tests::layout::LayerTar;
 use dcbuild_tests::story::Story;
 use dcbuild_tests::wait::LONG;
 
@@ -99,4 +101,41 @@ fn a_cluster_answers_as_one_machine_does() {
     );
     let check = cluster.client("submit", &["--check", &context]).finish(LONG).failed();
     assert!(check.stdout.contains("Stage name 'Two' should be lowercase"), "{}", check.stdout);
+}
+
+/// What a package manager would leave: apt-get of this image writes lists.
+const APT: &str = "#!/bin/sh\nmkdir -p /var/lib/apt/lists /var/lib/dpkg\n\
+                   [ $1 = update ] && head -c 2345678 /dev/zero > /var/lib/apt/lists/deb_main || :\n\
+                   echo status > /var/lib/dpkg/status\n";
+
+#[test]
+fn advice_says_what_it_saves_where_a_build_has_left_it() {
+    let story = Story::new("", &[]);
+    let apt = LayerTar::default().dir("bin", 0o755).file("bin/apt-get", 0o755, APT.as_bytes());
+    story.registry.put("library/debian:12", &busybox_with(apt));
+    let text = "FROM debian:12\nCOPY Dockerfile /\nRUN apt-get update && apt-get install -y curl\n";
+    story.write("Dockerfile", text);
+    let advice = "the package lists of apt stay in the layer";
+    let asked = |flags: &[&str]| {
+        let done = story.try_build(&[&["--call=advice"], flags].concat());
+        assert_eq!(done.status.code(), Some(1), "{}", done.stderr);
+        done
+    };
+    let before = asked(&[]);
+    assert!(before.stdout.contains(&format!("{advice}: end the RUN")), "{}", before.stdout);
+    assert!(!before.stderr.contains("RUN apt-get"), "nothing runs: {}", before.stderr);
+    story.build(&[]);
+    let after = asked(&[]);
+    let want = format!("{advice} (2.3 MB): end the RUN with rm -rf /var/lib/apt/lists/*");
+    assert!(after.stdout.contains(&want), "{}", after.stdout);
+    assert!(!after.stderr.contains("RUN apt-get"), "nothing runs: {}", after.stderr);
+    let json = story.try_build(&["--call=advice,format=json"]);
+    let json: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(json["warnings"][0]["savedBytes"], 2_345_678);
+    // What was built is another step by now: of that one nothing is known.
+    story.write("Dockerfile", &text.replace("install -y curl", "install -y jq"));
+    assert!(asked(&[]).stdout.contains(&format!("{advice}: end")));
+    // A file that is fetched is not fetched for advice.
+    story.write("Dockerfile", &text.replace("COPY Dockerfile /", "ADD http://127.0.0.1:9/x /"));
+    assert!(asked(&[]).stdout.contains(&format!("{advice}: end")));
 }

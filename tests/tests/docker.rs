@@ -1,6 +1,7 @@
 //! Images in a docker daemon: one daemon, started by the one test that needs it.
 
 use dcbuild_tests::docker::Docker;
+use dcbuild_tests::layout::digest;
 use dcbuild_tests::running::{Finished, Running};
 use dcbuild_tests::story::Story;
 use dcbuild_tests::wait::LONG;
@@ -55,6 +56,18 @@ fn an_image_is_loaded_and_runs() {
     let ran = docker.ask(&["run", "--rm", "--network", "none", &carrying]).well();
     assert_eq!(ran.stdout, "hello\nmade\n");
 
+    // A daemon may be named by a context, as `docker context use` does it.
+    let folder = story.home.path("user/.docker");
+    let hex = digest(b"own").trim_start_matches("sha256:").to_owned();
+    let meta = folder.join("contexts/meta").join(hex);
+    std::fs::create_dir_all(&meta).unwrap();
+    let told = json!({ "Name": "own", "Endpoints": { "docker": { "Host": host } } });
+    std::fs::write(meta.join("meta.json"), told.to_string()).unwrap();
+    std::fs::write(folder.join("config.json"), r#"{"currentContext":"own"}"#).unwrap();
+    let context = story.home.arg("context");
+    story.home.run(["build", "--load", "-t", "by-context:1", &context]).well();
+    assert_eq!(docker.inspect("by-context:1")["Id"], image["Id"]);
+
     // A push that fails does not keep the image out of docker.
     let closed = format!("127.0.0.1:{}/app:4", dcbuild_tests::registry::free_port());
     let done = build(&story, &host, &["--load", "--push", "-t", &closed]).failed();
@@ -79,6 +92,6 @@ fn without_a_daemon_the_error_says_what_to_do() {
     for part in parts {
         assert!(done.stderr.contains(part), "no {part:?} in\n{}", done.stderr);
     }
-    let done = build(&story, "tcp://127.0.0.1:1", &["--load"]).failed();
-    assert!(done.stderr.contains("is no unix socket"), "{}", done.stderr);
+    let done = build(&story, "ssh://host", &["--load"]).failed();
+    assert!(done.stderr.contains("is neither unix:///PATH nor tcp://"), "{}", done.stderr);
 }

@@ -225,8 +225,7 @@ impl Book {
         let target = || active.planned.as_ref()?.plan.states().first().copied().map(Piece::Step);
         let vertex = piece.or_else(target).and_then(|piece| active.piece_vertex(piece));
         let vertex = vertex.unwrap_or_else(|| dcbuild_progress::VertexId::of("build"));
-        let warning = Warning { vertex, short, detail: Vec::new(), url: None };
-        self.tell(build, Update::Warning(warning));
+        self.tell(build, Update::Warning(Warning::of(vertex, short)));
     }
 }
 

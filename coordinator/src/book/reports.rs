@@ -210,8 +210,7 @@ impl Book {
         for (build, step) in self.viewers(at) {
             let vertex = self.builds.get(&build).and_then(|active| active.step_vertex(step));
             if let Some(vertex) = vertex {
-                let warning = Warning { vertex, short: why.into(), detail: Vec::new(), url: None };
-                self.tell(build, Update::Warning(warning));
+                self.tell(build, Update::Warning(Warning::of(vertex, why)));
             }
         }
     }

@@ -19,7 +19,7 @@ use crate::questions::Reply;
 type Found = ((String, Selection), Result<SelectionDigest, String>);
 
 /// What one round comes to.
-enum Round<T> {
+pub(super) enum Round<T> {
     Ready(T),
     Lacks(Vec<Need>),
 }
@@ -33,7 +33,7 @@ impl Driver {
                 Planned::Lacks(needs) => Round::Lacks(needs),
             })
         };
-        let (plan, vertex) = self.rounds(ask).await?;
+        let (plan, vertex, _) = self.rounds(ask).await?;
         self.warn(&plan, vertex);
         Ok(plan)
     }
@@ -46,45 +46,66 @@ impl Driver {
                 Called::Lacks(needs) => Round::Lacks(needs),
             })
         };
-        Ok(self.rounds(ask).await?.0)
+        let (mut report, _, sources) = self.rounds(ask).await?;
+        if what == Call::Advice {
+            self.weigh(&mut report, sources).await?;
+        }
+        Ok(report)
     }
 
     fn warn(&self, plan: &Plan, vertex: VertexId) {
-        let tell = |short, detail, url| {
-            let warning = Warning { vertex, short, detail, url };
-            self.build.tell(Update::Warning(warning));
-        };
+        let tell = |warning| self.build.tell(Update::Warning(warning));
         for finding in &plan.findings {
-            tell(finding.short(), vec![finding.rule.about().to_owned()], finding.rule.url());
+            let (short, url) = (finding.short(), finding.rule.url());
+            let (detail, lines) = (vec![finding.rule.about().to_owned()], Some(finding.lines));
+            tell(Warning { vertex, short, detail, url, lines });
         }
         for note in &plan.notes {
-            tell(note.clone(), Vec::new(), None);
+            tell(Warning::of(vertex, note));
         }
     }
 
+    /// Asks until there is an answer; says by which vertex that was shown, and what it rests on.
     async fn rounds<T: Send + 'static>(
         &self,
         ask: impl Fn(&Request, &Sources) -> Result<Round<T>, PlanError> + Copy + Send + 'static,
-    ) -> Result<(T, VertexId), Stop> {
-        let mut request = self.build.submission.request.clone();
-        if let Some(platform) = &self.parts.build_platform {
-            request.build_platform.clone_from(platform);
-        }
-        let request = Arc::new(request);
+    ) -> Result<(T, VertexId, Arc<Sources>), Stop> {
         let clock = &*self.parts.clock;
-        let name = format!("[internal] load build definition from {}", request.filename);
+        let filename = &self.build.submission.request.filename;
+        let name = format!("[internal] load build definition from {filename}");
         let shown = Shown::start(&self.build, clock, name);
         let vertex = shown.id();
-        let mut sources = Arc::new(Sources::default());
-        let mut round = ask_once(ask, &request, &sources).await;
-        match &round {
+        let sources = Arc::new(Sources::default());
+        let first = self.first(ask, &sources).await;
+        match &first {
             Ok(_) => shown.done(),
             Err(Stop::Failed(failed)) => shown.failed(failed.message.clone()),
             Err(Stop::Changed(_) | Stop::Ended) => {}
         }
+        let (answer, sources) = self.go_on(ask, sources, first).await?;
+        Ok((answer, vertex, sources))
+    }
+
+    /// Asks for the first time.
+    pub(super) async fn first<T: Send + 'static>(
+        &self,
+        ask: impl Fn(&Request, &Sources) -> Result<Round<T>, PlanError> + Send + 'static,
+        sources: &Arc<Sources>,
+    ) -> Result<Round<T>, Stop> {
+        ask_once(ask, &self.request(), sources).await
+    }
+
+    /// Looks for what is lacking and asks again, until there is an answer.
+    pub(super) async fn go_on<T: Send + 'static>(
+        &self,
+        ask: impl Fn(&Request, &Sources) -> Result<Round<T>, PlanError> + Copy + Send + 'static,
+        mut sources: Arc<Sources>,
+        mut round: Result<Round<T>, Stop>,
+    ) -> Result<(T, Arc<Sources>), Stop> {
+        let request = self.request();
         for _ in 0..limits::PLAN_ROUNDS_MAX {
             let needs = match round? {
-                Round::Ready(answer) => return Ok((answer, vertex)),
+                Round::Ready(answer) => return Ok((answer, sources)),
                 Round::Lacks(needs) => needs,
             };
             let mut known = Sources::clone(&sources);
@@ -95,6 +116,15 @@ impl Driver {
         let message =
             format!("the plan asked for sources in more than {} rounds", limits::PLAN_ROUNDS_MAX);
         Err(Stop::failed(failed(Fault::Request, "PLAN_ROUNDS", message)))
+    }
+
+    /// What is asked, for the platform that builds here.
+    fn request(&self) -> Arc<Request> {
+        let mut request = self.build.submission.request.clone();
+        if let Some(platform) = &self.parts.build_platform {
+            request.build_platform.clone_from(platform);
+        }
+        Arc::new(request)
     }
 
     /// Looks for all sources of a round at once.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction};
 
 use crate::legacy::LegacyFlags;
+use crate::variables;
 
 /// What a build is told on the command line; `build`, `submit` and `plan` share it.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -108,9 +109,10 @@ pub struct BuildFlags {
     #[arg(long, value_name = "MODE", help_heading = "What a RUN sees")]
     pub network: Option<String>,
     /// Permit what a Dockerfile may ask for: `network.host`, `security.insecure` or `device`; a cluster must grant it too
-    #[arg(long, value_name = "WHAT", value_delimiter = ',', help_heading = "What a RUN sees")]
+    #[arg(long, value_name = "WHAT", help_heading = "What a RUN sees")]
     pub allow: Vec<String>,
-    /// Line of /etc/hosts
+    /// Line of /etc/hosts; the address `host-gateway` is that of the machine which runs the step, where its network
+    /// reaches it
     #[arg(long = "add-host", value_name = "HOST:IP", help_heading = "What a RUN sees")]
     pub add_hosts: Vec<String>,
     /// Limit such as `nofile=1024:2048`
@@ -148,9 +150,12 @@ pub struct BuildFlags {
     #[arg(long, help_heading = "What is shown")]
     pub check: bool,
     /// Ask about the Dockerfile instead of building it: `check`, `advice` (check, and what could be smaller or
-    /// safer), `outline` or `targets`, and `,format=json`
+    /// safer), `outline` or `targets`, and `,format=json` or `,ignorestatus=true`; `subrequests.describe` lists them
     #[arg(long, value_name = "METHOD", help_heading = "What is shown")]
     pub call: Option<String>,
+    /// The old name of `--call`
+    #[arg(long, value_name = "METHOD", hide = true)]
+    pub print: Option<String>,
     /// The name of a builder of docker's, which is skipped: `build` builds on this machine, `submit` on a cluster
     #[arg(long, value_name = "NAME", help_heading = "What is shown")]
     pub builder: Option<String>,
@@ -168,13 +173,16 @@ impl BuildFlags {
 
     /// What was named and is skipped, in words for their user: a builder of docker's.
     pub fn skipped(&self) -> Vec<String> {
+        let print = self.print.iter();
+        let print =
+            print.map(|_| "--print is the old name of --call, and means the same".to_owned());
         let builder = self.builder.iter().filter(|name| !matches!(name.as_str(), "default" | ""));
         let told = |name: &String| {
             format!(
                 "--builder {name} names a builder of docker's and is skipped: `build` builds on this machine, `submit` on a cluster"
             )
         };
-        builder.map(told).collect()
+        builder.map(told).chain(print).collect()
     }
 }
 
@@ -194,10 +202,6 @@ fn docker_switch(arg: Arg) -> Arg {
 }
 
 /// The words that docker takes for true and false.
-fn docker_bool(text: &str) -> Result<bool, String> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err("it is neither true nor false".into()),
-    }
+pub(crate) fn docker_bool(text: &str) -> Result<bool, String> {
+    variables::switch(text).ok_or_else(|| "it is neither true nor false".into())
 }

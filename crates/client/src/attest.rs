@@ -10,6 +10,7 @@ use dcbuild_process::Env;
 use crate::FlagError;
 use crate::args::BuildFlags;
 use crate::csv;
+use crate::variables::{self, switch};
 
 const PROVENANCE: &str = "provenance";
 const SBOM: &str = "sbom";
@@ -65,37 +66,26 @@ impl Attesting {
 
 /// How attestations lie in an index, where an output does not say so.
 fn storage(env: &Env) -> Result<Storage, FlagError> {
-    match env.get("BUILDX_NO_DEFAULT_OCI_ARTIFACT").unwrap_or_default() {
-        "" => Ok(Storage::Artifact),
-        written => match docker_bool(written) {
-            Some(true) => Ok(Storage::Image),
-            Some(false) => Ok(Storage::Artifact),
-            None => Err(FlagError::Variable {
-                variable: "BUILDX_NO_DEFAULT_OCI_ARTIFACT",
-                instead: "set it to true or false, or unset it",
-            }),
-        },
-    }
+    Ok(match variables::switched(env, "BUILDX_NO_DEFAULT_OCI_ARTIFACT")? {
+        Some(true) => Storage::Image,
+        Some(false) | None => Storage::Artifact,
+    })
 }
 
 /// How much provenance goes into the metadata file.
 pub(crate) fn told(env: &Env) -> Result<Option<Mode>, FlagError> {
     match env.metadata_provenance() {
-        None | Some("min" | "true" | "1") => Ok(Some(Mode::Min)),
+        None | Some("min") => Ok(Some(Mode::Min)),
         Some("max") => Ok(Some(Mode::Max)),
-        Some("disabled" | "false" | "0") => Ok(None),
-        Some(_) => Err(FlagError::Variable {
-            variable: "BUILDX_METADATA_PROVENANCE",
-            instead: "set it to min, max or disabled",
-        }),
-    }
-}
-
-fn docker_bool(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
+        Some("disabled") => Ok(None),
+        Some(other) => match switch(other) {
+            Some(told) => Ok(told.then_some(Mode::Min)),
+            None => Err(FlagError::Variable {
+                variable: "BUILDX_METADATA_PROVENANCE",
+                value: other.to_owned(),
+                instead: "set it to min, max or disabled",
+            }),
+        },
     }
 }
 
@@ -136,7 +126,7 @@ impl Asked {
     fn short(kind: &'static str, written: &str) -> Result<Asked, FlagError> {
         let mut asked =
             Asked { flag: kind, written: written.to_owned(), kind, attributes: Vec::new() };
-        asked.attributes = match docker_bool(written) {
+        asked.attributes = match switch(written) {
             Some(wanted) => vec![("disabled".to_owned(), (!wanted).to_string())],
             None => asked.read(written)?,
         };
@@ -170,7 +160,7 @@ impl Asked {
 
     fn switch(&self, key: &str, value: &str) -> Result<bool, FlagError> {
         let bad = || self.malformed(format!("'{value}' is no value of {key} (true or false)"));
-        docker_bool(value).ok_or_else(bad)
+        switch(value).ok_or_else(bad)
     }
 
     fn is_disabled(&self) -> Result<bool, FlagError> {

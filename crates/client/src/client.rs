@@ -13,6 +13,7 @@ use dcbuild_context::{LocalContext, LocalContexts};
 use dcbuild_explain::Explanation;
 use dcbuild_model::{BuildId, Fault, limits};
 use dcbuild_oci::LayoutRef;
+use dcbuild_process::docker::{NoContext, daemon};
 use dcbuild_process::{Clock, Env, Hint, SystemClock, new_bits};
 use dcbuild_progress::Mode;
 use dcbuild_proto::cache::{CacheAsk, CacheTold};
@@ -25,10 +26,10 @@ use tonic::transport::Channel;
 
 use crate::answer::Sources;
 use crate::caches::Caches;
-use crate::deliver::{DOCKER_HOST, DeliverError};
+use crate::call::CallWanted;
+use crate::deliver::DeliverError;
 use crate::ending::{Ending, conclude, failed};
 use crate::output::ClientOutput;
-use crate::parse::CallWanted;
 use crate::prepare::Prepared;
 use crate::rpc::{Builds, ListedBuild, ListedImage, ListedWorker, RpcError};
 use crate::show::{Screen, Show};
@@ -100,6 +101,8 @@ pub struct BuildRequest {
     pub iidfile: Option<PathBuf>,
     /// Where what was made is written.
     pub metadata_file: Option<PathBuf>,
+    /// Whether that tells warnings.
+    pub tells_warnings: bool,
     /// How the answer is printed, where something is asked of the Dockerfile.
     pub call: Option<CallWanted>,
     /// Folders that were made for it: whoever runs steps in this process keeps them until the last one is published.
@@ -114,7 +117,8 @@ impl BuildRequest {
         prepared: Prepared,
         handover: Handover,
     ) -> BuildRequest {
-        let Prepared { found, contexts, layouts, secrets, agents, fetched, vcs, kept } = prepared;
+        let Prepared { found, contexts, layouts, secrets, agents, fetched, vcs, kept, warnings: _ } =
+            prepared;
         let mut submission = wanted.submission(found, handover);
         submission.origin = Origin { fetched, vcs, ..submission.origin };
         let builds = submission.aim == (Aim::Build {});
@@ -130,7 +134,8 @@ impl BuildRequest {
             mode: wanted.mode,
             iidfile: wanted.iidfile.clone().filter(|_| builds),
             metadata_file: wanted.metadata_file.clone().filter(|_| builds),
-            call: wanted.call,
+            tells_warnings: wanted.tells_warnings,
+            call: wanted.method.question(),
             kept: Arc::new(kept),
         }
     }
@@ -154,8 +159,8 @@ pub struct ClientConfig {
     pub reconnect: Duration,
     /// The folder of docker's `config.json`.
     pub docker_config: Option<PathBuf>,
-    /// The address of the docker daemon.
-    pub docker_host: String,
+    /// The address of the docker daemon, or why there is none.
+    pub docker_host: Result<String, NoContext>,
     /// What relative paths of outputs start from.
     pub working: PathBuf,
     /// A file of certificates by which alone the store behind a coordinator is known.
@@ -168,7 +173,7 @@ impl ClientConfig {
         ClientConfig {
             reconnect: limits::CLIENT_GONE,
             docker_config: env.docker_config(),
-            docker_host: env.docker_host().unwrap_or(DOCKER_HOST).to_owned(),
+            docker_host: daemon(env),
             working,
             store_ca: env.aws_ca_bundle(),
         }
@@ -311,7 +316,7 @@ impl Client {
         }
         let well = matches!(outcome, Outcome::Done { .. }) && delivery.errors.is_empty();
         if (well || !delivery.results.is_empty())
-            && let Err(error) = self.tell(request, &delivery.results, &outcome)
+            && let Err(error) = self.tell(request, &delivery.results, (&outcome, show.warned()))
         {
             delivery.errors.push(error);
         } else if well {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use dcbuild_model::{BlobDigest, Digest, Fault, LayerDigest, limits};
 use dcbuild_oci::{Descriptor, ImageRef, ParseReferenceError};
 use dcbuild_process::Hint;
+use dcbuild_process::docker::NoContext;
 use dcbuild_proto::document::{AttestationBlob, OutputLayer, OutputResult};
 use dcbuild_registry::{
     ArchiveImage, BlobReader, ByteStream, BytesBlob, LoadError, WriteError, docker_load,
@@ -22,8 +23,6 @@ use crate::caches::CacheError;
 use crate::output::{ClientOutput, Dest};
 use crate::unpack::{UnpackError, unpack};
 
-/// The daemon that is meant where nothing else is said.
-pub(crate) const DOCKER_HOST: &str = "unix:///var/run/docker.sock";
 const PIPE_BYTES: usize = 1 << 20;
 
 /// Says why an output did not arrive.
@@ -133,8 +132,8 @@ impl Hint for DeliverError {
 /// Puts outputs where they belong.
 pub(crate) struct Deliverer {
     pub(crate) blobs: Arc<dyn BlobStore>,
-    /// The address of the docker daemon.
-    pub(crate) docker_host: String,
+    /// The address of the docker daemon, or why there is none.
+    pub(crate) docker_host: Result<String, NoContext>,
     /// What relative paths start from.
     pub(crate) working: PathBuf,
 }
@@ -249,14 +248,15 @@ impl Deliverer {
     }
 
     async fn load(&self, made: &OutputResult) -> Result<(), DeliverError> {
+        let missing = |NoContext { name }: &NoContext| LoadError::Context { name: name.clone() };
+        let host = self.docker_host.as_ref().map_err(missing)?;
         let image = self.docker_image(made).await?;
         let (writer, reader) = tokio::io::duplex(PIPE_BYTES);
         let write = async {
             let failed = |source| DeliverError::Write { dest: "docker".into(), source };
             image.docker_tar(writer).await.map(drop).map_err(failed)
         };
-        let load =
-            async { docker_load(&self.docker_host, reader).await.map_err(DeliverError::from) };
+        let load = async { docker_load(host, reader).await.map_err(DeliverError::from) };
         let (written, loaded) = tokio::join!(write, load);
         // A daemon that refuses breaks the pipe, and its own words tell more than that. An archive that broke off on our
         // side is another matter.

@@ -6,10 +6,10 @@ use dcbuild_progress::{Excerpt, Failure, Mode, VertexId, quiet_line};
 use dcbuild_proto::document::{Failed, Outcome};
 use tokio_util::sync::CancellationToken;
 
+use crate::call::{CallWanted, FindingStatus, ReportFormat};
 use crate::client::delivery::Delivery;
 use crate::client::{BuildRequest, Ended, INTERRUPTED};
 use crate::metadata::image_id;
-use crate::parse::{CallWanted, FindingStatus, ReportFormat};
 use crate::show::{Show, Tail};
 
 const CACHE_ONLY: &str = "No output was asked for: the result stays in the build cache. \

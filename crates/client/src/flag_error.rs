@@ -31,10 +31,12 @@ pub enum FlagError {
         instead: &'static str,
     },
     /// A variable of the environment has a value that it cannot have.
-    #[error("{variable} has a value that it cannot have")]
+    #[error("{variable} cannot be '{value}'")]
     Variable {
         /// The variable.
         variable: &'static str,
+        /// Its value.
+        value: String,
         /// What to do instead.
         instead: &'static str,
     },

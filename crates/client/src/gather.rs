@@ -80,6 +80,12 @@ pub enum GatherError {
         /// The limit.
         max: usize,
     },
+    /// There is nothing where a Dockerfile is to be.
+    #[error("the Dockerfile from {from} is empty")]
+    Empty {
+        /// Where it comes from.
+        from: String,
+    },
     /// Standard input is to be a Dockerfile and is none.
     #[error("standard input is a {} archive, and no Dockerfile", kind.name())]
     Archive {
@@ -122,6 +128,10 @@ impl Hint for GatherError {
             GatherError::Fetch(error) => error.hint().map(str::to_owned),
             GatherError::Secret(error) => error.hint(),
             GatherError::Policy(error) => error.hint(),
+            GatherError::Empty { .. } => Some(
+                "send it, as in `dcbuild build - < Dockerfile`, or an archive of the context"
+                    .into(),
+            ),
             GatherError::Archive { .. } => {
                 Some("to build from an archive on standard input, give '-' as the context".into())
             }
@@ -246,6 +256,9 @@ fn dockerfile(input: Input, from: &str) -> Result<String, GatherError> {
     read.map_err(|source| GatherError::Read { from: from.to_owned(), source })?;
     if bytes.len() > max {
         return Err(GatherError::LargeDockerfile { from: from.to_owned(), max });
+    }
+    if bytes.is_empty() {
+        return Err(GatherError::Empty { from: from.to_owned() });
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

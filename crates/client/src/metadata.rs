@@ -3,8 +3,12 @@
 use std::collections::BTreeMap;
 
 use dcbuild_model::{BuildId, ConfigDigest, ManifestDigest};
+use dcbuild_progress::Warning;
+use dcbuild_progress::rawjson::warning_json;
 use dcbuild_proto::document::{OutputResult, ToldProvenance};
 use serde_json::{Map, Value, json};
+
+use crate::client::BuildRequest;
 
 /// The image's id: the digest of its config, or of the index of several images; none if no image was made.
 pub(crate) fn image_id(outputs: &[OutputResult]) -> Option<String> {
@@ -43,10 +47,27 @@ fn told(output: &OutputResult) -> Option<Told<'_>> {
 
 /// The metadata file: of the first image, keys in order.
 pub(crate) fn metadata(
+    request: &BuildRequest,
+    outputs: &[OutputResult],
+    (provenance, warned): (&[ToldProvenance], &[Warning]),
+) -> String {
+    let asked = &request.submission.request;
+    let warning = |it| warning_json(it, &asked.filename, &asked.dockerfile);
+    let warnings: Vec<Value> = warned.iter().map(warning).collect();
+    let mut fields = fields(request.id, outputs, provenance);
+    if !warnings.is_empty() {
+        fields.insert("buildx.build.warnings".into(), warnings.into());
+    }
+    // In the order of their names, as buildx writes them.
+    fields.sort_keys();
+    format!("{:#}\n", Value::Object(fields))
+}
+
+fn fields(
     build: BuildId,
     outputs: &[OutputResult],
     provenance: &[ToldProvenance],
-) -> String {
+) -> Map<String, Value> {
     let mut fields = Map::new();
     for told in provenance {
         let name = match provenance {
@@ -73,7 +94,7 @@ pub(crate) fn metadata(
             fields.insert("image.name".into(), json!(names.join(",")));
         }
     }
-    format!("{:#}\n", Value::Object(fields))
+    fields
 }
 
 #[cfg(test)]
@@ -82,6 +103,10 @@ mod tests {
     use expect_test::expect;
 
     use super::*;
+
+    fn shown(outputs: &[OutputResult], provenance: &[ToldProvenance]) -> String {
+        format!("{:#}\n", Value::Object(fields(BuildId::from_bits(1), outputs, provenance)))
+    }
 
     #[test]
     fn an_image_is_told_as_buildx_tells_it() {
@@ -109,7 +134,7 @@ mod tests {
               "image.name": "docker.io/library/a:1,ghcr.io/b:2"
             }
         "#]]
-        .assert_eq(&metadata(BuildId::from_bits(1), &outputs, &[]));
+        .assert_eq(&shown(&outputs, &[]));
         assert_eq!(image_id(&outputs), Some(Digest([8; 32]).to_string()));
         assert_eq!(image_id(&[files]), None);
     }
@@ -152,7 +177,7 @@ mod tests {
               "containerimage.digest": "sha256:0909090909090909090909090909090909090909090909090909090909090909"
             }
         "#]]
-        .assert_eq(&metadata(BuildId::from_bits(1), &outputs, &provenance));
+        .assert_eq(&shown(&outputs, &provenance));
         assert_eq!(image_id(&outputs), Some(Digest([9; 32]).to_string()));
     }
 }

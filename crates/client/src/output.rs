@@ -16,6 +16,7 @@ use crate::FlagError;
 use crate::attest::{Attesting, Places};
 use crate::csv;
 use crate::parse;
+use crate::variables::switch;
 
 const EXAMPLE: &str = "-o DIR, -o type=oci,dest=app.tar or -o type=image,name=app:1,push=true";
 
@@ -194,6 +195,7 @@ struct Asked {
     annotations: Vec<Annotation>,
     artifact: Option<bool>,
     prefix: Option<String>,
+    store: bool,
 }
 
 impl Asked {
@@ -215,6 +217,7 @@ impl Asked {
             annotations: Vec::new(),
             artifact: None,
             prefix: None,
+            store: true,
         }
     }
 
@@ -270,6 +273,7 @@ impl Asked {
                 let level = value.parse().map_err(|_| self.malformed_value(key, &value))?;
                 self.level = Some(level);
             }
+            key if self.set_foreign(key, &value)? => {}
             key => {
                 let (place, name) = annotation(key).ok_or_else(|| {
                     malformed(&self.written, format!("'{key}' is no known attribute"))
@@ -283,16 +287,57 @@ impl Asked {
         Ok(())
     }
 
+    /// Reads an attribute that is about what buildx does with an image elsewhere; says whether it is one.
+    fn set_foreign(&mut self, key: &str, value: &str) -> Result<bool, FlagError> {
+        let unsupported = |instead| FlagError::Unsupported {
+            flag: "output",
+            value: self.written.clone(),
+            instead,
+        };
+        match key {
+            // Nothing is unpacked here, and a name with the digest behind it finds every image that is kept or pushed.
+            "unpack" | "name-canonical" if self.kind.is_image() => {
+                self.flag(key, value)?;
+            }
+            "dangling-name-prefix" if self.kind.is_image() => {}
+            "store" if self.kind.is_image() => self.store = self.flag(key, value)?,
+            "registry.insecure" if self.kind.is_image() => {
+                if self.flag(key, value)? {
+                    return Err(unsupported(
+                        "say it in the configuration: [registry.\"HOST\"] with insecure = true, or http = true",
+                    ));
+                }
+            }
+            "prefer-nondist-layers" if self.kind.is_image() => {
+                if self.flag(key, value)? {
+                    return Err(unsupported(
+                        "leave it out: all layers of an image go where it goes",
+                    ));
+                }
+            }
+            "context" if self.kind == Type::Docker => {
+                return Err(unsupported("set DOCKER_HOST to the address of that context's daemon"));
+            }
+            "mode" if self.kind == Type::Local => match value {
+                "copy" => {}
+                "delete" => {
+                    return Err(unsupported(
+                        "empty the folder yourself before the build, and write mode=copy",
+                    ));
+                }
+                _ => return Err(self.malformed_value(key, value)),
+            },
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
     fn malformed_value(&self, key: &str, value: &str) -> FlagError {
         malformed(&self.written, format!("'{value}' is no value of {key}"))
     }
 
     fn flag(&self, key: &str, value: &str) -> Result<bool, FlagError> {
-        match value {
-            "true" | "1" => Ok(true),
-            "false" | "0" => Ok(false),
-            _ => Err(self.malformed_value(key, value)),
-        }
+        switch(value).ok_or_else(|| self.malformed_value(key, value))
     }
 
     fn read_compression(&self, value: &str) -> Result<Compression, FlagError> {
@@ -350,7 +395,7 @@ impl Asked {
         let of_index = |annotation: &Annotation| annotation.place != AnnotationPlace::Manifest;
         if !index && annotations.iter().any(of_index) {
             return Err(FlagError::Needs {
-                what: "an annotation of the index".into(),
+                what: "an annotation of an index or of a descriptor".into(),
                 needs: "an index: several platforms (--platform linux/amd64,linux/arm64), or an attestation",
             });
         }
@@ -440,7 +485,7 @@ impl Asked {
             });
         }
         let kept = match self.kind {
-            Type::Image => !self.push_by_digest,
+            Type::Image => self.store && !self.push_by_digest,
             Type::Docker => self.dest.is_none(),
             Type::Registry | Type::Oci | Type::Tar | Type::Local | Type::CacheOnly => false,
         };

@@ -4,23 +4,24 @@ mod ssh;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use dcbuild_model::{Named, Platform, Remote, limits};
 use dcbuild_oci::LayoutRef;
-use dcbuild_plan::{Call, ContextSource, RunNetwork, Ulimit};
+use dcbuild_plan::{ContextSource, HOST_GATEWAY, RunNetwork, Ulimit};
 use dcbuild_process::Env;
 use dcbuild_proto::document::{Annotation, AnnotationPlace};
 
 use crate::FlagError;
 use crate::csv;
+use crate::variables;
 
 pub use ssh::AgentSource;
 pub(crate) use ssh::agents;
 
-fn malformed(
+pub(crate) fn malformed(
     flag: &'static str,
     value: &str,
     problem: impl Into<String>,
@@ -248,6 +249,20 @@ fn secret(text: &str, env: &Env) -> Result<(String, SecretSource), FlagError> {
     Ok((id, source))
 }
 
+/// Reads lines of `/etc/hosts`, several in one value separated by commas.
+pub(crate) fn add_hosts(given: &[String]) -> Result<Vec<(String, String)>, FlagError> {
+    let mut hosts = Vec::new();
+    for text in given {
+        let lines = csv::fields(text).ok_or_else(|| {
+            malformed("add-host", text, "a quote is not closed", "--add-host db:10.0.0.7")
+        })?;
+        for line in lines {
+            hosts.push(add_host(&line)?);
+        }
+    }
+    Ok(hosts)
+}
+
 /// Reads a line of `/etc/hosts`: `HOST:IP` or `HOST=IP`, an address of version 6 perhaps in brackets.
 pub(crate) fn add_host(text: &str) -> Result<(String, String), FlagError> {
     const FLAG: &str = "add-host";
@@ -259,9 +274,9 @@ pub(crate) fn add_host(text: &str) -> Result<(String, String), FlagError> {
     if host.is_empty() || host.contains(char::is_whitespace) {
         return Err(bad("it names no host"));
     }
-    if address == "host-gateway" {
-        let instead = "give the address itself, or build with --network host";
-        return Err(FlagError::Unsupported { flag: FLAG, value: text.to_owned(), instead });
+    // Whoever runs the step knows where its host is.
+    if address == HOST_GATEWAY {
+        return Ok((host.to_owned(), address.to_owned()));
     }
     let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
     let address: IpAddr = bare.parse().map_err(|_| bad("the address is no IP address"))?;
@@ -340,17 +355,27 @@ pub(crate) fn network(text: Option<&str>) -> Result<RunNetwork, FlagError> {
     }
 }
 
-/// Reads `--allow`; nothing where it permits what is never asked for here.
-pub(crate) fn allow(text: &str) -> Result<Option<String>, FlagError> {
-    match text {
-        "network.host" | "security.insecure" => Ok(Some(text.to_owned())),
-        "device" | "buildx.local.delete" => Ok(None),
-        device if device.starts_with("device=") => Ok(None),
-        other => {
-            let problem = "it is none of network.host, security.insecure and device";
-            Err(malformed("allow", other, problem, "--allow network.host"))
+/// Reads `--allow`, several in one value separated by commas; what is never asked for here is left out.
+pub(crate) fn allow(given: &[String]) -> Result<BTreeSet<String>, FlagError> {
+    let mut allowed = BTreeSet::new();
+    // The commas of a device are its own.
+    let is_device = |text: &str| text == "device" || text.starts_with("device=");
+    for text in given.iter().filter(|text| !is_device(text)) {
+        for what in text.split(',').map(str::trim) {
+            match what {
+                "network.host" | "security.insecure" => {
+                    allowed.insert(what.to_owned());
+                }
+                "device" | "buildx.local.delete" => {}
+                device if device.starts_with("device=") => {}
+                other => {
+                    let problem = "it is none of network.host, security.insecure and device";
+                    return Err(malformed("allow", other, problem, "--allow network.host"));
+                }
+            }
         }
     }
+    Ok(allowed)
 }
 
 /// Reads `--cgroup-parent`: a path of control groups, or a slice.
@@ -424,79 +449,6 @@ fn flag_of(option: &str) -> Option<&'static str> {
     Some(instead)
 }
 
-/// What is asked of a Dockerfile instead of building it, and how the answer is printed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct CallWanted {
-    /// What is asked.
-    pub call: Call,
-    /// How the answer is printed.
-    pub format: ReportFormat,
-    /// Whether findings make the command fail.
-    pub status: FindingStatus,
-}
-
-/// How a report is printed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ReportFormat {
-    /// For people.
-    Text,
-    /// For programs.
-    Json,
-}
-
-/// Whether findings make the command fail.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum FindingStatus {
-    /// They do.
-    Fail,
-    /// Nobody wants to know.
-    Ignore,
-}
-
-/// Reads `--call=METHOD[,format=json][,ignorestatus=true]`, which `--check` is short for; nothing stands for a build.
-pub(crate) fn call(text: Option<&str>, check: bool) -> Result<Option<CallWanted>, FlagError> {
-    let text = match (text.filter(|text| !text.is_empty()), check) {
-        (None, false) => return Ok(None),
-        (None, true) => "check",
-        (Some(text), false) => text,
-        (Some(text), true) => {
-            let instead = "--check is short for --call=check: leave one of them out";
-            let second = format!("--call={text}");
-            return Err(FlagError::Conflict { first: "--check".into(), second, instead });
-        }
-    };
-    let bad = |problem: String| malformed("call", text, problem, "--call=check,format=json");
-    let (mut method, mut format, mut status) = (None, ReportFormat::Text, FindingStatus::Fail);
-    for (key, value) in csv::pairs(text).ok_or_else(|| bad("a quote is not closed".into()))? {
-        match (key.as_str(), value.as_deref()) {
-            ("format", Some("json")) => format = ReportFormat::Json,
-            ("format", Some("text" | "")) => format = ReportFormat::Text,
-            ("ignorestatus", Some("true" | "1")) => status = FindingStatus::Ignore,
-            ("ignorestatus", Some("false" | "0")) => status = FindingStatus::Fail,
-            (key, Some(value)) => {
-                return Err(bad(format!(
-                    "'{key}={value}' is neither format=json nor ignorestatus="
-                )));
-            }
-            (_, None) if method.is_some() => return Err(bad("it names two methods".into())),
-            (name, None) => method = Some(name.to_owned()),
-        }
-    }
-    let call = match method.as_deref() {
-        None | Some("build") => return Ok(None),
-        Some("check" | "lint") => Call::Check,
-        Some("advice") => Call::Advice,
-        Some("outline") => Call::Outline,
-        Some("targets") => Call::Targets,
-        Some(other) => {
-            return Err(bad(format!(
-                "'{other}' is none of build, check, advice, outline and targets"
-            )));
-        }
-    };
-    Ok(Some(CallWanted { call, format, status }))
-}
-
 /// Reads `--platform`: any number, separated by commas or given again, each kept once; `local` is this machine's.
 pub(crate) fn platforms(given: &[String]) -> Result<Vec<Platform>, FlagError> {
     let mut platforms: Vec<Platform> = Vec::new();
@@ -549,13 +501,12 @@ fn truth(
     name: &str,
     example: &'static str,
 ) -> Result<Option<bool>, FlagError> {
-    match build_args.get(name).map_or("", String::as_str) {
-        "" => Ok(None),
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Some(true)),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Some(false)),
-        given => {
-            let value = format!("{name}={given}");
-            Err(malformed("build-arg", &value, "it is neither true nor false", example))
-        }
-    }
+    let Some(given) = build_args.get(name).filter(|value| !value.is_empty()) else {
+        return Ok(None);
+    };
+    let wrong = || {
+        let value = format!("{name}={given}");
+        malformed("build-arg", &value, "it is neither true nor false", example)
+    };
+    variables::switch(given).map(Some).ok_or_else(wrong)
 }

@@ -122,6 +122,8 @@ pub struct Found {
     pub policies: Vec<SourcePolicy>,
     /// The ignore file of the build's own context, as far as it counts.
     pub ignore: String,
+    /// Labels of the image that come of the repository that the context's folder belongs to.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// A build that can be handed over.
@@ -141,6 +143,8 @@ pub struct Prepared {
     pub fetched: BTreeMap<String, Material>,
     /// The repository that the context's folder belongs to, where provenance is to say it.
     pub vcs: BTreeMap<String, String>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
     /// Live as long as the build.
     pub(crate) kept: Vec<tempfile::TempDir>,
 }
@@ -162,10 +166,7 @@ pub fn prepare(
         (MainContext::Stdin | MainContext::Remote(_), root) => root.unwrap_or_default(),
     };
     let main = Context::open(&root, 0)?;
-    let vcs = match &wanted.context {
-        MainContext::Folder(_) if wanted.tells_provenance() => vcs::of(&root, place.env),
-        MainContext::Folder(_) | MainContext::Stdin | MainContext::Remote(_) => BTreeMap::new(),
-    };
+    let said = asked_of_git(wanted, &root, place);
     let (dockerfile, filename, ignore) = if let Some(loose) = dockerfile {
         (loose.text, loose.name, ignore_of(&main)?)
     } else {
@@ -208,15 +209,29 @@ pub fn prepare(
             proxies: Proxies::load(place.env)?,
             policies,
             ignore: ignore.text,
+            labels: said.labels,
         },
         contexts,
         layouts,
         secrets: read_secrets(&wanted.secrets, place)?,
         agents,
         fetched: materials,
-        vcs,
+        vcs: said.info,
+        warnings: said.warning.into_iter().collect(),
         kept,
     })
+}
+
+/// What the repository says that the context's folder belongs to.
+fn asked_of_git(wanted: &Wanted, root: &Path, place: Place<'_>) -> vcs::Said {
+    let MainContext::Folder(_) = &wanted.context else { return vcs::Said::default() };
+    let dockerfile = match &wanted.dockerfile {
+        DockerfilePlace::Usual => Some(root.join("Dockerfile")),
+        DockerfilePlace::File(file) => Some(place.working.join(file)),
+        DockerfilePlace::Stdin | DockerfilePlace::Url(_) => None,
+    };
+    let built = vcs::Built { folder: root, dockerfile: dockerfile.as_deref() };
+    vcs::of(built, wanted.asks_git(), place.env)
 }
 
 /// An ignore file, and what it says.

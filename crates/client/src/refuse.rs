@@ -5,6 +5,7 @@ use crate::args::BuildFlags;
 
 /// Refuses a command line that asks for what is not there yet.
 pub(crate) fn refuse(flags: &BuildFlags) -> Result<(), FlagError> {
+    flags.legacy.refuse()?;
     let Some(value) = flags.resources.first() else { return Ok(()) };
     Err(FlagError::Unsupported {
         flag: "resource",

@@ -10,9 +10,11 @@ use dcbuild_process::{Clock, Env};
 use dcbuild_progress::text::clip;
 use dcbuild_progress::{
     Colour, Display, LogLine, Mode, Output, Size, Stream, Tally, Update, Vertex, VertexId,
-    VertexState, Warnings,
+    VertexState, Warning, Warnings,
 };
 use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use crate::variables;
 
 const TICK: Duration = Duration::from_millis(100);
 /// How many last lines of a step are shown when it failed.
@@ -53,9 +55,8 @@ impl Console {
 
     /// What can be shown: a dumb terminal cannot move its cursor.
     fn output(terminal: bool, env: &Env) -> Output {
-        let colour = if env.no_color() { Colour::Off } else { Colour::On };
         let moves = terminal && env.get("TERM") != Some("dumb");
-        if moves { Output::Terminal(colour) } else { Output::Stream }
+        if moves { Output::Terminal(variables::look(env)) } else { Output::Stream }
     }
 }
 
@@ -146,6 +147,8 @@ pub(crate) struct Show<'s> {
     tails: BTreeMap<VertexId, Tail>,
     tally: Tally,
     warnings: Warnings,
+    /// All that was warned of, for programs.
+    warned: Vec<Warning>,
     /// Whether a summary is for people, and this display is.
     sums_up: bool,
     ticks: Interval,
@@ -159,7 +162,8 @@ impl<'s> Show<'s> {
         let sums_up = matches!(mode, Mode::Auto | Mode::Tty | Mode::Plain);
         let tails = BTreeMap::new();
         let (tally, warnings) = (Tally::default(), Warnings::default());
-        Show { screen, display, clock, tails, tally, warnings, sums_up, ticks }
+        let warned = Vec::new();
+        Show { screen, display, clock, tails, tally, warnings, warned, sums_up, ticks }
     }
 
     pub(crate) fn update(&mut self, update: &Update) {
@@ -173,11 +177,17 @@ impl<'s> Show<'s> {
                 let tail = self.tails.entry(log.vertex).or_default();
                 tail.feed(log.stream, &log.bytes, log.time);
             }
-            Update::Status(_) | Update::Warning(_) => {}
+            Update::Warning(warning) => self.warned.push(warning.clone()),
+            Update::Status(_) => {}
         }
         self.tally.update(update);
         self.warnings.update(update);
         self.display.update(update);
+    }
+
+    /// All that was warned of.
+    pub(crate) fn warned(&self) -> &[Warning] {
+        &self.warned
     }
 
     /// What ran, what was a hit, and where the time went.
@@ -213,7 +223,7 @@ impl<'s> Show<'s> {
         let warnings = std::mem::take(&mut self.warnings);
         if self.sums_up {
             let colour = match self.screen.output() {
-                Output::Terminal(colour) => colour,
+                Output::Terminal(look) => look.colour,
                 Output::Stream => Colour::Off,
             };
             self.write(&warnings.render(colour));
@@ -267,6 +277,8 @@ impl<'s> Show<'s> {
 
 #[cfg(test)]
 mod tests {
+    use dcbuild_progress::Look;
+
     use super::*;
 
     #[test]
@@ -274,8 +286,9 @@ mod tests {
         let output = |terminal, env: &[(&str, &str)]| {
             Console::output(terminal, &env.iter().copied().collect())
         };
-        assert_eq!(output(true, &[("TERM", "xterm")]), Output::Terminal(Colour::On));
-        assert_eq!(output(true, &[("NO_COLOR", "1")]), Output::Terminal(Colour::Off));
+        assert_eq!(output(true, &[("TERM", "xterm")]), Output::Terminal(Look::default()));
+        let plain = Look { colour: Colour::Off, ..Look::default() };
+        assert_eq!(output(true, &[("NO_COLOR", "1")]), Output::Terminal(plain));
         assert_eq!(output(true, &[("TERM", "dumb")]), Output::Stream);
         assert_eq!(output(false, &[]), Output::Stream);
     }

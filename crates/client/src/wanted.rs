@@ -10,17 +10,19 @@ use dcbuild_model::{GitSource, Remote};
 use dcbuild_plan::{NoCache, PullPolicy, Request, RunNetwork};
 use dcbuild_process::Env;
 use dcbuild_progress::Mode;
-use dcbuild_proto::document::{Aim, Origin, Submission};
+use dcbuild_proto::document::{Aim, Origin, OutputKind, Submission};
 
 use crate::FlagError;
 use crate::args::BuildFlags;
 use crate::attest::{self, Attesting};
 use crate::caches::CacheFlags;
+use crate::call::{self, Method};
 use crate::output::{self, ClientOutput, Naming, Output, Shorthands};
-use crate::parse::{self, AgentSource, CallWanted, NamedContext, SecretSource};
+use crate::parse::{self, AgentSource, NamedContext, SecretSource};
 use crate::policy::{self, PolicyFlags};
 use crate::prepare::Found;
 use crate::refuse;
+use crate::variables::{self, GitAsked};
 
 /// What a build reads.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -71,13 +73,16 @@ pub struct Wanted {
     pub metadata_file: Option<PathBuf>,
     /// How progress is shown.
     pub mode: Mode,
-    /// What is asked of the Dockerfile instead of building it.
-    pub call: Option<CallWanted>,
+    /// Whether the metadata file tells warnings.
+    pub tells_warnings: bool,
+    /// A build, or what is asked of the Dockerfile instead.
+    pub method: Method,
     /// The request, all but the Dockerfile and the proxies.
     request: Request,
     title: String,
     /// How much provenance the metadata file is to have.
     told: Option<dcbuild_attest::Mode>,
+    git: GitAsked,
 }
 
 /// What a build is handed over for.
@@ -131,6 +136,8 @@ impl Wanted {
         let request = request(flags, env, &contexts)?;
         let context = with_git_dir(context, parse::keeps_git_dir(&request.build_args)?);
         let attesting = Attesting::new(flags, env)?;
+        let scanner = attesting.sbom.as_ref().map(|(scan, _)| scan.generator.as_str());
+        variables::refuse_unchecked(env, scanner)?;
         let request =
             Request { scan: attesting.sbom.as_ref().map(|(scan, _)| scan.clone()), ..request };
         let naming = Naming { names, annotations, index: request.is_index(), attesting };
@@ -140,16 +147,8 @@ impl Wanted {
         for output in &mut outputs {
             output.spec.inline_cache = inline;
         }
-        let mut stdout = outputs.iter().filter(|output| output.client.is_stdout());
-        if let (Some(_), Some(_)) = (stdout.next(), stdout.next()) {
-            let word = || "an output to standard output".to_owned();
-            let instead = "give all but one of them a dest=";
-            return Err(FlagError::Conflict {
-                first: word(),
-                second: "another one".into(),
-                instead,
-            });
-        }
+        let method = call::method(flags.call.as_deref().or(flags.print.as_deref()), flags.check)?;
+        agree(flags, method, &outputs)?;
         Ok(Wanted {
             request,
             policies: policy::flags(&flags.policies, env)?,
@@ -163,7 +162,9 @@ impl Wanted {
             contexts,
             outputs,
             mode,
-            call: parse::call(flags.call.as_deref(), flags.check)?,
+            method,
+            tells_warnings: variables::tells_warnings(env)?,
+            git: GitAsked::read(env)?,
             told: attest::told(env)?.filter(|_| flags.metadata_file.is_some()),
             title,
         })
@@ -181,7 +182,7 @@ impl Wanted {
                 "--cache-from and --cache-to, which the client reads and writes,",
                 !self.caches.is_empty(),
             ),
-            ("--check or --call", self.call.is_some()),
+            ("--check or --call", self.method != Method::Build),
         ];
         match stays.into_iter().find(|(_, given)| *given) {
             None => Ok(()),
@@ -199,6 +200,11 @@ impl Wanted {
         self.told.is_some() || self.outputs.iter().any(asks)
     }
 
+    /// What is to be asked of the repository that the context's folder belongs to.
+    pub(crate) fn asks_git(&self) -> GitAsked {
+        GitAsked { info: self.git.info && self.tells_provenance(), ..self.git }
+    }
+
     /// What the client does with each output, in the order of the submission.
     pub fn client_outputs(&self) -> Vec<ClientOutput> {
         self.outputs.iter().map(|output| output.client.clone()).collect()
@@ -206,8 +212,10 @@ impl Wanted {
 
     /// The submission of this build, now that its Dockerfile was read.
     pub fn submission(&self, found: Found, handover: Handover) -> Submission {
-        let Found { dockerfile, filename, proxies, policies, ignore } = found;
+        let Found { dockerfile, filename, proxies, policies, ignore, labels } = found;
         let request = Request {
+            // What a flag says goes before what the repository says.
+            labels: labels.into_iter().chain(self.request.labels.clone()).collect(),
             dockerfile,
             filename,
             proxies: proxies.build_args().into_iter().collect(),
@@ -220,7 +228,7 @@ impl Wanted {
             request,
             outputs: self.outputs.iter().map(|output| output.spec.clone()).collect(),
             detached: handover.purpose == Purpose::Detached,
-            aim: match (&self.call, handover.purpose) {
+            aim: match (self.method.question(), handover.purpose) {
                 (Some(wanted), _) => Aim::Call { call: wanted.call },
                 (None, Purpose::Plan) => Aim::Plan {},
                 (None, Purpose::Build | Purpose::Detached) => Aim::Build {},
@@ -241,9 +249,28 @@ impl Wanted {
     }
 }
 
+/// Refuses outputs that cannot be had together, and the id of an image that nobody makes.
+fn agree(flags: &BuildFlags, method: Method, outputs: &[Output]) -> Result<(), FlagError> {
+    let conflict = |first: &str, second: &str, instead| {
+        Err(FlagError::Conflict { first: first.into(), second: second.into(), instead })
+    };
+    if outputs.iter().filter(|output| output.client.is_stdout()).count() > 1 {
+        let instead = "give all but one of them a dest=";
+        return conflict("an output to standard output", "another one", instead);
+    }
+    let image = |output: &Output| matches!(output.spec.kind, OutputKind::Image { .. });
+    if method == Method::Build && flags.iidfile.is_some() && !outputs.iter().any(image) {
+        let instead = "leave it out, or make an image too: -o type=image";
+        return conflict("--iidfile", "outputs of which none is an image", instead);
+    }
+    Ok(())
+}
+
 /// Whether the argument asks for inline records that BuildKit has for it.
 fn is_inline(build_args: &BTreeMap<String, String>) -> bool {
-    matches!(build_args.get("BUILDKIT_INLINE_CACHE").map(String::as_str), Some("1" | "true"))
+    build_args
+        .get("BUILDKIT_INLINE_CACHE")
+        .is_some_and(|text| variables::switch(text) == Some(true))
 }
 
 fn title_of(folder: &std::path::Path) -> String {
@@ -320,11 +347,7 @@ fn request(
         (given, _) => parse::platforms(given)?,
     };
     let network = parse::network(flags.network.as_deref())?;
-    let mut allow = flags
-        .allow
-        .iter()
-        .filter_map(|what| parse::allow(what).transpose())
-        .collect::<Result<BTreeSet<_>, _>>()?;
+    let mut allow = parse::allow(&flags.allow)?;
     let hostname = parse::frontend_options(&flags.opts)?.hostname;
     let hostname = hostname.or_else(|| build_args.get("BUILDKIT_SANDBOX_HOSTNAME").cloned());
     let cgroup_parent = parse::cgroup_parent(flags.cgroup_parent.as_deref().unwrap_or_default())?;
@@ -353,11 +376,7 @@ fn request(
         pull: if flags.pull { PullPolicy::Always } else { PullPolicy::IfMissing },
         network,
         allow,
-        hosts: flags
-            .add_hosts
-            .iter()
-            .map(|text| parse::add_host(text))
-            .collect::<Result<_, _>>()?,
+        hosts: parse::add_hosts(&flags.add_hosts)?,
         ulimits: flags.ulimits.iter().map(|text| parse::ulimit(text)).collect::<Result<_, _>>()?,
         shm_bytes: flags.shm_size.as_deref().map(parse::shm_size).transpose()?.unwrap_or(0),
         build_args,

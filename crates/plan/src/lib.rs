@@ -23,11 +23,11 @@ mod stage;
 mod walk;
 
 pub use choose::{Choice, choose};
-pub use lint::{Finding, Rule};
+pub use lint::{Finding, Leftover, Rule};
 pub use op::{
-    Bytes, CacheSharing, CopyOp, CopySource, ImageLayer, ImageOp, ImageSource, InlineFile, Input,
-    InputSource, MountKind, Op, RunMount, RunNetwork, RunOp, RunSecurity, SecretMount, Ulimit,
-    WorkdirOp,
+    Bytes, CacheSharing, CopyOp, CopySource, HOST_GATEWAY, ImageLayer, ImageOp, ImageSource,
+    InlineFile, Input, InputSource, MountKind, Op, RunMount, RunNetwork, RunOp, RunSecurity,
+    SecretMount, Ulimit, WorkdirOp,
 };
 pub use plan::{
     BaseImage, HistoryLine, ImageTemplate, Plan, PlanError, Planned, PlannedImage, PlannedStage,
@@ -36,4 +36,4 @@ pub use plan::{
 pub use policy::{PolicyError, SourcePolicy};
 pub use report::{Call, Called, Report, call};
 pub use request::{ContextSource, NoCache, PullPolicy, Request, Scan};
-pub use sources::{ImageAnswer, Need, NoImage, ResolvedImage, Sources};
+pub use sources::{ImageAnswer, Need, ResolvedImage, Sources, Unresolved};

@@ -9,12 +9,14 @@ pub mod checks;
 pub(crate) mod file;
 pub(crate) mod from;
 mod ignored;
+pub mod leftover;
 pub mod rule;
 pub(crate) mod stage;
 
 use serde::{Deserialize, Serialize};
 
 pub use checks::Checks;
+pub use leftover::Leftover;
 pub use rule::Rule;
 
 /// Something questionable, and where.
@@ -27,9 +29,19 @@ pub struct Finding {
     pub detail: String,
     /// The lines of the Dockerfile, first and last, from 1.
     pub lines: (u32, u32),
+    /// What it says stays in a layer, where it says that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leftover: Option<Leftover>,
+    /// The bytes that following it would save, where they are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saved_bytes: Option<u64>,
 }
 
 impl Finding {
+    pub(crate) fn new(rule: Rule, lines: (u32, u32), detail: impl Into<String>) -> Finding {
+        Finding { rule, detail: detail.into(), lines, leftover: None, saved_bytes: None }
+    }
+
     /// The finding in one line, as a build shows it.
     pub fn short(&self) -> String {
         format!("{}: {} (line {})", self.rule.name(), self.detail, self.lines.0)
@@ -49,8 +61,12 @@ impl Findings {
     }
 
     pub(crate) fn add(&mut self, rule: Rule, lines: (u32, u32), detail: impl Into<String>) {
-        if self.checks.wants(rule) {
-            self.found.push(Finding { rule, detail: detail.into(), lines });
+        self.put(Finding::new(rule, lines, detail));
+    }
+
+    pub(crate) fn put(&mut self, finding: Finding) {
+        if self.checks.wants(finding.rule) {
+            self.found.push(finding);
         }
     }
 

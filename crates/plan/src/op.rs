@@ -251,6 +251,9 @@ pub struct InlineFile {
     pub content: Bytes,
 }
 
+/// What stands for the address of the machine that runs a step, among the lines of its `/etc/hosts`.
+pub const HOST_GATEWAY: &str = "host-gateway";
+
 /// Runs a process.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -271,7 +274,7 @@ pub struct RunOp {
     pub mounts: Vec<MountKind>,
     /// Scripts that stand under `/dev/pipes` while the process runs.
     pub scripts: Vec<InlineFile>,
-    /// Lines of `/etc/hosts` beyond the usual: name and address.
+    /// Lines of `/etc/hosts` beyond the usual: name and address, or [`HOST_GATEWAY`].
     pub hosts: Vec<(String, String)>,
     /// The host's name inside.
     pub hostname: String,

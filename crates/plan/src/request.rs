@@ -98,7 +98,7 @@ pub struct Request {
     pub network: RunNetwork,
     /// `--allow`: `network.host`, `security.insecure`; `cgroup-parent` where a group is named.
     pub allow: BTreeSet<String>,
-    /// `--add-host`: name and address.
+    /// `--add-host`: name and address, or [`HOST_GATEWAY`](crate::op::HOST_GATEWAY).
     pub hosts: Vec<(String, String)>,
     /// `--ulimit`.
     pub ulimits: Vec<Ulimit>,

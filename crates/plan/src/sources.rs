@@ -43,23 +43,29 @@ pub struct ResolvedImage {
     pub source: ImageSource,
 }
 
-/// Why there is no image.
+/// Why no image was found for a reference.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct NoImage {
+pub struct Unresolved {
     /// The reason.
     pub reason: String,
-    /// What to try, if something comes to mind.
+    /// What the user could do.
     pub hint: Option<String>,
 }
 
-impl From<String> for NoImage {
-    fn from(reason: String) -> NoImage {
-        NoImage { reason, hint: None }
+impl From<String> for Unresolved {
+    fn from(reason: String) -> Unresolved {
+        Unresolved { reason, hint: None }
+    }
+}
+
+impl From<&str> for Unresolved {
+    fn from(reason: &str) -> Unresolved {
+        reason.to_owned().into()
     }
 }
 
 /// What was found for a reference: the image, or the reason why not.
-pub type ImageAnswer = Result<ResolvedImage, NoImage>;
+pub type ImageAnswer = Result<ResolvedImage, Unresolved>;
 
 /// Everything that is known so far.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

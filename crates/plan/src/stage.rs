@@ -15,7 +15,7 @@ use crate::lint::{self, Checks, Findings};
 use crate::plan::{ImageTemplate, Plan, PlanError, Planned};
 use crate::policy::{Engine, PolicyError};
 use crate::request::{ContextSource, NoCache, OnePlatform, Request};
-use crate::sources::{ImageAnswer, Need, NoImage, ResolvedImage, Sources};
+use crate::sources::{ImageAnswer, Need, ResolvedImage, Sources, Unresolved};
 use crate::walk::{self, Walked};
 
 /// What a stage stands on.
@@ -656,7 +656,7 @@ impl<'a> Draft<'a> {
                 };
                 Ok(Ok(Ground::Image(full, image)))
             }
-            Some(Err(NoImage { reason, hint })) => {
+            Some(Err(Unresolved { reason, hint })) => {
                 let reference = reference.trim_start_matches("layout:");
                 let message =
                     format!("{name}: failed to resolve source metadata for {reference}: {reason}");

@@ -1,7 +1,9 @@
-//! What Docker's `config.json` says of proxies.
+//! What Docker's configuration says: proxies, and where its daemon is.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+
+use dcbuild_model::Digest;
 
 use crate::Env;
 
@@ -52,6 +54,41 @@ struct ConfigFile {
     proxies: BTreeMap<String, Proxies>,
 }
 
+/// Where the daemon listens that is meant where nothing else is said.
+const DAEMON: &str = "unix:///var/run/docker.sock";
+
+/// Says that docker's configuration has no such context.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("docker has no context '{name}' with the address of a daemon")]
+pub struct NoContext {
+    /// The context's name.
+    pub name: String,
+}
+
+/// Where the docker daemon listens: `DOCKER_HOST`, else what the context says that `DOCKER_CONTEXT` or docker's configuration
+/// names.
+pub fn daemon(env: &Env) -> Result<String, NoContext> {
+    if let Some(host) = env.docker_host() {
+        return Ok(host.to_owned());
+    }
+    let folder = env.docker_config();
+    let read = |path: &str| -> Option<serde_json::Value> {
+        let text = std::fs::read(folder.as_ref()?.join(path)).ok()?;
+        serde_json::from_slice(&text).ok()
+    };
+    let chosen = || Some(read("config.json")?.get("currentContext")?.as_str()?.to_owned());
+    let name = env.get("DOCKER_CONTEXT").map(str::to_owned).filter(|name| !name.is_empty());
+    let Some(name) = name.or_else(chosen).filter(|name| !matches!(name.as_str(), "" | "default"))
+    else {
+        return Ok(DAEMON.to_owned());
+    };
+    let digest = Digest::of(name.as_bytes()).to_string();
+    let hex = digest.trim_start_matches("sha256:");
+    let told = read(&format!("contexts/meta/{hex}/meta.json"));
+    let host = told.as_ref().and_then(|told| told.pointer("/Endpoints/docker/Host")?.as_str());
+    host.map(str::to_owned).ok_or(NoContext { name })
+}
+
 impl Proxies {
     /// Reads the proxies that the user's Docker configuration sets for builds; an absent file sets none.
     pub fn load(env: &Env) -> Result<Proxies, ProxiesError> {
@@ -64,8 +101,9 @@ impl Proxies {
             }
             Err(source) => return Err(ProxiesError::Read { path, source }),
         };
-        let host = env.docker_host().unwrap_or("unix:///var/run/docker.sock");
-        Proxies::parse(&text, host).map_err(|source| ProxiesError::Parse { path, source })
+        // Whoever loads into a daemon is told that a context is none.
+        let host = daemon(env).unwrap_or_else(|_| DAEMON.to_owned());
+        Proxies::parse(&text, &host).map_err(|source| ProxiesError::Parse { path, source })
     }
 
     /// Reads them from the file's text; those of the daemon's address go before the default ones.
@@ -110,6 +148,36 @@ mod tests {
         assert_eq!((own.http, own.all.as_deref()), (None, Some("socks5://q")));
         let names: Vec<String> = default.build_args().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"]);
+    }
+
+    #[test]
+    fn a_context_says_where_the_daemon_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let docker = folder.path().to_str().unwrap();
+        let asked = |more: &[(&str, &str)]| {
+            let own = [("DOCKER_CONFIG", docker)];
+            daemon(&own.into_iter().chain(more.iter().copied()).collect())
+        };
+        assert_eq!(asked(&[]).as_deref(), Ok(DAEMON));
+        assert_eq!(asked(&[("DOCKER_CONTEXT", "default")]).as_deref(), Ok(DAEMON));
+        // The folder of a context is named by the digest of its name.
+        let hex = "12b961af5feb3e9d39f93b2cefb9a1a944f18d02cca0cac2f04f5a982240605f";
+        let meta = folder.path().join("contexts/meta").join(hex);
+        std::fs::create_dir_all(&meta).unwrap();
+        let told = r#"{"Name":"rootless","Endpoints":{"docker":{"Host":"unix:///run/user/1/docker.sock"}}}"#;
+        std::fs::write(meta.join("meta.json"), told).unwrap();
+        let rootless = Ok("unix:///run/user/1/docker.sock");
+        assert_eq!(asked(&[("DOCKER_CONTEXT", "rootless")]).as_deref(), rootless);
+        let both = [("DOCKER_CONTEXT", "rootless"), ("DOCKER_HOST", "unix:///own")];
+        assert_eq!(asked(&both).as_deref(), Ok("unix:///own"));
+        let config = r#"{"currentContext": "rootless"}"#;
+        std::fs::write(folder.path().join("config.json"), config).unwrap();
+        assert_eq!(asked(&[]).as_deref(), rootless);
+        let error = asked(&[("DOCKER_CONTEXT", "nowhere")]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "docker has no context 'nowhere' with the address of a daemon"
+        );
     }
 
     #[test]

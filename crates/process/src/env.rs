@@ -176,11 +176,6 @@ impl Env {
     pub fn metadata_provenance(&self) -> Option<&str> {
         self.get("BUILDX_METADATA_PROVENANCE").filter(|value| !value.is_empty())
     }
-
-    /// Whether warnings go into the metadata file, as written in `BUILDX_METADATA_WARNINGS`.
-    pub fn metadata_warnings(&self) -> Option<&str> {
-        self.get("BUILDX_METADATA_WARNINGS").filter(|value| !value.is_empty())
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use dcbuild_model::UnixTime;
 
 use crate::text::printable;
-use crate::{Colour, Mode, Plain, RawJson, Size, Tty, Update};
+use crate::{Look, Mode, Plain, RawJson, Size, Tty, Update};
 
 /// Turns updates into what is written to standard error, in one of the modes.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub enum Display {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Output {
     /// A terminal.
-    Terminal(Colour),
+    Terminal(Look),
     /// A file or a pipe.
     Stream,
 }
@@ -31,7 +31,7 @@ impl Display {
     /// Picks the display for a mode; `auto` depends on the output, and `tty` on a stream is plain.
     pub fn new(mode: Mode, output: Output) -> Display {
         match (mode, output) {
-            (Mode::Auto | Mode::Tty, Output::Terminal(colour)) => Display::Tty(Tty::new(colour)),
+            (Mode::Auto | Mode::Tty, Output::Terminal(look)) => Display::Tty(Tty::new(look)),
             (Mode::Auto | Mode::Tty | Mode::Plain, _) => Display::Plain(Plain::default()),
             (Mode::RawJson, _) => Display::RawJson(RawJson::default()),
             (Mode::Quiet | Mode::None, _) => Display::Silent,
@@ -86,7 +86,7 @@ mod tests {
             Display::RawJson(_) => "rawjson",
             Display::Silent => "silent",
         };
-        let terminal = Output::Terminal(Colour::On);
+        let terminal = Output::Terminal(Look::default());
         for (mode, output, want) in [
             (Mode::Auto, terminal, "tty"),
             (Mode::Auto, Output::Stream, "plain"),

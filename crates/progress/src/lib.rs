@@ -23,8 +23,10 @@ pub use mode::{Mode, ParseModeError};
 pub use plain::Plain;
 pub use rawjson::RawJson;
 pub use summary::{Summary, Tally};
-pub use tty::{Colour, Frame, FrameLine, Size, Style, Tty, redraw};
-pub use update::{Log, Status, Stream, Update, Vertex, VertexId, VertexState, Warning};
+pub use tty::{Colour, Frame, FrameLine, Look, Paint, Palette, Size, Style, Tty, redraw};
+pub use update::{
+    Log, Status, Stream, Update, Vertex, VertexId, VertexState, Warning, is_internal,
+};
 pub use warnings::Warnings;
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod tests;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::update::{Log, Status, Stream, Update, Vertex, VertexState, Warning};
 
@@ -76,6 +77,29 @@ struct WarningJson {
     detail: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     url: Option<String>,
+    #[serde(rename = "sourceInfo", skip_serializing_if = "Option::is_none")]
+    source: Option<SourceJson>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    range: Vec<RangeJson>,
+}
+
+/// The text that a warning speaks of.
+#[derive(Debug, Serialize)]
+struct SourceJson {
+    filename: String,
+    data: String,
+    language: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct RangeJson {
+    start: PlaceJson,
+    end: PlaceJson,
+}
+
+#[derive(Debug, Serialize)]
+struct PlaceJson {
+    line: u32,
 }
 
 impl From<&Vertex> for VertexJson {
@@ -128,14 +152,29 @@ impl From<&Log> for LogJson {
 
 impl From<&Warning> for WarningJson {
     fn from(warning: &Warning) -> WarningJson {
+        let place = |line| PlaceJson { line };
+        let range = |(first, last)| RangeJson { start: place(first), end: place(last) };
         WarningJson {
             vertex: warning.vertex.to_string(),
             level: 1,
             short: STANDARD.encode(&warning.short),
             detail: warning.detail.iter().map(|text| STANDARD.encode(text)).collect(),
             url: warning.url.clone(),
+            source: None,
+            range: warning.lines.map(range).into_iter().collect(),
         }
     }
+}
+
+/// A warning as `client.VertexWarning` of moby/buildkit is written, with the Dockerfile that it speaks of.
+pub fn warning_json(warning: &Warning, filename: &str, dockerfile: &str) -> Value {
+    let source = warning.lines.map(|_| SourceJson {
+        filename: filename.to_owned(),
+        data: STANDARD.encode(dockerfile),
+        language: "Dockerfile",
+    });
+    let value = serde_json::to_value(WarningJson { source, ..warning.into() });
+    value.expect("texts and numbers are always JSON")
 }
 
 impl RawJson {

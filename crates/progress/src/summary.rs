@@ -7,7 +7,7 @@ use dcbuild_model::UnixTime;
 
 use crate::text::{bytes, line, printable, seconds};
 use crate::trace::Trace;
-use crate::update::{Update, VertexId, VertexState, between};
+use crate::update::{Update, VertexId, VertexState, between, is_internal};
 
 /// How many of the slowest vertices are named.
 const TOP: usize = 5;
@@ -59,7 +59,7 @@ impl Tally {
             moved: self.moved.values().fold(0, |sum, count| sum.saturating_add(*count)),
             ..Summary::default()
         };
-        let work = self.trace.begun().filter(|vertex| !vertex.name.starts_with("[internal]"));
+        let work = self.trace.begun().filter(|vertex| !is_internal(&vertex.name));
         for vertex in work {
             // What dcbuild does besides the steps is in the time, not in the counts: of a build that took everything
             // from the cache it is wrong to say that something ran.
@@ -119,6 +119,10 @@ mod tests {
     #[test]
     fn a_summary_says_where_the_time_went() {
         let script = Script::default()
+            .start(0, "[internal] load build context")
+            .done(900, "[internal] load build context")
+            .start(0, "[linux/amd64 internal] load metadata for docker.io/library/busybox:1")
+            .done(900, "[linux/amd64 internal] load metadata for docker.io/library/busybox:1")
             .cached(0, "[a 1/3] FROM busybox")
             .start(0, "[a 2/3] RUN make")
             .start(0, "[a 3/3] COPY \x1b[31m. .")

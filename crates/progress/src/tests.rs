@@ -91,7 +91,8 @@ impl Script {
     pub(crate) fn warning(self, time: i64, name: &str, short: &str) -> Script {
         let (vertex, short) = (VertexId::of(name), short.to_owned());
         let detail = vec!["more".to_owned()];
-        self.push(time, Update::Warning(Warning { vertex, short, detail, url: None }))
+        let warning = Warning { detail, ..Warning::of(vertex, short) };
+        self.push(time, Update::Warning(warning))
     }
 }
 

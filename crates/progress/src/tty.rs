@@ -1,6 +1,7 @@
 //! A live frame: a header, a line for each vertex, and the last words of those that run.
 
 mod frame;
+mod look;
 #[cfg(test)]
 mod tests;
 
@@ -8,14 +9,13 @@ use std::collections::{BTreeMap, VecDeque};
 
 use dcbuild_model::UnixTime;
 
-pub use frame::{Colour, Frame, FrameLine, Size, Style, redraw};
+pub use frame::{Frame, FrameLine, Size, Style, redraw};
+pub use look::{Colour, Look, Paint, Palette};
 
 use crate::text::{Lines, bytes, clip, printable, printable_line, seconds, width};
 use crate::trace::Trace;
 use crate::update::{Status, Stream, Update, Vertex, VertexId, VertexState, between};
 
-/// The most lines of output shown below a running vertex.
-const WINDOW_LINES: usize = 6;
 /// The narrowest terminal that is drawn for; a narrower one is treated as this wide.
 const COLUMNS_MIN: usize = 24;
 
@@ -24,7 +24,7 @@ const COLUMNS_MIN: usize = 24;
 pub struct Tty {
     trace: Trace,
     parts: BTreeMap<VertexId, Parts>,
-    colour: Colour,
+    look: Look,
     /// How many lines of the last frame stand above the cursor.
     drawn: usize,
 }
@@ -53,8 +53,8 @@ struct Group {
 
 impl Tty {
     /// Starts with nothing drawn.
-    pub fn new(colour: Colour) -> Tty {
-        Tty { trace: Trace::default(), parts: BTreeMap::new(), colour, drawn: 0 }
+    pub fn new(look: Look) -> Tty {
+        Tty { trace: Trace::default(), parts: BTreeMap::new(), look, drawn: 0 }
     }
 
     /// Takes one update.
@@ -77,6 +77,7 @@ impl Tty {
                 }
             }
             Update::Log(log) => {
+                let room = self.look.log_lines;
                 let Parts { window, lines, .. } = self.parts.entry(log.vertex).or_default();
                 lines.entry(log.stream).or_default().feed(&log.bytes, |text| {
                     let text = printable_line(text);
@@ -84,7 +85,7 @@ impl Tty {
                         return;
                     }
                     window.push_back(text);
-                    if window.len() > WINDOW_LINES {
+                    if window.len() > room {
                         window.pop_front();
                     }
                 });
@@ -112,7 +113,7 @@ impl Tty {
     }
 
     fn replace(&mut self, frame: &Frame) -> String {
-        let text = redraw(self.drawn, frame, self.colour);
+        let text = redraw(self.drawn, frame, self.look.colour);
         self.drawn = frame.lines.len();
         text
     }
@@ -158,7 +159,7 @@ impl Tty {
         lines.extend(parts.statuses.iter().map(|status| status_line(status, now, columns)));
         lines.extend(parts.warnings.iter().map(|warning| FrameLine {
             text: clip(&format!(" => WARN: {warning}"), columns).into(),
-            style: Style::Canceled,
+            style: Style::Warning,
         }));
         let window = parts.window.iter().map(|text| FrameLine {
             text: clip(&format!(" => => # {text}"), columns).into(),

@@ -157,6 +157,15 @@ pub struct Warning {
     pub detail: Vec<String>,
     /// A page about it.
     pub url: Option<String>,
+    /// The lines of the Dockerfile that are meant, first and last, from 1.
+    pub lines: Option<(u32, u32)>,
+}
+
+impl Warning {
+    /// A warning of one line about something that is not in the Dockerfile.
+    pub fn of(vertex: VertexId, short: impl Into<String>) -> Warning {
+        Warning { vertex, short: short.into(), detail: Vec::new(), url: None, lines: None }
+    }
 }
 
 /// One thing that happened.
@@ -170,6 +179,13 @@ pub enum Update {
     Log(Log),
     /// A warning.
     Warning(Warning),
+}
+
+/// Whether a name is of what a build does for itself, `[internal] load build context` or `[linux/amd64 internal] ...`, and
+/// not of a step.
+pub fn is_internal(name: &str) -> bool {
+    let inside = name.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    inside.is_some_and(|(inside, _)| inside == "internal" || inside.ends_with(" internal"))
 }
 
 /// The time from one moment to a later one; zero where the clocks disagree.

@@ -23,8 +23,8 @@ impl Warnings {
             return out;
         }
         let (on, off) = match colour {
-            Colour::On => ("\x1b[33m", "\x1b[0m"),
-            Colour::Off => ("", ""),
+            Colour::On(palette) => (format!("\x1b[{}m", palette.warning.code()), "\x1b[0m"),
+            Colour::Off => (String::new(), ""),
         };
         let count = self.0.len();
         let word = if count == 1 { "warning" } else { "warnings" };
@@ -45,10 +45,9 @@ mod tests {
     #[test]
     fn warnings_are_counted_and_listed() {
         let mut warnings = Warnings::default();
-        assert_eq!(warnings.render(Colour::On), "");
+        assert_eq!(warnings.render(Colour::Off), "");
         let mut add = |short: &str| {
-            let short = short.to_owned();
-            let warning = Warning { vertex: VertexId::of("a"), short, detail: vec![], url: None };
+            let warning = Warning::of(VertexId::of("a"), short);
             warnings.update(&Update::Warning(warning));
             warnings.render(Colour::Off)
         };

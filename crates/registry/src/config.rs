@@ -80,7 +80,10 @@ impl RawRegistryConfig {
                 problems.push(format!("registry.\"{name}\" is no registry (HOST or HOST:PORT)"));
             }
             for mirror in raw.mirrors.iter().filter(|mirror| base_url(mirror, true).is_none()) {
-                problems.push(format!("{}: '{mirror}' is no registry", key("mirrors")));
+                problems.push(format!(
+                    "{}: '{mirror}' is no registry (HOST or HOST:PORT; whether it speaks http stands in its own table)",
+                    key("mirrors")
+                ));
             }
             if raw.http && (raw.insecure || !raw.ca.is_empty()) {
                 problems.push(format!("{}: plain http has no certificates", key("http")));

@@ -1,11 +1,11 @@
-//! Loads an archive into a running docker daemon, over its unix socket.
+//! Loads an archive into a running docker daemon, over its unix socket or its port.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dcbuild_model::Fault;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 
 const HEAD_BYTES_MAX: usize = 64 << 10;
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -17,15 +17,21 @@ const SILENCE_MAX: Duration = Duration::from_mins(10);
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The address is of a kind that is not spoken.
-    #[error("docker's address '{address}' is no unix socket (unix:///PATH)")]
+    #[error("docker's address '{address}' is neither unix:///PATH nor tcp://HOST:PORT")]
     Address {
         /// The address.
         address: String,
     },
+    /// Docker's configuration has no such context.
+    #[error("docker has no context '{name}' with the address of a daemon")]
+    Context {
+        /// The context.
+        name: String,
+    },
     /// There is no daemon.
     #[error("could not reach the docker daemon at '{}'", socket.display())]
     NoDaemon {
-        /// The socket.
+        /// Where it listens.
         socket: PathBuf,
         /// What the system said.
         source: std::io::Error,
@@ -36,7 +42,7 @@ pub enum LoadError {
     /// The connection broke.
     #[error("the docker daemon at '{}' broke off", socket.display())]
     Broken {
-        /// The socket.
+        /// Where it listens.
         socket: PathBuf,
         /// What the system said.
         source: std::io::Error,
@@ -44,7 +50,7 @@ pub enum LoadError {
     /// The daemon took too long.
     #[error("the docker daemon at '{}' was silent for {seconds} seconds", socket.display())]
     Stalled {
-        /// The socket.
+        /// Where it listens.
         socket: PathBuf,
         /// For how long.
         seconds: u64,
@@ -52,7 +58,7 @@ pub enum LoadError {
     /// The daemon answered something that is no HTTP.
     #[error("the docker daemon at '{}' gave an answer that makes no sense", socket.display())]
     Answer {
-        /// The socket.
+        /// Where it listens.
         socket: PathBuf,
     },
     /// The daemon refused the image.
@@ -69,9 +75,10 @@ impl LoadError {
     /// Who can mend it.
     pub fn fault(&self) -> Fault {
         match self {
-            LoadError::Address { .. } | LoadError::NoDaemon { .. } | LoadError::Refused { .. } => {
-                Fault::Request
-            }
+            LoadError::Address { .. }
+            | LoadError::Context { .. }
+            | LoadError::NoDaemon { .. }
+            | LoadError::Refused { .. } => Fault::Request,
             LoadError::Archive(_)
             | LoadError::Broken { .. }
             | LoadError::Stalled { .. }
@@ -84,6 +91,9 @@ impl LoadError {
         match self {
             LoadError::Address { .. } => {
                 Some("set DOCKER_HOST to unix:///PATH, or write the image with -o type=docker,dest=FILE".into())
+            }
+            LoadError::Context { .. } => {
+                Some("`docker context ls` lists those there are: set DOCKER_CONTEXT to one, or DOCKER_HOST to unix:///PATH".into())
             }
             LoadError::NoDaemon { source, .. }
                 if source.kind() == std::io::ErrorKind::PermissionDenied =>
@@ -103,20 +113,8 @@ pub async fn docker_load<R>(address: &str, archive: R) -> Result<String, LoadErr
 where
     R: AsyncRead + Unpin + Send,
 {
-    let socket = match address.strip_prefix("unix://") {
-        Some(path) if path.starts_with('/') => PathBuf::from(path),
-        _ => return Err(LoadError::Address { address: address.to_owned() }),
-    };
-    let connect = tokio::time::timeout(Duration::from_secs(10), UnixStream::connect(&socket)).await;
-    let stream = match connect {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(source)) => return Err(LoadError::NoDaemon { socket, source }),
-        Err(_) => {
-            let source = std::io::ErrorKind::TimedOut.into();
-            return Err(LoadError::NoDaemon { socket, source });
-        }
-    };
-    let (read, write) = stream.into_split();
+    let (socket, stream) = connect(address).await?;
+    let (read, write) = tokio::io::split(stream);
     let mut answer = Answer { read, socket: &socket, buffer: Vec::new() };
     // A daemon that refuses answers before it has all; its answer then tells more than the broken pipe.
     let sent = send(&socket, archive, write).await;
@@ -126,6 +124,36 @@ where
         (Err(error), Err(_)) | (Ok(()), Err(error)) => return Err(error),
     };
     outcome(status, &body)
+}
+
+/// What goes both ways.
+trait Line: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Line for T {}
+
+/// Opens a connection; says with whom.
+async fn connect(address: &str) -> Result<(PathBuf, Box<dyn Line>), LoadError> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let unix = address.strip_prefix("unix://").filter(|path| path.starts_with('/'));
+    let port = address.strip_prefix("tcp://").filter(|port| port.contains(':'));
+    let (socket, connected) = if let Some(path) = unix {
+        let connect = tokio::time::timeout(PATIENCE, UnixStream::connect(path)).await;
+        (path, connect.map(|done| done.map(|stream| -> Box<dyn Line> { Box::new(stream) })))
+    } else if let Some(port) = port {
+        let connect = tokio::time::timeout(PATIENCE, TcpStream::connect(port)).await;
+        (port, connect.map(|done| done.map(|stream| -> Box<dyn Line> { Box::new(stream) })))
+    } else {
+        return Err(LoadError::Address { address: address.to_owned() });
+    };
+    let socket = PathBuf::from(socket);
+    match connected {
+        Ok(Ok(stream)) => Ok((socket, stream)),
+        Ok(Err(source)) => Err(LoadError::NoDaemon { socket, source }),
+        Err(_) => {
+            let source = std::io::ErrorKind::TimedOut.into();
+            Err(LoadError::NoDaemon { socket, source })
+        }
+    }
 }
 
 async fn send<R, W>(socket: &Path, mut archive: R, mut out: W) -> Result<(), LoadError>

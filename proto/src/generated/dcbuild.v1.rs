@@ -169,6 +169,11 @@ pub struct Warning {
     pub detail: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, tag = "4")]
     pub url: ::prost::alloc::string::String,
+    /// The lines of the Dockerfile, from 1; both 0 where none is meant.
+    #[prost(uint32, tag = "5")]
+    pub first_line: u32,
+    #[prost(uint32, tag = "6")]
+    pub last_line: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Finished {

@@ -18,9 +18,6 @@ const FILES: &[(&str, &str)] = &[
     (".dockerignore", "secret*\n"),
 ];
 
-/// Stands before what docker's hub said.
-const HUB: &str = ", and so did the registry";
-
 fn story() -> Story {
     Story::new("FROM scratch\n", FILES)
 }
@@ -39,13 +36,8 @@ fn printed(story: &Story, title: &str, done: &Finished) -> String {
         text = text.replace(&from, to);
     }
     let mut shown = format!("=== {title}\n");
-    // How docker's hub was not reached is in the rest of a line, and in the hint behind it.
-    let mut is_of_hub = false;
     for line in text.lines() {
-        if !(is_of_hub && line.starts_with("hint: ")) {
-            writeln!(shown, "{}", steady(line)).unwrap();
-        }
-        is_of_hub = line.contains(HUB);
+        writeln!(shown, "{}", steady(line)).unwrap();
     }
     writeln!(shown, "(exit code {code})\n").unwrap();
     shown
@@ -54,7 +46,11 @@ fn printed(story: &Story, title: &str, done: &Finished) -> String {
 /// A line without what depends on the machine: its platform, how long something took, how docker's hub was not reached.
 fn steady(line: &str) -> String {
     let line = line.trim_end().replace(&format!("linux/{}", architecture()), "linux/HERE");
-    let (line, _) = line.split_once(HUB).unwrap_or((&line, ""));
+    // Whether docker's hub itself is reached depends on the machine.
+    if line.starts_with("hint: ") && line.contains("docker.io") {
+        return "hint: ... docker.io ...".into();
+    }
+    let (line, _) = line.split_once(", and so did the registry").unwrap_or((&line, ""));
     let line = line.split("sha256:").enumerate().map(|(at, part)| match part.get(..64) {
         Some(hex) if at > 0 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
             format!("sha256:DIGEST{}", &part[64..])
@@ -144,6 +140,14 @@ fn of_the_text_of_a_dockerfile() {
             "FROM busybox:golden\nUSER\n",
             "FROM busybox:golden\nVOLUME\n",
             "FROM busybox:golden\nONBUILD FROM scratch\n",
+            "FROM busybox:golden\nENV A='open\n",
+            "FROM busybox:golden\nHEALTHCHECK --retries=some CMD true\n",
+            "FROM busybox:golden\nHEALTHCHECK --interval=5 CMD true\n",
+            "FROM busybox:golden\nRUN --mount=type=secret,from=a true\n",
+            "FROM busybox:golden\nRUN --mount=type=secret,sharing=locked true\n",
+            "FROM busybox:golden\nCOPY app.txt <<EOF\nx\nEOF\n",
+            "FROM busybox:golden\nCOPY --exclude app.txt /\n",
+            "# check=error=perhaps\nFROM scratch\n",
             "FROM busybox:golden\nADD --checksum=sha256:12 http://127.0.0.1:9/x /\n",
             "# escape=x\nFROM scratch\n",
             "# syntax=example.com/other:1\nFROM scratch\n",
@@ -181,72 +185,121 @@ fn of_what_a_dockerfile_finds() {
     );
 }
 
+/// Command lines; `@` is the context.
+const LINES: &[&str] = &[
+    "biuld @",
+    "build",
+    "build @ @",
+    "build --tarhet a @",
+    "build --target none @",
+    "build -t Name @",
+    "build -t name:tag:more @",
+    "build --build-arg =1 @",
+    "build --build-context x @",
+    "build --build-context x=oci-layout://: @",
+    "build --platform amd @",
+    "build --label =x @",
+    "build --annotation x @",
+    "build -o type=oic @",
+    "build -o type=oci,dst=x @",
+    "build -o dest=x @",
+    "build -o type=local @",
+    "build -o type=tar -o - @",
+    "build -o type=image,compression=lzma,name=x @",
+    "build -o type=image,compression-level=much,name=x @",
+    "build --push @",
+    "build --push=maybe @",
+    "build --load -t x @",
+    "build --secret src=x @",
+    "build --secret id=x,what=y @",
+    "build --secret id=x,src=none @",
+    "build --ssh default @",
+    "build --ssh default=none @",
+    "build --network some @",
+    "build --allow all @",
+    "build --add-host db @",
+    "build --add-host db:nowhere @",
+    "build --ulimit nofile @",
+    "build --shm-size big @",
+    "build --progress some @",
+    "build --call some @",
+    "build --check --call=outline @",
+    "build --call check,format=xml @",
+    "build --call check,ignorestatus=perhaps @",
+    "build --cgroup-parent x/../y @",
+    "build --annotation index:a=b -t x @",
+    "build --add-host a:1.2.3.4,b @",
+    "build --iidfile id -o out @",
+    "build --detach @",
+    "build --invoke sh @",
+    "build --disable-content-trust=false @",
+    "build -o type=docker,context=rootless @",
+    "build -o type=local,dest=out,mode=delete @",
+    "build -o type=registry,name=x,registry.insecure=true @",
+    "build --cache-to type=gha @",
+    "build --platform linux/amd64,linux/arm64 --load @",
+    "build --opt hostname @",
+    "build --build-context context=x @",
+    "bake app",
+    "buildx imagetools inspect x",
+    "buildx nonsense",
+    "push x",
+    "build --provenance mode=much @",
+    "build --sbom generator=A @",
+    "build --attest type=vex @",
+    "build --provenance=true --load @",
+    "build --attest type=provenance,max=true @",
+    "build --policy x @",
+    "build --policy reset=perhaps @",
+    "build --resource memory=1g @",
+    "build --opt target=x @",
+    "build --cache-upload some @",
+    "submit --detach --ssh x=none -o out @",
+    "submit @",
+    "submit --coordinator http://127.0.0.1:9 @",
+    "attach nonsense --coordinator http://127.0.0.1:9",
+    "ps",
+    "cancel 01arz3ndektsv4rrffq69g5fav --coordinator http://127.0.0.1:9",
+    "prune --keep-storage much",
+    "rmi none",
+    "--config none.toml build @",
+];
+
 #[test]
 fn of_a_command_line() {
+    check_lines(&story(), LINES, &expect_file!["lines.txt"]);
+}
+
+/// Variables of the environment that say what cannot be meant, or what nobody does.
+#[test]
+fn of_the_environment() {
     let story = story();
-    check_lines(
-        &story,
-        &[
-            "biuld @",
-            "build",
-            "build @ @",
-            "build --tarhet a @",
-            "build --target none @",
-            "build -t Name @",
-            "build -t name:tag:more @",
-            "build --build-arg =1 @",
-            "build --build-context x @",
-            "build --build-context x=oci-layout://: @",
-            "build --platform amd @",
-            "build --label =x @",
-            "build --annotation x @",
-            "build -o type=oic @",
-            "build -o type=oci,dst=x @",
-            "build -o dest=x @",
-            "build -o type=local @",
-            "build -o type=tar -o - @",
-            "build -o type=image,compression=lzma,name=x @",
-            "build -o type=image,compression-level=much,name=x @",
-            "build --push @",
-            "build --push=maybe @",
-            "build --load -t x @",
-            "build --secret src=x @",
-            "build --secret id=x,what=y @",
-            "build --secret id=x,src=none @",
-            "build --ssh default @",
-            "build --ssh default=none @",
-            "build --network some @",
-            "build --allow all @",
-            "build --add-host db @",
-            "build --add-host db:nowhere @",
-            "build --ulimit nofile @",
-            "build --shm-size big @",
-            "build --progress some @",
-            "build --call some @",
-            "build --check --call=outline @",
-            "build --cgroup-parent x/../y @",
-            "build --provenance mode=much @",
-            "build --sbom generator=A @",
-            "build --attest type=vex @",
-            "build --provenance=true --load @",
-            "build --attest type=provenance,max=true @",
-            "build --policy x @",
-            "build --policy reset=perhaps @",
-            "build --resource memory=1g @",
-            "build --opt target=x @",
-            "build --cache-upload some @",
-            "submit --detach --ssh x=none -o out @",
-            "submit @",
-            "submit --coordinator http://127.0.0.1:9 @",
-            "attach nonsense --coordinator http://127.0.0.1:9",
-            "ps",
-            "cancel 01arz3ndektsv4rrffq69g5fav --coordinator http://127.0.0.1:9",
-            "prune --keep-storage much",
-            "rmi none",
-            "--config none.toml build @",
-        ],
-        &expect_file!["lines.txt"],
-    );
+    let mut all = String::new();
+    for (name, value, flags) in [
+        ("BUILDX_METADATA_PROVENANCE", "much", "--metadata-file m -t x"),
+        ("BUILDX_METADATA_WARNINGS", "perhaps", "--metadata-file m -t x"),
+        ("BUILDX_GIT_LABELS", "some", ""),
+        ("BUILDX_NO_DEFAULT_OCI_ARTIFACT", "x", ""),
+        ("BUILDX_DEFAULT_POLICY", "1", "--sbom=true -t x"),
+        ("BUILDKIT_PROGRESS", "fancy", ""),
+        ("DOCKER_DEFAULT_PLATFORM", "amd", ""),
+        ("DOCKER_HOST", "ssh://host", "--load -t x"),
+        ("DOCKER_CONTEXT", "nowhere", "--load -t x"),
+        ("EXPERIMENTAL_BUILDKIT_SOURCE_POLICY", "none.json", ""),
+        ("BUILDX_BUILDER", "ci", "--check"),
+        ("BUILDKIT_HOST", "tcp://host:1234", "--check"),
+        ("BUILDKIT_COLORS", "run=pinkish", "--check"),
+        ("DOCKER_BUILDKIT", "0", "--check"),
+    ] {
+        let context = story.home.arg("context");
+        let words = ["build", "--progress=quiet"].into_iter().chain(flags.split_whitespace());
+        let words = words.filter(|word| name != "BUILDKIT_PROGRESS" || *word == "build");
+        let mut command = story.home.command(words.chain([context.as_str()]));
+        command.env(name, value);
+        let done = Running::start(command).finish(LONG);
+        all.push_str(&printed(&story, &format!("{name}={value} build {flags}"), &done));
+    }
+    expect_file!["environment.txt"].assert_eq(&all);
 }
 
 #[test]
@@ -276,7 +329,13 @@ fn of_contexts_and_files() {
             "build -",
             "build -f - @",
             "build http://127.0.0.1:9/context.tar",
+            "build -f none -",
             "build --build-context x=none @",
+            "build --build-context scratch2=oci-layout://none --target x @",
+            "build --cache-from type=local,src=none @",
+            "build --cache-to type=local,dest=@/app.txt/x,ignore-error=false @",
+            "build --policy @/app.txt @",
+            "explain",
             "build --iidfile none/id -t x @",
             "build --metadata-file none/meta -t x @",
             "build --push -t 127.0.0.1:9/app @",
@@ -285,4 +344,35 @@ fn of_contexts_and_files() {
         ],
         &expect_file!["places.txt"],
     );
+}
+
+/// What stands between a user and a registry: a login, a helper that is not there, a file of docker's that is none.
+#[test]
+fn of_logins() {
+    let story = story();
+    let login = dcbuild_tests::registry::Registry::with_login();
+    let mut all = String::new();
+    let mut run = |title: &str, flags: &[&str]| {
+        let context = story.home.arg("context");
+        let fixed = ["build", "--progress=quiet"];
+        let words = fixed.into_iter().chain(flags.iter().copied()).chain([context.as_str()]);
+        let done = story.home.run(words);
+        let shown = printed(&story, title, &done).replace(&login.host, "LOGIN");
+        all.push_str(&shown);
+    };
+    let docker = story.home.path("user/.docker");
+    std::fs::create_dir_all(&docker).unwrap();
+    let config = |text: &str| std::fs::write(docker.join("config.json"), text).unwrap();
+    let name = format!("{}/team/app:1", login.host);
+    run("push without a login", &["--push", "-t", &name]);
+    story.write("Dockerfile", &format!("FROM {name}\n"));
+    run("pull without a login", &[]);
+    let auth = "d3Jvbmc6d29yZA==";
+    config(&format!(r#"{{"auths":{{"{}":{{"auth":"{auth}"}}}}}}"#, login.host));
+    run("pull with a wrong login", &[]);
+    config(&format!(r#"{{"credHelpers":{{"{}":"nowhere"}}}}"#, login.host));
+    run("a helper that is not there", &[]);
+    config("{ auths");
+    run("a docker config that is none", &[]);
+    expect_file!["logins.txt"].assert_eq(&all);
 }

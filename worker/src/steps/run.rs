@@ -1,12 +1,13 @@
 //! RUN: a cell on the overlay of the state below, and the layer that it leaves.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use dcbuild_model::limits::{STEP_LOG_BYTES_MAX, STEP_PROCESSES_MAX};
 use dcbuild_model::{TreePath, UnixTime};
+use dcbuild_plan::HOST_GATEWAY;
 use dcbuild_plan::op::{RunNetwork, RunOp, RunSecurity};
 use dcbuild_proto::document::StepErrorKind;
 use dcbuild_sandbox::{
@@ -130,7 +131,11 @@ fn spec(
     let declared = |name: &str| op.env.iter().any(|(known, _)| known == name);
     let proxies = op.proxies.iter().filter(|(name, _)| !declared(name)).cloned();
     let env = op.env.iter().cloned().chain(proxies).chain(mounts.env.iter().cloned()).collect();
+    let network = network(sandbox, op.network, attempt.shared.config.network);
     let hosts = op.hosts.iter().map(|(name, address)| {
+        if address == HOST_GATEWAY {
+            return Ok((name.clone(), own_host(name, network)?));
+        }
         let address: IpAddr = address.parse().map_err(|_| {
             Failed::rejected(format!("'{address}' is not the address of a host '{name}'"))
         })?;
@@ -152,13 +157,29 @@ fn spec(
         mounts: mounts.all.clone(),
         hostname: hostname.to_owned(),
         hosts: hosts.collect::<Result<_, Failed>>()?,
-        network: network(sandbox, op.network, attempt.shared.config.network),
+        network,
         security: match op.security {
             RunSecurity::Sandbox => Security::Default,
             RunSecurity::Insecure => Security::Insecure,
         },
         limits: Limits { memory_bytes_max: attempt.shared.config.step_memory_max, ..limits(op)? },
     })
+}
+
+/// Where a step finds the machine that runs it: on the host's network at its loopback, where also what listens there alone
+/// is reached. A step without a network gets the same line, and reaches nothing.
+fn own_host(name: &str, network: Network) -> Result<IpAddr, Failed> {
+    match network {
+        Network::Host | Network::None => Ok(Ipv4Addr::LOCALHOST.into()),
+        Network::Isolated => {
+            let message = format!(
+                "--add-host {name}:{HOST_GATEWAY}: a RUN has a network of its own, which does not reach the machine that runs it"
+            );
+            let hint = "build with --network host, which a cluster must grant (network.host); or give the address of another \
+                        machine in the place of host-gateway";
+            Err(Failed::rejected(message).with_hint(Some(hint)))
+        }
+    }
 }
 
 fn network(sandbox: &Sandbox, asked: RunNetwork, usual: DefaultNetwork) -> Network {
@@ -311,5 +332,17 @@ mod tests {
         let Err(Failed::Step(error)) = allowed(false) else { panic!("it was allowed") };
         assert!(error.message.contains("needs root"), "{error:?}");
         assert!(error.hint.unwrap_or_default().contains("sudo"));
+    }
+
+    #[test]
+    fn the_host_has_an_address_where_a_step_reaches_it() {
+        for network in [Network::Host, Network::None] {
+            assert!(own_host("db", network).is_ok_and(|address| address.is_loopback()));
+        }
+        let Err(Failed::Step(error)) = own_host("db", Network::Isolated) else {
+            panic!("it was found")
+        };
+        assert!(error.message.starts_with("--add-host db:host-gateway: a RUN has"), "{error:?}");
+        assert!(error.hint.unwrap_or_default().contains("--network host"));
     }
 }

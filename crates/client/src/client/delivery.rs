@@ -1,7 +1,7 @@
 //! The client's part of a build's outputs: each on its own, so that one that fails takes no other with it.
 
 use dcbuild_process::Hint as _;
-use dcbuild_progress::Failure;
+use dcbuild_progress::{Failure, Warning};
 use dcbuild_proto::document::{MadeCache, Outcome, OutputKind, OutputResult};
 use tokio_util::sync::CancellationToken;
 
@@ -120,7 +120,7 @@ impl Client {
         &self,
         request: &BuildRequest,
         results: &[OutputResult],
-        outcome: &Outcome,
+        (outcome, warned): (&Outcome, &[Warning]),
     ) -> Result<(), DeliverError> {
         if let (Some(path), Some(id)) = (&request.iidfile, image_id(results)) {
             write_file(&self.config.working.join(path), id.as_bytes())?;
@@ -130,7 +130,8 @@ impl Client {
                 Outcome::Done { provenance, .. } => provenance.as_slice(),
                 _ => &[],
             };
-            let text = metadata(request.id, results, provenance);
+            let warned = if request.tells_warnings { warned } else { &[] };
+            let text = metadata(request, results, (provenance, warned));
             write_file(&self.config.working.join(path), text.as_bytes())?;
         }
         Ok(())

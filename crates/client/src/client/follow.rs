@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dcbuild_model::BuildId;
-use dcbuild_progress::{Update, VertexState};
+use dcbuild_progress::{Update, VertexState, is_internal};
 use dcbuild_proto::document::{Outcome, Question};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,8 +19,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// How long a cancelled build may take to say so.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// Vertices of a build that is still being planned or handed over have names that begin so.
-const INTERNAL: &str = "[internal]";
 
 /// How long it is worth trying again; each success starts it anew.
 pub(super) struct Patience {
@@ -287,7 +285,8 @@ async fn until(moment: Option<Instant>) {
 fn is_under_way(update: &Update) -> bool {
     match update {
         Update::Vertex(vertex) => {
-            !vertex.name.starts_with(INTERNAL) && vertex.state != VertexState::Waiting
+            // Those of a build that is still being planned or handed over are its own.
+            !is_internal(&vertex.name) && vertex.state != VertexState::Waiting
         }
         Update::Status(_) | Update::Log(_) | Update::Warning(_) => false,
     }

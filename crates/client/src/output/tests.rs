@@ -177,6 +177,68 @@ fn attributes_are_understood() {
     );
 }
 
+/// The lines by which GitHub's runners each build a platform, and what buildx writes for `--push`.
+#[test]
+fn what_buildx_does_with_an_image_elsewhere_is_understood() {
+    let one = |written: &str, want: Expect| check(&[written], NO, &["app"], &want);
+    one(
+        "type=image,name=ghcr.io/a/b,push-by-digest=true,name-canonical=true,push=true",
+        expect![[r#"
+            image ["ghcr.io/a/b"] push by-digest oci, Gzip -> Image
+        "#]],
+    );
+    one(
+        "type=registry,unpack=false,store=true,dangling-name-prefix=x",
+        expect![[r#"
+        "#]],
+    );
+    one(
+        "type=image,store=false,registry.insecure=false,prefer-nondist-layers=F",
+        expect![[r#"
+    "#]],
+    );
+    one(
+        "type=local,dest=out,mode=copy",
+        expect![[r#"
+    "#]],
+    );
+    one(
+        "type=local,dest=out,mode=delete",
+        expect![[r#"
+    "#]],
+    );
+    one(
+        "type=local,dest=out,mode=link",
+        expect![[r#"
+    "#]],
+    );
+    one(
+        "type=registry,registry.insecure=true",
+        expect![[r#"
+    "#]],
+    );
+    one(
+        "type=image,prefer-nondist-layers=true",
+        expect![[r#"
+    "#]],
+    );
+    one(
+        "type=docker,context=rootless",
+        expect![[r#"
+    "#]],
+    );
+    one(
+        "type=image,unpack=perhaps",
+        expect![[r#"
+    "#]],
+    );
+    one(
+        "type=tar,unpack=true",
+        expect![[r#"
+    "#]],
+    );
+}
+
 #[test]
 fn shorthands_and_names_make_outputs() {
     let push = Shorthands { push: true, ..NO };
@@ -391,7 +453,7 @@ fn docker_is_handed_one_platform() {
         NO,
         &["n"],
         &expect![[r#"
-            error: an annotation of the index needs an index: several platforms (--platform linux/amd64,linux/arm64), or an attestation
+            error: an annotation of an index or of a descriptor needs an index: several platforms (--platform linux/amd64,linux/arm64), or an attestation
         "#]],
     );
 }

@@ -115,8 +115,12 @@ fn hosts_have_addresses() {
         let want = want.map(|(host, address)| (host.to_owned(), address.to_owned()));
         assert_eq!(add_host(text).ok(), want, "{text}");
     }
-    let refused = add_host("db:host-gateway").unwrap_err().to_string();
-    assert_eq!(refused, "--add-host 'db:host-gateway' is not supported");
+    let several = add_hosts(&texts(&["a:1.2.3.4,b=::1", "\"c:host-gateway\""])).unwrap();
+    let several: Vec<String> =
+        several.into_iter().map(|(host, address)| format!("{host} {address}")).collect();
+    assert_eq!(several, ["a 1.2.3.4", "b ::1", "c host-gateway"]);
+    assert!(add_hosts(&texts(&["a:1.2.3.4,"])).is_err());
+    assert!(add_hosts(&texts(&["\"a:1.2.3.4"])).is_err());
 }
 
 #[test]
@@ -164,8 +168,12 @@ fn words_are_held_to_their_lists() {
     assert_eq!(network(None).unwrap(), RunNetwork::Default);
     assert_eq!(network(Some("host")).unwrap(), RunNetwork::Host);
     assert!(network(Some("bridge")).is_err());
-    assert!(allow("security.insecure").is_ok());
-    assert!(allow("everything").is_err());
+    let allowed =
+        allow(&texts(&["security.insecure,network.host", "device=a/b,alias=c/d", "device"]));
+    let both = ["network.host", "security.insecure"].map(str::to_owned);
+    assert_eq!(allowed.unwrap(), BTreeSet::from(both));
+    assert!(allow(&texts(&["everything"])).is_err());
+    assert!(allow(&texts(&["network.host,everything"])).is_err());
 }
 
 #[test]
@@ -204,27 +212,4 @@ fn one_platform_may_be_an_index() {
     assert_eq!(index(two, Some("1")), Some(true));
     assert_eq!(index(two, Some("false")), None);
     assert_eq!(index(one, Some("perhaps")), None);
-}
-
-#[test]
-fn calls_are_read() {
-    let read = |text: Option<&str>, check| {
-        call(text, check).map(|call| call.map(|it| (it.call, it.format, it.status)))
-    };
-    let (text, json) = (ReportFormat::Text, ReportFormat::Json);
-    let (fail, ignore) = (FindingStatus::Fail, FindingStatus::Ignore);
-    for (given, check, want) in [
-        (None, false, None),
-        (Some("build"), false, None),
-        (None, true, Some((Call::Check, text, fail))),
-        (Some("check,format=json"), false, Some((Call::Check, json, fail))),
-        (Some("lint,ignorestatus=true"), false, Some((Call::Check, text, ignore))),
-        (Some("format=json,outline"), false, Some((Call::Outline, json, fail))),
-        (Some("targets"), false, Some((Call::Targets, text, fail))),
-    ] {
-        assert_eq!(read(given, check).unwrap(), want, "{given:?}");
-    }
-    for bad in ["nonsense", "check,outline", "check,format=xml", "check,colour=red"] {
-        assert!(read(Some(bad), false).is_err(), "{bad}");
-    }
 }

@@ -133,8 +133,20 @@ fn what_is_not_done_says_so() {
             "--policy 'reset=true,file=x' is malformed: 'file' is none of filename=, disabled=, reset=, strict= and log-level=",
         ),
         (
-            "--call subrequests.describe .",
-            "--call 'subrequests.describe' is malformed: 'subrequests.describe' is none of build, check, advice, outline and targets",
+            "--call subrequests .",
+            "--call 'subrequests' is malformed: 'subrequests' is none of build, check, advice, outline, targets and subrequests.describe",
+        ),
+        ("--disable-content-trust=false .", "--disable-content-trust 'false' is not supported"),
+        ("--invoke sh .", "--invoke 'sh' is not supported"),
+        ("--root /x .", "--root '/x' is not supported"),
+        ("--server-config /x .", "--server-config '/x' is not supported"),
+        (
+            "--iidfile x -o out .",
+            "--iidfile and outputs of which none is an image do not go together",
+        ),
+        (
+            "--iidfile x -o type=cacheonly .",
+            "--iidfile and outputs of which none is an image do not go together",
         ),
         ("--check --call=outline .", "--check and --call=outline do not go together"),
         (
@@ -157,6 +169,8 @@ fn what_is_not_done_says_so() {
         "--sbom=generator=a:1,SELECT=x,inline-only=true --load .",
         "--provenance= --sbom= .",
         "--allow device --allow device=vendor.com/gpu .",
+        "--call subrequests.describe,format=json .",
+        "--disable-content-trust --iidfile x -o out -o type=image .",
     ] {
         assert!(wanted(line, &[]).is_ok(), "{line}");
     }
@@ -212,6 +226,8 @@ fn a_flag_without_effect_is_told() {
     let flags = parse("--rm --force-rm --compress -m 1g --cpu-shares 2 .");
     assert_eq!(flags.without_effect(), ["memory", "cpu-shares"]);
     assert!(flags.skipped().is_empty());
+    let skipped = parse("--builder ci --print outline .").skipped();
+    assert!(skipped[0].starts_with("--builder ci names") && skipped[1].starts_with("--print is"));
 }
 
 #[test]
@@ -348,6 +364,42 @@ fn the_metadata_file_has_as_much_provenance_as_is_asked() {
     assert_eq!(told("disabled").unwrap(), None);
     assert!(told("much").is_err());
     assert_eq!(wanted(".", &[]).unwrap().told, None);
+}
+
+#[test]
+fn variables_say_what_is_told_of_a_build() {
+    let asked =
+        |name, value| wanted("--metadata-file m --provenance=true -t a .", &[(name, value)]);
+    assert!(!wanted(".", &[]).unwrap().tells_warnings);
+    assert!(asked("BUILDX_METADATA_WARNINGS", "1").unwrap().tells_warnings);
+    assert!(asked("BUILDX_GIT_INFO", "1").unwrap().asks_git().info);
+    assert!(!asked("BUILDX_GIT_INFO", "0").unwrap().asks_git().info);
+    assert!(asked("BUILDX_GIT_LABELS", "full").unwrap().asks_git().labels);
+    // Nobody is told of the commit: git need not be asked.
+    assert_eq!(wanted(".", &[]).unwrap().asks_git(), GitAsked::default());
+    for name in ["BUILDX_METADATA_WARNINGS", "BUILDX_GIT_LABELS", "BUILDX_METADATA_PROVENANCE"] {
+        let error = asked(name, "perhaps").unwrap_err().to_string();
+        assert_eq!(error, format!("{name} cannot be 'perhaps'"));
+    }
+}
+
+#[test]
+fn what_a_flag_says_of_a_label_goes_before_the_repository() {
+    let wanted = wanted("--label a=flag .", &[]).unwrap();
+    let labels =
+        [("a", "git"), ("b", "git")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let found = Found { labels: labels.into(), ..Found::default() };
+    let labels = wanted.submission(found, Handover::default()).request.labels;
+    assert_eq!((labels["a"].as_str(), labels["b"].as_str()), ("flag", "git"));
+}
+
+#[test]
+fn a_policy_that_nobody_asks_is_not_passed_over() {
+    let policy = [("BUILDX_DEFAULT_POLICY", "1")];
+    let error = wanted("--sbom=true -t a .", &policy).unwrap_err().to_string();
+    assert_eq!(error, "BUILDX_DEFAULT_POLICY=1 and --sbom by docker's scanner do not go together");
+    assert!(wanted("--sbom=generator=own/scanner:1 -t a .", &policy).is_ok());
+    assert!(wanted("-t a .", &policy).is_ok());
 }
 
 #[test]

@@ -3,7 +3,8 @@
 
 use dcbuild_dockerfile::{CommandForm, Instruction, InstructionKind, RunInstruction};
 
-use super::{Findings, Rule};
+use super::leftover::megabytes;
+use super::{Findings, Leftover, Rule};
 use crate::stage::{Base, Draft, Ground, StageDraft, lines};
 
 /// Images whose purpose is to build.
@@ -41,8 +42,7 @@ struct Manager {
     verbs: &'static [&'static str],
     /// What is in a RUN that leaves nothing.
     remedies: &'static [&'static str],
-    left: &'static str,
-    advice: &'static str,
+    leaves: Leftover,
 }
 
 const MANAGERS: [Manager; 4] = [
@@ -50,29 +50,25 @@ const MANAGERS: [Manager; 4] = [
         names: &["apt-get", "apt"],
         verbs: &["update"],
         remedies: &["/var/lib/apt"],
-        left: "the package lists of apt",
-        advice: "end the RUN with rm -rf /var/lib/apt/lists/*, or mount a cache at /var/lib/apt",
+        leaves: Leftover::AptLists,
     },
     Manager {
         names: &["apk"],
         verbs: &["add", "update"],
         remedies: &["--no-cache", "/var/cache/apk", "/etc/apk/cache"],
-        left: "the index of apk",
-        advice: "use apk add --no-cache",
+        leaves: Leftover::ApkIndex,
     },
     Manager {
         names: &["yum", "dnf", "microdnf"],
         verbs: &["install", "update", "upgrade"],
         remedies: &["clean all", "/var/cache/yum", "/var/cache/dnf"],
-        left: "the cache of yum",
-        advice: "end the RUN with yum clean all (dnf, microdnf), or mount a cache at /var/cache",
+        leaves: Leftover::YumCache,
     },
     Manager {
         names: &["pip", "pip3"],
         verbs: &["install", "download"],
         remedies: &["--no-cache-dir", "/.cache", "PIP_NO_CACHE_DIR"],
-        left: "the cache of pip",
-        advice: "use pip install --no-cache-dir, or mount a cache at /root/.cache/pip",
+        leaves: Leftover::PipCache,
     },
 ];
 
@@ -177,14 +173,6 @@ fn weight(draft: &Draft<'_>, stage: usize) -> String {
     }
 }
 
-fn megabytes(bytes: u64) -> String {
-    match bytes {
-        0..1_000 => format!("{bytes} bytes"),
-        1_000..1_000_000 => format!("{}.{} kB", bytes / 1_000, bytes % 1_000 / 100),
-        _ => format!("{}.{} MB", bytes / 1_000_000, bytes % 1_000_000 / 100_000),
-    }
-}
-
 fn of_run(
     instruction: &Instruction,
     run: &RunInstruction,
@@ -205,13 +193,7 @@ fn of_run(
         let leaves = commands.iter().any(|words| calls(words, manager.names, manager.verbs));
         let quiet = quiet_pip && manager.names.contains(&"pip");
         if leaves && !quiet && !manager.remedies.iter().any(|remedy| whole.contains(remedy)) {
-            let detail = format!("{} stay in the layer: {}", manager.left, manager.advice);
-            let detail = if manager.left.contains("lists") {
-                detail
-            } else {
-                detail.replacen(" stay ", " stays ", 1)
-            };
-            findings.add(Rule::PackageListsKept, at, detail);
+            findings.put(manager.leaves.finding(at));
         }
     }
     let installs = ["apt-get", "apt", "apk", "yum", "dnf", "microdnf"];

@@ -146,6 +146,9 @@ fn check_json(report: &CheckReport, request: &Request) -> Value {
         }
         warning.insert("detail".into(), finding.detail.as_str().into());
         warning.insert("location".into(), location(finding.lines));
+        if let Some(bytes) = finding.saved_bytes {
+            warning.insert("savedBytes".into(), bytes.into());
+        }
         Value::Object(warning)
     };
     let warnings: Vec<Value> = report.findings.iter().map(warning).collect();

@@ -7,10 +7,12 @@ use dcbuild_oci::{ImageConfig, ImageRef};
 
 use super::{DEFAULT_PATH, Stage, Walk, join};
 use crate::env::Env;
-use crate::op::{Input, InputSource, MountKind, Op, RunNetwork, RunOp, RunSecurity, WorkdirOp};
+use crate::op::{
+    HOST_GATEWAY, Input, InputSource, MountKind, Op, RunNetwork, RunOp, RunSecurity, WorkdirOp,
+};
 use crate::plan::{BaseImage, PlanError};
 use crate::request::{ContextSource, Scan};
-use crate::sources::{Need, NoImage, ResolvedImage};
+use crate::sources::{Need, ResolvedImage, Unresolved};
 use crate::stage::{Base, Ground};
 
 /// ARGs that say what is scanned besides the target, and are nothing else.
@@ -61,7 +63,8 @@ impl Walk<'_> {
             security: RunSecurity::Sandbox,
             mounts,
             scripts: Vec::new(),
-            hosts: request.hosts.clone(),
+            // A scanner has no business with the machine that runs it.
+            hosts: request.hosts.iter().filter(|(_, at)| at != HOST_GATEWAY).cloned().collect(),
             hostname: request.hostname.clone(),
             shm_bytes: 0,
             ulimits: Vec::new(),
@@ -95,7 +98,7 @@ impl Walk<'_> {
                 self.needs.insert(Need::Image { reference, platform });
                 Ok(None)
             }
-            Some(Err(NoImage { reason, hint })) => {
+            Some(Err(Unresolved { reason, hint })) => {
                 let message = format!("could not find the scanner {reference}: {reason}");
                 Err(PlanError::Request { message, hint: hint.clone() })
             }

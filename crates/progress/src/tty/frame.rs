@@ -1,5 +1,7 @@
 //! A frame, and the bytes that put it in the place of the one before.
 
+use super::{Colour, Palette};
+
 /// The terminal's size, in characters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Size {
@@ -15,15 +17,6 @@ impl Default for Size {
     }
 }
 
-/// Whether the terminal is to show colours; off where `NO_COLOR` is set.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Colour {
-    /// With colours.
-    On,
-    /// Without.
-    Off,
-}
-
 /// How a line looks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Style {
@@ -33,20 +26,23 @@ pub enum Style {
     Done,
     /// A vertex that failed.
     Error,
-    /// A vertex that was cancelled, and warnings.
+    /// A vertex that was cancelled.
     Canceled,
+    /// A warning.
+    Warning,
     /// What a step wrote.
     Faint,
 }
 
 impl Style {
-    fn code(self) -> Option<&'static str> {
+    fn code(self, palette: &Palette) -> Option<String> {
         match self {
             Style::Plain => None,
-            Style::Done => Some("34"),
-            Style::Error => Some("31"),
-            Style::Canceled => Some("33"),
-            Style::Faint => Some("2"),
+            Style::Done => Some(palette.done.code()),
+            Style::Error => Some(palette.error.code()),
+            Style::Canceled => Some(palette.canceled.code()),
+            Style::Warning => Some(palette.warning.code()),
+            Style::Faint => Some("2".into()),
         }
     }
 }
@@ -75,7 +71,11 @@ pub fn redraw(prev_lines: usize, frame: &Frame, colour: Colour) -> String {
     }
     out.push('\r');
     for line in &frame.lines {
-        match line.style.code().filter(|_| colour == Colour::On) {
+        let code = match &colour {
+            Colour::On(palette) => line.style.code(palette),
+            Colour::Off => None,
+        };
+        match code {
             Some(code) => out += &format!("\x1b[{code}m{}\x1b[0m", line.text),
             None => out += &line.text,
         }

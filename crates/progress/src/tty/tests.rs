@@ -6,7 +6,7 @@ use super::*;
 use crate::tests::{Script, at};
 
 fn fed(script: &Script) -> Tty {
-    let mut tty = Tty::new(Colour::Off);
+    let mut tty = Tty::new(Look { colour: Colour::Off, ..Look::default() });
     for (_, update) in &script.updates {
         tty.update(update);
     }
@@ -100,9 +100,22 @@ fn a_redraw_covers_the_frame_before() {
     let line = |text: &str, style| FrameLine { text: text.into(), style };
     let frame = Frame { lines: vec![line("head", Style::Plain), line("bad", Style::Error)] };
     expect![[r#""\u{1b}[?25l\u{1b}[3A\rhead\u{1b}[K\n\u{1b}[31mbad\u{1b}[0m\u{1b}[K\n\u{1b}[J\u{1b}[?25h""#]]
-        .assert_eq(&format!("{:?}", redraw(3, &frame, Colour::On)));
+        .assert_eq(&format!("{:?}", redraw(3, &frame, Look::default().colour)));
     expect![[r#""\u{1b}[?25l\rhead\u{1b}[K\nbad\u{1b}[K\n\u{1b}[J\u{1b}[?25h""#]]
         .assert_eq(&format!("{:?}", redraw(0, &frame, Colour::Off)));
+}
+
+#[test]
+fn as_many_lines_of_output_are_shown_as_are_asked_for() {
+    for (log_lines, want) in [(1, "b.c"), (2, "cc a.c"), (0, "")] {
+        let mut tty = Tty::new(Look { log_lines, ..Look::default() });
+        let script = Script::default().start(0, "a").log(1, "a", b"cc a.c\nb.c\n");
+        script.updates.iter().for_each(|(_, update)| tty.update(update));
+        let text = texts(&tty.frame(at(2), Size::default()));
+        let shown: Vec<&str> = text.lines().filter(|line| line.contains("=> #")).collect();
+        assert_eq!(shown.len(), log_lines, "{text}");
+        assert!(shown.first().is_none_or(|line| line.ends_with(want)), "{text}");
+    }
 }
 
 #[test]

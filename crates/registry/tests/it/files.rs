@@ -8,7 +8,7 @@ use dcbuild_registry::{
     write_docker_tar, write_oci_dir, write_oci_tar,
 };
 use futures::TryStreamExt as _;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::image::Small;
 
@@ -77,19 +77,21 @@ async fn a_corrupt_blob_is_not_written() {
     assert!(error.to_string().contains("reads as"), "{error}");
 }
 
+/// Answers what is asked with this.
+async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, reply: &str) -> String {
+    let mut request = Vec::new();
+    while !request.ends_with(b"0\r\n\r\n") {
+        assert!(stream.read_buf(&mut request).await.unwrap() > 0);
+    }
+    stream.write_all(reply.as_bytes()).await.unwrap();
+    String::from_utf8(request).unwrap()
+}
+
 async fn load_against(reply: &'static str) -> (Result<String, LoadError>, String) {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("docker.sock");
     let listener = tokio::net::UnixListener::bind(&socket).unwrap();
-    let serve = async {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut request = Vec::new();
-        while !request.ends_with(b"0\r\n\r\n") {
-            assert!(stream.read_buf(&mut request).await.unwrap() > 0);
-        }
-        stream.write_all(reply.as_bytes()).await.unwrap();
-        String::from_utf8(request).unwrap()
-    };
+    let serve = async { serve(listener.accept().await.unwrap().0, reply).await };
     let address = format!("unix://{}", socket.display());
     let (loaded, request) = tokio::join!(docker_load(&address, &b"archive"[..]), serve);
     (loaded, request)
@@ -114,6 +116,20 @@ async fn docker_takes_an_archive_or_says_why_not() {
     }
     let error = docker_load("unix:///nonexistent.sock", &b""[..]).await.unwrap_err();
     assert!(error.hint().unwrap().contains("start docker"), "{error}");
-    let error = docker_load("tcp://1.2.3.4:2375", &b""[..]).await.unwrap_err();
+    let error = docker_load("ssh://host", &b""[..]).await.unwrap_err();
     assert!(matches!(error, LoadError::Address { .. }));
+}
+
+#[tokio::test]
+async fn docker_may_listen_at_a_port() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("tcp://{}", listener.local_addr().unwrap());
+    let reply = "HTTP/1.1 200 OK\r\n\r\n{\"stream\":\"Loaded\"}";
+    let serve = async { serve(listener.accept().await.unwrap().0, reply).await };
+    let (said, request) = tokio::join!(docker_load(&address, &b"archive"[..]), serve);
+    assert_eq!(said.unwrap(), "Loaded");
+    assert!(request.ends_with("\r\n7\r\narchive\r\n0\r\n\r\n"), "{request}");
+    drop(listener);
+    let error = docker_load(&address, &b""[..]).await.unwrap_err();
+    assert!(matches!(error, LoadError::NoDaemon { .. }), "{error}");
 }

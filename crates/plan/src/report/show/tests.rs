@@ -7,7 +7,7 @@ use crate::lint::{Finding, Rule};
 use crate::report::CheckError;
 
 fn report() -> (Report, Request) {
-    let finding = |rule, lines, detail: &str| Finding { rule, lines, detail: detail.into() };
+    let finding = |rule, lines, detail: &str| Finding::new(rule, lines, detail);
     let findings = vec![
         finding(Rule::UndefinedVar, (3, 4), "Usage of undefined variable '$b'"),
         finding(Rule::StageNameCasing, (1, 1), "Stage name 'A' should be lowercase"),
