@@ -130,7 +130,7 @@ pub(crate) struct Submit {
     /// Print the build's id and return as soon as the bytes of the context are safe
     #[arg(long)]
     pub(crate) detach: bool,
-    /// What goes to the coordinator's store: on a cluster it is always `all`
+    /// What later builds find in the coordinator's store: all results, what the outputs are made of, or nothing
     #[arg(long, value_name = "WHAT", value_parser = cache_upload)]
     pub(crate) cache_upload: Option<CacheUpload>,
     #[command(flatten)]

@@ -41,7 +41,7 @@ pub(crate) async fn build(app: &App, flags: LocalBuild) -> anyhow::Result<ExitCo
         let (flag, value) = ("detach", "true".to_owned());
         return Ok(refused(&FlagError::Unsupported { flag, value, instead }, USAGE));
     }
-    let handover = Handover { purpose: Purpose::Build, in_place: true };
+    let handover = Handover { in_place: true, ..Handover::default() };
     let request = match request(app, &flags, handover).await? {
         Ok(request) => request,
         Err(code) => return Ok(code),
@@ -68,7 +68,7 @@ fn has_grown(ended: &Result<Ended, dcbuild_client::ClientError>) -> bool {
 
 /// `dcbuild plan`: the same path, which ends when the plan is there.
 pub(crate) async fn plan(app: &App, flags: PlanFlags) -> anyhow::Result<ExitCode> {
-    let handover = Handover { purpose: Purpose::Plan, in_place: true };
+    let handover = Handover { purpose: Purpose::Plan, in_place: true, ..Handover::default() };
     let mut build = flags.build;
     // The plan is what is printed; how it came about is only worth showing where somebody asks for it.
     build.progress.get_or_insert_with(|| "none".into());

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
-use dcbuild_carry::{Carried, NoPacks, Packs, Place, TakeError};
+use dcbuild_carry::{Carried, NoPacks, Packs, Place, TakeError, why_unopened};
 use dcbuild_client::caches::Where;
 use dcbuild_client::{Reach, explained, place_of};
 use dcbuild_coordinator::{CarryError, Exported, Stores, cache as ask_here, export, import};
@@ -15,6 +15,7 @@ use dcbuild_model::{Compression, LayerId, Scope, UnixTime};
 use dcbuild_process::{ByteSize, Clock as _, SystemClock, parse_duration};
 use dcbuild_progress::text::{bytes, printable};
 use dcbuild_proto::cache::{CacheAsk, CacheStats, CacheTold, ListedRecord, SweptStore};
+use dcbuild_store::{ObjectName, StoreError};
 use dcbuild_worker::Worker;
 
 use crate::args::Cluster;
@@ -26,6 +27,9 @@ use crate::roles::Named;
 use crate::say;
 use crate::state::Format;
 use crate::stores::{StoreFlags, seal_of};
+
+/// Documents that are named one by one.
+const NAMED_MAX: usize = 10;
 
 /// The cache as a whole.
 #[derive(Debug, clap::Args)]
@@ -85,7 +89,7 @@ enum Ask {
         #[arg(value_name = "DEST")]
         dest: String,
     },
-    /// Take what `export` or `--cache-to` wrote: builds then find it. Whoever wrote it is trusted
+    /// Take what `export` or `--cache-to` wrote, as far as `$DCBUILD_SIGNING_KEY` sealed it: builds then find it
     Import {
         /// The folder, or `docker://HOST/NAME:TAG`
         #[arg(value_name = "SOURCE")]
@@ -147,6 +151,13 @@ pub(crate) async fn cache(app: &App, flags: Cache) -> anyhow::Result<ExitCode> {
 
 async fn ask(stores: &Stores, asked: &CacheAsk) -> anyhow::Result<CacheTold> {
     let told = ask_here(stores, &Scope::local(), asked, SystemClock.now()).await;
+    let by_index = |error: &StoreError| matches!(error, StoreError::Unavailable { store, .. } if store.starts_with("redis"));
+    if told.as_ref().is_err_and(by_index) {
+        return told.context(
+            "could not look after the cache, for its index fails: mend that, or leave --index and DCBUILD_INDEX out; what \
+             was used last is not known then, and counts from when it was written",
+        );
+    }
     told.context("could not look after the cache")
 }
 
@@ -188,6 +199,8 @@ impl Packs for Packer {
 struct Told {
     text: String,
     left: u64,
+    /// Documents that were passed over, and why.
+    refused: (Vec<ObjectName>, &'static str),
 }
 
 /// The place that an argument means: a folder, unless it says `docker://`.
@@ -198,6 +211,9 @@ fn meant(text: &str, way: Way) -> anyhow::Result<Where> {
         return Ok(Where::Registry(image));
     }
     let folder = PathBuf::from(text);
+    if folder.is_file() {
+        bail!("{text} is a file: an exported cache is a folder, or docker://HOST/NAME:TAG");
+    }
     let full = std::fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_some());
     if way == Way::Out && full {
         bail!("the folder {text} is not empty: a cache is exported into a new one");
@@ -205,17 +221,28 @@ fn meant(text: &str, way: Way) -> anyhow::Result<Where> {
     Ok(Where::Folder { folder, tag: None, digest: None })
 }
 
-/// Says of an import that the store failed how it is ended; what came before a record is whole before the record is there.
-fn not_ended(error: CarryError) -> anyhow::Error {
-    let by_store =
-        matches!(error, CarryError::Store(_) | CarryError::Take(TakeError::Store { .. }));
+/// Says of an import how it is ended; what came before a record is whole before the record is there.
+fn not_ended(error: CarryError, from: &str) -> anyhow::Error {
+    let way_out = match &error {
+        CarryError::Take(TakeError::Store {
+            source: StoreError::Content { .. } | StoreError::DigestMismatch { .. },
+            ..
+        }) => Some(format!(
+            "the cache was not imported to its end: what lies at {from} is damaged, or broke off. Try again, and if that \
+             does not help, export it anew"
+        )),
+        CarryError::Store(_) | CarryError::Take(TakeError::Store { .. }) => Some(
+            "the cache was not imported to its end; once the store does well, the same command goes on where this one \
+             stopped"
+                .to_owned(),
+        ),
+        _ => None,
+    };
     let error = anyhow::Error::from(error);
-    if !by_store {
-        return error;
+    match way_out {
+        Some(way_out) => error.context(way_out),
+        None => error,
     }
-    error.context(
-        "the cache was not imported to its end; once the store does well, the same command goes on where this one stopped",
-    )
 }
 
 async fn carry(app: &App, place: Kept, way: Way, text: &str) -> anyhow::Result<ExitCode> {
@@ -232,28 +259,29 @@ async fn carry(app: &App, place: Kept, way: Way, text: &str) -> anyhow::Result<E
                 let Exported { records, left, sent } =
                     export(stores, &scope, packs, &*there).await?;
                 let size = bytes(sent.bytes);
-                Told {
-                    text: format!("exported {records} records and {} blobs, {size}\n", sent.blobs),
-                    left,
-                }
+                let text = format!("exported {records} records and {} blobs, {size}\n", sent.blobs);
+                Told { text, left, refused: (Vec::new(), "") }
             }
             Way::In => {
                 let taken = import(stores, &scope, &*there).await;
-                let Carried { records, blobs, bytes: size } = taken.map_err(not_ended)?;
+                let taken = taken.map_err(|error| not_ended(error, text))?;
+                let Carried { records, blobs, bytes: size, refused, left } = taken;
                 let size = bytes(size);
-                Told {
-                    text: format!("imported {records} records and {blobs} blobs, {size}\n"),
-                    left: 0,
-                }
+                let text = format!("imported {records} records and {blobs} blobs, {size}\n");
+                Told { text, left, refused: (refused, why_unopened(&stores.seal)) }
             }
         })
     };
     let carried = match place {
-        Kept::Cluster(url) => bail!(
-            "a coordinator's clients may not write records: name the store itself with --store (it is {url} now)"
-        ),
+        Kept::Cluster(url) => {
+            let why = match way {
+                Way::In => "a coordinator takes no records from its clients",
+                Way::Out => "a coordinator gives no whole cache to its clients",
+            };
+            bail!("{why} (it is {url} that is asked now): name the store itself with --store")
+        }
         Kept::Store(named) => {
-            let carried = move_it(&named.stores(), &NoPacks).await;
+            let carried = named.in_use(move_it(&named.stores(), &NoPacks)).await;
             named.close().await;
             carried
         }
@@ -261,7 +289,8 @@ async fn carry(app: &App, place: Kept, way: Way, text: &str) -> anyhow::Result<E
             let store = Arc::new(app.state.open_store()?);
             let _in_use = store.begin_use().context("could not take the store into use")?;
             let packer = Packer(packer(app, &store)?);
-            let seal = seal_of(&app.env, &[])?;
+            let keys = app.config.build.store.as_ref().map(|it| &*it.signing_key_files);
+            let seal = seal_of(&app.env, keys.unwrap_or_default())?;
             let stores = Stores { seal, ..Stores::folder((*store).clone()) };
             let carried = move_it(&stores, &packer).await;
             let confirmed = tokio::task::spawn_blocking(move || store.confirm_synced()).await?;
@@ -269,7 +298,15 @@ async fn carry(app: &App, place: Kept, way: Way, text: &str) -> anyhow::Result<E
             carried
         }
     };
-    let Told { mut text, left } = carried?;
+    let Told { mut text, left, refused: (refused, why) } = carried?;
+    if !refused.is_empty() {
+        let named = refused.iter().take(NAMED_MAX).map(|name| format!("  {name}\n"));
+        let (count, named) = (refused.len(), named.collect::<String>());
+        text.push_str(&format!("{count} documents {why}, and are passed over:\n{named}"));
+        if count > NAMED_MAX {
+            text.push_str(&format!("  and {} more\n", count - NAMED_MAX));
+        }
+    }
     if left > 0 {
         text.push_str(&format!("{left} records stay behind: their layers are not to be had\n"));
     }
@@ -317,7 +354,7 @@ fn stats(stats: &CacheStats) -> String {
 
 fn swept(swept: &SweptStore, word: &str) -> String {
     if swept.put_off {
-        return "nothing removed: builds go on in other processes, of whose uses nothing is known here. Ask the coordinator \
+        return "nothing removed: builds or imports go on in other processes, of whose uses nothing is known here. Ask the coordinator \
             that they run on (--coordinator), or try again when they have ended\n"
             .to_owned();
     }

@@ -8,7 +8,9 @@ use anyhow::{Context as _, anyhow};
 use dcbuild_carry::Packs;
 use dcbuild_client::{Client, ClientConfig, environment};
 use dcbuild_context::LocalContexts;
-use dcbuild_coordinator::{Coordinator, CoordinatorConfig, Granting, Holds, Stores, in_memory};
+use dcbuild_coordinator::{
+    Coordinator, CoordinatorConfig, Granting, Holds, MetCounts, Stores, in_memory,
+};
 use dcbuild_fetch::{Cache, FetchConfig, Reach};
 use dcbuild_model::{Compression, LayerId, WorkerId};
 use dcbuild_process::config::{CacheUpload, NetworkDefault};
@@ -110,6 +112,8 @@ fn stores(
         backlog: None,
         seal,
         lent: None,
+        // Nobody looks at a page of this process.
+        met: Arc::new(MetCounts::default),
     };
     // Worker and client read what is lent as well.
     stores.lending()

@@ -9,6 +9,7 @@ use dcbuild_oci::ImageRef;
 use dcbuild_process::config::CacheUpload;
 use dcbuild_process::report_with_hint;
 use dcbuild_progress::Mode;
+use dcbuild_proto::document::Upload;
 use dcbuild_store::ImageNames;
 
 use crate::args::{Cluster, EndBuild, Names, OneBuild, RemoveNames, Submit};
@@ -19,15 +20,13 @@ use crate::{complain, say};
 
 /// `dcbuild submit`.
 pub(crate) async fn submit(app: &App, flags: Submit) -> anyhow::Result<ExitCode> {
-    if let Some(CacheUpload::Outputs | CacheUpload::None) = flags.cache_upload {
-        bail!(
-            "--cache-upload outputs and none are for `dcbuild build`: on a cluster each result goes to the coordinator's \
-             store, where other workers read it and where it outlives its worker. Leave the flag out; how long results \
-             stay is said by coordinator.keep_unused and coordinator.keep_storage"
-        );
-    }
     let purpose = if flags.detach { Purpose::Detached } else { Purpose::Build };
-    let handover = Handover { purpose, in_place: false };
+    let upload = match flags.cache_upload {
+        Some(CacheUpload::All) | None => Upload::All,
+        Some(CacheUpload::Outputs) => Upload::Outputs,
+        Some(CacheUpload::None) => Upload::None,
+    };
+    let handover = Handover { purpose, in_place: false, upload };
     let request = match request(app, &flags.build, handover).await? {
         Ok(request) => request,
         Err(code) => return Ok(code),

@@ -12,7 +12,7 @@ use dcbuild_fetch::{Cache, FetchConfig, Reach};
 use dcbuild_model::{Scope, WorkerId};
 use dcbuild_process::{SystemClock, config::StoreConfig, new_bits};
 use dcbuild_remote::{EncryptedIncoming, Peers, RemoteStore, ServerTls};
-use dcbuild_store::{Ceilings, FolderStore, Near, Policy};
+use dcbuild_store::{Ceilings, FolderStore, Near, Policy, Seal};
 use dcbuild_worker::{DefaultNetwork, NoContexts, Worker, WorkerConfig};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +24,7 @@ use crate::door;
 use crate::registries::registries;
 use crate::secure::{channel, server_tls};
 use crate::state::absolute;
-use crate::stores::{Aside, Bucket, BucketSettings, StoreFlags, Straight, seal_of};
+use crate::stores::{Aside, Bucket, BucketSettings, StoreFlags, Straight, seal_of, unmarked};
 
 /// What a worker of a cluster keeps of small blobs, such as tables of contents.
 const NEAR_BYTES_MAX: u64 = 1 << 30;
@@ -173,7 +173,8 @@ async fn confirm_records(store: FolderStore, written: &CancellationToken) {
 
 /// The store that one command is about.
 pub(crate) enum Named {
-    Folder(FolderStore),
+    /// A folder, and what is sealed that goes from it to other places.
+    Folder(FolderStore, Seal),
     Bucket(Straight),
 }
 
@@ -181,28 +182,52 @@ impl Named {
     /// The store that flags, environment or configuration name.
     pub(crate) async fn open(flags: &StoreFlags, app: &App) -> anyhow::Result<Named> {
         Ok(match place_of(flags, app)? {
-            Place::Folder(dir) => Named::Folder(open_folder(&dir)?),
+            Place::Folder(dir) => {
+                let seal = seal_of(&app.env, key_files(&app.config.coordinator.store))?;
+                Named::Folder(open_folder(&dir)?, seal)
+            }
             Place::Bucket(settings) => Named::Bucket(Straight::open(&settings, &app.env).await?),
         })
     }
 
     pub(crate) fn stores(&self) -> Stores {
         match self {
-            Named::Folder(store) => Stores::folder(store.clone()),
+            Named::Folder(store, seal) => {
+                Stores { seal: seal.clone(), ..Stores::folder(store.clone()) }
+            }
             Named::Bucket(bucket) => bucket.stores(),
+        }
+    }
+
+    /// Does work in whose time no sweeper takes what it found or stored.
+    pub(crate) async fn in_use<T>(&self, work: impl Future<Output = T>) -> T {
+        match self {
+            Named::Folder(store, _) => {
+                let _in_use = store.begin_use().inspect_err(unmarked);
+                work.await
+            }
+            Named::Bucket(bucket) => bucket.in_use(work).await,
         }
     }
 
     /// Makes last what was written, and closes.
     pub(crate) async fn close(self) {
         match self {
-            Named::Folder(store) => {
+            Named::Folder(store, _) => {
                 let written = CancellationToken::new();
                 written.cancel();
                 confirm_records(store, &written).await;
             }
             Named::Bucket(bucket) => bucket.close().await,
         }
+    }
+}
+
+/// The signing keys that the configuration of a store names.
+fn key_files(store: &StoreConfig) -> &[PathBuf] {
+    match store {
+        StoreConfig::Bucket(bucket) => &bucket.signing_key_files,
+        StoreConfig::Folder { .. } => &[],
     }
 }
 

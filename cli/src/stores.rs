@@ -1,18 +1,20 @@
 //! A bucket as the store, with the index over it: opened from configuration, flags and environment.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use dcbuild_coordinator::Stores;
+use dcbuild_coordinator::{Met, MetCounts, Stores};
+use dcbuild_model::{BuildId, UnixTime};
 use dcbuild_process::config::{BucketConfig, IndexConfig, RedisTable};
 use dcbuild_process::{Clock as _, Env, SystemClock, new_bits};
 use dcbuild_redis::{Credentials, RedisConfig, RedisIndex};
 use dcbuild_s3::{S3Config, S3Store};
 use dcbuild_store::{
     Behind, Catalog, CatalogParts, EmbeddedIndex, Far, FolderStore, Indexed, KeyIndex, Now, Policy,
-    Seal, Unseen, Using,
+    Seal, StoreError, Unseen, Using,
 };
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,6 +23,9 @@ use tokio_util::task::TaskTracker;
 const INDEX_BYTES_MAX: usize = 256 << 20;
 /// How long notes to the index and the like may take once nobody needs the store any more.
 const CLOSE: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether a mark has grown old.
+const LOOK_EVERY: Duration = Duration::from_mins(1);
 
 /// Tells this process from others.
 fn salt() -> [u8; 16] {
@@ -241,12 +246,60 @@ impl Straight {
             backlog: None,
             seal: self.seal.clone(),
             lent: None,
+            met: met(&self.catalog, &self.s3),
         }
+    }
+
+    /// Does work in whose time no sweeper takes what it found or stored.
+    pub(crate) async fn in_use<T>(&self, work: impl Future<Output = T>) -> T {
+        let using = Using::new(Box::new(self.catalog.mark(&salt())));
+        let (user, since) = (BuildId::from_bits(new_bits(&SystemClock)), SystemClock.now());
+        drop(using.begin(user, since).await.inspect_err(unmarked));
+        let goes_on = BTreeMap::from([(user, since)]);
+        let renewed = async {
+            loop {
+                tokio::time::sleep(LOOK_EVERY).await;
+                keep(&using, &goes_on).await;
+            }
+        };
+        let done = tokio::select! {
+            done = work => done,
+            () = renewed => unreachable!("the mark is renewed without end"),
+        };
+        keep(&using, &BTreeMap::new()).await;
+        done
     }
 
     pub(crate) async fn close(self) {
         self.ends.close(&self.s3).await;
     }
+}
+
+/// What a bucket and its index have met.
+fn met(catalog: &Arc<Catalog>, s3: &Arc<S3Store>) -> Met {
+    let (catalog, s3) = (catalog.clone(), s3.clone());
+    Arc::new(move || {
+        let met = catalog.counts();
+        MetCounts {
+            quarantined: s3.counts().quarantined,
+            refused: met.refused,
+            reads: met.store_reads,
+            lists: met.store_lists,
+            store_faults: met.store_faults,
+            index_faults: met.index_faults,
+        }
+    })
+}
+
+/// Renews the mark of what goes on, where it grows old, or takes it away.
+async fn keep(using: &Using, goes_on: &BTreeMap<BuildId, UnixTime>) {
+    drop(using.keep(using.begun(), goes_on, SystemClock.now()).await.inspect_err(unmarked));
+}
+
+/// Says that the mark of use is not as it should be: nothing is lost by it where nothing is swept meanwhile.
+pub(crate) fn unmarked(error: &StoreError) {
+    let error = dcbuild_process::report(error);
+    tracing::warn!(error, "a sweeper may not know that this command uses the store");
 }
 
 /// What records are sealed with: the key of the environment, and those of files.
@@ -306,6 +359,7 @@ impl Bucket {
             backlog: Some(self.behind.backlog()),
             seal: self.seal.clone(),
             lent: None,
+            met: met(&self.catalog, &self.s3),
         }
     }
 

@@ -7,7 +7,7 @@ use dcbuild_model::{LayerId, Record, StepIndex};
 use dcbuild_plan::{InputSource, NoCache, Op, Step};
 
 use crate::build::Build;
-use crate::planned::PlannedBuild;
+use crate::planned::{PlannedBuild, keeps};
 use crate::records::Probed;
 
 /// Writes the account of a build; `end` says how each step ended, and the record that the build has of it.
@@ -26,6 +26,8 @@ pub(crate) fn account(
     let passed: BTreeMap<StepIndex, Passed> = planned.passed.iter().copied().collect();
     for (at, step) in (0..).map(StepIndex).zip(&planned.plan.steps) {
         let (end, layer) = end(at);
+        let ran = matches!(end, StepEnd::Ran { .. });
+        let held = ran && !keeps(submission.upload, &planned.plan, at);
         account.steps.push(AccountStep {
             name: step.name.clone(),
             stage: stage_of(planned, step),
@@ -39,6 +41,7 @@ pub(crate) fn account(
             passed: passed.get(&at).copied(),
             end,
             layer,
+            held,
         });
     }
     account

@@ -7,6 +7,7 @@ mod account;
 mod actions;
 mod builds;
 mod ends;
+mod held;
 mod makers;
 mod reports;
 mod unmet;
@@ -34,7 +35,7 @@ use crate::planned::PlannedBuild;
 
 pub(crate) use builds::{SubmitError, Summarised};
 pub(crate) use ends::outlived;
-pub(crate) use makers::{Found, PeerPlace};
+pub(crate) use makers::{Found, PeerPlace, Way};
 pub(crate) use reports::{Hello, Made, Report};
 pub(crate) use workers::SeenWorker;
 
@@ -48,6 +49,10 @@ pub(crate) enum Order {
     Lease(Vec<u8>),
     /// End an attempt, at once or behind a step.
     Stop { attempt: AttemptId, after: Option<StepIndex> },
+    /// Send a result to the store that is held.
+    Send { attempt: AttemptId, step: StepIndex },
+    /// Hold a result no longer.
+    LetGo { attempt: AttemptId, step: StepIndex },
 }
 
 /// What is to be done once the entries are durable, in order.
@@ -155,6 +160,8 @@ struct Session {
     orders: mpsc::Sender<Order>,
     /// What the worker ran when it came back, until all is heard that it says again.
     back: Option<Vec<AttemptId>>,
+    /// What the worker held when it came, until then.
+    held: Vec<(AttemptId, StepIndex)>,
 }
 
 /// The time, by all clocks.
@@ -195,8 +202,12 @@ pub(crate) struct Book {
     records: BTreeMap<BlobDigest, Arc<Record>>,
     /// Records of results that are not kept for later builds.
     tainted: BTreeSet<BlobDigest>,
+    /// The worker that was lost last, which is what notes of that moment are about.
+    lost: Option<WorkerId>,
     /// Results whose blobs are not durable yet.
     undurable: BTreeMap<(AttemptId, StepIndex), makers::Unsent>,
+    /// Records of results that came to the store for another worker, and are not kept.
+    passed: BTreeSet<BlobDigest>,
     /// Steps that share another's attempt, by that.
     followers: BTreeMap<(BuildId, StepIndex), BTreeSet<(BuildId, StepIndex)>>,
     alarms: BTreeSet<LogTime>,
@@ -237,7 +248,9 @@ impl Book {
             sessions: 0,
             records: BTreeMap::new(),
             tainted: BTreeSet::new(),
+            lost: None,
             undurable: BTreeMap::new(),
+            passed: BTreeSet::new(),
             followers: BTreeMap::new(),
             alarms: BTreeSet::new(),
             waits: BTreeMap::new(),
@@ -372,6 +385,7 @@ impl Book {
         self.lose_silent();
         self.end_alone();
         self.watch_unmet();
+        self.release_held();
         let now = self.log_now();
         if self.alarms.first().is_some_and(|due| *due <= now) {
             self.alarms = self.alarms.split_off(&LogTime(now.0 + 1));

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use dcbuild_carry::documents::DOCUMENTS_BYTES_MAX;
-use dcbuild_carry::{Borrowed, Lender, Loan, NotLent};
+use dcbuild_carry::{Borrowed, Lender, Loan, NotLent, why_unopened};
 use dcbuild_model::BlobDigest;
 use dcbuild_progress::{Log, Stream, Update, VertexId, Warning};
 use dcbuild_proto::document::{Answer, Question};
@@ -106,14 +106,10 @@ async fn one(
         Ok(loan) => lent.lend(build.id, loan),
         Err(error) => return Ok(Some(Said::Warning(crate::images::chain(&error)))),
     }
-    if foreign == 0 {
+    if foreign.is_empty() {
         return Ok(Some(Said::Note(said)));
     }
-    let whose = if stores.seal.is_keyed() {
-        "do not carry the seal of this one's signing keys"
-    } else {
-        "are damaged, or sealed with a key: give it as DCBUILD_SIGNING_KEY"
-    };
-    let text = format!("{foreign} documents {whose}, and are passed over; {records} are left");
+    let (count, why) = (foreign.len(), why_unopened(&stores.seal));
+    let text = format!("{count} documents {why}, and are passed over; {records} are left");
     Ok(Some(Said::Warning(text)))
 }

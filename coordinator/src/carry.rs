@@ -73,7 +73,7 @@ pub async fn export(
     Ok(Exported { records: packed.records, left: packed.left, sent })
 }
 
-/// Takes an exported cache into a scope. Whoever wrote it is trusted.
+/// Takes an exported cache into a scope, as far as the store's own seal opens it.
 pub async fn import(
     stores: &Stores,
     scope: &Scope,
@@ -83,9 +83,11 @@ pub async fn import(
     let found = found.map_err(|source| CarryError::Look { place: place.name(), source })?;
     let reason = match found {
         Found::Records(borrowed) => {
-            return Ok(take(&borrowed, place, &stores.shelf(), scope).await?);
+            return Ok(take(&borrowed, place, &stores.shelf(), scope, &stores.seal).await?);
         }
-        Found::Nothing => "nothing is there".to_owned(),
+        Found::Nothing => {
+            "nothing is there that `dcbuild cache export` or --cache-to wrote".to_owned()
+        }
         Found::BuildKit => {
             "what is there is a cache of BuildKit, which dcbuild does not read".to_owned()
         }

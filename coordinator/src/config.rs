@@ -12,7 +12,7 @@ use dcbuild_process::Clock;
 use dcbuild_registry::RegistryConfig;
 use dcbuild_store::{
     Backlog, BlobStore, CacheVersions, Ceilings, FolderMark, FolderStore, Grants, ImageNames,
-    LayerIndex, Leftovers, Notes, Seal, StepIndex, Swept, Using,
+    LayerIndex, Leftovers, Notes, Seal, StepIndex, StoreCounts, Swept, Using,
 };
 use tokio::sync::watch;
 
@@ -111,12 +111,39 @@ pub struct Stores {
     pub seal: Seal,
     /// What is lent to builds from other places.
     pub lent: Option<Arc<Lent>>,
+    /// What the store and its index have met so far.
+    pub met: Met,
+}
+
+/// Tells what a store and its index have met.
+pub type Met = Arc<dyn Fn() -> MetCounts + Send + Sync>;
+
+/// What a store and its index have met; each costs time, and no build.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct MetCounts {
+    /// Corrupt blobs that were put aside.
+    pub quarantined: u64,
+    /// Documents that were no sealed ones, in the store or in its index.
+    pub refused: u64,
+    /// Documents that the store was asked for since the index did not have them.
+    pub reads: u64,
+    /// Listings of the store for keys that the index did not know while it was incomplete.
+    pub lists: u64,
+    /// Questions that the store failed.
+    pub store_faults: u64,
+    /// Questions and notes that the index failed.
+    pub index_faults: u64,
 }
 
 impl Stores {
     /// A folder store, in all its parts.
     pub fn folder(store: FolderStore) -> Stores {
         let store = Arc::new(store);
+        let counted = store.clone();
+        let met: Met = Arc::new(move || {
+            let StoreCounts { quarantined, unreadable } = counted.counts();
+            MetCounts { quarantined, refused: unreadable, ..MetCounts::default() }
+        });
         Stores {
             blobs: store.clone(),
             steps: store.clone(),
@@ -131,6 +158,7 @@ impl Stores {
             backlog: None,
             seal: Seal::unkeyed(),
             lent: None,
+            met,
         }
     }
 

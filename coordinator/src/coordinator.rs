@@ -189,8 +189,8 @@ impl Coordinator {
     pub async fn serve_metrics(&self, listener: TcpListener) -> Result<(), ServeError> {
         let stop = self.stop.clone().cancelled_owned();
         let Services { core, records, sweeps, .. } = self.services.clone();
-        let backlog = records.stores.backlog;
-        axum::serve(listener, crate::metrics::router(Shown { core, backlog, sweeps }))
+        let (backlog, met) = (records.stores.backlog, records.stores.met);
+        axum::serve(listener, crate::metrics::router(Shown { core, backlog, sweeps, met }))
             .with_graceful_shutdown(stop)
             .await
             .map_err(ServeError::Metrics)

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::book::{
-    Book, Effect, Found, Hello, Now, Order, Report, SeenWorker, SubmitError, Summarised, Tally,
+    Book, Effect, Found, Hello, Now, Order, Report, SeenWorker, SubmitError, Summarised, Tally, Way,
 };
 use crate::build::{AskError, Build};
 use crate::driver::{Driven, DriverParts, drive, pack};
@@ -102,9 +102,10 @@ pub(crate) enum Command {
     FindMaker {
         asker: WorkerId,
         layer: LayerId,
+        way: Way,
         reply: oneshot::Sender<Found>,
     },
-    /// Whether results of these attempts are on their way to the store.
+    /// Has results of these attempts sent, and says whether any is on its way to the store.
     AreComing {
         attempts: BTreeSet<AttemptId>,
         reply: oneshot::Sender<bool>,
@@ -290,8 +291,8 @@ impl Core {
                 let build = book.agent_of(fence, step, &agent);
                 self.answer(reply, build);
             }
-            Command::FindMaker { asker, layer, reply } => {
-                let found = book.maker(asker, layer);
+            Command::FindMaker { asker, layer, way, reply } => {
+                let found = book.maker(asker, layer, way);
                 self.answer(reply, found);
             }
             Command::AreComing { attempts, reply } => {

@@ -76,6 +76,7 @@ pub(crate) fn document(
         secrets,
         credentials,
         agents: active.desk.submission.agents.clone(),
+        upload: active.desk.submission.upload,
     })
 }
 
@@ -146,6 +147,7 @@ impl Writer<'_> {
                 ask: self.asks(step),
                 ships,
                 tainted: self.tainted(step),
+                sending: self.active.sending(*at),
             });
         }
         let contexts = contexts

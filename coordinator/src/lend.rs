@@ -7,7 +7,7 @@ use std::time::Duration;
 use dcbuild_carry::{Artifact, NoPacks, Packed, Packs, Wish, inline, pack};
 use dcbuild_model::{BlobDigest, Digest, Record, StepIndex};
 use dcbuild_plan::{Plan, choose};
-use dcbuild_proto::document::{CacheDest, CacheMode, MadeCache, Outcome};
+use dcbuild_proto::document::{CacheDest, CacheMode, MadeCache, Outcome, Upload};
 use dcbuild_store::{StoreError, stream_of};
 
 use crate::build::{Build, Shown};
@@ -157,10 +157,16 @@ pub(crate) async fn lend(packing: Packing<'_>, steps: &Steps, mut outcome: Outco
     let Outcome::Done { caches, .. } = &mut outcome else { return outcome };
     *caches = packing.all(steps).await;
     let records = &packing.parts.records;
+    let of_outputs = match packing.build.submission.upload {
+        Upload::All => None,
+        Upload::Outputs => Some(steps.of_outputs()),
+        Upload::None => return outcome,
+    };
+    let keeps = |step: &StepIndex| of_outputs.as_ref().is_none_or(|these| these.contains(step));
     if let Some(lent) = &records.stores.lent {
         let split = |wanted: bool| -> Vec<Arc<Record>> {
             let of = steps.results.iter().filter(|(step, _)| steps.taken.contains(step) == wanted);
-            of.map(|(_, record)| record.clone()).collect()
+            of.filter(|(step, _)| keeps(step)).map(|(_, record)| record.clone()).collect()
         };
         if let Err(error) = lent.keep(&records.scope, (&split(true), &split(false))).await {
             let error = crate::images::chain(&error);

@@ -37,7 +37,7 @@ mod sweeps;
 
 pub use cache::cache;
 pub use carry::{CarryError, Exported, export, import};
-pub use config::{CoordinatorConfig, Granting, Holds, Parts, Stores};
+pub use config::{CoordinatorConfig, Granting, Holds, Met, MetCounts, Parts, Stores};
 pub use coordinator::{Coordinator, ServeError, StartError};
 pub use explain::{Asked, ExplainError, explain};
 pub use memory::{Incoming, MemoryConnector, in_memory};

@@ -9,6 +9,7 @@ use axum::routing::get;
 use dcbuild_store::Backlog;
 use tokio::sync::watch;
 
+use crate::config::{Met, MetCounts};
 use crate::core::{Command, CoreHandle, Gauge};
 use crate::sweeps::Sweeps;
 
@@ -18,6 +19,7 @@ pub(crate) struct Shown {
     pub(crate) core: CoreHandle,
     pub(crate) backlog: Option<watch::Receiver<Backlog>>,
     pub(crate) sweeps: Sweeps,
+    pub(crate) met: Met,
 }
 
 /// The page of a coordinator.
@@ -36,12 +38,12 @@ async fn healthz(State(Shown { core, .. }): State<Shown>) -> Response {
     }
 }
 
-async fn metrics(State(Shown { core, backlog, sweeps }): State<Shown>) -> Response {
+async fn metrics(State(Shown { core, backlog, sweeps, met }): State<Shown>) -> Response {
     match core.ask(|reply| Command::Gauge { reply }).await {
         Ok(gauge) => {
             let backlog = backlog.map(|backlog| backlog.borrow().clone());
             let page = text(&gauge, &backlog.unwrap_or_default());
-            (page + &sweeps_text(&sweeps)).into_response()
+            (page + &sweeps_text(&sweeps) + &met_text(&met())).into_response()
         }
         Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
     }
@@ -103,6 +105,24 @@ fn sweeps_text(sweeps: &Sweeps) -> String {
         for (labels, value) in rows {
             let _row = writeln!(page, "{name}{labels} {value}");
         }
+    }
+    page
+}
+
+fn met_text(met: &MetCounts) -> String {
+    let MetCounts { quarantined, refused, reads, lists, store_faults, index_faults } = met;
+    let mut page = String::new();
+    for (name, help, value) in [
+        ("store_quarantined", "Corrupt blobs that were put aside.", quarantined),
+        ("store_refused", "Documents of store or index that were no sealed ones.", refused),
+        ("store_reads", "Documents read from the store, for the index lacked them.", reads),
+        ("store_lists", "Keys listed in the store, for the index was incomplete.", lists),
+        ("store_faults", "Questions that the store failed.", store_faults),
+        ("index_faults", "Questions and notes that the index failed.", index_faults),
+    ] {
+        let name = format!("dcbuild_{name}_total");
+        // Writing to a String does not fail.
+        let _one = write!(page, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {value}\n");
     }
     page
 }

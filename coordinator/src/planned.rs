@@ -6,7 +6,7 @@ use dcbuild_attest::Material;
 use dcbuild_explain::Passed;
 use dcbuild_model::{BlobDigest, Digest, Platform, Record, Selection, StateDigest, StepIndex};
 use dcbuild_plan::{Input, InputSource, MountKind, Op, Plan, Step};
-use dcbuild_proto::document;
+use dcbuild_proto::document::{self, Upload};
 use dcbuild_scheduler::Made;
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +38,16 @@ pub struct PlannedBuild {
 /// The digest that the scheduler knows a record by.
 pub(crate) fn record_digest(record: &Record) -> BlobDigest {
     BlobDigest(Digest::of(&document::to_bytes(record)))
+}
+
+/// Whether a build that keeps this keeps the result of a step for later builds.
+pub(crate) fn keeps(upload: Upload, plan: &Plan, step: StepIndex) -> bool {
+    let in_output = || plan.states().into_iter().any(|it| plan.chain(Some(it)).contains(&step));
+    match upload {
+        Upload::All => true,
+        Upload::Outputs => in_output(),
+        Upload::None => false,
+    }
 }
 
 /// What a record made upon a state.

@@ -36,6 +36,22 @@ pub struct Submission {
     /// What the client says of itself for those who ask how the build came about.
     #[serde(default)]
     pub origin: Origin,
+    /// Which results the store is to keep for later builds.
+    #[serde(default)]
+    pub upload: Upload,
+}
+
+/// Which of a build's results go to the store of a cluster, and are found there by later builds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Upload {
+    /// Those of all steps.
+    #[default]
+    All,
+    /// What the outputs are made of.
+    Outputs,
+    /// None.
+    None,
 }
 
 /// The caches at other places that a build reads and writes.
@@ -476,6 +492,20 @@ pub struct LeasedStep {
     /// Whether it stands on or reads a result that is not kept for later builds: then its own is not either.
     #[serde(default)]
     pub tainted: bool,
+    /// When its result goes to the store.
+    #[serde(default)]
+    pub sending: Sending,
+}
+
+/// When a step's result goes to the store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sending {
+    /// As soon as it is there.
+    #[default]
+    AtOnce,
+    /// Once the coordinator says that somebody wants it, or its worker leaves.
+    WhenAsked,
 }
 
 /// The state of an input or parent that is finished: its layers, lowest first.
@@ -518,6 +548,9 @@ pub struct Lease {
     /// The ssh agents that the build's client answers for.
     #[serde(default)]
     pub agents: BTreeSet<String>,
+    /// Which results of its build the store keeps; versions of cache mounts go there with all of them alone.
+    #[serde(default)]
+    pub upload: Upload,
 }
 
 /// Credentials of a registry.

@@ -2,7 +2,11 @@
 //! is made again.
 #![expect(clippy::unwrap_used, reason = "test")]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use dcbuild_tests::bucket::Site;
+use dcbuild_tests::registry::free_port;
 use dcbuild_tests::running::Running;
 use dcbuild_tests::wait::{LONG, wait_for};
 use serde_json::Value;
@@ -93,11 +97,19 @@ fn check_lost(part: Part) {
     let mut site = tower();
     let lost = parts(&site, part);
     assert!(lost.len() >= 4, "{lost:?}");
-    for key in &lost {
-        // One that two layers share goes once.
-        drop(std::fs::remove_file(site.s3.file(key)));
-    }
+    // One that two layers share goes once.
+    let gone = lost.iter().filter(|key| std::fs::remove_file(site.s3.file(key)).is_ok()).count();
+    assert!(gone >= 3, "{gone} of {lost:?} are gone");
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (count, keys) = (asked.clone(), lost.clone());
+    site.s3.fail(move |seen| {
+        let wanted = seen.request == "GetObject" && keys.iter().any(|key| seen.path.ends_with(key));
+        count.fetch_add(usize::from(wanted), Ordering::SeqCst);
+        None
+    });
     let said = build_on(&mut site, "without\n");
+    assert!(asked.load(Ordering::SeqCst) > 0, "nobody has missed {part:?}: {said}");
+    site.s3.heal();
     // An index saves bytes, and nothing is made again for it.
     assert_eq!(said.contains("its result was lost"), part != Part::Index, "{said}");
     let said = build_on(&mut site, "with\n");
@@ -127,7 +139,8 @@ fn c02_a_bucket_that_lost_all_blobs_is_filled_again() {
     for key in &lost {
         std::fs::remove_file(site.s3.file(key)).unwrap();
     }
-    build_on(&mut site, "without any\n");
+    let said = build_on(&mut site, "without any\n");
+    assert!(said.contains("its result was lost"), "{said}");
     let back = lost.iter().filter(|key| site.s3.file(key).exists()).count();
     assert!(back > 5, "{back} of {} are back", lost.len());
     let said = build_on(&mut site, "with all\n");
@@ -142,6 +155,8 @@ fn c01_whichever_blob_is_damaged_the_build_makes_it_again() {
         site.s3.flip_bit(key);
     }
     build_on(&mut site, "damaged\n");
+    let counted = site.cluster.metric("dcbuild_store_quarantined_total");
+    assert!(counted > Some(3), "{counted:?}");
     let aside = site.s3.keys().into_iter().filter(|key| key.contains("/quarantine/")).count();
     assert!(aside > 3, "{:?}", site.s3.keys());
     let said = build_on(&mut site, "mended\n");
@@ -173,6 +188,14 @@ fn a_bucket_is_pruned_by_its_coordinator_and_by_hand_and_misses_are_explained() 
     assert_eq!(again.tree().text("count"), first.tree().text("count"));
     let said = site.cluster.ask("explain", &["last", "RUN cat in.txt"]).well().stdout;
     assert!(said.contains("its record was removed at"), "{said}");
+
+    // An index that is not there is named, with the way round it.
+    let (store, nobody) = (site.s3.url("acme"), format!("redis://127.0.0.1:{}", free_port()));
+    let mut command =
+        site.cluster.home.command(["cache", "ls", "--store", &store, "--index", &nobody]);
+    command.envs(site.s3.environment());
+    let said = Running::start(command).finish(LONG).failed().stderr;
+    assert!(said.contains(&nobody) && said.contains("leave --index"), "{said}");
 
     // A process with the same index sweeps by hand as well; without the credentials it says so.
     site.wait_until_sent();

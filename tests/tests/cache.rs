@@ -88,7 +88,10 @@ fn a_registry_carries_a_cache_with_the_tools_that_there_are() {
 fn what_is_no_cache_or_was_damaged_is_not_imported() {
     let story = Story::new(DOCKERFILE, FILES);
     let said = story.home.run(["cache", "import", &story.home.arg("context")]).failed().stderr;
-    contains(&said, &["holds no exported cache", "nothing is there"]);
+    contains(&said, &["holds no exported cache", "nothing is there", "`dcbuild cache export`"]);
+    let file = story.home.arg("context/in.txt");
+    let said = story.home.run(["cache", "import", &file]).failed().stderr;
+    contains(&said, &["in.txt is a file: an exported cache is a folder"]);
     story.build(&[]);
     story.home.run(["cache", "export", &story.home.arg("exported")]).well();
     forget(&story, "old");
@@ -129,7 +132,9 @@ fn a_cluster_lists_counts_and_prunes_its_cache() {
     let said = cluster.ask("cache", &["prune"]).failed().stderr;
     contains(&said, &["--keep-storage SIZE"]);
     let said = cluster.ask("cache", &["export", &cluster.home.arg("out")]).failed().stderr;
-    contains(&said, &["--store"]);
+    contains(&said, &["gives no whole cache to its clients", "--store"]);
+    let said = cluster.ask("cache", &["import", &cluster.home.arg("out")]).failed().stderr;
+    contains(&said, &["takes no records from its clients", "--store"]);
 
     // The mark of a build that has just ended stands for a moment.
     let until = |flags: &[&str], wanted: &str| {

@@ -7,11 +7,14 @@ use dcbuild_tests::cluster::{Cluster, Store};
 use dcbuild_tests::files::{ContextEntry, write_context};
 use dcbuild_tests::home::Home;
 use dcbuild_tests::http::request;
+use dcbuild_tests::image::Image;
 use dcbuild_tests::layout::{Blob, MANIFEST, MadeImage, digest};
 use dcbuild_tests::progress::ran;
 use dcbuild_tests::registry::{Registry, free_port};
+use dcbuild_tests::running::{Finished, Running};
 use dcbuild_tests::s3::{BUCKET, KEY, S3Server, SECRET};
 use dcbuild_tests::story::{Story, fill};
+use dcbuild_tests::wait::LONG;
 use serde_json::{Value, json};
 
 const DOCKERFILE: &str = "FROM busybox:golden AS build\nCOPY in.txt /in.txt\nRUN cat /in.txt /in.txt > /out.txt\n\
@@ -393,4 +396,123 @@ fn clusters_share_a_place_where_they_share_a_key() {
         let said = other.ask("submit", &["--detach", "--cache-from", &name, &context]);
         contains(&said.failed().stderr, &["--detach and --cache-from"]);
     }
+}
+
+/// What lies in the store of a cluster that is gone, exported with a key.
+fn exported(registry: &Registry) -> (Cluster, String) {
+    let cluster = cluster(registry, Some(ONE_KEY));
+    let (_, first, said) = submit(&cluster, &[]);
+    assert!(!said.contains("CACHED"), "{said}");
+    cluster.wait_until_durable();
+    let said = cache(&cluster, &["export", &cluster.home.arg("exported")], Some(ONE_KEY)).well();
+    contains(&said.stdout, &["exported", "records and"]);
+    assert!(!said.stdout.contains("stay behind"), "{}", said.stdout);
+    (cluster, first)
+}
+
+/// `dcbuild cache` about the folder of a cluster's store.
+fn cache(cluster: &Cluster, rest: &[&str], key: Option<&str>) -> Finished {
+    let store = format!("dir:{}", cluster.home.arg("store"));
+    let mut command =
+        cluster.home.command(["cache"].iter().chain(rest).chain(&["--store", &store]));
+    command.envs(key.map(|key| ("DCBUILD_SIGNING_KEY", key)));
+    Running::start(command).finish(LONG)
+}
+
+#[test]
+fn what_a_folder_store_exports_is_sealed_and_only_its_key_opens_it() {
+    let registry = Registry::start();
+    fill(&registry);
+    let (one, first) = exported(&registry);
+    let folder = one.home.arg("exported");
+    // A cluster with the key finds all of it where it lies, and one that it was imported into has it itself.
+    let from = format!("type=local,src={folder}");
+    let reads = cluster(&registry, Some(ONE_KEY));
+    let (ran, again, said) = submit(&reads, &["--cache-from", &from]);
+    assert_eq!((ran, &again), (Vec::new(), &first), "{said}");
+    drop(reads);
+    let takes = cluster(&registry, Some(ONE_KEY));
+    let said = cache(&takes, &["import", &folder], Some(ONE_KEY)).well().stdout;
+    contains(&said, &["imported"]);
+    assert!(!said.contains("passed over") && !said.contains("stay behind"), "{said}");
+    let (ran, again, said) = submit(&takes, &[]);
+    assert_eq!((ran, &again), (Vec::new(), &first), "{said}");
+    drop(takes);
+    for (key, why) in [
+        (None, "are damaged, or sealed with a key: give it as DCBUILD_SIGNING_KEY"),
+        (Some(OTHER_KEY), "do not carry the seal of this one's signing keys"),
+    ] {
+        let other = cluster(&registry, key);
+        let said = cache(&other, &["import", &folder], key).failed().stderr;
+        contains(&said, &[&format!("nothing is taken from {folder}"), why]);
+    }
+}
+
+#[test]
+fn a_record_that_was_tampered_with_is_named_and_its_step_runs_again() {
+    let registry = Registry::start();
+    fill(&registry);
+    let (one, _) = exported(&registry);
+    let mut names = Vec::new();
+    exchange_config(&one.home.path("exported"), |config| {
+        for (name, text) in config["documents"].as_object_mut().unwrap() {
+            let old = text.as_str().unwrap().to_owned();
+            if name.starts_with("scope/") && old.contains("random/uuid") {
+                *text = old.replacen("\"took_ms\":", "\"took_ms\":1", 1).into();
+                names.push(name.clone());
+            }
+        }
+    });
+    assert!(!names.is_empty());
+    let other = cluster(&registry, Some(ONE_KEY));
+    let folder = one.home.arg("exported");
+    let said = cache(&other, &["import", &folder], Some(ONE_KEY)).well().stdout;
+    contains(&said, &["imported", &format!("{} documents do not carry the seal", names.len())]);
+    for name in &names {
+        contains(&said, &[name]);
+    }
+    let (ran, _, said) = submit(&other, &[]);
+    assert!(matches!(&*ran, [one] if one.contains("random/uuid")), "{ran:?}\n{said}");
+}
+
+/// The stages of the other Dockerfile, then one that takes its time, and what is made of both.
+fn slow(seconds: &str) -> String {
+    let stages = DOCKERFILE.replace("\nFROM busybox:golden\n", "\nFROM busybox:golden AS last\n");
+    format!(
+        "{stages}FROM busybox:golden AS slow\nRUN sleep {seconds}; echo slow > /slow\n\
+         FROM last\nCOPY --from=slow /slow /slow\nRUN cat /slow /out.txt /id > /all\n"
+    )
+}
+
+#[test]
+fn what_a_coordinator_borrowed_before_it_died_is_made_again_or_borrowed_again() {
+    let registry = Registry::start();
+    fill(&registry);
+    let one = cluster(&registry, Some(ONE_KEY));
+    let place = one.home.arg("cache");
+    submit(&one, &["--cache-to", &format!("type=local,dest={place},mode=max")]);
+    let from = format!("type=local,src={place}");
+    let mut other = cluster(&registry, Some(ONE_KEY));
+    // Tells its process from those of other tests.
+    let seconds = format!("6.4{}", 1_000_000 + std::process::id());
+    std::fs::write(other.home.path("context/Dockerfile"), slow(&seconds)).unwrap();
+    let output = format!("type=oci,dest={}", other.home.arg("image.tar"));
+    let context = other.home.arg("context");
+    let flags = ["--progress", "plain", "--cache-from", &from, "-o", &output, &context];
+    let build = other.client("submit", &flags);
+    other.worker_that_runs(&seconds);
+    other.kill_coordinator();
+    other.start_coordinator();
+    let done = build.finish(LONG);
+    assert!(done.status.success(), "{}\n{}", done.stderr, other.said());
+    // It had been taken, and no layer of it had come.
+    contains(&done.stderr, &["importing cache manifest", "CACHED"]);
+    let tree = Image::read_tar(&other.home.path("image.tar")).tree();
+    let id = tree.text("id").unwrap();
+    assert_eq!(tree.text("all").unwrap(), format!("slow\nhello\nhello\n{id}"));
+    // What was made is the cluster's own now.
+    let said = other.ask("submit", &["--progress", "plain", "-o", &output, &context]).well();
+    assert!(!said.stderr.contains("lost"), "{}", said.stderr);
+    let again = Image::read_tar(&other.home.path("image.tar")).tree();
+    assert_eq!(again.text("id").unwrap(), id, "{}", said.stderr);
 }

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dcbuild_tests::running::{Finished, Running};
 use dcbuild_tests::s3::S3Server;
 use dcbuild_tests::s3::faults::{Fault, Seen};
 use dcbuild_tests::story::Story;
-use dcbuild_tests::wait::LONG;
+use dcbuild_tests::wait::{LONG, wait_for};
 use serde_json::Value;
 
 const DOCKERFILE: &str = "FROM busybox:golden AS build\nCOPY in.txt /in.txt\nRUN cat /in.txt /in.txt > /out.txt\n\
@@ -32,12 +33,22 @@ impl Carrying {
         Carrying { story, s3: S3Server::start(), id }
     }
 
-    fn import(&self) -> Finished {
-        let (store, exported) = (self.s3.url("acme"), self.story.home.arg("exported"));
-        let mut command =
-            self.story.home.command(["cache", "import", "--store", &store, &exported]);
+    /// Starts `dcbuild cache` about the bucket.
+    fn start(&self, arguments: &[&str]) -> Running {
+        let store = self.s3.url("acme");
+        let place = ["--store", &store];
+        let all = ["cache"].iter().chain(arguments).chain(&place);
+        let mut command = self.story.home.command(all);
         command.envs(self.s3.environment());
-        Running::start(command).finish(LONG)
+        Running::start(command)
+    }
+
+    fn start_import(&self) -> Running {
+        self.start(&["import", &self.story.home.arg("exported")])
+    }
+
+    fn import(&self) -> Finished {
+        self.start_import().finish(LONG)
     }
 
     /// Imports while this goes wrong, and gives what was said.
@@ -59,6 +70,13 @@ impl Carrying {
         let left = ["aside", "waiting"].map(|name| self.story.home.path("state").join(name));
         assert!(left.iter().all(|left| !left.exists()), "{what}: {left:?}");
         said.stderr
+    }
+
+    /// All that is in the bucket was written ten days ago.
+    fn grow_old(&self) {
+        let files = self.s3.keys().into_iter().map(|key| self.s3.file(&key));
+        let touched = Command::new("touch").args(["-d", "10 days ago"]).args(files).status();
+        assert!(touched.unwrap().success());
     }
 
     fn keys(&self, of: &str) -> BTreeSet<String> {
@@ -185,4 +203,48 @@ fn a_bucket_that_is_not_there_is_named() {
     assert!(said.contains(&it.s3.endpoint()) && said.contains("goes on where"), "{said}");
     it.s3.serve_again();
     it.ends();
+}
+
+#[test]
+fn what_is_being_imported_is_not_swept() {
+    let it = Carrying::new();
+    // The first record waits for an answer: all blobs are there, and nothing yet that needs them.
+    let (before, once) = (it.s3.fired(), AtomicBool::new(false));
+    it.s3.fail(move |seen| {
+        let first =
+            is_write(seen) && seen.path.contains("/step/") && !once.swap(true, Ordering::SeqCst);
+        first.then_some(Fault::Stall)
+    });
+    let importing = it.start_import();
+    let fired = || (it.s3.fired() > before).then_some(());
+    wait_for("a record is on its way", LONG, fired, || format!("{:?}", it.s3.requests()));
+    let blobs = it.keys("/blob/");
+    assert!(!blobs.is_empty() && it.keys("/use/").len() == 1, "{:?}", it.s3.keys());
+    for rule in [&["--all"][..], &["--keep-storage", "1B"]] {
+        let said = it.start(&[&["prune"], rule].concat()).finish(LONG).well().stdout;
+        assert!(said.contains("nothing removed: builds or imports go on"), "{said}");
+    }
+    assert_eq!(it.keys("/blob/"), blobs);
+    assert!(importing.finish(LONG).well().stdout.contains("imported"));
+    assert_eq!(it.keys("/use/"), BTreeSet::new());
+    it.check_whole("in spite of the sweep");
+    it.ends();
+}
+
+#[test]
+fn what_is_imported_again_counts_as_used_now() {
+    let it = Carrying::new();
+    it.import().well();
+    it.grow_old();
+    let kept = it.keys("/step/");
+    assert!(it.import().well().stdout.contains("and 0 blobs"));
+    let prune = |age: &str| it.start(&["prune", "--older-than", age]).finish(LONG).well().stdout;
+    let said = prune("48h");
+    assert_eq!(it.keys("/step/"), kept, "{said}");
+    it.check_whole("after the sweep");
+    it.ends();
+    // Without the second import it would have gone.
+    it.grow_old();
+    let said = prune("48h");
+    assert_eq!(it.keys("/step/"), BTreeSet::new(), "{said}");
 }

@@ -275,14 +275,3 @@ fn a_context_is_sent_once_and_a_change_sends_little() {
     assert!(changed < cold / 4 && found > there, "{changed} of {cold}, {found} there");
     assert_eq!(site.image().tree().text("src/3/3").unwrap_or_default(), "another text\n");
 }
-
-#[test]
-fn what_of_a_submitted_build_is_kept_is_the_clusters_to_say() {
-    let home = Home::new("");
-    for what in ["outputs", "none"] {
-        let flags = ["submit", "--coordinator", "http://127.0.0.1:9", "--cache-upload", what, "."];
-        let said = home.run(flags).failed().stderr;
-        assert!(said.contains("where it outlives its worker"), "{said}");
-        assert!(said.contains("coordinator.keep_unused"), "{said}");
-    }
-}

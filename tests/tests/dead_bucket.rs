@@ -40,12 +40,20 @@ fn check(begin: impl Fn(&mut Site), end: impl Fn(&mut Site)) {
     // A new client, and everything that was just made is found though the store is dead.
     let (again, said) = site.submit();
     assert_eq!(again.digest, during.digest, "{said}");
+    assert_eq!(said.matches("CACHED").count(), 3, "{said}");
+    // One that never ran before runs as well.
+    site.write("in.txt", "later\n");
+    let (later, said) = site.submit();
+    assert_eq!(later.tree().text("out.txt").unwrap(), "later\nlater\n", "{said}");
+    assert!(site.is_failing(), "{}", site.cluster.said());
+    assert_eq!(results(&site), stored, "nothing of it was stored");
 
     end(&mut site);
     site.wait_until_sent();
     assert!(results(&site).len() > stored.len());
     assert_eq!(site.s3.open_uploads(), 0);
     site.fresh_worker();
+    site.write("in.txt", "meanwhile\n");
     let (after, said) = site.submit();
     assert_eq!(after.digest, during.digest, "{said}\n{}", site.cluster.said());
     assert_eq!(said.matches("CACHED").count(), 3, "{said}\n{}", site.cluster.said());
@@ -112,7 +120,8 @@ fn c04_a_cluster_that_starts_on_a_dead_bucket_builds() {
     site.s3.refuse();
     let (first, _) = site.submit();
     assert_eq!(first.tree().text("count").unwrap(), "12 /out.txt\n");
-    assert!(site.s3.keys().is_empty());
+    assert!(site.s3.keys().is_empty() && site.is_failing());
+    assert!(site.cluster.metric("dcbuild_store_waiting") > Some(0));
     // What waits survives the coordinator.
     site.cluster.kill_coordinator();
     site.cluster.start_coordinator();

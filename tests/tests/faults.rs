@@ -25,6 +25,18 @@ const FILES: [(&str, &str); 2] = [("in.txt", "first\n"), ("kept.txt", "kept\n")]
 /// What a build may take while the index does not do: it is asked once in a deadline, not once for each key.
 const LATE: Duration = Duration::from_secs(40);
 
+/// A count of the coordinator's page.
+fn met(site: &Site, what: &str) -> u64 {
+    site.cluster.metric(&format!("dcbuild_{what}_total")).unwrap()
+}
+
+/// Builds, and proves that the coordinator met what was done to its index.
+fn build_without_index(site: &Site, text: &str) {
+    let before = met(site, "index_faults");
+    build(site, text);
+    assert!(met(site, "index_faults") > before, "the index did well\n{}", site.cluster.said());
+}
+
 fn tower() -> Site {
     let site = Site::start(TOWER, &FILES);
     build(&site, "first\n");
@@ -300,7 +312,7 @@ fn c07_an_index_that_has_no_room_and_takes_no_writes() {
     assert_eq!(site.redis.ask(&["CONFIG", "SET", "maxmemory", "600kb"]), "OK");
     for text in ["second\n", "third\n", "second\n"] {
         assert!(site.redis.ask(&["SET", "x", "y"]).contains("OOM"), "it takes writes");
-        build(&site, text);
+        build_without_index(&site, text);
     }
     assert_eq!(site.redis.ask(&["CONFIG", "SET", "maxmemory", "0"]), "OK");
     check_found(&mut site, "third\n");
@@ -310,12 +322,12 @@ fn c07_an_index_that_has_no_room_and_takes_no_writes() {
 fn c08_an_index_that_dies_hangs_or_takes_no_writes() {
     let mut site = tower();
     site.redis.kill();
-    build(&site, "dead\n");
+    build_without_index(&site, "dead\n");
     site.redis.start_again();
     check_found(&mut site, "dead\n");
 
     site.redis.pause();
-    build(&site, "hanging\n");
+    build_without_index(&site, "hanging\n");
     site.redis.resume();
     check_found(&mut site, "hanging\n");
 
@@ -324,7 +336,7 @@ fn c08_an_index_that_dies_hangs_or_takes_no_writes() {
     let port = other.port.to_string();
     assert_eq!(site.redis.ask(&["REPLICAOF", "127.0.0.1", &port]), "OK");
     assert!(site.redis.ask(&["SET", "x", "y"]).contains("READONLY"), "it takes writes");
-    build(&site, "read only\n");
+    build_without_index(&site, "read only\n");
     assert_eq!(site.redis.ask(&["REPLICAOF", "NO", "ONE"]), "OK");
     check_found(&mut site, "read only\n");
 }
@@ -351,7 +363,7 @@ fn c08_an_index_that_fails_over() {
     build(&site, "first\n");
     site.wait_until_sent();
     site.redis.kill();
-    build(&site, "second\n");
+    build_without_index(&site, "second\n");
     let promoted = || (replica.info("role") == "master").then_some(());
     wait_for("the replica takes over", LONG, promoted, || site.cluster.said());
     build(&site, "third\n");
@@ -379,8 +391,22 @@ fn c09_an_index_that_lies() {
             let planted = site.redis.ask(&["EVAL", script, "0"]);
             planted.parse::<u32>().is_ok_and(|count| count > 5).then_some(())
         };
+        // Until then the index does well, and the store is asked nothing.
+        let asked = |site: &Site| met(site, "store_reads") + met(site, "store_lists");
+        let last = site.cluster.home.path("context/in.txt");
+        let last = std::fs::read_to_string(last).unwrap();
+        let quiet = || {
+            let before = asked(&site);
+            build(&site, &last);
+            (asked(&site) == before).then_some(())
+        };
+        wait_for("the index knows all", LONG, quiet, || site.cluster.said());
         wait_for(name, LONG, planted, || site.redis.ask(&["KEYS", "*"]));
+        let (refused, before) = (met(&site, "store_refused"), asked(&site));
         build(&site, &format!("{name}\n"));
+        assert!(asked(&site) > before, "{name}: nobody has read what was planted");
+        let values = ["swap", "garbage"].contains(&name);
+        assert!(!values || met(&site, "store_refused") > refused, "{name}: it was believed");
         build(&site, &format!("{name} again\n"));
         site.wait_until_sent();
         assert_eq!(site.redis.ask(&["FLUSHALL"]), "OK");

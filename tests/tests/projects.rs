@@ -2,7 +2,7 @@
 //! sweep and without a cache, before a change of its files and after it.
 #![expect(clippy::unwrap_used, reason = "test")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dcbuild_tests::files::{ContextEntry, write_context};
 use dcbuild_tests::home::Home;
@@ -58,6 +58,11 @@ impl Site {
     }
 }
 
+/// Whether a step is one that every project may share with others.
+fn is_base(name: &str) -> bool {
+    name.contains("FROM ")
+}
+
 /// A machine with a state of its own.
 struct Machine<'a> {
     site: &'a Site,
@@ -69,6 +74,13 @@ impl Machine<'_> {
     fn build(&self, project: &Project, is_changed: bool) -> Built {
         let (store, index) = (self.site.s3.url("acme"), self.site.redis.url());
         self.build_with(project, is_changed, &["--store", &store, "--index", &index])
+    }
+
+    /// Removes all that this machine has.
+    fn forget(&self) {
+        let said = self.home.run(["prune", "--all"]).well().stdout;
+        let left = self.home.run(["cache", "ls"]).well().stdout;
+        assert_eq!(left.lines().count(), 1, "{said}{left}");
     }
 
     /// Builds as if there were no cache.
@@ -119,6 +131,7 @@ fn same(project: &Project, one: &Built, other: &Built, when: &str) {
 fn check(site: &Site, project: &Project) {
     let [home, away, bare] = [(); 3].map(|()| site.machine());
     let cold = home.build(project, false);
+    assert!(!cold.ran.is_empty(), "{}: nothing ran", project.name);
     let warm = home.build(project, false);
     assert_eq!(
         (&warm.ran, &warm.image.digest),
@@ -133,7 +146,10 @@ fn check(site: &Site, project: &Project) {
         "{}",
         project.name
     );
-    same(project, &cold, &bare.build_uncached(project, false), "without a cache");
+    let uncached = bare.build_uncached(project, false);
+    same(project, &cold, &uncached, "without a cache");
+    let ran_not = cold.ran.iter().find(|name| !uncached.ran.contains(name));
+    assert_eq!(ran_not, None, "{}: without a cache", project.name);
 
     let changed = home.build(project, true);
     let spared = |name: &String| project.spared.iter().any(|spared| name.contains(spared));
@@ -166,13 +182,30 @@ fn check_every_fifth(first: usize) {
     for project in &projects {
         check(&site, project);
     }
-    let lived = site.machine();
+    let (lived, kept, bare) = (site.machine(), site.machine(), site.machine());
     let before: Vec<Built> = projects.iter().map(|it| lived.build(it, true)).collect();
+    for project in &projects {
+        kept.build(project, true);
+    }
     site.sweep();
-    let fresh = site.machine();
+    lived.forget();
+    let (fresh, mut made) = (site.machine(), BTreeSet::new());
     for (project, before) in projects.iter().zip(&before) {
-        same(project, before, &lived.build(project, true), "after a sweep");
-        same(project, before, &fresh.build(project, true), "after a sweep, on a new machine");
+        let again = lived.build(project, true);
+        same(project, before, &again, "after a sweep");
+        // All of it was gone: what runs without a cache ran, but for what another project has just made.
+        made.extend(again.ran.iter().cloned());
+        assert!(again.ran.iter().any(|name| !is_base(name)), "{}: {:?}", project.name, again.ran);
+        for name in bare.build_uncached(project, true).ran {
+            assert!(made.contains(&name), "{}: {name} did not run: {:?}", project.name, again.ran);
+        }
+        let fresh = fresh.build(project, true);
+        same(project, before, &fresh, "after a sweep, on a new machine");
+        assert_eq!(fresh.ran, Vec::<String>::new(), "{}", project.name);
+        // The bucket's loss is none to a machine that has all of it.
+        let kept = kept.build(project, true);
+        same(project, before, &kept, "after a sweep, where all of it is");
+        assert_eq!(kept.ran, Vec::<String>::new(), "{}", project.name);
     }
 }
 

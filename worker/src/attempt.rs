@@ -8,12 +8,15 @@ use dcbuild_model::{
 };
 use dcbuild_plan::key::{Parent, sees_parent, step_key};
 use dcbuild_plan::op::{InputSource, Op};
-use dcbuild_proto::document::{self, Chain, Lease, LeasedContext, LeasedStep, StepErrorKind, Work};
+use dcbuild_proto::document::{
+    self, Chain, Lease, LeasedContext, LeasedStep, Sending, StepErrorKind, Upload, Work,
+};
 use dcbuild_registry::RegistryClient;
 use dcbuild_store::{KeyLock, LockMode};
 use tokio::time::Instant;
 
 use crate::error::{Failed, blocking};
+use crate::held::{Fate, Holding};
 use crate::output;
 use crate::publish::{self, Publish, Publishing};
 use crate::report::{AskCoordinator, Fence, How, Progress, Report, Reporter};
@@ -31,6 +34,8 @@ pub(crate) struct Attempt {
     pub(crate) secrets: BTreeMap<String, String>,
     /// The ssh agents that the build's client answers for.
     pub(crate) agents: BTreeSet<String>,
+    /// Which results of the build the store keeps.
+    pub(crate) upload: Upload,
     /// Which step made each layer that the job stands on or reads.
     makers: HashMap<LayerId, StepIndex>,
     pub(crate) registry: RegistryClient,
@@ -70,7 +75,7 @@ pub(crate) async fn run(
             return;
         }
     };
-    let Lease { build, scope, work, layers, secrets, agents, .. } = lease;
+    let Lease { build, scope, work, layers, secrets, agents, upload, .. } = lease;
     shared.layers.expect(layers.iter().filter(|it| it.coming).map(|it| it.layer));
     let makers = layers.iter().map(|it| (it.layer, it.step)).collect();
     let attempt = Arc::new(Attempt {
@@ -80,6 +85,7 @@ pub(crate) async fn run(
         scope,
         secrets,
         agents,
+        upload,
         makers,
         registry,
         reporter,
@@ -406,18 +412,38 @@ struct Finished {
     lock: Option<KeyLock>,
 }
 
+/// Holds a result where its lease says so: in the process of its coordinator nothing is sent anyway, and who cannot make a
+/// snapshot has no other place for it than the store.
+fn hold(attempt: &Attempt, task: &Task, layers: &[LayerId]) -> Option<Holding> {
+    let shared = &attempt.shared;
+    shared.held.wanted_again(layers);
+    let holds = task.leased.sending == Sending::WhenAsked
+        && !shared.config.in_process
+        && crate::shared::can_snapshot();
+    let result = (attempt.fence.attempt, task.leased.index);
+    holds.then(|| shared.held.hold(result, layers.to_vec()))
+}
+
 /// Reports a step as done, and makes it durable behind its back.
 async fn finish(attempt: &Arc<Attempt>, task: &Task, finished: Finished) {
     let Finished { record, how, taint, publish, lock } = finished;
     let (fence, step) = (attempt.fence, task.leased.index);
     let tables = record.result.layers.iter().map(|layer| layer.layer).collect();
     let publish = Publishing { what: publish, ships: task.leased.ships, tables };
+    // It may be asked for as soon as it is reported.
+    let holding = hold(attempt, task, &publish.tables);
     let report = Report::StepDone { fence, step, record: Box::new(record.clone()), how };
     attempt.reporter.send(report).await;
     let (shared, reporter) = (attempt.shared.clone(), attempt.reporter.clone());
     let scope = attempt.scope.clone();
     attempt.shared.tasks.spawn(async move {
         let mut lock = lock;
+        if let Some(holding) = holding
+            && publish::settle(&shared, &publish).await
+            && holding.fate(&shared.ending).await == Fate::LetGo
+        {
+            return;
+        }
         let kept = match publish::publish(&shared, &publish).await {
             Ok(()) => Ok(()),
             Err(error) => {

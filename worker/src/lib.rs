@@ -14,6 +14,7 @@ mod ceiling;
 mod contents;
 pub mod contexts;
 mod error;
+mod held;
 mod layers;
 mod output;
 mod packs;

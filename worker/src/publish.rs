@@ -108,6 +108,26 @@ pub(crate) async fn publish(shared: &Arc<Shared>, result: &Publishing) -> Result
     Ok(())
 }
 
+/// Makes of a recipe a snapshot, so that it lies here as long as its result is held; false if that cannot be.
+pub(crate) async fn settle(shared: &Arc<Shared>, result: &Publishing) -> bool {
+    let Publish::Recipe(layer) = result.what else { return true };
+    let layers = shared.layers.clone();
+    let settled = blocking(move || {
+        find_sources(&layers, layer)?;
+        layers.snapshot(&layer).map(drop)
+    });
+    match settled.await {
+        Ok(()) => {
+            shared.layers.drop_recipe(&layer);
+            true
+        }
+        Err(error) => {
+            tracing::info!(%error, %layer, "a result is sent, for it cannot lie here");
+            false
+        }
+    }
+}
+
 fn find_sources(layers: &Arc<Layers>, layer: LayerId) -> Result<(), Failed> {
     let Some(recipe) = layers.recipe(&layer) else { return Ok(()) };
     let contents = Contents::of_recipe(layers.clone(), recipe.clone());

@@ -97,10 +97,10 @@ async fn remove(shared: &Arc<Shared>, layer: LayerId) -> bool {
     removed.is_ok_and(|removed| removed == Removal::Removed)
 }
 
-/// Whether a layer comes from a registry, or has a blob in the store; what an earlier worker left is in nobody's books.
+/// Whether a layer comes from a registry, has a blob in the store, or is wanted by nobody; what an earlier worker left is in nobody's books.
 pub(crate) async fn can_be_had_again(shared: &Shared, layer: LayerId, last_used: UnixTime) -> bool {
     let layers = &shared.layers;
-    if last_used < shared.began || layers.base(&layer).is_some() {
+    if last_used < shared.began || layers.base(&layer).is_some() || shared.held.is_over(&layer) {
         return true;
     }
     let Ok(forms) = layers.index.find_forms(&[layer]).await else { return false };

@@ -17,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
+use crate::held::Fate;
 use crate::report::{AskCoordinator, Fence, How, Report, Reporter, Status};
 use crate::shared::{Shared, earlier};
 use crate::{attempt, ceiling};
@@ -66,6 +67,10 @@ enum Order {
     Lease(Box<Lease>),
     Stop(AttemptId, Option<StepIndex>),
     Drain,
+    /// Send what is held.
+    Send(AttemptId, StepIndex),
+    /// Hold it no longer.
+    LetGo(AttemptId, StepIndex),
     /// Something that has no effect.
     Nothing,
 }
@@ -90,9 +95,15 @@ impl TryFrom<pb::WorkerOrder> for Order {
             }
             Some(Wire::Stop(stop)) => Order::Stop(stop.attempt.parse()?, stop.after.map(StepIndex)),
             Some(Wire::Drain(pb::Drain {})) => Order::Drain,
+            Some(Wire::Send(held)) => Order::Send(held.attempt.parse()?, StepIndex(held.step)),
+            Some(Wire::LetGo(held)) => Order::LetGo(held.attempt.parse()?, StepIndex(held.step)),
             Some(Wire::Welcome(_)) | None => Order::Nothing,
         })
     }
+}
+
+fn held((attempt, step): (AttemptId, StepIndex)) -> pb::HeldStep {
+    pb::HeldStep { attempt: attempt.to_string(), step: step.0 }
 }
 
 fn fence(fence: Fence) -> pb::Fence {
@@ -301,6 +312,7 @@ impl Service {
             labels: config.labels.clone().into_iter().collect(),
             peer_address: door.map(|door| door.address.clone()).unwrap_or_default(),
             peer_key: door.map(|door| door.key.bytes().to_vec().into()).unwrap_or_default(),
+            held: self.shared.held.all().into_iter().map(held).collect(),
         };
         pb::WorkerReport { report: Some(Wire::Hello(hello)) }
     }
@@ -422,6 +434,8 @@ impl Service {
             Ok(Order::Lease(lease)) => self.take(*lease),
             Ok(Order::Stop(attempt, after)) => self.shared.attempts.stop(attempt, after),
             Ok(Order::Drain) => self.draining = true,
+            Ok(Order::Send(attempt, step)) => self.shared.held.end((attempt, step), Fate::Send),
+            Ok(Order::LetGo(attempt, step)) => self.shared.held.end((attempt, step), Fate::LetGo),
             Ok(Order::Nothing) => {}
             Err(error) => tracing::warn!(%error, "an order came malformed"),
         }

@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::caches::Caches;
 use crate::error::{Failed, blocking};
+use crate::held::Held;
 use crate::layers::{Elsewhere, Layers, SENDING_MAX};
 use crate::peers::OpenDoor;
 use crate::portable::WriteBacks;
@@ -44,6 +45,7 @@ pub(crate) struct Shared {
     pub(crate) tasks: TaskTracker,
     pub(crate) publishing: Semaphore,
     pub(crate) making: Making,
+    pub(crate) held: Held,
     /// One at a time: they are in nobody's way.
     pub(crate) writing_back: Semaphore,
     pub(crate) write_backs: WriteBacks,
@@ -102,6 +104,7 @@ impl Shared {
             tasks: TaskTracker::new(),
             publishing: Semaphore::new(PUBLISHED_AT_ONCE),
             making: Making::default(),
+            held: Held::default(),
             writing_back: Semaphore::new(1),
             write_backs: WriteBacks::default(),
             ending: CancellationToken::new(),

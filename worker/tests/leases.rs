@@ -28,7 +28,7 @@ use dcbuild_plan::plan::{HistoryLine, Step};
 use dcbuild_process::SystemClock;
 use dcbuild_proto::document::{
     self, Attests, ContextPlace, LayerCompression, Lease, LeasedContext, LeasedImage, LeasedStep,
-    OutputKind, OutputResult, OutputSpec, StepError, Work,
+    OutputKind, OutputResult, OutputSpec, Sending, StepError, Upload, Work,
 };
 use dcbuild_proto::pb;
 use dcbuild_proto::pb::worker_order::Order;
@@ -241,6 +241,7 @@ impl Fixture {
             secrets: BTreeMap::from([("tok".into(), "73337272".into())]),
             credentials: BTreeMap::new(),
             agents: BTreeSet::from(["default".into()]),
+            upload: Upload::All,
         };
         let order = Order::Lease(document::to_bytes(&lease).into());
         self.orders.send(Ok(pb::WorkerOrder { order: Some(order) })).await.unwrap();
@@ -260,6 +261,7 @@ impl Fixture {
             step,
             ask: false,
             ships: None,
+            sending: Sending::AtOnce,
         });
         let work =
             Work::Steps { steps: leased.collect(), parent: vec![], inputs: vec![], contexts };
@@ -679,6 +681,7 @@ fn cancelled_run() {
             step,
             ask: false,
             ships: None,
+            sending: Sending::AtOnce,
         });
         let (steps, parent) = (leased.collect(), vec![]);
         let work = Work::Steps { steps, parent, inputs: vec![], contexts: vec![] };

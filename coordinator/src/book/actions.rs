@@ -156,8 +156,13 @@ impl Book {
         };
         let Some(active) = self.builds.get_mut(&build) else { return };
         let tainted = self.tainted.contains(&made.record);
+        let shared = matches!(how, How::Shared { .. }) && !tainted;
+        let wants = (shared && active.keeps(step)).then(|| record.clone());
         active.results.insert(step, Settled { record, how: Settling::By(how), tainted });
         let ran = active.running.contains_key(&Piece::Step(step));
+        if let Some(record) = wants {
+            self.want(&record);
+        }
         match how {
             How::Ran { .. } => self.tally.ran += 1,
             How::Shared { .. } => self.tally.shared += 1,
@@ -201,8 +206,12 @@ impl Book {
                 let mut words =
                     format!("attempt {attempts} of {attempts_max} was lost to {}", infra(fault));
                 let told = self.builds.get(&build).and_then(|active| active.errors.get(&piece));
-                if let Some(told) = told.filter(|_| fault != InfraFault::WorkerLost) {
-                    words = format!("{words}: {}", told.message);
+                match (fault, self.lost, told) {
+                    (InfraFault::WorkerLost, Some(worker), _) => {
+                        words.push_str(&format!(", {worker}"))
+                    }
+                    (InfraFault::WorkerLost, None, _) | (_, _, None) => {}
+                    (_, _, Some(told)) => words = format!("{words}: {}", told.message),
                 }
                 (Some(piece), words)
             }

@@ -155,8 +155,10 @@ impl Book {
         active.failures.clear();
         self.followers.retain(|(owner, _), _| *owner != build);
         // A record that no build uses is the store's alone.
+        self.release_held();
         self.records.retain(|_, record| std::sync::Arc::strong_count(record) > 1);
         self.tainted.retain(|digest| self.records.contains_key(digest));
+        self.passed.retain(|digest| self.records.contains_key(digest));
     }
 
     /// Forgets ended builds that are old, or too many.

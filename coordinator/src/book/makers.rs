@@ -17,12 +17,31 @@ pub(super) struct Unsent {
     pub(super) record: Arc<Record>,
     /// The worker has given up to send it, and has it still.
     pub(super) kept_back: bool,
+    /// The worker keeps it to itself until somebody asks for it.
+    pub(super) held: bool,
+    /// Somebody has.
+    pub(super) asked: bool,
+    /// Later builds are to find it.
+    pub(super) wanted: bool,
 }
 
 impl Unsent {
     fn has(&self, layer: &LayerId) -> bool {
-        self.record.result.layers.iter().any(|one| one.layer == *layer)
+        has(&self.record, layer)
     }
+}
+
+fn has(record: &Record, layer: &LayerId) -> bool {
+    record.result.layers.iter().any(|one| one.layer == *layer)
+}
+
+/// By which way a layer is to come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Way {
+    /// Whichever there is.
+    Any,
+    /// By the store: its maker does not give it.
+    Store,
 }
 
 /// Where a worker is reached by others, and what opens its layers.
@@ -43,8 +62,18 @@ pub(crate) struct Found {
 }
 
 impl Book {
-    /// Says who made a layer that is not durable yet, to a worker that is known.
-    pub(crate) fn maker(&self, asker: WorkerId, layer: LayerId) -> Found {
+    /// Says who made a layer that is not durable yet, to a worker that is known. What is held comes from its worker, or
+    /// else by way of the store.
+    pub(crate) fn maker(&mut self, asker: WorkerId, layer: LayerId, way: Way) -> Found {
+        let found = self.find_maker(asker, layer);
+        let known = self.workers.contains_key(&asker);
+        if known && (way == Way::Store || found.peer.is_none()) {
+            self.ask_for_all(|_, record| has(record, &layer));
+        }
+        found
+    }
+
+    fn find_maker(&self, asker: WorkerId, layer: LayerId) -> Found {
         let mut found = Found::default();
         if !self.workers.contains_key(&asker) {
             return found;
@@ -59,8 +88,9 @@ impl Book {
         found
     }
 
-    /// Whether results of these attempts are on their way to the store.
-    pub(crate) fn are_coming(&self, attempts: &BTreeSet<AttemptId>) -> bool {
+    /// Has the results of these attempts sent, and says whether any is on its way to the store.
+    pub(crate) fn are_coming(&mut self, attempts: &BTreeSet<AttemptId>) -> bool {
+        self.ask_for_all(|(attempt, _), _| attempts.contains(attempt));
         let unsent = self.undurable.iter().filter(|((attempt, _), _)| attempts.contains(attempt));
         unsent
             .into_iter()

@@ -31,6 +31,8 @@ pub(crate) struct Hello {
     pub(crate) labels: BTreeMap<String, String>,
     /// Where other workers reach it.
     pub(crate) peer: Option<PeerPlace>,
+    /// Results that it has and does not send unless it is told to.
+    pub(crate) held: Vec<(AttemptId, StepIndex)>,
 }
 
 /// How a step came by its result.
@@ -237,7 +239,10 @@ impl Book {
         }
         self.records.insert(digest, record.clone());
         known.made.insert(step, record.clone());
-        let unsent = Unsent { worker: known.lease.worker, record, kept_back: false };
+        let (worker, build) = (known.lease.worker, known.lease.build);
+        let wanted = self.builds.get(&build).is_none_or(|active| active.keeps(step));
+        let (held, asked, kept_back) = (!wanted, false, false);
+        let unsent = Unsent { worker, record, kept_back, held, asked, wanted };
         self.undurable.insert((attempt, step), unsent);
     }
 

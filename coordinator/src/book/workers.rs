@@ -1,12 +1,12 @@
 //! Workers come, are silent and go.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use dcbuild_model::{AttemptId, Platform, Record, StepIndex, WorkerId, limits};
+use dcbuild_model::{AttemptId, Platform, StepIndex, WorkerId, limits};
 use dcbuild_scheduler::{Duty, Event, Refusal, Requests, Work, WorkerFacts};
 use tokio::sync::mpsc;
 
+use super::makers::Unsent;
 use super::{Book, Effect, Hello, Member, Order, Session};
 
 /// A worker, as a person sees it.
@@ -36,7 +36,7 @@ impl Book {
         let known = self.workers.contains_key(&hello.worker);
         // An attempt that it ended while nobody heard is not to be leased to it again.
         let back = known.then(|| hello.running.clone());
-        let session = Session { number: self.sessions, orders, back };
+        let session = Session { number: self.sessions, orders, back, held: hello.held };
         let (labels, peer) = (hello.labels, hello.peer);
         let member = Member { session: Some(session), heard: self.now.instant, labels, peer };
         self.workers.insert(hello.worker, member);
@@ -100,9 +100,12 @@ impl Book {
     /// A worker renews its lease: what it said again after it came back is heard by now.
     pub(super) fn renewed(&mut self, worker: WorkerId) {
         let session = self.workers.get_mut(&worker).and_then(|member| member.session.as_mut());
-        if let Some(running) = session.and_then(|session| session.back.take()) {
+        let Some(session) = session else { return };
+        let (back, held) = (session.back.take(), std::mem::take(&mut session.held));
+        if let Some(running) = back {
             self.apply(Event::WorkerBack { worker, running });
         }
+        self.held_still(worker, held);
     }
 
     /// A session's stream ended; its worker has until the end of its lease to come back.
@@ -163,6 +166,7 @@ impl Book {
                 self.workers.entry(facts.worker).or_insert(member);
             }
             Event::WorkerLost { worker } => {
+                self.lost = Some(*worker);
                 self.workers.remove(worker);
                 let lost: Vec<AttemptId> = self
                     .attempts
@@ -177,22 +181,28 @@ impl Book {
             }
             Event::StepDurable { attempt, step } => {
                 if let Some(sent) = self.undurable.remove(&(*attempt, *step)) {
-                    self.keep(sent.record);
+                    self.keep(sent);
                 }
             }
             Event::StepHit { fence, step, .. } => {
                 if let Some(sent) = self.undurable.remove(&(fence.attempt, *step)) {
-                    self.keep(sent.record);
+                    self.keep(sent);
                 }
             }
             _ => {}
         }
     }
 
-    /// Has a record kept for later builds, unless something was wrong with how it came about.
-    fn keep(&mut self, record: Arc<Record>) {
-        if !self.tainted.contains(&crate::planned::record_digest(&record)) {
+    /// Has a record kept for later builds, if they are to find it and nothing was wrong with how it came about.
+    fn keep(&mut self, Unsent { record, wanted, .. }: Unsent) {
+        let digest = crate::planned::record_digest(&record);
+        if self.tainted.contains(&digest) {
+            return;
+        }
+        if wanted {
             self.effects.push(Effect::Keep(record));
+        } else {
+            self.passed.insert(digest);
         }
     }
 
@@ -213,8 +223,11 @@ impl Book {
     pub(super) fn after(&mut self, spent: &Spent, refusal: Option<&Refusal>) {
         match spent {
             Spent::Step(attempt, step) => {
-                if refusal.is_some() {
-                    self.undurable.remove(&(*attempt, *step));
+                if refusal.is_some()
+                    && let Some(refused) = self.undurable.remove(&(*attempt, *step))
+                    && refused.held
+                {
+                    self.let_go(refused.worker, (*attempt, *step));
                 }
                 let last = self.attempts.get(attempt).is_some_and(|it| match &it.lease.work {
                     Work::Steps(steps) => steps.last() == Some(step),

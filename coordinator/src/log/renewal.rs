@@ -39,7 +39,7 @@ pub(crate) fn left_over(entries: &[Entry], now: UnixTime) -> Option<Vec<Entry>> 
 mod tests {
     use super::*;
     use dcbuild_plan::Request;
-    use dcbuild_proto::document::{Aim, Caches, Origin, Outcome, Submission};
+    use dcbuild_proto::document::{Aim, Caches, Origin, Outcome, Submission, Upload};
 
     const DAY: i64 = 24 * 60 * 60;
 
@@ -58,6 +58,7 @@ mod tests {
             agents: BTreeSet::new(),
             caches: Caches::default(),
             origin: Origin::default(),
+            upload: Upload::All,
         };
         let (build, submission) = (BuildId::from_bits(number), Box::new(submission));
         Entry::Submitted { build, time: at(0), submission }

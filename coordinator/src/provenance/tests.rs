@@ -4,7 +4,7 @@ use dcbuild_model::{
 };
 use dcbuild_oci::{Descriptor, ImageConfig};
 use dcbuild_plan::{ImageLayer, ImageSource, Need, Planned, ResolvedImage, Scan, Sources, plan};
-use dcbuild_proto::document::{Aim, Caches, Origin};
+use dcbuild_proto::document::{Aim, Caches, Origin, Upload};
 use expect_test::{Expect, expect};
 use serde_json::Value;
 
@@ -97,6 +97,7 @@ fn world(request: Request, origin: Origin) -> World {
         agents: BTreeSet::new(),
         caches: Caches::default(),
         origin,
+        upload: Upload::All,
     };
     let submitted = UnixTime { secs: 1_700_000_000, nanos: 500_000_000 };
     let build = Build::new(BuildId::from_bits(1), submission, submitted, Journal::in_memory());

@@ -1,6 +1,8 @@
 //! The worker plane.
 
-use dcbuild_model::{BlobDigest, Epoch, LayerId, ParseDigestError, StepIndex, WorkerId, limits};
+use dcbuild_model::{
+    AttemptId, BlobDigest, Epoch, LayerId, ParseDigestError, StepIndex, WorkerId, limits,
+};
 use dcbuild_progress::{Log, Update};
 use dcbuild_proto::{document, pb};
 use dcbuild_remote::PeerKey;
@@ -13,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Services, guarded, invalid};
-use crate::book::{Found, Hello, Made, Order, PeerPlace, Report};
+use crate::book::{Found, Hello, Made, Order, PeerPlace, Report, Way};
 use crate::core::{Command, DRAIN};
 use crate::lend::Packing;
 
@@ -139,10 +141,11 @@ impl pb::workers_server::Workers for WorkersService {
         request: Request<pb::FindMakerRequest>,
     ) -> Result<Response<pb::FindMakerReply>, Status> {
         guarded("FindMaker", async {
-            let pb::FindMakerRequest { worker, layer } = request.into_inner();
+            let pb::FindMakerRequest { worker, layer, send } = request.into_inner();
             let asker = id(&worker)?;
             let layer: LayerId = layer.parse().map_err(|error: ParseDigestError| invalid(error))?;
-            let find = |reply| Command::FindMaker { asker, layer, reply };
+            let way = if send { Way::Store } else { Way::Any };
+            let find = |reply| Command::FindMaker { asker, layer, way, reply };
             let Found { coming, peer } = self.0.core.ask(find).await?;
             let peer = peer.map(|(worker, PeerPlace { address, key })| pb::Peer {
                 worker: worker.to_string(),
@@ -215,8 +218,9 @@ fn fence_in(fence: Option<pb::Fence>) -> Result<Fence, Status> {
 }
 
 fn hello_in(hello: pb::Hello) -> Result<Hello, Status> {
-    if hello.running.len() > RUNNING_MAX {
-        return Err(Status::invalid_argument(format!("more than {RUNNING_MAX} attempts run")));
+    if hello.running.len().max(hello.held.len()) > RUNNING_MAX {
+        let words = format!("more than {RUNNING_MAX} attempts run, or as many results are held");
+        return Err(Status::invalid_argument(words));
     }
     if hello.labels.len() > LABELS_MAX
         || hello.labels.iter().any(|(name, value)| name.len().max(value.len()) > LABEL_BYTES_MAX)
@@ -238,7 +242,12 @@ fn hello_in(hello: pb::Hello) -> Result<Hello, Status> {
         labels: hello.labels.into_iter().collect(),
         running: hello.running.iter().map(|text| id(text)).collect::<Result<_, _>>()?,
         peer: peer_in(hello.peer_address, &hello.peer_key)?,
+        held: hello.held.iter().map(held_in).collect::<Result<_, _>>()?,
     })
+}
+
+fn held_in(held: &pb::HeldStep) -> Result<(AttemptId, StepIndex), Status> {
+    Ok((id(&held.attempt)?, StepIndex(held.step)))
 }
 
 fn peer_in(address: String, key: &[u8]) -> Result<Option<PeerPlace>, Status> {
@@ -316,6 +325,10 @@ fn progress_failed(error: dcbuild_proto::progress::InvalidUpdate) -> Status {
     invalid(error)
 }
 
+fn held_out(attempt: AttemptId, step: StepIndex) -> pb::HeldStep {
+    pb::HeldStep { attempt: attempt.to_string(), step: step.0 }
+}
+
 fn order_out(order: Order) -> pb::WorkerOrder {
     use pb::worker_order::Order as Wire;
     let order = match order {
@@ -324,6 +337,8 @@ fn order_out(order: Order) -> pb::WorkerOrder {
             attempt: attempt.to_string(),
             after: after.map(|step| step.0),
         }),
+        Order::Send { attempt, step } => Wire::Send(held_out(attempt, step)),
+        Order::LetGo { attempt, step } => Wire::LetGo(held_out(attempt, step)),
     };
     pb::WorkerOrder { order: Some(order) }
 }

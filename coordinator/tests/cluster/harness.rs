@@ -16,7 +16,7 @@ use dcbuild_plan::Request;
 use dcbuild_process::Clock;
 use dcbuild_proto::document::{
     self, Aim, Answer, Attests, Caches, LayerCompression, Lease, LeasedStep, Origin, Outcome,
-    OutputKind, OutputResult, OutputSpec, Question, StepError, Submission, Work,
+    OutputKind, OutputResult, OutputSpec, Question, StepError, Submission, Upload, Work,
 };
 use dcbuild_proto::pb;
 use dcbuild_proto::pb::build_event::Event;
@@ -169,6 +169,11 @@ impl Cluster {
         self.joined(hello(number, running), kept).await
     }
 
+    /// A worker that holds results.
+    pub(crate) async fn worker_that_holds(&self, number: u128, held: Vec<pb::HeldStep>) -> Worker {
+        self.joined(pb::Hello { held, ..hello(number, &[]) }, Vec::new()).await
+    }
+
     async fn joined(&self, hello: pb::Hello, kept: Vec<Report>) -> Worker {
         let (id, platform) = (hello.worker.parse().unwrap(), hello.platforms.join(" and "));
         let (tx, rx) = mpsc::channel(16);
@@ -207,6 +212,7 @@ fn hello(number: u128, running: &[&Lease]) -> pb::Hello {
         emulated: Vec::new(),
         peer_address: format!("worker-{number}:7072"),
         peer_key: vec![7; 32].into(),
+        held: Vec::new(),
     }
 }
 
@@ -507,5 +513,6 @@ pub(crate) fn submission(dockerfile: &str) -> Submission {
         agents: BTreeSet::new(),
         caches: Caches::default(),
         origin: Origin::default(),
+        upload: Upload::All,
     }
 }

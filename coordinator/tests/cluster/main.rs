@@ -5,6 +5,7 @@
 mod builds;
 mod ends;
 mod harness;
+mod held;
 mod makers;
 mod restart;
 mod sharing;

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use dcbuild_model::{ChangeDigest, Digest, LayerId, LayerRef, Record};
-use dcbuild_proto::document::{self, Lease, LeasedStep};
+use dcbuild_model::{BuildId, ChangeDigest, Digest, LayerId, LayerRef, Record};
+use dcbuild_proto::document::{self, Lease, LeasedStep, Submission, Upload};
 use dcbuild_proto::pb;
+use dcbuild_proto::pb::worker_order::Order;
 use dcbuild_proto::pb::worker_report::Report;
 use dcbuild_remote::PeerKey;
 
@@ -15,7 +16,12 @@ fn layer() -> LayerId {
 }
 
 async fn maker(asker: &Worker) -> pb::FindMakerReply {
-    let request = pb::FindMakerRequest { worker: asker.id.to_string(), layer: layer().to_string() };
+    ask(asker, false).await
+}
+
+async fn ask(asker: &Worker, send: bool) -> pb::FindMakerReply {
+    let (worker, layer) = (asker.id.to_string(), layer().to_string());
+    let request = pb::FindMakerRequest { worker, layer, send };
     asker.client.clone().find_maker(request).await.unwrap().into_inner()
 }
 
@@ -44,8 +50,14 @@ async fn until(asker: &Worker, wanted: impl Fn(&pb::FindMakerReply) -> bool) -> 
 
 /// A layer on its way: its maker, whoever asks, and what was leased.
 async fn coming(cluster: &Cluster) -> (Worker, Worker, Lease) {
+    made(cluster, Upload::All).await
+}
+
+/// The same of a build that keeps this.
+async fn made(cluster: &Cluster, upload: Upload) -> (Worker, Worker, Lease) {
     let mut maker = cluster.worker(1, &[]).await;
-    let build = cluster.submit(10, &submission("FROM scratch\nRUN a\nRUN b")).await;
+    let submission = Submission { upload, ..submission("FROM scratch\nRUN a\nRUN b") };
+    let build = cluster.submit(10, &submission).await;
     let _client = cluster.attach(build).await;
     let lease = maker.lease().await;
     let asker = cluster.worker(2, &[]).await;
@@ -73,6 +85,7 @@ async fn a_layer_is_its_maker_s_until_it_is_durable() {
     let unknown = pb::FindMakerRequest {
         worker: dcbuild_model::WorkerId::from_bits(99).to_string(),
         layer: layer().to_string(),
+        send: true,
     };
     let unknown = asker.client.clone().find_maker(unknown).await.unwrap().into_inner();
     assert_eq!(unknown, pb::FindMakerReply::default());
@@ -102,4 +115,28 @@ async fn a_maker_that_is_lost_has_nothing() {
     worker.fall_silent();
     let said = until(&asker, |said| !said.coming).await;
     assert_eq!(said.peer, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_held_is_taken_from_its_maker_and_comes_by_the_store_where_that_does_not_give_it() {
+    let cluster = Cluster::in_memory();
+    let (mut worker, asker, lease) = made(&cluster, Upload::None).await;
+    // Each question gives the same answer, and nothing is sent for it.
+    for _ in 0..3 {
+        assert!(maker(&asker).await.peer.is_some());
+    }
+    for _ in 0..2 {
+        assert!(ask(&asker, true).await.coming);
+    }
+    let step = pb::HeldStep { attempt: lease.attempt.to_string(), step: steps(&lease)[0].index.0 };
+    assert_eq!(worker.order().await, Order::Send(step.clone()));
+    let pb::HeldStep { attempt, step } = step;
+    worker.say(Report::StepDurable(pb::StepDurable { attempt, step })).await;
+    until(&asker, |said| !said.coming).await;
+    // It was sent once, and is not kept.
+    cluster.cancel(BuildId::from_bits(10)).await;
+    assert_eq!(worker.stopped().await, lease.attempt.to_string());
+    let again = cluster.submit(11, &submission("FROM scratch\nRUN a\nRUN b")).await;
+    let _client = cluster.attach(again).await;
+    assert_eq!(steps(&worker.lease().await).len(), 2);
 }

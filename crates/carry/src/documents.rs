@@ -87,12 +87,10 @@ impl Documents {
         self.kept().keys().filter(|name| name.as_str().starts_with("scope/")).count()
     }
 
-    /// Drops what a seal does not open, and says how many documents that were.
-    pub fn keep_opened(&self, seal: &Seal) -> usize {
-        let mut kept = self.kept();
-        let before = kept.len();
-        kept.retain(|name, sealed| seal.open(name, sealed).is_some());
-        before - kept.len()
+    /// Drops what a seal does not open, and says which documents that were.
+    pub fn keep_opened(&self, seal: &Seal) -> Vec<ObjectName> {
+        let foreign = |name: &ObjectName, sealed: &mut Bytes| seal.open(name, sealed).is_none();
+        self.kept().extract_if(.., foreign).map(|(name, _)| name).collect()
     }
 
     /// A catalog that reads these documents, and writes more under a seal; the time of what it writes is `time`.

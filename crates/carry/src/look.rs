@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 use dcbuild_model::{BlobDigest, ManifestDigest, limits};
+use dcbuild_store::Seal;
 use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +68,15 @@ impl Borrowed {
         let documents = Documents::parse(told.documents.as_bytes())?;
         let offered = told.offered.into_iter().collect();
         Ok(Borrowed { documents, offered, embedded: BTreeMap::new() })
+    }
+}
+
+/// Why a reader does not open documents: to be said behind "they".
+pub fn why_unopened(seal: &Seal) -> &'static str {
+    if seal.is_keyed() {
+        "do not carry the seal of this one's signing keys"
+    } else {
+        "are damaged, or sealed with a key: give it as DCBUILD_SIGNING_KEY"
     }
 }
 

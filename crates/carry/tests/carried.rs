@@ -119,8 +119,10 @@ async fn what_is_packed_is_found_and_the_same_records_are_the_same_bytes() {
     assert_eq!(send(&artifact, &one.blobs, &place).await.unwrap().blobs, 0);
 
     let two = shelf(&folders.path().join("two"));
-    let carried = take(&borrowed(&place).await, &place, &two, &Scope::local()).await.unwrap();
-    assert_eq!((carried.records, carried.blobs), (2, 3));
+    let carried = take(&borrowed(&place).await, &place, &two, &Scope::local(), &seal()).await;
+    let carried = carried.unwrap();
+    assert_eq!((carried.records, carried.blobs, carried.left), (2, 3, 0));
+    assert_eq!(carried.refused, []);
     assert_eq!(read_bytes(&*two.blobs, &blob, 100).await.unwrap(), "layer");
     let found = two.steps.find(&Scope::local(), &[StepKey(Digest::of(&[1]))]).await.unwrap();
     assert_eq!(found, [vec![fill(&one).await.0.remove(0)]]);
@@ -167,11 +169,21 @@ async fn other_seals_and_damaged_blobs_are_misses() {
     send(&Artifact::new(&packed), &one.blobs, &place).await.unwrap();
     let foreign = borrowed(&place).await;
     assert_eq!(foreign.documents.records(), 2);
-    assert_eq!(foreign.documents.keep_opened(&Seal::keyed([&[8; 32][..]]).unwrap()), 3);
+    assert_eq!(foreign.documents.keep_opened(&Seal::keyed([&[8; 32][..]]).unwrap()).len(), 3);
     assert_eq!(foreign.documents.records(), 0);
     let unkeyed = borrowed(&place).await;
-    assert_eq!(unkeyed.documents.keep_opened(&Seal::unkeyed()), 3);
-    assert_eq!(borrowed(&place).await.documents.keep_opened(&seal()), 0);
+    assert_eq!(unkeyed.documents.keep_opened(&Seal::unkeyed()).len(), 3);
+    assert_eq!(borrowed(&place).await.documents.keep_opened(&seal()), []);
+    for (seal, why) in [
+        (Seal::unkeyed(), "give it as DCBUILD_SIGNING_KEY"),
+        (Seal::keyed([&[8; 32][..]]).unwrap(), "do not carry the seal of this one's signing keys"),
+    ] {
+        let (three, from) = (shelf(&folders.path().join("three")), borrowed(&place).await);
+        let refused = take(&from, &place, &three, &Scope::local(), &seal).await.unwrap_err();
+        assert!(refused.to_string().contains(why), "{refused}");
+        assert!(refused.to_string().contains("all 3 documents"), "{refused}");
+        assert_eq!(three.blobs.find_missing(&[blob]).await.unwrap(), [blob]);
+    }
 
     let own = shelf(&folders.path().join("two"));
     let lent = Lent::new(own.clone());
@@ -183,6 +195,32 @@ async fn other_seals_and_damaged_blobs_are_misses() {
     assert!(error.is_miss(), "{error}");
     // It is not offered any more, so that its step runs again.
     assert_eq!(lent.find_missing(&[blob]).await.unwrap(), [blob]);
+}
+
+#[tokio::test]
+async fn a_document_that_was_changed_is_named_and_what_stands_on_it_stays_behind() {
+    let folders = tempfile::tempdir().unwrap();
+    let one = shelf(&folders.path().join("one"));
+    let (packed, blob) = packed(&one).await;
+    let place = FolderPlace::new(folders.path().join("place"), None, None);
+    send(&Artifact::new(&packed), &one.blobs, &place).await.unwrap();
+    let step = format!("scope/local/step/{}/", Digest::of(&[1]).hex());
+    for (of, left) in [(&*step, 0), ("layer/", 1)] {
+        let told = String::from_utf8(borrowed(&place).await.to_json()).unwrap();
+        // A document gets another seal.
+        let at = told.find(&format!("\\\"{of}")).unwrap();
+        let hex = at + told[at..].find("hmac-sha256 ").unwrap() + "hmac-sha256 ".len();
+        let digit = if told[hex..].starts_with('0') { "1" } else { "0" };
+        let changed = format!("{}{digit}{}", &told[..hex], &told[hex + 1..]);
+        let changed = Borrowed::parse(changed.as_bytes()).unwrap();
+        let two = shelf(&folders.path().join(of.split('/').next().unwrap()));
+        let carried = take(&changed, &place, &two, &Scope::local(), &seal()).await.unwrap();
+        let refused: Vec<&str> = carried.refused.iter().map(|name| name.as_str()).collect();
+        assert!(matches!(*refused, [one] if one.starts_with(of)), "{refused:?}");
+        // The other record has no layer.
+        assert_eq!((carried.records, carried.left, carried.blobs), (1, left, 0), "{of}");
+        assert_eq!(two.blobs.find_missing(&[blob]).await.unwrap(), [blob]);
+    }
 }
 
 #[tokio::test]

@@ -74,6 +74,10 @@ fn lines(reason: &Reason, compared: u64) -> Vec<String> {
             "and nobody noted its removal (the store was emptied, or the record was never durable)"
                 .into(),
         ],
+        Reason::Held { since, at } => vec![format!(
+            "because build {since} of {} made it and kept it for nobody, as its --cache-upload said",
+            time(*at)
+        )],
         Reason::Never {} if compared == 0 => {
             vec!["because no earlier build is known here".into()]
         }
@@ -231,6 +235,7 @@ mod tests {
             step(7, Verdict::NotRun, Some(Reason::LayerGone { layer, evicted: Some((at, bytes)) })),
             step(8, Verdict::Miss, Some(Reason::Lost { since, at })),
             step(9, Verdict::Miss, Some(Reason::Never {})),
+            step(10, Verdict::Miss, Some(Reason::Held { since, at })),
         ];
         let (build, title, submitted) = (BuildId::from_bits(2), "app:2".into(), at);
         let explained = Explanation { build, title, submitted, compared: 7, steps };
@@ -285,6 +290,10 @@ mod tests {
               9 [build 9/9] RUN step 9
                 miss
                 because nobody ever made it: none of the 7 earlier builds that are known has a step like it
+
+             10 [build 10/9] RUN step 10
+                miss
+                because build 00000000000000000000000001 of 2023-11-14T22:13:20Z made it and kept it for nobody, as its --cache-upload said
         "#]].assert_eq(&explanation(&explained));
     }
 }

@@ -10,7 +10,7 @@ use dcbuild_model::{GitSource, Remote};
 use dcbuild_plan::{NoCache, PullPolicy, Request, RunNetwork};
 use dcbuild_process::Env;
 use dcbuild_progress::Mode;
-use dcbuild_proto::document::{Aim, Origin, OutputKind, Submission};
+use dcbuild_proto::document::{Aim, Origin, OutputKind, Submission, Upload};
 
 use crate::FlagError;
 use crate::args::BuildFlags;
@@ -104,6 +104,8 @@ pub struct Handover {
     pub purpose: Purpose,
     /// Whether the worker lives in this process, and reads folders where they lie.
     pub in_place: bool,
+    /// Which results a cluster keeps for later builds.
+    pub upload: Upload,
 }
 
 impl Wanted {
@@ -238,6 +240,7 @@ impl Wanted {
             agents: self.agents.keys().cloned().collect(),
             caches: self.caches.submitted(),
             origin: Origin { told: self.told, ..Origin::default() },
+            upload: handover.upload,
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use dcbuild_client::{
     BuildFlags, BuildRequest, Client, ClientConfig, Ended, GatherError, Gathered, Handover, Place,
-    Purpose, Screen, Wanted, gather, prepare,
+    Screen, Wanted, gather, prepare,
 };
 use dcbuild_model::{
     BlobDigest, BuildId, ConfigDigest, DiffId, Digest, Fault, LayerDigest, ManifestDigest,
@@ -241,7 +241,7 @@ impl World {
         let working = self.folder.path();
         let place = Place { working, stat_cache: &cache, now, env: &env };
         let prepared = prepare(&wanted, Gathered::default(), place).unwrap();
-        let handover = Handover { purpose: Purpose::Build, in_place: false };
+        let handover = Handover::default();
         BuildRequest::new(BuildId::from_bits(5), &wanted, prepared, handover)
     }
 

@@ -143,6 +143,9 @@ pub struct AccountStep {
     pub end: StepEnd,
     /// The layer that it has, however it came by it; none if that is empty, an image's, or not there.
     pub layer: Option<LayerId>,
+    /// Whether its result was made and left to its worker, as the build asked.
+    #[serde(default)]
+    pub held: bool,
 }
 
 /// Says why bytes are no account.

@@ -106,6 +106,13 @@ pub enum Reason {
         /// When that was submitted.
         at: UnixTime,
     },
+    /// An earlier build had a result under this very key, and was told to keep none.
+    Held {
+        /// The build.
+        since: BuildId,
+        /// When that was submitted.
+        at: UnixTime,
+    },
     /// No earlier build that is known has made a step like it.
     Never {},
 }
@@ -219,6 +226,9 @@ fn reason(
         return Reason::Never {};
     };
     let (build, at) = (since.build, since.submitted);
+    if before.recipe == step.recipe && before.held {
+        return Reason::Held { since: build, at };
+    }
     if before.recipe == step.recipe {
         return Reason::Lost { since: build, at };
     }

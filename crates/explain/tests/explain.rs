@@ -33,6 +33,7 @@ fn step(name: &str, stage: &str, components: &[(&str, &str)]) -> AccountStep {
         passed: None,
         end: StepEnd::Ran { took_ms: 1_500 },
         layer: None,
+        held: false,
     }
 }
 
@@ -333,6 +334,10 @@ fn an_eviction_is_told_unless_it_came_later_or_the_record_was_made_again() {
     );
     let before = [note(50, age, vec![recipe], vec![])];
     assert!(matches!(one(&account, &before, &earlier), Reason::Lost { .. }), "it was made again");
+    let [mut kept_not] = earlier.clone();
+    kept_not.steps[1].held = true;
+    let held = one(&account, &[], std::slice::from_ref(&kept_not));
+    assert!(matches!(held, Reason::Held { since, .. } if since == kept_not.build), "{held:?}");
     let mut account = account;
     account.steps[1].passed = Some(Passed::LayerGone { layer });
     let evicted = Some((UnixTime { secs: 120, nanos: 0 }, bytes));

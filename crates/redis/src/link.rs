@@ -1,7 +1,7 @@
 //! Keeps one connection, and lets nobody wait long for it: a dead server costs one deadline now and then, not one a call.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -21,6 +21,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(3);
 /// How often sentinels are asked whether the primary is still the one that we write to: one that was cut off from the
 /// others does not say so itself.
 const PRIMARY_ASKED_EVERY: Duration = Duration::from_secs(10);
+
+/// How often it is said that the index fails.
+const SAID_EVERY: Duration = Duration::from_mins(1);
 
 /// What is sent.
 pub(crate) enum Call<'a> {
@@ -59,6 +62,41 @@ struct Shared {
     opened: AtomicU64,
     /// Whether the present connection has ever answered a call.
     proved: AtomicBool,
+    outages: Outages,
+}
+
+/// Says that the index fails, once in a while: nothing fails with it, and who watches the log is to know why all is slower.
+#[derive(Default)]
+struct Outages(Mutex<Outage>);
+
+#[derive(Default)]
+struct Outage {
+    said: Option<Instant>,
+    /// Whether that was said and it was not well since.
+    lasts: bool,
+}
+
+impl Outages {
+    fn failed(&self, config: &RedisConfig, fault: &RedisFault) {
+        if matches!(fault, RedisFault::Stopped) {
+            return;
+        }
+        let mut outage = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if outage.said.is_none_or(|said| said.elapsed() >= SAID_EVERY) {
+            outage.said = Some(Instant::now());
+            outage.lasts = true;
+            tracing::warn!(
+                "the index {config} fails, and the store is asked instead, which takes longer: {fault}"
+            );
+        }
+    }
+
+    fn well(&self, config: &RedisConfig) {
+        let mut outage = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if std::mem::take(&mut outage.lasts) {
+            tracing::info!("the index {config} does well again");
+        }
+    }
 }
 
 /// One connection, made again in the background when it breaks.
@@ -80,6 +118,7 @@ impl Link {
             broken: Notify::new(),
             opened: AtomicU64::new(0),
             proved: AtomicBool::new(false),
+            outages: Outages::default(),
         });
         let stop = stop.child_token();
         let keeper = Arc::clone(&shared);
@@ -96,6 +135,15 @@ impl Link {
     /// Sends something and waits for its answer, [`DEADLINE`] at most in all; over a connection that turns out to have been
     /// closed it is sent once more, so it must bear that.
     pub(crate) async fn run(&self, call: &Call<'_>) -> Result<Value, RedisFault> {
+        let answer = self.send(call).await;
+        match &answer {
+            Ok(_) => self.shared.outages.well(&self.shared.config),
+            Err(fault) => self.shared.outages.failed(&self.shared.config, fault),
+        }
+        answer
+    }
+
+    async fn send(&self, call: &Call<'_>) -> Result<Value, RedisFault> {
         let until = Instant::now() + DEADLINE;
         let mut again = true;
         loop {

@@ -20,6 +20,8 @@ pub enum FailureKind {
     NoBucket,
     /// There are no credentials.
     NoCredentials,
+    /// The server does not know the credentials, or not any more.
+    Unknown,
     /// The credentials may not.
     Denied,
     /// The clocks of this machine and the server are too far apart.
@@ -52,6 +54,10 @@ impl FailureKind {
             FailureKind::NoCredentials => {
                 "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give the machine a role"
             }
+            FailureKind::Unknown => {
+                "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or the profile or role that they \
+                 come from: the server does not know them, or not any more"
+            }
             FailureKind::Denied => {
                 "the credentials need s3:GetObject, PutObject, DeleteObject and AbortMultipartUpload on the \
                  store's keys, and s3:ListBucket and ListBucketMultipartUploads on the bucket"
@@ -60,7 +66,9 @@ impl FailureKind {
             FailureKind::WrongRegion => {
                 "name the bucket's region with ?region= in the store's address"
             }
-            FailureKind::Full => "make space, or sweep the store",
+            FailureKind::Full => {
+                "make space, or sweep the store: `dcbuild cache prune`, coordinator.keep_storage"
+            }
             FailureKind::Untrusted => {
                 "name the CA of the server's certificate with AWS_CA_BUNDLE or the store's key `ca`; http:// in the \
                  endpoint is for a server without TLS"
@@ -171,6 +179,15 @@ fn kind(status: u16, code: &str) -> FailureKind {
     match (status, code) {
         (_, "NoSuchBucket") => FailureKind::NoBucket,
         (_, "RequestTimeTooSkewed") => FailureKind::ClockSkew,
+        (
+            _,
+            "InvalidAccessKeyId"
+            | "SignatureDoesNotMatch"
+            | "InvalidToken"
+            | "ExpiredToken"
+            | "InvalidClientTokenId"
+            | "TokenRefreshRequired",
+        ) => FailureKind::Unknown,
         (301 | 307, _)
         | (400, "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException") => {
             FailureKind::WrongRegion
@@ -214,6 +231,9 @@ mod tests {
             (404, "NoSuchBucket", FailureKind::NoBucket),
             (403, "AccessDenied", FailureKind::Denied),
             (403, "RequestTimeTooSkewed", FailureKind::ClockSkew),
+            (403, "InvalidAccessKeyId", FailureKind::Unknown),
+            (403, "SignatureDoesNotMatch", FailureKind::Unknown),
+            (400, "ExpiredToken", FailureKind::Unknown),
             (301, "PermanentRedirect", FailureKind::WrongRegion),
             (400, "AuthorizationHeaderMalformed", FailureKind::WrongRegion),
             (503, "SlowDown", FailureKind::SlowDown),

@@ -166,9 +166,10 @@ impl Inner {
         let store = self.name.clone();
         let source = Box::new(failure);
         match source.kind {
-            FailureKind::Denied | FailureKind::NoCredentials | FailureKind::ClockSkew => {
-                StoreError::Denied { store, source }
-            }
+            FailureKind::Denied
+            | FailureKind::Unknown
+            | FailureKind::NoCredentials
+            | FailureKind::ClockSkew => StoreError::Denied { store, source },
             FailureKind::Full => StoreError::Full { store, source },
             _ => StoreError::Unavailable { store, source },
         }

@@ -79,6 +79,7 @@ impl Judged for Failure {
             | FailureKind::PastEnd
             | FailureKind::NoBucket
             | FailureKind::NoCredentials
+            | FailureKind::Unknown
             | FailureKind::Denied
             | FailureKind::ClockSkew
             | FailureKind::WrongRegion

@@ -73,7 +73,7 @@ pub struct CatalogCounts {
     pub store_faults: u64,
     /// Listings of the store for keys that the index did not know while it was incomplete.
     pub store_lists: u64,
-    /// Documents whose seal was wrong, or that could not be understood.
+    /// Documents, of the store or of the index, whose seal was wrong, or that could not be understood.
     pub refused: u64,
     /// Questions and notes that the index failed.
     pub index_faults: u64,
@@ -163,13 +163,19 @@ impl Catalog {
             for (field, value) in fields {
                 // A field that nothing can be called is nonsense of the index.
                 let Ok(name) = name_of(key, &field) else {
+                    self.count(|tallies| &tallies.refused);
                     absent.push(at);
                     continue;
                 };
                 match self.open(&name, &value) {
                     Some(document) => documents.push((field, document)),
                     // Dropped by the index, or nonsense: the store has the last word.
-                    None => missing.push((at, name, field)),
+                    None => {
+                        if !value.is_empty() {
+                            self.count(|tallies| &tallies.refused);
+                        }
+                        missing.push((at, name, field));
+                    }
                 }
             }
             found.push(documents);

@@ -13,6 +13,8 @@ use crate::{FolderStore, InUse, StoreError};
 pub const USE_LIFETIME: Duration = Duration::from_mins(15);
 /// How often a mark is renewed, in seconds.
 const RENEW_SECS: i64 = 300;
+/// How long a store that failed is not asked again, in seconds: marks last much longer.
+const FAILED_SECS: i64 = 30;
 
 /// Sets and takes away the mark of this process.
 #[async_trait::async_trait]
@@ -72,6 +74,8 @@ struct Users {
     by_build: BTreeMap<BuildId, User>,
     /// Since when the mark says that there are uses, and when it was set.
     mark: Option<(UnixTime, UnixTime)>,
+    /// When the mark could last not be moved.
+    failed: Option<UnixTime>,
 }
 
 /// Keeps the mark while builds go on: it stands before a build looks for records, and goes when none is left.
@@ -118,16 +122,23 @@ impl Using {
             let unknown = || User { number: 0, since: *since, epoch: String::new() };
             users.by_build.entry(*build).or_insert_with(unknown);
         }
-        match users.mark {
+        // One that is asked at the very end has no time, and waits for nothing.
+        let rests = |failed: UnixTime| (0..FAILED_SECS).contains(&(now.secs - failed.secs));
+        if users.failed.is_some_and(rests) {
+            return Ok(());
+        }
+        let moved = match users.mark {
             None if users.by_build.is_empty() => Ok(()),
             Some(_) if users.by_build.is_empty() => {
-                self.mark.clear().await?;
-                users.mark = None;
-                Ok(())
+                let cleared = self.mark.clear().await;
+                users.mark = users.mark.filter(|_| cleared.is_err());
+                cleared
             }
             Some((_, set)) if now.secs.saturating_sub(set.secs) < RENEW_SECS => Ok(()),
             None | Some(_) => self.set(&mut users, now).await,
-        }
+        };
+        users.failed = moved.is_err().then_some(now);
+        moved
     }
 
     async fn set(&self, users: &mut Users, now: UnixTime) -> Result<(), StoreError> {
@@ -197,5 +208,41 @@ mod tests {
             "since 700 {\"\"}",
         ];
         assert_eq!(*told.0.lock().unwrap(), want);
+    }
+
+    /// A store that takes no mark.
+    #[derive(Clone, Default)]
+    struct Failing(Arc<StdMutex<u32>>);
+
+    #[async_trait::async_trait]
+    impl UseMark for Failing {
+        async fn epoch(&self) -> String {
+            String::new()
+        }
+
+        async fn set(&self, _: UnixTime, _: BTreeSet<String>) -> Result<(), StoreError> {
+            *self.0.lock().unwrap() += 1;
+            Err(StoreError::Stopped)
+        }
+
+        async fn clear(&self) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_fails_is_asked_again_and_not_each_second() {
+        let failing = Failing::default();
+        let using = Using::new(Box::new(failing.clone()));
+        let at = |secs| UnixTime { secs, nanos: 0 };
+        let build = BuildId::from_bits(1);
+        assert!(using.begin(build, at(1_000)).await.is_err());
+        let running = BTreeMap::from([(build, at(1_000))]);
+        let mut failed = 0;
+        for second in 1_001..1_100 {
+            failed += u32::from(using.keep(using.begun(), &running, at(second)).await.is_err());
+        }
+        assert_eq!((failed, *failing.0.lock().unwrap()), (4, 5));
+        assert!(using.keep(using.begun(), &running, at(0)).await.is_err(), "the last time");
     }
 }

@@ -409,6 +409,32 @@ async fn a_command_that_sees_no_uses_counts_from_the_time_of_writing() {
     assert_eq!((world.find(&old).await.len(), world.find(&new).await.len()), (0, 1));
 }
 
+#[tokio::test]
+async fn a_record_that_a_command_stores_again_counts_as_used_by_age_and_by_bytes() {
+    for by_age in [true, false] {
+        let mut world = World::new();
+        let again = world.make(2_000, "again", None).await;
+        let other = world.make(2_500, "other", None).await;
+        world.sweep(&Ceilings::default()).await;
+        let stored = world.catalog().inventory().await.unwrap();
+        let total: u64 = stored.things.iter().map(|thing| thing.size).sum();
+        world.at(9_000);
+        // Its index ends with it, and told nobody of a use.
+        world.unseen = Unseen::UsedWhenWritten;
+        let command = world.catalog_on(Arc::new(EmbeddedIndex::new(1 << 20)));
+        StepIndex::put(&command, &Scope::local(), &again).await.unwrap();
+        world.settle().await;
+        world.unseen = Unseen::default();
+        world.at(9_500);
+        let bytes = Ceilings { keep_bytes: Some(total - 1), ..Ceilings::default() };
+        world.sweep(&if by_age { age(1_000) } else { bytes }).await;
+        assert_eq!(world.find(&other).await, [], "by age: {by_age}");
+        assert_eq!(world.find(&again).await, std::slice::from_ref(&again));
+        assert!(world.has_blob("blob of again") && !world.has_blob("blob of other"));
+        world.check_whole(&[&again]).await;
+    }
+}
+
 /// A version of a cache mount with one pack and one piece, all of whose parts are stored at this time.
 async fn write_back(world: &World, secs: i64, name: &str) -> CacheVersion {
     let record = world.make(secs, &format!("pack of {name}"), None).await;

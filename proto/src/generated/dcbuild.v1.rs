@@ -526,6 +526,9 @@ pub struct Hello {
     /// Those of the platforms whose programs an interpreter runs, which takes its time.
     #[prost(string, repeated, tag = "10")]
     pub emulated: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Results that it has and does not send unless it is told to.
+    #[prost(message, repeated, tag = "11")]
+    pub held: ::prost::alloc::vec::Vec<HeldStep>,
 }
 /// Sent every second; a worker that is silent for the lease's length is lost.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -650,7 +653,7 @@ pub struct PackInlineReply {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WorkerOrder {
-    #[prost(oneof = "worker_order::Order", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "worker_order::Order", tags = "1, 2, 3, 4, 5, 6")]
     pub order: ::core::option::Option<worker_order::Order>,
 }
 /// Nested message and enum types in `WorkerOrder`.
@@ -666,7 +669,21 @@ pub mod worker_order {
         Stop(super::StopAttempt),
         #[prost(message, tag = "4")]
         Drain(super::Drain),
+        /// Somebody wants a result that is held: it goes to the store.
+        #[prost(message, tag = "5")]
+        Send(super::HeldStep),
+        /// Nobody will want it any more.
+        #[prost(message, tag = "6")]
+        LetGo(super::HeldStep),
     }
+}
+/// A step's result that its worker keeps to itself, as the lease said.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HeldStep {
+    #[prost(string, tag = "1")]
+    pub attempt: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub step: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Welcome {
@@ -722,6 +739,9 @@ pub struct FindMakerRequest {
     pub worker: ::prost::alloc::string::String,
     #[prost(string, tag = "2")]
     pub layer: ::prost::alloc::string::String,
+    /// Whoever has it does not give it: it is to come by way of the store.
+    #[prost(bool, tag = "3")]
+    pub send: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FindMakerReply {

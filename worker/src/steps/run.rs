@@ -9,7 +9,7 @@ use dcbuild_model::limits::{STEP_LOG_BYTES_MAX, STEP_PROCESSES_MAX};
 use dcbuild_model::{TreePath, UnixTime};
 use dcbuild_plan::HOST_GATEWAY;
 use dcbuild_plan::op::{RunNetwork, RunOp, RunSecurity};
-use dcbuild_proto::document::StepErrorKind;
+use dcbuild_proto::document::{StepErrorKind, Upload};
 use dcbuild_sandbox::{
     CellError, CellExit, CellSpec, Limits, Network, Outcome, Rootfs, Sandbox, Security, Stream,
     Ulimit,
@@ -69,7 +69,8 @@ pub(crate) async fn make(
     match ended {
         Ok((stubs, taint)) => {
             // What a step left that was not whole is no state to go on from.
-            for cache in caches.into_iter().filter(|_| taint.is_none()) {
+            let kept = taint.is_none() && attempt.upload == Upload::All;
+            for cache in caches.into_iter().filter(|_| kept) {
                 cache.write_back(&attempt.shared);
             }
             commit(attempt, stage, stubs, start).await.map(|made| Made { taint, ..made })

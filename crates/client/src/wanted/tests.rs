@@ -71,7 +71,7 @@ fn a_flag_goes_before_the_environment() {
 fn proxies_and_names_travel() {
     let wanted = wanted("-t app -t ghcr.io/x/y:1 .", &[]).unwrap();
     let proxies = Proxies { http: Some("http://p".into()), ..Proxies::default() };
-    let handover = Handover { purpose: Purpose::Detached, in_place: false };
+    let handover = Handover { purpose: Purpose::Detached, ..Handover::default() };
     let submission = wanted.submission(Found { proxies, ..Found::default() }, handover);
     assert_eq!(submission.request.proxies.len(), 2);
     assert_eq!((submission.title.as_str(), submission.detached), ("app:latest", true));

@@ -112,6 +112,15 @@ pub struct Wanted<'a> {
     pub size: u64,
 }
 
+/// By which way a layer is to come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Whichever there is.
+    Any,
+    /// By the store: its maker does not give it.
+    Store,
+}
+
 #[derive(Default)]
 struct Known {
     channels: HashMap<String, Channel>,
@@ -139,8 +148,20 @@ impl Peers {
 
     /// Who made a layer; none if the coordinator does not answer.
     pub async fn maker(&self, layer: &LayerId) -> Option<Maker> {
-        let request =
-            pb::FindMakerRequest { worker: self.own.to_string(), layer: layer.to_string() };
+        let (coming, peer) = self.ask(layer, Way::Any).await?;
+        match peer.filter(|peer| peer.worker != self.own) {
+            // It is to come by way of the store, then.
+            Some(peer) if self.avoids(peer.worker, layer) => {
+                let (coming, _) = self.ask(layer, Way::Store).await?;
+                Some(Maker { coming, peer: None })
+            }
+            peer => Some(Maker { coming, peer }),
+        }
+    }
+
+    async fn ask(&self, layer: &LayerId, way: Way) -> Option<(bool, Option<Peer>)> {
+        let (worker, layer_id, send) = (self.own, layer.to_string(), way == Way::Store);
+        let request = pb::FindMakerRequest { worker: worker.to_string(), layer: layer_id, send };
         let mut client = self.client.clone();
         let reply = tokio::time::timeout(MAKER_MAX, client.find_maker(request)).await;
         let reply = match reply {
@@ -155,8 +176,7 @@ impl Peers {
             let worker = peer.worker.parse().ok()?;
             Some(Peer { worker, address: peer.address, ticket: peer.ticket })
         });
-        let peer = peer.filter(|peer| peer.worker != self.own && !self.avoids(peer.worker, layer));
-        Some(Maker { coming: reply.coming, peer })
+        Some((reply.coming, peer))
     }
 
     pub(super) fn avoids(&self, worker: WorkerId, layer: &LayerId) -> bool {

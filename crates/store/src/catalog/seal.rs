@@ -28,8 +28,6 @@ pub struct InvalidSealKey {
 #[derive(Clone, Default)]
 pub struct Seal {
     keys: Vec<Hmac<Sha256>>,
-    /// Opens what anybody sealed.
-    credulous: bool,
 }
 
 impl std::fmt::Debug for Seal {
@@ -44,18 +42,13 @@ impl Seal {
         Seal::default()
     }
 
-    /// Opens whatever has the form, whoever sealed it: for documents that somebody else vouches for.
-    pub fn credulous() -> Seal {
-        Seal { credulous: true, ..Seal::default() }
-    }
-
     /// Seals with the first key; what any of them sealed is opened. To take a key away disowns what it sealed.
     pub fn keyed<'k>(keys: impl IntoIterator<Item = &'k [u8]>) -> Result<Seal, InvalidSealKey> {
         let key = |key: &[u8]| match Hmac::new_from_slice(key) {
             Ok(mac) if key.len() >= KEY_BYTES_MIN => Ok(mac),
             _ => Err(InvalidSealKey { bytes: key.len() }),
         };
-        Ok(Seal { keys: keys.into_iter().map(key).collect::<Result<_, _>>()?, credulous: false })
+        Ok(Seal { keys: keys.into_iter().map(key).collect::<Result<_, _>>()? })
     }
 
     /// Whether a forger would need a key.
@@ -86,7 +79,6 @@ impl Seal {
         let (FORM, kind, hex) = (words.next()?, words.next()?, words.next()?) else { return None };
         let (document, found) = (sealed.slice(line + 1..), Digest::from_hex(hex).ok()?);
         let ours = match kind {
-            "hmac-sha256" | "sha256" if self.credulous => true,
             "hmac-sha256" => self.keys.iter().any(|key| {
                 let mut mac = key.clone();
                 feed(name, &document, |bytes| mac.update(bytes));
@@ -142,7 +134,6 @@ mod tests {
             let sealed = closes.close(&a, b"{}");
             let want = ours.then(|| Bytes::from_static(b"{}"));
             assert_eq!(opens.open(&a, &sealed), want, "{closes:?} {opens:?}");
-            assert!(Seal::credulous().open(&b, &sealed).is_some(), "{closes:?}");
             assert_eq!(opens.open(&b, &sealed), None, "copied to another name");
         }
     }

@@ -4,7 +4,7 @@ use dcbuild_model::{Record, Scope, StepKey, UnixTime};
 use serde::{Deserialize, Serialize};
 
 use super::{Catalog, decode, encode};
-use crate::{IndexKey, StepIndex, StoreError};
+use crate::{IndexKey, StepIndex, StoreError, Unseen};
 
 /// The only form that is understood; any other is a miss.
 const VERSION: u32 = 1;
@@ -46,7 +46,11 @@ impl StepIndex for Catalog {
         for key in std::iter::once(record.recipe).chain(record.outcome) {
             let key = key_of(scope, &key);
             let before = Catalog::find(self, std::slice::from_ref(&key)).await?;
-            if before.iter().flatten().any(|(field, _)| *field == attempt) {
+            if let Some((_, same)) = before.iter().flatten().find(|(field, _)| *field == attempt) {
+                // What this process tells its own index ends with it; others see that it was written.
+                if self.inner.parts.unseen == Unseen::UsedWhenWritten {
+                    Catalog::put(self, &key, &attempt, same).await?;
+                }
                 continue;
             }
             let stored =

@@ -1,0 +1,199 @@
+//! Moves a whole cache from a place to a store.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use dcbuild_model::{BlobDigest, LayerDigest, LayerId, LayerRef, Record, Scope};
+use dcbuild_store::{HashedBase, ObjectName, Seal, StoreError, StoredBlob};
+use futures::{StreamExt as _, TryStreamExt as _};
+
+use crate::documents::Contents;
+use crate::look::Borrowed;
+use crate::pack::Shelf;
+use crate::place::{Place, PlaceError};
+
+/// Blobs under way at a time.
+const AT_ONCE: usize = 8;
+
+/// What was taken.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Carried {
+    /// Records.
+    pub records: u64,
+    /// Blobs that the store lacked.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Documents that the reader's seal does not open.
+    pub refused: Vec<ObjectName>,
+    /// Records that were left, since something that they speak of is neither there nor here.
+    pub left: u64,
+}
+
+/// Says why a cache was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum TakeError {
+    /// The place failed.
+    #[error("could not read the cache from {place}")]
+    Place {
+        /// The place.
+        place: String,
+        /// Why not.
+        source: PlaceError,
+    },
+    /// The store failed, or what came is not what its name says.
+    #[error("could not store what came from {place}")]
+    Store {
+        /// The place.
+        place: String,
+        /// Why not.
+        source: StoreError,
+    },
+    /// No document carries a seal that opens.
+    #[error("nothing is taken from {place}: all {documents} documents there {why}")]
+    Sealed {
+        /// The place.
+        place: String,
+        /// How many there are.
+        documents: usize,
+        /// What is wrong with them.
+        why: &'static str,
+    },
+}
+
+/// Takes a whole cache into a scope of a store: blobs first, each hashed on its way in, then what describes layers, then
+/// records. A document that the seal does not open is passed over, and so is a record that lacks something.
+pub async fn take(
+    borrowed: &Borrowed,
+    place: &dyn Place,
+    shelf: &Shelf,
+    scope: &Scope,
+    seal: &Seal,
+) -> Result<Carried, TakeError> {
+    let failed = |source| TakeError::Store { place: place.name(), source };
+    let refused = borrowed.documents.keep_opened(seal);
+    if borrowed.documents.records() == 0 && !refused.is_empty() {
+        let (documents, why) = (refused.len(), crate::look::why_unopened(seal));
+        return Err(TakeError::Sealed { place: place.name(), documents, why });
+    }
+    let mut carried = Carried { refused, ..Carried::default() };
+    let contents = borrowed.documents.read(seal.clone()).await.map_err(failed)?;
+    let choice = Choice::of(contents, borrowed, shelf).await.map_err(failed)?;
+    carried.left = choice.left;
+    bring(&choice, borrowed, place, shelf, &mut carried).await?;
+    for layer in &choice.layers {
+        for form in choice.forms.get(layer).into_iter().flatten() {
+            shelf.layers.put_form(layer, form).await.map_err(failed)?;
+        }
+    }
+    for digest in &choice.bases {
+        if let Some(base) = choice.hashed.get(digest) {
+            shelf.layers.put_base(digest, base).await.map_err(failed)?;
+        }
+    }
+    for record in &choice.records {
+        shelf.steps.put(scope, record).await.map_err(failed)?;
+        carried.records += 1;
+    }
+    Ok(carried)
+}
+
+/// Which records are taken, and all that they need.
+struct Choice {
+    records: Vec<Record>,
+    left: u64,
+    forms: BTreeMap<LayerId, Vec<StoredBlob>>,
+    hashed: BTreeMap<LayerDigest, HashedBase>,
+    /// Blobs that the store lacks.
+    missing: BTreeSet<BlobDigest>,
+    layers: BTreeSet<LayerId>,
+    bases: BTreeSet<LayerDigest>,
+    blobs: BTreeSet<BlobDigest>,
+}
+
+fn blobs_of(form: &StoredBlob) -> [BlobDigest; 2] {
+    [BlobDigest(form.blob.digest.0), form.index]
+}
+
+impl Choice {
+    async fn of(
+        contents: Contents,
+        borrowed: &Borrowed,
+        shelf: &Shelf,
+    ) -> Result<Choice, StoreError> {
+        let Contents { forms: told, bases, records } = contents;
+        let layers = records.iter().flat_map(|record| &record.result.layers);
+        let asked = layers.map(|layer| BlobDigest(layer.layer.0));
+        let asked: BTreeSet<BlobDigest> =
+            asked.chain(told.iter().flat_map(|(_, form)| blobs_of(form))).collect();
+        let asked: Vec<BlobDigest> = asked.into_iter().collect();
+        let missing: BTreeSet<BlobDigest> =
+            shelf.blobs.find_missing(&asked).await?.into_iter().collect();
+        let has = |blob: &BlobDigest| {
+            let travels =
+                || borrowed.offered.contains_key(blob) || borrowed.embedded.contains_key(blob);
+            !missing.contains(blob) || travels()
+        };
+        let mut forms: BTreeMap<LayerId, Vec<StoredBlob>> = BTreeMap::new();
+        for (layer, form) in told.into_iter().filter(|(_, form)| blobs_of(form).iter().all(has)) {
+            forms.entry(layer).or_default().push(form);
+        }
+        let hashed: BTreeMap<LayerDigest, HashedBase> = bases.into_iter().collect();
+        let whole = |layer: &LayerRef| {
+            let described = match &layer.base {
+                Some(base) => hashed.contains_key(&base.digest),
+                None => forms.contains_key(&layer.layer),
+            };
+            described && has(&BlobDigest(layer.layer.0))
+        };
+        let is_whole = |record: &Record| record.result.layers.iter().all(whole);
+        let (records, left): (Vec<Record>, Vec<Record>) = records.into_iter().partition(is_whole);
+        let left = u64::try_from(left.len()).unwrap_or(u64::MAX);
+        let (layers, bases, blobs) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let mut choice = Choice { records, left, forms, hashed, missing, layers, bases, blobs };
+        choice.add_needs();
+        Ok(choice)
+    }
+
+    fn add_needs(&mut self) {
+        for layer in self.records.iter().flat_map(|record| &record.result.layers) {
+            self.blobs.insert(BlobDigest(layer.layer.0));
+            if let Some(base) = &layer.base {
+                self.bases.insert(base.digest);
+            } else {
+                self.layers.insert(layer.layer);
+                let forms = self.forms.get(&layer.layer).into_iter().flatten();
+                self.blobs.extend(forms.flat_map(blobs_of));
+            }
+        }
+    }
+}
+
+/// Brings the blobs that the store lacks.
+async fn bring(
+    choice: &Choice,
+    borrowed: &Borrowed,
+    place: &dyn Place,
+    shelf: &Shelf,
+    carried: &mut Carried,
+) -> Result<(), TakeError> {
+    let failed = |source| TakeError::Store { place: place.name(), source };
+    let bring = choice.blobs.intersection(&choice.missing).map(|blob| async move {
+        let content = match borrowed.embedded.get(blob) {
+            Some(bytes) => dcbuild_store::stream_of(Bytes::clone(bytes)),
+            None => {
+                let size = borrowed.offered.get(blob).copied().unwrap_or_default();
+                let content = place.get(blob, size).await;
+                content.map_err(|source| TakeError::Place { place: place.name(), source })?
+            }
+        };
+        shelf.blobs.put(blob, content).await.map_err(failed)
+    });
+    let bring: Vec<_> = bring.collect();
+    let mut bring = futures::stream::iter(bring).buffer_unordered(AT_ONCE);
+    while let Some(size) = bring.try_next().await? {
+        carried.blobs += 1;
+        carried.bytes = carried.bytes.saturating_add(size);
+    }
+    Ok(())
+}
