@@ -41,7 +41,7 @@ pub(crate) async fn build(app: &App, flags: LocalBuild) -> anyhow::Result<ExitCo
         let (flag, value) = ("detach", "true".to_owned());
         return Ok(refused(&FlagError::Unsupported { flag, value, instead }, USAGE));
     }
-    let handover = Handover { in_place: true, ..Handover::default() };
+    let handover = Handover { purpose: Purpose::Build, in_place: true, ..Handover::default() };
     let request = match request(app, &flags, handover).await? {
         Ok(request) => request,
         Err(code) => return Ok(code),

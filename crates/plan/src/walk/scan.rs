@@ -98,9 +98,8 @@ impl Walk<'_> {
                 self.needs.insert(Need::Image { reference, platform });
                 Ok(None)
             }
-            Some(Err(Unresolved { reason, hint })) => {
-                let message = format!("could not find the scanner {reference}: {reason}");
-                Err(PlanError::Request { message, hint: hint.clone() })
+            Some(Err(Unresolved { reason, hint: _ })) => {
+                Err(bad(format!("could not find the scanner {reference}: {reason}")))
             }
             Some(Ok(image)) => {
                 let digest = image.named;
