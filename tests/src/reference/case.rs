@@ -157,8 +157,9 @@ impl Reader {
         let place = format!("{page}.md:{line}");
         assert!(!self.sentence.is_empty(), "{place}: the case quotes nothing");
         let name = draft.name.unwrap_or_else(|| panic!("{place}: the case has no name"));
-        let twin = self.cases.iter().find(|case| case.heading == self.heading && case.name == name);
-        assert!(twin.is_none(), "{place}: this heading has a case '{name}' already");
+        let twin =
+            self.cases.iter().find(|case| case.sentence == self.sentence && case.name == name);
+        assert!(twin.is_none(), "{place}: the sentence has a case '{name}' already");
         assert!(!body.is_empty(), "{place}: nothing is expected");
         let lines = body.lines().filter(|line| !line.is_empty());
         let read = |line: &str| {
