@@ -58,6 +58,11 @@ const OF_DOCKER: &[Foreign] = &[
         "--build-context NAME=oci-layout://DIR lets a build stand on the image of a layout",
     ),
     (
+        "history",
+        "dcbuild does not list the layers of an image",
+        "`dcbuild plan CONTEXT` shows the history that a build gives its image, before anything runs",
+    ),
+    (
         "manifest",
         "dcbuild makes an index when it builds the images",
         "`dcbuild build --platform A,B -t NAME --push CONTEXT`",

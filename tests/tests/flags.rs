@@ -106,12 +106,12 @@ fn an_image_has_labels_of_its_repository_where_that_is_asked() {
 #[test]
 fn a_run_finds_the_machine_that_runs_it() {
     let story = Story::new(
-        "FROM busybox:golden\nRUN grep -e db -e gateway /etc/hosts | tr '\\t' ' ' > /hosts\n",
+        "FROM busybox:golden\nRUN grep -e postgres -e gateway /etc/hosts | tr '\\t' ' ' > /hosts\n",
         &[],
     );
-    let flags = ["--add-host", "db:10.0.0.7,gateway:host-gateway"];
+    let flags = ["--add-host", "postgres:10.0.0.7,gateway:host-gateway"];
     let tree = story.build(&flags).image.tree();
-    assert_eq!(tree.text("hosts").as_deref(), Some("10.0.0.7 db\n127.0.0.1 gateway\n"));
+    assert_eq!(tree.text("hosts").as_deref(), Some("10.0.0.7 postgres\n127.0.0.1 gateway\n"));
     assert!(story.build(&flags).ran.is_empty());
 }
 

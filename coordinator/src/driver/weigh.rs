@@ -30,7 +30,7 @@ impl Driver {
         }
         let Some(plan) = self.known_plan(sources).await? else { return Ok(()) };
         let probed = self.parts.records.probe(&plan).await;
-        for finding in findings.iter_mut() {
+        for finding in findings {
             let Some(leftover) = finding.leftover else { continue };
             let steps = (0..).map(StepIndex).zip(&plan.steps);
             let own = steps

@@ -20,13 +20,13 @@ pub struct LegacyFlags {
     squash: bool,
     #[arg(short, long, value_name = "SIZE", hide = true)]
     memory: Option<String>,
-    #[arg(long, value_name = "SIZE", hide = true)]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, hide = true)]
     memory_swap: Option<String>,
     #[arg(short, long, value_name = "N", hide = true)]
     cpu_shares: Option<String>,
-    #[arg(long, value_name = "N", hide = true)]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, hide = true)]
     cpu_period: Option<String>,
-    #[arg(long, value_name = "N", hide = true)]
+    #[arg(long, value_name = "N", allow_hyphen_values = true, hide = true)]
     cpu_quota: Option<String>,
     #[arg(long, value_name = "LIST", hide = true)]
     cpuset_cpus: Option<String>,

@@ -59,7 +59,10 @@ impl Hint for PolicyRefusal {
             PolicyRefusal::Invalid(_) => Some(
                 "such as {\"rules\": [{\"action\": \"DENY\", \"selector\": {\"identifier\": \"docker-image://*\"}}]}".into(),
             ),
-            PolicyRefusal::Read { .. } | PolicyRefusal::Large { .. } => None,
+            PolicyRefusal::Read { .. } => {
+                Some(format!("--policy or {VARIABLE} of the environment names it"))
+            }
+            PolicyRefusal::Large { .. } => None,
         }
     }
 }

@@ -49,8 +49,13 @@ impl GitAsked {
     pub(crate) fn read(env: &Env) -> Result<GitAsked, FlagError> {
         const LABELS: &str = "BUILDX_GIT_LABELS";
         let labels = match value(env, LABELS) {
+            None => false,
             Some("full") => true,
-            _ => switched(env, LABELS)?.unwrap_or(false),
+            Some(other) => switch(other).ok_or_else(|| FlagError::Variable {
+                variable: LABELS,
+                value: other.to_owned(),
+                instead: "set it to 1, full or 0, or unset it",
+            })?,
         };
         let info = switched(env, "BUILDX_GIT_INFO")?.unwrap_or(true);
         let dirt = switched(env, "BUILDX_GIT_CHECK_DIRTY")?.unwrap_or(false);

@@ -117,11 +117,7 @@ impl Wanted {
         let names = names.collect::<Result<Vec<_>, _>>()?;
         let annotations = parse::annotations(&flags.annotations)?;
         let contexts = parse::build_contexts(&flags.build_contexts)?;
-        let mode = match flags.progress.as_deref().or_else(|| env.progress()) {
-            _ if flags.quiet => Mode::Quiet,
-            None | Some("") => Mode::Auto,
-            Some(mode) => mode.parse().map_err(FlagError::Progress)?,
-        };
+        let mode = mode(flags, env)?;
         let shorthands = Shorthands {
             push: flags.push,
             load: flags.load,
@@ -252,6 +248,19 @@ impl Wanted {
     }
 }
 
+fn mode(flags: &BuildFlags, env: &Env) -> Result<Mode, FlagError> {
+    match (flags.progress.as_deref(), env.progress()) {
+        _ if flags.quiet => Ok(Mode::Quiet),
+        (Some(""), _) | (None, None) => Ok(Mode::Auto),
+        (Some(mode), _) => mode.parse().map_err(FlagError::Progress),
+        (None, Some(mode)) => mode.parse().map_err(|_| FlagError::Variable {
+            variable: "BUILDKIT_PROGRESS",
+            value: mode.to_owned(),
+            instead: "set it to auto, tty, plain, quiet, rawjson or none, or unset it",
+        }),
+    }
+}
+
 /// Refuses outputs that cannot be had together, and the id of an image that nobody makes.
 fn agree(flags: &BuildFlags, method: Method, outputs: &[Output]) -> Result<(), FlagError> {
     let conflict = |first: &str, second: &str, instead| {
@@ -346,7 +355,14 @@ fn request(
         build_args.entry("SOURCE_DATE_EPOCH".into()).or_insert_with(|| epoch.to_owned());
     }
     let platforms = match (flags.platform.as_slice(), env.default_platform()) {
-        ([], Some(default)) => parse::platforms(&[default.to_owned()])?,
+        ([], Some(default)) => {
+            let wrong = |_| FlagError::Variable {
+                variable: "DOCKER_DEFAULT_PLATFORM",
+                value: default.to_owned(),
+                instead: "set it to a platform such as linux/amd64, or unset it",
+            };
+            parse::platforms(&[default.to_owned()]).map_err(wrong)?
+        }
         (given, _) => parse::platforms(given)?,
     };
     let network = parse::network(flags.network.as_deref())?;

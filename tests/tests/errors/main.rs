@@ -46,6 +46,11 @@ fn printed(story: &Story, title: &str, done: &Finished) -> String {
 /// A line without what depends on the machine: its platform, how long something took, how docker's hub was not reached.
 fn steady(line: &str) -> String {
     let line = line.trim_end().replace(&format!("linux/{}", architecture()), "linux/HERE");
+    // A line of the log begins with its time.
+    let line = match line.split_once("  WARN ") {
+        Some((_, rest)) => format!("TIME  WARN {rest}"),
+        None => line,
+    };
     // Whether docker's hub itself is reached depends on the machine.
     if line.starts_with("hint: ") && line.contains("docker.io") {
         return "hint: ... docker.io ...".into();
@@ -143,7 +148,6 @@ fn of_the_text_of_a_dockerfile() {
             "FROM busybox:golden\nENV A='open\n",
             "FROM busybox:golden\nHEALTHCHECK --retries=some CMD true\n",
             "FROM busybox:golden\nHEALTHCHECK --interval=5 CMD true\n",
-            "FROM busybox:golden\nRUN --mount=type=secret,from=a true\n",
             "FROM busybox:golden\nRUN --mount=type=secret,sharing=locked true\n",
             "FROM busybox:golden\nCOPY app.txt <<EOF\nx\nEOF\n",
             "FROM busybox:golden\nCOPY --exclude app.txt /\n",
@@ -331,11 +335,8 @@ fn of_contexts_and_files() {
             "build http://127.0.0.1:9/context.tar",
             "build -f none -",
             "build --build-context x=none @",
-            "build --build-context scratch2=oci-layout://none --target x @",
-            "build --cache-from type=local,src=none @",
             "build --cache-to type=local,dest=@/app.txt/x,ignore-error=false @",
             "build --policy @/app.txt @",
-            "explain",
             "build --iidfile none/id -t x @",
             "build --metadata-file none/meta -t x @",
             "build --push -t 127.0.0.1:9/app @",

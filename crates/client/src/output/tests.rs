@@ -184,58 +184,75 @@ fn what_buildx_does_with_an_image_elsewhere_is_understood() {
     one(
         "type=image,name=ghcr.io/a/b,push-by-digest=true,name-canonical=true,push=true",
         expect![[r#"
-            image ["ghcr.io/a/b"] push by-digest oci, Gzip -> Image
+            image ["ghcr.io/a/b:latest"] push by-digest oci; gzip; Image
         "#]],
     );
     one(
         "type=registry,unpack=false,store=true,dangling-name-prefix=x",
         expect![[r#"
+            image ["docker.io/library/app:latest"] push oci; gzip; Image
         "#]],
     );
     one(
         "type=image,store=false,registry.insecure=false,prefer-nondist-layers=F",
         expect![[r#"
-    "#]],
+            image ["docker.io/library/app:latest"] oci; gzip; Image
+        "#]],
     );
     one(
         "type=local,dest=out,mode=copy",
         expect![[r#"
-    "#]],
+            files; gzip; Local { dest: "out" }
+        "#]],
     );
     one(
         "type=local,dest=out,mode=delete",
         expect![[r#"
-    "#]],
+            error: --output 'type=local,dest=out,mode=delete' is not supported
+            hint: empty the folder yourself before the build, and write mode=copy
+        "#]],
     );
     one(
         "type=local,dest=out,mode=link",
         expect![[r#"
-    "#]],
+            error: --output 'type=local,dest=out,mode=link' is malformed: 'link' is no value of mode
+            hint: such as -o DIR, -o type=oci,dest=app.tar or -o type=image,name=app:1,push=true
+        "#]],
     );
     one(
         "type=registry,registry.insecure=true",
         expect![[r#"
-    "#]],
+            error: --output 'type=registry,registry.insecure=true' is not supported
+            hint: say it in the configuration: [registry."HOST"] with insecure = true, or http = true
+        "#]],
     );
     one(
         "type=image,prefer-nondist-layers=true",
         expect![[r#"
-    "#]],
+            error: --output 'type=image,prefer-nondist-layers=true' is not supported
+            hint: leave it out: all layers of an image go where it goes
+        "#]],
     );
     one(
         "type=docker,context=rootless",
         expect![[r#"
-    "#]],
+            error: --output 'type=docker,context=rootless' is not supported
+            hint: set DOCKER_HOST to the address of that context's daemon
+        "#]],
     );
     one(
         "type=image,unpack=perhaps",
         expect![[r#"
-    "#]],
+            error: --output 'type=image,unpack=perhaps' is malformed: 'perhaps' is no value of unpack
+            hint: such as -o DIR, -o type=oci,dest=app.tar or -o type=image,name=app:1,push=true
+        "#]],
     );
     one(
         "type=tar,unpack=true",
         expect![[r#"
-    "#]],
+            error: --output 'type=tar,unpack=true' is malformed: 'unpack' is no known attribute
+            hint: such as -o DIR, -o type=oci,dest=app.tar or -o type=image,name=app:1,push=true
+        "#]],
     );
 }
 

@@ -110,7 +110,7 @@ fn hosts_have_addresses() {
         ("db", None),
         (":1.2.3.4", None),
         ("db:here", None),
-        ("db:host-gateway", None),
+        ("db:host-gateway", Some(("db", "host-gateway"))),
     ] {
         let want = want.map(|(host, address)| (host.to_owned(), address.to_owned()));
         assert_eq!(add_host(text).ok(), want, "{text}");

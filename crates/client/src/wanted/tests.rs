@@ -65,6 +65,10 @@ fn a_flag_goes_before_the_environment() {
         assert_eq!(wanted(line, &env).unwrap().mode, mode, "{line}");
     }
     assert!(wanted("--progress fancy .", &[]).is_err());
+    for (name, value) in [("BUILDKIT_PROGRESS", "fancy"), ("DOCKER_DEFAULT_PLATFORM", "bo+gus")] {
+        let error = wanted(".", &[(name, value)]).unwrap_err().to_string();
+        assert_eq!(error, format!("{name} cannot be '{value}'"));
+    }
 }
 
 #[test]
