@@ -359,7 +359,7 @@ fn request(
             let wrong = |_| FlagError::Variable {
                 variable: "DOCKER_DEFAULT_PLATFORM",
                 value: default.to_owned(),
-                instead: "set it to a platform such as linux/amd64, or unset it",
+                instead: "set it to a platform, OS/ARCH, or unset it",
             };
             parse::platforms(&[default.to_owned()]).map_err(wrong)?
         }

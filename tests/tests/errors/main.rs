@@ -31,6 +31,7 @@ fn printed(story: &Story, title: &str, done: &Finished) -> String {
         (story.home.arg("context"), "CONTEXT"),
         (story.home.arg(""), "HOME/"),
         (story.registry.host.clone(), "REGISTRY"),
+        ("--platform linux/amd64,linux/arm64".into(), "--platform SOME"),
         ("--platform linux/amd64".into(), "--platform SOME"),
     ] {
         text = text.replace(&from, to);
