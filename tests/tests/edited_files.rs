@@ -190,7 +190,9 @@ impl Folder {
             }
             Edit::Link(_) => {
                 fs::remove_file(path).unwrap();
-                symlink("keep", path).unwrap();
+                let root =
+                    "../".repeat(path.strip_prefix(&self.root).unwrap().components().count() - 1);
+                symlink(format!("{root}keep.txt"), path).unwrap();
             }
             Edit::Folder(_) => {
                 fs::remove_file(path).unwrap();

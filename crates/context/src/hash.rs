@@ -41,6 +41,19 @@ pub enum HashError {
         /// What is left out.
         path: TreePath,
     },
+    /// A source is a link that leads to nothing that is seen.
+    #[error(
+        "could not select {sources} from the context: \"{path}\": not found: it is a link to {}, which is not there",
+        target.display()
+    )]
+    Dangling {
+        /// The sources, as they were written.
+        sources: String,
+        /// The link.
+        path: TreePath,
+        /// Where it leads, as it says.
+        target: std::path::PathBuf,
+    },
     /// A file could not be read.
     #[error("could not read '{path}' of the context")]
     Read {
@@ -70,6 +83,9 @@ impl HashError {
                 Some("is it in the context, and not named by .dockerignore?")
             }
             HashError::Ignored { .. } => Some("add a line such as !NAME to .dockerignore"),
+            HashError::Dangling { .. } => Some(
+                "links are followed within the context; is what it leads to in there, and not named by .dockerignore?",
+            ),
             HashError::Read { .. } => {
                 Some("make it readable, or leave it out with a line in .dockerignore")
             }

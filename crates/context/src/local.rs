@@ -164,10 +164,15 @@ impl LocalContext {
         let on_disk = path.names().fold(self.context.root().to_owned(), |folder, name| {
             folder.join(OsStr::from_bytes(name))
         });
-        if on_disk.symlink_metadata().is_err() {
-            return error;
+        let (sources, path) = (sources.clone(), path.clone());
+        match on_disk.symlink_metadata() {
+            Ok(it) if it.is_symlink() => {
+                let target = std::fs::read_link(&on_disk).unwrap_or_default();
+                HashError::Dangling { sources, path, target }
+            }
+            Ok(_) => HashError::Ignored { sources, path },
+            Err(_) => error,
         }
-        HashError::Ignored { sources: sources.clone(), path: path.clone() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -281,12 +286,18 @@ mod tests {
         let missing = local.select(&selection(&["missing"])).unwrap_err();
         assert!(!missing.to_string().contains("ignore"), "{missing}");
         std::fs::write(folder.path().join("hidden"), "x").unwrap();
+        std::os::unix::fs::symlink("nowhere", folder.path().join("link")).unwrap();
         let ignore = Ignore::parse(b"hid*").unwrap();
         let other = LocalContext::open_folder(folder.path(), ignore, cache.path(), 0, now).unwrap();
         let hidden = other.select(&selection(&["hidden"])).unwrap_err();
         assert_eq!(
             hidden.to_string(),
             "could not select hidden from the context: \"/hidden\": not found: .dockerignore leaves it out"
+        );
+        let dangling = other.select(&selection(&["link"])).unwrap_err();
+        assert_eq!(
+            dangling.to_string(),
+            "could not select link from the context: \"/link\": not found: it is a link to nowhere, which is not there"
         );
 
         local.forget(&TreePath::clean(b"a").unwrap());
