@@ -172,16 +172,15 @@ impl Catalog {
                     absent.push(at);
                     continue;
                 };
-                match self.open(&name, &value) {
-                    Some(document) => documents.push((field, document)),
-                    // Dropped by the index, or nonsense: the store has the last word.
-                    None => {
-                        if !value.is_empty() {
-                            self.count(|tallies| &tallies.refused);
-                        }
-                        missing.push((at, name, field));
-                    }
+                if let Some(document) = self.open(&name, &value) {
+                    documents.push((field, document));
+                    continue;
                 }
+                if !value.is_empty() {
+                    self.count(|tallies| &tallies.refused);
+                }
+                // Dropped by the index, or nonsense: the store has the last word.
+                missing.push((at, name, field));
             }
             found.push(documents);
         }
