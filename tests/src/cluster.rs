@@ -115,11 +115,11 @@ impl Cluster {
         self.coordinator.take().unwrap().kill();
     }
 
-    /// Ends a worker in order, and waits until it is gone.
-    pub fn end_worker(&mut self, number: usize) {
+    /// Ends a worker in order, waits until it is gone, and gives what it said.
+    pub fn end_worker(&mut self, number: usize) -> Finished {
         let worker = self.workers[number].take().unwrap();
         worker.terminate();
-        worker.finish(LONG);
+        worker.finish(LONG)
     }
 
     /// Ends a worker as `kill -9` does.

@@ -5,7 +5,13 @@
 use std::time::Duration;
 
 use dcbuild_tests::bucket::Site;
+use dcbuild_tests::cluster::{Cluster, Store};
+use dcbuild_tests::files::{ContextEntry, write_context};
+use dcbuild_tests::home::Home;
+use dcbuild_tests::registry::Registry;
+use dcbuild_tests::s3::S3Server;
 use dcbuild_tests::s3::faults::{Fault, Seen};
+use dcbuild_tests::story::fill;
 use dcbuild_tests::wait::Stopwatch;
 
 const DOCKERFILE: &str = "FROM busybox:golden AS build\nCOPY in.txt /in.txt\n\
@@ -130,4 +136,41 @@ fn c04_a_cluster_that_starts_on_a_dead_bucket_builds() {
     assert!(!site.s3.keys().is_empty());
     let (again, said) = site.submit();
     assert_eq!(again.tree().text("count").unwrap(), "12 /out.txt\n", "{said}");
+}
+
+/// A cluster on a bucket that nobody ever reaches builds and pushes; gives what its processes said.
+fn check_never_reached(endpoint: &str) -> String {
+    let registry = Registry::start();
+    fill(&registry);
+    let home = Home::new(&registry.as_docker_io());
+    let entries =
+        [ContextEntry::file("Dockerfile", DOCKERFILE), ContextEntry::file("in.txt", "first\n")];
+    write_context(&home.path("context"), &entries);
+    let flags = vec!["--store".to_owned(), format!("s3://cache/acme?endpoint={endpoint}")];
+    let environment = S3Server::start().environment().to_vec();
+    let cluster = Cluster::start_on(Store { flags, environment }, home, 1, 2);
+    let (name, context) = (format!("{}/team/app:1", registry.host), cluster.home.arg("context"));
+    let watch = Stopwatch::start();
+    let done = cluster.ask("submit", &["--progress", "plain", "--push", "-t", &name, &context]);
+    assert!(done.status.success(), "{}\n{}", done.stderr, cluster.said());
+    assert!(watch.passed() < LATE, "it took {:?}\n{}", watch.passed(), cluster.said());
+    let pushed = registry.get("team/app:1").tree();
+    assert_eq!(pushed.text("out.txt").unwrap(), "first\nfirst\n");
+    assert_eq!(cluster.metric("dcbuild_store_failing"), Some(1), "{}", cluster.said());
+    cluster.said()
+}
+
+#[test]
+fn c04_a_bucket_whose_name_nobody_knows() {
+    let said = check_never_reached("http://no-such-host.invalid:9000");
+    assert!(said.contains("no-such-host.invalid"), "{said}");
+    assert!(said.contains("check the endpoint"), "{said}");
+}
+
+#[test]
+fn c04_a_bucket_that_does_not_speak_tls() {
+    let plain = S3Server::start();
+    let endpoint = plain.endpoint().replace("http://", "https://");
+    let said = check_never_reached(&endpoint);
+    assert!(said.contains(&endpoint) && said.contains("a server without TLS"), "{said}");
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use dcbuild_tests::bucket::Site;
 use dcbuild_tests::image::Image;
+use dcbuild_tests::progress::ran;
 use dcbuild_tests::running::Running;
 use dcbuild_tests::wait::{LONG, Stopwatch};
 
@@ -138,11 +139,32 @@ fn a_worker_that_leaves_hands_over_what_a_running_build_may_need() {
     let build = start(&site, "none");
     let sleeper = site.cluster.worker_that_runs(&seconds);
     let leaves = 3 - sleeper;
-    site.cluster.end_worker(leaves);
+    let leaver = site.cluster.end_worker(leaves);
     let done = build.finish(LONG);
     assert!(done.status.success(), "{}\n{}", done.stderr, site.cluster.said());
-    assert!(!done.stderr.contains("lost"), "{}", done.stderr);
+    let said = format!("{}\n{}\nwho left:\n{}", done.stderr, site.cluster.said(), leaver.stderr);
+    assert!(!done.stderr.contains("lost"), "{said}");
     let tree = Image::read_tar(&site.cluster.home.path("image.tar")).tree();
     assert_eq!(tree.text("one").unwrap().len(), 37);
     assert_eq!(count(&site, "/step/"), 0, "{:?}", site.s3.keys());
+}
+
+#[test]
+fn what_goes_elsewhere_goes_there_whole_though_the_bucket_keeps_none() {
+    let site = site(&dockerfile(""), &[]);
+    let home = &site.cluster.home;
+    let (context, cache) = (home.arg("context"), home.arg("cache"));
+    let to = format!("type=local,dest={cache},mode=max");
+    let flags = ["--progress", "plain", "--cache-upload", "none", "--cache-to", &to, &context];
+    let said = site.cluster.ask("submit", &flags).well().stderr;
+    assert!(!said.contains("could not write the cache"), "{said}");
+    site.wait_until_sent();
+    assert_eq!(count(&site, "/step/"), 0, "{:?}", site.s3.keys());
+    // A machine that has nothing finds all of it there.
+    let from = format!("type=local,src={cache}");
+    let flags = ["build", "--progress", "rawjson", "--cache-from", &from, "-o"];
+    let output = format!("type=oci,dest={}", home.arg("image.tar"));
+    let done = home.run(flags.iter().chain(&[output.as_str(), context.as_str()])).well();
+    assert_eq!(ran(&done.stderr), Vec::<String>::new());
+    check(&site);
 }

@@ -34,6 +34,8 @@ const KEPT_MAX: usize = 256;
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 /// How long any pause between sessions is at most.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How long a worker that leaves waits until its last words are heard.
+const GOODBYE_MAX: Duration = Duration::from_secs(3);
 /// How long background work may take once everything else has ended.
 const DRAIN_MAX: Duration = Duration::from_mins(5);
 
@@ -386,7 +388,7 @@ impl Service {
                     true
                 }
                 () = tasks.wait(), if idle => {
-                    return self.goodbye(&wire, orders).await;
+                    return self.goodbye(wire, orders).await;
                 }
             };
             if !sent {
@@ -397,21 +399,22 @@ impl Service {
 
     async fn goodbye(
         &mut self,
-        wire: &mpsc::Sender<pb::WorkerReport>,
-        orders: tonic::Streaming<pb::WorkerOrder>,
+        wire: mpsc::Sender<pb::WorkerReport>,
+        mut orders: tonic::Streaming<pb::WorkerOrder>,
     ) -> Ended {
         while let Ok(report) = self.reports.try_recv() {
-            if !self.say(wire, report).await {
+            if !self.say(&wire, report).await {
                 return Ended::Finished;
             }
         }
         let goodbye = Wire::Goodbye(pb::Goodbye {});
-        if wire.send(pb::WorkerReport { report: Some(goodbye) }).await.is_ok() {
-            // The last words have left once the queue is empty again; a dead peer is not waited for.
-            let left = wire.reserve_many(WIRE_QUEUE);
-            drop(tokio::time::timeout(RENEW_EVERY, left).await);
+        let said = wire.send(pb::WorkerReport { report: Some(goodbye) }).await.is_ok();
+        drop(wire);
+        // A session that is cut takes along what is still on its way; the coordinator ends it when it has heard all.
+        let heard = async { while let Ok(Some(_)) = orders.message().await {} };
+        if said && tokio::time::timeout(GOODBYE_MAX, heard).await.is_err() {
+            tracing::info!("the coordinator does not say whether it has heard the last words");
         }
-        drop(orders);
         Ended::Finished
     }
 

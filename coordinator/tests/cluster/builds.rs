@@ -78,7 +78,8 @@ async fn a_silent_workers_job_goes_to_another_and_its_late_result_is_refused() {
     let new = second.lease().await;
     assert!(new.epoch > old.epoch && new.attempt != old.attempt);
     first.run(&old).await;
-    client.until("warning attempt 1 of 3 was lost to a lost worker").await;
+    let lost = format!("warning attempt 1 of 3 was lost to a lost worker, {}", first.id);
+    client.until(&lost).await;
     second.run(&new).await;
     let output = second.lease().await;
     second.assemble(&output).await;

@@ -74,7 +74,7 @@ impl Borrowed {
 /// Why a reader does not open documents: to be said behind "they".
 pub fn why_unopened(seal: &Seal) -> &'static str {
     if seal.is_keyed() {
-        "do not carry the seal of this one's signing keys"
+        "do not carry the seal of this one's signing keys (DCBUILD_SIGNING_KEY, signing_key_files)"
     } else {
         "are damaged, or sealed with a key: give it as DCBUILD_SIGNING_KEY"
     }

@@ -15,8 +15,8 @@ use dcbuild_model::{
     WorkerId,
 };
 use dcbuild_store::{
-    BlobStore, ByteRange, FolderStore, LayerIndex as _, Seal, StepIndex as _, StoredBlob,
-    read_bytes, stream_of,
+    BlobStore, ByteRange, FolderStore, LayerIndex as _, ObjectName, Seal, StepIndex as _,
+    StoredBlob, read_bytes, stream_of,
 };
 
 const KEY: &[u8] = &[7; 32];
@@ -215,7 +215,7 @@ async fn a_document_that_was_changed_is_named_and_what_stands_on_it_stays_behind
         let changed = Borrowed::parse(changed.as_bytes()).unwrap();
         let two = shelf(&folders.path().join(of.split('/').next().unwrap()));
         let carried = take(&changed, &place, &two, &Scope::local(), &seal()).await.unwrap();
-        let refused: Vec<&str> = carried.refused.iter().map(|name| name.as_str()).collect();
+        let refused: Vec<&str> = carried.refused.iter().map(ObjectName::as_str).collect();
         assert!(matches!(*refused, [one] if one.starts_with(of)), "{refused:?}");
         // The other record has no layer.
         assert_eq!((carried.records, carried.left, carried.blobs), (1, left, 0), "{of}");

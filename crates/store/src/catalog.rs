@@ -17,7 +17,7 @@ mod uses;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use dcbuild_model::UnixTime;
@@ -31,6 +31,8 @@ use crate::{IndexEntry, IndexKey, KeyIndex, ObjectName, Objects, StoreError};
 
 /// Objects read or listed at a time for one question.
 const AT_ONCE: usize = 32;
+/// How often it is said that the store fails.
+const SAID_EVERY_SECS: i64 = 60;
 /// A larger document is none of ours.
 const DOCUMENT_BYTES_MAX: u64 = 16 << 20;
 
@@ -93,6 +95,8 @@ struct Inner {
     tallies: Tallies,
     /// The index was not told of something, and could not be told that either.
     owed: AtomicBool,
+    /// When it was last said that the store fails.
+    said: AtomicI64,
 }
 
 /// Knows what a store of objects has of records, layer forms, image names and cache mounts; clones share it.
@@ -107,7 +111,8 @@ type Found = (String, Bytes);
 impl Catalog {
     /// A catalog of these documents.
     pub fn new(parts: CatalogParts) -> Catalog {
-        let inner = Inner { parts, tallies: Tallies::default(), owed: AtomicBool::new(false) };
+        let (owed, said) = (AtomicBool::new(false), AtomicI64::new(i64::MIN));
+        let inner = Inner { parts, tallies: Tallies::default(), owed, said };
         Catalog { inner: Arc::new(inner) }
     }
 
@@ -167,16 +172,15 @@ impl Catalog {
                     absent.push(at);
                     continue;
                 };
-                match self.open(&name, &value) {
-                    Some(document) => documents.push((field, document)),
-                    // Dropped by the index, or nonsense: the store has the last word.
-                    None => {
-                        if !value.is_empty() {
-                            self.count(|tallies| &tallies.refused);
-                        }
-                        missing.push((at, name, field));
-                    }
+                if let Some(document) = self.open(&name, &value) {
+                    documents.push((field, document));
+                    continue;
                 }
+                if !value.is_empty() {
+                    self.count(|tallies| &tallies.refused);
+                }
+                // Dropped by the index, or nonsense: the store has the last word.
+                missing.push((at, name, field));
             }
             found.push(documents);
         }
@@ -321,6 +325,13 @@ impl Catalog {
     fn store_failed(&self, error: &StoreError) {
         self.count(|tallies| &tallies.store_faults);
         let cause = std::error::Error::source(error).map(ToString::to_string);
+        let (now, said) = (self.now().secs, self.inner.said.load(Ordering::Relaxed));
+        // All that is asked of a store that fails meets the same.
+        if (said..said.saturating_add(SAID_EVERY_SECS)).contains(&now) {
+            tracing::debug!(%error, cause, "the store was not asked to the end");
+            return;
+        }
+        self.inner.said.store(now, Ordering::Relaxed);
         tracing::warn!(%error, cause, "the store was not asked to the end; what it has may be made again");
     }
 
