@@ -12,7 +12,7 @@ use crate::image::Image;
 use crate::reference::case::{Case, read};
 use crate::reference::expect::Expectation;
 use crate::reference::judge::{Outcome, misses};
-use crate::reference::world::{WEB, World};
+use crate::reference::world::World;
 use crate::running::{Finished, Running};
 
 /// How long the lines of one case may take.
@@ -48,8 +48,7 @@ pub fn check_page(page: &str) {
         return;
     }
     let count = cases.len();
-    let asks = |case: &Case| case.asks_for(WEB);
-    let world = if cases.iter().any(asks) { World::with_web() } else { World::start() };
+    let world = World::start(&|word: &str| cases.iter().any(|case| case.asks_for(word)));
     let todo = Mutex::new((0..).zip(cases).collect::<VecDeque<(usize, Case)>>());
     let wrong: Mutex<Vec<(usize, String)>> = Mutex::new(Vec::new());
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));
