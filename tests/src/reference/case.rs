@@ -253,8 +253,8 @@ fn piped(program: &str, bytes: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn shown(line: &str) -> String {
-        let entry = entry(line);
+    fn shown(written: &str) -> String {
+        let entry = entry(written);
         let link = entry.link.unwrap_or_default();
         let owner = entry.uid.zip(entry.gid);
         format!(
