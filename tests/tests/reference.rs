@@ -1,6 +1,5 @@
 //! The Dockerfile reference, sentence by sentence: each page in `reference/` quotes a chapter and shows what dcbuild makes
 //! of it.
-#![expect(clippy::unwrap_used, reason = "test")]
 
 use dcbuild_tests::reference::case::{pages, read};
 use dcbuild_tests::reference::run::check_page;

@@ -188,19 +188,19 @@ fn entry(line: &str) -> ContextEntry {
         entry.kind = EntryKind::Dir;
     }
     while !rest.is_empty() {
-        let (word, more) = rest.split_once(' ').unwrap_or((rest, ""));
+        let (word, after) = rest.split_once(' ').unwrap_or((rest, ""));
         match word {
             "=" => {
-                entry.content = Some(quoted_whole(more));
+                entry.content = Some(quoted_whole(after));
                 return entry;
             }
             "->" => {
                 entry.kind = EntryKind::Symlink;
-                entry.link = Some(more.to_owned());
+                entry.link = Some(after.to_owned());
                 return entry;
             }
             "holds" => {
-                entry.content_hex = Some(hex::encode(archive(&path, more)));
+                entry.content_hex = Some(hex::encode(archive(&path, after)));
                 return entry;
             }
             owner if owner.contains(':') => {
@@ -210,7 +210,7 @@ fn entry(line: &str) -> ContextEntry {
             }
             mode => entry.mode = Some(mode.to_owned()),
         }
-        rest = more;
+        rest = after;
     }
     entry
 }
@@ -253,8 +253,8 @@ fn piped(program: &str, bytes: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn shown(line: &str) -> String {
-        let entry = entry(line);
+    fn shown(written: &str) -> String {
+        let entry = entry(written);
         let link = entry.link.unwrap_or_default();
         let owner = entry.uid.zip(entry.gid);
         format!(

@@ -278,10 +278,10 @@ impl WantedNode {
         let kind = kind.chars().next()?;
         let mut node = WantedNode { path, kind, mode: None, owner: None, text: None };
         while !rest.is_empty() {
-            let (word, more) = rest.split_once(' ').unwrap_or((rest, ""));
+            let (word, after) = rest.split_once(' ').unwrap_or((rest, ""));
             match word {
                 "=" | "->" => {
-                    node.text = Some(text(more));
+                    node.text = Some(text(after));
                     break;
                 }
                 owner if owner.contains(':') => {
@@ -290,7 +290,7 @@ impl WantedNode {
                 }
                 mode => node.mode = Some(u32::from_str_radix(mode, 8).ok()?),
             }
-            rest = more;
+            rest = after;
         }
         Some(node)
     }

@@ -7,14 +7,12 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use serde_json::Value;
-
 use crate::files::{ContextEntry, write_context};
 use crate::image::Image;
 use crate::reference::case::{Case, read};
 use crate::reference::expect::Expectation;
 use crate::reference::judge::{Outcome, misses};
-use crate::reference::world::{WEB, World};
+use crate::reference::world::World;
 use crate::running::{Finished, Running};
 
 /// How long the lines of one case may take.
@@ -50,8 +48,7 @@ pub fn check_page(page: &str) {
         return;
     }
     let count = cases.len();
-    let asks = |case: &Case| case.asks_for(WEB);
-    let world = if cases.iter().any(asks) { World::with_web() } else { World::start() };
+    let world = World::start(&|word: &str| cases.iter().any(|case| case.asks_for(word)));
     let todo = Mutex::new((0..).zip(cases).collect::<VecDeque<(usize, Case)>>());
     let wrong: Mutex<Vec<(usize, String)>> = Mutex::new(Vec::new());
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));
@@ -87,15 +84,23 @@ fn told(page: &str, case: &Case, misses: &[String]) -> String {
     out
 }
 
+/// How much of a case is done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Extent {
+    Planned,
+    Built,
+}
+
 /// What of a case is not as expected.
 fn run(world: &World, place: usize, case: &Case) -> Vec<String> {
     let folder = world.home.path(&format!("cases/{place}"));
     let filled: Vec<Expectation> = case.expectations.iter().map(|it| it.filled(world)).collect();
-    let built = filled.iter().any(Expectation::needs_build);
-    assert!(!(built && case.dockerfiles.len() > 1), "{}: two are planned only", case.name);
-    let mut outcome = shell(world, &folder, case, 0, built);
+    let seen = filled.iter().any(Expectation::needs_build);
+    let extent = if seen { Extent::Built } else { Extent::Planned };
+    let mut outcome = shell(world, &folder, case, 0, extent);
     if case.dockerfiles.len() > 1 {
-        outcome.other = shell(world, &folder, case, 1, built).plan;
+        assert_eq!(extent, Extent::Planned, "{}: two are planned only", case.name);
+        outcome.other = shell(world, &folder, case, 1, extent).plan;
     }
     let found = misses(&outcome, &filled);
     std::fs::remove_dir_all(&folder).unwrap();
@@ -103,7 +108,7 @@ fn run(world: &World, place: usize, case: &Case) -> Vec<String> {
 }
 
 /// Writes the context, with one of the Dockerfiles, and runs the console's lines in it.
-fn shell(world: &World, folder: &Path, case: &Case, which: usize, built: bool) -> Outcome {
+fn shell(world: &World, folder: &Path, case: &Case, which: usize, extent: Extent) -> Outcome {
     let context = folder.join(format!("context{which}"));
     let out = folder.join(format!("out{which}"));
     std::fs::create_dir_all(&out).unwrap();
@@ -114,7 +119,10 @@ fn shell(world: &World, folder: &Path, case: &Case, which: usize, built: bool) -
     write_context(&context, &entries);
     let lines = world.filled(&case.console);
     let lines = lines.lines().map(|line| line.strip_prefix("$ ").unwrap_or(line));
-    let mut script = (if built { BUILD } else { PLAN }).to_owned();
+    let mut script = match extent {
+        Extent::Built => BUILD.to_owned(),
+        Extent::Planned => PLAN.to_owned(),
+    };
     for line in lines {
         writeln!(script, "{line}").unwrap();
     }
@@ -130,10 +138,12 @@ fn shell(world: &World, folder: &Path, case: &Case, which: usize, built: bool) -
     let read = |name: &str| std::fs::read_to_string(out.join(name)).unwrap_or_default();
     // Where nothing ran, the shell says why.
     let done = Finished { stderr: read("stderr") + &ended.stderr, ..ended };
-    let success = done.status.success();
-    let image = (success && built).then(|| Image::read_tar(&out.join("image.tar")));
-    let plan: Option<Value> =
-        (success && !built).then(|| serde_json::from_str(&read("stdout")).unwrap());
+    let (mut image, mut plan) = (None, None);
+    match extent {
+        _ if !done.status.success() => {}
+        Extent::Built => image = Some(Image::read_tar(&out.join("image.tar"))),
+        Extent::Planned => plan = Some(serde_json::from_str(&read("stdout")).unwrap()),
+    }
     Outcome { below: below(image.as_ref(), world), done, plan, image, other: None }
 }
 

@@ -10,7 +10,7 @@ use crate::registry::Registry;
 use crate::web::Web;
 
 /// What stands for the web server.
-pub const WEB: &str = "{web}";
+const WEB: &str = "{web}";
 
 /// The servers, for as long as the cases of a page are run.
 #[derive(Debug)]
@@ -46,16 +46,23 @@ fn triggers(lines: &[&str]) -> Value {
     json!({ "Env": ["PATH=/bin"], "OnBuild": lines })
 }
 
-fn fill(registry: &Registry) {
-    let put = |name: &str, config: Value| {
-        registry.put(name, &MadeImage::new(vec![busybox_layer()], config));
-    };
-    registry.put("library/busybox:golden", &busybox());
-    registry.put("library/busybox:latest", &busybox());
-    put("library/parent:1", parent());
-    put("library/triggers:1", triggers(&["ENV ONE=1", "ENV TWO=${ONE}2", "RUN echo $TWO > /two"]));
-    put("library/copies:1", triggers(&["COPY --from=build /app /app"]));
-    put("library/fails:1", triggers(&["RUN exit 3"]));
+/// Puts those images into the registry that are asked for; busybox always is.
+fn fill(registry: &Registry, asks: &dyn Fn(&str) -> bool) {
+    let base = busybox();
+    registry.put("library/busybox:golden", &base);
+    registry.put("library/busybox:latest", &base);
+    let run = ["ENV ONE=1", "ENV TWO=${ONE}2", "RUN echo $TWO > /two"];
+    for (name, config) in [
+        ("parent:1", parent()),
+        ("triggers:1", triggers(&run)),
+        ("copies:1", triggers(&["COPY --from=build /app /app"])),
+        ("fails:1", triggers(&["RUN exit 3"])),
+    ] {
+        if asks(name) {
+            let image = MadeImage::new(vec![busybox_layer()], config);
+            registry.put(&format!("library/{name}"), &image);
+        }
+    }
 }
 
 /// Puts on the server what the pages fetch, and gives the commit that the tag `v1` names.
@@ -100,25 +107,22 @@ fn serve(web: &Web) -> String {
 }
 
 impl World {
-    /// Starts the registry and fills it.
-    pub fn start() -> World {
+    /// Starts what is asked for: `asks` says whether the pages name an image, or the web server.
+    pub fn start(asks: &dyn Fn(&str) -> bool) -> World {
         let registry = Registry::start();
-        fill(&registry);
+        fill(&registry, asks);
         let other = if architecture() == "arm64" { "amd64" } else { "arm64" };
-        let words = vec![("{here}", architecture().to_owned()), ("{elsewhere}", other.to_owned())];
+        let mut words =
+            vec![("{here}", architecture().to_owned()), ("{elsewhere}", other.to_owned())];
+        let web = asks(WEB).then(Web::start);
+        if let Some(web) = &web {
+            let commit = serve(web);
+            words.push((WEB, web.host.clone()));
+            words.push(("{short}", commit[..7].to_owned()));
+            words.push(("{commit}", commit));
+        }
         let home = Home::new(&registry.as_docker_io());
-        World { home, words, base: digest(&busybox_layer()), _registry: registry, _web: None }
-    }
-
-    /// Starts the web server as well.
-    pub fn with_web() -> World {
-        let mut world = World::start();
-        let web = Web::start();
-        let commit = serve(&web);
-        world.words.push((WEB, web.host.clone()));
-        world.words.push(("{short}", commit[..7].to_owned()));
-        world.words.push(("{commit}", commit));
-        World { _web: Some(web), ..world }
+        World { home, words, base: digest(&busybox_layer()), _registry: registry, _web: web }
     }
 
     /// A text with what its words stand for.
