@@ -18,7 +18,7 @@ const FLAGS: &[&str] = &[
     "--allow device=vendor.com/gpu,alias=gpu",
     "--allow buildx.local.delete",
     "--annotation a=b --annotation manifest[linux/amd64]:c=d",
-    "--annotation index:a=b",
+    "--annotation index:a=b -t app",
     "--attest type=provenance,mode=max --attest type=sbom,generator=a/scanner:1",
     "--build-arg A=1 --build-arg B --build-arg C=",
     "--build-context lib=../lib --build-context base=docker-image://alpine:3",
@@ -130,7 +130,7 @@ fn every_flag_of_docker_is_understood_or_refused_by_its_name() {
         writeln!(all, "{line}\n{said}").unwrap();
     }
     expect![[r#"
-        --annotation index:a=b
+        --annotation index:a=b -t app
         error: an annotation of an index or of a descriptor needs an index: several platforms (--platform linux/amd64,linux/arm64), or an attestation
 
         --cache-from type=gha

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::fmt::Write as _;
+
 use dcbuild_plan::Call;
 use serde::Serialize;
 
@@ -188,9 +190,14 @@ pub fn describe(format: ReportFormat) -> String {
         let text = serde_json::to_string_pretty(&METHODS);
         return text.expect("texts are always JSON") + "\n";
     }
-    let rows = METHODS.iter().map(|method| {
-        (method.name.trim_start_matches(FRONTEND), method.version, method.description)
-    });
-    let rows = std::iter::once(("NAME", "VERSION", "DESCRIPTION")).chain(rows);
-    rows.map(|(name, version, about)| format!("{name:<20} {version:<7} {about}\n")).collect()
+    let mut out = String::new();
+    let mut row = |name: &str, version: &str, about: &str| {
+        // Writing to a string does not fail.
+        let _written = writeln!(out, "{name:<20} {version:<7} {about}");
+    };
+    row("NAME", "VERSION", "DESCRIPTION");
+    for Described { name, version, description, .. } in &METHODS {
+        row(name.trim_start_matches(FRONTEND), version, description);
+    }
+    out
 }
