@@ -204,11 +204,11 @@ pub(crate) struct Unhashed<'a> {
 
 impl<'a> Job<'a> {
     /// The job, and where its plain and its packed bytes will arrive.
-    pub(crate) fn new(mut plan: Plan<'a>) -> (Job<'a>, Unhashed<'a>, Receiver<Done>) {
+    pub(crate) fn new(mut frame: Plan<'a>) -> (Job<'a>, Unhashed<'a>, Receiver<Done>) {
         let (plain, filled) = bounded(1);
         let (done, packed) = bounded(1);
-        let begins = std::mem::take(&mut plan.begins);
-        (Job { plan, plain, done }, Unhashed { plain: filled, begins }, packed)
+        let begins = std::mem::take(&mut frame.begins);
+        (Job { plan: frame, plain, done }, Unhashed { plain: filled, begins }, packed)
     }
 }
 
