@@ -61,12 +61,15 @@ impl Compressor {
         matches!(self, Compressor::None)
     }
 
-    /// Compresses a frame into memory whose content does not matter.
+    /// Compresses a frame into memory; what lies there does not matter, and saves that it is cleared.
     pub(crate) fn frame(&mut self, plain: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
         match self {
             Compressor::None => plain.clone_into(out),
             Compressor::Gzip(compressor) => {
-                out.resize(compressor.gzip_compress_bound(plain.len()), 0);
+                let bound = compressor.gzip_compress_bound(plain.len());
+                if out.len() < bound {
+                    out.resize(bound, 0);
+                }
                 let len = compressor
                     .gzip_compress(plain, out)
                     .map_err(|error| io::Error::other(format!("{error:?}")))?;

@@ -1,25 +1,20 @@
 //! Lays a layer's tar out and cuts it into frames; where it cuts depends on the members alone.
 
-use crossbeam_channel::{Receiver, Sender};
-use dcbuild_model::{Compression, ContentDigest, Digest, TreePath};
+use crossbeam_channel::Sender;
+use dcbuild_model::{Compression, TreePath};
 use dcbuild_tree::{Changes, FileBody};
-use sha2::{Digest as _, Sha256};
 
 use crate::content::ReadContent;
-use crate::frame::{self, Job, Plain, Plan, Spare, len_of};
+use crate::frame::{self, Job, Plan, Spare, Unhashed};
 use crate::header;
 use crate::index::IndexedFile;
 use crate::members::{Member, Members};
 use crate::write::{Ordered, WriteBlobError};
 
-/// How much a frame holds, unless it belongs to one large file.
+/// How much a frame holds at most. With its tables a compressor then works in the cache of one core.
 const FRAME: usize = 1 << 20;
-/// How much a frame of one large file holds.
-const FILE_FRAME: usize = 4 << 20;
 /// Files from here up have frames of their own in zstd.
 const OWN_FRAME: u64 = 64 << 10;
-/// How much of a file that spans frames is read before it is hashed: it should still be in the cache then.
-const PIECE: usize = 512 << 10;
 /// What follows the last member.
 const END: [u8; 2 * header::BLOCK] = [0; 2 * header::BLOCK];
 
@@ -28,7 +23,7 @@ pub(crate) struct Lanes<'a> {
     /// To whoever fills and compresses them.
     pub(crate) to_fill: Sender<Job<'a>>,
     /// To the hash of the tar, in order.
-    pub(crate) to_hash: Sender<Receiver<Plain>>,
+    pub(crate) to_hash: Sender<Unhashed<'a>>,
     /// To the blob, in order.
     pub(crate) in_order: Sender<Ordered>,
 }
@@ -58,7 +53,7 @@ impl<'a, 's> Cutter<'a, 's> {
         for member in Members::new(changes) {
             self.member(&member?, contents)?;
         }
-        self.push(&END, FRAME)?;
+        self.push(&END)?;
         self.cut()?;
         Ok((self.files, self.tar))
     }
@@ -68,14 +63,14 @@ impl<'a, 's> Cutter<'a, 's> {
         member: &Member<'a>,
         contents: &dyn ReadContent,
     ) -> Result<(), WriteBlobError> {
-        let Some((path, body)) = member.file else { return self.push(&member.headers, FRAME) };
+        let Some((path, body)) = member.file else { return self.push(&member.headers) };
         let alone = self.own_frames && body.size >= OWN_FRAME;
         let size = usize::try_from(body.size).unwrap_or(usize::MAX);
         let together = size.saturating_add(self.plan.len() + member.headers.len());
         if self.own_frames && !alone && together > FRAME {
             self.cut()?;
         }
-        self.push(&member.headers, FRAME)?;
+        self.push(&member.headers)?;
         if alone {
             self.cut()?;
         }
@@ -85,51 +80,47 @@ impl<'a, 's> Cutter<'a, 's> {
             offset: self.tar + u64::try_from(self.plan.len()).unwrap_or(u64::MAX),
             size: body.size,
         });
-        let limit = if alone { FILE_FRAME } else { FRAME };
-        if size <= limit.saturating_sub(self.plan.len()) {
+        if size <= FRAME.saturating_sub(self.plan.len()) {
             self.plan.file(path, body, size);
         } else {
-            self.spanning(path, body, contents, limit)?;
+            self.spanning(path, body, contents)?;
         }
         let rest = usize::try_from(body.size % 512).unwrap_or(0);
-        self.push(END.get(..header::padding(rest)).unwrap_or_default(), limit)?;
+        self.push(END.get(..header::padding(rest)).unwrap_or_default())?;
         if alone { self.cut() } else { Ok(()) }
     }
 
-    /// Reads a file that does not end in the frame in which it begins: only one thread can hash it.
+    /// Reads a file that does not end in the frame in which it begins: nobody can read only the middle of it.
     fn spanning(
         &mut self,
-        path: &TreePath,
-        body: &FileBody,
+        path: &'a TreePath,
+        body: &'a FileBody,
         contents: &dyn ReadContent,
-        limit: usize,
     ) -> Result<(), WriteBlobError> {
         let failed = |source| WriteBlobError::Content { path: path.clone(), source };
         let changed = || WriteBlobError::ContentChanged { path: path.clone() };
         let mut reader = contents.open(body).map_err(failed)?;
-        let (mut hash, mut left) = (Sha256::new(), body.size);
+        let mut left = body.size;
+        self.plan.begin(path, body);
         while left > 0 {
-            let room = limit.saturating_sub(self.plan.len());
+            let room = FRAME.saturating_sub(self.plan.len());
             if room == 0 {
                 self.cut()?;
                 continue;
             }
-            let most = usize::try_from(left).unwrap_or(usize::MAX).min(room).min(PIECE);
-            let bytes = self.plan.read(&mut *reader, most).map_err(failed)?;
-            if bytes.is_empty() {
+            let most = usize::try_from(left).unwrap_or(usize::MAX).min(room);
+            let count = self.plan.read(&mut *reader, most).map_err(failed)?;
+            if count == 0 {
                 return Err(changed());
             }
-            hash.update(bytes);
-            left -= len_of(bytes);
+            left -= u64::try_from(count).unwrap_or(left);
         }
-        let ended = frame::at_end(&mut *reader).map_err(failed)?;
-        let same = ContentDigest(Digest(hash.finalize().into())) == body.content;
-        if ended && same { Ok(()) } else { Err(changed()) }
+        if frame::at_end(&mut *reader).map_err(failed)? { Ok(()) } else { Err(changed()) }
     }
 
-    fn push(&mut self, mut bytes: &[u8], limit: usize) -> Result<(), WriteBlobError> {
+    fn push(&mut self, mut bytes: &[u8]) -> Result<(), WriteBlobError> {
         while !bytes.is_empty() {
-            let room = limit.saturating_sub(self.plan.len());
+            let room = FRAME.saturating_sub(self.plan.len());
             if room == 0 {
                 self.cut()?;
                 continue;
@@ -148,10 +139,10 @@ impl<'a, 's> Cutter<'a, 's> {
         let tar = self.tar;
         self.tar += u64::try_from(self.plan.len()).unwrap_or(u64::MAX);
         let frame = std::mem::replace(&mut self.plan, Plan::within(self.spare.take()));
-        let (job, plain, done) = Job::new(frame);
+        let (job, unhashed, done) = Job::new(frame);
         let Lanes { to_fill, to_hash, in_order } = &self.lanes;
         in_order.send(Ordered { tar, done }).map_err(|_| WriteBlobError::Stopped)?;
-        to_hash.send(plain).map_err(|_| WriteBlobError::Stopped)?;
+        to_hash.send(unhashed).map_err(|_| WriteBlobError::Stopped)?;
         to_fill.send(job).map_err(|_| WriteBlobError::Stopped)
     }
 }

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use dcbuild_model::{ContentDigest, Digest, TreePath};
+use dcbuild_model::TreePath;
 use dcbuild_tree::FileBody;
 
 use crate::compress::Compressor;
@@ -37,8 +37,11 @@ impl Packed {
 /// What a frame will hold: bytes that are known, and files between them that are still to be read.
 #[derive(Default)]
 pub(crate) struct Plan<'a> {
-    known: Vec<u8>,
+    /// Memory; what is known lies at its beginning, and after that what was there before.
+    memory: Vec<u8>,
+    known: usize,
     files: Vec<Planned<'a>>,
+    begins: Vec<Begin<'a>>,
     len: usize,
 }
 
@@ -49,10 +52,17 @@ struct Planned<'a> {
     body: &'a FileBody,
 }
 
+/// Where in a frame a file begins, whatever frame it ends in.
+pub(crate) struct Begin<'a> {
+    pub(crate) at: usize,
+    pub(crate) path: &'a TreePath,
+    pub(crate) body: &'a FileBody,
+}
+
 impl<'a> Plan<'a> {
     /// An empty plan that keeps its known bytes in this memory.
-    pub(crate) fn within(known: Vec<u8>) -> Plan<'a> {
-        Plan { known, files: Vec::new(), len: 0 }
+    pub(crate) fn within(memory: Vec<u8>) -> Plan<'a> {
+        Plan { memory, ..Plan::default() }
     }
 
     /// How long the frame will be.
@@ -65,64 +75,108 @@ impl<'a> Plan<'a> {
     }
 
     pub(crate) fn push(&mut self, bytes: &[u8]) {
-        self.known.extend_from_slice(bytes);
-        self.len += bytes.len();
+        self.room(bytes.len()).copy_from_slice(bytes);
+        self.add(bytes.len());
+    }
+
+    /// Says that a file begins here.
+    pub(crate) fn begin(&mut self, path: &'a TreePath, body: &'a FileBody) {
+        self.begins.push(Begin { at: self.len, path, body });
     }
 
     /// Puts a whole file next, to be read by whoever fills the frame; `len` is its size.
     pub(crate) fn file(&mut self, path: &'a TreePath, body: &'a FileBody, len: usize) {
-        self.files.push(Planned { after: self.known.len(), path, body });
+        self.begin(path, body);
+        self.files.push(Planned { after: self.known, path, body });
         self.len += len;
     }
 
-    /// Reads the next bytes now, as many as come up to a limit, and gives them.
-    pub(crate) fn read(&mut self, from: &mut dyn Read, limit: usize) -> io::Result<&[u8]> {
-        let before = self.known.len();
-        self.known.reserve(limit);
-        from.take(u64::try_from(limit).unwrap_or(u64::MAX)).read_to_end(&mut self.known)?;
-        self.len += self.known.len() - before;
-        Ok(self.known.get(before..).unwrap_or_default())
+    /// Reads the next bytes now, as many as come up to a limit, and says how many came.
+    pub(crate) fn read(&mut self, from: &mut dyn Read, limit: usize) -> io::Result<usize> {
+        let count = read_up_to(from, self.room(limit))?;
+        self.add(count);
+        Ok(count)
     }
 
-    fn fill(self, contents: &dyn ReadContent, spare: &Spare) -> Result<Vec<u8>, WriteBlobError> {
+    fn room(&mut self, len: usize) -> &mut [u8] {
+        let end = self.known + len;
+        grow(&mut self.memory, end);
+        self.memory.get_mut(self.known..end).unwrap_or_default()
+    }
+
+    fn add(&mut self, len: usize) {
+        self.known += len;
+        self.len += len;
+    }
+
+    fn fill(
+        mut self,
+        contents: &dyn ReadContent,
+        spare: &Spare,
+    ) -> Result<Vec<u8>, WriteBlobError> {
         if self.files.is_empty() {
-            return Ok(self.known);
+            self.memory.truncate(self.known);
+            return Ok(self.memory);
         }
         let mut out = spare.take();
-        out.reserve(self.len);
-        let mut copied = 0;
-        let mut copy = |out: &mut Vec<u8>, up_to: usize| {
-            out.extend_from_slice(self.known.get(copied..up_to).unwrap_or_default());
+        // Each file is asked for one byte more than it has.
+        grow(&mut out, self.len + 1);
+        let (mut copied, mut at) = (0, 0);
+        let mut copy = |out: &mut [u8], at: usize, up_to: usize| {
+            let known = self.memory.get(copied..up_to).unwrap_or_default();
             copied = up_to;
+            if let Some(room) = out.get_mut(at..at + known.len()) {
+                room.copy_from_slice(known);
+            }
+            at + known.len()
         };
         for file in &self.files {
-            copy(&mut out, file.after);
-            read_file(contents, file, &mut out)?;
+            at = copy(&mut out, at, file.after);
+            at += read_file(contents, file, out.get_mut(at..).unwrap_or_default())?;
         }
-        copy(&mut out, self.known.len());
-        spare.keep(self.known);
+        let end = copy(&mut out, at, self.known);
+        out.truncate(end);
+        spare.keep(self.memory);
         Ok(out)
     }
 }
 
-/// Appends a file's bytes, if they are those that its digest says.
+/// Makes memory at least this long; what lies there is never cleared.
+fn grow(memory: &mut Vec<u8>, len: usize) {
+    if memory.len() < len {
+        memory.resize(len, 0);
+    }
+}
+
+/// Reads a whole file to the beginning of memory that has room for one byte more, and gives its size, which is the one
+/// that is expected.
 fn read_file(
     contents: &dyn ReadContent,
-    file: &Planned<'_>,
-    out: &mut Vec<u8>,
-) -> Result<(), WriteBlobError> {
-    let failed = |source| WriteBlobError::Content { path: file.path.clone(), source };
-    let before = out.len();
-    let reader = contents.open(file.body).map_err(failed)?;
-    let mut reader = reader.take(file.body.size);
-    reader.read_to_end(out).map_err(failed)?;
-    let ended = at_end(&mut *reader.into_inner()).map_err(failed)?;
-    let bytes = out.get(before..).unwrap_or_default();
-    let whole = ended && len_of(bytes) == file.body.size;
-    if whole && ContentDigest(Digest::of(bytes)) == file.body.content {
-        return Ok(());
+    Planned { path, body, .. }: &Planned<'_>,
+    out: &mut [u8],
+) -> Result<usize, WriteBlobError> {
+    let failed = |source| WriteBlobError::Content { path: (*path).clone(), source };
+    let mut reader = contents.open(body).map_err(failed)?;
+    let size = usize::try_from(body.size).unwrap_or(usize::MAX);
+    let room = out.get_mut(..=size).unwrap_or_default();
+    if read_up_to(&mut *reader, room).map_err(failed)? == size {
+        return Ok(size);
     }
-    Err(WriteBlobError::ContentChanged { path: file.path.clone() })
+    Err(WriteBlobError::ContentChanged { path: (*path).clone() })
+}
+
+/// Reads until memory is full or nothing more comes, and says how much came.
+fn read_up_to(from: &mut dyn Read, memory: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(room) = memory.get_mut(filled..).filter(|room| !room.is_empty()) {
+        match from.read(room) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 /// Whether nothing more comes. Whoever reads through another check hears of its error only here.
@@ -142,12 +196,19 @@ pub(crate) struct Job<'a> {
     done: Sender<Done>,
 }
 
+/// A frame that the hash of the tar waits for.
+pub(crate) struct Unhashed<'a> {
+    pub(crate) plain: Receiver<Plain>,
+    pub(crate) begins: Vec<Begin<'a>>,
+}
+
 impl<'a> Job<'a> {
     /// The job, and where its plain and its packed bytes will arrive.
-    pub(crate) fn new(frame: Plan<'a>) -> (Job<'a>, Receiver<Plain>, Receiver<Done>) {
+    pub(crate) fn new(mut frame: Plan<'a>) -> (Job<'a>, Unhashed<'a>, Receiver<Done>) {
         let (plain, filled) = bounded(1);
         let (done, packed) = bounded(1);
-        (Job { plan: frame, plain, done }, filled, packed)
+        let begins = std::mem::take(&mut frame.begins);
+        (Job { plan: frame, plain, done }, Unhashed { plain: filled, begins }, packed)
     }
 }
 
@@ -187,11 +248,9 @@ impl Spare {
         Spare { put, get }
     }
 
-    /// Empty memory, used before if there is some.
+    /// Memory that was used before, if there is some, with what lies there.
     pub(crate) fn take(&self) -> Vec<u8> {
-        let mut bytes = self.get.try_recv().unwrap_or_default();
-        bytes.clear();
-        bytes
+        self.get.try_recv().unwrap_or_default()
     }
 
     /// Keeps memory, unless there is enough of it.

@@ -1,5 +1,6 @@
 //! The members of a layer's tar, in order: a pure function of the changes.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use dcbuild_model::TreePath;
@@ -40,7 +41,8 @@ impl<'a> Members<'a> {
         if path.name().is_some_and(|name| name.starts_with(WHITEOUT)) {
             return Err("its name is that of a whiteout");
         }
-        let mut headers = Vec::with_capacity(header::BLOCK);
+        // What most have: an extended header with a record or two, and the header.
+        let mut headers = Vec::with_capacity(3 * header::BLOCK);
         let mut file = None;
         match change {
             Change::Remove => {
@@ -102,7 +104,7 @@ impl<'a> Iterator for Members<'a> {
 }
 
 fn mark(path: TreePath, out: &mut Vec<u8>) -> Result<(), &'static str> {
-    let name = path.as_bytes().to_vec();
+    let name = path.as_bytes().into();
     header::encode(&Header { name, link: b"", flag: b'0', size: 0, entry: None }, out)
 }
 
@@ -112,7 +114,7 @@ fn write_entry(
     first: Option<&TreePath>,
     out: &mut Vec<u8>,
 ) -> Result<(), &'static str> {
-    let mut name = path.as_bytes().to_vec();
+    let mut name = Cow::Borrowed(path.as_bytes());
     let (flag, link, size): (u8, &[u8], u64) = match (&entry.kind, first) {
         (Kind::Socket, _) => return Ok(()),
         (_, Some(first)) => (b'1', first.as_bytes(), 0),
@@ -124,7 +126,7 @@ fn write_entry(
         (Kind::Fifo, None) => (b'6', b"", 0),
     };
     if flag == b'5' {
-        name.extend_from_slice(if path.is_root() { b"./" } else { b"/" });
+        name.to_mut().extend_from_slice(if path.is_root() { b"./" } else { b"/" });
     }
     if link.contains(&0) {
         return Err("the target of its link has a NUL byte");

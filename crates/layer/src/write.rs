@@ -4,14 +4,15 @@ use std::io::{self, Write};
 use std::thread;
 
 use crossbeam_channel::{Receiver, bounded};
-use dcbuild_model::{Compression, DiffId, Digest, LayerBlob, LayerDigest, TreePath};
+use dcbuild_model::{Compression, Digest, LayerBlob, LayerDigest, TreePath};
 use dcbuild_tree::Changes;
 use sha2::{Digest as _, Sha256};
 
 use crate::compress::{BlobForm, Compressor, InvalidLevel};
 use crate::content::ReadContent;
 use crate::cut::{Cutter, Lanes};
-use crate::frame::{self, Done, Plain, Spare, len_of};
+use crate::frame::{self, Done, Spare, len_of};
+use crate::hash;
 use crate::index::{BlobIndex, Frame};
 
 /// A blob that was written, and where its files are in it.
@@ -64,8 +65,9 @@ pub enum WriteBlobError {
 
 /// Writes the blob of a layer; its bytes depend on the changes, the compression and the level alone.
 ///
-/// One thread lays the tar out and cuts it into frames, several fill and compress a frame each, one hashes the tar, and
-/// this one hashes and writes what is compressed. Memory is that of the frames under way, and is used again.
+/// One thread lays the tar out and cuts it into frames, several fill and compress a frame each, one hashes the tar and
+/// the files in it, and this one hashes and writes what is compressed. Memory is that of the frames under way, and is
+/// used again.
 pub fn write_blob(
     changes: &Changes,
     contents: &dyn ReadContent,
@@ -76,7 +78,7 @@ pub fn write_blob(
     let compressors = (0..threads).map(|_| Compressor::new(form)).collect::<Result<Vec<_>, _>>()?;
     let under_way = 2 * threads + 2;
     let (to_fill, jobs) = bounded(threads);
-    let (to_hash, tar) = bounded::<Receiver<Plain>>(threads + 2);
+    let (to_hash, tar) = bounded(threads + 2);
     let (in_order, compressed) = bounded(under_way);
     let (plain, packed) = (&Spare::new(under_way), &Spare::new(under_way));
     thread::scope(|scope| {
@@ -85,7 +87,7 @@ pub fn write_blob(
             scope.spawn(move || frame::work(&mut compressor, contents, &jobs, (plain, packed)));
         }
         drop(jobs);
-        let hasher = scope.spawn(move || hash_tar(&tar, plain));
+        let hasher = scope.spawn(move || hash::hash_tar(&tar, plain));
         let lanes = Lanes { to_fill, to_hash, in_order };
         let cutter = scope.spawn(move || {
             let cutter = Cutter::new(lanes, form.compression, plain);
@@ -93,8 +95,10 @@ pub fn write_blob(
         });
         let written = write_frames(out, form.compression, compressed, (plain, packed));
         let outcome = join(cutter);
-        let diff_id = DiffId(Digest(join(hasher).into()));
+        let diff_id = join(hasher);
+        // Whoever only stopped because another had failed comes last.
         let written = written?;
+        let diff_id = diff_id?;
         let (files, tar_size) = outcome?;
         let digest = written.hash.map_or(diff_id.0, |hash| Digest(hash.finalize().into()));
         let blob = LayerBlob {
@@ -111,18 +115,6 @@ pub fn write_blob(
 
 fn join<T>(handle: thread::ScopedJoinHandle<'_, T>) -> T {
     handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
-
-/// Hashes the frames in order; one that could not be filled ends the writing elsewhere.
-fn hash_tar(frames: &Receiver<Receiver<Plain>>, spare: &Spare) -> sha2::digest::Output<Sha256> {
-    let mut hash = Sha256::new();
-    for frame in frames {
-        if let Ok(plain) = frame.recv() {
-            hash.update(&*plain);
-            spare.keep_last(plain);
-        }
-    }
-    hash.finalize()
 }
 
 /// A frame on its way: where it begins in the tar, and where its compressed bytes will arrive.

@@ -245,6 +245,31 @@ fn a_file_that_changed_is_named() {
     }
 }
 
+/// Its frames are on their way to the blob before its last byte is seen; and none of its neighbours is blamed.
+#[test]
+fn a_large_file_that_changed_is_named_among_others() {
+    let whole = noise(3 << 20, 5);
+    let mut other = whole.clone();
+    *other.last_mut().unwrap() ^= 1;
+    let mut longer = whole.clone();
+    longer.push(0);
+    let shorter = whole[..whole.len() - 1].to_vec();
+    for compression in ALL {
+        for real in [&other, &longer, &shorter] {
+            let mut changes = sample();
+            let Kind::File(body) = file(&whole) else { unreachable!() };
+            let origin = Origin::Inline(real.as_slice().into());
+            let put = entry(0o644, Kind::File(FileBody { origin, ..body }));
+            changes.0.insert(path(b"etc/large"), Change::Put(put));
+            let form = BlobForm { compression, level: None, threads: 3 };
+            let error = write_blob(&changes, &InlineContents, &form, std::io::sink()).unwrap_err();
+            let is_named = matches!(&error, WriteBlobError::ContentChanged { path: at }
+                if *at == path(b"etc/large"));
+            assert!(is_named, "{error:?}");
+        }
+    }
+}
+
 #[test]
 fn a_writer_that_fails_ends_it() {
     struct Full(usize);

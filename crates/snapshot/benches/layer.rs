@@ -1,15 +1,16 @@
 //! What one pass over a layer costs beside its parts alone, on the same bytes: `cargo xtask bench --only layer`.
 #![expect(clippy::print_stdout, reason = "its user is a person at a terminal")]
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read as _, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use dcbuild_layer::{BlobForm, write_blob};
+use dcbuild_layer::{BlobForm, ReadContent as _, TwinHash, WrittenBlob, write_blob};
 use dcbuild_model::{AttemptId, Compression};
 use dcbuild_snapshot::{CommitForm, Committed, SnapshotContents, Snapshots};
-use dcbuild_tree::Meta;
+use dcbuild_tree::{Change, Entry, FileBody, Kind, Meta};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 use sha2::{Digest as _, Sha256};
@@ -57,9 +58,38 @@ impl Flags {
     }
 }
 
+/// What is measured, in the order of the table.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Tar,
+    Hash,
+    Zstd,
+    Gzip,
+    Read,
+    Twin,
+    ZstdHash,
+    GzipHash,
+    Pass(Compression),
+}
+
+const PARTS: &[(Part, &str)] = &[
+    (Part::Tar, "tar alone"),
+    (Part::Hash, "sha256 alone"),
+    (Part::Zstd, "zstd alone"),
+    (Part::Gzip, "gzip alone"),
+    (Part::Read, "files opened and read"),
+    (Part::Twin, "sha256 of tar and files as one"),
+    (Part::ZstdHash, "sha256 of the zstd blob"),
+    (Part::GzipHash, "sha256 of the gzip blob"),
+    (Part::Pass(Compression::None), "one pass, not compressed"),
+    (Part::Pass(Compression::Zstd), "one pass, zstd"),
+    (Part::Pass(Compression::Gzip), "one pass, gzip"),
+];
+
 fn main() -> Outcome<()> {
     let flags = Flags::read();
-    println!("{:36}{:>12}{:>12}{:>12}", "MB/s", "of a core", "of slowest", "in time");
+    let titles = ["ns a byte", "MB/s a core", "of slowest", "can be", "MB/s in time"];
+    println!("{:36}{}", "", titles.map(|title| format!("{title:>14}")).concat());
     let chosen = |name: &str| flags.only.as_ref().is_none_or(|text| name.contains(text.as_str()));
     for case in CASES.iter().filter(|case| chosen(case.name)) {
         run(case, &flags)?;
@@ -67,54 +97,116 @@ fn main() -> Outcome<()> {
     Ok(())
 }
 
+/// Measures the parts in turn, round after round; of each the round counts in which it was disturbed least.
 fn run(case: &Case, flags: &Flags) -> Outcome<()> {
     let dir = tempfile::tempdir()?;
     let snapshots = Snapshots::open(dir.path())?;
     let upper = snapshots.begin(AttemptId::from_bits(1), &Meta::default())?;
     fill(&upper.upper(), case)?;
     let form = CommitForm { lower: &|_| None, stubs: &[], threads: cores() };
-    let (committed, commit) = once(|| Ok(snapshots.commit(upper, &form)?))?;
-    let mut tar = Vec::new();
-    pass(&committed, Compression::None, &mut tar)?;
+    let committed = snapshots.commit(upper, &form)?;
+    let subject = Subject::new(committed)?;
     println!("{}", case.name);
-    let timed = |compression| median(flags, || pass(&committed, compression, io::sink()));
-    if flags.profiled {
-        Line { what: "one pass, zstd", cost: timed(Compression::Zstd)?, slowest: None }.print(&tar);
-        return Ok(());
+    let is_wanted = |part: &Part| !flags.profiled || *part == Part::Pass(Compression::Zstd);
+    let parts: Vec<_> = PARTS.iter().filter(|(part, _)| is_wanted(part)).collect();
+    let mut costs: BTreeMap<Part, Cost> = BTreeMap::new();
+    for _ in 0..flags.rounds.max(1) {
+        for (part, _) in &parts {
+            let cost = once(|| subject.work(*part))?;
+            let best = costs.entry(*part).or_insert(cost);
+            *best = Cost { core: best.core.min(cost.core), time: best.time.min(cost.time) };
+        }
     }
-    let files = committed.snapshot.path();
-    let tarred = median(flags, || tar_alone(files))?;
-    let hashed = median(flags, || {
-        std::hint::black_box(Sha256::digest(&tar));
-        Ok(())
-    })?;
-    let zstd = median(flags, || zstd_alone(&tar))?;
-    let gzip = median(flags, || gzip_alone(&tar))?;
-    let slowest = |packed: Option<Cost>| {
-        [Some(tarred), Some(hashed), packed].into_iter().flatten().max_by_key(|cost| cost.core)
-    };
-    let line = |what, cost, slowest| Line { what, cost, slowest };
-    for line in [
-        line("tar alone", tarred, None),
-        line("sha256 alone", hashed, None),
-        line("zstd alone", zstd, None),
-        line("gzip alone", gzip, None),
-        line("scan and hash of a RUN's files", commit, None),
-        line("one pass, not compressed", timed(Compression::None)?, slowest(None)),
-        line("one pass, zstd", timed(Compression::Zstd)?, slowest(Some(zstd))),
-        line("one pass, gzip", timed(Compression::Gzip)?, slowest(Some(gzip))),
-    ] {
-        line.print(&tar);
+    for (part, what) in parts {
+        Line { what, part: *part, costs: &costs }.print(&subject.tar);
     }
     Ok(())
 }
 
+/// A layer, as files and as bytes.
+struct Subject {
+    committed: Committed,
+    contents: SnapshotContents,
+    /// Where the files lie in the tar.
+    places: Vec<(usize, usize)>,
+    tar: Vec<u8>,
+    zstd: Vec<u8>,
+    gzip: Vec<u8>,
+}
+
+impl Subject {
+    fn new(committed: Committed) -> Outcome<Subject> {
+        let contents = SnapshotContents::new([committed.snapshot.clone()]);
+        let [mut tar, mut zstd, mut gzip] = [const { Vec::new() }; 3];
+        let index = pass(&committed, Compression::None, &mut tar)?.index;
+        pass(&committed, Compression::Zstd, &mut zstd)?;
+        pass(&committed, Compression::Gzip, &mut gzip)?;
+        let mut places = Vec::new();
+        for extent in committed.changes.0.keys().filter_map(|path| index.locate(path)) {
+            places.push((extent.blob.start.try_into()?, extent.blob.end.try_into()?));
+        }
+        Ok(Subject { committed, contents, places, tar, zstd, gzip })
+    }
+
+    fn work(&self, part: Part) -> Outcome<()> {
+        let hash = |bytes: &[u8]| {
+            std::hint::black_box(Sha256::digest(bytes));
+            Ok(())
+        };
+        match part {
+            Part::Tar => tar_alone(self.committed.snapshot.path()),
+            Part::Hash => hash(&self.tar),
+            Part::Zstd => zstd_alone(&self.tar),
+            Part::Gzip => gzip_alone(&self.tar),
+            Part::Read => self.read_alone(),
+            Part::Twin => self.twin_alone(),
+            Part::ZstdHash => hash(&self.zstd),
+            Part::GzipHash => hash(&self.gzip),
+            Part::Pass(compression) => {
+                pass(&self.committed, compression, io::sink())?;
+                Ok(())
+            }
+        }
+    }
+
+    fn files(&self) -> impl Iterator<Item = &FileBody> {
+        self.committed.changes.0.values().filter_map(|change| match change {
+            Change::Put(Entry { kind: Kind::File(body), .. }) => Some(body),
+            _ => None,
+        })
+    }
+
+    /// Reads each file into memory that is there already.
+    fn read_alone(&self) -> Outcome<()> {
+        let mut memory = vec![0; PIECE];
+        for body in self.files() {
+            let mut reader = self.contents.open(body)?;
+            while reader.read(&mut memory)? > 0 {}
+        }
+        Ok(())
+    }
+
+    /// Hashes the tar with the files where they are in it.
+    fn twin_alone(&self) -> Outcome<()> {
+        let (mut hash, mut passed) = (TwinHash::new(), 0);
+        for (start, end) in &self.places {
+            hash.around(self.tar.get(passed..*start).unwrap_or_default());
+            hash.begin();
+            hash.content(self.tar.get(*start..*end).unwrap_or_default());
+            std::hint::black_box(hash.end());
+            passed = *end;
+        }
+        hash.around(self.tar.get(passed..).unwrap_or_default());
+        std::hint::black_box(hash.finish());
+        Ok(())
+    }
+}
+
 /// Writes the layer's blob as a worker does.
-fn pass(committed: &Committed, compression: Compression, out: impl Write) -> Outcome<()> {
+fn pass(committed: &Committed, compression: Compression, out: impl Write) -> Outcome<WrittenBlob> {
     let contents = SnapshotContents::new([committed.snapshot.clone()]);
     let form = BlobForm { compression, level: None, threads: cores() };
-    write_blob(&committed.changes, &contents, &form, out)?;
-    Ok(())
+    Ok(write_blob(&committed.changes, &contents, &form, out)?)
 }
 
 fn tar_alone(files: &Path) -> Outcome<()> {
@@ -152,44 +244,54 @@ struct Cost {
     time: Duration,
 }
 
-struct Line {
+struct Line<'a> {
     what: &'static str,
-    cost: Cost,
-    slowest: Option<Cost>,
+    part: Part,
+    costs: &'a BTreeMap<Part, Cost>,
 }
 
-impl Line {
+impl Line<'_> {
     fn print(&self, tar: &[u8]) {
         let bytes = u32::try_from(tar.len() / 1000).map_or(f64::MAX, f64::from);
-        let rate = |time: Duration| bytes / 1000.0 / time.as_secs_f64();
-        let part = self.slowest.map(|slowest| {
-            let percent = 100.0 * slowest.core.as_secs_f64() / self.cost.core.as_secs_f64();
-            format!("{percent:.0} %")
-        });
+        let rate = |time: f64| bytes / 1000.0 / time;
+        let Some(cost) = self.costs.get(&self.part) else { return };
+        let core = cost.core.as_secs_f64();
+        let percent = |part: f64, whole: f64| format!("{:.0} %", 100.0 * part / whole);
+        let (of_slowest, can_be) = self
+            .parts()
+            .map(|(slowest, sum)| (percent(slowest, core), percent(slowest, sum)))
+            .unwrap_or_default();
         println!(
-            "  {:34}{:>12.0}{:>12}{:>12.0}",
+            "  {:34}{:>14.2}{:>14.0}{of_slowest:>14}{can_be:>14}{:>14.0}",
             self.what,
-            rate(self.cost.core),
-            part.unwrap_or_default(),
-            rate(self.cost.time)
+            core * 1e6 / bytes,
+            rate(core),
+            rate(cost.time.as_secs_f64())
         );
     }
+
+    /// The slowest part of a pass, and all that one core cannot do without: the aim is a part of the one, the other is
+    /// what can be reached.
+    fn parts(&self) -> Option<(f64, f64)> {
+        let Part::Pass(compression) = self.part else { return None };
+        let (packed, hashed): (&[Part], &[Part]) = match compression {
+            Compression::None => (&[], &[]),
+            Compression::Zstd => (&[Part::Zstd], &[Part::ZstdHash]),
+            Compression::Gzip => (&[Part::Gzip], &[Part::GzipHash]),
+        };
+        let seconds = |part: &Part| self.costs.get(part).map(|cost| cost.core.as_secs_f64());
+        let all =
+            |parts: &[&[Part]]| parts.concat().iter().map(seconds).collect::<Option<Vec<_>>>();
+        let slowest = all(&[&[Part::Tar, Part::Hash], packed])?.into_iter().reduce(f64::max)?;
+        Some((slowest, all(&[&[Part::Read, Part::Twin], packed, hashed])?.iter().sum()))
+    }
 }
 
-fn once<T>(work: impl FnOnce() -> Outcome<T>) -> Outcome<(T, Cost)> {
+fn once(work: impl FnOnce() -> Outcome<()>) -> Outcome<Cost> {
     #[expect(clippy::disallowed_types, reason = "a benchmark takes the time")]
     let (began, before) = (std::time::Instant::now(), cpu()?);
-    let made = work()?;
-    Ok((made, Cost { core: cpu()?.saturating_sub(before), time: began.elapsed() }))
-}
-
-fn median(flags: &Flags, work: impl Fn() -> Outcome<()>) -> Outcome<Cost> {
-    let mut costs = Vec::new();
-    for _ in 0..flags.rounds.max(1) {
-        costs.push(once(&work)?.1);
-    }
-    costs.sort_by_key(|cost| cost.core);
-    costs.get(costs.len() / 2).copied().ok_or_else(|| "no round was run".into())
+    work()?;
+    Ok(Cost { core: cpu()?.saturating_sub(before), time: began.elapsed() })
 }
 
 /// What all threads of this process have taken so far.
