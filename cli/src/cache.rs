@@ -281,7 +281,7 @@ async fn carry(app: &App, place: Kept, way: Way, text: &str) -> anyhow::Result<E
             bail!("{why} (it is {url} that is asked now): name the store itself with --store")
         }
         Kept::Store(named) => {
-            let carried = named.in_use(move_it(&named.stores(), &NoPacks)).await;
+            let carried = named.in_use(Box::pin(move_it(&named.stores(), &NoPacks))).await;
             named.close().await;
             carried
         }

@@ -139,10 +139,10 @@ fn a_worker_that_leaves_hands_over_what_a_running_build_may_need() {
     let build = start(&site, "none");
     let sleeper = site.cluster.worker_that_runs(&seconds);
     let leaves = 3 - sleeper;
-    let leaver = site.cluster.end_worker(leaves);
+    let gone = site.cluster.end_worker(leaves);
     let done = build.finish(LONG);
     assert!(done.status.success(), "{}\n{}", done.stderr, site.cluster.said());
-    let said = format!("{}\n{}\nwho left:\n{}", done.stderr, site.cluster.said(), leaver.stderr);
+    let said = format!("{}\n{}\nwho left:\n{}", done.stderr, site.cluster.said(), gone.stderr);
     assert!(!done.stderr.contains("lost"), "{said}");
     let tree = Image::read_tar(&site.cluster.home.path("image.tar")).tree();
     assert_eq!(tree.text("one").unwrap().len(), 37);
