@@ -4,13 +4,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use dcbuild_model::{AttemptId, LayerDigest, Record, StepIndex, StepKey, limits};
 use dcbuild_process::TlsFault;
 use dcbuild_proto::document::{self, Lease};
 use dcbuild_proto::pb;
 use dcbuild_proto::pb::worker_report::Report as Wire;
 use dcbuild_proto::pb::workers_client::WorkersClient;
-use dcbuild_remote::told;
+use dcbuild_remote::{Distrust, Peers, told};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -33,6 +34,8 @@ const KEPT_MAX: usize = 256;
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 /// How long any pause between sessions is at most.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How long a coordinator may take to hear that a worker goes.
+const GOODBYE_MAX: Duration = Duration::from_secs(2);
 /// How long background work may take once everything else has ended.
 const DRAIN_MAX: Duration = Duration::from_mins(5);
 
@@ -46,19 +49,34 @@ enum Ended {
 
 /// Why a session broke; of one that could not be trusted, also the way out.
 fn broken(status: &tonic::Status) -> String {
-    let words = told(status);
-    let Some(fault) = TlsFault::find(status) else { return words };
-    let hint = match fault {
+    let Some(distrust) = Distrust::find(status) else { return told(status) };
+    let hint = match distrust.fault {
         TlsFault::Untrusted => "name the CA of its certificate with worker.tls.ca",
         TlsFault::Wanted => "show it one with worker.tls.cert and worker.tls.key",
-        TlsFault::Refused => "it must come from a CA in coordinator.tls.client_ca",
+        TlsFault::RefusedIssuer => {
+            "it must be from a CA in coordinator.tls.client_ca: name another with worker.tls.cert"
+        }
+        TlsFault::RefusedDate => {
+            "renew it, which is seen by itself, or set the clocks of both machines"
+        }
+        TlsFault::RefusedUse => {
+            "its extended key usage must allow the authentication of clients: name another with worker.tls.cert"
+        }
+        TlsFault::Refused => {
+            "name another with worker.tls.cert; the coordinator's log says what is wrong with this one"
+        }
         TlsFault::Plain => "write http:// in place of https://, or set coordinator.tls",
-        TlsFault::Expired | TlsFault::Early | TlsFault::OtherName | TlsFault::Unusable => {
+        TlsFault::Expired => "renew coordinator.tls.cert, which is read again by itself",
+        TlsFault::Early => "set the clocks of both machines, or renew coordinator.tls.cert",
+        TlsFault::OtherName => {
+            "reach the coordinator by a name that its certificate has, or give it one with this name in coordinator.tls.cert"
+        }
+        TlsFault::Unusable | TlsFault::Another => {
             "give the coordinator another one in coordinator.tls.cert"
         }
         TlsFault::Failed => "is it a coordinator of dcbuild that listens there?",
     };
-    format!("{fault}: {hint} ({words})")
+    format!("{distrust}: {hint}")
 }
 
 /// What the coordinator orders.
@@ -301,8 +319,25 @@ impl Service {
             labels: config.labels.clone().into_iter().collect(),
             peer_address: door.map(|door| door.address.clone()).unwrap_or_default(),
             peer_key: door.map(|door| door.key.bytes().to_vec().into()).unwrap_or_default(),
+            peer_certificate: self.certificate(),
         };
         pb::WorkerReport { report: Some(Wire::Hello(hello)) }
+    }
+
+    /// The digest of what other workers are shown, as it is now; empty if that is nothing.
+    fn certificate(&self) -> Bytes {
+        let certificate = self.shared.door.get().and_then(|door| door.certificate());
+        certificate.map(|certificate| certificate.bytes().into()).unwrap_or_default()
+    }
+
+    fn renewal(&self) -> pb::WorkerReport {
+        let read = self.shared.parts.peers.as_ref().map(Peers::read_bytes).unwrap_or_default();
+        let renew = pb::Renew {
+            peer_certificate: self.certificate(),
+            peer_bytes_encrypted: read.encrypted,
+            peer_bytes_plain: read.plain,
+        };
+        pb::WorkerReport { report: Some(Wire::Renew(renew)) }
     }
 
     /// Waits before the next session; true if the worker is done meanwhile.
@@ -365,8 +400,7 @@ impl Service {
                     Err(status) => return Ended::Broken(broken(&status)),
                 },
                 _ = renew.tick() => {
-                    let renew = Wire::Renew(pb::Renew {});
-                    wire.send(pb::WorkerReport { report: Some(renew) }).await.is_ok()
+                    wire.send(self.renewal()).await.is_ok()
                 }
                 () = self.stop.cancelled(), if self.deadline.is_none() => { self.let_go(); true }
                 () = at(self.deadline), if self.deadline.is_some() && !self.shared.attempts.ids().is_empty() => {
@@ -386,7 +420,7 @@ impl Service {
     async fn goodbye(
         &mut self,
         wire: &mpsc::Sender<pb::WorkerReport>,
-        orders: tonic::Streaming<pb::WorkerOrder>,
+        mut orders: tonic::Streaming<pb::WorkerOrder>,
     ) -> Ended {
         while let Ok(report) = self.reports.try_recv() {
             if !self.say(wire, report).await {
@@ -395,11 +429,11 @@ impl Service {
         }
         let goodbye = Wire::Goodbye(pb::Goodbye {});
         if wire.send(pb::WorkerReport { report: Some(goodbye) }).await.is_ok() {
-            // The last words have left once the queue is empty again; a dead peer is not waited for.
-            let left = wire.reserve_many(WIRE_QUEUE);
-            drop(tokio::time::timeout(RENEW_EVERY, left).await);
+            // A coordinator that has heard it ends the session; one that is dead is not waited for. Words that it does not
+            // hear cost the next job the length of a lease.
+            let heard = async { while let Ok(Some(_)) = orders.message().await {} };
+            drop(tokio::time::timeout(GOODBYE_MAX, heard).await);
         }
-        drop(orders);
         Ended::Finished
     }
 
