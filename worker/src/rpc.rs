@@ -18,6 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
+use crate::peers::OpenDoor;
 use crate::report::{AskCoordinator, Fence, How, Report, Reporter, Status};
 use crate::shared::{Shared, earlier};
 use crate::{attempt, ceiling};
@@ -326,7 +327,7 @@ impl Service {
 
     /// The digest of what other workers are shown, as it is now; empty if that is nothing.
     fn certificate(&self) -> Bytes {
-        let certificate = self.shared.door.get().and_then(|door| door.certificate());
+        let certificate = self.shared.door.get().and_then(OpenDoor::certificate);
         certificate.map(|certificate| certificate.bytes().into()).unwrap_or_default()
     }
 
@@ -481,6 +482,12 @@ impl Service {
 
     /// Takes no more leases; what runs has the grace period.
     fn let_go(&mut self) {
+        let (jobs, grace) = (self.shared.attempts.ids().len(), self.shared.config.grace);
+        tracing::info!(
+            jobs,
+            ?grace,
+            "the worker is to stop: it takes no more jobs, and ends with those that it has"
+        );
         self.draining = true;
         self.shared.ending.cancel();
         self.deadline = Some(Instant::now() + self.shared.config.grace);

@@ -174,8 +174,8 @@ pub struct Peers {
 impl Peers {
     /// Asks the coordinator behind a channel who has what.
     pub fn new(channel: Channel, own: WorkerId) -> Peers {
-        let (known, read) = Default::default();
-        Peers { client: WorkersClient::new(channel), own, certificates: None, known, read }
+        let (client, known, read) = (WorkersClient::new(channel), Arc::default(), Arc::default());
+        Peers { client, own, certificates: None, known, read }
     }
 
     /// Reads over TLS alone from now on, from whoever is trusted and shows what it announced.
@@ -261,16 +261,15 @@ impl Peers {
     fn client(&self, peer: &Peer) -> Result<PeersClient<Channel>, PeerError> {
         let place = (peer.address.clone(), peer.certificate);
         let known = self.known().channels.get(&place).cloned();
-        let channel = match known {
-            Some(channel) => channel,
-            None => {
-                let channel = self.channel(peer)?;
-                let mut known = self.known();
-                if known.channels.len() >= CHANNELS_MAX {
-                    known.channels.clear();
-                }
-                known.channels.entry(place).or_insert(channel).clone()
+        let channel = if let Some(channel) = known {
+            channel
+        } else {
+            let channel = self.channel(peer)?;
+            let mut known = self.known();
+            if known.channels.len() >= CHANNELS_MAX {
+                known.channels.clear();
             }
+            known.channels.entry(place).or_insert(channel).clone()
         };
         Ok(PeersClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
