@@ -61,7 +61,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, door: Option<Door>, over: Cancell
         .initial_stream_window_size(64 << 10)
         .concurrency_limit_per_connection(64)
         .add_service(service.into_server());
-    let served = async {
+    let serving = async {
         match certificates {
             None => {
                 let incoming = dcbuild_remote::incoming(listener);
@@ -78,7 +78,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, door: Option<Door>, over: Cancell
         tokio::time::sleep(LAST_READS).await;
     };
     tokio::select! {
-        served = served => if let Err(error) = served {
+        ended = serving => if let Err(error) = ended {
             let error = dcbuild_process::report(&error);
             tracing::error!(error, "other workers cannot reach this one any more");
         },
