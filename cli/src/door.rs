@@ -1,32 +1,83 @@
 //! Where other workers reach this one.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use dcbuild_process::config::{PeerAddress, PeerListen};
+use dcbuild_process::config::{ClientTls, PeerAddress, PeerListen, WorkerConfig};
+use dcbuild_remote::{ClientCertificates, ServerCertificates, ServerTls, Speech};
 use dcbuild_worker::Door;
 use tokio::net::{TcpListener, UdpSocket, lookup_host};
 
+use crate::roles::place_hint;
+use crate::secure::is_encrypted;
+
 /// How often it is tried to find out by which address the coordinator is reached.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// What the workers of a cluster with TLS know each other by.
+#[derive(Default)]
+pub(crate) struct Known {
+    /// What others are shown here.
+    pub(crate) own: Option<Arc<ServerCertificates>>,
+    /// What others are known by, and what they are shown.
+    pub(crate) others: Option<Arc<ClientCertificates>>,
+}
+
+impl Known {
+    /// Reads it, for a worker that reaches its coordinator by this URL.
+    pub(crate) fn read(settings: &WorkerConfig, coordinator: &str) -> anyhow::Result<Known> {
+        if !is_encrypted(coordinator) {
+            return Ok(Known::default());
+        }
+        let ClientTls { ca, identity } = settings.tls.clone();
+        let ca = settings.peer_ca.clone().or(ca);
+        let own = match &identity {
+            None => None,
+            Some((cert, key)) => {
+                // Who reads is asked for a certificate where it is known whose it must be.
+                let (cert, key, client_ca) = (cert.clone(), key.clone(), ca.clone());
+                let files = ServerTls { cert, key, client_ca };
+                let own = ServerCertificates::open(files, Speech::Calls);
+                Some(Arc::new(own.context("could not use the certificates of worker.tls")?))
+            }
+        };
+        let others = ClientCertificates::open(ClientTls { ca, identity });
+        let others = Arc::new(others.context("could not use the certificates of worker.tls")?);
+        Ok(Known { own, others: Some(others) })
+    }
+
+    /// Where a worker listens for others: in a cluster with TLS only with a certificate.
+    pub(crate) fn listens(&self, listen: PeerListen) -> PeerListen {
+        if self.others.is_none() || self.own.is_some() || listen == PeerListen::Nowhere {
+            return listen;
+        }
+        tracing::warn!(
+            "other workers read nothing from this one, for it has no certificate to show: what it makes they have by the \
+             store alone. worker.tls.cert and worker.tls.key name one; --listen none says that this is meant"
+        );
+        PeerListen::Nowhere
+    }
+}
 
 /// Opens the door, if there is to be one; waits until it is known how the coordinator is reached, without which a worker
 /// has nothing to do.
 pub(crate) async fn open(
     listen: PeerListen,
     advertise: Option<PeerAddress>,
-    coordinator: &str,
+    (coordinator, known): (&str, &Known),
 ) -> anyhow::Result<Option<Door>> {
-    let at = match listen {
+    let at = match known.listens(listen) {
         PeerListen::Nowhere => return Ok(None),
         PeerListen::At(at) => at,
         PeerListen::Auto => SocketAddr::new(own_address(coordinator).await, 0),
     };
-    let listener = TcpListener::bind(at).await.with_context(|| {
-        format!(
-            "could not listen on {at} for other workers; --listen names another address, or none"
-        )
+    let bound = TcpListener::bind(at).await;
+    let kind = bound.as_ref().err().map(std::io::Error::kind);
+    let listener = bound.with_context(|| {
+        let hint = place_hint(kind, "--listen");
+        format!("could not listen on {at} for other workers: {hint}; `--listen none` does without")
     })?;
     let bound = listener.local_addr().context("could not tell where the worker listens")?;
     let address = match advertise {
@@ -36,7 +87,7 @@ pub(crate) async fn open(
         }
         None => bound.to_string(),
     };
-    Ok(Some(Door { listener, address }))
+    Ok(Some(Door { listener, address, certificates: known.own.clone() }))
 }
 
 /// The address by which this machine reaches the coordinator.
@@ -113,7 +164,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_door_is_where_the_coordinator_is_reached_from() {
-        let url = "http://127.0.0.1:7070";
+        let known = Known::default();
+        let url = ("http://127.0.0.1:7070", &known);
         let door = open(PeerListen::Auto, None, url).await.unwrap().unwrap();
         let bound = door.listener.local_addr().unwrap();
         assert_eq!((bound.ip(), bound.to_string()), (Ipv4Addr::LOCALHOST.into(), door.address));
@@ -127,6 +179,6 @@ mod tests {
 
         let taken = PeerListen::At(bound);
         let error = format!("{:#}", open(taken, None, url).await.unwrap_err());
-        assert!(error.contains("--listen names another address"), "{error}");
+        assert!(error.contains("name another address with --listen"), "{error}");
     }
 }

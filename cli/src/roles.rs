@@ -1,5 +1,6 @@
 //! The long-running roles: a coordinator, and a worker of a cluster.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,11 +8,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use dcbuild_client::environment;
-use dcbuild_coordinator::{Coordinator, CoordinatorConfig, Granting, ServeError, Stores};
+use dcbuild_coordinator::{
+    Coordinator, CoordinatorConfig, Granting, Page, Readers, ServeError, Stores,
+};
 use dcbuild_fetch::{Cache, FetchConfig, Reach};
 use dcbuild_model::{Scope, WorkerId};
-use dcbuild_process::{SystemClock, config::StoreConfig, new_bits};
-use dcbuild_remote::{EncryptedIncoming, Peers, RemoteStore, ServerTls};
+use dcbuild_process::config::{HttpTls, StoreConfig};
+use dcbuild_process::{SystemClock, new_bits};
+use dcbuild_remote::{
+    EncryptedIncoming, Peers, RemoteStore, ServerCertificates, ServerTls, Speech,
+};
 use dcbuild_store::{Ceilings, FolderStore, Near, Policy, Seal};
 use dcbuild_worker::{DefaultNetwork, NoContexts, Worker, WorkerConfig};
 use tokio::net::TcpListener;
@@ -69,11 +75,11 @@ pub(crate) async fn coordinator(flags: args::Coordinator, app: &App) -> anyhow::
         },
         ..CoordinatorConfig::default()
     };
-    let incoming = Incoming::new(bind(listen).await?, tls.clone())?;
+    let incoming = Incoming::new(bind(listen, "--listen").await?, tls.clone())?;
     let http_listen = flags.http_listen.unwrap_or(config.coordinator.http_listen);
-    let http = bind(http_listen)
-        .await
-        .context("health and metrics have no address; give one with --http-listen")?;
+    let http =
+        bind(http_listen, "--http-listen").await.context("health and metrics have no address")?;
+    let page = page(http, tls.clone(), config.coordinator.http_tls)?;
     let coordinator =
         Coordinator::start(settings, parts).context("could not start the coordinator")?;
     let clients = match &tls {
@@ -90,11 +96,23 @@ pub(crate) async fn coordinator(flags: args::Coordinator, app: &App) -> anyhow::
             written.cancel();
             served
         },
-        coordinator.serve_metrics(http),
+        coordinator.serve_metrics(page),
         opened.make_last(&written)
     );
     served.context("the coordinator failed")?;
     metrics.context("the page of health and metrics failed")
+}
+
+/// The page of health and metrics: as open as the coordinator itself, unless it is said otherwise.
+fn page(listener: TcpListener, tls: Option<ServerTls>, http_tls: HttpTls) -> anyhow::Result<Page> {
+    let Some(tls) = tls.filter(|_| http_tls != HttpTls::Off) else {
+        return Ok(Page::Plain(listener));
+    };
+    let client_ca = tls.client_ca.clone().filter(|_| http_tls == HttpTls::Same);
+    let readers = if client_ca.is_some() { Readers::Known } else { Readers::Everybody };
+    let certificates = ServerCertificates::open(ServerTls { client_ca, ..tls }, Speech::Pages);
+    let certificates = certificates.context("could not use the certificates of coordinator.tls")?;
+    Ok(Page::Encrypted { listener, certificates: Arc::new(certificates), readers })
 }
 
 /// What comes in at a coordinator's port.
@@ -107,9 +125,12 @@ impl Incoming {
     fn new(listener: TcpListener, tls: Option<ServerTls>) -> anyhow::Result<Incoming> {
         match tls {
             None => Ok(Incoming::Plain(dcbuild_remote::incoming(listener))),
-            Some(files) => dcbuild_remote::encrypted(listener, files)
-                .map(Incoming::Encrypted)
-                .context("could not use the certificates of coordinator.tls"),
+            Some(files) => {
+                let certificates = ServerCertificates::open(files, Speech::Calls)
+                    .context("could not use the certificates of coordinator.tls")?;
+                let incoming = dcbuild_remote::encrypted(listener, Arc::new(certificates));
+                Ok(Incoming::Encrypted(incoming))
+            }
         }
     }
 
@@ -272,8 +293,23 @@ fn open_folder(dir: &Path) -> anyhow::Result<FolderStore> {
     FolderStore::open(dir).with_context(|| format!("could not open the store in {}", dir.display()))
 }
 
-async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("could not listen on {address}"))
+async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    let bound = TcpListener::bind(address).await;
+    let kind = bound.as_ref().err().map(io::Error::kind);
+    bound.with_context(|| format!("could not listen on {address}: {}", place_hint(kind, flag)))
+}
+
+/// What to do about a place where nothing can listen.
+pub(crate) fn place_hint(kind: Option<io::ErrorKind>, flag: &str) -> String {
+    match kind {
+        Some(io::ErrorKind::AddrInUse) => {
+            format!("end what listens there already, or name another address with {flag}")
+        }
+        Some(io::ErrorKind::AddrNotAvailable) => {
+            format!("name an address of this machine with {flag}, or 0.0.0.0 for all of them")
+        }
+        _ => format!("name another address with {flag}"),
+    }
 }
 
 pub(crate) fn store_dir(store: &str) -> anyhow::Result<PathBuf> {
@@ -292,12 +328,20 @@ pub(crate) async fn worker(flags: args::WorkerFlags, app: &App) -> anyhow::Resul
     let id = WorkerId::from_bits(new_bits(&SystemClock));
     let listen = flags.listen.unwrap_or(settings.listen);
     let advertise = flags.advertise.or_else(|| settings.advertise.clone());
-    let door = stop.run_until_cancelled(door::open(listen, advertise, &coordinator)).await;
+    let known = door::Known::read(settings, &coordinator)?;
+    let opening = door::open(listen, advertise, (&coordinator, &known));
+    let door = stop.run_until_cancelled(opening).await;
     let Some(door) = door.transpose()? else { return Ok(()) };
     let data_dir = absolute(flags.data_dir.as_ref().unwrap_or(&settings.data_dir))?;
     let remote = RemoteStore::trusting(channel.clone(), coordinator.clone(), store_ca);
     let remote = Arc::new(remote);
-    let near = Arc::new(open_folder(&data_dir.join("near"))?);
+    let near = open_folder(&data_dir.join("near")).with_context(|| {
+        let folder = data_dir.display();
+        format!(
+            "could not use the data folder {folder}: name one that can be written with --data-dir"
+        )
+    })?;
+    let near = Arc::new(near);
     let parts = dcbuild_worker::Parts {
         blobs: Arc::new(Near::with_ceiling(near.clone(), remote.clone(), NEAR_BYTES_MAX)),
         layers: remote.clone(),
@@ -305,7 +349,7 @@ pub(crate) async fn worker(flags: args::WorkerFlags, app: &App) -> anyhow::Resul
         images: None,
         folder: None,
         near: Some(near),
-        peers: Some(Peers::new(channel.clone(), id)),
+        peers: Some(Peers::new(channel.clone(), id).with_certificates(known.others)),
         contexts: Arc::new(NoContexts),
         clock: Arc::new(SystemClock),
     };

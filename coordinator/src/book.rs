@@ -23,6 +23,7 @@ use dcbuild_model::{
 };
 use dcbuild_progress::Update;
 use dcbuild_proto::document::{Outcome, OutputResult, StepError, Submission};
+use dcbuild_remote::PeerBytes;
 use dcbuild_scheduler::{Event, Failure, How, Lease, Part, Refusal, Scheduler, Work};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -36,7 +37,7 @@ use crate::planned::PlannedBuild;
 pub(crate) use builds::{SubmitError, Summarised};
 pub(crate) use ends::outlived;
 pub(crate) use makers::{Found, PeerPlace, Way};
-pub(crate) use reports::{Hello, Made, Report};
+pub(crate) use reports::{Hello, Made, Renewal, Report};
 pub(crate) use workers::SeenWorker;
 
 /// Records that are kept again at a restart: the last ones may have been logged and not yet kept.
@@ -153,6 +154,8 @@ struct Member {
     labels: BTreeMap<String, String>,
     /// Where other workers reach it.
     peer: Option<PeerPlace>,
+    /// What it said last that it has read from others.
+    peer_bytes: PeerBytes,
 }
 
 struct Session {
@@ -182,6 +185,8 @@ pub(crate) struct Tally {
     pub(crate) hits_outcome: u64,
     pub(crate) shared: u64,
     pub(crate) retries: u64,
+    /// What workers read from each other.
+    pub(crate) peer_bytes: PeerBytes,
 }
 
 /// All of it.

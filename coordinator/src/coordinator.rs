@@ -9,7 +9,6 @@ use dcbuild_process::{Clock, new_bits};
 use dcbuild_proto::document::Submission;
 use futures::Stream;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,7 +22,7 @@ use crate::driver::DriverParts;
 use crate::journal::Journal;
 use crate::keeping::Keeping;
 use crate::log::{Entry, FileLog, Log, LogError, MemoryLog, VERSION, renewal};
-use crate::metrics::Shown;
+use crate::metrics::{self, Encrypted, Page, Shown};
 use crate::records::Records;
 use crate::rpc::{self, Services};
 use crate::sweeper::Sweeper;
@@ -33,7 +32,10 @@ use crate::sweeps::Sweeps;
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The data folder could not be made.
-    #[error("could not make the data folder {path}", path = path.display())]
+    #[error(
+        "could not make the data folder {path}: name one that can be written with --data-dir",
+        path = path.display()
+    )]
     Folder {
         /// The folder.
         path: PathBuf,
@@ -186,14 +188,21 @@ impl Coordinator {
     }
 
     /// Serves `/healthz` and `/metrics` until the coordinator stops.
-    pub async fn serve_metrics(&self, listener: TcpListener) -> Result<(), ServeError> {
-        let stop = self.stop.clone().cancelled_owned();
+    pub async fn serve_metrics(&self, page: Page) -> Result<(), ServeError> {
         let Services { core, records, sweeps, .. } = self.services.clone();
         let (backlog, met) = (records.stores.backlog, records.stores.met);
-        axum::serve(listener, crate::metrics::router(Shown { core, backlog, sweeps, met }))
-            .with_graceful_shutdown(stop)
-            .await
-            .map_err(ServeError::Metrics)
+        let readers = page.readers();
+        let (shown, stop) = (Shown { core, backlog, sweeps, met, readers }, self.stop.clone());
+        let served = match page {
+            Page::Plain(listener) => metrics::serve(listener, shown, stop).await,
+            Page::Encrypted { listener, certificates, .. } => {
+                match Encrypted::new(listener, certificates) {
+                    Ok(listener) => metrics::serve(listener, shown, stop).await,
+                    Err(error) => Err(error),
+                }
+            }
+        };
+        served.map_err(ServeError::Metrics)
     }
 
     /// A token that is cancelled when the coordinator has stopped, by itself or by [`Coordinator::stop`].

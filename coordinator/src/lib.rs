@@ -41,3 +41,4 @@ pub use config::{CoordinatorConfig, Granting, Holds, Met, MetCounts, Parts, Stor
 pub use coordinator::{Coordinator, ServeError, StartError};
 pub use explain::{Asked, ExplainError, explain};
 pub use memory::{Incoming, MemoryConnector, in_memory};
+pub use metrics::{Page, Readers};

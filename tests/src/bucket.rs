@@ -40,22 +40,36 @@ impl Site {
         Site::start_on(redis, &index, (dockerfile, files))
     }
 
+    /// One whose coordinator has a certificate, as this configuration says; without a worker.
+    pub fn start_secure(config: &str, dockerfile: &str) -> Site {
+        let redis = RedisServer::start(&[]);
+        let index = redis.url();
+        let start = |store, home: Home| Cluster::start_secure(store, home, 0, 1);
+        Site::start_as(redis, &index, (dockerfile, &[]), (config, start))
+    }
+
     /// The same with an index at this address, behind which this server is.
-    pub fn start_on(
+    pub fn start_on(redis: RedisServer, index: &str, context: (&str, &[(&str, &str)])) -> Site {
+        let start = |store, home: Home| Cluster::start_on(store, home, 1, 2);
+        Site::start_as(redis, index, context, ("", start))
+    }
+
+    fn start_as(
         redis: RedisServer,
         index: &str,
         (dockerfile, files): (&str, &[(&str, &str)]),
+        (config, start): (&str, impl FnOnce(Store, Home) -> Cluster),
     ) -> Site {
         let (registry, s3) = (Registry::start(), S3Server::start());
         fill(&registry);
         let flags = ["--store".into(), s3.url("acme"), "--index".into(), index.to_owned()];
         let store = Store { flags: flags.to_vec(), environment: s3.environment().to_vec() };
-        let home = Home::new(&registry.as_docker_io());
+        let home = Home::new(&format!("{}\n{config}", registry.as_docker_io()));
         let dockerfile = [ContextEntry::file("Dockerfile", dockerfile)];
         let files = files.iter().map(|(path, text)| ContextEntry::file(path, text));
         let entries: Vec<ContextEntry> = dockerfile.into_iter().chain(files).collect();
         write_context(&home.path("context"), &entries);
-        let cluster = Cluster::start_on(store, home, 1, 2);
+        let cluster = start(store, home);
         Site { cluster, s3, redis, registry, fresh: 0 }
     }
 

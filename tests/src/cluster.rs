@@ -1,11 +1,14 @@
 //! A coordinator and workers, as processes of this machine.
 
 use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use dcbuild_testkit::tls::Pair;
+
 use crate::home::Home;
-use crate::http::request;
+use crate::http::{Guest, request};
 use crate::registry::{free_port, wait_until_open};
 use crate::running::{Finished, Running};
 use crate::wait::{LONG, wait_for};
@@ -21,6 +24,8 @@ pub struct Cluster {
     /// Where the coordinator's health and metrics are.
     metrics: String,
     store: Store,
+    /// Whoever reads the metrics over TLS: the CA, and what is shown.
+    reader: Option<(PathBuf, Pair)>,
     coordinator: Option<Running>,
     workers: Vec<Option<Running>>,
 }
@@ -49,6 +54,7 @@ impl Cluster {
             address,
             metrics: format!("127.0.0.1:{}", free_port()),
             store,
+            reader: None,
             coordinator: None,
             workers: Vec::new(),
         };
@@ -81,6 +87,7 @@ impl Cluster {
         command.envs(self.store.environment.iter().map(|(name, value)| (name, value)));
         let process = Running::start(command);
         wait_until_open(&self.address, &process);
+        wait_until_open(&self.metrics, &process);
         self.coordinator = Some(process);
     }
 
@@ -97,6 +104,15 @@ impl Cluster {
         number
     }
 
+    /// The same with another configuration than the home's.
+    pub fn start_worker_from(&mut self, slots: u32, config: &Path) -> usize {
+        let number = self.workers.len();
+        let mut command = self.worker_command(number, slots, &[]);
+        command.env("DCBUILD_CONFIG", config);
+        self.workers.push(Some(Running::start(command)));
+        number
+    }
+
     /// Starts a worker that was killed, on what it left on its disk.
     pub fn start_worker_again(&mut self, number: usize, slots: u32) {
         let process = self.worker(number, slots, &[]);
@@ -104,10 +120,14 @@ impl Cluster {
     }
 
     fn worker(&self, number: usize, slots: u32, flags: &[&str]) -> Running {
+        Running::start(self.worker_command(number, slots, flags))
+    }
+
+    fn worker_command(&self, number: usize, slots: u32, flags: &[&str]) -> Command {
         let data = self.home.arg(&format!("worker-{number}"));
         let slots = slots.to_string();
         let fixed = ["worker", "--coordinator", &self.url, "--data-dir", &data, "--slots", &slots];
-        self.home.start(fixed.iter().chain(flags))
+        self.home.command(fixed.iter().chain(flags))
     }
 
     /// Ends the coordinator as `kill -9` does.
@@ -163,9 +183,26 @@ impl Cluster {
         wait_for("all is durable", LONG, || durable().then_some(()), || self.said());
     }
 
-    /// A number on the coordinator's page of metrics that has no labels.
+    /// Has the metrics be read over TLS from now on.
+    pub fn read_securely(&mut self, ca: PathBuf, shown: Pair) {
+        self.reader = Some((ca, shown));
+    }
+
+    /// Where health and metrics are, as HOST:PORT.
+    pub fn page(&self) -> &str {
+        &self.metrics
+    }
+
+    /// A number on the coordinator's page of metrics; the name has the labels, if there are any.
     pub fn metric(&self, name: &str) -> Option<u64> {
-        let page = request(&self.metrics, "GET /metrics", &[], b"").body;
+        let line = "GET /metrics";
+        let page = match &self.reader {
+            None => request(&self.metrics, line, &[], b"").body,
+            Some((ca, shown)) => {
+                let shown = Some(shown);
+                Guest { ca, shown }.request(&self.metrics, line).unwrap().body
+            }
+        };
         let page = String::from_utf8_lossy(&page);
         let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.and_then(|value| value.parse().ok())

@@ -36,6 +36,31 @@ fn a_fresh_worker_finds_everything_and_a_flushed_index_costs_no_step() {
     }
 }
 
+#[test]
+fn a_copy_of_one_file_asks_the_bucket_for_that_file_and_little_more() {
+    let dockerfile = |to: &str| {
+        format!(
+            "FROM busybox:golden AS build\n\
+             RUN head -c 60000000 /dev/urandom > /large && head -c 1000000 /dev/urandom > /wanted\n\
+             FROM busybox:golden AS check\nCOPY --from=build /wanted {to}\n\
+             RUN wc -c < {to} > /count\nFROM scratch\nCOPY --from=check /count /\n"
+        )
+    };
+    let mut site = Site::start(&dockerfile("/here"), &[]);
+    let before = site.submit().0.tree().text("count").unwrap();
+    site.wait_until_sent();
+    // The COPY is another one, on a machine that has nothing: the file comes out of the middle of the blob.
+    site.fresh_worker();
+    site.write("Dockerfile", &dockerfile("/there"));
+    let sent = site.s3.sent_bytes();
+    let (image, said) = site.submit();
+    assert_eq!(image.tree().text("count").unwrap(), before);
+    assert_eq!(before, "1000000\n");
+    let bytes = site.s3.sent_bytes() - sent;
+    // Once for the folder that the RUN stands on, and once for the layer of the COPY, which is stored at the same time.
+    assert!((1_000_000..2_200_000).contains(&bytes), "{bytes} bytes of a layer of 61 MB\n{said}");
+}
+
 /// Three steps below what changes each time, so that a fresh worker needs their layers.
 const TOWER: &str = "FROM busybox:golden\nRUN echo one > /one\nRUN echo two > /two\n\
     COPY kept.txt /kept.txt\nRUN echo three > /three\nCOPY in.txt /in.txt\n\

@@ -58,6 +58,28 @@ fn files_of_a_layer_come_from_its_maker_while_the_bucket_takes_nothing() {
 }
 
 #[test]
+fn a_copy_of_one_file_moves_that_file_and_little_more() {
+    let stage = |name: &str| {
+        format!(
+            "FROM busybox:golden AS {name}\n\
+             RUN head -c 60000000 /dev/urandom > /{name}-large && \
+             head -c 1000000 /dev/urandom > /{name} && sleep 1\n"
+        )
+    };
+    let site = held_up(&(stage("one") + &stage("other") + COPIES));
+    let (image, _) = site.submit();
+    for name in ["one", "other"] {
+        assert_eq!(image.tree().get(name).unwrap().kind, 'f');
+    }
+    // What a worker has read it says with its next sign of life.
+    let read = || site.cluster.metric("dcbuild_peer_bytes_total{tls=\"no\"}").filter(|it| *it > 0);
+    let bytes = wait_for("a worker says what it read", LONG, read, || site.cluster.said());
+    assert!((1_000_000..1_100_000).contains(&bytes), "{bytes} bytes of a layer of 61 MB");
+    let from_bucket = site.s3.sent_bytes();
+    assert!(from_bucket < 100_000, "{from_bucket} bytes came from the bucket");
+}
+
+#[test]
 fn a_layer_under_a_run_comes_from_its_maker_while_the_bucket_takes_nothing() {
     let run = "FROM busybox:golden\n\
         RUN --mount=type=bind,from=one,target=/a --mount=type=bind,from=other,target=/b \

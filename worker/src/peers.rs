@@ -8,7 +8,7 @@ use bytes::Bytes;
 use dcbuild_layer::{BlobForm, ReadContent as _};
 use dcbuild_model::{BlobDigest, Compression, LayerId, TreePath};
 use dcbuild_remote::peer::Held;
-use dcbuild_remote::{PeerKey, PeerService};
+use dcbuild_remote::{CertificateDigest, PeerKey, PeerService, ServerCertificates};
 use dcbuild_tree::{Change, Changes, FileBody, Kind, Origin};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,8 @@ pub struct Door {
     pub listener: TcpListener,
     /// What they are told of it, as HOST:PORT.
     pub address: String,
+    /// What they are shown there; nothing is encrypted without.
+    pub certificates: Option<Arc<ServerCertificates>>,
 }
 
 /// What a coordinator is told of a door.
@@ -36,28 +38,47 @@ pub struct Door {
 pub(crate) struct OpenDoor {
     pub(crate) address: String,
     pub(crate) key: PeerKey,
+    certificates: Option<Arc<ServerCertificates>>,
+}
+
+impl OpenDoor {
+    /// Names the certificate that the next one to come in is shown.
+    pub(crate) fn certificate(&self) -> Option<CertificateDigest> {
+        self.certificates.as_ref().map(|certificates| certificates.digest())
+    }
 }
 
 /// Serves other workers until this one is over; without a door nobody comes in.
 pub(crate) async fn serve(shared: Arc<Shared>, door: Option<Door>, over: CancellationToken) {
-    let Some(Door { listener, address }) = door else { return };
+    let Some(Door { listener, address, certificates }) = door else { return };
     let key = PeerKey::random();
     let service = PeerService::new(Arc::new(HeldLayers(shared.layers.clone())), key.clone());
-    drop(shared.door.set(OpenDoor { address, key }));
+    drop(shared.door.set(OpenDoor { address, key, certificates: certificates.clone() }));
     drop(shared);
-    let stop = over.clone();
-    let served = Server::builder()
+    let stop = over.clone().cancelled_owned();
+    let server = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .initial_stream_window_size(64 << 10)
         .concurrency_limit_per_connection(64)
-        .add_service(service.into_server())
-        .serve_with_incoming_shutdown(dcbuild_remote::incoming(listener), stop.cancelled_owned());
+        .add_service(service.into_server());
+    let serving = async {
+        match certificates {
+            None => {
+                let incoming = dcbuild_remote::incoming(listener);
+                server.serve_with_incoming_shutdown(incoming, stop).await
+            }
+            Some(certificates) => {
+                let incoming = dcbuild_remote::encrypted(listener, certificates);
+                server.serve_with_incoming_shutdown(incoming, stop).await
+            }
+        }
+    };
     let end = async {
         over.cancelled().await;
         tokio::time::sleep(LAST_READS).await;
     };
     tokio::select! {
-        served = served => if let Err(error) = served {
+        ended = serving => if let Err(error) = ended {
             let error = dcbuild_process::report(&error);
             tracing::error!(error, "other workers cannot reach this one any more");
         },

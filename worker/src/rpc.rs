@@ -4,13 +4,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use dcbuild_model::{AttemptId, LayerDigest, Record, StepIndex, StepKey, limits};
 use dcbuild_process::TlsFault;
 use dcbuild_proto::document::{self, Lease};
 use dcbuild_proto::pb;
 use dcbuild_proto::pb::worker_report::Report as Wire;
 use dcbuild_proto::pb::workers_client::WorkersClient;
-use dcbuild_remote::told;
+use dcbuild_remote::{Distrust, Peers, told};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use crate::held::Fate;
+use crate::peers::OpenDoor;
 use crate::report::{AskCoordinator, Fence, How, Report, Reporter, Status};
 use crate::shared::{Shared, earlier};
 use crate::{attempt, ceiling};
@@ -49,19 +51,34 @@ enum Ended {
 
 /// Why a session broke; of one that could not be trusted, also the way out.
 fn broken(status: &tonic::Status) -> String {
-    let words = told(status);
-    let Some(fault) = TlsFault::find(status) else { return words };
-    let hint = match fault {
+    let Some(distrust) = Distrust::find(status) else { return told(status) };
+    let hint = match distrust.fault {
         TlsFault::Untrusted => "name the CA of its certificate with worker.tls.ca",
         TlsFault::Wanted => "show it one with worker.tls.cert and worker.tls.key",
-        TlsFault::Refused => "it must come from a CA in coordinator.tls.client_ca",
+        TlsFault::RefusedIssuer => {
+            "it must be from a CA in coordinator.tls.client_ca: name another with worker.tls.cert"
+        }
+        TlsFault::RefusedDate => {
+            "renew it, which is seen by itself, or set the clocks of both machines"
+        }
+        TlsFault::RefusedUse => {
+            "its extended key usage must allow the authentication of clients: name another with worker.tls.cert"
+        }
+        TlsFault::Refused => {
+            "name another with worker.tls.cert; the coordinator's log says what is wrong with this one"
+        }
         TlsFault::Plain => "write http:// in place of https://, or set coordinator.tls",
-        TlsFault::Expired | TlsFault::Early | TlsFault::OtherName | TlsFault::Unusable => {
+        TlsFault::Expired => "renew coordinator.tls.cert, which is read again by itself",
+        TlsFault::Early => "set the clocks of both machines, or renew coordinator.tls.cert",
+        TlsFault::OtherName => {
+            "reach the coordinator by a name that its certificate has, or give it one with this name in coordinator.tls.cert"
+        }
+        TlsFault::Unusable | TlsFault::Another => {
             "give the coordinator another one in coordinator.tls.cert"
         }
         TlsFault::Failed => "is it a coordinator of dcbuild that listens there?",
     };
-    format!("{fault}: {hint} ({words})")
+    format!("{distrust}: {hint}")
 }
 
 /// What the coordinator orders.
@@ -315,8 +332,25 @@ impl Service {
             peer_address: door.map(|door| door.address.clone()).unwrap_or_default(),
             peer_key: door.map(|door| door.key.bytes().to_vec().into()).unwrap_or_default(),
             held: self.shared.held.all().into_iter().map(held).collect(),
+            peer_certificate: self.certificate(),
         };
         pb::WorkerReport { report: Some(Wire::Hello(hello)) }
+    }
+
+    /// The digest of what other workers are shown, as it is now; empty if that is nothing.
+    fn certificate(&self) -> Bytes {
+        let certificate = self.shared.door.get().and_then(OpenDoor::certificate);
+        certificate.map(|certificate| certificate.bytes().into()).unwrap_or_default()
+    }
+
+    fn renewal(&self) -> pb::WorkerReport {
+        let read = self.shared.parts.peers.as_ref().map(Peers::read_bytes).unwrap_or_default();
+        let renew = pb::Renew {
+            peer_certificate: self.certificate(),
+            peer_bytes_encrypted: read.encrypted,
+            peer_bytes_plain: read.plain,
+        };
+        pb::WorkerReport { report: Some(Wire::Renew(renew)) }
     }
 
     /// Waits before the next session; true if the worker is done meanwhile.
@@ -379,8 +413,7 @@ impl Service {
                     Err(status) => return Ended::Broken(broken(&status)),
                 },
                 _ = renew.tick() => {
-                    let renew = Wire::Renew(pb::Renew {});
-                    wire.send(pb::WorkerReport { report: Some(renew) }).await.is_ok()
+                    wire.send(self.renewal()).await.is_ok()
                 }
                 () = self.stop.cancelled(), if self.deadline.is_none() => { self.let_go(); true }
                 () = at(self.deadline), if self.deadline.is_some() && !self.shared.attempts.ids().is_empty() => {
@@ -464,6 +497,12 @@ impl Service {
 
     /// Takes no more leases; what runs has the grace period.
     fn let_go(&mut self) {
+        let (jobs, grace) = (self.shared.attempts.ids().len(), self.shared.config.grace);
+        tracing::info!(
+            jobs,
+            ?grace,
+            "the worker is to stop: it takes no more jobs, and ends with those that it has"
+        );
         self.draining = true;
         self.shared.ending.cancel();
         self.deadline = Some(Instant::now() + self.shared.config.grace);

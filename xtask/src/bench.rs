@@ -6,6 +6,7 @@ mod fresh;
 mod layer;
 mod measure;
 mod ours;
+mod peer;
 mod split;
 mod theirs;
 
@@ -52,6 +53,9 @@ pub(crate) fn run(flags: &Flags) -> anyhow::Result<()> {
     let chosen = |name: &str| flags.only.as_ref().is_none_or(|text| name.contains(text));
     if layer::NAMES.iter().any(|name| chosen(name)) {
         layer::run(flags.only.as_deref(), flags.rounds)?;
+    }
+    if chosen(peer::NAME) {
+        peer::run(&binary(flags)?, flags.rounds)?;
     }
     let mut builds = CASES.iter().map(|case| case.name).chain(FRESH.iter().map(|case| case.name));
     if builds.any(chosen) { run_builds(flags) } else { Ok(()) }

@@ -1,11 +1,13 @@
 //! What lies elsewhere: the store, its index, a coordinator.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use dcbuild_client::{Client, ClientConfig, ListedWorker};
 use dcbuild_process::Hint as _;
-use dcbuild_process::config::StoreConfig;
+use dcbuild_process::config::{ClientTls, StoreConfig};
 use dcbuild_redis::RedisIndex;
+use dcbuild_remote::{ClientCertificates, Distrust, Trust, knock};
 use dcbuild_s3::{Checked, S3Store};
 use dcbuild_store::FolderStore;
 use tokio_util::sync::CancellationToken;
@@ -16,7 +18,7 @@ use crate::args::Doctor;
 use crate::build::{App, working};
 use crate::remote::address;
 use crate::roles::store_dir;
-use crate::secure::{channel, server_tls};
+use crate::secure::{channel, is_encrypted, server_tls};
 use crate::stores::BucketSettings;
 
 /// How long a server may take to answer.
@@ -158,7 +160,7 @@ async fn coordinator(app: &App, url: &str) -> Vec<Finding> {
             let words = format!("{url} answers and remembers {} builds", builds.len());
             let mut findings = vec![Finding::well("coordinator", words)];
             if let Ok(workers) = client.workers().await {
-                findings.extend(peers(workers).await);
+                findings.extend(peers(app, url, workers).await);
             }
             return findings;
         }
@@ -172,23 +174,61 @@ async fn coordinator(app: &App, url: &str) -> Vec<Finding> {
 }
 
 /// Whether workers can be reached from here, as they are to be reached by each other.
-async fn peers(workers: Vec<ListedWorker>) -> Vec<Finding> {
-    let tried = workers.into_iter().filter(|worker| worker.state != "away").map(|worker| async {
-        let (id, address) = (worker.id, worker.peer_address);
-        if address.is_empty() {
-            let words = format!("worker {id} lets no other worker in: layers go by the store alone");
-            return Finding::new("peers", Verdict::Skipped, words);
-        }
-        let connected =
-            tokio::time::timeout(PEER_PATIENCE, tokio::net::TcpStream::connect(&address)).await;
-        let why = match connected {
-            Ok(Ok(_)) => return Finding::well("peers", format!("worker {id} is reached at {address}")),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "no answer".to_owned(),
-        };
-        let hint = "workers wait for the store instead; set worker.listen to a port that is let through, and \
-                    worker.advertise to an address by which others reach it";
-        Finding::warning("peers", format!("worker {id} is not reached at {address}: {why}")).hint(hint)
+async fn peers(app: &App, url: &str, workers: Vec<ListedWorker>) -> Vec<Finding> {
+    let known = known(app, url);
+    let tried = workers.into_iter().filter(|worker| worker.state != "away").map(|worker| {
+        let known = known.clone();
+        async move { peer(worker, known).await }
     });
     futures::future::join_all(tried).await
+}
+
+/// What a worker on this machine would know others by, or else what a client knows.
+fn known(app: &App, url: &str) -> Option<Arc<ClientCertificates>> {
+    let (worker, submit) = (&app.config.worker, &app.config.submit);
+    let files = if worker.tls.identity.is_some() && is_encrypted(&worker.coordinator) {
+        let ca = worker.peer_ca.clone().or_else(|| worker.tls.ca.clone());
+        ClientTls { ca, ..worker.tls.clone() }
+    } else {
+        submit.tls.clone()
+    };
+    // Files that cannot be read were found when the coordinator was asked.
+    is_encrypted(url).then(|| ClientCertificates::open(files).ok().map(Arc::new)).flatten()
+}
+
+async fn peer(worker: ListedWorker, known: Option<Arc<ClientCertificates>>) -> Finding {
+    let (id, address) = (worker.id, worker.peer_address);
+    if address.is_empty() {
+        let words = format!("worker {id} lets no other worker in: layers go by the store alone");
+        return Finding::new("peers", Verdict::Skipped, words);
+    }
+    let tried = async {
+        match (worker.peer_certificate, known) {
+            (Some(certificate), Some(known)) => {
+                knock(&address, (known, Trust::Certificate(certificate)), PEER_PATIENCE)
+                    .await
+                    .map(|()| ", over TLS")
+            }
+            _ => tokio::net::TcpStream::connect(&address).await.map(|_| "").map_err(Into::into),
+        }
+    };
+    let error = match tokio::time::timeout(PEER_PATIENCE, tried).await {
+        Ok(Ok(how)) => {
+            return Finding::well("peers", format!("worker {id} is reached at {address}{how}"));
+        }
+        Ok(Err(error)) => error,
+        Err(_) => "no answer".into(),
+    };
+    if let Some(distrust) = Distrust::find(&*error) {
+        let words = format!(
+            "worker {id} at {address} and this machine do not trust each other: {distrust}"
+        );
+        let hint = "workers that do not trust each other wait for the store instead; the certificate of each must be from a \
+                    CA in worker.tls.peer_ca, or worker.tls.ca, of the others";
+        return Finding::warning("peers", words).hint(hint);
+    }
+    let hint = "workers wait for the store instead; set worker.listen to a port that is let through, and \
+                worker.advertise to an address by which others reach it";
+    let why = story(&*error);
+    Finding::warning("peers", format!("worker {id} is not reached at {address}: {why}")).hint(hint)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use dcbuild_model::{AttemptId, LayerId, Record, StepIndex, WorkerId};
-use dcbuild_remote::PeerKey;
+use dcbuild_remote::{CertificateDigest, PeerKey};
 use dcbuild_scheduler::{Fence, Work};
 
 use super::Book;
@@ -50,6 +50,8 @@ pub(crate) struct PeerPlace {
     /// As HOST:PORT.
     pub(crate) address: String,
     pub(crate) key: PeerKey,
+    /// The certificate that it shows there; none where nothing is encrypted.
+    pub(crate) certificate: Option<CertificateDigest>,
 }
 
 /// What is known of a layer that the store lacks.

@@ -9,6 +9,7 @@ use dcbuild_model::{
 use dcbuild_plan::Step;
 use dcbuild_progress::{Log, Update, VertexId, VertexState, Warning};
 use dcbuild_proto::document::{self, OutputResult, StepError};
+use dcbuild_remote::{CertificateDigest, PeerBytes};
 use dcbuild_scheduler::{Event, Fence, InfraFault, Refusal, Return, StepFault, Work};
 
 use super::actions::fault_of;
@@ -46,10 +47,19 @@ pub(crate) enum Made {
     Hit,
 }
 
+/// What a worker says of itself while it lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Renewal {
+    /// The certificate that other workers are shown by now.
+    pub(crate) certificate: Option<CertificateDigest>,
+    /// What it has read from other workers since it started.
+    pub(crate) peer_bytes: PeerBytes,
+}
+
 /// What a worker reports in its session.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Report {
-    Renew,
+    Renew(Renewal),
     Started { fence: Fence, step: StepIndex },
     Done { fence: Fence, step: StepIndex, record: Box<Record>, made: Made },
     Durable { attempt: AttemptId, step: StepIndex },
@@ -105,7 +115,7 @@ impl Book {
             }
             // The scheduler knows by the last report of the attempt; a stop needs no answer.
             Report::JobEnded => {}
-            Report::Renew => self.renewed(worker),
+            Report::Renew(renewal) => self.renewed(worker, renewal),
             Report::Progress { attempt, update } => self.progress(worker, attempt, update),
             Report::HasRoom => {
                 self.apply(Event::WorkerHasRoom { worker });

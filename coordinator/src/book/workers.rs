@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use dcbuild_model::{AttemptId, Platform, StepIndex, WorkerId, limits};
+use dcbuild_remote::PeerBytes;
 use dcbuild_scheduler::{Duty, Event, Refusal, Requests, Work, WorkerFacts};
 use tokio::sync::mpsc;
 
 use super::makers::Unsent;
-use super::{Book, Effect, Hello, Member, Order, Session};
+use super::{Book, Effect, Hello, Member, Order, PeerPlace, Renewal, Session};
 
 /// A worker, as a person sees it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,8 +19,8 @@ pub(crate) struct SeenWorker {
     pub(crate) jobs: u32,
     pub(crate) state: &'static str,
     pub(crate) labels: BTreeMap<String, String>,
-    /// Where other workers reach it, as HOST:PORT.
-    pub(crate) peer: Option<String>,
+    /// Where other workers reach it.
+    pub(crate) peer: Option<PeerPlace>,
 }
 
 /// What an event takes away from its attempt once it was applied.
@@ -38,7 +39,10 @@ impl Book {
         let back = known.then(|| hello.running.clone());
         let session = Session { number: self.sessions, orders, back, held: hello.held };
         let (labels, peer) = (hello.labels, hello.peer);
-        let member = Member { session: Some(session), heard: self.now.instant, labels, peer };
+        let peer_bytes = self.workers.get(&hello.worker).map(|member| member.peer_bytes);
+        let peer_bytes = peer_bytes.unwrap_or_default();
+        let heard = self.now.instant;
+        let member = Member { session: Some(session), heard, labels, peer, peer_bytes };
         self.workers.insert(hello.worker, member);
         if known {
             return self.sessions;
@@ -91,16 +95,23 @@ impl Book {
                     Duty::Drains => "draining",
                 },
                 labels: member.map(|member| member.labels.clone()).unwrap_or_default(),
-                peer: member.and_then(|it| it.peer.as_ref()).map(|peer| peer.address.clone()),
+                peer: member.and_then(|it| it.peer.clone()),
             }
         };
         self.scheduler.workers().map(seen).collect()
     }
 
     /// A worker renews its lease: what it said again after it came back is heard by now.
-    pub(super) fn renewed(&mut self, worker: WorkerId) {
-        let session = self.workers.get_mut(&worker).and_then(|member| member.session.as_mut());
-        let Some(session) = session else { return };
+    pub(super) fn renewed(&mut self, worker: WorkerId, renewal: Renewal) {
+        let Some(member) = self.workers.get_mut(&worker) else { return };
+        if let (Some(peer), Some(certificate)) = (&mut member.peer, renewal.certificate) {
+            peer.certificate = Some(certificate);
+        }
+        let before = std::mem::replace(&mut member.peer_bytes, renewal.peer_bytes);
+        let PeerBytes { encrypted, plain } = renewal.peer_bytes;
+        self.tally.peer_bytes.encrypted += encrypted.saturating_sub(before.encrypted);
+        self.tally.peer_bytes.plain += plain.saturating_sub(before.plain);
+        let Some(session) = member.session.as_mut() else { return };
         let (back, held) = (session.back.take(), std::mem::take(&mut session.held));
         if let Some(running) = back {
             self.apply(Event::WorkerBack { worker, running });
@@ -162,7 +173,8 @@ impl Book {
             Event::WorkerJoined(facts) => {
                 let heard = self.now.instant;
                 let labels = BTreeMap::new();
-                let member = Member { session: None, heard, labels, peer: None };
+                let peer_bytes = PeerBytes::default();
+                let member = Member { session: None, heard, labels, peer: None, peer_bytes };
                 self.workers.entry(facts.worker).or_insert(member);
             }
             Event::WorkerLost { worker } => {

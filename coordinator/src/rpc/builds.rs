@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Services, events, guarded, invalid};
-use crate::book::{SeenWorker, SubmitError, Summarised};
+use crate::book::{PeerPlace, SeenWorker, SubmitError, Summarised};
 use crate::build::Build;
 use crate::core::Command;
 use crate::explain::{Asked, ExplainError, explain};
@@ -119,6 +119,7 @@ impl pb::builds_server::Builds for BuildsService {
     ) -> Result<Response<pb::ListWorkersReply>, Status> {
         guarded("ListWorkers", async {
             let workers = self.0.core.ask(|reply| Command::ListWorkers { reply }).await?;
+            let certificate = |place: &PeerPlace| place.certificate.map(|it| it.bytes().into());
             let summary = |seen: SeenWorker| pb::WorkerSummary {
                 worker: seen.worker.to_string(),
                 platforms: seen.platforms,
@@ -126,7 +127,8 @@ impl pb::builds_server::Builds for BuildsService {
                 jobs: seen.jobs,
                 state: seen.state.to_owned(),
                 labels: seen.labels.into_iter().collect(),
-                peer_address: seen.peer.unwrap_or_default(),
+                peer_certificate: seen.peer.as_ref().and_then(certificate).unwrap_or_default(),
+                peer_address: seen.peer.map(|place| place.address).unwrap_or_default(),
             };
             Ok(pb::ListWorkersReply { workers: workers.into_iter().map(summary).collect() })
         })

@@ -5,7 +5,7 @@ use dcbuild_model::{
 };
 use dcbuild_progress::{Log, Update};
 use dcbuild_proto::{document, pb};
-use dcbuild_remote::PeerKey;
+use dcbuild_remote::{CertificateDigest, PeerBytes, PeerKey};
 use dcbuild_scheduler::Fence;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Services, guarded, invalid};
-use crate::book::{Found, Hello, Made, Order, PeerPlace, Report, Way};
+use crate::book::{Found, Hello, Made, Order, PeerPlace, Renewal, Report, Way};
 use crate::core::{Command, DRAIN};
 use crate::lend::Packing;
 
@@ -147,10 +147,11 @@ impl pb::workers_server::Workers for WorkersService {
             let way = if send { Way::Store } else { Way::Any };
             let find = |reply| Command::FindMaker { asker, layer, way, reply };
             let Found { coming, peer } = self.0.core.ask(find).await?;
-            let peer = peer.map(|(worker, PeerPlace { address, key })| pb::Peer {
+            let peer = peer.map(|(worker, place)| pb::Peer {
                 worker: worker.to_string(),
-                address,
-                ticket: key.ticket(&layer).into(),
+                address: place.address,
+                ticket: place.key.ticket(&layer).into(),
+                certificate: place.certificate.map(|it| it.bytes().into()).unwrap_or_default(),
             });
             Ok(pb::FindMakerReply { coming, peer })
         })
@@ -241,7 +242,7 @@ fn hello_in(hello: pb::Hello) -> Result<Hello, Status> {
         cpu_millis: hello.cpu_millis,
         labels: hello.labels.into_iter().collect(),
         running: hello.running.iter().map(|text| id(text)).collect::<Result<_, _>>()?,
-        peer: peer_in(hello.peer_address, &hello.peer_key)?,
+        peer: peer_in(hello.peer_address, &hello.peer_key, &hello.peer_certificate)?,
         held: hello.held.iter().map(held_in).collect::<Result<_, _>>()?,
     })
 }
@@ -250,7 +251,7 @@ fn held_in(held: &pb::HeldStep) -> Result<(AttemptId, StepIndex), Status> {
     Ok((id(&held.attempt)?, StepIndex(held.step)))
 }
 
-fn peer_in(address: String, key: &[u8]) -> Result<Option<PeerPlace>, Status> {
+fn peer_in(address: String, key: &[u8], certificate: &[u8]) -> Result<Option<PeerPlace>, Status> {
     if address.is_empty() {
         return Ok(None);
     }
@@ -262,7 +263,8 @@ fn peer_in(address: String, key: &[u8]) -> Result<Option<PeerPlace>, Status> {
         return Err(Status::invalid_argument("a worker's own address is not HOST:PORT"));
     }
     let key = PeerKey::new(key).map_err(invalid)?;
-    Ok(Some(PeerPlace { address, key }))
+    let certificate = CertificateDigest::read(certificate).map_err(invalid)?;
+    Ok(Some(PeerPlace { address, key, certificate }))
 }
 
 fn report_in(report: pb::WorkerReport) -> Result<Report, Status> {
@@ -271,7 +273,13 @@ fn report_in(report: pb::WorkerReport) -> Result<Report, Status> {
         report.report.ok_or_else(|| Status::invalid_argument("a report of an unknown kind"))?;
     Ok(match report {
         Wire::Hello(_) => return Err(Status::invalid_argument("a Hello comes first, and once")),
-        Wire::Renew(_) => Report::Renew,
+        Wire::Renew(it) => Report::Renew(Renewal {
+            certificate: CertificateDigest::read(&it.peer_certificate).map_err(invalid)?,
+            peer_bytes: PeerBytes {
+                encrypted: it.peer_bytes_encrypted,
+                plain: it.peer_bytes_plain,
+            },
+        }),
         Wire::StepStarted(it) => {
             Report::Started { fence: fence_in(it.fence)?, step: StepIndex(it.step) }
         }

@@ -189,7 +189,7 @@ impl Cluster {
             let mut beat = tokio::time::interval(Duration::from_secs(1));
             while !renewing.is_cancelled() {
                 beat.tick().await;
-                if renew.send(report(Report::Renew(pb::Renew {}))).await.is_err() {
+                if renew.send(report(Report::Renew(pb::Renew::default()))).await.is_err() {
                     return;
                 }
             }
@@ -213,6 +213,7 @@ fn hello(number: u128, running: &[&Lease]) -> pb::Hello {
         peer_address: format!("worker-{number}:7072"),
         peer_key: vec![7; 32].into(),
         held: Vec::new(),
+        peer_certificate: vec![5; 32].into(),
     }
 }
 

@@ -70,6 +70,7 @@ async fn made(cluster: &Cluster, upload: Upload) -> (Worker, Worker, Lease) {
         worker: maker.id.to_string(),
         address: "worker-1:7072".into(),
         ticket: key.ticket(&layer()).into(),
+        certificate: vec![5; 32].into(),
     };
     assert_eq!(said.peer, Some(peer));
     (maker, asker, lease)
@@ -93,6 +94,25 @@ async fn a_layer_is_its_maker_s_until_it_is_durable() {
     worker.say(Report::StepDurable(pb::StepDurable { attempt, step })).await;
     let said = until(&asker, |said| !said.coming).await;
     assert_eq!(said.peer, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_was_renewed_is_the_one_that_others_look_for() {
+    let cluster = Cluster::in_memory();
+    let (worker, asker, lease) = coming(&cluster).await;
+    let renewed = vec![6; 32];
+    let renew = pb::Renew { peer_certificate: renewed.clone().into(), ..pb::Renew::default() };
+    worker.say(Report::Renew(renew)).await;
+    let is_shown = |said: &pb::FindMakerReply| {
+        said.peer.as_ref().is_some_and(|peer| peer.certificate == renewed)
+    };
+    until(&asker, is_shown).await;
+    // A sign of life that says nothing of it takes nothing back.
+    worker.say(Report::Renew(pb::Renew::default())).await;
+    let (attempt, step) = (lease.attempt.to_string(), steps(&lease)[0].index.0);
+    worker.say(Report::StepKeptBack(pb::StepKeptBack { attempt, step })).await;
+    let said = until(&asker, |said| !said.coming).await;
+    assert!(is_shown(&said), "{said:?}");
 }
 
 #[tokio::test(start_paused = true)]

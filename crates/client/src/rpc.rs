@@ -18,7 +18,7 @@ use dcbuild_proto::pb::build_event::Event as Wire;
 use dcbuild_proto::pb::builds_client::BuildsClient;
 use dcbuild_proto::pb::client_message::Message;
 use dcbuild_proto::progress::InvalidUpdate;
-use dcbuild_remote::told;
+use dcbuild_remote::{CertificateDigest, Distrust, Unreached, told};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -40,11 +40,25 @@ pub enum RpcError {
         /// Its words.
         message: String,
     },
+    /// It was not reached.
+    #[error("could not reach the coordinator at {message}")]
+    Unreached {
+        /// Where it was looked for, and what happened there.
+        message: String,
+    },
+    /// The connection failed in the middle of it.
+    #[error("the coordinator could not {what}: {message}")]
+    Broken {
+        /// What it was asked.
+        what: &'static str,
+        /// What happened to the connection.
+        message: String,
+    },
     /// The two do not trust each other.
-    #[error("could not speak to the coordinator over TLS: {fault}")]
+    #[error("could not speak to the coordinator over TLS: {distrust}")]
     Tls {
         /// Why not.
-        fault: TlsFault,
+        distrust: Distrust,
     },
     /// It ended the conversation.
     #[error("the coordinator ended the conversation before the build had ended")]
@@ -69,10 +83,18 @@ pub enum RpcError {
 impl RpcError {
     fn of(what: &'static str) -> impl FnOnce(Status) -> RpcError {
         move |status| {
-            if let Some(fault) = TlsFault::find(&status) {
-                return RpcError::Tls { fault };
+            if let Some(distrust) = Distrust::find(&status) {
+                return RpcError::Tls { distrust };
             }
-            let message = told(&status).chars().take(2_000).collect();
+            let message: String = told(&status).chars().take(2_000).collect();
+            if Unreached::find(&status).is_some() {
+                let message = message.trim_start_matches("could not reach ").to_owned();
+                return RpcError::Unreached { message };
+            }
+            // What the coordinator itself answers was made of nothing here.
+            if std::error::Error::source(&status).is_some() {
+                return RpcError::Broken { what, message };
+            }
             RpcError::Refused { what, code: status.code(), message }
         }
     }
@@ -80,7 +102,7 @@ impl RpcError {
     /// Whether the question may be asked again: it was the connection that failed, or nobody knows.
     pub fn may_pass(&self) -> bool {
         match self {
-            RpcError::Ended => true,
+            RpcError::Ended | RpcError::Unreached { .. } | RpcError::Broken { .. } => true,
             RpcError::Refused { code, .. } => matches!(
                 code,
                 Code::Unavailable
@@ -105,7 +127,9 @@ impl RpcError {
                 _ => Fault::Cluster,
             },
             RpcError::Tls { .. } => Fault::Request,
-            RpcError::Ended => Fault::Cluster,
+            RpcError::Ended | RpcError::Unreached { .. } | RpcError::Broken { .. } => {
+                Fault::Cluster
+            }
             _ => Fault::Bug,
         }
     }
@@ -117,15 +141,17 @@ impl Hint for RpcError {
             RpcError::Refused { code: Code::Unavailable, .. } | RpcError::Ended => {
                 "is the coordinator running, and its address right?"
             }
-            // A coordinator that does not accept a certificate may close the connection before a question is on its way.
-            RpcError::Refused { code: Code::Cancelled, .. } => {
-                "is it a coordinator that listens at this address, and does it accept the certificate that it is shown? \
-                 its log says why it turned a client away"
+            RpcError::Unreached { .. } => {
+                "is the coordinator running, and its address right? --coordinator, DCBUILD_COORDINATOR or submit.coordinator \
+                 names it, and `dcbuild coordinator --listen HOST:PORT` starts one"
             }
-            RpcError::Refused { code: Code::Unimplemented, .. } => {
+            RpcError::Broken { .. } => {
+                "is it a coordinator of dcbuild that listens at this address, and is it still running?"
+            }
+            RpcError::Refused { code: Code::Cancelled | Code::Unimplemented, .. } => {
                 "is it a coordinator that listens at this address?"
             }
-            RpcError::Tls { fault } => way_out(*fault),
+            RpcError::Tls { distrust } => way_out(distrust.fault),
             RpcError::Update(_) | RpcError::Document(_) | RpcError::Unknown => {
                 "client and coordinator must be of the same version"
             }
@@ -150,7 +176,7 @@ fn way_out(fault: TlsFault) -> &'static str {
         TlsFault::OtherName => {
             "reach the coordinator by a name that its certificate has, or give it one with this name"
         }
-        TlsFault::Unusable => {
+        TlsFault::Unusable | TlsFault::Another => {
             "look at the coordinator's certificate with `openssl s_client -connect HOST:PORT`"
         }
         TlsFault::Plain => {
@@ -159,8 +185,18 @@ fn way_out(fault: TlsFault) -> &'static str {
         TlsFault::Wanted => {
             "show it one with submit.tls.cert and submit.tls.key, or DCBUILD_TLS_CERT and DCBUILD_TLS_KEY"
         }
+        TlsFault::RefusedIssuer => {
+            "it must be from a CA in coordinator.tls.client_ca: name another with submit.tls.cert or DCBUILD_TLS_CERT, or ask \
+             whoever runs the coordinator for one"
+        }
+        TlsFault::RefusedDate => {
+            "renew the certificate in submit.tls.cert or DCBUILD_TLS_CERT, or set the clocks of both machines"
+        }
+        TlsFault::RefusedUse => {
+            "its extended key usage must allow the authentication of clients: ask for another one"
+        }
         TlsFault::Refused => {
-            "the certificate must be valid, and from a CA in coordinator.tls.client_ca: ask whoever runs the coordinator"
+            "name another with submit.tls.cert or DCBUILD_TLS_CERT; the coordinator's log says what is wrong with this one"
         }
         TlsFault::Failed => "is it a coordinator of dcbuild that listens there?",
     }
@@ -224,6 +260,8 @@ pub struct ListedWorker {
     pub labels: BTreeMap<String, String>,
     /// Where other workers reach it; empty if they cannot.
     pub peer_address: String,
+    /// The certificate that they are shown there; none where nothing is encrypted.
+    pub peer_certificate: Option<CertificateDigest>,
 }
 
 /// A named image in a coordinator's list.
@@ -327,6 +365,7 @@ impl Builds {
             state: worker.state,
             labels: worker.labels.into_iter().collect(),
             peer_address: worker.peer_address,
+            peer_certificate: CertificateDigest::read(&worker.peer_certificate).ok().flatten(),
         };
         Ok(workers.into_iter().map(listed).collect())
     }

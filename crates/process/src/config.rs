@@ -152,6 +152,19 @@ pub struct ServerTlsConfig {
     pub client_ca: Option<PathBuf>,
 }
 
+/// Who sees health and metrics, and how, where the coordinator has a certificate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HttpTls {
+    /// Over TLS, the metrics as the coordinator itself: who may come there may read them.
+    #[default]
+    Same,
+    /// Over TLS, and everybody.
+    Open,
+    /// In the clear, and everybody.
+    Off,
+}
+
 /// What a client or worker knows a coordinator by, and is known by; as files in PEM.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ClientTls {
@@ -170,6 +183,8 @@ pub struct CoordinatorConfig {
     pub tls: Option<ServerTlsConfig>,
     /// Where health, metrics and the page are.
     pub http_listen: SocketAddr,
+    /// Who sees them.
+    pub http_tls: HttpTls,
     /// Where its log is kept.
     pub data_dir: PathBuf,
     /// Where blobs and records are.
@@ -195,6 +210,8 @@ pub struct WorkerConfig {
     pub coordinator: String,
     /// What it knows the coordinator by.
     pub tls: ClientTls,
+    /// Whose certificates other workers must have, where that is not `tls.ca`.
+    pub peer_ca: Option<PathBuf>,
     /// Where other workers reach it.
     pub listen: PeerListen,
     /// What they are told, where that is something else.

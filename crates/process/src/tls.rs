@@ -21,6 +21,9 @@ pub enum TlsFault {
     /// The server's certificate is another server's.
     #[error("the server's certificate is for another name than the one in the address")]
     OtherName,
+    /// The server's certificate is not the one that it was to have.
+    #[error("the server's certificate is another one than was announced")]
+    Another,
     /// There is something else wrong with the server's certificate.
     #[error("the server's certificate cannot be used")]
     Unusable,
@@ -30,6 +33,21 @@ pub enum TlsFault {
     /// The server wants to know its clients, and was told nothing.
     #[error("the server wants a certificate of its client")]
     Wanted,
+    /// The server does not know who signed the client's certificate.
+    #[error(
+        "the server does not accept the certificate of this side, for it does not trust who signed it"
+    )]
+    RefusedIssuer,
+    /// The client's certificate is not valid any more, or not yet.
+    #[error(
+        "the server does not accept the certificate of this side, for it has expired, or is not valid yet by the clock there"
+    )]
+    RefusedDate,
+    /// The client's certificate is for servers.
+    #[error(
+        "the server does not accept the certificate of this side, for it is not one for clients"
+    )]
+    RefusedUse,
     /// The server does not take the client's certificate.
     #[error("the server does not accept the certificate of this side")]
     Refused,
@@ -51,30 +69,59 @@ const ALERTS: [AlertDescription; 9] = [
     AlertDescription::DecryptError,
 ];
 
+/// Looks for something in an error, in its causes, and in what they are made of.
+pub fn find_cause<T>(
+    error: &(dyn Error + 'static),
+    look: impl Fn(&(dyn Error + 'static)) -> Option<T>,
+) -> Option<T> {
+    search(error, &look)
+}
+
+fn search<T>(
+    error: &(dyn Error + 'static),
+    look: &dyn Fn(&(dyn Error + 'static)) -> Option<T>,
+) -> Option<T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = look(error) {
+            return Some(found);
+        }
+        // What an error of the system was made of is not among its causes, and one that is shared hides what it is.
+        let made_of = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let inner: Option<&(dyn Error + 'static)> = match (made_of, error.downcast_ref()) {
+            (Some(inner), _) => Some(inner),
+            (None, Some(shared)) => {
+                let shared: &Arc<dyn Error + Send + Sync> = shared;
+                Some(&**shared)
+            }
+            (None, None) => None,
+        };
+        if let Some(found) = inner.and_then(|inner| search(inner, look)) {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
 impl TlsFault {
     /// Finds what is wrong with TLS among an error and its causes, if it is that.
     pub fn find(error: &(dyn Error + 'static)) -> Option<TlsFault> {
-        let mut next = Some(error);
-        while let Some(error) = next {
-            if let Some(fault) = error.downcast_ref::<rustls::Error>() {
-                return TlsFault::of(fault);
-            }
-            // What an error of the system was made of is not among its causes, and one that is shared hides what it is.
-            let made_of = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-            let inner: Option<&(dyn Error + 'static)> = match (made_of, error.downcast_ref()) {
-                (Some(inner), _) => Some(inner),
-                (None, Some(shared)) => {
-                    let shared: &Arc<dyn Error + Send + Sync> = shared;
-                    Some(&**shared)
-                }
-                (None, None) => None,
-            };
-            if let Some(fault) = inner.map_or_else(|| TlsFault::of_alert(error), TlsFault::find) {
-                return Some(fault);
-            }
-            next = error.source();
-        }
-        None
+        find_cause(error, |error| match error.downcast_ref::<rustls::Error>() {
+            Some(fault) => TlsFault::of(fault),
+            None => TlsFault::of_alert(error),
+        })
+    }
+
+    /// Whether it is the client's certificate that is at fault.
+    pub fn is_of_client(self) -> bool {
+        let refused = [
+            TlsFault::RefusedIssuer,
+            TlsFault::RefusedDate,
+            TlsFault::RefusedUse,
+            TlsFault::Refused,
+        ];
+        self == TlsFault::Wanted || refused.contains(&self)
     }
 
     /// A client is refused after it has begun to speak HTTP/2, whose library keeps an error's words alone: they are
@@ -95,6 +142,7 @@ impl TlsFault {
                 CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                     TlsFault::Early
                 }
+                CertificateError::ApplicationVerificationFailure => TlsFault::Another,
                 CertificateError::NotValidForName
                 | CertificateError::NotValidForNameContext { .. } => TlsFault::OtherName,
                 _ => TlsFault::Unusable,
@@ -102,6 +150,9 @@ impl TlsFault {
             rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => TlsFault::Plain,
             rustls::Error::AlertReceived(alert) => match alert {
                 AlertDescription::CertificateRequired => TlsFault::Wanted,
+                AlertDescription::UnknownCA => TlsFault::RefusedIssuer,
+                AlertDescription::CertificateExpired => TlsFault::RefusedDate,
+                AlertDescription::UnsupportedCertificate => TlsFault::RefusedUse,
                 alert if ALERTS.contains(alert) => TlsFault::Refused,
                 _ => TlsFault::Failed,
             },
@@ -135,7 +186,7 @@ mod tests {
         assert_eq!(TlsFault::find(&shared), Some(TlsFault::Expired));
         let words = rustls::Error::AlertReceived(AlertDescription::UnknownCA).to_string();
         let told = Outside(io::Error::new(io::ErrorKind::InvalidData, words));
-        assert_eq!(TlsFault::find(&told), Some(TlsFault::Refused));
+        assert_eq!(TlsFault::find(&told), Some(TlsFault::RefusedIssuer));
         let other = Outside(io::Error::other("no such host"));
         assert_eq!(TlsFault::find(&other), None);
     }
@@ -146,7 +197,20 @@ mod tests {
             (rustls::Error::InvalidCertificate(CertificateError::Expired), TlsFault::Expired),
             (rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType), TlsFault::Plain),
             (rustls::Error::AlertReceived(AlertDescription::CertificateRequired), TlsFault::Wanted),
-            (rustls::Error::AlertReceived(AlertDescription::UnknownCA), TlsFault::Refused),
+            (rustls::Error::AlertReceived(AlertDescription::UnknownCA), TlsFault::RefusedIssuer),
+            (
+                rustls::Error::AlertReceived(AlertDescription::CertificateExpired),
+                TlsFault::RefusedDate,
+            ),
+            (
+                rustls::Error::AlertReceived(AlertDescription::UnsupportedCertificate),
+                TlsFault::RefusedUse,
+            ),
+            (rustls::Error::AlertReceived(AlertDescription::DecryptError), TlsFault::Refused),
+            (
+                rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure),
+                TlsFault::Another,
+            ),
             (rustls::Error::NoApplicationProtocol, TlsFault::Failed),
         ] {
             assert_eq!(TlsFault::find(&error), Some(fault), "{error}");

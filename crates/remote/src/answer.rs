@@ -79,13 +79,16 @@ pub(crate) fn may_pass(status: &Status) -> bool {
             | Code::DeadlineExceeded
     )
 }
+/// What is said of every connection that fails, and says nothing.
+const NO_NEWS: &str = "transport error";
+
 /// What a status says; of a connection that failed, also why.
 pub fn told(status: &Status) -> String {
     let mut text = status.message().to_owned();
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {
         let words = error.to_string();
-        if !text.contains(&words) {
+        if !text.contains(&words) && words != NO_NEWS {
             text.push_str(": ");
             text.push_str(&words);
         }

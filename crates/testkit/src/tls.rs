@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, date_time_ymd,
 };
 use tempfile::TempDir;
 
@@ -15,6 +15,19 @@ pub enum Valid {
     Now,
     /// It counted once.
     Formerly,
+    /// It will count.
+    Later,
+}
+
+/// What a certificate may be used for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Use {
+    /// Everything.
+    All,
+    /// To be a server.
+    Servers,
+    /// To be a client.
+    Clients,
 }
 
 /// The files of a certificate and its key.
@@ -53,22 +66,41 @@ impl Authority {
 
     /// A certificate for a host name or address, in files of its own.
     pub fn certificate(&self, host: &str, valid: Valid) -> Pair {
+        self.certificate_for(host, valid, Use::All)
+    }
+
+    /// The same, of limited use.
+    pub fn certificate_for(&self, host: &str, valid: Valid, used: Use) -> Pair {
         let number = std::fs::read_dir(self.folder.path()).expect("its folder").count();
         let at = |what: &str| self.folder.path().join(format!("{number}-{what}.pem"));
         let pair = Pair { cert: at("cert"), key: at("key") };
-        self.renew(&pair, host, valid);
+        self.write(&pair, host, (valid, used));
         pair
     }
 
     /// Writes another certificate into the files of one.
     pub fn renew(&self, pair: &Pair, host: &str, valid: Valid) {
+        self.write(pair, host, (valid, Use::All));
+    }
+
+    fn write(&self, pair: &Pair, host: &str, (valid, used): (Valid, Use)) {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new([host.to_owned()]).expect("parameters");
         params.distinguished_name.push(DnType::CommonName, host);
-        if valid == Valid::Formerly {
-            params.not_before = date_time_ymd(2019, 1, 1);
-            params.not_after = date_time_ymd(2020, 1, 1);
+        let years = match valid {
+            Valid::Now => None,
+            Valid::Formerly => Some((2019, 2020)),
+            Valid::Later => Some((2090, 2091)),
+        };
+        if let Some((from, to)) = years {
+            params.not_before = date_time_ymd(from, 1, 1);
+            params.not_after = date_time_ymd(to, 1, 1);
         }
+        params.extended_key_usages = match used {
+            Use::All => Vec::new(),
+            Use::Servers => vec![ExtendedKeyUsagePurpose::ServerAuth],
+            Use::Clients => vec![ExtendedKeyUsagePurpose::ClientAuth],
+        };
         let cert = params.signed_by(&key, &self.issuer).expect("it is signed");
         std::fs::write(&pair.key, key.serialize_pem()).expect("the key is written");
         std::fs::write(&pair.cert, cert.pem()).expect("the certificate is written");

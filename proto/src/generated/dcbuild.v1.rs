@@ -238,6 +238,9 @@ pub struct WorkerSummary {
     /// Where other workers reach it; empty if they cannot.
     #[prost(string, tag = "7")]
     pub peer_address: ::prost::alloc::string::String,
+    /// The digest of the certificate that they are shown there; empty where nothing is encrypted.
+    #[prost(bytes = "bytes", tag = "8")]
+    pub peer_certificate: ::prost::bytes::Bytes,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListImagesRequest {}
@@ -529,10 +532,22 @@ pub struct Hello {
     /// Results that it has and does not send unless it is told to.
     #[prost(message, repeated, tag = "11")]
     pub held: ::prost::alloc::vec::Vec<HeldStep>,
+    /// The SHA-256 of the certificate that other workers are shown; empty where nothing is encrypted.
+    #[prost(bytes = "bytes", tag = "12")]
+    pub peer_certificate: ::prost::bytes::Bytes,
 }
 /// Sent every second; a worker that is silent for the lease's length is lost.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Renew {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Renew {
+    /// The same, as it is now.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub peer_certificate: ::prost::bytes::Bytes,
+    /// The bytes that it has read from other workers since it started: over TLS, and in the clear.
+    #[prost(uint64, tag = "2")]
+    pub peer_bytes_encrypted: u64,
+    #[prost(uint64, tag = "3")]
+    pub peer_bytes_plain: u64,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Goodbye {}
 /// After a failure for want of space: there is some again.
@@ -762,6 +777,9 @@ pub struct Peer {
     /// Opens the one layer that was asked for.
     #[prost(bytes = "bytes", tag = "3")]
     pub ticket: ::prost::bytes::Bytes,
+    /// The SHA-256 of the certificate that it shows; empty where nothing is encrypted.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub certificate: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PeerRequest {

@@ -65,7 +65,7 @@ const TLS_KEY: &str =
 const INDEX_CA: &str = "A file of certificates to trust instead of the system's.";
 
 /// `HOST` stands for any host.
-pub(super) const KEYS: [Key; 64] = [
+pub(super) const KEYS: [Key; 66] = [
     key("registry.HOST.mirrors", "[]", "Hosts that are asked first, in this order.").of(Kind::List),
     key("registry.HOST.http", "false", "Use plain http.").of(Kind::Flag),
     key("registry.HOST.insecure", "false", "Use https without checking the certificate.")
@@ -114,6 +114,13 @@ pub(super) const KEYS: [Key; 64] = [
          the port may build.",
     ),
     key("coordinator.http_listen", "127.0.0.1:7071", "Where health, metrics and the page are."),
+    key(
+        "coordinator.http_tls",
+        "same",
+        "Who sees `/metrics` there once `coordinator.tls.cert` is set: over TLS whoever may reach the coordinator (`same`), \
+         over TLS everybody (`open`), or everybody in the clear (`off`). `/healthz` answers everybody.",
+    )
+    .of(Kind::OneOf(&["same", "open", "off"])),
     key("coordinator.data_dir", "/var/lib/dcbuild/coordinator", "Where its log is kept."),
     key("coordinator.store.type", "folder", "The kind of store: `folder` or `s3`.")
         .of(Kind::OneOf(&["folder", "s3"])),
@@ -144,6 +151,12 @@ pub(super) const KEYS: [Key; 64] = [
     key("worker.tls.ca", "none", TLS_CA),
     key("worker.tls.cert", "none", TLS_CERT),
     key("worker.tls.key", "none", TLS_KEY),
+    key(
+        "worker.tls.peer_ca",
+        "none",
+        "The file of certificates that those of other workers must come from, in PEM; without it, they come from where the \
+         coordinator's does.",
+    ),
     key(
         "worker.listen",
         "auto",

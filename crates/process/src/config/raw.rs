@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::{CacheUpload, NetworkDefault};
+use super::{CacheUpload, HttpTls, NetworkDefault};
 use crate::trace::LogFormat;
 
 #[derive(Deserialize, Default)]
@@ -90,6 +90,7 @@ pub(super) struct RawTls {
     pub(super) cert: Option<PathBuf>,
     pub(super) key: Option<PathBuf>,
     pub(super) client_ca: Option<PathBuf>,
+    pub(super) peer_ca: Option<PathBuf>,
 }
 
 #[derive(Deserialize, Default)]
@@ -98,6 +99,7 @@ pub(super) struct RawCoordinator {
     pub(super) listen: Option<String>,
     pub(super) tls: RawTls,
     pub(super) http_listen: Option<String>,
+    pub(super) http_tls: Option<HttpTls>,
     pub(super) data_dir: Option<PathBuf>,
     pub(super) store: Option<RawStore>,
     pub(super) no_worker_timeout: Option<String>,

@@ -144,6 +144,7 @@ fn coordinator(raw: RawCoordinator, mistakes: &mut Mistakes) -> Option<Coordinat
         listen: listen?,
         tls,
         http_listen: http_listen?,
+        http_tls: raw.http_tls.unwrap_or_default(),
         data_dir,
         store,
         no_worker_timeout: no_worker_timeout?,
@@ -217,7 +218,7 @@ fn pair(
 }
 
 fn server_tls(raw: RawTls, mistakes: &mut Mistakes) -> Option<ServerTlsConfig> {
-    let RawTls { ca: _, cert, key, client_ca } = raw;
+    let RawTls { ca: _, cert, key, client_ca, peer_ca: _ } = raw;
     let found = pair("coordinator.tls", (cert, key), mistakes);
     if found.is_none() && client_ca.is_some() {
         mistakes.add("coordinator.tls.client_ca", "needs cert and key beside it");
@@ -226,7 +227,7 @@ fn server_tls(raw: RawTls, mistakes: &mut Mistakes) -> Option<ServerTlsConfig> {
 }
 
 fn client_tls(section: &str, raw: RawTls, env: &Env, mistakes: &mut Mistakes) -> ClientTls {
-    let RawTls { ca, cert, key, client_ca: _ } = raw;
+    let RawTls { ca, cert, key, client_ca: _, peer_ca: _ } = raw;
     let written = (env.tls_cert().or(cert), env.tls_key().or(key));
     ClientTls { ca: env.tls_ca().or(ca), identity: pair(section, written, mistakes) }
 }
@@ -252,10 +253,15 @@ fn worker(raw: RawWorker, env: &Env, mistakes: &mut Mistakes) -> Option<WorkerCo
     let grace = mistakes.read("worker.grace", raw.grace, parse_duration);
     let step_memory = mistakes.size("worker.step_memory", raw.step_memory);
     let data_dir = raw.data_dir.unwrap_or_else(|| default_of("worker.data_dir").into());
+    let peer_ca = raw.tls.peer_ca.clone();
     let tls = client_tls("worker.tls", raw.tls, env, mistakes);
+    if peer_ca.is_some() && tls.identity.is_none() {
+        mistakes.add("worker.tls.peer_ca", "needs cert and key beside it");
+    }
     Some(WorkerConfig {
         coordinator,
         tls,
+        peer_ca,
         listen: listen?,
         advertise: advertise?,
         data_dir,

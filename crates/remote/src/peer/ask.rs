@@ -1,27 +1,31 @@
 //! The side that lacks a layer.
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Cursor, Read, Seek as _, Write as _};
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Read};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use dcbuild_model::limits::MESSAGE_BYTES_MAX;
-use dcbuild_model::{ContentDigest, Digest, LayerId, TreePath, WorkerId};
+use dcbuild_model::{ContentDigest, LayerId, TreePath, WorkerId};
 use dcbuild_proto::pb;
 use dcbuild_proto::pb::peers_client::PeersClient;
 use dcbuild_proto::pb::workers_client::WorkersClient;
 use dcbuild_tree::toc;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
-use crate::answer::Answer;
+use super::spool::Spool;
+use super::trust::way_out;
+use crate::answer::{Answer, told};
+use crate::certificates::CertificateDigest;
+use crate::reach::plain_channel;
+use crate::secure::{ClientCertificates, Distrust, Trust, secure_channel};
 
 /// How long a connection may take, an answer to begin, and a peer be silent in its middle.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
@@ -36,10 +40,10 @@ const TRIES: u32 = 3;
 const FAILED_FOR: Duration = Duration::from_secs(10);
 const BUSY_FOR: Duration = Duration::from_secs(1);
 const LIED_FOR: Duration = Duration::from_hours(24);
-/// Files up to here are held in memory while they are checked.
-const MEMORY_BYTES_MAX: u64 = 8 << 20;
 /// Connections that are kept.
 const CHANNELS_MAX: usize = 256;
+/// Workers of which it is remembered that something was said about their certificates.
+const SAID_MAX: usize = 1024;
 
 /// Who has a layer that the store may lack yet.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -50,6 +54,8 @@ pub struct Peer {
     pub address: String,
     /// Opens the layer.
     pub ticket: Bytes,
+    /// The certificate that it shows; none where nothing is encrypted.
+    pub certificate: Option<CertificateDigest>,
 }
 
 /// What the coordinator knows of a layer that the store lacks.
@@ -79,6 +85,22 @@ pub enum PeerError {
         address: String,
         /// What it answered.
         source: Answer,
+    },
+    /// The two do not trust each other, or cannot know each other.
+    #[error("worker {worker} at {address} is not trusted, or does not trust this one")]
+    Distrusted {
+        /// The peer.
+        worker: WorkerId,
+        /// Where.
+        address: String,
+        /// Why not.
+        source: Distrust,
+    },
+    /// One of the two encrypts and the other does not.
+    #[error("only one of this worker and worker {worker} encrypts")]
+    Unlike {
+        /// The peer.
+        worker: WorkerId,
     },
     /// It said nothing for too long.
     #[error("worker {worker} at {address} is silent")]
@@ -121,11 +143,31 @@ enum Way {
     Store,
 }
 
+/// Where a peer is, and what it shows there.
+type Place = (String, Option<CertificateDigest>);
+
 #[derive(Default)]
 struct Known {
-    channels: HashMap<String, Channel>,
+    channels: HashMap<Place, Channel>,
     /// Peers that are not asked for a layer until then; without a layer, for none.
     avoided: HashMap<(WorkerId, Option<LayerId>), Instant>,
+    /// Those with whose certificates something is wrong, which was said.
+    said: HashSet<WorkerId>,
+}
+
+/// What came from peers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PeerBytes {
+    /// Over TLS.
+    pub encrypted: u64,
+    /// In the clear.
+    pub plain: u64,
+}
+
+#[derive(Default)]
+struct Counters {
+    encrypted: AtomicU64,
+    plain: AtomicU64,
 }
 
 /// The other workers of a cluster, as one that lacks a layer sees them.
@@ -133,13 +175,29 @@ struct Known {
 pub struct Peers {
     client: WorkersClient<Channel>,
     own: WorkerId,
+    certificates: Option<Arc<ClientCertificates>>,
     known: Arc<Mutex<Known>>,
+    read: Arc<Counters>,
 }
 
 impl Peers {
     /// Asks the coordinator behind a channel who has what.
     pub fn new(channel: Channel, own: WorkerId) -> Peers {
-        Peers { client: WorkersClient::new(channel), own, known: Arc::default() }
+        let (client, known, read) = (WorkersClient::new(channel), Arc::default(), Arc::default());
+        Peers { client, own, certificates: None, known, read }
+    }
+
+    /// Reads over TLS alone from now on, from whoever is trusted and shows what it announced.
+    #[must_use]
+    pub fn with_certificates(self, certificates: Option<Arc<ClientCertificates>>) -> Peers {
+        Peers { certificates, ..self }
+    }
+
+    /// What came from peers since the worker started.
+    pub fn read_bytes(&self) -> PeerBytes {
+        let Counters { encrypted, plain } = &*self.read;
+        let [encrypted, plain] = [encrypted, plain].map(|count| count.load(Ordering::Relaxed));
+        PeerBytes { encrypted, plain }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -151,7 +209,7 @@ impl Peers {
         let (coming, peer) = self.ask(layer, Way::Any).await?;
         match peer.filter(|peer| peer.worker != self.own) {
             // It is to come by way of the store, then.
-            Some(peer) if self.avoids(peer.worker, layer) => {
+            Some(peer) if self.avoids(peer.worker, layer) || !self.is_alike(&peer) => {
                 let (coming, _) = self.ask(layer, Way::Store).await?;
                 Some(Maker { coming, peer: None })
             }
@@ -174,7 +232,8 @@ impl Peers {
         };
         let peer = reply.peer.and_then(|peer| {
             let worker = peer.worker.parse().ok()?;
-            Some(Peer { worker, address: peer.address, ticket: peer.ticket })
+            let certificate = CertificateDigest::read(&peer.certificate).ok()?;
+            Some(Peer { worker, address: peer.address, ticket: peer.ticket, certificate })
         });
         Some((reply.coming, peer))
     }
@@ -191,32 +250,66 @@ impl Peers {
         known.avoided.insert((peer.worker, layer), now + time);
     }
 
-    fn client(&self, peer: &Peer) -> Result<PeersClient<Channel>, PeerError> {
+    /// Whether this worker and a peer encrypt both, or neither does. A read that is not encrypted, or that nobody can
+    /// check, is none where the cluster has TLS: the store is waited for.
+    fn is_alike(&self, peer: &Peer) -> bool {
+        let words = match (&self.certificates, &peer.certificate) {
+            (None, None) | (Some(_), Some(_)) => return true,
+            (Some(_), None) => "it does not encrypt: give it worker.tls.cert and worker.tls.key",
+            (None, Some(_)) => {
+                "it encrypts, and this one does not: let this one reach the coordinator by https://"
+            }
+        };
+        if self.says_first(peer.worker) {
+            tracing::warn!(worker = %peer.worker, address = peer.address, why = words,
+                "nothing is read from another worker, only from the store");
+        }
+        false
+    }
+
+    /// Whether this is the first time that something is said about a peer's certificates.
+    fn says_first(&self, worker: WorkerId) -> bool {
         let mut known = self.known();
-        let channel = if let Some(channel) = known.channels.get(&peer.address) {
-            channel.clone()
+        if known.said.len() >= SAID_MAX {
+            known.said.clear();
+        }
+        known.said.insert(worker)
+    }
+
+    fn client(&self, peer: &Peer) -> Result<PeersClient<Channel>, PeerError> {
+        let place = (peer.address.clone(), peer.certificate);
+        let known = self.known().channels.get(&place).cloned();
+        let channel = if let Some(channel) = known {
+            channel
         } else {
-            let endpoint = Endpoint::from_shared(format!("http://{}", peer.address));
-            let endpoint =
-                endpoint.map_err(|_| PeerError::Address { address: peer.address.clone() })?;
-            let channel = endpoint
-                .connect_timeout(CONNECT_MAX)
-                .http2_keep_alive_interval(Duration::from_secs(5))
-                .keep_alive_timeout(SILENCE_MAX)
-                .initial_stream_window_size(1 << 20)
-                .initial_connection_window_size(4 << 20)
-                .connect_lazy();
+            let channel = self.channel(peer)?;
+            let mut known = self.known();
             if known.channels.len() >= CHANNELS_MAX {
                 known.channels.clear();
             }
-            known.channels.insert(peer.address.clone(), channel.clone());
-            channel
+            known.channels.entry(place).or_insert(channel).clone()
         };
         Ok(PeersClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
 
+    fn channel(&self, peer: &Peer) -> Result<Channel, PeerError> {
+        let address = &peer.address;
+        let is_none = || PeerError::Address { address: address.clone() };
+        match (&self.certificates, peer.certificate) {
+            (None, None) => plain_channel(address, CONNECT_MAX, settings).map_err(|_| is_none()),
+            (Some(certificates), Some(digest)) => {
+                let trusted = (certificates.clone(), Trust::Certificate(digest));
+                secure_channel(address, trusted, CONNECT_MAX, settings).map_err(|_| is_none())
+            }
+            (None, Some(_)) | (Some(_), None) => Err(PeerError::Unlike { worker: peer.worker }),
+        }
+    }
+
     /// What a peer's answer means for the next question.
     fn failed(&self, peer: &Peer, layer: LayerId, status: Status) -> PeerError {
+        if let Some(distrust) = Distrust::find(&status) {
+            return self.distrusted(peer, distrust);
+        }
         match status.code() {
             Code::NotFound => self.avoid(peer, Some(layer), LIED_FOR),
             Code::ResourceExhausted => self.avoid(peer, Some(layer), BUSY_FOR),
@@ -225,7 +318,18 @@ impl Peers {
             _ => self.avoid(peer, None, FAILED_FOR),
         }
         let (worker, address) = (peer.worker, peer.address.clone());
-        PeerError::Answer { worker, address, source: status.into() }
+        let message = told(&status);
+        PeerError::Answer { worker, address, source: Answer { message, ..status.into() } }
+    }
+
+    fn distrusted(&self, peer: &Peer, source: Distrust) -> PeerError {
+        self.avoid(peer, None, FAILED_FOR);
+        let (worker, address) = (peer.worker, peer.address.clone());
+        if self.says_first(worker) {
+            tracing::warn!(%worker, address, why = %source, hint = way_out(source.fault),
+                "nothing is read from another worker, only from the store");
+        }
+        PeerError::Distrusted { worker, address, source }
     }
 
     fn silent(&self, peer: &Peer) -> PeerError {
@@ -239,6 +343,12 @@ impl Peers {
             "a worker sent bytes that are not the layer's; it is not asked again");
         self.avoid(peer, None, LIED_FOR);
         PeerError::Lied { worker: peer.worker }
+    }
+
+    fn count(&self, peer: &Peer, bytes: u64) {
+        let Counters { encrypted, plain } = &*self.read;
+        let counted = if peer.certificate.is_some() { encrypted } else { plain };
+        counted.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Bytes of a peer as they come, no more than `max` of them, with a deadline on silence.
@@ -260,7 +370,9 @@ impl Peers {
                 Ok(Err(status)) => return Err(peers.failed(&peer, layer, status)),
                 Err(_) => return Err(peers.silent(&peer)),
             };
-            let left = left.checked_sub(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+            let count = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+            peers.count(&peer, count);
+            let left = left.checked_sub(count);
             match left {
                 Some(left) => Ok(Some((bytes, (peers, pieces, peer, left)))),
                 None => Err(peers.lied(&peer, layer)),
@@ -364,50 +476,10 @@ impl Peers {
     }
 }
 
-/// A file that is on its way.
-struct Spool {
-    place: Place,
-    size: u64,
-    hash: Sha256,
-}
-
-enum Place {
-    Memory(Vec<u8>),
-    File(File),
-}
-
-impl Spool {
-    fn new(size: u64, folder: &Path) -> Result<Spool, PeerError> {
-        let place = if size <= MEMORY_BYTES_MAX {
-            Place::Memory(Vec::with_capacity(usize::try_from(size).unwrap_or(0)))
-        } else {
-            Place::File(tempfile::tempfile_in(folder).map_err(PeerError::Spool)?)
-        };
-        Ok(Spool { place, size: 0, hash: Sha256::new() })
-    }
-
-    fn add(&mut self, bytes: &[u8]) -> Result<(), PeerError> {
-        match &mut self.place {
-            Place::Memory(memory) => memory.extend_from_slice(bytes),
-            Place::File(file) => file.write_all(bytes).map_err(PeerError::Spool)?,
-        }
-        self.hash.update(bytes);
-        self.size += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        Ok(())
-    }
-
-    fn is(&self, wanted: Wanted<'_>) -> bool {
-        let digest = Digest(self.hash.clone().finalize().into());
-        self.size == wanted.size && ContentDigest(digest) == wanted.content
-    }
-
-    fn into_reader(self) -> Result<Box<dyn Read + Send>, PeerError> {
-        match self.place {
-            Place::Memory(memory) => Ok(Box::new(Cursor::new(memory))),
-            Place::File(mut file) => {
-                file.rewind().map_err(PeerError::Spool)?;
-                Ok(Box::new(file))
-            }
-        }
-    }
+fn settings(endpoint: Endpoint) -> Endpoint {
+    endpoint
+        .http2_keep_alive_interval(Duration::from_secs(5))
+        .keep_alive_timeout(SILENCE_MAX)
+        .initial_stream_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
 }

@@ -15,6 +15,11 @@ use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::*;
+use crate::certificates::CertificateDigest;
+use crate::encrypted::{ServerCertificates, encrypted};
+use crate::secure::ClientCertificates;
+
+mod secure;
 
 const TABLE: &[u8] = b"what a table of contents looks like does not matter here";
 
@@ -143,6 +148,8 @@ struct World {
     worker: WorkerId,
     address: SocketAddr,
     key: PeerKey,
+    /// What the worker shows, in a cluster with TLS.
+    certificates: Option<Arc<ServerCertificates>>,
     said: Coordinator,
     folder: tempfile::TempDir,
     _tasks: TaskTracker,
@@ -156,33 +163,49 @@ async fn listen() -> (TcpListener, SocketAddr) {
 
 impl World {
     async fn with(manner: Manner) -> World {
+        World::known(manner, None, None).await
+    }
+
+    /// One whose worker shows a certificate, and one who reads who knows it, and is known.
+    async fn known(
+        manner: Manner,
+        certificates: Option<Arc<ServerCertificates>>,
+        reader: Option<Arc<ClientCertificates>>,
+    ) -> World {
         let (tasks, key, said) = (TaskTracker::new(), PeerKey::random(), Coordinator::default());
         let (listener, address) = listen().await;
         let held = Arc::new(Worker { manner, files: AtomicU32::new(0) });
         let service = PeerService::new(held, key.clone()).into_server();
         let serving = Server::builder().add_service(service);
-        tasks.spawn(serving.serve_with_incoming(TcpListenerStream::new(listener)));
+        match certificates.clone() {
+            None => tasks.spawn(serving.serve_with_incoming(TcpListenerStream::new(listener))),
+            Some(shown) => tasks.spawn(serving.serve_with_incoming(encrypted(listener, shown))),
+        };
         let (listener, coordinator) = listen().await;
         let serving = Server::builder().add_service(WorkersServer::new(said.clone()));
         tasks.spawn(serving.serve_with_incoming(TcpListenerStream::new(listener)));
         let channel: Channel =
             Endpoint::from_shared(format!("http://{coordinator}")).unwrap().connect_lazy();
-        let peers = Peers::new(channel, WorkerId::from_bits(1));
+        let peers = Peers::new(channel, WorkerId::from_bits(1)).with_certificates(reader);
         let folder = tempfile::tempdir().unwrap();
         let worker = WorkerId::from_bits(2);
-        let world = World { peers, worker, address, key, said, folder, _tasks: tasks };
+        let world =
+            World { peers, worker, address, key, certificates, said, folder, _tasks: tasks };
         world.tell(true, &world.peer());
         world
     }
 
     fn peer(&self) -> Peer {
         let ticket = self.key.ticket(&layer()).into();
-        Peer { worker: self.worker, address: self.address.to_string(), ticket }
+        let certificate = self.certificates.as_ref().map(|shown| shown.digest());
+        Peer { worker: self.worker, address: self.address.to_string(), ticket, certificate }
     }
 
     fn tell(&self, coming: bool, peer: &Peer) {
-        let Peer { worker, address, ticket } = peer.clone();
-        let peer = Some(pb::Peer { worker: worker.to_string(), address, ticket });
+        let Peer { worker, address, ticket, certificate } = peer.clone();
+        let worker = worker.to_string();
+        let certificate = certificate.map(|it| it.bytes().into()).unwrap_or_default();
+        let peer = Some(pb::Peer { worker, address, ticket, certificate });
         *self.said.0.lock().unwrap() = pb::FindMakerReply { coming, peer };
     }
 

@@ -38,7 +38,8 @@ impl Maker {
         let serving = Server::builder().add_service(PeersServer::new(self.clone()));
         tasks.spawn(serving.serve_with_incoming(TcpListenerStream::new(listener)));
         let worker = dcbuild_model::WorkerId::from_bits(2).to_string();
-        let peer = Some(pb::Peer { worker, address, ticket: Vec::new().into() });
+        let peer = pb::Peer { worker, address, ..pb::Peer::default() };
+        let peer = Some(peer);
         let coordinator = Coordinator(pb::FindMakerReply { coming: true, peer });
         let (listener, address) = listen().await;
         let serving = Server::builder().add_service(WorkersServer::new(coordinator));
