@@ -55,12 +55,12 @@ pub(super) fn split(progress: &str, took: f64) -> Split {
 /// How long the step took whose name ends so.
 pub(super) fn step(progress: &str, end: &str) -> Option<f64> {
     let batches = progress.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let spans = batches.filter_map(|said| {
+    let mut spans = batches.filter_map(|said| {
         let vertexes = said["vertexes"].as_array()?;
         let is_it = |it: &&Value| it["name"].as_str().is_some_and(|name| name.ends_with(end));
         vertexes.iter().filter(is_it).find_map(span)
     });
-    spans.last().map(|(started, completed)| completed - started)
+    spans.next_back().map(|(started, completed)| completed - started)
 }
 
 fn span(vertex: &Value) -> Option<Span> {
