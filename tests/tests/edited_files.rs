@@ -186,7 +186,7 @@ impl Folder {
             }
             Edit::Remove(_) => fs::remove_file(path).unwrap(),
             Edit::Rename(_) => {
-                fs::rename(path, path.with_file_name(format!("moved{count}.txt"))).unwrap()
+                fs::rename(path, path.with_file_name(format!("moved{count}.txt"))).unwrap();
             }
             Edit::Link(_) => {
                 fs::remove_file(path).unwrap();

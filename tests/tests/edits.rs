@@ -133,7 +133,7 @@ impl Project {
             },
             Line::RunMount { stage } => match earlier(stage) {
                 Some(from) => {
-                    self.run(&format!("--mount=from=s{from},source=/made,target=/m "), edited)
+                    self.run(&format!("--mount=from=s{from},source=/made,target=/m "), edited);
                 }
                 None => self.run("", edited),
             },

@@ -208,7 +208,7 @@ impl Book {
                 let told = self.builds.get(&build).and_then(|active| active.errors.get(&piece));
                 match (fault, self.lost, told) {
                     (InfraFault::WorkerLost, Some(worker), _) => {
-                        words.push_str(&format!(", {worker}"))
+                        words.push_str(&format!(", {worker}"));
                     }
                     (InfraFault::WorkerLost, None, _) | (_, _, None) => {}
                     (_, _, Some(told)) => words = format!("{words}: {}", told.message),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use dcbuild_model::{AttemptId, Record, StepIndex, WorkerId};
 use dcbuild_proto::document::{Sending, Upload};
 
+use super::makers::Hold;
 use super::{Active, Book, Effect, Order};
 use crate::planned;
 
@@ -33,8 +34,8 @@ impl Book {
     /// Has a result sent that its worker keeps to itself.
     pub(super) fn ask_for(&mut self, (attempt, step): ResultId) {
         let Some(unsent) = self.undurable.get_mut(&(attempt, step)) else { return };
-        if unsent.held && !unsent.asked {
-            unsent.asked = true;
+        if unsent.hold == Hold::Held {
+            unsent.hold = Hold::Asked;
             let worker = unsent.worker;
             self.order(worker, Order::Send { attempt, step });
         }
@@ -42,7 +43,7 @@ impl Book {
 
     /// Has all results of these attempts sent.
     pub(super) fn ask_for_all(&mut self, wanted: impl Fn(&ResultId, &Record) -> bool) {
-        let held = self.undurable.iter().filter(|(_, unsent)| unsent.held && !unsent.asked);
+        let held = self.undurable.iter().filter(|(_, unsent)| unsent.hold == Hold::Held);
         let wanted = held.filter(|(id, unsent)| wanted(id, &unsent.record));
         let wanted: Vec<ResultId> = wanted.map(|(id, _)| *id).collect();
         for id in wanted {
@@ -67,7 +68,7 @@ impl Book {
     /// Lets go of what is held for builds that are over.
     pub(super) fn release_held(&mut self) {
         let unused = self.undurable.iter().filter(|(_, unsent)| {
-            unsent.held && !unsent.wanted && Arc::strong_count(&unsent.record) <= UNUSED
+            unsent.hold != Hold::No && !unsent.wanted && Arc::strong_count(&unsent.record) <= UNUSED
         });
         let unused: Vec<(ResultId, WorkerId)> =
             unused.map(|(id, unsent)| (*id, unsent.worker)).collect();
@@ -87,7 +88,9 @@ impl Book {
         for (attempt, step) in held {
             match self.undurable.get(&(attempt, step)).filter(|unsent| unsent.worker == worker) {
                 None => self.order(worker, Order::LetGo { attempt, step }),
-                Some(unsent) if unsent.asked => self.order(worker, Order::Send { attempt, step }),
+                Some(unsent) if unsent.hold == Hold::Asked => {
+                    self.order(worker, Order::Send { attempt, step });
+                }
                 Some(_) => {}
             }
         }

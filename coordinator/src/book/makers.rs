@@ -17,12 +17,20 @@ pub(super) struct Unsent {
     pub(super) record: Arc<Record>,
     /// The worker has given up to send it, and has it still.
     pub(super) kept_back: bool,
-    /// The worker keeps it to itself until somebody asks for it.
-    pub(super) held: bool,
-    /// Somebody has.
-    pub(super) asked: bool,
+    pub(super) hold: Hold,
     /// Later builds are to find it.
     pub(super) wanted: bool,
+}
+
+/// Whether a worker waits with sending a result.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Hold {
+    /// It sends it at once.
+    No,
+    /// It keeps it to itself until somebody asks for it.
+    Held,
+    /// Somebody has asked for it.
+    Asked,
 }
 
 impl Unsent {

@@ -13,7 +13,7 @@ use dcbuild_remote::{CertificateDigest, PeerBytes};
 use dcbuild_scheduler::{Event, Fence, InfraFault, Refusal, Return, StepFault, Work};
 
 use super::actions::fault_of;
-use super::makers::{PeerPlace, Unsent};
+use super::makers::{Hold, PeerPlace, Unsent};
 use super::{Active, Attempt, Book, Order, Piece};
 use crate::build::Build;
 use crate::log::Entry;
@@ -251,8 +251,8 @@ impl Book {
         known.made.insert(step, record.clone());
         let (worker, build) = (known.lease.worker, known.lease.build);
         let wanted = self.builds.get(&build).is_none_or(|active| active.keeps(step));
-        let (held, asked, kept_back) = (!wanted, false, false);
-        let unsent = Unsent { worker, record, kept_back, held, asked, wanted };
+        let hold = if wanted { Hold::No } else { Hold::Held };
+        let unsent = Unsent { worker, record, kept_back: false, hold, wanted };
         self.undurable.insert((attempt, step), unsent);
     }
 

@@ -7,7 +7,7 @@ use dcbuild_remote::PeerBytes;
 use dcbuild_scheduler::{Duty, Event, Refusal, Requests, Work, WorkerFacts};
 use tokio::sync::mpsc;
 
-use super::makers::Unsent;
+use super::makers::{Hold, Unsent};
 use super::{Book, Effect, Hello, Member, Order, PeerPlace, Renewal, Session};
 
 /// A worker, as a person sees it.
@@ -237,7 +237,7 @@ impl Book {
             Spent::Step(attempt, step) => {
                 if refusal.is_some()
                     && let Some(refused) = self.undurable.remove(&(*attempt, *step))
-                    && refused.held
+                    && refused.hold != Hold::No
                 {
                     self.let_go(refused.worker, (*attempt, *step));
                 }

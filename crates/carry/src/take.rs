@@ -179,13 +179,12 @@ async fn bring(
 ) -> Result<(), TakeError> {
     let failed = |source| TakeError::Store { place: place.name(), source };
     let bring = choice.blobs.intersection(&choice.missing).map(|blob| async move {
-        let content = match borrowed.embedded.get(blob) {
-            Some(bytes) => dcbuild_store::stream_of(Bytes::clone(bytes)),
-            None => {
-                let size = borrowed.offered.get(blob).copied().unwrap_or_default();
-                let content = place.get(blob, size).await;
-                content.map_err(|source| TakeError::Place { place: place.name(), source })?
-            }
+        let content = if let Some(bytes) = borrowed.embedded.get(blob) {
+            dcbuild_store::stream_of(Bytes::clone(bytes))
+        } else {
+            let size = borrowed.offered.get(blob).copied().unwrap_or_default();
+            let content = place.get(blob, size).await;
+            content.map_err(|source| TakeError::Place { place: place.name(), source })?
         };
         shelf.blobs.put(blob, content).await.map_err(failed)
     });

@@ -1,4 +1,5 @@
 //! A cluster over TLS: who is let in, what is said to who is not, and a bucket with a certificate of its own.
+#![expect(clippy::unwrap_used, reason = "test")]
 
 mod page;
 mod peers;

@@ -219,6 +219,12 @@ fn what_buildx_does_with_an_image_elsewhere_is_understood() {
             hint: such as -o DIR, -o type=oci,dest=app.tar or -o type=image,name=app:1,push=true
         "#]],
     );
+}
+
+/// What it does and we do not, and what nobody does.
+#[test]
+fn what_an_image_elsewhere_cannot_be_is_told() {
+    let one = |written: &str, want: Expect| check(&[written], NO, &["app"], &want);
     one(
         "type=registry,registry.insecure=true",
         expect![[r#"

@@ -10,16 +10,16 @@ use crate::encrypted::{ServerTls, Speech};
 use crate::secure::Distrust;
 
 /// What a worker shows, who asks its readers for theirs.
-fn shown(pair: &Pair, authority: &Authority) -> Option<Arc<ServerCertificates>> {
+fn shown(pair: &Pair, authority: &Authority) -> Arc<ServerCertificates> {
     let Pair { cert, key } = pair.clone();
     let files = ServerTls { cert, key, client_ca: Some(authority.ca()) };
-    Some(Arc::new(ServerCertificates::open(files, Speech::Calls).unwrap()))
+    Arc::new(ServerCertificates::open(files, Speech::Calls).unwrap())
 }
 
-fn reader(authority: &Authority, pair: Option<Pair>) -> Option<Arc<ClientCertificates>> {
+fn reader(authority: &Authority, pair: Option<Pair>) -> Arc<ClientCertificates> {
     let identity = pair.map(|Pair { cert, key }| (cert, key));
     let files = ClientTls { ca: Some(authority.ca()), identity };
-    Some(Arc::new(ClientCertificates::open(files).unwrap()))
+    Arc::new(ClientCertificates::open(files).unwrap())
 }
 
 /// A worker whose certificate is for no name that it is reached by, and for clients alone.
@@ -39,8 +39,8 @@ async fn two_members_read_over_tls() {
     let ours = Authority::new("ours");
     let world = World::known(
         Manner::Honest,
-        shown(&member(&ours), &ours),
-        reader(&ours, Some(member(&ours))),
+        Some(shown(&member(&ours), &ours)),
+        Some(reader(&ours, Some(member(&ours)))),
     )
     .await;
     let peer = world.named().await.unwrap();
@@ -62,7 +62,7 @@ async fn reads_in_the_clear_are_counted_as_such() {
 #[tokio::test]
 async fn who_speaks_no_tls_gets_nothing() {
     let ours = Authority::new("ours");
-    let world = World::known(Manner::Honest, shown(&member(&ours), &ours), None).await;
+    let world = World::known(Manner::Honest, Some(shown(&member(&ours), &ours)), None).await;
     // One of an older version, say, that knows nothing of certificates.
     let peer = Peer { certificate: None, ..world.peer() };
     let error = world.file(&peer, "small", b"small").await.unwrap_err();
@@ -88,7 +88,8 @@ async fn who_shows_no_certificate_or_a_strange_one_gets_nothing() {
     ] {
         let path = pair.as_ref().map(|pair| pair.cert.clone());
         let reader = reader(&ours, pair);
-        let world = World::known(Manner::Honest, shown(&member(&ours), &ours), reader).await;
+        let world =
+            World::known(Manner::Honest, Some(shown(&member(&ours), &ours)), Some(reader)).await;
         let found = distrust(world.file(&world.peer(), "small", b"small").await.unwrap_err());
         assert_eq!(found, Distrust { fault, shown: path });
         assert_eq!(world.peers.read_bytes(), PeerBytes::default());
@@ -102,7 +103,8 @@ async fn a_worker_is_believed_only_with_the_certificate_that_it_announced() {
     let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
     let mine = || reader(&ours, Some(member(&ours)));
     // Another member of the same cluster, at its address.
-    let world = World::known(Manner::Honest, shown(&member(&ours), &ours), mine()).await;
+    let world =
+        World::known(Manner::Honest, Some(shown(&member(&ours), &ours)), Some(mine())).await;
     let announced = Some(CertificateDigest(Digest::of(b"another")));
     let peer = Peer { certificate: announced, ..world.peer() };
     let found = distrust(world.file(&peer, "small", b"small").await.unwrap_err());
@@ -113,7 +115,7 @@ async fn a_worker_is_believed_only_with_the_certificate_that_it_announced() {
         (ours.certificate("w", Valid::Formerly), TlsFault::Expired),
         (ours.certificate("w", Valid::Later), TlsFault::Early),
     ] {
-        let world = World::known(Manner::Honest, shown(&pair, &ours), mine()).await;
+        let world = World::known(Manner::Honest, Some(shown(&pair, &ours)), Some(mine())).await;
         let found = distrust(world.file(&world.peer(), "small", b"small").await.unwrap_err());
         assert_eq!(found.fault, fault);
         assert_eq!(world.peers.read_bytes(), PeerBytes::default());
@@ -123,10 +125,10 @@ async fn a_worker_is_believed_only_with_the_certificate_that_it_announced() {
 #[tokio::test]
 async fn one_that_encrypts_and_one_that_does_not_leave_each_other_alone() {
     let ours = Authority::new("ours");
-    let encrypts = World::known(Manner::Honest, shown(&member(&ours), &ours), None).await;
+    let encrypts = World::known(Manner::Honest, Some(shown(&member(&ours), &ours)), None).await;
     let maker = encrypts.peers.maker(&layer()).await.unwrap();
     assert_eq!(maker, Maker { coming: true, peer: None }, "the store is waited for");
-    let plain = World::known(Manner::Honest, None, reader(&ours, Some(member(&ours)))).await;
+    let plain = World::known(Manner::Honest, None, Some(reader(&ours, Some(member(&ours))))).await;
     let maker = plain.peers.maker(&layer()).await.unwrap();
     assert_eq!(maker, Maker { coming: true, peer: None }, "the store is waited for");
     // Nor are they read from by whoever has an address.
@@ -140,7 +142,7 @@ async fn certificates_that_are_renewed_count_at_once_on_both_sides() {
     let ours = Authority::new("ours");
     let (worker, own) = (member(&ours), ours.certificate("r", Valid::Formerly));
     let mine = reader(&ours, Some(own.clone()));
-    let world = World::known(Manner::Honest, shown(&worker, &ours), mine).await;
+    let world = World::known(Manner::Honest, Some(shown(&worker, &ours)), Some(mine)).await;
     let before = world.peer();
     let found = distrust(world.file(&before, "small", b"small").await.unwrap_err());
     assert_eq!(found.fault, TlsFault::RefusedDate);
