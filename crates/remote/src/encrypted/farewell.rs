@@ -20,20 +20,12 @@ const WORDS: &str = "this port speaks TLS only: write https:// in place of http:
 /// How long and how much is read of such a client, so that it hears the answer.
 pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 const FAREWELL_BYTES: u64 = 64 << 10;
-/// How often it is looked whether the first bytes have come.
-const REST: Duration = Duration::from_millis(10);
 
 /// Answers the first request in the clear, whatever it is.
 pub(super) async fn say_goodbye(stream: &mut TcpStream) -> io::Result<()> {
     let mut start = [0; PREFACE_STARTS.len()];
     // No request of either kind is shorter.
-    loop {
-        match stream.peek(&mut start).await? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count if count < start.len() => tokio::time::sleep(REST).await,
-            _ => break,
-        }
-    }
+    stream.read_exact(&mut start).await?;
     if start == *PREFACE_STARTS { answer_calls(stream).await } else { answer_pages(stream).await }
 }
 
@@ -49,7 +41,7 @@ async fn answer_pages(stream: &mut TcpStream) -> io::Result<()> {
 
 async fn answer_calls(stream: &mut TcpStream) -> io::Result<()> {
     stream.write_all(&frame((SETTINGS, 0), 0, &[])).await?;
-    stream.read_exact(&mut [0; PREFACE_BYTES]).await?;
+    stream.read_exact(&mut [0; PREFACE_BYTES - PREFACE_STARTS.len()]).await?;
     let request = loop {
         let mut head = [0; FRAME_HEAD];
         stream.read_exact(&mut head).await?;

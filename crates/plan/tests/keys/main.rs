@@ -1,6 +1,8 @@
 //! What changes a key and what does not; each named fault is one that another builder shipped.
 #![expect(clippy::unwrap_used, reason = "test")]
 
+mod cones;
+
 use dcbuild_model::{Digest, SelectionDigest, StepKey};
 use dcbuild_plan::{ContextSource, Need, Plan, Planned, Request, Sources, plan};
 
