@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dcbuild_tests::running::{Finished, Running};
@@ -164,9 +165,15 @@ fn a_bucket_that_has_too_much_to_do_is_given_up_in_time() {
         assert!(said.contains("SlowDown") || said.contains("times in a row"), "{said}");
         assert_eq!(it.s3.keys(), Vec::<String>::new());
     }
-    // It asks for patience once in a while, which is no failure.
-    it.s3.fail(|seen| (seen.number % 4 == 1).then_some(Fault::SLOW_DOWN));
+    // It asks for patience once in a while, and never twice for the same, which is no failure.
+    let (before, asked) = (it.s3.fired(), Mutex::new(BTreeSet::new()));
+    it.s3.fail(move |seen| {
+        let mut asked = asked.lock().unwrap();
+        let is_new = asked.insert((seen.request, seen.path.clone()));
+        (is_new && asked.len() % 4 == 1).then_some(Fault::SLOW_DOWN)
+    });
     let said = it.import().well().stdout;
+    assert!(it.s3.fired() > before);
     assert!(said.contains("imported"), "{said}");
     it.s3.heal();
     it.ends();
