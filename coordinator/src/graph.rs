@@ -1,9 +1,9 @@
 //! The compact graph of a planned build: what the scheduler may know of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dcbuild_model::{Digest, Encoder, Record, Scope, StepIndex};
-use dcbuild_plan::{MountKind, Op, Plan, RunNetwork, Step};
+use dcbuild_plan::{Input, MountKind, Op, Plan, RunNetwork, Step};
 use dcbuild_scheduler::{
     CacheMount, Freshness, Graph, Made, OutputNode, Requests, Sees, Share, StepKind, StepNode,
 };
@@ -51,6 +51,7 @@ fn node(
         key: step.recipe,
         parent: step.parent,
         inputs: inputs_of(step).collect(),
+        parts: parts_of(step),
         platform: step.platform.clone(),
         kind: if matches!(step.op, Op::Run(_)) { StepKind::Run } else { StepKind::Files },
         share: share(kind, step, secret),
@@ -60,6 +61,15 @@ fn node(
         requests: Requests::default(),
         taken,
     }
+}
+
+/// The steps of whose trees a step reads less than all.
+fn parts_of(step: &Step) -> Vec<StepIndex> {
+    let is_all = |source: &String| matches!(source.trim_matches('/'), "" | "." | "*");
+    let whole = |input: &&Input| input.selection.sources.iter().any(is_all);
+    let whole: BTreeSet<StepIndex> =
+        step.inputs.iter().filter(whole).filter_map(Input::step).collect();
+    inputs_of(step).filter(|input| !whole.contains(input)).collect()
 }
 
 fn mounts(step: &Step) -> &[MountKind] {

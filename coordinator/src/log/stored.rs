@@ -163,6 +163,8 @@ struct StoredNode {
     key: StepKey,
     parent: Option<StepIndex>,
     inputs: Vec<StepIndex>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    parts: Vec<StepIndex>,
     platform: Platform,
     runs: bool,
     share: StoredShare,
@@ -287,6 +289,7 @@ fn stored_node(node: &scheduler::StepNode) -> StoredNode {
         key: node.key,
         parent: node.parent,
         inputs: node.inputs.clone(),
+        parts: node.parts.clone(),
         platform: node.platform.clone(),
         runs: node.kind == scheduler::StepKind::Run,
         share: match node.share {
@@ -338,6 +341,7 @@ fn node(stored: StoredNode) -> scheduler::StepNode {
         key: stored.key,
         parent: stored.parent,
         inputs: stored.inputs,
+        parts: stored.parts,
         platform: stored.platform,
         kind: if stored.runs { scheduler::StepKind::Run } else { scheduler::StepKind::Files },
         share: match stored.share {

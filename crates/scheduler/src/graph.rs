@@ -84,6 +84,8 @@ pub struct StepNode {
     pub parent: Option<StepIndex>,
     /// The steps whose results it reads besides.
     pub inputs: Vec<StepIndex>,
+    /// Those of them of which it reads a part only: little is brought for them.
+    pub parts: Vec<StepIndex>,
     /// The platform that it runs for.
     pub platform: Platform,
     /// Where it works.

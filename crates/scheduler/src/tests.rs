@@ -1,7 +1,7 @@
 //! Transcripts: a few words per event, the actions behind it.
 //!
 //! A build is written as `build a: x y<x z@1<x+y:net =>z`: step `y` lies on `x`; `z` is of stage 1, lies on `x` and reads
-//! `y`; flags follow a colon; the output needs `z`. A step's name is its key. Attempts are `t1`, `t2` in their order.
+//! `y`, of which it reads a part if that is written `.y`; flags follow a colon; the output needs `z`. A step's name is its key. Attempts are `t1`, `t2` in their order.
 
 mod language;
 
@@ -630,6 +630,20 @@ fn work_goes_where_its_parent_lies() {
               lease t4 to worker 1: a.z
         "#]],
     );
+}
+
+#[test]
+fn a_stage_that_is_read_whole_weighs_more_than_one_that_is_read_in_part() {
+    let place = |reads: &str| {
+        let script = format!(
+            "worker 1 joins\nworker 2 joins\nbuild a: x:hit y@1<x w@2<x z@3<x+{reads} =>z,y\nt1 done y\nt2 done w"
+        );
+        play(&script).lines().last().unwrap().trim().to_owned()
+    };
+    assert_eq!(place("y+w"), "lease t3 to worker 1: a.z");
+    assert_eq!(place(".y+w"), "lease t3 to worker 2: a.z");
+    assert_eq!(place("y+.w"), "lease t3 to worker 1: a.z");
+    assert_eq!(place(".w"), "lease t3 to worker 2: a.z");
 }
 
 #[test]

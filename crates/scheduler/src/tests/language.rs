@@ -199,12 +199,16 @@ impl Player {
                 .split_once('<')
                 .unwrap_or((word.split(':').next().unwrap(), ""));
             let (name, stage) = name.split_once('@').unwrap_or((name, "0"));
-            let mut needs = needs.split('+').filter(|need| !need.is_empty()).map(find);
+            let parts = needs.split('+').filter_map(|need| need.strip_prefix('.')).map(find);
+            let parts = parts.collect();
+            let needs = needs.split('+').filter(|need| !need.is_empty());
+            let mut needs = needs.map(|need| find(need.trim_start_matches('.')));
             let mut node = StepNode {
                 stage: StageIndex(stage.parse().unwrap()),
                 key: StepKey(Digest::of(name.as_bytes())),
                 parent: needs.next(),
                 inputs: needs.collect(),
+                parts,
                 platform: "linux/amd64".parse().unwrap(),
                 kind: StepKind::Run,
                 share: Share::Anyone,

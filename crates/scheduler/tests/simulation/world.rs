@@ -187,6 +187,7 @@ impl World {
                     stage: StageIndex(u32::try_from(stage).unwrap()),
                     key: StepKey(Digest::of(name.as_bytes())),
                     parent,
+                    parts: inputs.iter().copied().filter(|_| self.dice.percent(30)).collect(),
                     inputs,
                     platform: if family == 0 { "linux/arm64" } else { "linux/amd64" }
                         .parse()
