@@ -3,12 +3,14 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, Cursor, Read};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use dcbuild_layer::{BlobIndex, ReadContent, open_extent};
+use bytes::Bytes;
+use dcbuild_layer::{BlobIndex, Extent, ReadContent, open_extent};
 use dcbuild_model::{BlobDigest, ContentDigest, Digest, LayerId, TreePath};
 use dcbuild_proto::document::StepErrorKind;
 use dcbuild_remote::{Peer, Peers};
@@ -27,6 +29,9 @@ use crate::shared::can_snapshot;
 /// for less.
 const FILES_OF_PEER: u32 = 16;
 const LARGE_FILE: u64 = 4 << 20;
+/// Of each blob that is read the last frames stay in memory, as long as all of one file's are no more than this.
+const FRAMES_KEPT: usize = 4;
+const FRAMES_BYTES_MAX: u64 = 2 << 20;
 /// A larger blob index is not one of ours.
 const INDEX_BYTES_MAX: u64 = 2 << 30;
 
@@ -34,9 +39,31 @@ const INDEX_BYTES_MAX: u64 = 2 << 30;
 enum Place {
     Snapshot(SnapshotContents),
     Recipe(Arc<Recipe>),
-    Blob(BlobDigest, Box<BlobIndex>),
+    Blob(BlobDigest, Box<BlobIndex>, Frames),
     /// The worker that made it, and how many files were taken from there.
     Peer(Peer, AtomicU32),
+}
+
+/// The last frames that were read for small files: who reads one mostly reads the next.
+#[derive(Default)]
+struct Frames(Mutex<VecDeque<(Range<u64>, Bytes)>>);
+
+impl Frames {
+    fn get(&self, wanted: &Range<u64>) -> Option<Bytes> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let holds = |(range, _): &&(Range<u64>, Bytes)| {
+            range.start <= wanted.start && wanted.end <= range.end
+        };
+        let (range, bytes) = kept.iter().find(holds)?;
+        let at = |place: u64| usize::try_from(place - range.start).ok();
+        Some(bytes.slice(at(wanted.start)?..at(wanted.end)?))
+    }
+
+    fn keep(&self, range: Range<u64>, bytes: Bytes) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.truncate(FRAMES_KEPT - 1);
+        kept.push_front((range, bytes));
+    }
 }
 
 /// How far bytes are looked for.
@@ -179,7 +206,7 @@ impl Contents {
         };
         let Some((blob, index)) = found else { return Ok(None) };
         let index = BlobIndex::decode(&index).map_err(io::Error::other)?;
-        Ok(Some(Place::Blob(blob, Box::new(index))))
+        Ok(Some(Place::Blob(blob, Box::new(index), Frames::default())))
     }
 
     fn of_layer(&self, layer: &LayerId, body: &FileBody) -> io::Result<Box<dyn Read + Send>> {
@@ -210,8 +237,12 @@ impl Contents {
                 let inner = file_of(recipe, path).ok_or_else(absent)?;
                 self.of_recipe_body(recipe, inner)
             }
-            Place::Blob(blob, index) => {
-                let inner = self.of_blob(layer, blob, (index, path))?;
+            Place::Blob(blob, index, frames) => {
+                let extent = index.locate(path).ok_or_else(absent)?;
+                let inner = self.of_blob((layer, blob), (&extent, frames))?;
+                let opened = open_extent(inner, &extent, index.compression());
+                let inner =
+                    opened.map_err(|error| damaged(&self.layers, (*layer, *blob), error))?;
                 Ok(Box::new(self.checked(layer, *blob, (inner, body.content))))
             }
         }
@@ -255,20 +286,32 @@ impl Contents {
         }
     }
 
+    /// The part of a blob in which a file is.
     fn of_blob(
         &self,
-        layer: &LayerId,
-        blob: &BlobDigest,
-        (index, path): (&BlobIndex, &TreePath),
+        (layer, blob): (&LayerId, &BlobDigest),
+        (extent, frames): (&Extent, &Frames),
     ) -> io::Result<Box<dyn Read + Send>> {
-        let extent = index.locate(path).ok_or_else(absent)?;
-        let range = ByteRange::new(extent.blob.start, extent.blob.end - extent.blob.start);
+        let len = extent.blob.end - extent.blob.start;
+        let is_small = len <= FRAMES_BYTES_MAX;
+        if is_small && let Some(bytes) = frames.get(&extent.blob) {
+            return Ok(Box::new(Cursor::new(bytes)));
+        }
         let handle = self.layers.handle.clone();
+        let range = ByteRange::new(extent.blob.start, len);
         let stream = handle.block_on(self.layers.blobs.get(blob, range));
         let stream = stream.map_err(|error| blobs::lost(*layer, error))?;
-        let pieces = blobs::of_layer(stream, *layer);
-        let opened = open_extent(Blocking::new(handle, pieces), &extent, index.compression());
-        opened.map_err(|error| damaged(&self.layers, (*layer, *blob), error))
+        let mut inner = Blocking::new(handle, blobs::of_layer(stream, *layer));
+        if !is_small {
+            return Ok(Box::new(inner));
+        }
+        let mut bytes = Vec::new();
+        inner.read_to_end(&mut bytes)?;
+        let bytes = Bytes::from(bytes);
+        if u64::try_from(bytes.len()) == Ok(len) {
+            frames.keep(extent.blob.clone(), bytes.clone());
+        }
+        Ok(Box::new(Cursor::new(bytes)))
     }
 }
 

@@ -249,6 +249,10 @@ fn batches<'a>(
     }
     open.retain(|_, entries| !entries.is_empty());
     batches.extend(open.into_iter().map(|(folder, entries)| Batch { folder, entries }));
+    // In the order of a blob: files that lie beside each other there are read one after the other.
+    batches.sort_by(|one, other| {
+        one.entries.first().map(|it| it.0).cmp(&other.entries.first().map(|it| it.0))
+    });
     batches
 }
 
