@@ -93,6 +93,7 @@ pub(crate) async fn coordinator(flags: args::Coordinator, app: &App) -> anyhow::
         async {
             let served = incoming.serve(&coordinator, stop).await;
             coordinator.stop().await;
+            tracing::info!("the coordinator has stopped; builds go on when it is started again");
             written.cancel();
             served
         },

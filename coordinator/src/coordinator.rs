@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use dcbuild_model::{BuildId, Digest, UnixTime};
 use dcbuild_process::{Clock, new_bits};
@@ -27,6 +28,9 @@ use crate::records::Records;
 use crate::rpc::{self, Services};
 use crate::sweeper::Sweeper;
 use crate::sweeps::Sweeps;
+
+/// How long a stopping coordinator waits for connections to end.
+const FAREWELL_MAX: Duration = Duration::from_secs(5);
 
 /// Says why a coordinator could not start.
 #[derive(Debug, thiserror::Error)]
@@ -164,27 +168,37 @@ impl Coordinator {
         Ok(Coordinator { services, tracker, stop })
     }
 
-    /// Serves connections until the coordinator or `stop` is stopped.
+    /// Serves connections until the coordinator or `stop` is stopped, which stops the coordinator: a stream that somebody
+    /// holds open ends by that alone. Who does not go in time is cut off.
     pub async fn serve<I, C>(&self, incoming: I, stop: CancellationToken) -> Result<(), ServeError>
     where
         I: Stream<Item = io::Result<C>>,
         C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
     {
         let stopped = self.stop.clone();
-        let either = async move {
+        let either = async {
             tokio::select! {
-                () = stop.cancelled() => {}
+                () = stop.cancelled() => stopped.cancel(),
                 () = stopped.cancelled() => {}
             }
         };
-        Server::builder()
-            .http2_keepalive_interval(Some(std::time::Duration::from_secs(10)))
+        let late = async {
+            stopped.cancelled().await;
+            tokio::time::sleep(FAREWELL_MAX).await;
+        };
+        let serving = Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(10)))
             .initial_stream_window_size(8 << 20)
             .initial_connection_window_size(16 << 20)
             .add_routes(rpc::routes(&self.services))
-            .serve_with_incoming_shutdown(incoming, either)
-            .await
-            .map_err(ServeError::Server)
+            .serve_with_incoming_shutdown(incoming, either);
+        tokio::select! {
+            served = serving => served.map_err(ServeError::Server),
+            () = late => {
+                tracing::info!("connections are still open, and are cut");
+                Ok(())
+            }
+        }
     }
 
     /// Serves `/healthz` and `/metrics` until the coordinator stops.

@@ -1,9 +1,9 @@
 //! The compact graph of a planned build: what the scheduler may know of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dcbuild_model::{Digest, Encoder, Record, Scope, StepIndex};
-use dcbuild_plan::{MountKind, Op, Plan, RunNetwork, Step};
+use dcbuild_plan::{CacheSharing, Input, MountKind, Op, Plan, RunNetwork, Step};
 use dcbuild_scheduler::{
     CacheMount, Freshness, Graph, Made, OutputNode, Requests, Sees, Share, StepKind, StepNode,
 };
@@ -51,15 +51,30 @@ fn node(
         key: step.recipe,
         parent: step.parent,
         inputs: inputs_of(step).collect(),
+        parts: parts_of(step),
         platform: step.platform.clone(),
         kind: if matches!(step.op, Op::Run(_)) { StepKind::Run } else { StepKind::Files },
         share: share(kind, step, secret),
         sees: sees(step),
         freshness: if step.fresh { Freshness::Fresh } else { Freshness::Any },
-        caches: caches(kind, step),
+        caches: caches(
+            kind,
+            step,
+            &[CacheSharing::Shared, CacheSharing::Private, CacheSharing::Locked],
+        ),
+        locked: caches(kind, step, &[CacheSharing::Locked]),
         requests: Requests::default(),
         taken,
     }
+}
+
+/// The steps of whose trees a step reads less than all.
+fn parts_of(step: &Step) -> Vec<StepIndex> {
+    let is_all = |source: &String| matches!(source.trim_matches('/'), "" | "." | "*");
+    let whole = |input: &&Input| input.selection.sources.iter().any(is_all);
+    let whole: BTreeSet<StepIndex> =
+        step.inputs.iter().filter(whole).filter_map(Input::step).collect();
+    inputs_of(step).filter(|input| !whole.contains(input)).collect()
 }
 
 fn mounts(step: &Step) -> &[MountKind] {
@@ -104,9 +119,10 @@ fn sees(step: &Step) -> Sees {
     }
 }
 
-fn caches(kind: &GraphKind<'_>, step: &Step) -> Vec<CacheMount> {
+/// The cache mounts of a step that are shared in one of these ways.
+fn caches(kind: &GraphKind<'_>, step: &Step, of: &[CacheSharing]) -> Vec<CacheMount> {
     let cache = |mount: &MountKind| match mount {
-        MountKind::Cache { id, .. } => {
+        MountKind::Cache { id, sharing, .. } if of.contains(sharing) => {
             let mut encoder = Encoder::new("cache-mount/1");
             encoder.text(kind.scope.as_str());
             encoder.text(id);

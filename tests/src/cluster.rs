@@ -135,6 +135,13 @@ impl Cluster {
         self.coordinator.take().unwrap().kill();
     }
 
+    /// Ends the coordinator in order, waits until it is gone, and gives what it said.
+    pub fn end_coordinator(&mut self) -> Finished {
+        let coordinator = self.coordinator.take().unwrap();
+        coordinator.terminate();
+        coordinator.finish(LONG)
+    }
+
     /// Ends a worker in order, waits until it is gone, and gives what it said.
     pub fn end_worker(&mut self, number: usize) -> Finished {
         let worker = self.workers[number].take().unwrap();

@@ -61,6 +61,27 @@ fn a_copy_of_one_file_asks_the_bucket_for_that_file_and_little_more() {
     assert!((1_000_000..2_200_000).contains(&bytes), "{bytes} bytes of a layer of 61 MB\n{said}");
 }
 
+#[test]
+fn many_small_files_of_the_bucket_are_had_with_few_requests() {
+    let files: Vec<(String, String)> =
+        (0..2_000).map(|at| (format!("d/{at}"), format!("file {at}\n"))).collect();
+    let files: Vec<(&str, &str)> =
+        files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    let mut site = Site::start("FROM scratch AS all\nCOPY d /d\nFROM all\n", &files);
+    site.submit();
+    site.wait_until_sent();
+    site.fresh_worker();
+    let before = site.s3.count("GetObject");
+    let home = &site.cluster.home;
+    let (output, context) = (format!("type=local,dest={}", home.arg("out")), home.arg("context"));
+    site.cluster.ask("submit", &["--output", &output, &context]).well();
+    for (name, text) in &files {
+        assert_eq!(std::fs::read_to_string(home.path("out").join(name)).unwrap(), *text);
+    }
+    let requests = site.s3.count("GetObject") - before;
+    assert!(requests <= 12, "{requests} requests for the files of one layer");
+}
+
 /// Three steps below what changes each time, so that a fresh worker needs their layers.
 const TOWER: &str = "FROM busybox:golden\nRUN echo one > /one\nRUN echo two > /two\n\
     COPY kept.txt /kept.txt\nRUN echo three > /three\nCOPY in.txt /in.txt\n\

@@ -166,3 +166,42 @@ fn a_sweep_keeps_what_a_mount_in_use_needs_and_takes_one_that_nobody_uses_whole(
     let said = site.run("echo there are $(ls /c | wc -l) files");
     assert!(said.contains("there are 0 files"), "{said}");
 }
+
+/// The numbers behind a word in what a client said.
+fn times(said: &str, word: &str) -> Vec<f64> {
+    let all = said.lines().filter_map(|line| line.split_once(word)?.1.trim().parse().ok());
+    all.collect()
+}
+
+#[test]
+fn a_locked_mount_has_one_step_of_the_cluster_at_a_time() {
+    let mut site = Site::start();
+    site.cluster.start_worker(2);
+    let begin = |name: &str| {
+        let text = format!(
+            "FROM busybox:golden\nRUN --mount=type=cache,target=/c,id=lists,sharing=locked echo {name} && \
+             echo at-begin $(cut -d ' ' -f 1 /proc/uptime) && sleep 2 && \
+             echo at-end $(cut -d ' ' -f 1 /proc/uptime)\n"
+        );
+        let context = format!("context-{name}");
+        let entries = [ContextEntry::file("Dockerfile", &text)];
+        write_context(&site.cluster.home.path(&context), &entries);
+        let context = site.cluster.home.arg(&context);
+        site.cluster.client("submit", &["--progress", "plain", &context])
+    };
+    let builds: Vec<_> = ["a", "b", "c"].map(begin).into_iter().collect();
+    let mut spans: Vec<(f64, f64)> = builds
+        .into_iter()
+        .map(|build| {
+            let said = build.finish(LONG).well().stderr;
+            match (&times(&said, " at-begin ")[..], &times(&said, " at-end ")[..]) {
+                ([begin], [end]) => (*begin, *end),
+                _ => panic!("{said}"),
+            }
+        })
+        .collect();
+    spans.sort_by(|one, other| one.0.total_cmp(&other.0));
+    for pair in spans.windows(2) {
+        assert!(pair[0].1 <= pair[1].0, "two have it at once: {spans:?}\n{}", site.cluster.said());
+    }
+}

@@ -301,13 +301,27 @@ fn caches_of_others_are_named_and_skipped() {
     );
     let said = story.home.run(["cache", "import", &format!("docker://{theirs}")]).failed().stderr;
     contains(&said, &["holds no exported cache", "a cache of BuildKit"]);
+    // What only other builders have costs no build, as with buildx.
     for kind in ["gha", "azblob"] {
-        let said = story.try_build(&["--cache-to", &format!("type={kind}")]).failed().stderr;
-        contains(
-            &said,
-            &[&format!("--cache-to 'type={kind}' is not supported"), "type=registry,ref=NAME"],
-        );
+        let asked = format!("type={kind},mode=max,scope=main");
+        let said =
+            story.try_build(&["--cache-from", &format!("type={kind}"), "--cache-to", &asked]);
+        let said = said.well().stderr;
+        for flag in ["--cache-from", "--cache-to"] {
+            let left_out =
+                format!("warning: {flag} type={kind} is left out: dcbuild keeps records in");
+            contains(&said, &[&left_out, "type=registry,ref=NAME"]);
+        }
+        let strict = format!("type={kind},ignore-error=false");
+        let said = story.try_build(&["--cache-to", &strict]).failed().stderr;
+        contains(&said, &[&format!("--cache-to '{strict}' is not supported")]);
     }
+    let names = format!("{missing},{theirs}");
+    let said = story.try_build(&["--cache-from", &names]).well().stderr;
+    contains(
+        &said,
+        &[&format!("manifest from {missing}"), &format!("{theirs}: a cache of BuildKit")],
+    );
 }
 
 #[test]

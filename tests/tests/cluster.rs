@@ -133,7 +133,7 @@ fn a_lost_worker_s_step_is_finished_by_the_other() {
 #[test]
 fn a_coordinator_that_comes_back_goes_on() {
     let mut site = Site::start(1, 2);
-    let seconds = own_seconds(5, 4);
+    let seconds = own_seconds(8, 4);
     let context = site.context(&format!(
         "FROM busybox:golden\nRUN sleep {seconds}; echo a > /a\nRUN echo b > /b\n"
     ));
@@ -142,9 +142,25 @@ fn a_coordinator_that_comes_back_goes_on() {
     site.wait_for_process(&seconds);
     site.cluster.kill_coordinator();
     site.cluster.start_coordinator();
+    // It ends in order as well, while a worker and a client are connected.
+    site.wait_for_process(&seconds);
+    let ended = site.cluster.end_coordinator().well();
+    assert!(ended.stderr.contains("the coordinator has stopped"), "{}", ended.stderr);
+    site.cluster.start_coordinator();
     build.finish(LONG).well();
     let tree = site.image().tree();
     assert_eq!((tree.text("a"), tree.text("b")), (Some("a\n".into()), Some("b\n".into())));
+}
+
+#[test]
+fn workers_that_die_at_once_are_given_nothing_more() {
+    let mut site = Site::start(4, 1);
+    let context = site.context("FROM busybox:golden\nRUN echo a > /a\n");
+    for worker in 0..3 {
+        site.cluster.kill_worker(worker);
+    }
+    let done = site.cluster.ask("submit", &["--progress", "plain", &context]).well();
+    assert!(!done.stderr.contains("attempt"), "{}", done.stderr);
 }
 
 #[test]

@@ -361,3 +361,61 @@ fn switches_and_flags_of_old_are_taken_as_docker_takes_them() {
     assert!(done.stderr.contains("warning: --memory has no effect"), "{}", done.stderr);
     assert!(!done.stderr.contains("--rm "), "{}", done.stderr);
 }
+
+/// Makes an ordinary user's of a story, who has a copy of the binary that they can read.
+fn ordinary(story: &Story, arguments: &[&str]) -> dcbuild_tests::running::Finished {
+    let binary = story.home.path("dcbuild");
+    if !binary.exists() {
+        let from = dcbuild_tests::home::binary();
+        std::fs::hard_link(&from, &binary)
+            .or_else(|_| std::fs::copy(&from, &binary).map(drop))
+            .unwrap();
+    }
+    let mut chown = std::process::Command::new("chown");
+    assert!(
+        chown.args(["-R", "65534:65534"]).arg(story.home.path(".")).status().unwrap().success()
+    );
+    let mut command = std::process::Command::new("setpriv");
+    command.args([
+        "--reuid",
+        "65534",
+        "--regid",
+        "65534",
+        "--clear-groups",
+        "--bounding-set",
+        "-all",
+    ]);
+    let asked = story.home.command(arguments);
+    command.arg(&binary).args(asked.get_args()).env_clear().current_dir(story.home.path("."));
+    for (name, value) in asked.get_envs() {
+        if let Some(value) = value {
+            command.env(name, value);
+        }
+    }
+    dcbuild_tests::running::Running::start(command).finish(LONG)
+}
+
+#[test]
+fn an_ordinary_user_builds_all_but_what_runs() {
+    let dockerfile = "FROM busybox:golden\nCOPY --chown=root in.txt /in.txt\n\
+        COPY --from=nginx:1.25 /etc/nginx/nginx.conf /n\nWORKDIR /w\nADD in.txt .\n";
+    let story = Story::new(dockerfile, &[("in.txt", "hello\n")]);
+    let context = story.home.arg("context");
+    let (tar, folder) = (story.home.arg("image.tar"), story.home.arg("out"));
+    let (tar, folder) = (format!("type=oci,dest={tar}"), format!("type=local,dest={folder}"));
+    ordinary(&story, &["build", "--output", &tar, "--output", &folder, &context]).well();
+    let image = dcbuild_tests::image::Image::read_tar(&story.home.path("image.tar"));
+    assert_eq!(image.tree().text("n").unwrap(), "worker_processes auto;\n");
+    assert_eq!(image.tree().text("w/in.txt").unwrap(), "hello\n");
+    assert!(story.home.path("out/bin/busybox").is_file());
+    // The same out of what it kept.
+    ordinary(&story, &["build", "--output", &folder, &context]).well();
+
+    story.write("Dockerfile", "FROM busybox:golden\nRUN true\n");
+    let said = ordinary(&story, &["build", &context]).failed().stderr;
+    assert!(said.contains("root"), "{said}");
+    // What root does with the same state folder stands on whole layers.
+    story.write("Dockerfile", "FROM busybox:golden\nRUN ls -l /bin/busybox > /l\n");
+    let listed = story.build(&[]).image.tree().text("l").unwrap();
+    assert!(listed.starts_with("-rwxr-xr-x ") && listed.contains(" root "), "{listed}");
+}

@@ -2,9 +2,10 @@
 //!
 //! A step that mounts one holds its lock; whoever removes it needs that lock alone.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
-use dcbuild_model::UnixTime;
+use dcbuild_model::{BuildId, UnixTime};
 use dcbuild_snapshot::{At, CacheFolders};
 use dcbuild_store::{KeyLocks, LockError, LockMode};
 
@@ -13,6 +14,8 @@ use dcbuild_store::{KeyLocks, LockError, LockMode};
 pub struct Caches {
     folders: CacheFolders,
     locks: KeyLocks,
+    /// Holds a file for each id that a build had begin empty; the file names the builds.
+    emptied: PathBuf,
 }
 
 /// One cache mount.
@@ -44,7 +47,8 @@ pub enum CacheError {
 impl Caches {
     /// Those below a worker's data folder, whose locks are these.
     pub fn of(data_dir: &Path, locks: KeyLocks) -> Caches {
-        Caches { folders: CacheFolders::at(&data_dir.join("cache")), locks }
+        let (folders, emptied) = (data_dir.join("cache"), data_dir.join("emptied"));
+        Caches { folders: CacheFolders::at(&folders), locks, emptied }
     }
 
     pub(crate) fn folders(&self) -> &CacheFolders {
@@ -54,6 +58,21 @@ impl Caches {
     /// Notes that a cache, whose folder is there, is mounted now.
     pub(crate) fn mark(&self, name: &str, id: &str) -> Result<(), At> {
         self.folders.mark(name, &format!("{id}\n"))
+    }
+
+    /// The builds that had an id begin empty, the last first; the id by its key.
+    pub(crate) fn emptied(&self, key: &str) -> Vec<BuildId> {
+        let text = std::fs::read_to_string(self.emptied.join(key)).unwrap_or_default();
+        text.lines().map_while(|line| line.parse().ok()).collect()
+    }
+
+    /// Notes which builds those are; one at a time may do so for an id.
+    pub(crate) fn note_emptied(&self, key: &str, builds: &[BuildId]) -> io::Result<()> {
+        std::fs::create_dir_all(&self.emptied)?;
+        let lines: String = builds.iter().map(|build| format!("{build}\n")).collect();
+        let partial = self.emptied.join(format!("{key}.new"));
+        std::fs::write(&partial, lines)?;
+        std::fs::rename(partial, self.emptied.join(key))
     }
 
     /// Lists all, the longest unused first.

@@ -2,13 +2,15 @@
 
 #[cfg(test)]
 mod tests;
+mod windows;
 
 use std::collections::HashMap;
 use std::io::{self, Cursor, Read};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use dcbuild_layer::{BlobIndex, ReadContent, open_extent};
+use dcbuild_layer::{BlobIndex, ReadContent, Stretch, open_extent};
 use dcbuild_model::{BlobDigest, ContentDigest, Digest, LayerId, TreePath};
 use dcbuild_proto::document::StepErrorKind;
 use dcbuild_remote::{Peer, Peers};
@@ -22,6 +24,8 @@ use crate::blobs::{self, Blocking};
 use crate::error::{Failed, is_of_store};
 use crate::layers::{Layers, Recipe, Search};
 use crate::shared::can_snapshot;
+
+use self::windows::Windows;
 
 /// From so many files on, all of a layer is taken from its maker instead of one after the other; large ones are not more
 /// for less.
@@ -56,13 +60,15 @@ pub(crate) struct Contents {
     places: Mutex<HashMap<LayerId, Arc<Place>>>,
     /// Since when the maker of a layer gives no file of it.
     refused: Mutex<HashMap<LayerId, Instant>>,
+    windows: Windows,
     reach: Reach,
 }
 
 impl Contents {
     pub(crate) fn new(layers: Arc<Layers>) -> Contents {
         let (places, refused) = (Mutex::default(), Mutex::default());
-        Contents { layers, recipe: None, places, refused, reach: Reach::Far }
+        let windows = Windows::default();
+        Contents { layers, recipe: None, places, refused, windows, reach: Reach::Far }
     }
 
     /// Also gives the files of a recipe by the origins that its changes have.
@@ -255,6 +261,7 @@ impl Contents {
         }
     }
 
+    /// A small file comes out of a window, a large one out of a stream of its own.
     fn of_blob(
         &self,
         layer: &LayerId,
@@ -262,13 +269,33 @@ impl Contents {
         (index, path): (&BlobIndex, &TreePath),
     ) -> io::Result<Box<dyn Read + Send>> {
         let extent = index.locate(path).ok_or_else(absent)?;
-        let range = ByteRange::new(extent.blob.start, extent.blob.end - extent.blob.start);
+        if extent.len == 0 {
+            return Ok(Box::new(io::empty()));
+        }
+        let found = (*layer, *blob);
+        if let Some(window) = self.windows.of(blob, index, &extent) {
+            let fetch = |stretch: &Stretch| {
+                let fetched = self.fetch((layer, blob), &stretch.blob)?;
+                let plain = stretch.decompress(fetched);
+                plain.map_err(|error| damaged(&self.layers, found, error))
+            };
+            return Ok(Box::new(window.read(&extent, fetch)?));
+        }
+        let fetched = self.fetch((layer, blob), &extent.blob)?;
+        let opened = open_extent(fetched, &extent, index.compression());
+        opened.map_err(|error| damaged(&self.layers, found, error))
+    }
+
+    fn fetch(
+        &self,
+        (layer, blob): (&LayerId, &BlobDigest),
+        part: &Range<u64>,
+    ) -> io::Result<Blocking> {
+        let range = ByteRange::new(part.start, part.end - part.start);
         let handle = self.layers.handle.clone();
         let stream = handle.block_on(self.layers.blobs.get(blob, range));
         let stream = stream.map_err(|error| blobs::lost(*layer, error))?;
-        let pieces = blobs::of_layer(stream, *layer);
-        let opened = open_extent(Blocking::new(handle, pieces), &extent, index.compression());
-        opened.map_err(|error| damaged(&self.layers, (*layer, *blob), error))
+        Ok(Blocking::new(handle, blobs::of_layer(stream, *layer)))
     }
 }
 

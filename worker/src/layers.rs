@@ -105,6 +105,14 @@ pub(crate) struct Layers {
     known: Mutex<Known>,
 }
 
+/// What of a chain a mount can stand on.
+pub(crate) enum Standing {
+    /// All of it.
+    All(Lowers),
+    /// All but these layers.
+    Lacks(Vec<LayerRef>),
+}
+
 /// How the layers of others are brought here.
 pub(crate) struct Elsewhere {
     pub(crate) handle: Handle,
@@ -424,17 +432,26 @@ impl Layers {
         Ok(Some(bytes))
     }
 
-    /// The snapshots of a chain, made where they are missing; of a layer that lies twice in it only the upper one counts.
+    /// The snapshots of a chain, made where they are missing.
     pub(crate) fn lowers(self: &Arc<Layers>, chain: &[LayerRef]) -> Result<Lowers, Failed> {
-        let mut seen = BTreeSet::new();
-        let mut lowers = Vec::new();
-        for layer in chain.iter().rev() {
-            if layer.entries > 0 && seen.insert(layer.layer) {
-                lowers.push(self.snapshot(&layer.layer)?);
+        let lowers = below_mount(chain).into_iter().map(|layer| self.snapshot(&layer.layer));
+        lowers.collect::<Result<_, _>>().map(Lowers)
+    }
+
+    /// The snapshots of a chain if all of them are here.
+    pub(crate) fn standing(&self, chain: &[LayerRef]) -> Result<Standing, Failed> {
+        let (mut lowers, mut lacking) = (Vec::new(), Vec::new());
+        for layer in below_mount(chain) {
+            match self.snapshots.find(&layer.layer)? {
+                Some(snapshot) => lowers.push(snapshot),
+                None => lacking.push(layer.clone()),
             }
         }
-        lowers.reverse();
-        Ok(Lowers(lowers))
+        Ok(if lacking.is_empty() {
+            Standing::All(Lowers(lowers))
+        } else {
+            Standing::Lacks(lacking)
+        })
     }
 
     /// A layer's snapshot, made where it is missing.
@@ -442,10 +459,14 @@ impl Layers {
         if let Some(snapshot) = self.snapshots.find(layer)? {
             return Ok(snapshot);
         }
-        // One thread makes it; whoever else wants it waits for that one.
+        self.one_by_one(layer, || self.make_snapshot(layer))
+    }
+
+    /// Has one thread make a layer's snapshot; whoever else wants it waits for that one.
+    pub(crate) fn one_by_one<T>(&self, layer: &LayerId, make: impl FnOnce() -> T) -> T {
         let making = self.known().making.entry(*layer).or_default().clone();
         let held = making.lock().unwrap_or_else(PoisonError::into_inner);
-        let made = self.make_snapshot(layer);
+        let made = make();
         drop(held);
         self.known().making.remove(layer);
         made
@@ -464,6 +485,16 @@ impl Layers {
         }
         crate::base::unpack_stored(self, layer)
     }
+}
+
+/// The layers of a chain that a mount stands on, lowest first; of one that lies twice in it only the upper one counts.
+fn below_mount(chain: &[LayerRef]) -> Vec<&LayerRef> {
+    let mut seen = BTreeSet::new();
+    let top_down = chain.iter().rev();
+    let mut layers: Vec<&LayerRef> =
+        top_down.filter(|layer| layer.entries > 0 && seen.insert(layer.layer)).collect();
+    layers.reverse();
+    layers
 }
 
 /// Finds a table of contents.

@@ -19,6 +19,7 @@ mod layers;
 mod output;
 mod packs;
 mod parcel;
+mod part;
 mod peers;
 mod portable;
 mod presence;

@@ -14,7 +14,7 @@ use std::time::Duration;
 use dcbuild_context::{ContextReader, LocalContext, LocalError, OpenError};
 use dcbuild_layer::ReadContent;
 use dcbuild_model::{
-    BlobDigest, ContentDigest, Scope, Selection, SelectionForm, TreePath, UnixTime,
+    BlobDigest, BuildId, ContentDigest, Scope, Selection, SelectionForm, TreePath, UnixTime,
 };
 use dcbuild_remote::{SendError, Sender, Sent};
 use dcbuild_snapshot::write_tree;
@@ -29,6 +29,7 @@ use crate::layers::Layers;
 use crate::parcel;
 use crate::report::Progress;
 use crate::shared::Shared;
+use crate::steps::cache::Begins;
 
 /// How long a RUN waits to hear which version is the latest.
 const LATEST_MAX: Duration = Duration::from_secs(5);
@@ -49,6 +50,25 @@ pub(crate) struct Portable {
     pub(crate) scope: Scope,
     pub(crate) id: String,
     pub(crate) root: Root,
+    /// What this worker knows the id by.
+    pub(crate) key: String,
+    /// Which build had the mount begin empty the last time.
+    pub(crate) emptied: Option<Emptied>,
+}
+
+/// A build that had a mount begin empty.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Emptied {
+    pub(crate) build: BuildId,
+    /// Whether it does so for the RUN that asks.
+    pub(crate) begins: Begins,
+}
+
+impl Emptied {
+    /// Whether a version may be brought: where the mount begins empty only one that the same build has begun.
+    fn takes(self, version: &CacheVersion) -> bool {
+        self.begins == Begins::AsItWasLeft || version.emptied == Some(self.build)
+    }
 }
 
 /// Says why a cache mount was not written back.
@@ -91,7 +111,7 @@ impl Root {
         }
     }
 
-    fn dress(self, path: &Path) -> io::Result<()> {
+    pub(crate) fn dress(self, path: &Path) -> io::Result<()> {
         chown(path, Some(self.owner.0), Some(self.owner.1))?;
         std::fs::set_permissions(path, Permissions::from_mode(self.mode))
     }
@@ -192,7 +212,8 @@ impl Portable {
                 return Ok(lock);
             }
         };
-        if self.version() == Some(latest.parcel) {
+        let may_be_brought = self.emptied.is_none_or(|emptied| emptied.takes(&latest));
+        if !may_be_brought || self.version() == Some(latest.parcel) {
             return Ok(lock);
         }
         let line = progress.begin(format!("restoring cache mount {}", self.id), Some(latest.bytes));
@@ -275,6 +296,11 @@ impl Portable {
     /// Writes the files back behind the build, if they may have changed.
     pub(crate) fn write_back(self, shared: &Arc<Shared>) {
         let Some(versions) = shared.parts.caches.clone() else { return };
+        // Another build had it begin empty meanwhile: the next one goes on from that.
+        let last = shared.caches.emptied(&self.key).first().copied();
+        if last != self.emptied.map(|emptied| emptied.build) {
+            return;
+        }
         let owner = shared.clone();
         shared.tasks.spawn(async move {
             let Ok(_turn) = owner.writing_back.acquire().await else { return };
@@ -323,7 +349,9 @@ impl Portable {
             };
             let Sent { parcel, packs, pieces, uploaded_bytes: sent_bytes, .. } = sent;
             let id = self.id.clone();
-            let version = CacheVersion { id, parcel, packs, pieces, entries, bytes, written };
+            let emptied = self.emptied.map(|emptied| emptied.build);
+            let version =
+                CacheVersion { id, parcel, packs, pieces, entries, bytes, written, emptied };
             return Ok(Some(WrittenBack { version, by, sent_bytes, _lock: lock }));
         }
         Ok(None)

@@ -470,6 +470,7 @@ fn run(script: &str, parent: u32, mounts: Vec<MountKind>, inputs: Vec<Input>) ->
         ulimits: vec![],
         proxies: vec![],
         cgroup_parent: None,
+        empty_caches: false,
     }));
     step(op, Some(parent), inputs)
 }

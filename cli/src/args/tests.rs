@@ -133,14 +133,6 @@ fn every_flag_of_docker_is_understood_or_refused_by_its_name() {
         --annotation index:a=b -t app
         error: an annotation of an index or of a descriptor needs an index: several platforms (--platform linux/amd64,linux/arm64), or an attestation
 
-        --cache-from type=gha
-        error: --cache-from 'type=gha' is not supported
-        hint: dcbuild keeps records in registries, folders and buckets of S3: type=registry,ref=NAME, type=local or type=s3
-
-        --cache-to type=azblob,name=x
-        error: --cache-to 'type=azblob,name=x' is not supported
-        hint: dcbuild keeps records in registries, folders and buckets of S3: type=registry,ref=NAME, type=local or type=s3
-
         --output type=local,dest=out,mode=delete
         error: --output 'type=local,dest=out,mode=delete' is not supported
         hint: empty the folder yourself before the build, and write mode=copy

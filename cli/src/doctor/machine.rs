@@ -106,10 +106,8 @@ async fn sandbox(app: &App) -> Vec<Finding> {
     }
     let mut findings = vec![match tried {
         Ok(()) => Finding::well("sandbox", "a step gets its namespaces, overlay mount and filter"),
-        Err(error) => Finding::wrong("sandbox", format!("a RUN cannot run: {error}")).hint(
-            "in a container, dcbuild needs to be privileged, with a state folder that is no overlay \
-             itself; the kernel needs overlayfs and namespaces",
-        ),
+        Err(error) => Finding::wrong("sandbox", format!("a RUN cannot run: {error}"))
+            .hint(dcbuild_sandbox::NEEDS),
     }];
     findings.push(cgroups(Path::new(CGROUP_ROOT)));
     findings.push(if has_way_out() {

@@ -174,6 +174,7 @@ impl Book {
         if active.and_then(|it| it.results.get(&step)).is_some_and(|it| *it.record == *record) {
             return;
         }
+        let keeps = active.is_none_or(|it| it.keeps(step));
         let below = self.state_below(attempt, step);
         let recipe = self
             .builds
@@ -199,7 +200,7 @@ impl Book {
         let event = if how == Made::Hit {
             Event::StepHit { fence, step, made }
         } else {
-            Event::StepDone { fence, step, made }
+            Event::StepDone { fence, step, made, lasts: keeps && !tainted }
         };
         if let Some(refusal) = self.apply(event) {
             self.refused(worker, &refusal);

@@ -90,7 +90,7 @@ impl Book {
                 jobs: u32::try_from(jobs).unwrap_or(u32::MAX),
                 state: match duty {
                     _ if !here => "away",
-                    Duty::Works => "working",
+                    Duty::Works | Duty::IsAway => "working",
                     Duty::IsFull => "full",
                     Duty::Drains => "draining",
                 },
@@ -125,6 +125,7 @@ impl Book {
             && member.session.as_ref().is_some_and(|session| session.number == number)
         {
             member.session = None;
+            self.apply(Event::WorkerAway { worker });
         }
     }
 
@@ -135,10 +136,15 @@ impl Book {
 
     /// Ends the session behind a queue of orders.
     pub(crate) fn cut_off(&mut self, orders: &mpsc::Sender<Order>) {
-        for member in self.workers.values_mut() {
+        let mut away = Vec::new();
+        for (worker, member) in &mut self.workers {
             if member.session.as_ref().is_some_and(|it| it.orders.same_channel(orders)) {
                 member.session = None;
+                away.push(*worker);
             }
+        }
+        for worker in away {
+            self.apply(Event::WorkerAway { worker });
         }
     }
 
@@ -161,6 +167,10 @@ impl Book {
             .filter(|(_, member)| now - member.heard >= limits::LEASE)
             .map(|(worker, _)| *worker)
             .collect();
+        // What one of them had is not to go to the next.
+        for worker in &silent {
+            self.apply(Event::WorkerAway { worker: *worker });
+        }
         for worker in silent {
             tracing::warn!(%worker, "a worker is lost: it was silent for the length of its lease");
             self.apply(Event::WorkerLost { worker });

@@ -42,6 +42,9 @@ pub enum StoredEvent {
         #[serde(default)]
         emulated: Vec<Platform>,
     },
+    WorkerAway {
+        worker: WorkerId,
+    },
     WorkerBack {
         worker: WorkerId,
         running: Vec<AttemptId>,
@@ -59,6 +62,8 @@ pub enum StoredEvent {
         fence: StoredFence,
         step: StepIndex,
         made: StoredMade,
+        #[serde(default)]
+        lasts: bool,
     },
     StepHit {
         fence: StoredFence,
@@ -163,12 +168,16 @@ struct StoredNode {
     key: StepKey,
     parent: Option<StepIndex>,
     inputs: Vec<StepIndex>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    parts: Vec<StepIndex>,
     platform: Platform,
     runs: bool,
     share: StoredShare,
     sees_more: bool,
     fresh: bool,
     caches: Vec<BlobDigest>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    locked: Vec<BlobDigest>,
     requests: StoredRequests,
     taken: Option<StoredMade>,
 }
@@ -287,6 +296,7 @@ fn stored_node(node: &scheduler::StepNode) -> StoredNode {
         key: node.key,
         parent: node.parent,
         inputs: node.inputs.clone(),
+        parts: node.parts.clone(),
         platform: node.platform.clone(),
         runs: node.kind == scheduler::StepKind::Run,
         share: match node.share {
@@ -296,7 +306,8 @@ fn stored_node(node: &scheduler::StepNode) -> StoredNode {
         },
         sees_more: node.sees == scheduler::Sees::More,
         fresh: node.freshness == scheduler::Freshness::Fresh,
-        caches: node.caches.iter().map(|cache| BlobDigest(cache.0)).collect(),
+        caches: stored_mounts(&node.caches),
+        locked: stored_mounts(&node.locked),
         requests: node.requests.into(),
         taken: node.taken.map(Into::into),
     }
@@ -338,6 +349,7 @@ fn node(stored: StoredNode) -> scheduler::StepNode {
         key: stored.key,
         parent: stored.parent,
         inputs: stored.inputs,
+        parts: stored.parts,
         platform: stored.platform,
         kind: if stored.runs { scheduler::StepKind::Run } else { scheduler::StepKind::Files },
         share: match stored.share {
@@ -351,10 +363,19 @@ fn node(stored: StoredNode) -> scheduler::StepNode {
         } else {
             scheduler::Freshness::Any
         },
-        caches: stored.caches.into_iter().map(|cache| scheduler::CacheMount(cache.0)).collect(),
+        caches: mounts(&stored.caches),
+        locked: mounts(&stored.locked),
         requests: stored.requests.into(),
         taken: stored.taken.map(Into::into),
     }
+}
+
+fn mounts(stored: &[BlobDigest]) -> Vec<scheduler::CacheMount> {
+    stored.iter().map(|cache| scheduler::CacheMount(cache.0)).collect()
+}
+
+fn stored_mounts(mounts: &[scheduler::CacheMount]) -> Vec<BlobDigest> {
+    mounts.iter().map(|cache| BlobDigest(cache.0)).collect()
 }
 
 fn output(stored: StoredOutput) -> scheduler::OutputNode {
@@ -386,12 +407,13 @@ impl From<&Event> for StoredEvent {
                     emulated: emulated.into_iter().collect(),
                 }
             }
+            Event::WorkerAway { worker } => StoredEvent::WorkerAway { worker },
             Event::WorkerBack { worker, running } => StoredEvent::WorkerBack { worker, running },
             Event::WorkerDraining { worker } => StoredEvent::WorkerDraining { worker },
             Event::WorkerHasRoom { worker } => StoredEvent::WorkerHasRoom { worker },
             Event::WorkerLost { worker } => StoredEvent::WorkerLost { worker },
-            Event::StepDone { fence, step, made } => {
-                StoredEvent::StepDone { fence: fence.into(), step, made: made.into() }
+            Event::StepDone { fence, step, made, lasts } => {
+                StoredEvent::StepDone { fence: fence.into(), step, made: made.into(), lasts }
             }
             Event::StepHit { fence, step, made } => {
                 StoredEvent::StepHit { fence: fence.into(), step, made: made.into() }
@@ -441,12 +463,13 @@ impl From<StoredEvent> for Event {
                     emulated: emulated.into_iter().collect(),
                 })
             }
+            StoredEvent::WorkerAway { worker } => Event::WorkerAway { worker },
             StoredEvent::WorkerBack { worker, running } => Event::WorkerBack { worker, running },
             StoredEvent::WorkerDraining { worker } => Event::WorkerDraining { worker },
             StoredEvent::WorkerHasRoom { worker } => Event::WorkerHasRoom { worker },
             StoredEvent::WorkerLost { worker } => Event::WorkerLost { worker },
-            StoredEvent::StepDone { fence, step, made } => {
-                Event::StepDone { fence: fence.into(), step, made: made.into() }
+            StoredEvent::StepDone { fence, step, made, lasts } => {
+                Event::StepDone { fence: fence.into(), step, made: made.into(), lasts }
             }
             StoredEvent::StepHit { fence, step, made } => {
                 Event::StepHit { fence: fence.into(), step, made: made.into() }

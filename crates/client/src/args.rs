@@ -75,7 +75,7 @@ pub struct BuildFlags {
     #[arg(long, value_name = "SPEC", help_heading = "What becomes of it")]
     pub sbom: Option<String>,
 
-    /// Take nothing from the cache
+    /// Take nothing from the cache; cache mounts begin empty, unless `--keep-cache-mounts` is given
     #[arg(long, help_heading = "What may be reused")]
     pub no_cache: bool,
     /// Take nothing from the cache for these stages
@@ -86,6 +86,10 @@ pub struct BuildFlags {
         help_heading = "What may be reused"
     )]
     pub no_cache_filter: Vec<String>,
+    /// Leave cache mounts (`RUN --mount=type=cache`) as they are for what takes nothing from the cache; they begin empty
+    /// otherwise
+    #[arg(long, help_heading = "What may be reused")]
+    pub keep_cache_mounts: bool,
     /// Ask the registry for base images, even if a local image has their name
     #[arg(long, help_heading = "What may be reused")]
     pub pull: bool,

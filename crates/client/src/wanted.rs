@@ -392,6 +392,7 @@ fn request(
         platforms,
         contexts: contexts.iter().map(|(name, it)| (name.clone(), it.source())).collect(),
         no_cache,
+        keep_cache_mounts: flags.keep_cache_mounts,
         pull: if flags.pull { PullPolicy::Always } else { PullPolicy::IfMissing },
         network,
         allow,

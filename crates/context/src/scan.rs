@@ -51,6 +51,16 @@ impl ScanError {
         Fault::Request
     }
 
+    /// Whether this user may not read what is there.
+    pub(crate) fn is_closed(&self) -> bool {
+        match self {
+            ScanError::Folder { source, .. } | ScanError::Entry { source, .. } => {
+                source.kind() == io::ErrorKind::PermissionDenied
+            }
+            ScanError::TooDeep { .. } | ScanError::Changed(_) => false,
+        }
+    }
+
     /// What could help.
     pub fn hint(&self) -> Option<&'static str> {
         match self {

@@ -14,7 +14,6 @@ use rustix::io::Errno;
 
 use crate::scan::{FileStat, ScanError, Seen as File, UNHASHED};
 use crate::stat_cache::{Known, StatCache};
-use crate::xattrs;
 
 /// What one folder holds, by name.
 pub(crate) struct Folder {
@@ -46,6 +45,8 @@ struct Queue {
     jobs: Vec<Job>,
     /// Jobs taken and not ended; more may come of them.
     busy: usize,
+    /// Folders that this user may not read.
+    closed: Vec<TreePath>,
     failed: Option<ScanError>,
 }
 
@@ -66,7 +67,7 @@ pub(crate) fn walk(
 ) -> Result<Vec<Folder>, ScanError> {
     let top =
         Job { parent: folder.clone(), path: TreePath::root(), seen: Seen::default(), depth: 0 };
-    let queue = Queue { jobs: vec![top], busy: 0, failed: None };
+    let queue = Queue { jobs: vec![top], busy: 0, closed: Vec::new(), failed: None };
     let walk = Walk { ignore, known, context, queue: Mutex::new(queue), changed: Condvar::new() };
     let cores = std::thread::available_parallelism().map_or(1, usize::from).min(16);
     let mut folders = Vec::new();
@@ -80,8 +81,32 @@ pub(crate) fn walk(
             }
         }
     });
-    let failed = walk.queue.into_inner().unwrap_or_else(PoisonError::into_inner).failed;
-    failed.map_or(Ok(folders), Err)
+    let queue = walk.queue.into_inner().unwrap_or_else(PoisonError::into_inner);
+    close(&mut folders, &queue.closed, context);
+    queue.failed.map_or(Ok(folders), Err)
+}
+
+/// Makes a file of each folder that may not be read: whoever selects it is told when its bytes are asked for, and a
+/// build that needs nothing of it goes on.
+fn close(folders: &mut [Folder], closed: &[TreePath], context: u32) {
+    if closed.is_empty() {
+        return;
+    }
+    for Folder { path, met } in folders {
+        met.retain_mut(|one| {
+            let below = path.join(&one.name);
+            if !one.entry.is_dir() || !closed.contains(&below) {
+                return true;
+            }
+            if let Some(entry) = Arc::get_mut(&mut one.entry) {
+                let origin = Origin::Context { context, path: below };
+                entry.kind = Kind::File(FileBody { content: UNHASHED, size: 0, origin });
+                one.file = Some(File { stat: FileStat::default(), inode: None });
+            }
+            // Whether something in it is taken in nobody can know.
+            !one.conditional
+        });
+    }
 }
 
 impl Walk<'_> {
@@ -90,11 +115,17 @@ impl Walk<'_> {
         let mut below = Vec::new();
         while let Some(job) = self.take() {
             let result = self.folder(&job, &mut below);
+            if result.is_err() {
+                below.clear();
+            }
             let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
             queue.busy -= 1;
             queue.jobs.append(&mut below);
             match result {
                 Ok(met) => folders.push(Folder { path: job.path, met }),
+                Err(error) if error.is_closed() && !job.path.is_root() => {
+                    queue.closed.push(job.path);
+                }
                 Err(error) => drop(queue.failed.get_or_insert(error)),
             }
             drop(queue);
@@ -195,7 +226,6 @@ impl Walk<'_> {
             other => other.map_err(failed)?,
         };
         let file_stat = FileStat::of(&stat);
-        let mut attributes = Xattrs::default();
         let mut file = None;
         let device = || (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
         let kind = match FileType::from_raw_mode(stat.st_mode) {
@@ -204,10 +234,7 @@ impl Walk<'_> {
                 let origin = Origin::Context { context: self.context, path: path.clone() };
                 Kind::File(FileBody { content: UNHASHED, size: file_stat.size, origin })
             }
-            FileType::Directory => {
-                attributes = folder_xattrs(folder, at);
-                Kind::Dir
-            }
+            FileType::Directory => Kind::Dir,
             FileType::Symlink => match rustix::fs::readlinkat(folder, at, Vec::new()) {
                 Err(Errno::NOENT | Errno::INVAL) => return Ok(None),
                 other => Kind::Symlink(other.map_err(failed)?.into_bytes()),
@@ -227,20 +254,14 @@ impl Walk<'_> {
                 return Err(ScanError::Entry { path: path.clone(), source });
             }
         };
-        let meta = meta(&stat, file_stat.mtime, attributes);
+        let meta = meta(&stat, file_stat.mtime);
         let entry = Arc::new(Entry { meta, kind, links: None });
         Ok(Some(Met { name: name.into(), entry, file, conditional: out }))
     }
 }
 
-fn meta(stat: &Stat, mtime: UnixTime, xattrs: Xattrs) -> Meta {
+/// All but the attributes of files, which are read with their bytes.
+fn meta(stat: &Stat, mtime: UnixTime) -> Meta {
+    let xattrs = Xattrs::default();
     Meta { mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid, mtime, xattrs }
-}
-
-/// A folder that cannot be opened fails when it is read, not here.
-fn folder_xattrs(folder: &OwnedFd, name: &OsStr) -> Xattrs {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(folder, name, flags, Mode::empty())
-        .and_then(xattrs::read)
-        .unwrap_or_default()
 }

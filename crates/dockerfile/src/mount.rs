@@ -31,6 +31,8 @@ pub enum MountError {
     Csv(String),
     #[error("'from' doesn't support variable expansion, define alias stage instead")]
     FromVariable,
+    #[error("secret mount should not have a from")]
+    SecretFrom,
 }
 
 /// A mount that makes no sense once its variables are known.
@@ -163,7 +165,18 @@ impl MountFlag {
             }
             flag.fields.push(MountField { key, value });
         }
-        Ok(flag)
+        match flag.kind() {
+            Some(MountType::Secret) if flag.from.is_some() => Err(MountError::SecretFrom),
+            // Memory is not read from anywhere: BuildKit looks for no stage or image either.
+            Some(MountType::Tmpfs) => Ok(MountFlag { from: None, ..flag }),
+            _ => Ok(flag),
+        }
+    }
+
+    /// The type, where it is written without a variable.
+    fn kind(&self) -> Option<MountType> {
+        let last = self.fields.iter().rfind(|field| field.key == "type")?;
+        choose(last.value.as_deref()?, &TYPES).ok()
     }
 
     /// Types the mount, with every value expanded by the given function.

@@ -9,7 +9,8 @@ fn mount(text: &str) -> String {
     let InstructionKind::Run(run) = &file.stages[0].instructions[0].kind else {
         return "no RUN".to_owned();
     };
-    match run.mounts[0].resolve(&mut |value| Ok(value.replace("$t", "/t"))) {
+    match run.mounts[0].resolve(&mut |value| Ok(value.replace("$t", "/t").replace("$k", "secret")))
+    {
         Ok(Mount::Secret(secret)) => format!("secret {} {:?}", secret.id, secret.target),
         Ok(Mount::Cache(cache)) => format!("cache {:?} {:?}", cache.target, cache.sharing),
         Ok(Mount::Bind(bind)) => format!("bind {:?} {:?}", bind.from, bind.read_only),
@@ -31,10 +32,28 @@ fn mounts_are_typed() {
         ("type=cahce,target=/x", "unsupported mount type \"cahce\" (did you mean cache?)"),
         ("required,target=/x", "unexpected key 'required' for mount type 'bind'"),
         ("type=cache,rw=maybe", "invalid value for rw: maybe"),
+        ("type=$k,from=a,id=x", "secret mount should not have a from"),
         ("uid=1,target=/x", "uid not allowed for \"bind\" type mounts"),
     ] {
         assert_eq!(mount(text), expected, "{text}");
     }
+}
+
+/// The stages or images that a RUN names in its mounts.
+fn froms(mounts: &str) -> Result<Vec<Option<String>>, String> {
+    let file = parse(format!("FROM a\nRUN {mounts} x\n").as_bytes());
+    let file = file.map_err(|error| error.to_string())?;
+    let InstructionKind::Run(run) = &file.stages[0].instructions[0].kind else { panic!("no RUN") };
+    Ok(run.mounts.iter().map(|mount| mount.from.clone()).collect())
+}
+
+#[test]
+fn nothing_is_looked_for_that_a_mount_cannot_read() {
+    let all =
+        "--mount=from=b,target=/x --mount=type=tmpfs,from=c,target=/y --mount=type=secret,id=x";
+    assert_eq!(froms(all).unwrap(), [Some("b".to_owned()), None, None]);
+    let secret = "--mount=target=/x --mount=from=b,id=x,type=Secret";
+    assert!(froms(secret).unwrap_err().ends_with("secret mount should not have a from"));
 }
 
 fn check(text: &str, expected: &Expect) {

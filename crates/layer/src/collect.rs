@@ -19,12 +19,12 @@ pub struct InvalidEntry {
     pub reason: &'static str,
 }
 
-/// How names are meant.
+/// How names are meant; a slash in front stands for the root, as kaniko, ko and Bazel write it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Rules {
-    /// Names that lead out are refused; whiteouts have their meaning.
+    /// Names that climb are refused; whiteouts have their meaning.
     Layer,
-    /// Names are taken as if the root were `/`; whiteouts are plain files.
+    /// Names that climb end at the root; whiteouts are plain files.
     Archive,
 }
 
@@ -135,9 +135,8 @@ impl Collector {
     }
 
     fn path(&self, name: &[u8]) -> Result<TreePath, &'static str> {
-        let out =
-            name.starts_with(b"/") || name.split(|byte| *byte == b'/').any(|part| part == b"..");
-        if self.rules == Rules::Layer && out {
+        if self.rules == Rules::Layer && name.split(|byte| *byte == b'/').any(|part| part == b"..")
+        {
             return Err("it leads out of the layer");
         }
         let path = TreePath::clean(name).map_err(|error| error.reason)?;

@@ -39,10 +39,41 @@ pub struct BlobIndex {
 pub struct Extent {
     /// The bytes of the blob: whole frames.
     pub blob: Range<u64>,
+    /// Where the file begins in the tar.
+    pub offset: u64,
     /// How much of the decompressed frames comes before the file.
     pub skip: u64,
     /// The file's size.
     pub len: u64,
+}
+
+/// A run of whole frames, to be fetched and decompressed as one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stretch {
+    /// Its bytes in the blob.
+    pub blob: Range<u64>,
+    /// The bytes of the tar that they hold.
+    pub tar: Range<u64>,
+    compression: Compression,
+}
+
+impl Stretch {
+    /// How many bytes it has once it is decompressed.
+    pub fn tar_len(&self) -> u64 {
+        self.tar.end - self.tar.start
+    }
+
+    /// Decompresses the bytes that were fetched of the blob; there are as many as the index says.
+    pub fn decompress(&self, fetched: impl Read + Send) -> io::Result<Vec<u8>> {
+        let len = self.tar_len();
+        let mut bytes = Vec::with_capacity(usize::try_from(len).map_err(io::Error::other)?);
+        decoder(fetched, self.compression)?.take(len).read_to_end(&mut bytes)?;
+        if u64::try_from(bytes.len()).ok() == Some(len) {
+            return Ok(bytes);
+        }
+        let words = "the frames hold less than their index says";
+        Err(io::Error::new(io::ErrorKind::UnexpectedEof, words))
+    }
 }
 
 /// Says why bytes are no index.
@@ -104,13 +135,46 @@ impl BlobIndex {
     fn extent(&self, file: &IndexedFile) -> Option<Extent> {
         let end = file.offset.checked_add(file.size)?;
         if self.compression == Compression::None {
-            return Some(Extent { blob: file.offset..end, skip: 0, len: file.size });
+            let blob = file.offset..end;
+            return Some(Extent { blob, offset: file.offset, skip: 0, len: file.size });
         }
-        let first = self.frames.partition_point(|frame| frame.tar <= file.offset).checked_sub(1)?;
+        let (first, after) = self.frames_of(file.offset, end)?;
+        let (start, stop) = (self.frames.get(first)?, self.frame(after));
+        Some(Extent {
+            blob: start.blob..stop.blob,
+            offset: file.offset,
+            skip: file.offset - start.tar,
+            len: file.size,
+        })
+    }
+
+    /// The frames that a file lies in, and as many after them as make up to so many bytes of the tar together.
+    pub fn stretch(&self, extent: &Extent, bytes: u64) -> Option<Stretch> {
+        let (offset, end) = (extent.offset, extent.offset.checked_add(extent.len)?);
+        let compression = self.compression;
+        if compression == Compression::None {
+            let to = end.max(self.tar_size.min(offset.saturating_add(bytes)));
+            return Some(Stretch { blob: offset..to, tar: offset..to, compression });
+        }
+        let (first, after) = self.frames_of(offset, end)?;
+        let start = *self.frames.get(first)?;
+        let fits = |at: &usize| self.frame(*at).tar - start.tar <= bytes;
+        let after = (after..=self.frames.len()).take_while(fits).last().unwrap_or(after);
+        let stop = self.frame(after);
+        Some(Stretch { blob: start.blob..stop.blob, tar: start.tar..stop.tar, compression })
+    }
+
+    /// The first frame that has bytes of a part of the tar, and the first after it that has none.
+    fn frames_of(&self, offset: u64, end: u64) -> Option<(usize, usize)> {
+        let first = self.frames.partition_point(|frame| frame.tar <= offset).checked_sub(1)?;
         let after = self.frames.partition_point(|frame| frame.tar < end).max(first + 1);
-        let start = self.frames.get(first)?;
-        let stop = self.frames.get(after).map_or(self.blob_size, |frame| frame.blob);
-        Some(Extent { blob: start.blob..stop, skip: file.offset - start.tar, len: file.size })
+        Some((first, after))
+    }
+
+    /// Where a frame begins, or all ends.
+    fn frame(&self, at: usize) -> Frame {
+        let end = Frame { tar: self.tar_size, blob: self.blob_size };
+        self.frames.get(at).copied().unwrap_or(end)
     }
 
     /// Writes the index as bytes.
@@ -253,17 +317,24 @@ impl<'a> Fields<'a> {
     }
 }
 
+fn decoder<'a>(
+    fetched: impl Read + Send + 'a,
+    compression: Compression,
+) -> io::Result<Box<dyn Read + Send + 'a>> {
+    Ok(match compression {
+        Compression::None => Box::new(fetched),
+        Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(fetched)),
+        Compression::Zstd => Box::new(zstd::stream::read::Decoder::new(fetched)?),
+    })
+}
+
 /// Reads a file from the fetched bytes of its extent; the caller checks the file's digest.
 pub fn open_extent<'a>(
     fetched: impl Read + Send + 'a,
     extent: &Extent,
     compression: Compression,
 ) -> io::Result<Box<dyn Read + Send + 'a>> {
-    let mut plain: Box<dyn Read + Send + 'a> = match compression {
-        Compression::None => Box::new(fetched),
-        Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(fetched)),
-        Compression::Zstd => Box::new(zstd::stream::read::Decoder::new(fetched)?),
-    };
+    let mut plain = decoder(fetched, compression)?;
     io::copy(&mut plain.by_ref().take(extent.skip), &mut io::sink())?;
     Ok(Box::new(plain.take(extent.len)))
 }

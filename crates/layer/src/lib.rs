@@ -25,7 +25,7 @@ pub use archive::{ArchiveKind, ReadArchiveError, SmallInline, as_tar, detect, re
 pub use collect::{InvalidEntry, missing_parents};
 pub use compress::{BlobForm, InvalidLevel};
 pub use content::{InlineContents, ReadContent};
-pub use index::{BlobIndex, DecodeIndexError, Extent, open_extent, read_extent};
+pub use index::{BlobIndex, DecodeIndexError, Extent, Stretch, open_extent, read_extent};
 pub use input::{Ratio, UnknownMediaType, compression_of_media_type};
 pub use read::{LayerForm, LayerSink, NoSink, ReadLayer, ReadLayerError, read_layer};
 pub use twin::TwinHash;

@@ -142,12 +142,28 @@ fn files_at_the_edges_of_frames_come_back() {
         for (path, change) in &changes.0 {
             let Change::Put(Entry { kind: Kind::File(body), .. }) = change else { unreachable!() };
             let extent = one.index.locate(path).unwrap();
-            let range = usize::try_from(extent.blob.start).unwrap()
-                ..usize::try_from(extent.blob.end).unwrap();
-            let bytes = read_extent(&blob[range], &extent, compression).unwrap();
+            let part = part_of(&blob, &extent.blob);
+            let bytes = read_extent(part, &extent, compression).unwrap();
             assert_eq!(ContentDigest(Digest::of(&bytes)), body.content, "{path}");
+            for bytes_max in [0, 1 << 20, 3 << 20, u64::MAX] {
+                let stretch = one.index.stretch(&extent, bytes_max).unwrap();
+                let longer = stretch.tar_len() > one.index.stretch(&extent, 0).unwrap().tar_len();
+                assert!(!longer || stretch.tar_len() <= bytes_max, "{stretch:?}");
+                let part = part_of(&blob, &stretch.blob);
+                let bytes = stretch.decompress(part).unwrap();
+                let start = usize::try_from(extent.offset - stretch.tar.start).unwrap();
+                let file = &bytes[start..start + usize::try_from(extent.len).unwrap()];
+                assert_eq!(ContentDigest(Digest::of(file)), body.content, "{path}");
+                if !part.is_empty() {
+                    stretch.decompress(&part[..part.len() / 2]).unwrap_err();
+                }
+            }
         }
     }
+}
+
+fn part_of<'a>(blob: &'a [u8], part: &std::ops::Range<u64>) -> &'a [u8] {
+    &blob[usize::try_from(part.start).unwrap()..usize::try_from(part.end).unwrap()]
 }
 
 /// Whoever checks what it reads says so where it ends.
@@ -193,9 +209,8 @@ fn every_file_is_found_by_its_extent() {
             let by_path = index.locate(path);
             assert!(by_path.is_some() || path.to_string().starts_with("/tied/"));
             for extent in by_path.into_iter().chain(index.locate_content(&body.content)) {
-                let range = usize::try_from(extent.blob.start).unwrap()
-                    ..usize::try_from(extent.blob.end).unwrap();
-                let bytes = read_extent(&blob[range], &extent, compression).unwrap();
+                let part = part_of(&blob, &extent.blob);
+                let bytes = read_extent(part, &extent, compression).unwrap();
                 assert_eq!(ContentDigest(Digest::of(&bytes)), body.content, "{path}");
             }
         }

@@ -182,7 +182,6 @@ fn devices_stay_and_whiteout_devices_go() {
 fn what_leads_out_is_refused() {
     for tar in [
         Tar::new().file("../x"),
-        Tar::new().file("/x"),
         Tar::new().file("a/../../x"),
         Tar::new().raw(b'2', "a", "/etc", b"").file("a/passwd"),
         Tar::new().raw(b'1', "a", "../../etc/passwd", b""),
@@ -314,4 +313,17 @@ proptest! {
         }
         drop(read_layer(&*tar, FORM, &mut NoSink));
     }
+}
+
+/// As kaniko, ko and Bazel write them.
+#[test]
+fn a_slash_in_front_stands_for_the_root() {
+    let tar = Tar::new()
+        .dir("/")
+        .dir("/ko-app/")
+        .file("/ko-app/app")
+        .file("ko-app/.wh.old")
+        .dir("//usr/")
+        .dir("./usr/bin/");
+    check(tar, &expect![[r#""#]]);
 }

@@ -132,6 +132,23 @@ pub fn parse_index_file(bytes: &[u8]) -> Result<Index, InvalidLayout> {
     }
 }
 
+/// Adds entries to the list of what a layout holds: each takes the place of one that has its names, and one without a
+/// name that of itself.
+pub fn add_entries(index: &mut Index, entries: Vec<Descriptor>) {
+    let names = |entry: &Descriptor| {
+        [IMAGE_NAME, REF_NAME].map(|name| entry.annotations.get(name).cloned().unwrap_or_default())
+    };
+    for entry in entries {
+        let named = names(&entry);
+        let is_nameless = named.iter().all(String::is_empty);
+        let stays = |known: &Descriptor| {
+            names(known) != named || (is_nameless && known.digest != entry.digest)
+        };
+        index.manifests.retain(stays);
+        index.manifests.push(entry);
+    }
+}
+
 /// Finds the entry that a reference means: by digest, by tag, or the only one.
 ///
 /// A digest that the list does not have may still be that of a manifest further down, so it is no error here.

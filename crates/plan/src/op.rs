@@ -287,6 +287,9 @@ pub struct RunOp {
     /// The control group below which the process has its own, as `--cgroup-parent` gives it; it is in no key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup_parent: Option<String>,
+    /// Whether its cache mounts begin with nothing but what this build has left in them; it is in no key.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub empty_caches: bool,
 }
 
 /// What is copied.

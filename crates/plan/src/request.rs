@@ -92,6 +92,9 @@ pub struct Request {
     pub contexts: BTreeMap<String, ContextSource>,
     /// `--no-cache`, `--no-cache-filter`.
     pub no_cache: NoCache,
+    /// `--keep-cache-mounts`: a RUN that takes nothing from the cache has what was left in its cache mounts all the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_cache_mounts: bool,
     /// `--pull`.
     pub pull: PullPolicy,
     /// `--network`.
@@ -139,6 +142,7 @@ impl Request {
             build_platform: Platform { os: "linux".into(), ..Platform::host() },
             contexts: BTreeMap::new(),
             no_cache: NoCache::Nothing,
+            keep_cache_mounts: false,
             pull: PullPolicy::IfMissing,
             network: RunNetwork::Default,
             allow: BTreeSet::new(),

@@ -66,6 +66,7 @@ impl Steps {
     /// Adds a step, unless the very same is there already.
     fn add(&mut self, step: Step) -> StepIndex {
         let (recipe, fresh) = (step.recipe, step.fresh);
+        let empty_caches = matches!(&step.op, Op::Run(run) if run.empty_caches);
         let known = self.by_key.get(&recipe).copied();
         let known = known.filter(|known| self.all[known.index()].parent == step.parent);
         let index = known.unwrap_or_else(|| {
@@ -76,7 +77,11 @@ impl Steps {
             self.by_key.insert(recipe, StepIndex(index));
             StepIndex(index)
         });
-        self.all[index.index()].fresh |= fresh;
+        let known = &mut self.all[index.index()];
+        known.fresh |= fresh;
+        if let Op::Run(run) = &mut known.op {
+            run.empty_caches |= empty_caches;
+        }
         index
     }
 

@@ -1,12 +1,15 @@
 //! Writes images as OCI layouts and docker archives, the same bytes for the same image.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use dcbuild_model::{Digest, Fault};
-use dcbuild_oci::layout::{IMAGE_NAME, INDEX_FILE, LAYOUT_FILE, LAYOUT_JSON, REF_NAME, blob_path};
+use dcbuild_oci::layout::{
+    IMAGE_NAME, INDEX_FILE, InvalidLayout, LAYOUT_FILE, LAYOUT_JSON, REF_NAME, add_entries,
+    blob_path, parse_index_file,
+};
 use dcbuild_oci::{ArchiveItem, Descriptor, ImageRef, Index};
 use futures::TryStreamExt as _;
 use sha2::Digest as _;
@@ -49,6 +52,14 @@ pub enum WriteError {
         /// How many it should have.
         size: u64,
     },
+    /// The folder holds something that is no layout.
+    #[error("'{}' is no OCI layout that an image could be added to", folder.display())]
+    Layout {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong.
+        source: InvalidLayout,
+    },
     /// An entry is too large for a tar.
     #[error("'{name}' of {size} bytes is too large for a tar")]
     Large {
@@ -63,7 +74,9 @@ impl WriteError {
     /// Who can mend it.
     pub fn fault(&self) -> Fault {
         match self {
-            WriteError::Write { .. } | WriteError::Large { .. } => Fault::Request,
+            WriteError::Write { .. } | WriteError::Layout { .. } | WriteError::Large { .. } => {
+                Fault::Request
+            }
             WriteError::Read { .. } => Fault::Cluster,
             WriteError::Corrupt { .. } | WriteError::Size { .. } => Fault::Bug,
         }
@@ -99,7 +112,8 @@ impl ArchiveImage {
         entries
     }
 
-    fn index(&self) -> Vec<u8> {
+    /// The image under each of its names.
+    fn manifests(&self) -> Vec<Descriptor> {
         let named = |name: &ImageRef| {
             let mut entry = self.root.clone();
             entry.annotations.insert(IMAGE_NAME.into(), name.to_string());
@@ -111,11 +125,12 @@ impl ArchiveImage {
         if manifests.is_empty() {
             manifests.push(self.root.clone());
         }
-        Index { manifests, ..Index::default() }.to_json()
+        manifests
     }
 
     fn layout_files(&self) -> Vec<(&'static str, Vec<u8>)> {
-        vec![(LAYOUT_FILE, LAYOUT_JSON.as_bytes().to_vec()), (INDEX_FILE, self.index())]
+        let index = Index { manifests: self.manifests(), ..Index::default() };
+        vec![(LAYOUT_FILE, LAYOUT_JSON.as_bytes().to_vec()), (INDEX_FILE, index.to_json())]
     }
 }
 
@@ -151,31 +166,71 @@ fn tagged(name: &ImageRef) -> String {
     format!("{}:{}", name.repository().familiar(), name.tag().unwrap_or("latest"))
 }
 
-/// Writes an OCI layout into a folder that is empty or a layout already, whose index is replaced.
+/// Writes an OCI layout into a folder; one that is a layout already keeps what it holds under other names.
 pub async fn write_oci_dir(image: &ArchiveImage, folder: &Path) -> Result<(), WriteError> {
     let failed = |name: &str| {
         let name = folder.join(name).display().to_string();
         move |source| WriteError::Write { name, source }
     };
     tokio::fs::create_dir_all(folder.join("blobs/sha256")).await.map_err(failed("blobs"))?;
-    for (name, content) in image.entries(image.layout_files()) {
+    for (name, content) in image.entries(Vec::new()) {
         let Content::Blob(blob) = content else { continue };
-        // A name appears only with all its bytes behind it.
-        let partial = folder.join(format!("{name}.partial"));
-        let mut file = tokio::fs::File::create(&partial).await.map_err(failed(&name))?;
-        let copied = copy_blob(&*blob, &name, &mut file).await;
-        let synced = match copied {
-            Ok(()) => file.sync_all().await.map_err(failed(&name)),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = synced {
-            // The first error is the one to report.
-            let _removed = tokio::fs::remove_file(&partial).await;
-            return Err(error);
-        }
-        tokio::fs::rename(&partial, folder.join(&name)).await.map_err(failed(&name))?;
+        put_file(folder, &name, &*blob).await?;
     }
+    // Two builds may add to one layout at once.
+    let locked = folder.to_owned();
+    let lock = move || {
+        let folder = std::fs::File::open(locked)?;
+        folder.lock()?;
+        Ok(folder)
+    };
+    let lock = tokio::task::spawn_blocking(lock).await.unwrap_or_else(|error| Err(error.into()));
+    let lock = lock.map_err(failed(""))?;
+    let index = index_with(folder, image.manifests()).await?;
+    for (name, bytes) in [(INDEX_FILE, index), (LAYOUT_FILE, LAYOUT_JSON.as_bytes().to_vec())] {
+        put_file(folder, name, &BytesBlob::new(bytes)).await?;
+    }
+    drop(lock);
     Ok(())
+}
+
+/// The list of a layout, these entries added.
+async fn index_with(folder: &Path, entries: Vec<Descriptor>) -> Result<Vec<u8>, WriteError> {
+    let path = folder.join(INDEX_FILE);
+    let mut index = match tokio::fs::read(&path).await {
+        Ok(bytes) if bytes.is_empty() => Index::default(),
+        Ok(bytes) => parse_index_file(&bytes)
+            .map_err(|source| WriteError::Layout { folder: folder.to_owned(), source })?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Index::default(),
+        Err(source) => {
+            return Err(WriteError::Write { name: path.display().to_string(), source });
+        }
+    };
+    add_entries(&mut index, entries);
+    Ok(index.to_json())
+}
+
+/// Puts a file into a folder: its name appears only with all its bytes behind it.
+async fn put_file(folder: &Path, name: &str, blob: &dyn BlobReader) -> Result<(), WriteError> {
+    let failed = |source| {
+        let name = folder.join(name).display().to_string();
+        WriteError::Write { name, source }
+    };
+    let partial = folder.join(format!("{name}.{}.partial", std::process::id()));
+    let mut file = tokio::fs::File::create(&partial).await.map_err(failed)?;
+    let written = match copy_blob(blob, name, &mut file).await {
+        Ok(()) => file.sync_all().await.map_err(failed),
+        Err(error) => Err(error),
+    };
+    let put = match written {
+        Ok(()) => tokio::fs::rename(&partial, folder.join(name)).await.map_err(failed),
+        Err(error) => Err(error),
+    };
+    if put.is_err() {
+        // The first error is the one to report.
+        let _removed = tokio::fs::remove_file(&partial).await;
+    }
+    put
 }
 
 async fn write_tar<W>(entries: BTreeMap<String, Content>, mut out: W) -> Result<W, WriteError>

@@ -9,7 +9,8 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
-use crate::spec::Limits;
+use crate::gate::{self, Gate};
+use crate::spec::{Limits, Security};
 
 /// How often a group is tried to be removed while the kernel still counts its dead.
 const REMOVE_TRIES_MAX: u32 = 100;
@@ -22,9 +23,16 @@ const CPU_PERIOD_MICROS: u64 = 100_000;
 #[derive(Clone, Debug)]
 pub(crate) enum Hierarchy {
     /// One tree per controller: the dcbuild folders of memory, pids and cpu.
-    V1 { memory: Option<PathBuf>, pids: Option<PathBuf>, cpu: Option<PathBuf>, joined: Joined },
+    V1 {
+        memory: Option<PathBuf>,
+        pids: Option<PathBuf>,
+        cpu: Option<PathBuf>,
+        /// The group of all steps together that may open the usual devices alone.
+        devices: Option<PathBuf>,
+        joined: Joined,
+    },
     /// One tree: the dcbuild folder.
-    V2 { group: PathBuf },
+    V2 { group: PathBuf, gate: Option<Gate> },
     /// None: steps run without limits.
     Absent,
 }
@@ -40,7 +48,11 @@ pub(crate) enum Joined {
 
 /// The groups that a cell joins.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct CgroupPaths(Vec<PathBuf>);
+pub(crate) struct CgroupPaths {
+    own: Vec<PathBuf>,
+    /// One that it shares with others.
+    devices: Option<PathBuf>,
+}
 
 /// Whether a process is in its groups yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +64,7 @@ pub(crate) enum Groups {
 impl CgroupPaths {
     /// Moves this process, which has one thread, into the groups.
     pub(crate) fn join(&self) -> io::Result<()> {
-        self.0.iter().try_for_each(|group| {
+        self.own.iter().chain(&self.devices).try_for_each(|group| {
             // A thread that moves itself waits for nothing; moving a process waits milliseconds for the whole machine.
             match fs::OpenOptions::new().write(true).open(group.join("tasks")) {
                 Ok(mut tasks) => tasks.write_all(b"0"),
@@ -64,7 +76,7 @@ impl CgroupPaths {
 
     /// Opens the one group of version 2.
     pub(crate) fn unified(&self) -> Option<fs::File> {
-        let [group] = self.0.as_slice() else { return None };
+        let [group] = self.own.as_slice() else { return None };
         group.join("cgroup.controllers").exists().then(|| fs::File::open(group).ok())?
     }
 }
@@ -87,18 +99,19 @@ impl Hierarchy {
                 return Hierarchy::Absent;
             }
             delegate(&group);
-            return Hierarchy::V2 { group };
+            return Hierarchy::V2 { group, gate: Gate::load().ok() };
         }
         let controller = |folder: &str| {
             let mounted = root.join(folder).join("cgroup.procs").exists();
             let group = root.join(folder).join(name);
             (mounted && make_usable(&group).is_ok()).then_some(group)
         };
+        let devices = controller("devices").filter(|group| gate::close_group(group).is_ok());
         let (memory, pids, cpu) = (controller("memory"), controller("pids"), controller("cpu"));
         if memory.is_none() && pids.is_none() && cpu.is_none() {
             return Hierarchy::Absent;
         }
-        Hierarchy::V1 { memory, pids, cpu, joined: Joined::Limiting }
+        Hierarchy::V1 { memory, pids, cpu, devices, joined: Joined::Limiting }
     }
 
     /// Makes the folder `name` below the group that a build names, which is made where it is not there yet.
@@ -111,7 +124,7 @@ impl Hierarchy {
                 make_usable(&group)?;
             }
             delegate(&group);
-            return Ok(Hierarchy::V2 { group });
+            return Ok(Hierarchy::V2 { group, gate: Gate::load().ok() });
         }
         let controller = |folder: &str| {
             if !root.join(folder).join("cgroup.procs").exists() {
@@ -125,31 +138,38 @@ impl Hierarchy {
         if memory.is_none() && pids.is_none() && cpu.is_none() {
             return Err(io::Error::other("this machine has no control groups"));
         }
-        Ok(Hierarchy::V1 { memory, pids, cpu, joined: Joined::All })
+        let devices = controller("devices")?.filter(|group| gate::close_group(group).is_ok());
+        Ok(Hierarchy::V1 { memory, pids, cpu, devices, joined: Joined::All })
     }
 
     fn groups(&self) -> Vec<&PathBuf> {
         match self {
-            Hierarchy::V1 { memory, pids, cpu, joined: _ } => {
+            Hierarchy::V1 { memory, pids, cpu, .. } => {
                 [memory, pids, cpu].into_iter().flatten().collect()
             }
-            Hierarchy::V2 { group } => vec![group],
+            Hierarchy::V2 { group, .. } => vec![group],
             Hierarchy::Absent => Vec::new(),
         }
     }
 
-    /// Makes an attempt's groups with its limits.
-    pub(crate) fn make(&self, attempt: &str, limits: &Limits) -> io::Result<Cgroup> {
-        let mut cgroup = Cgroup { paths: CgroupPaths::default() };
+    /// Makes an attempt's groups with its limits, closed for devices other than the usual where that can be.
+    pub(crate) fn make(
+        &self,
+        attempt: &str,
+        (limits, security): (&Limits, Security),
+    ) -> io::Result<Cgroup> {
+        let is_closed = security == Security::Default;
+        let mut cgroup = Cgroup { paths: CgroupPaths::default(), devices: !is_closed };
+        let paths = &mut cgroup.paths;
         let mut make = |group: &Path| -> io::Result<PathBuf> {
             let path = group.join(attempt);
             fs::create_dir(&path)?;
-            cgroup.paths.0.push(path.clone());
+            paths.own.push(path.clone());
             Ok(path)
         };
         match self {
             Hierarchy::Absent => {}
-            Hierarchy::V1 { memory, pids, cpu, joined } => {
+            Hierarchy::V1 { memory, pids, cpu, devices, joined } => {
                 let all = *joined == Joined::All;
                 let memory_bytes_max = limits.memory_bytes_max;
                 if let Some(memory) = memory.as_ref().filter(|_| all || memory_bytes_max.is_some())
@@ -163,9 +183,17 @@ impl Hierarchy {
                 if let Some(cpu) = cpu.as_ref().filter(|_| all || cpu_millis_max.is_some()) {
                     limit_cpu(&make(cpu)?, cpu_millis_max)?;
                 }
+                if is_closed {
+                    cgroup.devices = devices.is_some();
+                    cgroup.paths.devices.clone_from(devices);
+                }
             }
-            Hierarchy::V2 { group } => {
+            Hierarchy::V2 { group, gate } => {
                 let path = make(group)?;
+                if is_closed {
+                    let closed = gate.as_ref().map(|gate| gate.close_group(&path));
+                    cgroup.devices = closed.is_some_and(|closed| closed.is_ok());
+                }
                 if path.join("pids.max").exists() {
                     fs::write(path.join("pids.max"), limits.pids_max.to_string())?;
                 }
@@ -268,7 +296,8 @@ pub fn remove_groups(root: &Path, state: &Path, name: &str) -> io::Result<()> {
 }
 
 fn remove_named(root: &Path, name: &Path) -> io::Result<()> {
-    for group in ["", "memory", "pids", "cpu"].map(|folder| root.join(folder).join(name)) {
+    for group in ["", "memory", "pids", "cpu", "devices"].map(|folder| root.join(folder).join(name))
+    {
         let entries = match fs::read_dir(&group) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -311,6 +340,7 @@ fn make_usable(group: &Path) -> io::Result<()> {
 #[derive(Debug)]
 pub(crate) struct Cgroup {
     paths: CgroupPaths,
+    devices: bool,
 }
 
 impl Cgroup {
@@ -319,10 +349,16 @@ impl Cgroup {
         &self.paths
     }
 
+    /// Whether nodes that a step makes may open what they stand for: the usual ones do, and others as far as the step is
+    /// allowed to do everything.
+    pub(crate) fn has_devices(&self) -> bool {
+        self.devices
+    }
+
     /// Reads what the kernel counted.
     pub(crate) fn counts(&self) -> Counts {
         let mut counts = Counts::default();
-        for path in &self.paths.0 {
+        for path in &self.paths.own {
             for file in ["memory.oom_control", "memory.events"] {
                 counts.oom_kills = counts.oom_kills.max(field(&path.join(file), "oom_kill"));
             }
@@ -333,14 +369,14 @@ impl Cgroup {
 
     /// Kills what is inside.
     pub(crate) fn kill(&self) {
-        for path in &self.paths.0 {
+        for path in &self.paths.own {
             kill(path);
         }
     }
 
     /// Removes the groups; waits for the kernel where it must.
     pub(crate) fn remove(mut self) -> io::Result<()> {
-        for path in std::mem::take(&mut self.paths.0) {
+        for path in std::mem::take(&mut self.paths.own) {
             remove(&path)?;
         }
         Ok(())
@@ -349,7 +385,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        for path in &self.paths.0 {
+        for path in &self.paths.own {
             kill(path);
             // What stays is found by the next sweep.
             let _busy = fs::remove_dir(path);

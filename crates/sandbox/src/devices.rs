@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use crate::mounts::{attach, copy_mount, make_mount, open_path};
-use crate::report::Failure;
+use crate::report::{Failure, Order};
 use crate::spec::{CellSpec, Security};
 use crate::sys::attr;
 use crate::target::{Root, open_in};
@@ -45,19 +45,16 @@ fn plain() -> MountAttrFlags {
 }
 
 /// Mounts the three system folders of a step.
-pub(crate) fn mount_system(root: &mut Root, spec: &CellSpec) -> Result<(), Failure> {
+pub(crate) fn mount_system(root: &mut Root, order: &Order) -> Result<(), Failure> {
+    let spec = &order.spec;
     let sys = match spec.security {
         Security::Default => plain() | MountAttrFlags::MOUNT_ATTR_RDONLY,
         Security::Insecure => plain(),
     };
     cover(root, "proc", || make_mount("proc", &[], plain()))?;
     cover(root, "sys", || make_mount("sysfs", &[], sys))?;
-    // Nodes are mounts of their own, so that one made by the step opens nothing.
-    let dev = MountAttrFlags::MOUNT_ATTR_NOSUID
-        | match spec.security {
-            Security::Default => MountAttrFlags::MOUNT_ATTR_NODEV,
-            Security::Insecure => MountAttrFlags::empty(),
-        };
+    // The usual nodes are mounts of their own, so that they open what they stand for in any case.
+    let dev = MountAttrFlags::MOUNT_ATTR_NOSUID | order.node_attributes();
     cover(root, "dev", || {
         make_mount("tmpfs", &[("mode", Some("0755")), ("size", Some("64m"))], dev)
     })?;

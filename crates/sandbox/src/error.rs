@@ -78,3 +78,19 @@ pub enum CellError {
     #[error("the step was stopped")]
     Stopped,
 }
+
+/// What a machine needs for steps to run in it, for whoever finds that they do not.
+pub const NEEDS: &str = "in a container, dcbuild needs to be privileged, with a state folder that is no overlay itself; the \
+                         kernel needs overlayfs and namespaces";
+
+impl CellError {
+    /// What could help.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            CellError::Machine { .. } | CellError::Cgroup { .. } => {
+                Some(format!("{NEEDS}; `dcbuild doctor` looks at that"))
+            }
+            _ => None,
+        }
+    }
+}

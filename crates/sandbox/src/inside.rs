@@ -44,8 +44,8 @@ fn prepare(caller: &mut UnixStream, order: &Order, groups: Groups) -> Result<Pro
         order.cgroup.join().map_err(Failure::io("join the control groups"))?;
     }
     enter_namespaces(order)?;
-    let mut root = mounts::mount_root(&spec.rootfs, &order.places)?;
-    devices::mount_system(&mut root, spec)?;
+    let mut root = mounts::mount_root(order)?;
+    devices::mount_system(&mut root, order)?;
     mounts::mount_all(&mut root, order)?;
     let identity = identity(&root, &spec.user)?;
     let cwd = working_folder(&mut root, &spec.cwd)?;

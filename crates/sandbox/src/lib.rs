@@ -14,6 +14,7 @@ mod cgroup;
 mod compat;
 mod devices;
 mod error;
+mod gate;
 mod inside;
 mod launch;
 mod mounts;
@@ -31,7 +32,7 @@ mod user;
 
 pub use cell::{CELL_ARGUMENT, cell_main};
 pub use cgroup::remove_groups;
-pub use error::{CellError, SandboxError};
+pub use error::{CellError, NEEDS, SandboxError};
 pub use network::{IsolateError, IsolatedConfig, has_way_out};
 pub use platforms::{Foreign, Obstacle, emulated, foreign, native, platforms};
 pub use run::{CellExit, CellTimings, Outcome, Sandbox, SandboxConfig, Stream};

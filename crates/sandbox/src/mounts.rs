@@ -11,9 +11,9 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
-use crate::report::{Failure, Order, Places};
+use crate::report::{Failure, Order};
 use crate::resolvers;
-use crate::spec::{CellSpec, Mount, Rootfs};
+use crate::spec::{CellSpec, Mount};
 use crate::sys::{self, attr};
 use crate::target::{Kind, Root, open_in};
 
@@ -60,12 +60,14 @@ pub(crate) fn open_path(path: &Path) -> Result<OwnedFd, Errno> {
 }
 
 /// Mounts the step's root.
-pub(crate) fn mount_root(rootfs: &Rootfs, places: &Places) -> Result<Root, Failure> {
+pub(crate) fn mount_root(order: &Order) -> Result<Root, Failure> {
+    let (rootfs, places) = (&order.spec.rootfs, &order.places);
     let fail = |errno| Failure::machine("mount the step's root")(errno);
     let overlay = overlay(
         &rootfs.lowers,
         Some((&rootfs.upper, &rootfs.work, rootfs.volatile)),
         &places.empty,
+        order.node_attributes(),
     )
     .map_err(fail)?;
     attach(&overlay, open_path(&places.root).map_err(fail)?).map_err(fail)?;
@@ -77,6 +79,7 @@ fn overlay(
     lowers: &[PathBuf],
     upper: Option<(&Path, &Path, bool)>,
     empty: &Path,
+    attributes: MountAttrFlags,
 ) -> Result<OwnedFd, Errno> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for (key, value) in [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off")] {
@@ -110,8 +113,7 @@ fn overlay(
         }
     }
     fsconfig_create(&context)?;
-    // Without devices: a node that the step makes opens nothing; the usual ones are mounts of their own.
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
 /// Mounts the cell's own files and what the step asks for, shallow targets first.
@@ -191,7 +193,9 @@ fn source(
         Mount::Overlay { lowers, scratch, subpath, .. } => {
             let upper =
                 scratch.as_ref().map(|(upper, work)| (upper.as_path(), work.as_path(), true));
-            let tree = overlay(lowers, upper, &order.places.empty).map_err(fail)?;
+            let tree =
+                overlay(lowers, upper, &order.places.empty, MountAttrFlags::MOUNT_ATTR_NODEV)
+                    .map_err(fail)?;
             attach(&tree, open_path(&order.places.stage).map_err(fail)?).map_err(fail)?;
             let readonly = if scratch.is_none() { attr::RDONLY } else { 0 };
             let found = inner(tree, subpath);

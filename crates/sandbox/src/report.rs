@@ -1,5 +1,6 @@
 //! What a cell tells its caller, one JSON document a line.
 
+use rustix::mount::MountAttrFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::CgroupPaths;
@@ -10,9 +11,19 @@ use crate::spec::CellSpec;
 pub(crate) struct Order {
     pub(crate) spec: CellSpec,
     pub(crate) cgroup: CgroupPaths,
+    /// Whether device nodes in the step's root open what they stand for.
+    pub(crate) devices: bool,
     pub(crate) places: Places,
     /// The step's network namespace; none for the host's.
     pub(crate) network: Option<std::path::PathBuf>,
+}
+
+impl Order {
+    /// The attributes of a mount in which the step may make device nodes: where nothing else says which of them open
+    /// something, none does.
+    pub(crate) fn node_attributes(&self) -> MountAttrFlags {
+        if self.devices { MountAttrFlags::empty() } else { MountAttrFlags::MOUNT_ATTR_NODEV }
+    }
 }
 
 /// Empty folders of the host; each cell mounts over them in its own mount namespace, so all cells share them.

@@ -184,6 +184,7 @@ impl Sandbox {
             let order = Order {
                 spec,
                 cgroup: cgroup.paths().clone(),
+                devices: cgroup.has_devices(),
                 places: self.places.clone(),
                 network: network.as_ref().map(Slot::path),
             };
@@ -206,15 +207,16 @@ impl Sandbox {
 
     async fn cgroup(&self, spec: &CellSpec) -> Result<Cgroup, CellError> {
         let (attempt, limits) = (spec.attempt.clone(), spec.limits.clone());
+        let security = spec.security;
         let (hierarchy, groups) = (Arc::clone(&self.hierarchy), self.groups.clone());
         let made = tokio::task::spawn_blocking(move || {
             let failed = |attempt| move |source| CellError::Cgroup { attempt, source };
-            match &limits.cgroup_parent {
-                None => hierarchy.make(&attempt, &limits).map_err(failed(attempt)),
-                Some(text) => {
-                    groups.beneath(text)?.make(&attempt, &limits).map_err(failed(attempt))
-                }
-            }
+            let parent = limits.cgroup_parent.as_ref();
+            let made = match parent.map(|text| groups.beneath(text)).transpose()? {
+                None => hierarchy.make(&attempt, (&limits, security)),
+                Some(beneath) => beneath.make(&attempt, (&limits, security)),
+            };
+            made.map_err(failed(attempt))
         });
         made.await.unwrap_or_else(|died| {
             let action = "make a control group".to_owned();

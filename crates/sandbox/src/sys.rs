@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "raw system calls, each with its reason")]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::process::Pid;
@@ -28,6 +28,82 @@ struct MountAttr {
     clear: u64,
     propagation: u64,
     userns_fd: u64,
+}
+
+/// One step of a program that the kernel runs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Instruction {
+    code: u8,
+    /// The one that changes in the lower half, the one that is read in the upper.
+    registers: u8,
+    offset: i16,
+    immediate: u32,
+}
+
+impl Instruction {
+    const fn new(code: u8, registers: u8, offset: i16, immediate: u32) -> Instruction {
+        Instruction { code, registers, offset, immediate }
+    }
+
+    /// Reads 32 bits of what another register points at.
+    pub(crate) const fn load(to: u8, from: u8, offset: i16) -> Instruction {
+        Instruction::new(0x61, to | from << 4, offset, 0)
+    }
+
+    pub(crate) const fn copy(to: u8, from: u8) -> Instruction {
+        Instruction::new(0xbf, to | from << 4, 0, 0)
+    }
+
+    pub(crate) const fn set(to: u8, value: u32) -> Instruction {
+        Instruction::new(0xb7, to, 0, value)
+    }
+
+    pub(crate) const fn and(to: u8, mask: u32) -> Instruction {
+        Instruction::new(0x57, to, 0, mask)
+    }
+
+    pub(crate) const fn shift_right(to: u8, bits: u32) -> Instruction {
+        Instruction::new(0x77, to, 0, bits)
+    }
+
+    /// Passes over so many steps if the register has this value.
+    pub(crate) const fn skip_if(register: u8, value: u32, steps: i16) -> Instruction {
+        Instruction::new(0x15, register, steps, value)
+    }
+
+    /// Passes over so many steps unless the register has this value.
+    pub(crate) const fn skip_unless(register: u8, value: u32, steps: i16) -> Instruction {
+        Instruction::new(0x55, register, steps, value)
+    }
+
+    pub(crate) const fn exit() -> Instruction {
+        Instruction::new(0x95, 0, 0, 0)
+    }
+}
+
+/// What `bpf` is told to load a program.
+#[repr(C)]
+#[derive(Default)]
+struct ProgramLoad {
+    kind: u32,
+    count: u32,
+    steps: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+}
+
+/// What `bpf` is told to attach one.
+#[repr(C)]
+struct ProgramAttach {
+    target: u32,
+    program: u32,
+    kind: u32,
+    flags: u32,
 }
 
 #[repr(C)]
@@ -111,6 +187,49 @@ pub(crate) fn mount_setattr(mount: BorrowedFd<'_>, set: u64) -> Result<(), Errno
             &raw const attr,
             size_of::<MountAttr>(),
         )
+    };
+    if done == 0 { Ok(()) } else { Err(errno()) }
+}
+
+/// Loads a program that decides about devices.
+pub(crate) fn load_device_program(steps: &[Instruction]) -> Result<OwnedFd, Errno> {
+    const LOAD: libc::c_int = 5;
+    const FOR_DEVICES_OF_GROUPS: u32 = 15;
+    let count = u32::try_from(steps.len()).map_err(|_| Errno::INVAL)?;
+    let load = ProgramLoad {
+        kind: FOR_DEVICES_OF_GROUPS,
+        count,
+        steps: u64::try_from(steps.as_ptr().addr()).map_err(|_| Errno::FAULT)?,
+        license: u64::try_from(c"Apache-2.0".as_ptr().addr()).map_err(|_| Errno::FAULT)?,
+        ..ProgramLoad::default()
+    };
+    // SAFETY: the struct has the layout and the size that the kernel is told; the steps and the text that it points at
+    // outlive the call, which copies and checks them.
+    let done =
+        unsafe { libc::syscall(libc::SYS_bpf, LOAD, &raw const load, size_of::<ProgramLoad>()) };
+    let fd = i32::try_from(done).ok().filter(|fd| *fd >= 0).ok_or_else(errno)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Has a program decide about the devices of a control group of version 2, beside those that decide already.
+pub(crate) fn attach_device_program(
+    program: BorrowedFd<'_>,
+    group: BorrowedFd<'_>,
+) -> Result<(), Errno> {
+    const ATTACH: libc::c_int = 8;
+    const TO_DEVICES: u32 = 6;
+    const BESIDE_OTHERS: u32 = 2;
+    let number = |fd: BorrowedFd<'_>| u32::try_from(fd.as_raw_fd()).map_err(|_| Errno::BADF);
+    let attach = ProgramAttach {
+        target: number(group)?,
+        program: number(program)?,
+        kind: TO_DEVICES,
+        flags: BESIDE_OTHERS,
+    };
+    // SAFETY: the struct has the layout and the size that the kernel is told, and outlives the call.
+    let done = unsafe {
+        libc::syscall(libc::SYS_bpf, ATTACH, &raw const attach, size_of::<ProgramAttach>())
     };
     if done == 0 { Ok(()) } else { Err(errno()) }
 }

@@ -138,6 +138,11 @@ pub enum Event {
     },
     /// A worker's process registered.
     WorkerJoined(WorkerFacts),
+    /// A worker is out of reach, and not lost yet.
+    WorkerAway {
+        /// The worker.
+        worker: WorkerId,
+    },
     /// A worker that never was lost is connected again.
     WorkerBack {
         /// The worker.
@@ -168,6 +173,8 @@ pub enum Event {
         step: StepIndex,
         /// What it made.
         made: Made,
+        /// Whether it goes to the store: builds that come meanwhile may have it, though nobody uses it.
+        lasts: bool,
     },
     /// A record was found by result key before the step ran; its blobs are durable.
     StepHit {

@@ -84,6 +84,8 @@ pub struct StepNode {
     pub parent: Option<StepIndex>,
     /// The steps whose results it reads besides.
     pub inputs: Vec<StepIndex>,
+    /// Those of them of which it reads a part only: little is brought for them.
+    pub parts: Vec<StepIndex>,
     /// The platform that it runs for.
     pub platform: Platform,
     /// Where it works.
@@ -96,6 +98,8 @@ pub struct StepNode {
     pub freshness: Freshness,
     /// Its cache mounts.
     pub caches: Vec<CacheMount>,
+    /// Those of them that one step of the cluster has at a time.
+    pub locked: Vec<CacheMount>,
     /// What it asks of a worker.
     pub requests: Requests,
     /// The record that was taken for it before the build was submitted.

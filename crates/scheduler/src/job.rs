@@ -140,7 +140,31 @@ impl Scheduler {
             }
         }
         self.count_free(worker_id);
+        self.locks.extend(self.locked_of(id).map(|mount| (mount, id)).collect::<Vec<_>>());
         self.say_lease(id);
+    }
+
+    /// The cache mounts that a job's open steps want for themselves.
+    fn locked_of(&self, id: JobId) -> impl Iterator<Item = CacheMount> {
+        let job = self.jobs.get(&id);
+        let build = job.and_then(|job| self.builds.get(&job.build));
+        let steps = job.into_iter().flat_map(Job::open);
+        let node = move |step: &StepIndex| build?.graph.steps.get(step.index());
+        steps.filter_map(node).flat_map(|node| &node.locked).copied()
+    }
+
+    /// Whether another job has a cache mount that this one wants for itself.
+    pub(crate) fn is_locked_out(&self, id: JobId) -> bool {
+        !self.locks.is_empty() && self.locked_of(id).any(|mount| self.locks.contains_key(&mount))
+    }
+
+    /// Lets go of the cache mounts that no open step of a job wants any more.
+    pub(crate) fn unlock(&mut self, id: JobId) {
+        if self.locks.is_empty() {
+            return;
+        }
+        let wanted: Vec<CacheMount> = self.locked_of(id).collect();
+        self.locks.retain(|mount, holder| *holder != id || wanted.contains(mount));
     }
 
     /// What a job will fetch: its parent's state if it mounts it, and its cache mounts.
@@ -228,6 +252,7 @@ impl Scheduler {
     /// Takes a job away; its open steps are idle again, and so are those that shared them.
     pub(crate) fn drop_job(&mut self, id: JobId) {
         let Some(job) = self.jobs.remove(&id) else { return };
+        self.unlock(id);
         match &job.state {
             JobState::Queued(place) => self.unqueue(&job.tenant, &job.shape, *place),
             JobState::Leased(tenure) => self.end_tenure(&job, id, *tenure),

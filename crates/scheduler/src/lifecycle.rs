@@ -171,6 +171,11 @@ impl Scheduler {
 
     /// Says all that should be under way, for a leader that has only the log.
     pub(crate) fn recovered(&mut self) {
+        // None of them is connected yet.
+        let workers: Vec<_> = self.workers.keys().copied().collect();
+        for worker in workers {
+            self.worker_away(worker);
+        }
         let jobs: Vec<_> = self.jobs.keys().copied().collect();
         for job in jobs {
             self.say_lease(job);

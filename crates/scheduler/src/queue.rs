@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use dcbuild_model::{BuildId, JobId, Platform, StateDigest, WorkerId};
+use dcbuild_model::{BuildId, JobId, Platform, StateDigest, StepIndex, WorkerId};
 
 use crate::build::{Shape, Tries};
 use crate::event::Work;
@@ -21,6 +21,13 @@ pub(crate) struct Tenant {
     /// The entry of the log that last gave it a worker.
     pub(crate) served: u64,
     pub(crate) queued: BTreeMap<Shape, BTreeMap<Place, JobId>>,
+}
+
+/// The states that a job reads, and those of which it reads a part.
+#[derive(Default)]
+struct Inputs {
+    whole: Vec<StateDigest>,
+    parts: Vec<StateDigest>,
 }
 
 /// A place in a queue, the foremost least.
@@ -112,7 +119,8 @@ impl Scheduler {
             if !self.free.iter().any(|id| self.could_run(*id, shape)) {
                 continue;
             }
-            for (place, job) in places.iter().take(LOOK_AHEAD) {
+            let may_run = places.iter().filter(|(_, job)| !self.is_locked_out(**job));
+            for (place, job) in may_run.take(LOOK_AHEAD) {
                 if best.is_some_and(|(found, _)| found < *place) {
                     break;
                 }
@@ -130,11 +138,12 @@ impl Scheduler {
         worker.is_some_and(|worker| worker.suits(shape) && worker.fits(shape.requests))
     }
 
-    /// Chooses among the free workers: who needs no interpreter, what lies there already, cache mounts, then load.
+    /// Chooses among the free workers: who needs no interpreter, what lies there already, cache mounts, what is read in
+    /// part, then load.
     fn best_worker(&self, id: JobId) -> Option<WorkerId> {
         let job = self.jobs.get(&id)?;
         let (states, caches) = self.appetite(id);
-        let inputs = self.inputs(id);
+        let Inputs { whole, parts } = self.inputs(id);
         let tried = self.tries(id).map(|tries| &tries.workers).filter(|tried| !tried.is_empty());
         // A worker on which an attempt was lost is taken again only where there is no other.
         let avoid = tried.filter(|tried| {
@@ -145,10 +154,12 @@ impl Scheduler {
         };
         let score = |worker: &Worker| {
             let parents = states.iter().filter(|state| worker.states.has(state)).count();
-            let inputs = inputs.iter().filter(|state| worker.states.has(state)).count();
+            let here = |states: &[StateDigest]| {
+                Reverse(states.iter().filter(|state| worker.states.has(state)).count())
+            };
             let caches = caches.iter().filter(|cache| worker.caches.has(cache)).count();
             let slow = worker.emulates(&job.shape);
-            (slow, Reverse(parents), Reverse(inputs), Reverse(caches), worker.load())
+            (slow, Reverse(parents), here(&whole), Reverse(caches), here(&parts), worker.load())
         };
         self.free.iter().filter(fit).min_by_key(|id| self.workers.get(id).map(score)).copied()
     }
@@ -165,23 +176,29 @@ impl Scheduler {
     }
 
     /// The states that a job reads besides the one that it builds upon.
-    fn inputs(&self, id: JobId) -> Vec<StateDigest> {
-        let Some(job) = self.jobs.get(&id) else { return Vec::new() };
-        let Some(build) = self.builds.get(&job.build) else { return Vec::new() };
-        let needs = match &job.work {
+    fn inputs(&self, id: JobId) -> Inputs {
+        let mut inputs = Inputs::default();
+        let Some(job) = self.jobs.get(&id) else { return inputs };
+        let Some(build) = self.builds.get(&job.build) else { return inputs };
+        let state = |on: &StepIndex| build.done(*on).map(|it| it.made().state);
+        match &job.work {
             Work::Output(output) => {
-                build.graph.outputs.get(output.index()).map(|node| node.needs.clone())
+                let node = build.graph.outputs.get(output.index());
+                inputs
+                    .whole
+                    .extend(node.into_iter().flat_map(|node| &node.needs).filter_map(state));
             }
-            Work::Steps(steps) => Some(
-                steps
-                    .iter()
-                    .filter_map(|step| build.graph.steps.get(step.index()))
-                    .flat_map(|node| node.inputs.iter().copied())
-                    .collect(),
-            ),
-        };
-        let needs = needs.unwrap_or_default();
-        needs.into_iter().filter_map(|on| build.done(on)).map(|it| it.made().state).collect()
+            Work::Steps(steps) => {
+                let nodes = steps.iter().filter_map(|step| build.graph.steps.get(step.index()));
+                for node in nodes {
+                    let (parts, whole): (Vec<StepIndex>, _) =
+                        node.inputs.iter().partition(|on| node.parts.contains(on));
+                    inputs.parts.extend(parts.iter().filter_map(state));
+                    inputs.whole.extend(whole.iter().filter_map(state));
+                }
+            }
+        }
+        inputs
     }
 
     /// The builds that wait for a worker of a kind that is not there, each with the platforms that it lacks; none among

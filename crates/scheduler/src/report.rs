@@ -59,14 +59,14 @@ impl Scheduler {
         Some((id, job.build, output))
     }
 
-    pub(crate) fn step_done(&mut self, fence: Fence, step: StepIndex, made: Made) {
+    pub(crate) fn step_done(&mut self, fence: Fence, step: StepIndex, (made, lasts): (Made, bool)) {
         let Some((job, tenure, at)) = self.in_turn(fence, step) else { return };
         let id = (tenure.attempt, step);
         if let Some(worker) = self.workers.get_mut(&tenure.worker) {
             worker.results.insert(id);
             worker.states.add(made.state, self.entry);
         }
-        if let Some(pooled) = self.pooled(at, tenure, made) {
+        if let Some(pooled) = self.pooled(at, tenure, (made, lasts)) {
             self.results_by_key.entry(pooled.key).or_default().insert(id);
             self.results.insert(id, pooled);
         }
@@ -111,7 +111,7 @@ impl Scheduler {
         }
     }
 
-    fn pooled(&self, at: At, tenure: Tenure, made: Made) -> Option<Pooled> {
+    fn pooled(&self, at: At, tenure: Tenure, (made, lasts): (Made, bool)) -> Option<Pooled> {
         let build = self.builds.get(&at.0)?;
         let node = build.graph.steps.get(at.1.index())?;
         // An input that has no state at all any more can be compared with nothing: the result is nobody else's.
@@ -123,6 +123,7 @@ impl Scheduler {
             begun: tenure.begun,
             lineage: lineage.unwrap_or_default(),
             made,
+            lasts,
             kept: Kept::Held(BTreeSet::from([tenure.worker])),
             users: BTreeSet::new(),
         })
@@ -137,6 +138,7 @@ impl Scheduler {
             if job.open().is_empty() {
                 self.drop_job(id);
             } else {
+                self.unlock(id);
                 self.trim(id);
             }
         }

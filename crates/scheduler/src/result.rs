@@ -12,7 +12,7 @@ use crate::state::{At, Scheduler};
 /// A result by the attempt that made it and the step in that attempt's build.
 pub(crate) type ResultId = (AttemptId, StepIndex);
 
-/// A result that some running build uses.
+/// A result that some running build uses, or may use before the store has it.
 #[derive(Clone, Debug)]
 pub(crate) struct Pooled {
     pub(crate) key: StepKey,
@@ -23,6 +23,8 @@ pub(crate) struct Pooled {
     /// The states that it was made from: the parent's, then the inputs'.
     pub(crate) lineage: Vec<StateDigest>,
     pub(crate) made: Made,
+    /// Whether it stays for builds to come until it is in the store, where they find it.
+    pub(crate) lasts: bool,
     pub(crate) kept: Kept,
     pub(crate) users: BTreeSet<At>,
 }
@@ -41,6 +43,7 @@ impl Scheduler {
         let Some(pooled) = self.results.get_mut(&id) else { return };
         let kept = std::mem::replace(&mut pooled.kept, Kept::Durable);
         self.let_go(id, kept);
+        self.drop_unused(id);
     }
 
     pub(crate) fn result_copied(&mut self, id: ResultId, worker: WorkerId) {
@@ -78,7 +81,7 @@ impl Scheduler {
         Some(pooled)
     }
 
-    /// One step no longer uses a result; the last takes it along.
+    /// One step no longer uses a result; the last takes it along, unless it is on its way to the store.
     pub(crate) fn release_result(&mut self, id: ResultId, user: At) {
         if let Some(pooled) = self.results.get_mut(&id) {
             pooled.users.remove(&user);
@@ -87,7 +90,9 @@ impl Scheduler {
     }
 
     pub(crate) fn drop_unused(&mut self, id: ResultId) {
-        if self.results.get(&id).is_some_and(|pooled| pooled.users.is_empty()) {
+        let is_waited_for = |pooled: &Pooled| pooled.lasts && pooled.kept != Kept::Durable;
+        let unused = |pooled: &Pooled| pooled.users.is_empty() && !is_waited_for(pooled);
+        if self.results.get(&id).is_some_and(unused) {
             self.drop_result(id);
         }
     }

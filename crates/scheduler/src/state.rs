@@ -7,6 +7,7 @@ use dcbuild_model::{AttemptId, BuildId, JobId, LogTime, StepIndex, StepKey, Work
 use crate::action::{Action, Refusal};
 use crate::build::{Build, Step};
 use crate::event::Event;
+use crate::graph::CacheMount;
 use crate::job::Job;
 use crate::queue::Tenant;
 use crate::result::{Pooled, ResultId};
@@ -56,6 +57,8 @@ pub struct Scheduler {
     pub(crate) attempts: BTreeMap<AttemptId, JobId>,
     pub(crate) tenants: BTreeMap<String, Tenant>,
     /// Steps that are queued or leased, by key.
+    /// The job that has a cache mount for itself.
+    pub(crate) locks: BTreeMap<CacheMount, JobId>,
     pub(crate) in_flight: BTreeMap<StepKey, BTreeSet<At>>,
     pub(crate) results: BTreeMap<ResultId, Pooled>,
     pub(crate) results_by_key: BTreeMap<StepKey, BTreeSet<ResultId>>,
@@ -80,6 +83,7 @@ impl Scheduler {
             jobs: BTreeMap::new(),
             attempts: BTreeMap::new(),
             tenants: BTreeMap::new(),
+            locks: BTreeMap::new(),
             in_flight: BTreeMap::new(),
             results: BTreeMap::new(),
             results_by_key: BTreeMap::new(),
@@ -110,11 +114,14 @@ impl Scheduler {
             Event::ClientBack { build } => self.client_back(build),
             Event::Forget { build } => self.forget(build),
             Event::WorkerJoined(facts) => self.worker_joined(facts),
+            Event::WorkerAway { worker } => self.worker_away(worker),
             Event::WorkerBack { worker, running } => self.worker_back(worker, &running),
             Event::WorkerDraining { worker } => self.worker_draining(worker),
             Event::WorkerHasRoom { worker } => self.worker_has_room(worker),
             Event::WorkerLost { worker } => self.worker_lost(worker),
-            Event::StepDone { fence, step, made } => self.step_done(fence, step, made),
+            Event::StepDone { fence, step, made, lasts } => {
+                self.step_done(fence, step, (made, lasts));
+            }
             Event::StepHit { fence, step, made } => self.step_hit(fence, step, made),
             Event::StepDurable { attempt, step } => self.result_durable((attempt, step)),
             Event::StepCopied { attempt, step, worker } => {

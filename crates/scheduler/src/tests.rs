@@ -1,7 +1,8 @@
 //! Transcripts: a few words per event, the actions behind it.
 //!
 //! A build is written as `build a: x y<x z@1<x+y:net =>z`: step `y` lies on `x`; `z` is of stage 1, lies on `x` and reads
-//! `y`; flags follow a colon; the output needs `z`. A step's name is its key. Attempts are `t1`, `t2` in their order.
+//! `y`, of which it reads a part if that is written `.y`; flags follow a colon; the output needs `z`. A step's name is its
+//! key. Attempts are `t1`, `t2` in their order; `done x!` is a result on its way to the store.
 
 mod language;
 
@@ -93,6 +94,59 @@ fn a_lost_workers_job_goes_ahead_to_another_worker() {
               a lost attempt 1/3: WorkerLost
         "#]],
     );
+}
+
+#[test]
+fn a_worker_out_of_reach_is_given_nothing_until_it_is_back() {
+    check(
+        "worker 1 joins slots 2\nworker 1 away\nbuild a: x =>x\nworker 1 back",
+        &expect![[r#""#]],
+    );
+    // Three that die at once cost a build one attempt, and none that never had it.
+    check(
+        "worker 1 joins\nworker 2 joins\nworker 3 joins\nbuild a: x =>x\nworker 1 away\nworker 2 away\nworker 1 lost\n\
+         worker 2 lost",
+        &expect![[r#""#]],
+    );
+    // Nobody is connected when a coordinator begins.
+    check(
+        "worker 1 joins\nworker 2 joins\nrecovered\nbuild a: x =>x\nworker 2 back\nworker 1 lost",
+        &expect![[r#""#]],
+    );
+}
+
+#[test]
+fn one_step_at_a_time_has_a_locked_mount() {
+    check(
+        "worker 1 joins\nworker 2 joins slots 3\nbuild a: x:locks y<x =>y\nbuild b: z:locks =>z\nbuild c: w =>w\nt1 done x",
+        &expect![[r#""#]],
+    );
+    // What is lost or given up lets go of it, and any number may wait without standing in the way of others.
+    let waiting: String =
+        ('d'..='q').map(|name| format!("build {name}: x{name}:locks =>x{name}\n")).collect();
+    let script = format!(
+        "worker 1 joins\nworker 2 joins\nbuild a: x:locks =>x\n{waiting}build r: y =>y\nworker 1 lost\ncancel a"
+    );
+    let said: Vec<String> = play(&script)
+        .lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with("lease") || line.starts_with("stop"))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(said, Vec::<String>::new());
+}
+
+#[test]
+fn a_result_on_its_way_to_the_store_is_there_for_builds_that_come_meanwhile() {
+    let begin =
+        "worker 1 joins\nworker 2 joins\nbuild a: x y<x =>y\nt1 done x!\nt1 done y\nt2 output\n";
+    let rest = "build b: x y<x =>y\n";
+    check(&format!("{begin}{rest}"), &expect![[r#""#]]);
+    // What is in the store is found there, and what its worker took along is made again.
+    for gone in ["t1 durable x", "worker 1 lost"] {
+        let said = play(&format!("{begin}{gone}\n{rest}"));
+        assert!(said.contains("b.x") && !said.contains("b.x shares"), "{said}");
+    }
 }
 
 #[test]
@@ -630,6 +684,20 @@ fn work_goes_where_its_parent_lies() {
               lease t4 to worker 1: a.z
         "#]],
     );
+}
+
+#[test]
+fn a_stage_that_is_read_whole_weighs_more_than_one_that_is_read_in_part() {
+    let place = |reads: &str| {
+        let script = format!(
+            "worker 1 joins\nworker 2 joins\nbuild a: x:hit y@1<x w@2<x z@3<x+{reads} =>z,y\nt1 done y\nt2 done w"
+        );
+        play(&script).lines().last().unwrap().trim().to_owned()
+    };
+    assert_eq!(place("y+w"), "lease t3 to worker 1: a.z");
+    assert_eq!(place(".y+w"), "lease t3 to worker 2: a.z");
+    assert_eq!(place("y+.w"), "lease t3 to worker 1: a.z");
+    assert_eq!(place(".w"), "lease t3 to worker 2: a.z");
 }
 
 #[test]

@@ -34,6 +34,8 @@ pub(crate) struct Worker {
 pub enum Duty {
     /// It does.
     Works,
+    /// It is out of reach: it takes none until it is back, or is lost.
+    IsAway,
     /// Its disk is full: it takes none until it has room again.
     IsFull,
     /// It is about to leave.
@@ -78,7 +80,7 @@ impl Worker {
         let platforms = &self.facts.platforms;
         let platform = shape.platform.as_ref().is_none_or(|platform| platforms.contains(platform));
         let has = |capacity: u64, asked: u64| capacity == 0 || asked <= capacity;
-        self.duty == Duty::Works
+        matches!(self.duty, Duty::Works | Duty::IsAway)
             && self.facts.slots > 0
             && platform
             && has(self.facts.capacity.memory_bytes, shape.requests.memory_bytes)
@@ -100,6 +102,12 @@ impl Worker {
             && has(self.facts.capacity.cpu_millis, self.used.cpu_millis, requests.cpu_millis)
     }
 
+    fn be_back(&mut self) {
+        if self.duty == Duty::IsAway {
+            self.duty = Duty::Works;
+        }
+    }
+
     pub(crate) fn has_slot(&self) -> bool {
         let slots = usize::try_from(self.facts.slots).unwrap_or(usize::MAX);
         self.duty == Duty::Works && self.jobs.len() < slots
@@ -117,6 +125,7 @@ impl Scheduler {
         let id = facts.worker;
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.facts = facts;
+            worker.be_back();
         } else {
             let worker = Worker {
                 facts,
@@ -142,7 +151,12 @@ impl Scheduler {
     }
 
     pub(crate) fn worker_back(&mut self, id: WorkerId, running: &[AttemptId]) {
-        let jobs = self.workers.get(&id).map(|worker| worker.jobs.clone());
+        let worker = self.workers.get_mut(&id);
+        let jobs = worker.map(|worker| {
+            worker.be_back();
+            worker.jobs.clone()
+        });
+        self.count_free(id);
         if jobs.is_none() {
             self.refuse(Refusal::UnknownWorker(id));
         }
@@ -156,6 +170,16 @@ impl Scheduler {
         // What it was told before may have been lost on the way.
         for job in jobs {
             self.say_lease(job);
+        }
+    }
+
+    /// A worker is out of reach: what it runs may come to its end, and nothing more is given to it.
+    pub(crate) fn worker_away(&mut self, id: WorkerId) {
+        if let Some(worker) = self.workers.get_mut(&id)
+            && worker.duty == Duty::Works
+        {
+            worker.duty = Duty::IsAway;
+            self.count_free(id);
         }
     }
 

@@ -21,7 +21,7 @@ use sha2::{Digest as _, Sha256};
 use crate::beneath;
 use crate::entries::{self, OPAQUE};
 use crate::fault::{At, at, inside};
-use crate::snapshots::{Snapshot, Snapshots};
+use crate::snapshots::{Keeps, Snapshot, Snapshots};
 
 /// How many entries of one folder a thread takes at once.
 const BATCH: usize = 256;
@@ -66,7 +66,7 @@ impl Snapshots {
             return Ok(found);
         }
         let temp = self.temp(Snapshots::unique())?;
-        match build(&temp.fd, changes, &CopyContent(contents)) {
+        match build((&temp.fd, self.keeps), changes, &CopyContent(contents)) {
             Ok(()) => Ok(self.publish(temp, *layer, changes)?),
             Err(error) => {
                 self.discard(temp)?;
@@ -84,7 +84,7 @@ pub fn write_tree(
 ) -> Result<(), MaterialiseError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let opened = rustix::fs::open(folder, flags, Mode::empty()).map_err(at("open", folder))?;
-    build(&opened, changes, &CopyContent(contents))
+    build((&opened, Keeps::All), changes, &CopyContent(contents))
 }
 
 /// Makes a file with its content; metadata comes later.
@@ -138,7 +138,7 @@ impl MakeFile for CopyContent<'_> {
 
 /// Writes `fs` into a folder.
 pub(crate) fn build(
-    temp: &OwnedFd,
+    (temp, keeps): (&OwnedFd, Keeps),
     changes: &Changes,
     maker: &dyn MakeFile,
 ) -> Result<(), MaterialiseError> {
@@ -160,19 +160,32 @@ pub(crate) fn build(
             .map_err(inside("make", path))?;
     }
     let first_names = first_names(changes);
-    fill(&root, &batches(changes, &first_names), maker)?;
+    fill(&root, &batches(changes, &first_names), (maker, keeps))?;
     for (path, change) in &changes.0 {
-        if let Some(first) = later_name(path, change, &first_names) {
+        if let Some(first) = later_name(path, change, &first_names)
+            && keeps.has(change)
+        {
             let (from, to) = (open_parent(&root, first)?, open_parent(&root, path)?);
             let (old, new) = (first.name().unwrap_or_default(), path.name().unwrap_or_default());
             rustix::fs::linkat(from, old, to, new, AtFlags::empty())
                 .map_err(inside("link", path))?;
         }
     }
-    for (path, change) in folders.iter().rev() {
-        finish_folder(&root, path, change)?;
+    if keeps == Keeps::All {
+        for (path, change) in folders.iter().rev() {
+            finish_folder(&root, path, change)?;
+        }
     }
     Ok(())
+}
+
+impl Keeps {
+    /// Whether a snapshot has what a change puts beside folders.
+    fn has(self, change: &Change) -> bool {
+        let is_file = matches!(change, Change::Put(entry) | Change::Replace(entry)
+            if matches!(entry.kind, Kind::File(_)));
+        self == Keeps::All || is_file
+    }
 }
 
 fn open_parent(root: &OwnedFd, path: &TreePath) -> Result<OwnedFd, MaterialiseError> {
@@ -249,13 +262,17 @@ fn batches<'a>(
     }
     open.retain(|_, entries| !entries.is_empty());
     batches.extend(open.into_iter().map(|(folder, entries)| Batch { folder, entries }));
+    // In the order of a blob: files that lie beside each other there are read one after the other.
+    batches.sort_by(|one, other| {
+        one.entries.first().map(|it| it.0).cmp(&other.entries.first().map(|it| it.0))
+    });
     batches
 }
 
 fn fill(
     root: &OwnedFd,
     batches: &[Batch<'_>],
-    maker: &dyn MakeFile,
+    maker: (&dyn MakeFile, Keeps),
 ) -> Result<(), MaterialiseError> {
     let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(16);
     let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -280,12 +297,12 @@ fn fill(
 fn fill_folder(
     root: &OwnedFd,
     batch: &Batch<'_>,
-    maker: &dyn MakeFile,
+    (maker, keeps): (&dyn MakeFile, Keeps),
 ) -> Result<(), MaterialiseError> {
     let Some((first, _)) = batch.entries.first() else { return Ok(()) };
     debug_assert!(first.parent().as_ref() == Some(&batch.folder), "a batch is of one folder");
     let folder = open_parent(root, first)?;
-    for (path, change) in &batch.entries {
+    for (path, change) in batch.entries.iter().filter(|(_, change)| keeps.has(change)) {
         let name = path.name().unwrap_or_default();
         match change {
             Change::Remove => entries::make_whiteout(folder.as_fd(), name)
@@ -293,6 +310,9 @@ fn fill_folder(
             Change::Put(entry) | Change::Replace(entry) => match &entry.kind {
                 Kind::File(body) => {
                     let file = maker.make(folder.as_fd(), path, body)?;
+                    if keeps == Keeps::Contents {
+                        continue;
+                    }
                     entries::set_meta(&file, &entry.meta)
                         .map_err(inside("set the metadata of", path))?;
                 }

@@ -32,7 +32,17 @@ pub struct Snapshots {
     pub(crate) dir: PathBuf,
     pub(crate) root: OwnedFd,
     pub(crate) tmp: OwnedFd,
+    pub(crate) keeps: Keeps,
     boot: String,
+}
+
+/// What of a layer a snapshot has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Keeps {
+    /// All that an overlay shows.
+    All,
+    /// The contents of files, which is all that an ordinary user can make.
+    Contents,
 }
 
 /// A snapshot in use: no other process removes it while this is held.
@@ -108,7 +118,19 @@ pub(crate) struct Temp {
 
 impl Snapshots {
     /// Opens the folder, makes it where it is not, and removes what an earlier boot did not sync.
+    ///
+    /// An ordinary user cannot make files of others, and runs no step on them: there snapshots have the contents of files
+    /// alone. They lie in a folder beside the one that is named, so that nobody takes them for whole ones.
     pub fn open(dir: &Path) -> Result<Snapshots, OpenSnapshotsError> {
+        if rustix::process::geteuid().is_root() {
+            return Snapshots::open_as(dir, Keeps::All);
+        }
+        let mut name = dir.file_name().unwrap_or_default().to_owned();
+        name.push("-contents");
+        Snapshots::open_as(&dir.with_file_name(name), Keeps::Contents)
+    }
+
+    fn open_as(dir: &Path, keeps: Keeps) -> Result<Snapshots, OpenSnapshotsError> {
         let tmp_path = dir.join("tmp");
         std::fs::create_dir_all(&tmp_path).map_err(at("make", &tmp_path))?;
         let root = beneath::open_child(rustix::fs::CWD, dir.as_os_str().as_bytes())
@@ -118,7 +140,7 @@ impl Snapshots {
         let tmp = beneath::open_child(&root, b"tmp").map_err(at("open", &tmp_path))?;
         let boot =
             marker::boot_id().map_err(at("read", Path::new("/proc/sys/kernel/random/boot_id")))?;
-        let snapshots = Snapshots { dir: dir.to_path_buf(), root, tmp, boot };
+        let snapshots = Snapshots { dir: dir.to_path_buf(), root, tmp, keeps, boot };
         snapshots.drop_other_boots()?;
         Ok(snapshots)
     }

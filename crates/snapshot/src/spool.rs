@@ -16,7 +16,7 @@ use crate::beneath;
 use crate::fault::{at, inside};
 use crate::materialise::{MakeFile, MaterialiseError, build};
 use crate::reap;
-use crate::snapshots::{Snapshot, Snapshots};
+use crate::snapshots::{Keeps, Snapshot, Snapshots};
 
 /// Says why a blob could not be unpacked.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +41,7 @@ impl Snapshots {
         accept: impl FnOnce(&ReadLayer) -> bool,
     ) -> Result<(Snapshot, ReadLayer), UnpackError> {
         let temp = self.temp(Snapshots::unique()).map_err(MaterialiseError::Io)?;
-        match unpack_into(&temp.fd, input, form, accept) {
+        match unpack_into((&temp.fd, self.keeps), input, form, accept) {
             Ok(read) => {
                 let published = self.publish(temp, read.layer, &read.changes);
                 let snapshot = published.map_err(MaterialiseError::Io)?;
@@ -56,7 +56,7 @@ impl Snapshots {
 }
 
 fn unpack_into(
-    temp: &OwnedFd,
+    (temp, keeps): (&OwnedFd, Keeps),
     input: impl Read + Send,
     form: LayerForm,
     accept: impl FnOnce(&ReadLayer) -> bool,
@@ -73,7 +73,8 @@ fn unpack_into(
         return Err(UnpackError::Refused);
     }
     let Spool { folder, kept, .. } = spool;
-    build(temp, &read.changes, &MoveContent { folder, kept: Mutex::new(kept) })?;
+    let maker = MoveContent { folder, kept: Mutex::new(kept) };
+    build((temp, keeps), &read.changes, &maker)?;
     reap::remove(temp, b"spool").map_err(io)?;
     Ok(read)
 }

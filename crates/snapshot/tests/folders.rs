@@ -127,6 +127,42 @@ fn a_layer_becomes_a_folder_and_a_blob_again() {
     assert_eq!(std::fs::read_dir(dir.path().join(layer.0.hex())).unwrap().count(), 2);
 }
 
+/// One who may not make files of others; the thread stays so.
+fn as_nobody(work: impl FnOnce() + Send) {
+    std::thread::scope(|scope| {
+        let nobody = || {
+            let id = rustix::process::Uid::from_raw(65_534);
+            rustix::thread::set_thread_res_uid(id, id, id).unwrap();
+            work();
+        };
+        scope.spawn(nobody).join().unwrap();
+    });
+}
+
+#[test]
+fn an_ordinary_user_has_the_contents_of_files_in_a_folder_of_their_own() {
+    assert!(rustix::process::geteuid().is_root(), "these tests want to be root");
+    let dir = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(dir.path(), Some(65_534), None).unwrap();
+    let (whole, layer) = (dir.path().join("snapshots"), layer_of(&sample()));
+    as_nobody(|| {
+        let snapshots = Snapshots::open(&whole).unwrap();
+        let stored = toc::decode(&toc::encode(&sample())).unwrap();
+        let check = |made| {
+            let contents = SnapshotContents::new([made]);
+            assert_eq!(blob(&stored, &contents), blob(&sample(), &InlineContents));
+        };
+        check(snapshots.materialise(&layer, &sample(), &InlineContents).unwrap());
+        assert_eq!(snapshots.remove(&layer).unwrap(), Removal::Removed);
+        let bytes = blob(&sample(), &InlineContents);
+        check(snapshots.unpack(&*bytes, FORM, |read| read.layer == layer).unwrap().0);
+    });
+    // Nobody who runs a step takes them for whole.
+    assert!(!whole.exists());
+    let snapshots = Snapshots::open(&whole).unwrap();
+    assert!(snapshots.find(&layer).unwrap().is_none());
+}
+
 #[test]
 fn a_blob_that_is_another_leaves_nothing() {
     let (dir, snapshots) = open();

@@ -1,6 +1,6 @@
 //! Versions of cache mounts: the tree that each was last written back as.
 
-use dcbuild_model::{BlobDigest, LayerId, Scope, UnixTime};
+use dcbuild_model::{BlobDigest, BuildId, LayerId, Scope, UnixTime};
 
 use crate::StoreError;
 
@@ -24,6 +24,9 @@ pub struct CacheVersion {
     pub bytes: u64,
     /// When it was written back.
     pub written: UnixTime,
+    /// The build that had the mount begin empty the last time before that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emptied: Option<BuildId>,
 }
 
 /// Keeps the latest version of each cache mount; the last write counts.

@@ -449,7 +449,8 @@ async fn write_back(world: &World, secs: i64, name: &str) -> CacheVersion {
     let parcel = BlobDigest(world.blob(&format!("parcel of {name}")).await);
     let (packs, pieces) = (vec![pack], vec![piece]);
     let (id, written) = (name.to_owned(), UnixTime { secs, nanos: 0 });
-    let version = CacheVersion { id, parcel, packs, pieces, entries: 1, bytes: 7, written };
+    let version =
+        CacheVersion { id, parcel, packs, pieces, entries: 1, bytes: 7, written, emptied: None };
     CacheVersions::put(&world.catalog(), &Scope::local(), &version).await.unwrap();
     version
 }
@@ -643,7 +644,16 @@ async fn the_folder_store_is_swept_by_the_same_rules() {
     BlobStore::put(&store, &parcel, put).await.unwrap();
     let packs = vec![packed.result.layers[0].layer];
     let (id, pieces) = ("/c".to_owned(), Vec::new());
-    let version = CacheVersion { id, parcel, packs, pieces, entries: 1, bytes: 7, written: now };
+    let version = CacheVersion {
+        id,
+        parcel,
+        packs,
+        pieces,
+        entries: 1,
+        bytes: 7,
+        written: now,
+        emptied: None,
+    };
     CacheVersions::put(&store, &scope, &version).await.unwrap();
     for path in files_below(folder.path()) {
         let is_version = path.to_string_lossy().contains("cache-mount");

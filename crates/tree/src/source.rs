@@ -16,6 +16,12 @@ pub enum SourceError {
         /// The path, from the tree's root.
         path: TreePath,
     },
+    /// A pattern looks for something in what is no folder.
+    #[error("\"{path}\": not a directory")]
+    NotAFolder {
+        /// The path, from the tree's root.
+        path: TreePath,
+    },
     /// A source of `--parents` names the folder itself from which paths are kept.
     #[error("--parents keeps the path below \"{folder}\", and this source names nothing below it")]
     NoParents {
@@ -82,7 +88,8 @@ pub enum Role {
 
 /// Finds what one source of a COPY or ADD names, in the order in which it is copied.
 ///
-/// A plain path must exist; a pattern may match nothing. A link that is matched must lead somewhere.
+/// A plain path must exist; a pattern may match nothing, but the folder in which it looks must be there: a pattern whose
+/// first part has a wildcard looks in the root. A link that is matched must lead somewhere.
 pub fn find<'t>(
     tree: &'t Tree,
     source: &str,
@@ -148,7 +155,14 @@ fn expand(tree: &Tree, source: &str) -> Result<Vec<Named>, SourceError> {
     Pattern::parse(&whole)?;
     let levels: Vec<Pattern> =
         open.iter().map(|name| Pattern::parse(name)).collect::<Result<_, _>>()?;
-    let mut folders = vec![tree.resolve(&base, LastLink::Follow)?];
+    let folder = tree.resolve(&base, LastLink::Follow)?;
+    match tree.get(&folder) {
+        Some(entry) if entry.is_dir() => {}
+        _ if folder.is_root() => {}
+        Some(_) => return Err(SourceError::NotAFolder { path: tidy(&base)? }),
+        None => return Err(SourceError::NotFound { path: tidy(&base)? }),
+    }
+    let mut folders = vec![folder];
     let mut matches = Vec::new();
     for (level, pattern) in levels.iter().enumerate() {
         let last = level + 1 == levels.len();

@@ -135,6 +135,7 @@ fn of_the_text_of_a_dockerfile() {
             "FROM busybox:golden\nRUN --mount=type=bnid,target=/x true\n",
             "FROM busybox:golden\nRUN --mount=type=cache true\n",
             "FROM busybox:golden\nRUN --mount=type=cache,target=/x,sharing=some true\n",
+            "FROM busybox:golden\nRUN --mount=type=secret,id=x,from=nowhere.invalid/x true\n",
             "FROM busybox:golden\nRUN --mount=target=/x,from=nowhere true\n",
             "FROM busybox:golden\nRUN --mount=type=secret,taget=/x true\n",
             "FROM busybox:golden\nRUN --network=some true\n",

@@ -166,7 +166,7 @@ fn one_file_costs_its_pack_alone() {
 #[test]
 fn a_large_file_is_read_by_range_and_streamed() {
     let world = World::new();
-    let noise: Vec<u8> = (0_u32..400_000)
+    let noise: Vec<u8> = (0_u32..1_200_000)
         .flat_map(|number| number.wrapping_mul(2_654_435_761).to_be_bytes())
         .collect();
     let files =

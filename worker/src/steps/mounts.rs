@@ -6,18 +6,15 @@ use std::sync::Arc;
 
 use dcbuild_plan::op::{InlineFile, MountKind, RunOp, SecretMount};
 use dcbuild_sandbox::{Mount, SecretBytes};
-use dcbuild_snapshot::{Lowers, Snapshot};
+use dcbuild_snapshot::Lowers;
 use dcbuild_store::KeyLock;
-use dcbuild_tree::{Change, Changes, Kind, Tree, toc};
 use tokio_util::sync::DropGuard;
 
 use super::agent::{self, AgentMount};
-use super::cache::Cache;
-use super::{Place, Seeing};
+use super::cache::{Begins, Cache};
 use crate::attempt::{Attempt, Task};
-use crate::contexts::ContextTree;
 use crate::error::{Failed, blocking};
-use crate::layers::Layers;
+use crate::part::{self, Shown};
 use crate::portable::Portable;
 
 /// What a RUN's cell is given, and what must be held while it runs.
@@ -46,7 +43,7 @@ pub(crate) async fn prepare(
     for mount in &op.mounts {
         match mount {
             MountKind::Bind { input, source, writable, target } => {
-                let lowers = lowers_at(attempt, task, *input).await?;
+                let shown = show(attempt, task, *input, source).await?;
                 let scratch = if *writable {
                     let mode = root_mode(&task.inputs.get(*input)?.tree);
                     let scratch = mounts.scratch(attempt, mode);
@@ -54,13 +51,10 @@ pub(crate) async fn prepare(
                 } else {
                     None
                 };
-                mounts.all.push(Mount::Overlay {
-                    lowers: paths(&lowers),
-                    scratch,
-                    subpath: source.trim_start_matches('/').to_owned(),
-                    target: target.clone(),
-                });
-                mounts.lowers.push(lowers);
+                let (lowers, subpath, target) =
+                    (shown.paths(), shown.subpath.clone(), target.clone());
+                mounts.all.push(Mount::Overlay { lowers, scratch, subpath, target });
+                mounts.lowers.push(shown.lowers);
             }
             MountKind::Cache { id, sharing, input, source, readonly, mode, uid, gid, target } => {
                 let cache = Cache {
@@ -72,6 +66,7 @@ pub(crate) async fn prepare(
                     mode: *mode,
                     owner: (*uid, *gid),
                     target,
+                    begins: if op.empty_caches { Begins::Empty } else { Begins::AsItWasLeft },
                 };
                 mounts.cache(attempt, task, &cache).await?;
             }
@@ -109,10 +104,6 @@ fn agent_variable(op: &RunOp) -> Option<(String, String)> {
     Some((NAME.to_owned(), first))
 }
 
-fn paths(lowers: &Lowers) -> Vec<PathBuf> {
-    lowers.paths().map(PathBuf::from).collect()
-}
-
 impl Mounts {
     fn scratch(&mut self, attempt: &Attempt, mode: u32) -> std::io::Result<(PathBuf, PathBuf)> {
         let folder = tempfile::tempdir_in(attempt.shared.tmp())?;
@@ -148,12 +139,7 @@ impl Mounts {
         cache: &Cache<'_>,
     ) -> Result<(), Failed> {
         let taken = cache.take(attempt, &task.inputs, &task.progress).await?;
-        let lowers = match cache.input {
-            Some(input) => lowers_at(attempt, task, input).await?,
-            None => Lowers::default(),
-        };
-        self.all.push(cache.mount(&attempt.shared.caches, &taken, paths(&lowers))?);
-        self.lowers.push(lowers);
+        self.all.push(cache.mount(attempt, task, &taken).await?);
         self.locks.push(taken.lock);
         self.caches.extend(taken.portable.filter(|_| !cache.readonly));
         Ok(())
@@ -211,33 +197,16 @@ impl Mounts {
     }
 }
 
-fn root_mode(tree: &Tree) -> u32 {
+fn root_mode(tree: &dcbuild_tree::Tree) -> u32 {
     tree.get(&dcbuild_model::TreePath::root()).map_or(0o755, |root| root.meta.mode)
 }
 
-async fn lowers_at(attempt: &Attempt, task: &Arc<Task>, input: usize) -> Result<Lowers, Failed> {
-    let (layers, task) = (attempt.shared.layers.clone(), task.clone());
-    blocking(move || lowers_of(&layers, task.inputs.get(input)?)).await
-}
-
-fn lowers_of(layers: &Arc<Layers>, seeing: &Seeing) -> Result<Lowers, Failed> {
-    match &seeing.place {
-        Place::Nowhere => Ok(Lowers::default()),
-        Place::Chain(chain) => layers.lowers(chain),
-        Place::Folder(folder) => Ok(Lowers(vec![folder_snapshot(layers, folder)?])),
-    }
-}
-
-/// A client's folder as a snapshot: what is left after .dockerignore, owned by root, never the live folder.
-fn folder_snapshot(layers: &Layers, folder: &ContextTree) -> Result<Snapshot, Failed> {
-    let mut changes: Changes = folder.tree.as_changes();
-    changes.0.retain(|_, change| match change {
-        Change::Put(entry) | Change::Replace(entry) => {
-            (entry.meta.uid, entry.meta.gid) = (0, 0);
-            !matches!(entry.kind, Kind::Socket | Kind::CharDevice { .. } | Kind::BlockDevice { .. })
-        }
-        Change::Remove => false,
-    });
-    let layer = toc::layer_id(&toc::encode(&changes));
-    Ok(layers.snapshots.materialise(&layer, &changes, &*folder.contents)?)
+async fn show(
+    attempt: &Attempt,
+    task: &Arc<Task>,
+    input: usize,
+    source: &str,
+) -> Result<Shown, Failed> {
+    let (layers, task, source) = (attempt.shared.layers.clone(), task.clone(), source.to_owned());
+    blocking(move || part::show(&layers, task.inputs.get(input)?, &source)).await
 }

@@ -280,7 +280,7 @@ fn cell_failed(error: CellError) -> Failed {
         CellError::Stopped => Failed::Stopped,
         CellError::Refused { .. } => Failed::refused(&error),
         CellError::TimedOut { .. } => Failed::of(StepErrorKind::TimeLimit {}, &error),
-        _ => Failed::sandbox(&error),
+        _ => Failed::sandbox(&error).with_hint(error.hint()),
     }
 }
 

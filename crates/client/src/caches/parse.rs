@@ -18,6 +18,10 @@ const EXAMPLE: &str = "type=registry,ref=registry.example.com/app:cache, type=lo
 /// What the attributes are that other builders know and that change nothing here.
 const WITHOUT_EFFECT: &[&str] =
     &["compression-level", "upload_parallelism", "touch_refresh", "blobs_prefix"];
+/// The types that only other builders have.
+const FOREIGN: &[&str] = &["gha", "azblob"];
+const INSTEAD: &str = "dcbuild keeps records in registries, folders and buckets of S3: type=registry,ref=NAME, \
+                       type=local or type=s3";
 /// What is never shown.
 const SECRETS: &[&str] = &["secret_access_key", "session_token"];
 
@@ -89,50 +93,78 @@ impl CacheFlags {
     pub fn read(from: &[String], to: &[String], env: &Env) -> Result<CacheFlags, FlagError> {
         let mut flags = CacheFlags::default();
         for text in from.iter().filter(|text| !text.trim().is_empty()) {
-            let mut asked = Asked::parse("cache-from", text, env)?;
-            if asked.kind == "inline" {
-                return Err(asked.unsupported(
-                    "name the image that holds the records: type=registry,ref=IMAGE",
-                ));
+            for asked in Asked::parse("cache-from", text, env)? {
+                flags.add_from(asked)?;
             }
-            let place = asked.place("src")?;
-            asked.end(&mut flags.warnings)?;
-            flags.from.push(CacheFrom { place });
         }
         for text in to.iter().filter(|text| !text.trim().is_empty()) {
-            let mut asked = Asked::parse("cache-to", text, env)?;
-            let mode = match asked.take("mode").as_deref() {
-                None | Some("min" | "") => CacheMode::Min,
-                Some("max") => CacheMode::Max,
-                Some(other) => {
-                    return Err(asked.malformed(format!("'{other}' is no mode (min or max)")));
-                }
-            };
-            let compression = asked.compression()?;
-            // An error of a cache fails no build, unless that is asked for.
-            let ignore_error = asked.switch("ignore-error")?.unwrap_or(true);
-            asked.switch("force-compression")?;
-            for (key, why) in [
-                ("image-manifest", "a cache of dcbuild is an image manifest"),
-                ("oci-mediatypes", "a cache of dcbuild is an OCI artifact"),
-            ] {
-                if asked.switch(key)? == Some(false) {
-                    flags.warnings.push(format!("--cache-to {key}=false has no effect: {why}"));
-                }
+            for asked in Asked::parse("cache-to", text, env)? {
+                flags.add_to(asked)?;
             }
-            if asked.kind == "inline" {
-                if mode == CacheMode::Max {
-                    return Err(asked.malformed("inline records are of mode=min only".into()));
-                }
-                flags.inline = true;
-                asked.end(&mut flags.warnings)?;
-                continue;
-            }
-            let place = asked.place("dest")?;
-            asked.end(&mut flags.warnings)?;
-            flags.to.push(CacheTo { place, mode, compression, ignore_error });
         }
         Ok(flags)
+    }
+
+    fn add_from(&mut self, mut asked: Asked<'_>) -> Result<(), FlagError> {
+        if self.is_foreign(&asked) {
+            return Ok(());
+        }
+        if asked.kind == "inline" {
+            return Err(
+                asked.unsupported("name the image that holds the records: type=registry,ref=IMAGE")
+            );
+        }
+        let place = asked.place("src")?;
+        asked.end(&mut self.warnings)?;
+        self.from.push(CacheFrom { place });
+        Ok(())
+    }
+
+    fn add_to(&mut self, mut asked: Asked<'_>) -> Result<(), FlagError> {
+        // An error of a cache fails no build, unless that is asked for.
+        let ignore_error = asked.switch("ignore-error")?.unwrap_or(true);
+        if ignore_error && self.is_foreign(&asked) {
+            return Ok(());
+        }
+        let mode = match asked.take("mode").as_deref() {
+            None | Some("min" | "") => CacheMode::Min,
+            Some("max") => CacheMode::Max,
+            Some(other) => {
+                return Err(asked.malformed(format!("'{other}' is no mode (min or max)")));
+            }
+        };
+        let compression = asked.compression()?;
+        asked.switch("force-compression")?;
+        for (key, why) in [
+            ("image-manifest", "a cache of dcbuild is an image manifest"),
+            ("oci-mediatypes", "a cache of dcbuild is an OCI artifact"),
+        ] {
+            if asked.switch(key)? == Some(false) {
+                self.warnings.push(format!("--cache-to {key}=false has no effect: {why}"));
+            }
+        }
+        if asked.kind == "inline" {
+            if mode == CacheMode::Max {
+                return Err(asked.malformed("inline records are of mode=min only".into()));
+            }
+            self.inline = true;
+            return asked.end(&mut self.warnings);
+        }
+        let place = asked.place("dest")?;
+        asked.end(&mut self.warnings)?;
+        self.to.push(CacheTo { place, mode, compression, ignore_error });
+        Ok(())
+    }
+
+    /// A cache that only other builders have is left out, as buildx leaves one out that it cannot reach: no result hangs
+    /// on it.
+    fn is_foreign(&mut self, asked: &Asked<'_>) -> bool {
+        let is_foreign = FOREIGN.contains(&asked.kind.as_str());
+        if is_foreign {
+            let (flag, kind) = (asked.flag, &asked.kind);
+            self.warnings.push(format!("--{flag} type={kind} is left out: {INSTEAD}"));
+        }
+        is_foreign
     }
 
     /// Whether no place is named that a client must reach.
@@ -151,7 +183,8 @@ struct Asked<'e> {
 }
 
 impl<'e> Asked<'e> {
-    fn parse(flag: &'static str, text: &str, env: &'e Env) -> Result<Asked<'e>, FlagError> {
+    /// Names alone, as many as there are, are those of caches in a registry, as for buildx; all else is one cache.
+    fn parse(flag: &'static str, text: &str, env: &'e Env) -> Result<Vec<Asked<'e>>, FlagError> {
         let new = |kind: &str, pairs| Asked {
             flag,
             written: hide_secrets(text),
@@ -162,9 +195,12 @@ impl<'e> Asked<'e> {
         let Some(pairs) = csv::pairs(text) else {
             return Err(new("", Vec::new()).malformed("a quote is not closed".into()));
         };
-        // A name alone is one in a registry, as for buildx; a name keeps its letters as they are.
-        if pairs.iter().all(|(_, value)| value.is_none()) && !text.contains(',') {
-            return Ok(new("registry", vec![("ref".into(), text.trim().to_owned())]));
+        if pairs.iter().all(|(_, value)| value.is_none()) {
+            // A name keeps its letters as they are.
+            let names = text.split(',').map(|name| name.trim().trim_matches('"'));
+            let names = names.filter(|name| !name.is_empty());
+            let of = |name: &str| new("registry", vec![("ref".into(), name.to_owned())]);
+            return Ok(names.map(of).collect());
         }
         let mut asked = new("", Vec::new());
         for (key, value) in pairs {
@@ -178,12 +214,9 @@ impl<'e> Asked<'e> {
         }
         asked.kind = asked.take("type").unwrap_or_default();
         match asked.kind.as_str() {
-            "registry" | "local" | "s3" | "inline" => Ok(asked),
+            "registry" | "local" | "s3" | "inline" => Ok(vec![asked]),
             "" => Err(asked.malformed("it has no type=".into())),
-            "gha" | "azblob" => Err(asked.unsupported(
-                "dcbuild keeps records in registries, folders and buckets of S3: type=registry,ref=NAME, type=local or \
-                 type=s3",
-            )),
+            kind if FOREIGN.contains(&kind) => Ok(vec![asked]),
             other => {
                 let problem = format!("'{other}' is no type (registry, local, s3 or inline)");
                 Err(asked.malformed(problem))
@@ -245,6 +278,7 @@ impl<'e> Asked<'e> {
 
     fn place(&mut self, folder: &'static str) -> Result<Where, FlagError> {
         match self.kind.as_str() {
+            kind if FOREIGN.contains(&kind) => Err(self.unsupported(INSTEAD)),
             "registry" => {
                 let name = self.need("ref")?;
                 let read = if self.flag == "cache-to" { image_name } else { image_reference };

@@ -109,18 +109,76 @@ fn a_file_that_cannot_be_read_is_named() {
 }
 
 #[test]
-fn attributes_of_programs_go_along() {
+fn capabilities_of_programs_go_along_and_nothing_else() {
+    const CAPABILITY: &[u8] = &[1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let (folder, state) = folders();
     let path = folder.path().join("src/b");
-    let flags = rustix::fs::XattrFlags::empty();
-    if rustix::fs::setxattr(&path, "user.kind", b"tool", flags).is_err() {
-        // This file system has none; there is nothing to go along.
-        return;
+    let set = |name: &str, value: &[u8]| {
+        rustix::fs::setxattr(&path, name, value, rustix::fs::XattrFlags::empty()).is_ok()
+    };
+    // Not everybody may set one, and not every file system has any.
+    let mut kept = vec![];
+    if set("security.capability", CAPABILITY) {
+        kept.push((&b"security.capability"[..], CAPABILITY));
     }
+    set("user.xdg.origin.url", b"https://name:password@example.com/b");
     for _ in 0..2 {
         let (_, tree) = build(folder.path(), state.path(), &["src"], LATER).unwrap();
         let entry = tree.get(&TreePath::clean(b"src/b").unwrap()).unwrap();
-        let kept: Vec<_> = entry.meta.xattrs.iter().collect();
-        assert_eq!(kept, [(&b"user.kind"[..], &b"tool"[..])]);
+        assert_eq!(entry.meta.xattrs.iter().collect::<Vec<_>>(), kept);
     }
+}
+
+/// As one who may not read everything, whoever runs the tests; the thread stays so.
+fn as_nobody<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let nobody = || {
+            let id = rustix::process::Uid::from_raw(65_534);
+            if rustix::process::geteuid().is_root() {
+                rustix::thread::set_thread_res_uid(id, id, id).unwrap();
+            }
+            work()
+        };
+        scope.spawn(nobody).join().unwrap()
+    })
+}
+
+#[test]
+fn a_folder_that_may_not_be_read_stops_only_what_needs_it() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (folder, state) = folders();
+    let at = |path: &str| folder.path().join(path);
+    for closed in ["data", "src/listed"] {
+        fs::create_dir(at(closed)).unwrap();
+        fs::write(at(closed).join("f"), "f").unwrap();
+    }
+    let set = |path: &str, mode| fs::set_permissions(at(path), fs::Permissions::from_mode(mode));
+    // One that cannot be listed, and one whose entries cannot be looked at.
+    for (path, mode) in [("", 0o755), ("data", 0o700), ("src/listed", 0o744)] {
+        set(path, mode).unwrap();
+    }
+    if !rustix::process::geteuid().is_root() {
+        set("data", 0o000).unwrap();
+        set("src/listed", 0o444).unwrap();
+    }
+    for (source, refused) in [
+        ("src/a", None),
+        ("other", None),
+        ("src", Some("/src/listed")),
+        ("data", Some("/data")),
+        (".", Some("/data")),
+        ("d*", Some("/data")),
+    ] {
+        let built = as_nobody(|| build(folder.path(), state.path(), &[source], LATER));
+        match (built, refused) {
+            (Ok(_), None) => {}
+            (Err(error), Some(path)) => {
+                assert_eq!(error.to_string(), format!("could not read '{path}' of the context"));
+                assert!(error.hint().unwrap().contains(".dockerignore"));
+            }
+            (built, _) => panic!("{source}: {built:?}"),
+        }
+    }
+    set("data", 0o755).unwrap();
+    set("src/listed", 0o755).unwrap();
 }

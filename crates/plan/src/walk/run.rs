@@ -50,6 +50,8 @@ impl Walk<'_> {
         let label = self.title(stage, &command.instruction.source);
         let created_by = format!("RUN {} # buildkit", command_text(stage, &argv));
         let request = self.draft.request;
+        let has_cache = mounts.kinds.iter().any(|kind| matches!(kind, MountKind::Cache { .. }));
+        let empty_caches = stage.fresh && has_cache && !request.keep_cache_mounts;
         let hostname = match request.build_args.get("BUILDKIT_SANDBOX_HOSTNAME") {
             Some(name) if request.hostname.is_empty() => name.clone(),
             Some(_) | None => request.hostname.clone(),
@@ -69,6 +71,7 @@ impl Walk<'_> {
             ulimits: request.ulimits.clone(),
             proxies: self.proxies(stage),
             cgroup_parent: cgroup_parent.cloned(),
+            empty_caches,
         }));
         refuse_nul(stage, &op)?;
         let step = self.step(stage, label, op, mounts.inputs);

@@ -70,6 +70,7 @@ impl Walk<'_> {
             ulimits: Vec::new(),
             proxies: Vec::new(),
             cgroup_parent: Some(request.cgroup_parent.clone()).filter(allowed),
+            empty_caches: false,
         }));
         Ok(Some(self.step(&mut stage, label, op, inputs)))
     }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use dcbuild_model::Digest;
 use dcbuild_registry::{
-    ArchiveImage, BytesBlob, ImageSource as _, LoadError, OciLayout, PullError, docker_load,
-    write_docker_tar, write_oci_dir, write_oci_tar,
+    ArchiveImage, BytesBlob, ImageSource as _, LoadError, OciLayout, PullError, WriteError,
+    docker_load, write_docker_tar, write_oci_dir, write_oci_tar,
 };
 use futures::TryStreamExt as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -42,6 +42,43 @@ async fn a_layout_is_written_and_read() {
     let Err(error) = source.blob(&image.layers()[0]).await else { panic!("a link led outside") };
     assert!(matches!(error, PullError::Layout { .. }), "{error}");
     assert!(OciLayout::open(&folder.path().join("blobs")).is_err());
+}
+
+#[tokio::test]
+async fn a_layout_keeps_what_it_holds_under_other_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let put = async |content: &'static str, names: &[&str]| {
+        let small = Small::new(content);
+        let names = names.iter().map(|name| name.parse().unwrap()).collect();
+        write_oci_dir(&ArchiveImage { names, ..archive(&small) }, folder.path()).await.unwrap();
+        small.root().digest
+    };
+    let listed = || {
+        let index = std::fs::read(folder.path().join("index.json")).unwrap();
+        let index = dcbuild_oci::layout::parse_index_file(&index).unwrap();
+        let tag = |entry: &dcbuild_oci::Descriptor| {
+            let tag = entry.annotations.get(dcbuild_oci::layout::REF_NAME).cloned();
+            (tag.unwrap_or_default(), entry.digest)
+        };
+        index.manifests.iter().map(tag).collect::<Vec<_>>()
+    };
+    let of = |tag: &str, digest| (tag.to_owned(), digest);
+    let one = put("one", &["app:1"]).await;
+    let two = put("two", &["app:2", "app:latest"]).await;
+    assert_eq!(listed(), [of("1", one), of("2", two), of("latest", two)]);
+    // A name moves; what has none is there once.
+    let three = put("three", &["app:latest"]).await;
+    for _ in 0..2 {
+        assert_eq!(put("one", &[]).await, one);
+    }
+    assert_eq!(listed(), [of("1", one), of("2", two), of("latest", three), of("", one)]);
+    OciLayout::open(folder.path()).unwrap();
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+    assert_eq!(left.len(), 3, "{left:?}");
+
+    std::fs::write(folder.path().join("index.json"), "[]").unwrap();
+    let error = write_oci_dir(&archive(&Small::new("tar")), folder.path()).await.unwrap_err();
+    assert!(matches!(error, WriteError::Layout { .. }), "{error}");
 }
 
 #[tokio::test]

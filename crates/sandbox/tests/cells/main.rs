@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "test")]
 #![expect(clippy::print_stdout, reason = "the harness's language is spoken on standard output")]
 
+mod devices;
 mod groups;
 mod network;
 mod older;
@@ -31,7 +32,9 @@ const TESTS: &[(&str, fn())] = &[
     ("mounts", mounts),
     ("stubs_are_named_and_leave_times_alone", stubs_are_named_and_leave_times_alone),
     ("filtered_calls", filtered_calls),
-    ("devices_made_by_a_step_open_nothing", devices_made_by_a_step_open_nothing),
+    ("devices_made_by_a_step_open_what_is_usual", devices::those_that_are_usual_open),
+    ("devices_made_by_a_step_open_nothing_unguarded", devices::without_a_guard_none_opens),
+    ("devices_made_by_a_step_that_may_do_all_open", devices::all_open_for_a_step_that_may_do_all),
     ("working_folder_stays_inside", working_folder_stays_inside),
     ("links_in_the_image_are_harmless", links_in_the_image_are_harmless),
     ("no_network_is_a_loopback", no_network_is_a_loopback),
@@ -173,7 +176,7 @@ impl Fixture {
 
     fn groups_left(&self) -> Vec<String> {
         let mut left = Vec::new();
-        for folder in ["memory", "pids", "cpu", "."] {
+        for folder in ["memory", "pids", "cpu", "devices", "."] {
             let group = Path::new("/sys/fs/cgroup").join(folder).join(&self.group);
             for entry in std::fs::read_dir(group).into_iter().flatten().flatten() {
                 if entry.path().is_dir() {
@@ -187,7 +190,7 @@ impl Fixture {
 
 impl Drop for Fixture {
     fn drop(&mut self) {
-        for folder in ["memory", "pids", "cpu", "."] {
+        for folder in ["memory", "pids", "cpu", "devices", "."] {
             let _absent =
                 std::fs::remove_dir(Path::new("/sys/fs/cgroup").join(folder).join(&self.group));
         }
@@ -487,21 +490,6 @@ fn filtered_calls() {
             unshare: unshare(0x40000000): Operation not permitted
             Exited(0)
         "#]],
-    );
-}
-
-fn devices_made_by_a_step_open_nothing() {
-    let fixture = Fixture::new("devices");
-    let script =
-        "mknod /z c 1 5 && head -c 1 /z; mknod /dev/z c 1 5 && head -c 1 /dev/z; mknod /w c 0 0";
-    fixture.check(
-        fixture.spec(script),
-        &expect![[r#"
-        head: /z: Permission denied
-        head: /dev/z: Permission denied
-        mknod: /w: Operation not permitted
-        Exited(1)
-    "#]],
     );
 }
 

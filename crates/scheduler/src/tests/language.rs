@@ -97,6 +97,7 @@ impl Player {
                     .into_iter()
                     .collect(),
             }),
+            ["worker", name, "away"] => Event::WorkerAway { worker: worker_id(name) },
             ["worker", name, "lost"] => Event::WorkerLost { worker: worker_id(name) },
             ["worker", name, "has", "room"] => Event::WorkerHasRoom { worker: worker_id(name) },
             ["worker", name, "drains"] => Event::WorkerDraining { worker: worker_id(name) },
@@ -146,7 +147,10 @@ impl Player {
         match words {
             ["done", step] => {
                 let (step, state) = step.split_once('=').unwrap_or((step, step));
-                Event::StepDone { fence, step: self.step(name, step), made: made(state) }
+                let (state, lasts) =
+                    state.strip_suffix('!').map_or((state, false), |it| (it, true));
+                let step = step.trim_end_matches('!');
+                Event::StepDone { fence, step: self.step(name, step), made: made(state), lasts }
             }
             ["hit", step] => {
                 Event::StepHit { fence, step: self.step(name, step), made: made(step) }
@@ -199,18 +203,23 @@ impl Player {
                 .split_once('<')
                 .unwrap_or((word.split(':').next().unwrap(), ""));
             let (name, stage) = name.split_once('@').unwrap_or((name, "0"));
-            let mut needs = needs.split('+').filter(|need| !need.is_empty()).map(find);
+            let parts = needs.split('+').filter_map(|need| need.strip_prefix('.')).map(find);
+            let parts = parts.collect();
+            let needs = needs.split('+').filter(|need| !need.is_empty());
+            let mut needs = needs.map(|need| find(need.trim_start_matches('.')));
             let mut node = StepNode {
                 stage: StageIndex(stage.parse().unwrap()),
                 key: StepKey(Digest::of(name.as_bytes())),
                 parent: needs.next(),
                 inputs: needs.collect(),
+                parts,
                 platform: "linux/amd64".parse().unwrap(),
                 kind: StepKind::Run,
                 share: Share::Anyone,
                 sees: Sees::KeyOnly,
                 freshness: Freshness::Any,
                 caches: Vec::new(),
+                locked: Vec::new(),
                 requests: Requests::default(),
                 taken: None,
             };
@@ -218,6 +227,7 @@ impl Player {
                 match flag {
                     "hit" => node.taken = Some(made(name)),
                     "net" => node.sees = Sees::More,
+                    "locks" => node.locked.push(CacheMount(Digest::of(b"a mount"))),
                     "fresh" => node.freshness = Freshness::Fresh,
                     other => panic!("no flag {other}"),
                 }

@@ -200,7 +200,29 @@ impl Watch {
                 assert!(there, "seed {seed}: {lease:?} lacks {step:?}");
             }
         }
+        self.check_locks(&open, lease, graphs);
         self.held.insert(lease.attempt, Held { worker: lease.worker, open, first });
+    }
+
+    /// No two attempts have a cache mount that each wants for itself.
+    fn check_locks(
+        &self,
+        open: &BTreeSet<StepIndex>,
+        lease: &Lease,
+        graphs: &BTreeMap<BuildId, Graph>,
+    ) {
+        let locks = |build: &BuildId, open: &BTreeSet<StepIndex>| {
+            let graph = &graphs[build];
+            open.iter().flat_map(|step| graph.steps[step.index()].locked.clone()).collect()
+        };
+        let own: BTreeSet<_> = locks(&lease.build, open);
+        if own.is_empty() {
+            return;
+        }
+        for (attempt, held) in &self.held {
+            let others: BTreeSet<_> = locks(&self.builds[attempt], &held.open);
+            assert!(own.is_disjoint(&others), "seed {}: {lease:?} beside {attempt}", self.seed);
+        }
     }
 
     /// A program goes only to a worker that runs its platform; what works on trees goes anywhere.

@@ -187,6 +187,7 @@ impl World {
                     stage: StageIndex(u32::try_from(stage).unwrap()),
                     key: StepKey(Digest::of(name.as_bytes())),
                     parent,
+                    parts: inputs.iter().copied().filter(|_| self.dice.percent(30)).collect(),
                     inputs,
                     platform: if family == 0 { "linux/arm64" } else { "linux/amd64" }
                         .parse()
@@ -196,6 +197,10 @@ impl World {
                     sees: if self.dice.percent(50) { Sees::KeyOnly } else { Sees::More },
                     freshness: if fresh { Freshness::Fresh } else { Freshness::Any },
                     caches: Vec::new(),
+                    locked: (0..2)
+                        .filter(|_| self.dice.percent(3))
+                        .map(|mount| CacheMount(Digest::of(&[mount])))
+                        .collect(),
                     requests: Requests { memory_bytes: self.dice.roll(4), cpu_millis: 0 },
                     taken: None,
                 });
@@ -218,6 +223,9 @@ impl World {
                 Plan::Work(attempt) => self.work(attempt),
                 Plan::Die(worker, platform) => {
                     if self.alive.remove(&worker) {
+                        if self.dice.percent(50) {
+                            self.apply(Event::WorkerAway { worker });
+                        }
                         self.apply(Event::WorkerLost { worker });
                         self.be_born(platform);
                     }
@@ -331,8 +339,9 @@ impl World {
         // One in ten executions makes something else.
         let variant = if self.dice.percent(10) { self.dice.roll(1_000) } else { 0 };
         let made = made(&format!("{}/{variant}", node.key));
+        let lasts = self.dice.percent(70);
         if !self.faulty() {
-            return Event::StepDone { fence, step, made };
+            return Event::StepDone { fence, step, made, lasts };
         }
         match self.dice.roll(100) {
             0 => Event::StepFailed { fence, step, fault: StepFault::Exit { code: 1 } },
@@ -344,10 +353,10 @@ impl World {
             }
             5..7 => match node.needs().last() {
                 Some(input) => Event::JobReturned { fence, why: Return::InputLost(input) },
-                None => Event::StepDone { fence, step, made },
+                None => Event::StepDone { fence, step, made, lasts },
             },
             7..10 => Event::StepHit { fence, step, made },
-            _ => Event::StepDone { fence, step, made },
+            _ => Event::StepDone { fence, step, made, lasts },
         }
     }
 }

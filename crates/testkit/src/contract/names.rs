@@ -1,6 +1,6 @@
 //! The contracts of stores of image names and of cache mounts.
 
-use dcbuild_model::{BlobDigest, Digest, LayerId, ManifestDigest, Scope, UnixTime};
+use dcbuild_model::{BlobDigest, BuildId, Digest, LayerId, ManifestDigest, Scope, UnixTime};
 use dcbuild_store::{CacheVersion, CacheVersions, ImageNames, NamedImage, inherited};
 
 /// Holds a store of image names to its contract.
@@ -34,6 +34,7 @@ pub async fn caches(versions: &dyn CacheVersions) {
         entries: 3,
         bytes: 10,
         written: UnixTime { secs, nanos: 0 },
+        emptied: (secs > 1).then(|| BuildId::from_bits(7)),
     };
     assert_eq!(inherited(versions, &pull, "/root/.cache").await.expect("looked"), None);
     let (old, new) = (version("/root/.cache", 1), version("/root/.cache", 2));

@@ -59,6 +59,27 @@ fn content_modes_owners_names_and_links_count() {
 }
 
 #[test]
+fn the_folder_in_which_a_pattern_looks_must_be_there() {
+    let said = |source: &str| {
+        select(&sample(), &selection(SelectionForm::Copy, &[source])).err().map(|it| it.to_string())
+    };
+    for (source, error) in [
+        ("none/*.jar", Some("\"/none\": not found")),
+        ("/d/none/deep/*", Some("\"/d/none/deep\": not found")),
+        ("a.txt/*", Some("\"/a.txt\": not a directory")),
+        ("d/f/x*/y", Some("\"/d/f\": not a directory")),
+        ("d/*.jar", None),
+        ("l/*.jar", None),
+        ("none*/x", None),
+        ("*/none/*", None),
+        ("./*.jar", None),
+        ("[n]one/*.jar", None),
+    ] {
+        assert_eq!(said(source).as_deref(), error, "{source}");
+    }
+}
+
+#[test]
 fn a_missing_path_is_an_error_and_a_pattern_is_not() {
     let missing = select(&sample(), &selection(SelectionForm::Copy, &["missing"])).unwrap_err();
     assert_eq!(missing.to_string(), "\"/missing\": not found");
