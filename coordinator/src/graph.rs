@@ -62,7 +62,7 @@ fn node(
             step,
             &[CacheSharing::Shared, CacheSharing::Private, CacheSharing::Locked],
         ),
-        locked: caches(kind, step, &[CacheSharing::Locked]),
+        locked: locked(kind, step),
         requests: Requests::default(),
         taken,
     }
@@ -116,6 +116,14 @@ fn sees(step: &Step) -> Sees {
         // Pulls see a network; files of a context may have changed for one client only.
         Op::Image(_) => Sees::More,
         Op::Copy(_) | Op::Workdir(_) => Sees::KeyOnly,
+    }
+}
+
+/// The cache mounts that a step has for itself; one that begins with an empty folder has that alone in any case.
+fn locked(kind: &GraphKind<'_>, step: &Step) -> Vec<CacheMount> {
+    match &step.op {
+        Op::Run(run) if run.empty_caches => Vec::new(),
+        _ => caches(kind, step, &[CacheSharing::Locked]),
     }
 }
 

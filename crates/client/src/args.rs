@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Arg, ArgAction};
 
 use crate::legacy::LegacyFlags;
@@ -21,7 +22,7 @@ pub struct BuildFlags {
     #[arg(short = 't', long = "tag", value_name = "NAME", help_heading = "What is built")]
     pub tags: Vec<String>,
     /// The Dockerfile: a file, a URL, or `-` for standard input [default: CONTEXT/Dockerfile]
-    #[arg(short, long, value_name = "PATH", help_heading = "What is built")]
+    #[arg(short, long, value_name = "PATH", value_parser = path(), help_heading = "What is built")]
     pub file: Option<PathBuf>,
     /// The stage to build [default: the last]
     #[arg(long, value_name = "STAGE", help_heading = "What is built")]
@@ -56,10 +57,10 @@ pub struct BuildFlags {
     #[arg(long, help_heading = "What becomes of it")]
     pub load: bool,
     /// Write the image's id into this file
-    #[arg(long, value_name = "FILE", help_heading = "What becomes of it")]
+    #[arg(long, value_name = "FILE", value_parser = path(), help_heading = "What becomes of it")]
     pub iidfile: Option<PathBuf>,
     /// Write what was made into this file, as JSON
-    #[arg(long, value_name = "FILE", help_heading = "What becomes of it")]
+    #[arg(long, value_name = "FILE", value_parser = path(), help_heading = "What becomes of it")]
     pub metadata_file: Option<PathBuf>,
 
     /// Attest about the result: `type=provenance` or `type=sbom`, with the attributes of `--provenance` and `--sbom`; may
@@ -169,7 +170,25 @@ pub struct BuildFlags {
     pub legacy: LegacyFlags,
 }
 
+/// A path, which may be empty: so CI writes a flag whose variable is not set.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
+
 impl BuildFlags {
+    /// The flags without those that were given an empty value, which docker takes for not given.
+    #[must_use]
+    pub fn given(&self) -> BuildFlags {
+        let mut flags = self.clone();
+        for path in [&mut flags.file, &mut flags.iidfile, &mut flags.metadata_file] {
+            path.take_if(|path| path.as_os_str().is_empty());
+        }
+        for values in [&mut flags.outputs, &mut flags.annotations] {
+            values.retain(|value| !value.trim().is_empty());
+        }
+        flags
+    }
+
     /// Flags that were given and mean nothing to a builder of today; their user should know.
     pub fn without_effect(&self) -> Vec<&'static str> {
         self.legacy.without_effect()

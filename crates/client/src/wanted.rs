@@ -111,6 +111,7 @@ pub struct Handover {
 impl Wanted {
     /// Reads flags; values that they take from the environment are taken from `env`.
     pub fn new(flags: &BuildFlags, env: &Env) -> Result<Wanted, FlagError> {
+        let flags = &flags.given();
         refuse::refuse(flags)?;
         let (context, dockerfile) = places(flags)?;
         let names = flags.tags.iter().map(|tag| output::image_name("tag", tag));

@@ -325,5 +325,15 @@ fn a_slash_in_front_stands_for_the_root() {
         .file("ko-app/.wh.old")
         .dir("//usr/")
         .dir("./usr/bin/");
-    check(tar, &expect![[r#""#]]);
+    check(
+        tar,
+        &expect![[r#"
+        + / dir
+        + /ko-app dir
+        + /ko-app/app file 11
+        - /ko-app/old
+        + /usr dir
+        + /usr/bin dir
+    "#]],
+    );
 }

@@ -4,7 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-const SIZES: [(&str, u64); 11] = [
+/// Units of sizes, in upper or lower case; docker's have one letter too.
+const SIZES: [(&str, u64); 14] = [
     ("TiB", 1 << 40),
     ("GiB", 1 << 30),
     ("MiB", 1 << 20),
@@ -13,7 +14,10 @@ const SIZES: [(&str, u64); 11] = [
     ("GB", 1_000_000_000),
     ("MB", 1_000_000),
     ("kB", 1_000),
-    ("KB", 1_000),
+    ("T", 1_000_000_000_000),
+    ("G", 1_000_000_000),
+    ("M", 1_000_000),
+    ("k", 1_000),
     ("B", 1),
     ("", 1),
 ];
@@ -48,7 +52,7 @@ impl FromStr for ByteSize {
         let parse = || {
             let (number, unit) = split(text);
             let unit = unit.trim_start();
-            let factor = SIZES.iter().find(|(name, _)| *name == unit)?.1;
+            let factor = SIZES.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit))?.1;
             // A bare number would leave its unit to guessing; zero has none to guess.
             let value = scaled(number, factor)?;
             (!unit.is_empty() || value == 0).then_some(ByteSize(value))
@@ -132,7 +136,9 @@ mod tests {
             ("-1GiB", None),
             ("1.GiB", None),
             ("1.2.3GiB", None),
-            ("20gib", None),
+            ("20gib", Some(20 << 30)),
+            ("10g", Some(10_000_000_000)),
+            ("10gb", Some(10_000_000_000)),
             ("99999999999TiB", None),
         ] {
             assert_eq!(text.parse::<ByteSize>().ok().map(|size| size.0), want, "{text:?}");

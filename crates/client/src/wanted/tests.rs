@@ -274,6 +274,14 @@ fn said(line: &str, env: &[(&str, &str)]) -> String {
 }
 
 #[test]
+fn an_empty_value_is_none() {
+    let empty =
+        "--file= --iidfile= --metadata-file= --output= --annotation= --target= --cache-from= .";
+    let (none, given) = (wanted(".", &[]).unwrap(), wanted(empty, &[]).unwrap());
+    assert_eq!(format!("{given:?}"), format!("{none:?}"));
+}
+
+#[test]
 fn an_attestation_that_cannot_be_meant_says_so() {
     for (line, want) in [
         (

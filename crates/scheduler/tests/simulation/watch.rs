@@ -57,7 +57,7 @@ impl Watch {
     ) {
         self.before(event, actions);
         for action in actions {
-            self.see_action(action, matches!(event, Event::Recovered), graphs);
+            self.see_action(action, matches!(event, Event::Recovered | Event::WorkerBack { .. }), graphs);
         }
     }
 
@@ -165,8 +165,8 @@ impl Watch {
 
     fn see_lease(&mut self, lease: &Lease, again: bool, graphs: &BTreeMap<BuildId, Graph>) {
         let seed = self.seed;
-        if again {
-            assert!(self.held.contains_key(&lease.attempt), "seed {seed}: not leased: {lease:?}");
+        // Who comes back is told what it has, and may be given more.
+        if again && self.held.contains_key(&lease.attempt) {
             return;
         }
         assert!(!self.ended.contains_key(&lease.build), "seed {seed}: {lease:?} of an ended build");

@@ -42,6 +42,7 @@ enum Plan {
     /// A worker comes to the end of a step or an output.
     Work(AttemptId),
     /// A worker dies; another of its platform comes.
+    Return(WorkerId),
     Die(WorkerId, &'static str),
 }
 
@@ -221,6 +222,13 @@ impl World {
             match plan {
                 Plan::Log(event) => self.apply(event),
                 Plan::Work(attempt) => self.work(attempt),
+                Plan::Return(worker) => {
+                    if self.alive.contains(&worker) {
+                        let own = self.runs.iter().filter(|(_, run)| run.lease.worker == worker);
+                        let running = own.map(|(attempt, _)| *attempt).collect();
+                        self.apply(Event::WorkerBack { worker, running });
+                    }
+                }
                 Plan::Die(worker, platform) => {
                     if self.alive.remove(&worker) {
                         if self.dice.percent(50) {
@@ -258,6 +266,11 @@ impl World {
         }
         if self.log.len().is_multiple_of(997) {
             self.apply(Event::Recovered);
+            // All that live connect again, one after the other.
+            for worker in self.alive.clone() {
+                let delay = 1 + self.dice.roll(50);
+                self.plan(delay, Plan::Return(worker));
+            }
         }
     }
 
