@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dcbuild_model::{BuildId, Digest, UnixTime};
+use dcbuild_model::{BuildId, Digest, Scope, UnixTime};
 use dcbuild_process::{Clock, new_bits};
 use dcbuild_proto::document::Submission;
 use futures::Stream;
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::server::{Connected, Server};
 
+use crate::access::Access;
 use crate::book::{Book, BookParts, MakeDesk, Now};
 use crate::build::Build;
 use crate::config::{CoordinatorConfig, Parts};
@@ -23,7 +24,7 @@ use crate::journal::Journal;
 use crate::keeping::Keeping;
 use crate::log::{Entry, FileLog, Log, LogError, MemoryLog, VERSION, renewal};
 use crate::metrics::{self, Encrypted, Page, Shown};
-use crate::records::Records;
+use crate::records::{Records, WrittenScopes};
 use crate::rpc::{self, Services};
 use crate::sweeper::Sweeper;
 use crate::sweeps::Sweeps;
@@ -72,9 +73,14 @@ pub struct Coordinator {
     stop: CancellationToken,
 }
 
-fn sweeper(config: &CoordinatorConfig, parts: &Parts, sweeps: &Sweeps) -> Sweeper {
+fn sweeper(
+    config: &CoordinatorConfig,
+    parts: &Parts,
+    (sweeps, written): (&Sweeps, &WrittenScopes),
+) -> Sweeper {
     Sweeper {
         stores: parts.stores.clone(),
+        written: written.clone(),
         scope: config.scope.clone(),
         ceilings: config.ceilings.clone(),
         every: config.sweep_every,
@@ -100,7 +106,9 @@ impl Coordinator {
             scope: config.scope.clone(),
             keeping: Keeping::default(),
             noting: Keeping::default(),
+            written: WrittenScopes::default(),
         };
+        let written = records.written.clone();
         let clock = parts.clock.clone();
         let driver = DriverParts {
             records: records.clone(),
@@ -115,11 +123,10 @@ impl Coordinator {
         };
         let now = Now { wall: clock.now(), instant: Instant::now() };
         let book_parts = BookParts {
-            scope: config.scope.clone(),
             builds_max: config.builds_max,
             no_worker_max: config.no_worker_max,
             grace: config.grace,
-            make_desk: make_desk(config.data_dir.clone()),
+            make_desk: make_desk(config.scope.clone(), config.data_dir.clone()),
         };
         let book = match seed_of(&entries)? {
             Some(seed) => Book::replay(book_parts, seed, entries, now),
@@ -150,9 +157,12 @@ impl Coordinator {
         let sweeps = Sweeps::default();
         // In the process of a client it is the client who holds the ceiling.
         if parts.holds.is_none() {
-            tracker.spawn(sweeper(&config, &parts, &sweeps).run(stop.clone()));
+            let sweeper = sweeper(&config, &parts, (&sweeps, &written));
+            tracker.spawn(sweeper.run(stop.clone()));
         }
+        let access = Arc::new(Access::new(config.scope.clone(), config.access.clone()));
         let services = Services {
+            access,
             clock: parts.clock,
             core: handle,
             records,
@@ -279,7 +289,7 @@ fn remove_strays(dir: &Path, book: &Book) {
     }
 }
 
-fn make_desk(dir: Option<PathBuf>) -> MakeDesk {
+fn make_desk(own: Scope, dir: Option<PathBuf>) -> MakeDesk {
     Box::new(move |id: BuildId, submission: Submission, submitted: UnixTime| {
         let journal = match &dir {
             None => Journal::in_memory(),
@@ -289,7 +299,7 @@ fn make_desk(dir: Option<PathBuf>) -> MakeDesk {
                 Journal::in_memory()
             }),
         };
-        Arc::new(Build::new(id, submission, submitted, journal))
+        Arc::new(Build::new(id, submission, submitted, (&own, journal)))
     })
 }
 
