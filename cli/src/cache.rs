@@ -319,7 +319,12 @@ async fn carry(
             carried
         }
     };
-    let Told { mut text, left, refused: (refused, why), damaged } = carried?;
+    report(carried?, from_to)
+}
+
+/// Says what was carried, and fails if something did not come.
+fn report(told: Told, from_to: &str) -> anyhow::Result<ExitCode> {
+    let Told { mut text, left, refused: (refused, why), damaged } = told;
     if !refused.is_empty() {
         let lines = refused.iter().map(ToString::to_string);
         let count = refused.len();
@@ -362,15 +367,19 @@ fn time(time: UnixTime) -> String {
 }
 
 fn list(records: &[ListedRecord], more: u64) -> String {
+    let widest = records.iter().map(|row| row.scope.as_str().len()).max().unwrap_or_default();
+    let width = widest.max("SCOPE".len());
     let mut text = format!(
-        "{:<13} {:>10} {:<20} {:<20} {:<10} STEP\n",
+        "{:<13} {:>10} {:<20} {:<20} {:<width$} STEP\n",
         "KEY", "SIZE", "MADE", "LAST USED", "SCOPE"
     );
     for row in records {
         let key: String = row.key.0.hex().chars().take(12).collect();
         let (made, used) = (time(row.written), time(row.used));
-        let (size, scope, name) = (bytes(row.bytes), &row.scope, printable(&row.name));
-        text.push_str(&format!("{key:<13} {size:>10} {made:<20} {used:<20} {scope:<10} {name}\n"));
+        let (size, scope, name) = (bytes(row.bytes), row.scope.as_str(), printable(&row.name));
+        text.push_str(&format!(
+            "{key:<13} {size:>10} {made:<20} {used:<20} {scope:<width$} {name}\n"
+        ));
     }
     if more > 0 {
         text.push_str(&format!("and {more} more that were used less lately\n"));

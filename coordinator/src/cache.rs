@@ -46,8 +46,8 @@ impl View {
     pub fn refuses(&self, ask: &CacheAsk) -> Option<String> {
         match (self, ask) {
             (View::Within(scope), CacheAsk::Sweep { keep_bytes: Some(_), .. }) => Some(format!(
-                "how much may stay is said of a whole cache, and what is meant is the scope {scope}: say --older-than or \
-                 --all of a scope, or have the whole pruned without --scope by whoever has no scope"
+                "how much may stay is said of a whole store, not of the scope {scope} in it: prune a scope by --older-than or \
+                 --all, or the store without --scope"
             )),
             _ => None,
         }

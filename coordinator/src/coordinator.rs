@@ -90,6 +90,17 @@ fn sweeper(
     }
 }
 
+fn records(config: &CoordinatorConfig, parts: &Parts) -> Records {
+    Records {
+        stores: parts.stores.clone(),
+        holds: parts.holds.clone(),
+        scope: config.scope.clone(),
+        keeping: Keeping::default(),
+        noting: Keeping::default(),
+        written: WrittenScopes::default(),
+    }
+}
+
 fn mac_key(clock: &dyn Clock) -> Digest {
     Digest::of(&[new_bits(clock).to_le_bytes(), rand::random::<[u8; 16]>()].concat())
 }
@@ -100,14 +111,7 @@ impl Coordinator {
         let parts = Parts { stores: parts.stores.lending(), ..parts };
         let (log, entries) = open_log(&config, parts.clock.now())?;
         let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
-        let records = Records {
-            stores: parts.stores.clone(),
-            holds: parts.holds.clone(),
-            scope: config.scope.clone(),
-            keeping: Keeping::default(),
-            noting: Keeping::default(),
-            written: WrittenScopes::default(),
-        };
+        let records = records(&config, &parts);
         let written = records.written.clone();
         let clock = parts.clock.clone();
         let driver = DriverParts {

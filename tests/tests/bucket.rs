@@ -100,6 +100,27 @@ fn after_a_flush_one_build_asks_the_bucket_for_records_and_the_next_for_none() {
 }
 
 #[test]
+fn an_index_that_is_full_or_may_only_be_read_costs_no_build_and_no_hit() {
+    let full: &[&str] = &["CONFIG", "SET", "maxmemory", "1"];
+    let replica: &[&str] = &["REPLICAOF", "127.0.0.1", "1"];
+    for harm in [full, replica] {
+        let mut site = Site::start(DOCKERFILE, &[("in.txt", "before\n")]);
+        site.submit();
+        site.wait_until_sent();
+        assert_eq!(site.redis.ask(harm), "OK");
+        site.write("in.txt", "after\n");
+        let (first, said) = site.submit();
+        assert_eq!(first.tree().text("out.txt").unwrap(), "after\nafter\n", "{said}");
+        site.wait_until_sent();
+        site.fresh_worker();
+        let (again, said) = site.submit();
+        assert_eq!(again.digest, first.digest, "{harm:?}: {said}");
+        assert_eq!(said.matches("CACHED").count(), 3, "{harm:?}: {said}\n{}", site.cluster.said());
+        assert!(site.cluster.metric("dcbuild_index_faults_total") > Some(0), "{harm:?}");
+    }
+}
+
+#[test]
 fn a_copy_of_one_file_asks_the_bucket_for_that_file_and_little_more() {
     let dockerfile = |to: &str| {
         format!(
