@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 use dcbuild_client::BuildFlags;
+use dcbuild_model::Scope;
 use dcbuild_process::config::{CacheUpload, PeerAddress, PeerListen};
 use dcbuild_process::{ByteSize, parse_duration};
 
@@ -99,6 +100,9 @@ pub(crate) struct LocalBuild {
     /// What goes to the bucket: all results, what the outputs are made of, or nothing
     #[arg(long, value_name = "WHAT", value_parser = cache_upload)]
     pub(crate) cache_upload: Option<CacheUpload>,
+    /// Whose records are read and written, such as `acme/shop`; else `$DCBUILD_SCOPE` or the configuration
+    #[arg(long, value_name = "SCOPE")]
+    pub(crate) scope: Option<Scope>,
     /// What `submit` has
     #[arg(long, hide = true)]
     pub(crate) detach: bool,
@@ -121,6 +125,9 @@ pub(crate) struct Cluster {
     /// The coordinator, such as `http://10.0.0.5:7070`; else `$DCBUILD_COORDINATOR` or the configuration
     #[arg(long, value_name = "URL")]
     pub(crate) coordinator: Option<String>,
+    /// Whose records are read and written, such as `acme/shop/pr/17`; else `$DCBUILD_SCOPE` or the configuration
+    #[arg(long, value_name = "SCOPE")]
+    pub(crate) scope: Option<Scope>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -252,6 +259,9 @@ pub(crate) struct Coordinator {
     pub(crate) data_dir: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) store: StoreFlags,
+    /// Whose records builds read and write whose clients have no other scope, such as `acme` [default: local]
+    #[arg(long, value_name = "SCOPE")]
+    pub(crate) scope: Option<Scope>,
     /// What may stay in the store, such as 500GiB; the longest unused goes [default: all of it]
     #[arg(long, value_name = "SIZE")]
     pub(crate) keep_storage: Option<ByteSize>,
@@ -262,8 +272,9 @@ pub(crate) struct Coordinator {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct WorkerFlags {
-    #[command(flatten)]
-    pub(crate) cluster: Cluster,
+    /// The coordinator, such as `http://10.0.0.5:7070`; else `$DCBUILD_COORDINATOR` or the configuration
+    #[arg(long, value_name = "URL")]
+    pub(crate) coordinator: Option<String>,
     /// Where its snapshots and cache mounts are kept [default: /var/lib/dcbuild/worker]
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,

@@ -34,7 +34,7 @@ pub(crate) struct App {
 
 /// `dcbuild build`.
 pub(crate) async fn build(app: &App, flags: LocalBuild) -> anyhow::Result<ExitCode> {
-    let LocalBuild { store, cache_upload, detach, build: flags } = flags;
+    let LocalBuild { store, cache_upload, scope, detach, build: flags } = flags;
     if detach {
         let instead =
             "`dcbuild submit --detach` leaves a build to a cluster; `build` stays to its end";
@@ -47,7 +47,7 @@ pub(crate) async fn build(app: &App, flags: LocalBuild) -> anyhow::Result<ExitCo
         Err(code) => return Ok(code),
     };
     let (mode, kept) = (request.mode, request.kept.clone());
-    let local = Local::start(app, &store, cache_upload).await?;
+    let local = Local::start(app, &store, cache_upload, scope).await?;
     let ended = local.client.build(request, &mut Console::stderr(&app.env), &app.stop).await;
     local.stop(&app.stop, mode).await;
     drop(kept);
@@ -76,7 +76,7 @@ pub(crate) async fn plan(app: &App, flags: PlanFlags) -> anyhow::Result<ExitCode
         Ok(request) => request,
         Err(code) => return Ok(code),
     };
-    let local = Local::start(app, &StoreFlags::default(), None).await?;
+    let local = Local::start(app, &StoreFlags::default(), None, None).await?;
     let ended = local.client.build(request, &mut Console::stderr(&app.env), &app.stop).await;
     local.stop(&app.stop, Mode::None).await;
     match ended {

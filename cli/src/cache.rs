@@ -1,5 +1,6 @@
 //! `dcbuild cache`: of a store that is named, of a cluster, or of this machine's state folder.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,8 +11,8 @@ use clap::Subcommand;
 use dcbuild_carry::{Carried, NoPacks, Packs, Place, TakeError, why_unopened};
 use dcbuild_client::caches::Where;
 use dcbuild_client::{Reach, explained, place_of};
-use dcbuild_coordinator::{CarryError, Exported, Stores, cache as ask_here, export, import};
-use dcbuild_model::{Compression, LayerId, Scope, UnixTime};
+use dcbuild_coordinator::{CarryError, Exported, Stores, View, cache as ask_here, export, import};
+use dcbuild_model::{BlobDigest, Compression, LayerId, Scope, UnixTime};
 use dcbuild_process::{ByteSize, Clock as _, SystemClock, parse_duration};
 use dcbuild_progress::text::{bytes, printable};
 use dcbuild_proto::cache::{CacheAsk, CacheStats, CacheTold, ListedRecord, SweptStore};
@@ -22,11 +23,11 @@ use crate::args::Cluster;
 use crate::build::{App, working};
 use crate::local::packer;
 use crate::registries::registries;
-use crate::remote::{address, client_at, failed};
+use crate::remote::{address, client_at, failed, scope_here};
 use crate::roles::Named;
-use crate::say;
 use crate::state::Format;
 use crate::stores::{StoreFlags, seal_of};
+use crate::{complain, say};
 
 /// Documents that are named one by one.
 const NAMED_MAX: usize = 10;
@@ -52,6 +53,9 @@ struct PlaceFlags {
     /// What knows fast what a bucket has: `embedded` or `redis://HOST:PORT`; else `$DCBUILD_INDEX`
     #[arg(long, value_name = "INDEX", global = true)]
     index: Option<String>,
+    /// Whose records are meant: those of this scope and below, such as `acme/shop/pr/17`
+    #[arg(long, value_name = "SCOPE", global = true)]
+    scope: Option<Scope>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -108,9 +112,10 @@ enum Kept {
 /// `dcbuild cache`.
 pub(crate) async fn cache(app: &App, flags: Cache) -> anyhow::Result<ExitCode> {
     let place = place(app, &flags.place).await?;
+    let scope = flags.place.scope;
     let (asked, format) = match &flags.ask {
-        Ask::Export { dest } => return carry(app, place, Way::Out, dest).await,
-        Ask::Import { source } => return carry(app, place, Way::In, source).await,
+        Ask::Export { dest } => return carry(app, place, scope, (Way::Out, dest)).await,
+        Ask::Import { source } => return carry(app, place, scope, (Way::In, source)).await,
         Ask::Ls { format } => (CacheAsk::List {}, *format),
         Ask::Stats { format } => (CacheAsk::Stats {}, *format),
         Ask::Prune { all, keep_storage, older_than, dry_run } => {
@@ -127,16 +132,18 @@ pub(crate) async fn cache(app: &App, flags: Cache) -> anyhow::Result<ExitCode> {
         }
     };
     let told = match place {
-        Kept::Cluster(url) => match client_at(app, &url)?.cache(&asked).await {
+        Kept::Cluster(url) => match client_at(app, &url, scope)?.cache(&asked).await {
             Ok(told) => told,
             Err(error) => return Ok(failed(&error)),
         },
         Kept::Store(opened) => {
-            let told = ask(&opened.stores(), &asked).await;
+            let told = ask(&opened.stores(), view(app, scope), &asked).await;
             opened.close().await;
             told?
         }
-        Kept::Here => ask(&Stores::folder(app.state.open_store()?), &asked).await?,
+        Kept::Here => {
+            ask(&Stores::folder(app.state.open_store()?), view(app, scope), &asked).await?
+        }
     };
     say(&match (told, format) {
         (told, Format::Json) => format!("{}\n", serde_json::to_string_pretty(&told)?),
@@ -149,8 +156,19 @@ pub(crate) async fn cache(app: &App, flags: Cache) -> anyhow::Result<ExitCode> {
     })
 }
 
-async fn ask(stores: &Stores, asked: &CacheAsk) -> anyhow::Result<CacheTold> {
-    let told = ask_here(stores, &Scope::local(), asked, SystemClock.now()).await;
+/// How much is seen of a store that is opened here.
+fn view(app: &App, scope: Option<Scope>) -> View {
+    match scope {
+        Some(scope) => View::Within(scope),
+        None => View::Whole(scope_here(app, None)),
+    }
+}
+
+async fn ask(stores: &Stores, view: View, asked: &CacheAsk) -> anyhow::Result<CacheTold> {
+    if let Some(refused) = view.refuses(asked) {
+        bail!("{refused}");
+    }
+    let told = ask_here(stores, &view, asked, SystemClock.now()).await;
     let by_index = |error: &StoreError| matches!(error, StoreError::Unavailable { store, .. } if store.starts_with("redis"));
     if told.as_ref().is_err_and(by_index) {
         return told.context(
@@ -172,7 +190,7 @@ async fn place(app: &App, flags: &PlaceFlags) -> anyhow::Result<Kept> {
         let store = StoreFlags { store: flags.store.clone(), index: flags.index.clone() };
         return Ok(Kept::Store(Named::open(&store, app).await?));
     }
-    Ok(match address(app, &Cluster { coordinator: None }) {
+    Ok(match address(app, &Cluster { coordinator: None, scope: None }) {
         Some(url) => Kept::Cluster(url),
         None => Kept::Here,
     })
@@ -201,6 +219,8 @@ struct Told {
     left: u64,
     /// Documents that were passed over, and why.
     refused: (Vec<ObjectName>, &'static str),
+    /// Blobs that did not come, and why.
+    damaged: BTreeMap<BlobDigest, String>,
 }
 
 /// The place that an argument means: a folder, unless it says `docker://`.
@@ -222,15 +242,8 @@ fn meant(text: &str, way: Way) -> anyhow::Result<Where> {
 }
 
 /// Says of an import how it is ended; what came before a record is whole before the record is there.
-fn not_ended(error: CarryError, from: &str) -> anyhow::Error {
+fn not_ended(error: CarryError) -> anyhow::Error {
     let way_out = match &error {
-        CarryError::Take(TakeError::Store {
-            source: StoreError::Content { .. } | StoreError::DigestMismatch { .. },
-            ..
-        }) => Some(format!(
-            "the cache was not imported to its end: what lies at {from} is damaged, or broke off. Try again, and if that \
-             does not help, export it anew"
-        )),
         CarryError::Store(_) | CarryError::Take(TakeError::Store { .. }) => Some(
             "the cache was not imported to its end; once the store does well, the same command goes on where this one \
              stopped"
@@ -245,14 +258,19 @@ fn not_ended(error: CarryError, from: &str) -> anyhow::Error {
     }
 }
 
-async fn carry(app: &App, place: Kept, way: Way, text: &str) -> anyhow::Result<ExitCode> {
-    let scope = Scope::local();
+async fn carry(
+    app: &App,
+    place: Kept,
+    scope: Option<Scope>,
+    (way, from_to): (Way, &str),
+) -> anyhow::Result<ExitCode> {
+    let scope = scope_here(app, scope);
     let reach = Reach {
         registries: registries(&app.config)?,
         docker_config: app.env.docker_config(),
         working: working()?,
     };
-    let there: Arc<dyn Place> = place_of(&meant(text, way)?, &reach).await?;
+    let there: Arc<dyn Place> = place_of(&meant(from_to, way)?, &reach).await?;
     let move_it = async |stores: &Stores, packs: &dyn Packs| -> anyhow::Result<Told> {
         Ok(match way {
             Way::Out => {
@@ -260,15 +278,15 @@ async fn carry(app: &App, place: Kept, way: Way, text: &str) -> anyhow::Result<E
                     export(stores, &scope, packs, &*there).await?;
                 let size = bytes(sent.bytes);
                 let text = format!("exported {records} records and {} blobs, {size}\n", sent.blobs);
-                Told { text, left, refused: (Vec::new(), "") }
+                Told { text, left, refused: (Vec::new(), ""), damaged: BTreeMap::new() }
             }
             Way::In => {
                 let taken = import(stores, &scope, &*there).await;
-                let taken = taken.map_err(|error| not_ended(error, text))?;
-                let Carried { records, blobs, bytes: size, refused, left } = taken;
+                let taken = taken.map_err(|error| not_ended(error))?;
+                let Carried { records, blobs, bytes: size, refused, left, damaged } = taken;
                 let size = bytes(size);
                 let text = format!("imported {records} records and {blobs} blobs, {size}\n");
-                Told { text, left, refused: (refused, why_unopened(&stores.seal)) }
+                Told { text, left, refused: (refused, why_unopened(&stores.seal)), damaged }
             }
         })
     };
@@ -282,6 +300,9 @@ async fn carry(app: &App, place: Kept, way: Way, text: &str) -> anyhow::Result<E
         }
         Kept::Store(named) => {
             let carried = named.in_use(Box::pin(move_it(&named.stores(), &NoPacks))).await;
+            if way == Way::In {
+                named.tell_brought().await;
+            }
             named.close().await;
             carried
         }
@@ -298,19 +319,47 @@ async fn carry(app: &App, place: Kept, way: Way, text: &str) -> anyhow::Result<E
             carried
         }
     };
-    let Told { mut text, left, refused: (refused, why) } = carried?;
+    report(carried?, from_to)
+}
+
+/// Says what was carried, and fails if something did not come.
+fn report(told: Told, from_to: &str) -> anyhow::Result<ExitCode> {
+    let Told { mut text, left, refused: (refused, why), damaged } = told;
     if !refused.is_empty() {
-        let named = refused.iter().take(NAMED_MAX).map(|name| format!("  {name}\n"));
-        let (count, named) = (refused.len(), named.collect::<String>());
-        text.push_str(&format!("{count} documents {why}, and are passed over:\n{named}"));
-        if count > NAMED_MAX {
-            text.push_str(&format!("  and {} more\n", count - NAMED_MAX));
-        }
+        let lines = refused.iter().map(ToString::to_string);
+        let count = refused.len();
+        text.push_str(&format!(
+            "{count} documents {why}, and are passed over:\n{}",
+            some_of(lines)
+        ));
     }
     if left > 0 {
         text.push_str(&format!("{left} records stay behind: their layers are not to be had\n"));
     }
-    say(&text)
+    let said = say(&text)?;
+    if damaged.is_empty() {
+        return Ok(said);
+    }
+    let lines = damaged.iter().map(|(blob, why)| format!("{blob} {why}"));
+    let blobs = if damaged.len() == 1 { "blob" } else { "blobs" };
+    complain(&format!(
+        "error: {count} {blobs} of {place} did not come; all that does not need them is imported\n{lines}\
+         hint: get {place} once more, or export it anew, and import it again: only what is missing is brought then\n",
+        count = damaged.len(),
+        place = printable(from_to),
+        lines = some_of(lines),
+    ));
+    Ok(ExitCode::from(1))
+}
+
+/// The first of some lines, and how many more there are.
+fn some_of(lines: impl ExactSizeIterator<Item = String>) -> String {
+    let more = lines.len().saturating_sub(NAMED_MAX);
+    let mut text: String = lines.take(NAMED_MAX).map(|line| format!("  {line}\n")).collect();
+    if more > 0 {
+        text.push_str(&format!("  and {more} more\n"));
+    }
+    text
 }
 
 fn time(time: UnixTime) -> String {
@@ -318,15 +367,19 @@ fn time(time: UnixTime) -> String {
 }
 
 fn list(records: &[ListedRecord], more: u64) -> String {
+    let widest = records.iter().map(|row| row.scope.as_str().len()).max().unwrap_or_default();
+    let width = widest.max("SCOPE".len());
     let mut text = format!(
-        "{:<13} {:>10} {:<20} {:<20} {:<10} STEP\n",
+        "{:<13} {:>10} {:<20} {:<20} {:<width$} STEP\n",
         "KEY", "SIZE", "MADE", "LAST USED", "SCOPE"
     );
     for row in records {
         let key: String = row.key.0.hex().chars().take(12).collect();
         let (made, used) = (time(row.written), time(row.used));
-        let (size, scope, name) = (bytes(row.bytes), &row.scope, printable(&row.name));
-        text.push_str(&format!("{key:<13} {size:>10} {made:<20} {used:<20} {scope:<10} {name}\n"));
+        let (size, scope, name) = (bytes(row.bytes), row.scope.as_str(), printable(&row.name));
+        text.push_str(&format!(
+            "{key:<13} {size:>10} {made:<20} {used:<20} {scope:<width$} {name}\n"
+        ));
     }
     if more > 0 {
         text.push_str(&format!("and {more} more that were used less lately\n"));

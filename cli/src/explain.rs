@@ -10,7 +10,7 @@ use dcbuild_model::{BuildId, Scope};
 
 use crate::args;
 use crate::build::App;
-use crate::remote::{address, client_at, failed};
+use crate::remote::{address, client_at, failed, scope_here};
 use crate::say;
 use crate::state::Format;
 
@@ -23,14 +23,14 @@ pub(crate) async fn explain(app: &App, flags: args::Explain) -> anyhow::Result<E
         })?),
     };
     let explained = if let Some(url) = address(app, &flags.cluster) {
-        match client_at(app, &url)?.explain(build, flags.step).await {
+        match client_at(app, &url, flags.cluster.scope)?.explain(build, flags.step).await {
             Ok(explained) => explained,
             Err(error) => return Ok(failed(&error)),
         }
     } else {
         let stores = Stores::folder(app.state.open_store()?);
         let asked = Asked { build, step: flags.step };
-        local(&stores, &asked).await?
+        local(&stores, &scope_here(app, flags.cluster.scope), &asked).await?
     };
     say(&match flags.format {
         Format::Text => explanation(&explained),
@@ -38,8 +38,8 @@ pub(crate) async fn explain(app: &App, flags: args::Explain) -> anyhow::Result<E
     })
 }
 
-async fn local(stores: &Stores, asked: &Asked) -> anyhow::Result<Explanation> {
-    explain_here(stores, &Scope::local(), asked, None).await.map_err(|error| match error {
+async fn local(stores: &Stores, scope: &Scope, asked: &Asked) -> anyhow::Result<Explanation> {
+    explain_here(stores, scope, asked, None).await.map_err(|error| match error {
         ExplainError::NoBuilds => anyhow::Error::from(error)
             .context("`dcbuild build` has left nothing to explain in this state folder"),
         error => error.into(),

@@ -12,7 +12,7 @@ use dcbuild_coordinator::{
     Coordinator, CoordinatorConfig, Granting, Holds, MetCounts, Stores, in_memory,
 };
 use dcbuild_fetch::{Cache, FetchConfig, Reach};
-use dcbuild_model::{Compression, LayerId, WorkerId};
+use dcbuild_model::{Compression, LayerId, Scope, WorkerId};
 use dcbuild_process::config::{CacheUpload, NetworkDefault};
 use dcbuild_process::{SystemClock, new_bits};
 use dcbuild_progress::Mode;
@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use crate::build::{App, FETCHED_BYTES_MAX, working};
 use crate::drain;
 use crate::registries::registries;
+use crate::remote::scope_here;
 use crate::roles::executable;
 use crate::stores::{Aside, Bucket, BucketSettings, StoreFlags, seal_of};
 
@@ -139,6 +140,7 @@ impl Local {
         app: &App,
         flags: &StoreFlags,
         upload: Option<CacheUpload>,
+        scope: Option<Scope>,
     ) -> anyhow::Result<Local> {
         let store = Arc::new(app.state.open_store()?);
         // Before anything is looked for: from now on no other process prunes what this build finds.
@@ -178,6 +180,7 @@ impl Local {
             registries,
             fetch: fetching(app),
             granting: Granting::Everything,
+            scope: scope_here(app, scope),
             platforms: dcbuild_sandbox::platforms(),
             ..CoordinatorConfig::default()
         };

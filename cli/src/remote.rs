@@ -65,15 +65,23 @@ async fn follow(app: &App, flags: OneBuild, usual: Mode) -> anyhow::Result<ExitC
 pub(crate) async fn ps(app: &App, flags: Cluster) -> anyhow::Result<ExitCode> {
     match client(app, &flags)?.builds().await {
         Ok(builds) => {
-            let mut text = format!("{:<28}{:<11}{:<22}{}\n", "ID", "STATE", "SUBMITTED", "NAME");
+            // A column that says the same in each line says nothing.
+            let scoped = builds.iter().any(|build| build.scope != Scope::local().as_str());
+            let scope = |text: &str| if scoped { format!("{text:<22}") } else { String::new() };
+            let (id, state, submitted) = ("ID", "STATE", "SUBMITTED");
+            let head = scope("SCOPE");
+            let mut text = format!("{id:<28}{state:<11}{submitted:<22}{head}NAME\n");
             for build in builds {
                 let submitted = build
                     .submitted
                     .map(|time| dcbuild_model::UnixTime { nanos: 0, ..time }.rfc3339());
                 let submitted = submitted.unwrap_or_default();
                 text.push_str(&format!(
-                    "{:<28}{:<11}{submitted:<22}{}\n",
-                    build.id, build.state, build.name
+                    "{:<28}{:<11}{submitted:<22}{}{}\n",
+                    build.id,
+                    build.state,
+                    scope(&build.scope),
+                    build.name
                 ));
             }
             say(&text)
@@ -125,7 +133,7 @@ pub(crate) async fn images(app: &App, flags: Names) -> anyhow::Result<ExitCode> 
     let time =
         |time: dcbuild_model::UnixTime| dcbuild_model::UnixTime { nanos: 0, ..time }.rfc3339();
     let rows: Vec<Row> = if let Some(url) = address(app, &flags.cluster) {
-        match client_at(app, &url)?.images().await {
+        match client_at(app, &url, flags.cluster.scope)?.images().await {
             Ok(images) => images
                 .into_iter()
                 .map(|image| {
@@ -139,7 +147,8 @@ pub(crate) async fn images(app: &App, flags: Names) -> anyhow::Result<ExitCode> 
             Err(error) => return Ok(failed(&error)),
         }
     } else {
-        let images = ImageNames::list(&app.state.open_store()?, &Scope::local()).await?;
+        let scope = scope_here(app, flags.cluster.scope);
+        let images = ImageNames::list(&app.state.open_store()?, &scope).await?;
         images
             .into_iter()
             .map(|image| (image.name, image.manifest.to_string(), time(image.tagged)))
@@ -174,11 +183,16 @@ pub(crate) async fn rmi(app: &App, flags: RemoveNames) -> anyhow::Result<ExitCod
             name.parse().with_context(|| format!("'{name}' is not the name of an image"))?;
         let full = full.to_string();
         let removed = match &address {
-            Some(url) => match client_at(app, url)?.remove_image(&full).await {
-                Ok(removed) => removed,
-                Err(error) => return Ok(failed(&error)),
-            },
-            None => ImageNames::remove(&app.state.open_store()?, &Scope::local(), &full).await?,
+            Some(url) => {
+                match client_at(app, url, flags.cluster.scope.clone())?.remove_image(&full).await {
+                    Ok(removed) => removed,
+                    Err(error) => return Ok(failed(&error)),
+                }
+            }
+            None => {
+                let scope = scope_here(app, flags.cluster.scope.clone());
+                ImageNames::remove(&app.state.open_store()?, &scope, &full).await?
+            }
         };
         if !removed {
             complain(&format!("error: no image has the name '{name}'\n"));
@@ -195,7 +209,7 @@ pub(crate) fn address(app: &App, flags: &Cluster) -> Option<String> {
 
 fn client(app: &App, flags: &Cluster) -> anyhow::Result<Client> {
     match address(app, flags) {
-        Some(url) => client_at(app, &url),
+        Some(url) => client_at(app, &url, flags.scope.clone()),
         None => {
             bail!(
                 "no coordinator is named: give --coordinator URL, or set DCBUILD_COORDINATOR or submit.coordinator"
@@ -204,8 +218,15 @@ fn client(app: &App, flags: &Cluster) -> anyhow::Result<Client> {
     }
 }
 
-pub(crate) fn client_at(app: &App, url: &str) -> anyhow::Result<Client> {
-    Ok(Client::new(channel(url, &app.config.submit.tls)?, ClientConfig::new(&app.env, working()?)))
+pub(crate) fn client_at(app: &App, url: &str, scope: Option<Scope>) -> anyhow::Result<Client> {
+    let scope = scope.or_else(|| app.config.submit.scope.clone());
+    let config = ClientConfig { scope, ..ClientConfig::new(&app.env, working()?) };
+    Ok(Client::new(channel(url, &app.config.submit.tls)?, config))
+}
+
+/// Whose records builds of this machine read and write.
+pub(crate) fn scope_here(app: &App, flag: Option<Scope>) -> Scope {
+    flag.or_else(|| app.config.build.scope.clone()).unwrap_or_else(Scope::local)
 }
 
 fn id(text: &str) -> anyhow::Result<BuildId> {

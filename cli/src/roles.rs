@@ -12,7 +12,7 @@ use dcbuild_coordinator::{
     Coordinator, CoordinatorConfig, Granting, Page, Readers, ServeError, Stores,
 };
 use dcbuild_fetch::{Cache, FetchConfig, Reach};
-use dcbuild_model::{Scope, WorkerId};
+use dcbuild_model::WorkerId;
 use dcbuild_process::config::{HttpTls, StoreConfig};
 use dcbuild_process::{SystemClock, new_bits};
 use dcbuild_remote::{
@@ -64,7 +64,8 @@ pub(crate) async fn coordinator(flags: args::Coordinator, app: &App) -> anyhow::
         data_dir: Some(data_dir),
         registries: registries(config)?,
         fetch,
-        scope: Scope::local(),
+        scope: flags.scope.unwrap_or_else(|| settings.scope.clone()),
+        access: settings.scopes.clone(),
         no_worker_max: settings.no_worker_timeout,
         grace: settings.grace,
         granting: Granting::Only(settings.allow.clone()),
@@ -72,6 +73,7 @@ pub(crate) async fn coordinator(flags: args::Coordinator, app: &App) -> anyhow::
             keep_bytes: flags.keep_storage.or(settings.keep_storage).map(|size| size.0),
             max_age: flags.keep_unused.or(settings.keep_unused),
             all: false,
+            within: None,
         },
         ..CoordinatorConfig::default()
     };
@@ -232,6 +234,18 @@ impl Named {
         }
     }
 
+    /// Says to coordinators that have an index of their own that records were brought.
+    pub(crate) async fn tell_brought(&self) {
+        let Named::Bucket(bucket) = self else { return };
+        if let Err(error) = bucket.tell_brought().await {
+            let error = dcbuild_process::report(&error);
+            tracing::warn!(
+                error,
+                "a coordinator without a Redis sees what was brought after its next start"
+            );
+        }
+    }
+
     /// Makes last what was written, and closes.
     pub(crate) async fn close(self) {
         match self {
@@ -324,7 +338,7 @@ pub(crate) fn store_dir(store: &str) -> anyhow::Result<PathBuf> {
 pub(crate) async fn worker(flags: args::WorkerFlags, app: &App) -> anyhow::Result<()> {
     let (config, stop) = (&app.config, app.stop.clone());
     let (settings, store_ca) = (&config.worker, app.env.aws_ca_bundle());
-    let coordinator = flags.cluster.coordinator.unwrap_or_else(|| settings.coordinator.clone());
+    let coordinator = flags.coordinator.unwrap_or_else(|| settings.coordinator.clone());
     let channel = channel(&coordinator, &settings.tls)?;
     let id = WorkerId::from_bits(new_bits(&SystemClock));
     let listen = flags.listen.unwrap_or(settings.listen);

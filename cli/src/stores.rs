@@ -38,6 +38,8 @@ fn embedded() -> Arc<dyn KeyIndex> {
 
 /// A store in a bucket, in all its parts.
 pub(crate) struct Bucket {
+    /// Whether the index is this process's own, so that nobody else tells it of what he writes.
+    is_alone: bool,
     pub(crate) seal: Seal,
     pub(crate) s3: Arc<S3Store>,
     pub(crate) catalog: Arc<Catalog>,
@@ -165,6 +167,8 @@ struct Reached {
     name: String,
     s3: Arc<S3Store>,
     index: Arc<dyn KeyIndex>,
+    /// Whether nobody else has it.
+    is_alone: bool,
     unseen: Unseen,
     blobs: Arc<Indexed>,
     now: Now,
@@ -197,7 +201,9 @@ impl Ends {
 async fn reach(settings: &BucketSettings, lasting: Lasting) -> anyhow::Result<Reached> {
     let (tasks, links, stop) = (TaskTracker::new(), TaskTracker::new(), CancellationToken::new());
     let config = settings.bucket()?;
-    let (index, unseen): (Arc<dyn KeyIndex>, Unseen) = match (settings.redis(&config)?, lasting) {
+    let redis = settings.redis(&config)?;
+    let is_alone = redis.is_none();
+    let (index, unseen): (Arc<dyn KeyIndex>, Unseen) = match (redis, lasting) {
         (Some(redis), _) => {
             (Arc::new(RedisIndex::start(redis, &links, &stop)), Unseen::UsedWhenSeen)
         }
@@ -210,11 +216,12 @@ async fn reach(settings: &BucketSettings, lasting: Lasting) -> anyhow::Result<Re
     let now: Now = Arc::new(|| SystemClock.now());
     let blobs = Indexed::new(s3.clone(), index.clone(), now.clone(), tasks.clone());
     let blobs = Arc::new(blobs.with_grants(s3.clone()));
-    Ok(Reached { name, s3, index, unseen, blobs, now, ends: Ends { tasks, links, stop } })
+    Ok(Reached { name, s3, index, is_alone, unseen, blobs, now, ends: Ends { tasks, links, stop } })
 }
 
 /// A bucket that one command uses: it waits for what it wants, and what the bucket does not take is an error.
 pub(crate) struct Straight {
+    is_alone: bool,
     seal: Seal,
     s3: Arc<S3Store>,
     blobs: Arc<Indexed>,
@@ -225,10 +232,10 @@ pub(crate) struct Straight {
 impl Straight {
     pub(crate) async fn open(settings: &BucketSettings, env: &Env) -> anyhow::Result<Straight> {
         let reached = reach(settings, Lasting::Command).await?;
-        let Reached { s3, index, unseen, blobs, now, ends, .. } = reached;
+        let Reached { s3, index, is_alone, unseen, blobs, now, ends, .. } = reached;
         let (objects, tasks, seal) = (s3.clone(), ends.tasks.clone(), settings.seal(env)?);
         let parts = CatalogParts { objects, index, seal: seal.clone(), now, tasks, unseen };
-        Ok(Straight { seal, s3, blobs, catalog: Arc::new(Catalog::new(parts)), ends })
+        Ok(Straight { is_alone, seal, s3, blobs, catalog: Arc::new(Catalog::new(parts)), ends })
     }
 
     pub(crate) fn stores(&self) -> Stores {
@@ -248,6 +255,11 @@ impl Straight {
             lent: None,
             met: met(&self.catalog, &self.s3),
         }
+    }
+
+    /// Says that records were brought here, where the index that was told of them is this process's alone.
+    pub(crate) async fn tell_brought(&self) -> Result<(), StoreError> {
+        if self.is_alone { self.catalog.tell_brought(&salt()).await } else { Ok(()) }
     }
 
     /// Does work in whose time no sweeper takes what it found or stored.
@@ -324,7 +336,7 @@ impl Bucket {
         aside: Aside,
     ) -> anyhow::Result<Bucket> {
         let reached = reach(settings, Lasting::Role).await?;
-        let Reached { name, s3, index, unseen, blobs, now, ends } = reached;
+        let Reached { name, s3, index, is_alone, unseen, blobs, now, ends } = reached;
         let (sending, stop_sending) = (TaskTracker::new(), CancellationToken::new());
         let far = Far { name, blobs: blobs.clone(), objects: s3.clone(), grants: Some(blobs) };
         let Aside { folder, notes, policy } = aside;
@@ -335,12 +347,13 @@ impl Bucket {
         let (objects, tasks, seal) = (behind.clone(), ends.tasks.clone(), settings.seal(env)?);
         let parts = CatalogParts { objects, index, seal: seal.clone(), now, tasks, unseen };
         let catalog = Arc::new(Catalog::new(parts));
-        Ok(Bucket { seal, s3, catalog, behind, sending, stop_sending, ends })
+        Ok(Bucket { is_alone, seal, s3, catalog, behind, sending, stop_sending, ends })
     }
 
     /// The mark that keeps what builds of this process use from being swept.
     pub(crate) fn using(&self) -> Arc<Using> {
-        Arc::new(Using::new(Box::new(self.catalog.mark(&salt()))))
+        let mark = self.catalog.mark(&salt());
+        Arc::new(Using::new(Box::new(if self.is_alone { mark.hearing() } else { mark })))
     }
 
     /// The store for a coordinator.

@@ -65,7 +65,7 @@ pub(crate) enum Effect {
     /// Copy to one build what was told another of a vertex.
     CopyLog { from: Arc<Build>, to: Arc<Build>, vertex: dcbuild_progress::VertexId },
     /// Keep the account of a build.
-    Account(Box<dcbuild_explain::Account>),
+    Account(Scope, Box<dcbuild_explain::Account>),
     /// Tell a build's watchers the end.
     Finish { build: Arc<Build>, outcome: Box<Outcome>, steps: Option<Box<Steps>> },
     /// Begin to plan a build.
@@ -73,7 +73,7 @@ pub(crate) enum Effect {
     /// Get from the client what a lease needs, then hand it out.
     Want { build: Arc<Build>, attempt: AttemptId, wanted: Wanted },
     /// Keep a record for later builds.
-    Keep(Arc<Record>),
+    Keep(Scope, Arc<Record>),
     /// The build is forgotten: its events go.
     Forget(BuildId),
     /// Answer whoever asked.
@@ -192,7 +192,6 @@ pub(crate) struct Tally {
 /// All of it.
 pub(crate) struct Book {
     scheduler: Scheduler,
-    scope: Scope,
     builds_max: usize,
     make_desk: MakeDesk,
     now: Now,
@@ -211,8 +210,8 @@ pub(crate) struct Book {
     lost: Option<WorkerId>,
     /// Results whose blobs are not durable yet.
     undurable: BTreeMap<(AttemptId, StepIndex), makers::Unsent>,
-    /// Records of results that came to the store for another worker, and are not kept.
-    passed: BTreeSet<BlobDigest>,
+    /// Records of results that came to the store for another worker, and are not kept, with the scope that they are of.
+    passed: BTreeMap<BlobDigest, Scope>,
     /// Steps that share another's attempt, by that.
     followers: BTreeMap<(BuildId, StepIndex), BTreeSet<(BuildId, StepIndex)>>,
     alarms: BTreeSet<LogTime>,
@@ -226,7 +225,6 @@ pub(crate) struct Book {
 
 /// What a book is made with.
 pub(crate) struct BookParts {
-    pub(crate) scope: Scope,
     pub(crate) builds_max: usize,
     /// How long a build waits for a worker of a kind that is not there.
     pub(crate) no_worker_max: Duration,
@@ -239,7 +237,6 @@ impl Book {
     pub(crate) fn new(parts: BookParts, seed: u128, now: Now) -> Book {
         let mut book = Book {
             scheduler: Scheduler::new(seed),
-            scope: parts.scope,
             builds_max: parts.builds_max,
             make_desk: parts.make_desk,
             now,
@@ -255,7 +252,7 @@ impl Book {
             tainted: BTreeSet::new(),
             lost: None,
             undurable: BTreeMap::new(),
-            passed: BTreeSet::new(),
+            passed: BTreeMap::new(),
             followers: BTreeMap::new(),
             alarms: BTreeSet::new(),
             waits: BTreeMap::new(),
@@ -275,7 +272,7 @@ impl Book {
         let mut keeps = VecDeque::new();
         for entry in entries {
             book.take(entry);
-            let kept = |effect: &Effect| matches!(effect, Effect::Keep(_));
+            let kept = |effect: &Effect| matches!(effect, Effect::Keep(..));
             keeps.extend(book.effects.drain(..).filter(kept));
             keeps.drain(..keeps.len().saturating_sub(KEPT_AGAIN));
         }

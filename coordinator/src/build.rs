@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use dcbuild_model::{BuildId, UnixTime};
+use dcbuild_model::{BuildId, Scope, UnixTime};
 use dcbuild_progress::{Status, Update, Vertex, VertexId, VertexState};
 use dcbuild_proto::document::{self, Answer, Outcome, Question, RegistryCredentials, Submission};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +34,8 @@ pub(crate) enum AskError {
 pub(crate) struct Build {
     pub(crate) id: BuildId,
     pub(crate) submission: Submission,
+    /// Whose records it reads and writes.
+    pub(crate) scope: Scope,
     pub(crate) submitted: UnixTime,
     pub(crate) journal: Journal,
     pub(crate) questions: Questions,
@@ -66,17 +68,20 @@ struct Confided {
 }
 
 impl Build {
+    /// A build; one whose submission names no scope is of the coordinator's own.
     pub(crate) fn new(
         id: BuildId,
         submission: Submission,
         submitted: UnixTime,
-        journal: Journal,
+        (own, journal): (&Scope, Journal),
     ) -> Build {
+        let scope = submission.scope.clone().unwrap_or_else(|| own.clone());
         let micros = u64::try_from(submitted.secs).unwrap_or(0).wrapping_mul(1_000_000);
         let first = micros.wrapping_add(journal.count() << 8);
         Build {
             id,
             submission,
+            scope,
             submitted,
             journal,
             questions: Questions::new(first),

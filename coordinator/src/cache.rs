@@ -16,39 +16,79 @@ use crate::sweeps::Sweeps;
 
 /// Accounts that are read for names and counts.
 const ACCOUNTS_MAX: usize = 50;
+/// Scopes whose accounts are looked for.
+const SCOPES_MAX: usize = 100;
 const KINDS: [&str; 7] = ["records", "layers", "bases", "images", "mounts", "blobs", "quarantined"];
 
-/// Answers what is asked of a cache as a whole.
+/// How much of a cache is seen.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum View {
+    /// All of it; the scope is the one that builds have who name none.
+    Whole(Scope),
+    /// What is of this scope, of those below it and, to be read, of its parents.
+    Within(Scope),
+}
+
+impl View {
+    fn scope(&self) -> &Scope {
+        let (View::Whole(scope) | View::Within(scope)) = self;
+        scope
+    }
+
+    fn sees(&self, of: &Scope) -> bool {
+        match self {
+            View::Whole(_) => true,
+            View::Within(scope) => of.is_within(scope) || scope.is_within(of),
+        }
+    }
+
+    /// Why something is not to be asked of a part of a cache.
+    pub fn refuses(&self, ask: &CacheAsk) -> Option<String> {
+        match (self, ask) {
+            (View::Within(scope), CacheAsk::Sweep { keep_bytes: Some(_), .. }) => Some(format!(
+                "how much may stay is said of a whole store, not of the scope {scope} in it: prune a scope by --older-than or \
+                 --all, or the store without --scope"
+            )),
+            _ => None,
+        }
+    }
+}
+
+/// Answers what is asked of a cache as a whole, or of a part of it.
 pub async fn cache(
     stores: &Stores,
-    scope: &Scope,
+    view: &View,
     ask: &CacheAsk,
     now: UnixTime,
 ) -> Result<CacheTold, StoreError> {
-    counted(stores, scope, ask, now, &Sweeps::default()).await
+    counted(stores, view, ask, now, &Sweeps::default()).await
 }
 
 /// The same, where it is counted what sweeps come to.
 pub(crate) async fn counted(
     stores: &Stores,
-    scope: &Scope,
+    view: &View,
     ask: &CacheAsk,
     now: UnixTime,
     sweeps: &Sweeps,
 ) -> Result<CacheTold, StoreError> {
     match ask {
-        CacheAsk::List {} => list(stores, scope).await,
-        CacheAsk::Stats {} => stats(stores, scope).await.map(CacheTold::Stats),
+        CacheAsk::List {} => list(stores, view).await,
+        CacheAsk::Stats {} => stats(stores, view).await.map(CacheTold::Stats),
         CacheAsk::Sweep { keep_bytes, max_age_secs, all, dry_run } => {
             let ceilings = Ceilings {
                 keep_bytes: *keep_bytes,
                 max_age: max_age_secs.map(Duration::from_secs),
                 all: *all,
+                within: match view {
+                    View::Whole(_) => None,
+                    View::Within(scope) => Some(scope.clone()),
+                },
             };
             let report = if *dry_run {
                 sweep(&*stores.swept, &ceilings, SweepMode::DryRun, now).await?
             } else {
-                sweeps.sweep(stores, scope, &ceilings, now).await?
+                sweeps.sweep(stores, view.scope(), &ceilings, now).await?
             };
             Ok(CacheTold::Swept(told(&report)))
         }
@@ -69,28 +109,43 @@ fn told(report: &SweepReport) -> SweptStore {
     }
 }
 
-async fn accounts(stores: &Stores, scope: &Scope) -> Result<Vec<Account>, StoreError> {
-    let ids = stores.notes.list(scope, NoteKind::Account, None, ACCOUNTS_MAX).await?;
+/// The newest accounts of builds of the scopes that are seen.
+async fn accounts(
+    stores: &Stores,
+    view: &View,
+    inventory: &Inventory,
+) -> Result<Vec<Account>, StoreError> {
+    let scopes = inventory.things.iter().filter_map(|thing| thing.scope.as_ref());
+    let mut scopes: BTreeSet<&Scope> = scopes.filter(|scope| view.sees(scope)).collect();
+    scopes.insert(view.scope());
+    let mut notes = Vec::new();
+    for scope in scopes.into_iter().take(SCOPES_MAX) {
+        let ids = stores.notes.list(scope, NoteKind::Account, None, ACCOUNTS_MAX).await?;
+        notes.extend(ids.into_iter().map(|id| (id, scope)));
+    }
+    notes.sort_unstable_by(|one, other| other.cmp(one));
     let mut accounts = Vec::new();
-    for id in ids {
+    for (id, scope) in notes.into_iter().take(ACCOUNTS_MAX) {
         let text = stores.notes.get(scope, NoteKind::Account, id).await?;
         accounts.extend(text.and_then(|text| Account::from_bytes(&text).ok()));
     }
     Ok(accounts)
 }
 
-async fn list(stores: &Stores, scope: &Scope) -> Result<CacheTold, StoreError> {
+async fn list(stores: &Stores, view: &View) -> Result<CacheTold, StoreError> {
     let inventory = stores.swept.inventory().await?;
     let found = stores.swept.records(&inventory).await?;
     let mut names: BTreeMap<StepKey, String> = BTreeMap::new();
-    for step in accounts(stores, scope).await?.into_iter().flat_map(|account| account.steps) {
+    for step in
+        accounts(stores, view, &inventory).await?.into_iter().flat_map(|account| account.steps)
+    {
         names.entry(step.recipe).or_insert(step.name);
     }
     let rows = found.iter().filter_map(|(place, record)| {
         let thing = inventory.things.get(*place)?;
         let ThingKind::Record { scope, key } = &thing.kind else { return None };
         // Under its other key it is the same record.
-        (record.recipe == *key).then(|| ListedRecord {
+        (record.recipe == *key && view.sees(scope)).then(|| ListedRecord {
             key: *key,
             name: names.get(key).cloned().unwrap_or_else(|| described(record)),
             scope: scope.clone(),
@@ -133,11 +188,29 @@ fn described(record: &Record) -> String {
     }
 }
 
-async fn stats(stores: &Stores, scope: &Scope) -> Result<CacheStats, StoreError> {
+/// Which of the things are seen: those of the scopes that are seen, and what these need.
+fn seen(inventory: &Inventory, view: &View) -> Vec<bool> {
+    if matches!(view, View::Whole(_)) {
+        return vec![true; inventory.things.len()];
+    }
+    let of_seen = |thing: &Thing| thing.scope.as_ref().is_some_and(|scope| view.sees(scope));
+    let mut open: Vec<usize> =
+        (0..inventory.things.len()).filter(|at| of_seen(&inventory.things[*at])).collect();
+    let mut seen = vec![false; inventory.things.len()];
+    while let Some(at) = open.pop() {
+        if !std::mem::replace(&mut seen[at], true) {
+            open.extend(&inventory.things[at].needs);
+        }
+    }
+    seen
+}
+
+async fn stats(stores: &Stores, view: &View) -> Result<CacheStats, StoreError> {
     let inventory = stores.swept.inventory().await?;
     let mut kinds = KINDS.map(|kind| KindStats { kind: kind.into(), ..KindStats::default() });
     let mut stats = CacheStats::default();
-    for thing in &inventory.things {
+    let seen = seen(&inventory, view);
+    for (thing, _) in inventory.things.iter().zip(seen).filter(|(_, seen)| *seen) {
         let kind = &mut kinds[place_of(thing)];
         kind.count += 1;
         kind.bytes += thing.size;
@@ -147,7 +220,7 @@ async fn stats(stores: &Stores, scope: &Scope) -> Result<CacheStats, StoreError>
         }
     }
     stats.kinds = kinds.into();
-    for account in accounts(stores, scope).await? {
+    for account in accounts(stores, view, &inventory).await? {
         stats.builds += 1;
         for step in &account.steps {
             match step.end {

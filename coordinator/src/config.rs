@@ -1,6 +1,6 @@
 //! What a coordinator is made of.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,8 +25,10 @@ pub struct CoordinatorConfig {
     pub registries: RegistryConfig,
     /// What ADD may fetch, and with what.
     pub fetch: FetchConfig,
-    /// The scope that builds read and write.
+    /// The scope that builds read and write whose clients' credentials give no other.
     pub scope: Scope,
+    /// The scopes that certificates give, by a name or the digest of each.
+    pub access: BTreeMap<String, Scope>,
     /// Builds that may be under way at a time.
     pub builds_max: usize,
     /// How long a build waits for a worker of a kind that is not there.
@@ -70,6 +72,7 @@ impl Default for CoordinatorConfig {
             registries: RegistryConfig::default(),
             fetch: FetchConfig::default(),
             scope: Scope::local(),
+            access: BTreeMap::new(),
             builds_max: 1_000,
             no_worker_max: Duration::from_mins(10),
             grace: limits::CLIENT_GONE,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dcbuild_model::{BuildId, Digest, UnixTime};
+use dcbuild_model::{BuildId, Digest, Scope, UnixTime};
 use dcbuild_process::{Clock, new_bits};
 use dcbuild_proto::document::Submission;
 use futures::Stream;
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::server::{Connected, Server};
 
+use crate::access::Access;
 use crate::book::{Book, BookParts, MakeDesk, Now};
 use crate::build::Build;
 use crate::config::{CoordinatorConfig, Parts};
@@ -24,7 +25,7 @@ use crate::journal::Journal;
 use crate::keeping::Keeping;
 use crate::log::{Entry, FileLog, Log, LogError, MemoryLog, VERSION, renewal};
 use crate::metrics::{self, Encrypted, Page, Shown};
-use crate::records::Records;
+use crate::records::{Records, WrittenScopes};
 use crate::rpc::{self, Services};
 use crate::sweeper::Sweeper;
 use crate::sweeps::Sweeps;
@@ -76,15 +77,31 @@ pub struct Coordinator {
     stop: CancellationToken,
 }
 
-fn sweeper(config: &CoordinatorConfig, parts: &Parts, sweeps: &Sweeps) -> Sweeper {
+fn sweeper(
+    config: &CoordinatorConfig,
+    parts: &Parts,
+    (sweeps, written): (&Sweeps, &WrittenScopes),
+) -> Sweeper {
     Sweeper {
         stores: parts.stores.clone(),
+        written: written.clone(),
         scope: config.scope.clone(),
         ceilings: config.ceilings.clone(),
         every: config.sweep_every,
         clock: parts.clock.clone(),
         sweeps: sweeps.clone(),
         holder: format!("{:x}", rand::random::<u128>()),
+    }
+}
+
+fn records(config: &CoordinatorConfig, parts: &Parts) -> Records {
+    Records {
+        stores: parts.stores.clone(),
+        holds: parts.holds.clone(),
+        scope: config.scope.clone(),
+        keeping: Keeping::default(),
+        noting: Keeping::default(),
+        written: WrittenScopes::default(),
     }
 }
 
@@ -98,13 +115,8 @@ impl Coordinator {
         let parts = Parts { stores: parts.stores.lending(), ..parts };
         let (log, entries) = open_log(&config, parts.clock.now())?;
         let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
-        let records = Records {
-            stores: parts.stores.clone(),
-            holds: parts.holds.clone(),
-            scope: config.scope.clone(),
-            keeping: Keeping::default(),
-            noting: Keeping::default(),
-        };
+        let records = records(&config, &parts);
+        let written = records.written.clone();
         let clock = parts.clock.clone();
         let driver = DriverParts {
             records: records.clone(),
@@ -119,11 +131,10 @@ impl Coordinator {
         };
         let now = Now { wall: clock.now(), instant: Instant::now() };
         let book_parts = BookParts {
-            scope: config.scope.clone(),
             builds_max: config.builds_max,
             no_worker_max: config.no_worker_max,
             grace: config.grace,
-            make_desk: make_desk(config.data_dir.clone()),
+            make_desk: make_desk(config.scope.clone(), config.data_dir.clone()),
         };
         let book = match seed_of(&entries)? {
             Some(seed) => Book::replay(book_parts, seed, entries, now),
@@ -154,9 +165,12 @@ impl Coordinator {
         let sweeps = Sweeps::default();
         // In the process of a client it is the client who holds the ceiling.
         if parts.holds.is_none() {
-            tracker.spawn(sweeper(&config, &parts, &sweeps).run(stop.clone()));
+            let sweeper = sweeper(&config, &parts, (&sweeps, &written));
+            tracker.spawn(sweeper.run(stop.clone()));
         }
+        let access = Arc::new(Access::new(config.scope.clone(), config.access.clone()));
         let services = Services {
+            access,
             clock: parts.clock,
             core: handle,
             records,
@@ -293,7 +307,7 @@ fn remove_strays(dir: &Path, book: &Book) {
     }
 }
 
-fn make_desk(dir: Option<PathBuf>) -> MakeDesk {
+fn make_desk(own: Scope, dir: Option<PathBuf>) -> MakeDesk {
     Box::new(move |id: BuildId, submission: Submission, submitted: UnixTime| {
         let journal = match &dir {
             None => Journal::in_memory(),
@@ -303,7 +317,7 @@ fn make_desk(dir: Option<PathBuf>) -> MakeDesk {
                 Journal::in_memory()
             }),
         };
-        Arc::new(Build::new(id, submission, submitted, journal))
+        Arc::new(Build::new(id, submission, submitted, (&own, journal)))
     })
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dcbuild_model::{AttemptId, BuildId, LayerId, StepIndex, WorkerId};
+use dcbuild_model::{AttemptId, BuildId, LayerId, Scope, StepIndex, WorkerId};
 use dcbuild_process::Clock;
 use dcbuild_progress::{Update, VertexId};
 use dcbuild_proto::document::{Outcome, Submission};
@@ -91,7 +91,7 @@ pub(crate) enum Command {
     Ask {
         fence: Fence,
         step: StepIndex,
-        reply: oneshot::Sender<Option<Box<dcbuild_plan::Step>>>,
+        reply: oneshot::Sender<Option<(Scope, Box<dcbuild_plan::Step>)>>,
     },
     FindAgent {
         fence: Fence,
@@ -375,11 +375,11 @@ impl Core {
             }
             Effect::Tell { build, update } => build.tell(update),
             Effect::CopyLog { from, to, vertex } => copy_log(&from, &to, vertex),
-            Effect::Account(account) => self.note(account),
+            Effect::Account(scope, account) => self.note(&scope, account),
             Effect::Finish { build, outcome, steps } => self.finish(build, *outcome, steps),
             Effect::Drive(build) => self.drive(build),
             Effect::Want { build, attempt, wanted } => self.want(build, attempt, wanted),
-            Effect::Keep(record) => self.keep(record),
+            Effect::Keep(scope, record) => self.keep(scope, record),
             Effect::Forget(build) => (self.parts.forget)(build),
             Effect::Answer(answer) => answer(),
         }
@@ -389,7 +389,7 @@ impl Core {
         let handle = self.parts.handle.clone();
         let of_client = &build.submission.request.build_platform;
         let build_platform = self.book.build_platform(of_client);
-        let parts = DriverParts { build_platform, ..self.parts.driver.clone() };
+        let parts = DriverParts { build_platform, ..self.parts.driver.of(&build.scope) };
         let stop = self.parts.stop.clone();
         let id = build.id;
         self.parts.tracker.spawn(async move {
@@ -410,7 +410,7 @@ impl Core {
 
     fn want(&self, build: Arc<Build>, attempt: AttemptId, wanted: Wanted) {
         let (handle, stop) = (self.parts.handle.clone(), self.parts.stop.clone());
-        let parts = self.parts.driver.clone();
+        let parts = self.parts.driver.of(&build.scope);
         self.parts.tracker.spawn(async move {
             let id = build.id;
             let limit = dcbuild_model::limits::CLIENT_GONE;
@@ -445,7 +445,7 @@ impl Core {
             end_loans(build.id);
             return build.finish(&outcome);
         }
-        let (driver, core) = (self.parts.driver.clone(), self.parts.handle.clone());
+        let (driver, core) = (self.parts.driver.of(&build.scope), self.parts.handle.clone());
         let stop = self.parts.stop.clone();
         self.parts.tracker.spawn(async move {
             let mut outcome = names::keep(&driver.records, given, outcome).await;
@@ -473,8 +473,8 @@ impl Core {
         });
     }
 
-    fn note(&self, account: Box<dcbuild_explain::Account>) {
-        let records = self.parts.driver.records.clone();
+    fn note(&self, scope: &Scope, account: Box<dcbuild_explain::Account>) {
+        let records = self.parts.driver.records.of(scope);
         let underway = records.noting.begin();
         self.parts.tracker.spawn(async move {
             let _underway = underway;
@@ -482,8 +482,8 @@ impl Core {
         });
     }
 
-    fn keep(&self, record: Arc<dcbuild_model::Record>) {
-        let records = self.parts.driver.records.clone();
+    fn keep(&self, scope: Scope, record: Arc<dcbuild_model::Record>) {
+        let records = self.parts.driver.records.of(&scope);
         let underway = records.keeping.begin();
         self.parts.tracker.spawn(async move {
             let _underway = underway;

@@ -83,7 +83,11 @@ pub async fn explain(
     };
     let steps = pick(&account, asked.step.as_deref())?;
     let earlier = desk.earlier(account.build).await?;
-    let evictions = evictions(&*stores.notes, scope).await?;
+    let mut removed = Vec::new();
+    for scope in scope.readable() {
+        removed.extend(evictions(&*stores.notes, &scope).await?);
+    }
+    let evictions = removed;
     let evidence = Evidence { earlier: &earlier, evictions: &evictions };
     let mut answers = BTreeMap::new();
     let questions = file_questions(&account, &steps, evidence);
@@ -135,11 +139,18 @@ impl Desk<'_> {
         Err(ExplainError::NoSuchBuild { build: id.into(), known })
     }
 
-    /// The accounts of the builds before one, the newest first; those that cannot be read are passed over.
+    /// The accounts of the builds before one whose records it could take, the newest first; those that cannot be read are passed over.
     async fn earlier(&self, build: BuildId) -> Result<Vec<Account>, ExplainError> {
-        let ids = self.list(Some(build.into()), EARLIER_MAX).await?;
-        let reads = futures::stream::iter(ids.into_iter().map(|id| async move {
-            match self.read(id).await {
+        let mut ids = Vec::new();
+        for scope in self.scope.readable() {
+            let desk = Desk { scope: &scope, ..*self };
+            let found = desk.list(Some(build.into()), EARLIER_MAX).await?;
+            ids.extend(found.into_iter().map(|id| (id, scope.clone())));
+        }
+        ids.sort_unstable_by(|one, other| other.cmp(one));
+        ids.truncate(EARLIER_MAX);
+        let reads = futures::stream::iter(ids.into_iter().map(|(id, scope)| async move {
+            match (Desk { scope: &scope, ..*self }).read(id).await {
                 Err(ExplainError::Account { build, source }) => {
                     tracing::warn!(%build, error = %source, "an account is passed over");
                     Ok(None)

@@ -88,10 +88,19 @@ impl Images {
         Ok(resolved(found, plan::ImageSource::Layout { context: context.into() }))
     }
 
+    /// What has the name in the build's scope, else in the nearest of its parents that has one of that name.
+    async fn named(&self, reference: &str) -> Result<Option<NamedImage>, StoreError> {
+        for scope in self.scope.readable() {
+            if let Some(found) = self.stores.names.find(&scope, reference).await? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
     /// An image that was kept under this name, if all of it can still be had.
     async fn by_name(&self, reference: &str, platform: &Platform) -> Option<plan::ResolvedImage> {
-        let found = self.stores.names.find(&self.scope, reference).await;
-        let NamedImage { manifest, .. } = match found {
+        let NamedImage { manifest, .. } = match self.named(reference).await {
             Ok(found) => found?,
             Err(error) => {
                 tracing::warn!(error = %dcbuild_process::report(&error), "no image names");

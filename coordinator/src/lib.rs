@@ -7,6 +7,7 @@
 pub mod config;
 pub mod log;
 
+mod access;
 mod account;
 mod book;
 mod borrow;
@@ -35,7 +36,7 @@ mod rpc;
 mod sweeper;
 mod sweeps;
 
-pub use cache::cache;
+pub use cache::{View, cache};
 pub use carry::{CarryError, Exported, export, import};
 pub use config::{CoordinatorConfig, Granting, Holds, Met, MetCounts, Parts, Stores};
 pub use coordinator::{Coordinator, ServeError, StartError};

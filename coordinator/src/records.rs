@@ -1,7 +1,7 @@
 //! Records of steps: which of those found count, and which are found for a result key.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use dcbuild_explain::Account;
 use dcbuild_model::{
@@ -28,6 +28,8 @@ pub(crate) struct Records {
     pub(crate) keeping: Keeping,
     /// Accounts that are being written.
     pub(crate) noting: Keeping,
+    /// Where notes were written.
+    pub(crate) written: WrittenScopes,
 }
 
 /// What was found for the steps of a plan.
@@ -39,7 +41,27 @@ pub(crate) struct Probed {
     pub(crate) gone: BTreeMap<StepIndex, LayerId>,
 }
 
+/// The scopes in which notes were written since somebody asked.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct WrittenScopes(Arc<Mutex<BTreeSet<Scope>>>);
+
+impl WrittenScopes {
+    fn add(&self, scope: &Scope) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(scope.clone());
+    }
+
+    /// Those, and from now on those since.
+    pub(crate) fn take(&self) -> BTreeSet<Scope> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 impl Records {
+    /// The same for builds of another scope.
+    pub(crate) fn of(&self, scope: &Scope) -> Records {
+        Records { scope: scope.clone(), ..self.clone() }
+    }
+
     /// Finds all records for the steps of a plan that may take some; a store that fails costs hits, not the build.
     pub(crate) async fn probe(&self, plan: &Plan) -> Probed {
         self.keeping.settled().await;
@@ -97,6 +119,7 @@ impl Records {
             }
         };
         let id = account.build.into();
+        self.written.add(&self.scope);
         let kept = self.stores.notes.put(&self.scope, NoteKind::Account, id, bytes.into()).await;
         if let Err(error) = kept {
             let error = crate::images::chain(&error);

@@ -9,6 +9,7 @@ use dcbuild_store::{Ceilings, SweepReport, trim_notes};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Stores;
+use crate::records::WrittenScopes;
 use crate::sweeps::Sweeps;
 
 /// An upload that was begun so long ago has no end to come.
@@ -18,6 +19,8 @@ const UPLOAD_AGE: Duration = Duration::from_hours(24);
 pub(crate) struct Sweeper {
     pub(crate) stores: Stores,
     pub(crate) scope: Scope,
+    /// Where notes are to be trimmed.
+    pub(crate) written: WrittenScopes,
     pub(crate) ceilings: Ceilings,
     pub(crate) every: Duration,
     pub(crate) clock: Arc<dyn Clock>,
@@ -62,7 +65,9 @@ impl Sweeper {
         if !self.stores.swept.take_turn(&self.holder).await? {
             return Ok(None);
         }
-        trim_notes(&*self.stores.notes, std::slice::from_ref(&self.scope)).await?;
+        let mut written = self.written.take();
+        written.insert(self.scope.clone());
+        trim_notes(&*self.stores.notes, &Vec::from_iter(written)).await?;
         if let Some(leftovers) = &self.stores.leftovers {
             leftovers.sweep_uploads(UPLOAD_AGE).await?;
         }

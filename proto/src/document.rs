@@ -39,6 +39,9 @@ pub struct Submission {
     /// Which results the store is to keep for later builds.
     #[serde(default)]
     pub upload: Upload,
+    /// Whose records it reads and writes, as the coordinator has found by the client's credential; a client leaves it open.
+    #[serde(default)]
+    pub scope: Option<Scope>,
 }
 
 /// Which of a build's results go to the store of a cluster, and are found there by later builds.

@@ -7,6 +7,9 @@ pub mod cache;
 pub mod document;
 pub mod progress;
 
+/// Names the scope that a client asks for, in the metadata of any request of the client plane.
+pub const SCOPE_HEADER: &str = "dcbuild-scope";
+
 /// The messages and services, as generated.
 #[expect(
     clippy::all,

@@ -2,12 +2,14 @@
 //! is made again.
 #![expect(clippy::unwrap_used, reason = "test")]
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use dcbuild_tests::bucket::Site;
 use dcbuild_tests::registry::free_port;
 use dcbuild_tests::running::Running;
+use dcbuild_tests::s3::faults::Seen;
 use dcbuild_tests::wait::{LONG, wait_for};
 use serde_json::Value;
 
@@ -33,6 +35,88 @@ fn a_fresh_worker_finds_everything_and_a_flushed_index_costs_no_step() {
         assert_eq!(again.digest, first.digest);
         // The base, the COPY and the RUN of the last stage; nobody needs the other one.
         assert_eq!(said.matches("CACHED").count(), 3, "{said}\n{}", site.cluster.said());
+    }
+}
+
+/// The documents that the bucket was asked for, by kind, and how often it was asked which there are.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct Asked {
+    documents: BTreeMap<&'static str, usize>,
+    lists: usize,
+}
+
+/// So many looks in a row without a request mean that nobody asks any more.
+const QUIET: usize = 20;
+const KINDS: [&str; 3] = ["/step/", "/layer/", "/base/"];
+
+impl Asked {
+    fn note(&mut self, seen: &Seen) {
+        if seen.request.starts_with("ListObjects") {
+            self.lists += 1;
+        }
+        let kind = KINDS.iter().find(|kind| seen.path.contains(*kind));
+        if let Some(kind) = kind.filter(|_| seen.request == "GetObject") {
+            *self.documents.entry(kind).or_default() += 1;
+        }
+    }
+}
+
+#[test]
+fn after_a_flush_one_build_asks_the_bucket_for_records_and_the_next_for_none() {
+    let mut site = Site::start(DOCKERFILE, &[("in.txt", "hello\n")]);
+    let (first, _) = site.submit();
+    site.wait_until_sent();
+    let asked = Arc::new(Mutex::new(Asked::default()));
+    let counting = asked.clone();
+    // Nothing goes wrong by it.
+    site.s3.fail(move |seen| {
+        counting.lock().unwrap().note(seen);
+        None
+    });
+    let build = |site: &mut Site, fresh: bool| {
+        if fresh {
+            site.fresh_worker();
+        }
+        std::mem::take(&mut *asked.lock().unwrap());
+        let (image, said) = site.submit();
+        assert_eq!(image.digest, first.digest);
+        assert_eq!(said.matches("CACHED").count(), 3, "{said}\n{}", site.cluster.said());
+        // Whoever met the index incomplete has it filled, behind the build.
+        let (mut before, mut quiet) = (Asked::default(), 0);
+        let still = || {
+            let now = asked.lock().unwrap().clone();
+            quiet = if now == before { quiet + 1 } else { 0 };
+            before = now;
+            (quiet > QUIET).then(|| before.clone())
+        };
+        wait_for("nobody asks any more", LONG, still, || site.cluster.said())
+    };
+    assert_eq!(site.redis.ask(&["FLUSHALL"]), "OK");
+    let flushed = build(&mut site, true);
+    assert!(flushed.documents.get("/step/").is_some_and(|count| *count >= 3), "{flushed:?}");
+    assert!(flushed.lists > 0, "{flushed:?}");
+    let next = build(&mut site, true);
+    assert_eq!(next, Asked::default(), "the index knows it all");
+}
+
+#[test]
+fn an_index_that_is_full_or_may_only_be_read_costs_no_build_and_no_hit() {
+    let full: &[&str] = &["CONFIG", "SET", "maxmemory", "1"];
+    let replica: &[&str] = &["REPLICAOF", "127.0.0.1", "1"];
+    for harm in [full, replica] {
+        let mut site = Site::start(DOCKERFILE, &[("in.txt", "before\n")]);
+        site.submit();
+        site.wait_until_sent();
+        assert_eq!(site.redis.ask(harm), "OK");
+        site.write("in.txt", "after\n");
+        let (first, said) = site.submit();
+        assert_eq!(first.tree().text("out.txt").unwrap(), "after\nafter\n", "{said}");
+        site.wait_until_sent();
+        site.fresh_worker();
+        let (again, said) = site.submit();
+        assert_eq!(again.digest, first.digest, "{harm:?}: {said}");
+        assert_eq!(said.matches("CACHED").count(), 3, "{harm:?}: {said}\n{}", site.cluster.said());
+        assert!(site.cluster.metric("dcbuild_index_faults_total") > Some(0), "{harm:?}");
     }
 }
 

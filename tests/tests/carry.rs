@@ -7,6 +7,9 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use dcbuild_tests::cluster::{Cluster, Store};
+use dcbuild_tests::files::{ContextEntry, write_context};
+use dcbuild_tests::home::Home;
 use dcbuild_tests::running::{Finished, Running};
 use dcbuild_tests::s3::S3Server;
 use dcbuild_tests::s3::faults::{Fault, Seen};
@@ -254,4 +257,89 @@ fn what_is_imported_again_counts_as_used_now() {
     it.grow_old();
     let said = prune("48h");
     assert_eq!(it.keys("/step/"), BTreeSet::new(), "{said}");
+}
+
+/// Harms a file in one of three ways.
+fn harm(path: &std::path::Path, way: usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    match way % 3 {
+        0 => bytes[0] ^= 1,
+        1 => bytes.truncate(bytes.len() / 2),
+        _ => return std::fs::remove_file(path).unwrap(),
+    }
+    std::fs::write(path, bytes).unwrap();
+}
+
+fn imported(said: &str) -> u64 {
+    let count = said.strip_prefix("imported ").and_then(|rest| rest.split(' ').next());
+    count.unwrap_or_else(|| panic!("{said}")).parse().unwrap()
+}
+
+#[test]
+fn a_blob_that_is_damaged_costs_the_records_that_need_it_and_no_other() {
+    let it = Carrying::new();
+    let home = &it.story.home;
+    let exported = home.path("exported");
+    let blob =
+        |digest: &str| exported.join("blobs/sha256").join(digest.rsplit(':').next().unwrap());
+    let read = |path: &std::path::Path| -> Value {
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    };
+    let manifest = read(&exported.join("index.json"))["manifests"][0]["digest"].clone();
+    let manifest = read(&blob(manifest.as_str().unwrap()));
+    let layers = manifest["layers"].as_array().unwrap();
+    let layers: Vec<&str> = layers.iter().map(|it| it["digest"].as_str().unwrap()).collect();
+    let import = || home.run(["cache", "import", &home.arg("exported")]);
+    let all = imported(&import().well().stdout);
+    assert!(all > 3 && layers.len() > 3, "{all} records, {layers:?}");
+    for (way, digest) in layers.iter().enumerate() {
+        std::fs::remove_dir_all(home.path("state")).unwrap();
+        let whole = std::fs::read(blob(digest)).unwrap();
+        harm(&blob(digest), way);
+        let told = import();
+        assert_eq!(told.status.code(), Some(1), "{}{}", told.stdout, told.stderr);
+        assert!(told.stderr.contains("1 blob of "), "{}", told.stderr);
+        let line = told.stderr.lines().find(|line| line.contains(digest));
+        let line = line.unwrap_or_else(|| panic!("{digest}: {}", told.stderr));
+        assert!(line.contains(["damaged", "damaged", "missing"][way % 3]), "{line}");
+        assert!(told.stdout.contains("records stay behind"), "{}", told.stdout);
+        let some = imported(&told.stdout);
+        assert!(some < all, "{some} of {all}");
+        std::fs::write(blob(digest), whole).unwrap();
+        // Who has it whole goes on from there.
+        let again = import().well().stdout;
+        assert_eq!(imported(&again), all, "{again}");
+        assert!(again.contains(" and 1 blobs"), "{again}");
+    }
+    let built = it.story.build(&[]).image.tree().text("id").unwrap();
+    assert_eq!(built, it.id, "a step ran again");
+}
+
+#[test]
+fn a_running_coordinator_with_an_index_of_its_own_finds_what_is_imported() {
+    let it = Carrying::new();
+    let flags = ["--store".to_owned(), it.s3.url("acme")];
+    let store = Store { flags: flags.to_vec(), environment: it.s3.environment().to_vec() };
+    let home = Home::new(&it.story.registry.as_docker_io());
+    let cluster = Cluster::start_on(store, home, 1, 2);
+    let submit = |folder: &str| {
+        let output = format!("type=oci,dest={}", cluster.home.arg("image.tar"));
+        let done = cluster.ask("submit", &["--progress", "plain", "--output", &output, folder]);
+        assert!(done.status.success(), "{}\n{}", done.stderr, cluster.said());
+        cluster.wait_until_durable();
+        done.stderr
+    };
+    // Its index has seen all of the bucket before anything is imported.
+    let other = cluster.home.path("other");
+    write_context(
+        &other,
+        &[ContextEntry::file("Dockerfile", "FROM busybox:golden\nRUN echo x > /x\n")],
+    );
+    for _ in 0..2 {
+        submit(&cluster.home.arg("other"));
+    }
+    it.import().well();
+    let said = submit(&it.story.home.arg("context"));
+    let image = dcbuild_tests::image::Image::read_tar(&cluster.home.path("image.tar"));
+    assert_eq!(image.tree().text("id").unwrap(), it.id, "{said}");
 }

@@ -8,6 +8,7 @@ mod measure;
 mod ours;
 mod peer;
 mod split;
+mod store;
 mod theirs;
 
 use std::path::PathBuf;
@@ -56,6 +57,9 @@ pub(crate) fn run(flags: &Flags) -> anyhow::Result<()> {
     }
     if chosen(peer::NAME) {
         peer::run(&binary(flags)?, flags.rounds)?;
+    }
+    if chosen(store::NAME) {
+        store::run(&binary(flags)?, flags.rounds)?;
     }
     let mut builds = CASES.iter().map(|case| case.name).chain(FRESH.iter().map(|case| case.name));
     if builds.any(chosen) { run_builds(flags) } else { Ok(()) }

@@ -92,7 +92,7 @@ impl Book {
         let Some(active) = self.builds.get(&build) else { return };
         let now = self.now.wall;
         let unsent = |attempt, layer: &LayerId| self.is_unsent(attempt, layer);
-        match lease::document(active, (&self.scope, &unsent), lease) {
+        match lease::document(active, (&active.desk.scope, &unsent), lease) {
             Ok(written) => {
                 if let Work::Output(output) = lease.work {
                     let piece = Piece::Output(output.0);

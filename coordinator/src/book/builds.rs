@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use dcbuild_model::{BlobDigest, BuildId, Digest, Selection, StepIndex, UnixTime, limits};
+use dcbuild_model::{BlobDigest, BuildId, Digest, Scope, Selection, StepIndex, UnixTime, limits};
 use dcbuild_progress::{Update, Vertex, VertexId, VertexState};
 use dcbuild_proto::document::{self, Outcome, Submission};
 use dcbuild_scheduler::{Event, Graph, How, Presence};
@@ -28,6 +28,7 @@ pub(crate) struct Summarised {
     pub(crate) build: BuildId,
     pub(crate) state: &'static str,
     pub(crate) name: String,
+    pub(crate) scope: Scope,
     pub(crate) submitted: UnixTime,
     pub(crate) ended: Option<UnixTime>,
 }
@@ -90,6 +91,7 @@ impl Book {
         }
         let submission = &active.desk.submission;
         let body = Digest::of(&document::to_bytes(submission));
+        let scope = active.desk.scope.clone();
         let detached = submission.detached;
         let alone = active.attending == 0 && !detached;
         self.record(Entry::Planned { build, planned: Box::new(planned) });
@@ -97,7 +99,7 @@ impl Book {
         let submission = dcbuild_scheduler::Submission {
             build,
             body,
-            scope: self.scope.clone(),
+            scope,
             priority: 0,
             presence: if detached { Presence::Detached } else { Presence::Attached },
             graph,
@@ -233,6 +235,7 @@ impl Book {
             build: *build,
             state: active.state(),
             name: active.desk.submission.title.clone(),
+            scope: active.desk.scope.clone(),
             submitted: active.desk.submitted,
             ended: active.ended.as_ref().map(|(time, _)| *time),
         };

@@ -57,7 +57,8 @@ impl Book {
         let account = self.account(build);
         let (time, outcome) = (self.now.wall, Box::new(outcome));
         self.record(Entry::Ended { build, time, outcome: outcome.clone() });
-        self.effects.extend(account.map(|account| Effect::Account(Box::new(account))));
+        let scope = desk.scope.clone();
+        self.effects.extend(account.map(|account| Effect::Account(scope, Box::new(account))));
         let steps = steps.map(Box::new);
         self.effects.push(Effect::Finish { build: desk, outcome, steps });
         self.forget_oldest();
@@ -158,7 +159,7 @@ impl Book {
         self.release_held();
         self.records.retain(|_, record| std::sync::Arc::strong_count(record) > 1);
         self.tainted.retain(|digest| self.records.contains_key(digest));
-        self.passed.retain(|digest| self.records.contains_key(digest));
+        self.passed.retain(|digest, _| self.records.contains_key(digest));
     }
 
     /// Forgets ended builds that are old, or too many.

@@ -60,8 +60,8 @@ impl Book {
             let id = *id;
             unsent.wanted = true;
             self.ask_for(id);
-        } else if self.passed.remove(&planned::record_digest(record)) {
-            self.effects.push(Effect::Keep(record.clone()));
+        } else if let Some(scope) = self.passed.remove(&planned::record_digest(record)) {
+            self.effects.push(Effect::Keep(scope, record.clone()));
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use dcbuild_model::{AttemptId, LayerId, Record, StepIndex, WorkerId};
+use dcbuild_model::{AttemptId, LayerId, Record, Scope, StepIndex, WorkerId};
 use dcbuild_remote::{CertificateDigest, PeerKey};
 use dcbuild_scheduler::{Fence, Work};
 
@@ -15,6 +15,8 @@ pub(super) struct Unsent {
     /// The worker that has it.
     pub(super) worker: WorkerId,
     pub(super) record: Arc<Record>,
+    /// Whose it is.
+    pub(super) scope: Scope,
     /// The worker has given up to send it, and has it still.
     pub(super) kept_back: bool,
     pub(super) hold: Hold,

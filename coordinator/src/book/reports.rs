@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dcbuild_model::{
-    AttemptId, BlobDigest, BuildId, Digest, Platform, Record, StepIndex, WorkerId, limits,
+    AttemptId, BlobDigest, BuildId, Digest, Platform, Record, Scope, StepIndex, WorkerId, limits,
 };
 use dcbuild_plan::Step;
 use dcbuild_progress::{Log, Update, VertexId, VertexState, Warning};
@@ -251,9 +251,10 @@ impl Book {
         self.records.insert(digest, record.clone());
         known.made.insert(step, record.clone());
         let (worker, build) = (known.lease.worker, known.lease.build);
-        let wanted = self.builds.get(&build).is_none_or(|active| active.keeps(step));
+        let Some(active) = self.builds.get(&build) else { return };
+        let (wanted, scope) = (active.keeps(step), active.desk.scope.clone());
         let hold = if wanted { Hold::No } else { Hold::Held };
-        let unsent = Unsent { worker, record, kept_back: false, hold, wanted };
+        let unsent = Unsent { worker, record, scope, kept_back: false, hold, wanted };
         self.undurable.insert((attempt, step), unsent);
     }
 
@@ -351,14 +352,15 @@ impl Book {
     /// The step that a worker asks for by result key; none if it may take no record, or the lease is over.
     ///
     /// The question may overtake the report of the step below, so it is answered without what that made.
-    pub(crate) fn asked_step(&self, fence: Fence, step: StepIndex) -> Option<Box<Step>> {
+    pub(crate) fn asked_step(&self, fence: Fence, step: StepIndex) -> Option<(Scope, Box<Step>)> {
         let attempt = self.attempts.get(&fence.attempt)?;
         if attempt.lease.epoch != fence.epoch || !self.has_step(fence.attempt, step) {
             return None;
         }
-        let planned = self.builds.get(&attempt.lease.build)?.planned.as_ref()?;
+        let active = self.builds.get(&attempt.lease.build)?;
+        let planned = active.planned.as_ref()?;
         let asked = planned.plan.steps.get(step.index())?;
-        (!asked.fresh).then(|| Box::new(asked.clone()))
+        (!asked.fresh).then(|| (active.desk.scope.clone(), Box::new(asked.clone())))
     }
 
     /// The build of an attempt, if a step of it may talk to this ssh agent of the build's client.

@@ -216,15 +216,15 @@ impl Book {
     }
 
     /// Has a record kept for later builds, if they are to find it and nothing was wrong with how it came about.
-    fn keep(&mut self, Unsent { record, wanted, .. }: Unsent) {
+    fn keep(&mut self, Unsent { record, scope, wanted, .. }: Unsent) {
         let digest = crate::planned::record_digest(&record);
         if self.tainted.contains(&digest) {
             return;
         }
         if wanted {
-            self.effects.push(Effect::Keep(record));
+            self.effects.push(Effect::Keep(scope, record));
         } else {
-            self.passed.insert(digest);
+            self.passed.insert(digest, scope);
         }
     }
 

@@ -59,6 +59,7 @@ mod tests {
             caches: Caches::default(),
             origin: Origin::default(),
             upload: Upload::All,
+            scope: None,
         };
         let (build, submission) = (BuildId::from_bits(number), Box::new(submission));
         Entry::Submitted { build, time: at(0), submission }

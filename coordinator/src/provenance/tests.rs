@@ -1,6 +1,6 @@
 use dcbuild_attest::SlsaVersion;
 use dcbuild_model::{
-    BuildId, ConfigDigest, DiffId, Digest, LayerDigest, Platform, SelectionDigest,
+    BuildId, ConfigDigest, DiffId, Digest, LayerDigest, Platform, Scope, SelectionDigest,
 };
 use dcbuild_oci::{Descriptor, ImageConfig};
 use dcbuild_plan::{ImageLayer, ImageSource, Need, Planned, ResolvedImage, Scan, Sources, plan};
@@ -98,9 +98,15 @@ fn world(request: Request, origin: Origin) -> World {
         caches: Caches::default(),
         origin,
         upload: Upload::All,
+        scope: None,
     };
     let submitted = UnixTime { secs: 1_700_000_000, nanos: 500_000_000 };
-    let build = Build::new(BuildId::from_bits(1), submission, submitted, Journal::in_memory());
+    let build = Build::new(
+        BuildId::from_bits(1),
+        submission,
+        submitted,
+        (&Scope::local(), Journal::in_memory()),
+    );
     World { build, planned }
 }
 

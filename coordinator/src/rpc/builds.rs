@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use dcbuild_model::{BlobDigest, BuildId, Digest, limits};
+use dcbuild_model::{BlobDigest, BuildId, Digest, Scope, limits};
 use dcbuild_oci::{Manifest, ManifestOrIndex};
 use dcbuild_proto::cache::CacheAsk;
 use dcbuild_proto::document::{self, RegistryCredentials, Submission};
@@ -14,17 +14,22 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Services, events, guarded, invalid};
+use crate::access::Caller;
 use crate::book::{PeerPlace, SeenWorker, SubmitError, Summarised};
 use crate::build::Build;
+use crate::cache::View;
 use crate::core::Command;
 use crate::explain::{Asked, ExplainError, explain};
 use crate::questions::Reply;
-use crate::records::Records;
 
 const EVENTS_MAX: usize = 64;
 const SECRETS_MAX: usize = 256;
 
 pub(super) struct BuildsService(pub(super) Services);
+
+fn no_build(build: BuildId) -> Status {
+    Status::not_found(format!("there is no build {build}"))
+}
 
 fn build_id(text: &str) -> Result<BuildId, Status> {
     text.parse().map_err(|error: dcbuild_model::InvalidId| invalid(error))
@@ -37,11 +42,13 @@ impl pb::builds_server::Builds for BuildsService {
         request: Request<pb::SubmitRequest>,
     ) -> Result<Response<pb::SubmitReply>, Status> {
         guarded("Submit", async {
+            let caller = self.0.caller(&request)?;
             let request = request.into_inner();
             let build = build_id(&request.build)?;
-            let submission: Submission =
+            let mut submission: Box<Submission> =
                 document::from_bytes("submission", &request.submission).map_err(invalid)?;
-            let submission = Box::new(submission);
+            // By the credential, whatever the client says.
+            submission.scope = Some(caller.scope);
             let taken =
                 self.0.core.ask(|reply| Command::Submit { build, submission, reply }).await?;
             taken.map(|()| pb::SubmitReply {}).map_err(|error| match error {
@@ -59,12 +66,11 @@ impl pb::builds_server::Builds for BuildsService {
         request: Request<Streaming<pb::ClientMessage>>,
     ) -> Result<Response<Self::AttendStream>, Status> {
         guarded("Attend", async {
+            let caller = self.0.caller(&request)?;
             let mut messages = request.into_inner();
             let attach = first(&mut messages).await?;
             let id = build_id(&attach.build)?;
-            let build = self.0.core.ask(|reply| Command::Find { build: id, reply }).await?;
-            let build =
-                build.ok_or_else(|| Status::not_found(format!("there is no build {id}")))?;
+            let build = self.find(id, &caller).await?;
             let (tx, rx) = mpsc::channel(EVENTS_MAX);
             if attach.answers {
                 if attach.secrets.len() > SECRETS_MAX {
@@ -95,19 +101,25 @@ impl pb::builds_server::Builds for BuildsService {
         request: Request<pb::CancelRequest>,
     ) -> Result<Response<pb::CancelReply>, Status> {
         guarded("Cancel", async {
+            let caller = self.0.caller(&request)?;
             let build = build_id(&request.into_inner().build)?;
+            self.find(build, &caller).await?;
             let reason = "cancelled by request".to_owned();
             let command = |reply| Command::Cancel { build, reason, reply: Some(reply) };
             let known = self.0.core.ask(command).await?;
-            let missing = || Status::not_found(format!("there is no build {build}"));
-            known.then_some(pb::CancelReply {}).ok_or_else(missing)
+            known.then_some(pb::CancelReply {}).ok_or_else(|| no_build(build))
         })
         .await
     }
 
-    async fn list(&self, _: Request<pb::ListRequest>) -> Result<Response<pb::ListReply>, Status> {
+    async fn list(
+        &self,
+        request: Request<pb::ListRequest>,
+    ) -> Result<Response<pb::ListReply>, Status> {
         guarded("List", async {
-            let list = self.0.core.ask(|reply| Command::List { reply }).await?;
+            let caller = self.0.caller(&request)?;
+            let mut list = self.0.core.ask(|reply| Command::List { reply }).await?;
+            list.retain(|build| caller.sees(&build.scope));
             Ok(pb::ListReply { builds: list.into_iter().map(summary).collect() })
         })
         .await
@@ -137,11 +149,12 @@ impl pb::builds_server::Builds for BuildsService {
 
     async fn list_images(
         &self,
-        _: Request<pb::ListImagesRequest>,
+        request: Request<pb::ListImagesRequest>,
     ) -> Result<Response<pb::ListImagesReply>, Status> {
         guarded("ListImages", async {
-            let records = &self.0.records;
-            let list = records.stores.names.list(&records.scope).await.map_err(store_failed)?;
+            let Caller { scope, .. } = self.0.caller(&request)?;
+            let names = &self.0.records.stores.names;
+            let list = names.list(&scope).await.map_err(store_failed)?;
             let mut images = Vec::new();
             for image in list {
                 images.push(self.image(image).await);
@@ -156,9 +169,9 @@ impl pb::builds_server::Builds for BuildsService {
         request: Request<pb::RemoveImageRequest>,
     ) -> Result<Response<pb::RemoveImageReply>, Status> {
         guarded("RemoveImage", async {
+            let Caller { scope, .. } = self.0.caller(&request)?;
             let name = request.into_inner().name;
-            let records = &self.0.records;
-            let removed = records.stores.names.remove(&records.scope, &name).await;
+            let removed = self.0.records.stores.names.remove(&scope, &name).await;
             Ok(pb::RemoveImageReply { removed: removed.map_err(store_failed)? })
         })
         .await
@@ -169,12 +182,17 @@ impl pb::builds_server::Builds for BuildsService {
         request: Request<pb::CacheRequest>,
     ) -> Result<Response<pb::CacheReply>, Status> {
         guarded("Cache", async {
+            let Caller { scope, sees_all } = self.0.caller(&request)?;
+            let view = if sees_all { View::Whole(scope) } else { View::Within(scope) };
             let ask = request.into_inner().ask;
             let ask: CacheAsk = document::from_bytes("question", &ask).map_err(invalid)?;
-            let Records { stores, scope, .. } = &self.0.records;
+            if let Some(refused) = view.refuses(&ask) {
+                return Err(Status::failed_precondition(refused));
+            }
+            let stores = &self.0.records.stores;
             let now = self.0.clock.now();
             let sweeps = &self.0.sweeps;
-            let told = crate::cache::counted(stores, scope, &ask, now, sweeps).await;
+            let told = crate::cache::counted(stores, &view, &ask, now, sweeps).await;
             let told = told.map_err(store_failed)?;
             Ok(pb::CacheReply { told: document::to_bytes(&told).into() })
         })
@@ -186,8 +204,10 @@ impl pb::builds_server::Builds for BuildsService {
         request: Request<pb::ExplainRequest>,
     ) -> Result<Response<pb::ExplainReply>, Status> {
         guarded("Explain", async {
+            let caller = self.0.caller(&request)?;
             let pb::ExplainRequest { build, step } = request.into_inner();
             let build = if build.is_empty() { None } else { Some(build_id(&build)?) };
+            let scope = self.scope_of(build, &caller).await?;
             let live = match build {
                 Some(build) => self.0.core.ask(|reply| Command::Account { build, reply }).await?,
                 None => None,
@@ -196,7 +216,7 @@ impl pb::builds_server::Builds for BuildsService {
             // An end is told while the account is still being written.
             records.noting.settled().await;
             let asked = Asked { build, step };
-            let explained = explain(&records.stores, &records.scope, &asked, live.map(|it| *it));
+            let explained = explain(&records.stores, &scope, &asked, live.map(|it| *it));
             let explanation = explained.await.map_err(explain_failed)?;
             Ok(pb::ExplainReply { explanation: document::to_bytes(&explanation).into() })
         })
@@ -205,6 +225,23 @@ impl pb::builds_server::Builds for BuildsService {
 }
 
 impl BuildsService {
+    /// A build that the caller sees; another is none to him.
+    async fn find(&self, id: BuildId, caller: &Caller) -> Result<Arc<Build>, Status> {
+        let build = self.0.core.ask(|reply| Command::Find { build: id, reply }).await?;
+        build.filter(|build| caller.sees(&build.scope)).ok_or_else(|| no_build(id))
+    }
+
+    /// The scope where the account of a build lies, as far as the caller sees it; of none, or one that is long over, the
+    /// caller's own.
+    async fn scope_of(&self, build: Option<BuildId>, caller: &Caller) -> Result<Scope, Status> {
+        let Some(id) = build else { return Ok(caller.scope.clone()) };
+        match self.0.core.ask(|reply| Command::Find { build: id, reply }).await? {
+            None => Ok(caller.scope.clone()),
+            Some(build) if caller.sees(&build.scope) => Ok(build.scope.clone()),
+            Some(_) => Err(no_build(id)),
+        }
+    }
+
     /// An image of the list; its size is what its manifests say of their blobs, and 0 if they are gone.
     async fn image(&self, image: NamedImage) -> pb::Image {
         let mut blobs = BTreeMap::new();
@@ -270,6 +307,7 @@ fn summary(build: Summarised) -> pb::BuildSummary {
         build: build.build.to_string(),
         state: build.state.into(),
         name: build.name,
+        scope: build.scope.to_string(),
         submitted: Some(build.submitted.into()),
         ended: build.ended.map(Into::into),
     }

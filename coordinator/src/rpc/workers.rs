@@ -38,6 +38,7 @@ impl pb::workers_server::Workers for WorkersService {
         request: Request<Streaming<pb::WorkerReport>>,
     ) -> Result<Response<Self::WorkStream>, Status> {
         guarded("Work", async {
+            self.0.let_work(&request)?;
             let mut reports = request.into_inner();
             let hello = first(&mut reports).await?;
             let worker = hello.worker;
@@ -67,6 +68,7 @@ impl pb::workers_server::Workers for WorkersService {
         request: Request<pb::FindOutcomeRequest>,
     ) -> Result<Response<pb::FindOutcomeReply>, Status> {
         guarded("FindOutcome", async {
+            self.0.let_work(&request)?;
             let request = request.into_inner();
             let fence = fence_in(request.fence)?;
             let step = StepIndex(request.step);
@@ -76,7 +78,7 @@ impl pb::workers_server::Workers for WorkersService {
                 .map_err(|error: dcbuild_model::ParseDigestError| invalid(error))?;
             let asked = self.0.core.ask(|reply| Command::Ask { fence, step, reply }).await?;
             let record = match asked {
-                Some(asked) => self.0.records.find_outcome(&asked, key).await,
+                Some((scope, asked)) => self.0.records.of(&scope).find_outcome(&asked, key).await,
                 None => None,
             };
             let record = record.map(|record| document::to_bytes(&record).into());
@@ -90,6 +92,7 @@ impl pb::workers_server::Workers for WorkersService {
         request: Request<pb::AskAgentRequest>,
     ) -> Result<Response<pb::AskAgentReply>, Status> {
         guarded("AskAgent", async {
+            self.0.let_work(&request)?;
             let request = request.into_inner();
             if request.message.len() > limits::AGENT_MESSAGE_BYTES_MAX {
                 return Err(Status::invalid_argument("a message too long for an ssh agent"));
@@ -115,6 +118,7 @@ impl pb::workers_server::Workers for WorkersService {
         request: Request<pb::PackInlineRequest>,
     ) -> Result<Response<pb::PackInlineReply>, Status> {
         guarded("PackInline", async {
+            self.0.let_work(&request)?;
             let request = request.into_inner();
             let (fence, image) = (fence_in(request.fence)?, request.image);
             if request.layers.len() > limits::LAYERS_MAX {
@@ -128,7 +132,8 @@ impl pb::workers_server::Workers for WorkersService {
             let Some((build, records)) = self.0.core.ask(find).await? else {
                 return Ok(pb::PackInlineReply::default());
             };
-            let packing = Packing { parts: &self.0.driver, core: &self.0.core, build: &build };
+            let driver = self.0.driver.of(&build.scope);
+            let packing = Packing { parts: &driver, core: &self.0.core, build: &build };
             let packed = packing.inline(&records, layers).await;
             let records = packed.map_err(super::builds::store_failed)?.unwrap_or_default();
             Ok(pb::PackInlineReply { records })
@@ -141,6 +146,7 @@ impl pb::workers_server::Workers for WorkersService {
         request: Request<pb::FindMakerRequest>,
     ) -> Result<Response<pb::FindMakerReply>, Status> {
         guarded("FindMaker", async {
+            self.0.let_work(&request)?;
             let pb::FindMakerRequest { worker, layer, send } = request.into_inner();
             let asker = id(&worker)?;
             let layer: LayerId = layer.parse().map_err(|error: ParseDigestError| invalid(error))?;

@@ -515,5 +515,6 @@ pub(crate) fn submission(dockerfile: &str) -> Submission {
         caches: Caches::default(),
         origin: Origin::default(),
         upload: Upload::All,
+        scope: None,
     }
 }

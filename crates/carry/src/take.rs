@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use dcbuild_model::{BlobDigest, LayerDigest, LayerId, LayerRef, Record, Scope};
+use dcbuild_registry::{LayoutOpenError, PullError};
 use dcbuild_store::{HashedBase, ObjectName, Seal, StoreError, StoredBlob};
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::StreamExt as _;
 
 use crate::documents::Contents;
 use crate::look::Borrowed;
@@ -28,6 +29,8 @@ pub struct Carried {
     pub refused: Vec<ObjectName>,
     /// Records that were left, since something that they speak of is neither there nor here.
     pub left: u64,
+    /// Blobs that were not to be had as they should be, and what is wrong with each.
+    pub damaged: BTreeMap<BlobDigest, String>,
 }
 
 /// Says why a cache was not taken.
@@ -62,7 +65,8 @@ pub enum TakeError {
 }
 
 /// Takes a whole cache into a scope of a store: blobs first, each hashed on its way in, then what describes layers, then
-/// records. A document that the seal does not open is passed over, and so is a record that lacks something.
+/// records. A document that the seal does not open is passed over, and so is a record that lacks something or needs a blob
+/// that is damaged.
 pub async fn take(
     borrowed: &Borrowed,
     place: &dyn Place,
@@ -78,9 +82,10 @@ pub async fn take(
     }
     let mut carried = Carried { refused, ..Carried::default() };
     let contents = borrowed.documents.read(seal.clone()).await.map_err(failed)?;
-    let choice = Choice::of(contents, borrowed, shelf).await.map_err(failed)?;
-    carried.left = choice.left;
+    let mut choice = Choice::of(contents, borrowed, shelf).await.map_err(failed)?;
     bring(&choice, borrowed, place, shelf, &mut carried).await?;
+    choice.leave(&carried.damaged.keys().copied().collect());
+    carried.left = choice.left;
     for layer in &choice.layers {
         for form in choice.forms.get(layer).into_iter().flatten() {
             shelf.layers.put_form(layer, form).await.map_err(failed)?;
@@ -139,6 +144,29 @@ impl Choice {
             forms.entry(layer).or_default().push(form);
         }
         let hashed: BTreeMap<LayerDigest, HashedBase> = bases.into_iter().collect();
+        let (layers, bases, blobs) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let (left, missing) = (0, missing.clone());
+        let mut choice = Choice { records, left, forms, hashed, missing, layers, bases, blobs };
+        choice.keep_whole(&has);
+        Ok(choice)
+    }
+
+    /// Leaves what needs a blob that did not come.
+    fn leave(&mut self, damaged: &BTreeSet<BlobDigest>) {
+        if damaged.is_empty() {
+            return;
+        }
+        self.forms.retain(|_, forms| {
+            forms.retain(|form| !blobs_of(form).iter().any(|blob| damaged.contains(blob)));
+            !forms.is_empty()
+        });
+        self.keep_whole(&|blob| !damaged.contains(blob));
+    }
+
+    /// Keeps the records of which each layer is described and can be read, and what they need.
+    fn keep_whole(&mut self, has: &dyn Fn(&BlobDigest) -> bool) {
+        let before = self.records.len();
+        let (forms, hashed) = (&self.forms, &self.hashed);
         let whole = |layer: &LayerRef| {
             let described = match &layer.base {
                 Some(base) => hashed.contains_key(&base.digest),
@@ -146,16 +174,16 @@ impl Choice {
             };
             described && has(&BlobDigest(layer.layer.0))
         };
-        let is_whole = |record: &Record| record.result.layers.iter().all(whole);
-        let (records, left): (Vec<Record>, Vec<Record>) = records.into_iter().partition(is_whole);
-        let left = u64::try_from(left.len()).unwrap_or(u64::MAX);
-        let (layers, bases, blobs) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        let mut choice = Choice { records, left, forms, hashed, missing, layers, bases, blobs };
-        choice.add_needs();
-        Ok(choice)
+        self.records.retain(|record| record.result.layers.iter().all(whole));
+        let left = before - self.records.len();
+        self.left = self.left.saturating_add(u64::try_from(left).unwrap_or(u64::MAX));
+        self.add_needs();
     }
 
     fn add_needs(&mut self) {
+        self.layers.clear();
+        self.bases.clear();
+        self.blobs.clear();
         for layer in self.records.iter().flat_map(|record| &record.result.layers) {
             self.blobs.insert(BlobDigest(layer.layer.0));
             if let Some(base) = &layer.base {
@@ -169,7 +197,42 @@ impl Choice {
     }
 }
 
-/// Brings the blobs that the store lacks.
+/// What is wrong with a blob, where it is that alone; else the place or the store failed, and with it the rest.
+fn damage(error: &TakeError) -> Option<String> {
+    let other = || "is damaged: its bytes have another digest".to_owned();
+    match error {
+        TakeError::Store { source: StoreError::DigestMismatch { .. }, .. } => Some(other()),
+        TakeError::Store { source: StoreError::Content { source }, .. } => {
+            let pulled = source.downcast_ref().and_then(damage_of_pull);
+            Some(pulled.unwrap_or_else(|| format!("could not be read to its end: {source}")))
+        }
+        TakeError::Place { source, .. } => match source {
+            PlaceError::Pull(error) => damage_of_pull(error),
+            PlaceError::Damaged { .. } => Some(other()),
+            PlaceError::Store(StoreError::NotFound { .. }) => Some("is missing".to_owned()),
+            _ => None,
+        },
+        TakeError::Store { .. } | TakeError::Sealed { .. } => None,
+    }
+}
+
+fn damage_of_pull(error: &PullError) -> Option<String> {
+    match error {
+        PullError::Digest { .. } => Some("is damaged: its bytes have another digest".to_owned()),
+        PullError::Size { wanted, got, .. } => {
+            Some(format!("is damaged: it has {got} bytes and should have {wanted}"))
+        }
+        PullError::NoBlob { .. } => Some("is missing".to_owned()),
+        PullError::Layout { source: LayoutOpenError::Io { source, .. }, .. }
+            if source.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Some("is missing".to_owned())
+        }
+        _ => None,
+    }
+}
+
+/// Brings the blobs that the store lacks, and notes those that are damaged.
 async fn bring(
     choice: &Choice,
     borrowed: &Borrowed,
@@ -188,11 +251,21 @@ async fn bring(
         };
         shelf.blobs.put(blob, content).await.map_err(failed)
     });
+    let bring = bring.zip(choice.blobs.intersection(&choice.missing));
+    let bring = bring.map(|(brought, blob)| async move { (*blob, brought.await) });
     let bring: Vec<_> = bring.collect();
     let mut bring = futures::stream::iter(bring).buffer_unordered(AT_ONCE);
-    while let Some(size) = bring.try_next().await? {
-        carried.blobs += 1;
-        carried.bytes = carried.bytes.saturating_add(size);
+    while let Some((blob, brought)) = bring.next().await {
+        match brought {
+            Ok(size) => {
+                carried.blobs += 1;
+                carried.bytes = carried.bytes.saturating_add(size);
+            }
+            Err(error) => {
+                let why = damage(&error).ok_or(error)?;
+                carried.damaged.insert(blob, why);
+            }
+        }
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use dcbuild_agent::Agent;
 use dcbuild_context::{LocalContext, LocalContexts};
 use dcbuild_explain::Explanation;
-use dcbuild_model::{BuildId, Fault, limits};
+use dcbuild_model::{BuildId, Fault, Scope, limits};
 use dcbuild_oci::LayoutRef;
 use dcbuild_process::docker::{NoContext, daemon};
 use dcbuild_process::{Clock, Env, Hint, SystemClock, new_bits};
@@ -165,6 +165,8 @@ pub struct ClientConfig {
     pub working: PathBuf,
     /// A file of certificates by which alone the store behind a coordinator is known.
     pub store_ca: Option<PathBuf>,
+    /// The scope that a coordinator is asked for; without one it goes by the certificate alone.
+    pub scope: Option<Scope>,
 }
 
 impl ClientConfig {
@@ -176,6 +178,7 @@ impl ClientConfig {
             docker_host: daemon(env),
             working,
             store_ca: env.aws_ca_bundle(),
+            scope: None,
         }
     }
 }
@@ -211,7 +214,7 @@ impl Client {
         let (name, ca) = ("of the coordinator", config.store_ca.clone());
         let store = Arc::new(RemoteStore::trusting(channel.clone(), name, ca));
         Client {
-            builds: Builds::new(channel),
+            builds: Builds::new(channel, config.scope.as_ref()),
             blobs: store.clone(),
             layers: store,
             contexts: Arc::new(LocalContexts::new()),

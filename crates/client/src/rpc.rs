@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use dcbuild_explain::Explanation;
 use dcbuild_model::{
-    BuildId, Fault, InvalidId, ManifestDigest, ParseDigestError, UnixTime, limits,
+    BuildId, Fault, InvalidId, ManifestDigest, ParseDigestError, Scope, UnixTime, limits,
 };
 use dcbuild_process::{Hint, TlsFault};
 use dcbuild_progress::Update;
+use dcbuild_proto::SCOPE_HEADER;
 use dcbuild_proto::cache::{CacheAsk, CacheTold};
 use dcbuild_proto::document::{
     Answer, InvalidDocument, Outcome, Question, RegistryCredentials, Submission, from_bytes,
@@ -21,8 +22,11 @@ use dcbuild_proto::progress::InvalidUpdate;
 use dcbuild_remote::{CertificateDigest, Distrust, Unreached, told};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::AsciiMetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 
 /// How many answers may wait to be sent.
 const ANSWERS_MAX: usize = 16;
@@ -237,6 +241,8 @@ pub struct ListedBuild {
     pub state: String,
     /// Its name, for people.
     pub name: String,
+    /// Whose records it reads and writes.
+    pub scope: String,
     /// When it was submitted.
     pub submitted: Option<UnixTime>,
     /// When it ended.
@@ -280,7 +286,20 @@ pub struct ListedImage {
 /// The builds of a coordinator.
 #[derive(Clone)]
 pub(crate) struct Builds {
-    client: BuildsClient<Channel>,
+    client: BuildsClient<InterceptedService<Channel, Asking>>,
+}
+
+/// Says in each request for which scope it is.
+#[derive(Clone)]
+struct Asking(Option<AsciiMetadataValue>);
+
+impl Interceptor for Asking {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(scope) = &self.0 {
+            request.metadata_mut().insert(SCOPE_HEADER, scope.clone());
+        }
+        Ok(request)
+    }
 }
 
 /// A conversation with a build.
@@ -294,10 +313,11 @@ pub(crate) struct Session {
 pub(crate) struct Replies(mpsc::Sender<pb::ClientMessage>);
 
 impl Builds {
-    pub(crate) fn new(channel: Channel) -> Builds {
-        let client =
-            BuildsClient::new(channel).max_decoding_message_size(limits::MESSAGE_BYTES_MAX);
-        Builds { client }
+    pub(crate) fn new(channel: Channel, scope: Option<&Scope>) -> Builds {
+        // A scope is of letters, digits and a few signs, which a header may hold.
+        let asking = Asking(scope.and_then(|scope| scope.as_str().parse().ok()));
+        let client = BuildsClient::with_interceptor(channel, asking);
+        Builds { client: client.max_decoding_message_size(limits::MESSAGE_BYTES_MAX) }
     }
 
     pub(crate) async fn submit(
@@ -347,6 +367,7 @@ impl Builds {
                     id: build.build.parse()?,
                     state: build.state,
                     name: build.name,
+                    scope: build.scope,
                     submitted: build.submitted.map(TryInto::try_into).transpose()?,
                     ended: build.ended.map(TryInto::try_into).transpose()?,
                 })

@@ -238,6 +238,7 @@ impl Wanted {
             caches: self.caches.submitted(),
             origin: Origin { told: self.told, ..Origin::default() },
             upload: handover.upload,
+            scope: None,
         }
     }
 

@@ -30,6 +30,16 @@ impl Scope {
         })
     }
 
+    /// The scopes whose records a build of this one may take: its own, and then its parents.
+    pub fn readable(&self) -> impl Iterator<Item = Scope> {
+        std::iter::once(self.clone()).chain(self.parents())
+    }
+
+    /// Whether it is that scope, or lies below it.
+    pub fn is_within(&self, outer: &Scope) -> bool {
+        self.readable().any(|scope| scope == *outer)
+    }
+
     /// The scope as a path that is safe in a folder or a bucket.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -73,5 +83,16 @@ mod tests {
         };
         assert_eq!(parents("acme/shop/main"), ["acme/shop", "acme"]);
         assert_eq!(parents("local"), [""; 0]);
+    }
+
+    #[test]
+    fn a_scope_lies_within_itself_and_its_parents_alone() {
+        let scope = |text: &str| -> Scope { text.parse().unwrap() };
+        assert!(scope("acme/shop").is_within(&scope("acme/shop")));
+        assert!(scope("acme/shop/pr/7").is_within(&scope("acme/shop")));
+        assert!(!scope("acme/shop").is_within(&scope("acme/shop/pr")));
+        assert!(!scope("acme/shop-2").is_within(&scope("acme/shop")));
+        let readable: Vec<String> = scope("a/b").readable().map(|it| it.to_string()).collect();
+        assert_eq!(readable, ["a/b", "a"]);
     }
 }

@@ -10,6 +10,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use dcbuild_model::Scope;
+
 pub use keys::reference;
 pub use peers::{InvalidPeerAddress, InvalidPeerListen, PeerAddress, PeerListen};
 
@@ -80,6 +82,8 @@ pub struct BuildConfig {
     pub index: IndexConfig,
     /// What of a build goes to the bucket.
     pub cache_upload: CacheUpload,
+    /// Whose records builds of this machine read and write; its own, if none.
+    pub scope: Option<Scope>,
 }
 
 /// What of a build goes to a bucket.
@@ -201,6 +205,10 @@ pub struct CoordinatorConfig {
     pub grace: Duration,
     /// What a build may be granted that asks for it with `--allow`.
     pub allow: BTreeSet<String>,
+    /// Whose records builds read and write whose clients have no other scope.
+    pub scope: Scope,
+    /// The scopes of those who show a certificate of this name.
+    pub scopes: BTreeMap<String, Scope>,
 }
 
 /// A worker.
@@ -246,6 +254,8 @@ pub struct FetchConfig {
 pub struct SubmitConfig {
     /// The coordinator, as a URL, where one is set.
     pub coordinator: Option<String>,
+    /// The scope that it is asked for.
+    pub scope: Option<Scope>,
     /// What it is known by.
     pub tls: ClientTls,
 }

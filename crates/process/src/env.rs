@@ -87,6 +87,11 @@ impl Env {
         self.get("DCBUILD_COORDINATOR").filter(|value| !value.is_empty())
     }
 
+    /// Whose records builds read and write, where `DCBUILD_SCOPE` says so.
+    pub fn scope(&self) -> Option<&str> {
+        self.get("DCBUILD_SCOPE").filter(|value| !value.is_empty())
+    }
+
     /// The key that records are signed with, where `DCBUILD_SIGNING_KEY` gives one.
     pub fn signing_key(&self) -> Option<&[u8]> {
         self.set("DCBUILD_SIGNING_KEY").map(OsStr::as_encoded_bytes)

@@ -9,6 +9,7 @@
 
 mod answer;
 mod certificates;
+mod door;
 mod encrypted;
 mod granted;
 mod incoming;
@@ -23,6 +24,7 @@ mod transfer;
 
 pub use answer::{Answer, status_of, told};
 pub use certificates::{CertificateDigest, InvalidCertificateDigest, TlsSetupError};
+pub use door::{Door, caller_names};
 pub use encrypted::{
     EncryptedIncoming, EncryptedStream, ServerCertificates, ServerTls, Speech, encrypted,
 };

@@ -20,9 +20,17 @@ use futures::{FutureExt as _, Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::answer::status_of;
+use crate::door::{Door, caller_names};
 
 /// Things asked about in one request.
 const ASKED_MAX: usize = 50_000;
+
+/// What is to be done with versions of cache mounts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Purpose {
+    Read,
+    Write,
+}
 
 /// Answers the `Store` service from a store of this process.
 #[derive(Clone)]
@@ -30,13 +38,14 @@ pub struct StoreService {
     blobs: Arc<dyn BlobStore>,
     layers: Arc<dyn LayerIndex>,
     grants: Option<Arc<dyn Grants>>,
-    caches: Option<(Scope, Arc<dyn CacheVersions>)>,
+    caches: Option<Arc<dyn CacheVersions>>,
+    door: Option<Arc<dyn Door>>,
 }
 
 impl StoreService {
     /// Serves these blobs and what is known of these layers.
     pub fn new(blobs: Arc<dyn BlobStore>, layers: Arc<dyn LayerIndex>) -> StoreService {
-        StoreService { blobs, layers, grants: None, caches: None }
+        StoreService { blobs, layers, grants: None, caches: None, door: None }
     }
 
     /// Has bytes go past this process wherever the store grants it.
@@ -46,23 +55,40 @@ impl StoreService {
         self
     }
 
-    /// Answers for cache mounts of one scope, which are read from its parents too.
+    /// Answers for cache mounts.
     #[must_use]
-    pub fn with_caches(mut self, scope: Scope, caches: Arc<dyn CacheVersions>) -> StoreService {
-        self.caches = Some((scope, caches));
+    pub fn with_caches(mut self, caches: Arc<dyn CacheVersions>) -> StoreService {
+        self.caches = Some(caches);
         self
     }
 
+    /// Lets nobody say what layers and cache mounts are who is not let in; without a door everybody may.
+    #[must_use]
+    pub fn with_door(mut self, door: Arc<dyn Door>) -> StoreService {
+        self.door = Some(door);
+        self
+    }
+
+    /// Refuses whoever may not do what workers do.
+    fn let_work<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let Some(door) = &self.door else { return Ok(()) };
+        door.lets_work(&caller_names(request)).map_err(Status::permission_denied)
+    }
+
     /// The versions of cache mounts that builds of a scope may read, or write.
-    fn caches(&self, scope: &str, writes: bool) -> Result<(Scope, &dyn CacheVersions), Status> {
+    fn caches(&self, scope: &str, purpose: Purpose) -> Result<(Scope, &dyn CacheVersions), Status> {
         let asked: Scope = parse(scope)?;
-        let Some((own, caches)) = &self.caches else {
+        let Some(caches) = &self.caches else {
             return Err(Status::failed_precondition("no cache mounts are kept here"));
         };
-        if asked == *own || (!writes && own.parents().any(|parent| parent == asked)) {
+        let is_let = self.door.as_ref().is_none_or(|door| match purpose {
+            Purpose::Read => door.reads(&asked),
+            Purpose::Write => door.writes(&asked),
+        });
+        if is_let {
             return Ok((asked, caches.as_ref()));
         }
-        Err(Status::permission_denied(format!("the scope {asked} is not the one that is served")))
+        Err(Status::permission_denied(format!("the scope {asked} is not one that is served")))
     }
 
     /// The service, ready to be added to a server.
@@ -252,6 +278,7 @@ impl Store for StoreService {
         request: Request<pb::PutLayerRequest>,
     ) -> Result<Response<pb::PutLayerReply>, Status> {
         guarded("PutLayer", async {
+            self.let_work(&request)?;
             let pb::PutLayerRequest { layer, stored } = request.into_inner();
             let stored = from_bytes("stored blob", &stored).map_err(malformed)?;
             answer(self.layers.put_form(&parse(&layer)?, &stored).await)?;
@@ -279,6 +306,7 @@ impl Store for StoreService {
         request: Request<pb::PutBaseRequest>,
     ) -> Result<Response<pb::PutBaseReply>, Status> {
         guarded("PutBase", async {
+            self.let_work(&request)?;
             let pb::PutBaseRequest { digest, base } = request.into_inner();
             let base = from_bytes("hashed base", &base).map_err(malformed)?;
             answer(self.layers.put_base(&parse(&digest)?, &base).await)?;
@@ -292,8 +320,9 @@ impl Store for StoreService {
         request: Request<pb::FindCacheRequest>,
     ) -> Result<Response<pb::FindCacheReply>, Status> {
         guarded("FindCache", async {
+            self.let_work(&request)?;
             let pb::FindCacheRequest { scope, id } = request.into_inner();
-            let (scope, caches) = self.caches(&scope, false)?;
+            let (scope, caches) = self.caches(&scope, Purpose::Read)?;
             let found = answer(caches.find(&scope, &id).await)?;
             Ok(pb::FindCacheReply { version: found.map(|found| to_bytes(&found).into()) })
         })
@@ -305,9 +334,10 @@ impl Store for StoreService {
         request: Request<pb::PutCacheRequest>,
     ) -> Result<Response<pb::PutCacheReply>, Status> {
         guarded("PutCache", async {
+            self.let_work(&request)?;
             let pb::PutCacheRequest { scope, version } = request.into_inner();
             let version: CacheVersion = from_bytes("cache version", &version).map_err(malformed)?;
-            let (scope, caches) = self.caches(&scope, true)?;
+            let (scope, caches) = self.caches(&scope, Purpose::Write)?;
             answer(caches.put(&scope, &version).await)?;
             Ok(pb::PutCacheReply {})
         })

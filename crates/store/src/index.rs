@@ -10,10 +10,12 @@ use crate::StoreError;
 /// Keeps the records of steps by key; a record never changes.
 #[async_trait::async_trait]
 pub trait StepIndex: Send + Sync {
-    /// Returns, for each key in the order asked, all its records, the one decided last at the end.
+    /// Returns, for each key in the order asked, all its records that a build of the scope may take: those of its parents,
+    /// the farthest first, then its own, in each scope the one decided last at the end.
     async fn find(&self, scope: &Scope, keys: &[StepKey]) -> Result<Vec<Vec<Record>>, StoreError>;
 
-    /// Stores a record under its recipe key and, where it has one, its outcome key; a second time changes nothing.
+    /// Stores a record of this scope under its recipe key and, where it has one, its outcome key; a second time changes
+    /// nothing.
     async fn put(&self, scope: &Scope, record: &Record) -> Result<(), StoreError>;
 }
 

@@ -31,6 +31,8 @@ pub struct Ceilings {
     pub max_age: Option<Duration>,
     /// Whether all goes that nothing holds.
     pub all: bool,
+    /// The scope that is meant, with those below it; the whole store, if none.
+    pub within: Option<Scope>,
 }
 
 /// What a store holds.

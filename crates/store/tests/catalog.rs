@@ -11,7 +11,7 @@ use dcbuild_model::{
 };
 use dcbuild_store::{
     Catalog, CatalogParts, EmbeddedIndex, HashedBase, IndexEntry, IndexKey, KeyIndex, LayerIndex,
-    Now, Objects, Seal, StepIndex, StoredBlob, Unseen, base_of, forms_of,
+    Now, Objects, Seal, StepIndex, StoredBlob, Unseen, UseMark, base_of, forms_of,
 };
 use dcbuild_testkit::{MemoryObjects, contract};
 use tokio_util::task::TaskTracker;
@@ -89,6 +89,31 @@ async fn layers_and_bases_are_found_by_another_process() {
     let hashed = HashedBase { layer, diff_id: DiffId(digest), change, entries: 2, bytes: 3 };
     world.catalog().put_base(&base, &hashed).await.unwrap();
     assert_eq!(base_of(&world.catalog(), &base).await.unwrap(), Some(hashed));
+}
+
+#[tokio::test]
+async fn what_was_brought_past_an_index_of_ones_own_is_found_by_the_next_build() {
+    let (world, record) = (World::new(), record());
+    let keys = [record.recipe, StepKey(Digest::of(b"absent"))];
+    let catalog = world.catalog();
+    let mark = catalog.mark(b"one").hearing();
+    catalog.fill().await.unwrap();
+    // Another process, with another index.
+    let other = World { objects: world.objects.clone(), ..World::new() };
+    StepIndex::put(&other.catalog(), &Scope::local(), &record).await.unwrap();
+    mark.epoch().await;
+    assert_eq!(found(&catalog, &keys[0]).await, [], "nobody has said it");
+    other.catalog().tell_brought(b"two").await.unwrap();
+    assert_eq!(found(&catalog, &keys[0]).await, [], "no build has begun since");
+    mark.epoch().await;
+    assert_eq!(found(&catalog, &keys[0]).await, [record]);
+    world.tasks.close();
+    world.tasks.wait().await;
+    let before = (world.objects.reads(), catalog.counts().store_lists);
+    mark.epoch().await;
+    assert_eq!(found(&catalog, &keys[1]).await, []);
+    let after = (world.objects.reads(), catalog.counts().store_lists);
+    assert_eq!(after, (before.0 + 1, before.1), "without news, a build costs that one look");
 }
 
 #[tokio::test]

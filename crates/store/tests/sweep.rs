@@ -23,7 +23,7 @@ use dcbuild_store::{
 use dcbuild_testkit::{MemoryObjects, contract};
 use tokio_util::task::TaskTracker;
 
-const ALL: Ceilings = Ceilings { keep_bytes: None, max_age: None, all: true };
+const ALL: Ceilings = Ceilings { keep_bytes: None, max_age: None, all: true, within: None };
 
 fn age(secs: u64) -> Ceilings {
     Ceilings { max_age: Some(Duration::from_secs(secs)), ..Ceilings::default() }

@@ -18,6 +18,7 @@ pub struct MemoryObjects(Mutex<Kept>);
 struct Kept {
     objects: BTreeMap<ObjectName, (Bytes, UnixTime)>,
     writes: i64,
+    reads: u64,
 }
 
 impl MemoryObjects {
@@ -28,6 +29,11 @@ impl MemoryObjects {
     /// Puts its clock on: the next write is the second behind this one.
     pub fn wind(&self, secs: i64) {
         self.with(|kept| kept.writes = kept.writes.max(secs));
+    }
+
+    /// How often an object was asked for.
+    pub fn reads(&self) -> u64 {
+        self.with(|kept| kept.reads)
     }
 
     /// The names of all objects.
@@ -48,7 +54,10 @@ impl Objects for MemoryObjects {
     }
 
     async fn get(&self, name: &ObjectName, max: u64) -> Result<Option<Bytes>, StoreError> {
-        let found = self.with(|kept| kept.objects.get(name).map(|(bytes, _)| bytes.clone()));
+        let found = self.with(|kept| {
+            kept.reads += 1;
+            kept.objects.get(name).map(|(bytes, _)| bytes.clone())
+        });
         match found {
             Some(bytes) if u64::try_from(bytes.len()).is_ok_and(|size| size > max) => {
                 Err(StoreError::ObjectTooLarge { name: name.clone(), max })

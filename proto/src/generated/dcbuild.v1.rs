@@ -208,6 +208,8 @@ pub struct BuildSummary {
     pub submitted: ::core::option::Option<Time>,
     #[prost(message, optional, tag = "5")]
     pub ended: ::core::option::Option<Time>,
+    #[prost(string, tag = "6")]
+    pub scope: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListWorkersRequest {}

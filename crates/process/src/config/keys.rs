@@ -41,6 +41,8 @@ const STORE_URL: &str = "Where the bucket is: `s3://BUCKET/PREFIX?endpoint=http:
     all behind the bucket as needed; credentials come from the usual AWS chain.";
 const SIGNING_KEYS: &str = "Files of at least 32 bytes: the first signs records, all are trusted; without any, whoever \
     can write to the bucket is trusted. `DCBUILD_SIGNING_KEY` goes before them.";
+const SCOPE: &str = "Whose records builds read and write, as in `acme/shop/pr/17`; they read its parents' too, here \
+    those of `acme/shop/pr`, `acme/shop` and `acme`. `DCBUILD_SCOPE` goes before it.";
 const INDEX: &str =
     "What knows fast what the bucket has: `embedded` (each process for itself) or `redis`.";
 const INDEX_URL: &str = "`redis://[USER:PASSWORD@]HOST:PORT/DB`, `rediss://..` for TLS, or \
@@ -65,7 +67,7 @@ const TLS_KEY: &str =
 const INDEX_CA: &str = "A file of certificates to trust instead of the system's.";
 
 /// `HOST` stands for any host.
-pub(super) const KEYS: [Key; 66] = [
+pub(super) const KEYS: [Key; 70] = [
     key("registry.HOST.mirrors", "[]", "Hosts that are asked first, in this order.").of(Kind::List),
     key("registry.HOST.http", "false", "Use plain http.").of(Kind::Flag),
     key("registry.HOST.insecure", "false", "Use https without checking the certificate.")
@@ -99,6 +101,7 @@ pub(super) const KEYS: [Key; 66] = [
         "What of a build goes to the bucket: `all` results, what the `outputs` are made of, or `none`.",
     )
     .of(Kind::OneOf(&["all", "outputs", "none"])),
+    key("build.scope", "none", SCOPE),
     key("coordinator.listen", "127.0.0.1:7070", "Where clients and workers reach it."),
     key(
         "coordinator.tls.cert",
@@ -144,6 +147,19 @@ pub(super) const KEYS: [Key; 66] = [
         "5m",
         "How long a build goes on whose client is lost, unless it was submitted with `--detach`.",
     ),
+    key(
+        "coordinator.scope",
+        "local",
+        "Whose records builds read and write, where their clients' certificates give them no other scope: up to four words, \
+         as in `acme/shop`.",
+    ),
+    key(
+        "coordinator.scopes",
+        "{}",
+        "A table of the scopes of those who may only build, in these and below: by a host name or URI that a certificate is \
+         for, or by the certificate's digest as `sha256:HEX`.",
+    )
+    .of(Kind::Table),
     key("coordinator.allow", "[]", ALLOW).of(Kind::List),
     key("coordinator.keep_storage", "none", KEEP_STORAGE),
     key("coordinator.keep_unused", "none", KEEP_UNUSED),
@@ -180,6 +196,7 @@ pub(super) const KEYS: [Key; 66] = [
     ),
     key("worker.grace", "30s", "How long jobs may go on after a request to stop."),
     key("worker.allow", "[]", ALLOW).of(Kind::List),
+    key("submit.scope", "none", SCOPE),
     key("submit.coordinator", "none", "The coordinator that builds are sent to."),
     key("submit.tls.ca", "none", TLS_CA),
     key("submit.tls.cert", "none", TLS_CERT),

@@ -40,6 +40,7 @@ pub(super) struct RawBuild {
     pub(super) store: Option<RawBuildStore>,
     pub(super) index: Option<RawIndex>,
     pub(super) cache_upload: Option<CacheUpload>,
+    pub(super) scope: Option<String>,
 }
 
 /// Beside the state folder, which there always is.
@@ -108,6 +109,8 @@ pub(super) struct RawCoordinator {
     pub(super) index: Option<RawIndex>,
     pub(super) grace: Option<String>,
     pub(super) allow: Vec<String>,
+    pub(super) scope: Option<String>,
+    pub(super) scopes: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -130,6 +133,7 @@ pub(super) struct RawWorker {
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RawSubmit {
+    pub(super) scope: Option<String>,
     pub(super) coordinator: Option<String>,
     pub(super) tls: RawTls,
 }

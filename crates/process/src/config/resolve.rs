@@ -1,9 +1,11 @@
 //! From what was written to what is meant.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::num::NonZero;
 use std::path::PathBuf;
+
+use dcbuild_model::{Digest, InvalidScope, Scope};
 
 use super::keys::default_of;
 use super::raw::{
@@ -40,6 +42,15 @@ impl Mistakes {
     /// A size that need not be there.
     fn size(&mut self, key: &str, written: Option<String>) -> Option<ByteSize> {
         written.and_then(|text| self.read(key, Some(text), str::parse::<ByteSize>))
+    }
+
+    /// A scope that need not be there; the environment's goes first.
+    fn scope(&mut self, key: &str, written: Option<String>, env: &Env) -> Option<Scope> {
+        let (key, text) = match env.scope() {
+            Some(text) => ("DCBUILD_SCOPE", text.to_owned()),
+            None => (key, written.filter(|text| text != "none")?),
+        };
+        text.parse().map_err(|problem: InvalidScope| self.add(key, problem)).ok()
     }
 
     fn positive(&mut self, key: &str, written: Option<u32>) -> u32 {
@@ -113,6 +124,7 @@ fn build(raw: RawBuild, env: &Env, mistakes: &mut Mistakes) -> Option<BuildConfi
             .map(|RawBuildStore::S3(bucket)| bucket_of("build.store", bucket, mistakes)),
         index: index("build.index", raw.index, mistakes),
         cache_upload: raw.cache_upload.unwrap_or_default(),
+        scope: mistakes.scope("build.scope", raw.scope, env),
     })
 }
 
@@ -139,6 +151,8 @@ fn coordinator(raw: RawCoordinator, mistakes: &mut Mistakes) -> Option<Coordinat
     let keep_unused = mistakes
         .read("coordinator.keep_unused", raw.keep_unused, |text| or_none(text, parse_duration));
     let index = index("coordinator.index", raw.index, mistakes);
+    let scope = mistakes.read("coordinator.scope", raw.scope, str::parse::<Scope>);
+    let scopes = scopes(raw.scopes, mistakes);
     let tls = server_tls(raw.tls, mistakes);
     Some(CoordinatorConfig {
         listen: listen?,
@@ -153,7 +167,27 @@ fn coordinator(raw: RawCoordinator, mistakes: &mut Mistakes) -> Option<Coordinat
         index,
         grace: grace?,
         allow: allow("coordinator.allow", raw.allow, mistakes),
+        scope: scope?,
+        scopes,
     })
+}
+
+/// Scopes by names of certificates.
+fn scopes(raw: BTreeMap<String, String>, mistakes: &mut Mistakes) -> BTreeMap<String, Scope> {
+    let mut scopes = BTreeMap::new();
+    for (name, text) in raw {
+        let key = format!("coordinator.scopes.{name}");
+        let hex = name.strip_prefix("sha256:");
+        if name.is_empty() || hex.is_some_and(|hex| Digest::from_hex(hex).is_err()) {
+            let problem = "is neither a name that a certificate is for, nor sha256: and 64 small hexadecimal digits";
+            mistakes.add(&key, problem);
+        }
+        match text.parse() {
+            Ok(scope) => drop(scopes.insert(name, scope)),
+            Err(problem) => mistakes.add(&key, InvalidScope::to_string(&problem)),
+        }
+    }
+    scopes
 }
 
 /// What may be granted to a build.
@@ -280,7 +314,8 @@ fn submit(raw: RawSubmit, env: &Env, mistakes: &mut Mistakes) -> SubmitConfig {
     if let Some(url) = &coordinator {
         mistakes.url("submit.coordinator", url);
     }
-    SubmitConfig { coordinator, tls: client_tls("submit.tls", raw.tls, env, mistakes) }
+    let scope = mistakes.scope("submit.scope", raw.scope, env);
+    SubmitConfig { coordinator, scope, tls: client_tls("submit.tls", raw.tls, env, mistakes) }
 }
 
 fn log(raw: RawLog, mistakes: &mut Mistakes) -> LogConfig {

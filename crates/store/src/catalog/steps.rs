@@ -25,9 +25,13 @@ fn key_of(scope: &Scope, key: &StepKey) -> IndexKey {
 #[async_trait::async_trait]
 impl StepIndex for Catalog {
     async fn find(&self, scope: &Scope, keys: &[StepKey]) -> Result<Vec<Vec<Record>>, StoreError> {
-        let asked: Vec<IndexKey> = keys.iter().map(|key| key_of(scope, key)).collect();
-        let found = Catalog::find(self, &asked).await?;
-        let records = |(key, documents): (&StepKey, _)| {
+        let mut scopes: Vec<Scope> = scope.readable().collect();
+        scopes.reverse();
+        let of_all = |key| scopes.iter().map(move |scope| key_of(scope, key));
+        // All scopes and keys in one question.
+        let asked: Vec<IndexKey> = keys.iter().flat_map(of_all).collect();
+        let mut found = Catalog::find(self, &asked).await?.into_iter();
+        let in_one = |key: &StepKey, documents| {
             let stored = decode::<StoredRecord>(self, "a step record", documents);
             let mut stored: Vec<StoredRecord> = stored.into_values().collect();
             stored.retain(|stored| {
@@ -36,9 +40,14 @@ impl StepIndex for Catalog {
                 named && stored.version == VERSION
             });
             stored.sort_by_key(|stored| (stored.decided, stored.record.attempt));
-            stored.into_iter().map(|stored| stored.record).collect()
+            stored.into_iter().map(|stored| stored.record)
         };
-        Ok(keys.iter().zip(found).map(records).collect())
+        let mut records = Vec::with_capacity(keys.len());
+        for key in keys {
+            let lists = found.by_ref().take(scopes.len());
+            records.push(lists.flat_map(|documents| in_one(key, documents)).collect());
+        }
+        Ok(records)
     }
 
     async fn put(&self, scope: &Scope, record: &Record) -> Result<(), StoreError> {

@@ -196,6 +196,12 @@ fn to_millis(time: UnixTime) -> UnixTime {
     UnixTime { secs: time.secs, nanos: time.nanos / 1_000_000 * 1_000_000 }
 }
 
+/// The scope of a thing, from its name.
+fn scope_of(name: &str) -> Option<Scope> {
+    let (above, _) = name.strip_prefix("scope/")?.rsplit_once('/')?;
+    above.rsplit_once('/')?.0.parse().ok()
+}
+
 /// The key of the index that an object belongs to, and what it is; none for what is not swept.
 fn thing_of(name: &ObjectName) -> Option<(String, ThingKind)> {
     let text = name.as_str();
@@ -285,7 +291,8 @@ impl Swept for Catalog {
             let size = objects.iter().map(|object| object.size).sum();
             let parts = objects.into_iter().map(|object| object.name.to_string()).collect();
             let needs = Vec::new();
-            things.push(Thing { kind, name, parts, size, written, used, hold, needs });
+            let scope = scope_of(&name);
+            things.push(Thing { kind, scope, name, parts, size, written, used, hold, needs });
         }
         self.add_needs(&mut things).await?;
         Ok(Inventory { things, unknown_uses: marks.unknown || !knows_all })

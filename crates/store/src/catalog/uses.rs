@@ -2,12 +2,16 @@
 //!
 //! The index knows who used what, unless it has lost that: it is another epoch then. What processes of another epoch use
 //! cannot be known, nor what processes with an index of their own do.
+//!
+//! An import leaves word in `news/brought`, which processes with an index of their own read as a build begins: one object,
+//! and only when it has changed are keys looked up in the store that the index does not know.
 
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use dcbuild_model::{NoteId, UnixTime};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 
 use super::{Catalog, DOCUMENT_BYTES_MAX, encode};
 use crate::notes::note_id;
@@ -15,6 +19,8 @@ use crate::uses::{USE_LIFETIME, UseMark};
 use crate::{IndexEntry, IndexKey, ObjectName, StoreError};
 
 const PREFIX: &str = "use/";
+/// Says that a process whose index is its own has brought records into the store.
+const BROUGHT: &str = "news/brought";
 const EPOCH: &str = "epoch";
 
 #[derive(Serialize, Deserialize)]
@@ -38,12 +44,22 @@ pub(super) struct Marks {
 pub struct CatalogMark {
     catalog: Catalog,
     id: NoteId,
+    /// What was said last of records that were brought, where nobody tells the index of them.
+    heard: Option<Mutex<Option<Bytes>>>,
 }
 
 impl Catalog {
     /// A mark for a process; `salt` tells it from others.
     pub fn mark(&self, salt: &[u8]) -> CatalogMark {
-        CatalogMark { catalog: self.clone(), id: note_id(self.now(), salt) }
+        CatalogMark { catalog: self.clone(), id: note_id(self.now(), salt), heard: None }
+    }
+
+    /// Says that this process has brought records into the store, to processes whose indexes are their own.
+    pub async fn tell_brought(&self, salt: &[u8]) -> Result<(), StoreError> {
+        let name = brought()?;
+        let news = note_id(self.now(), salt).to_string();
+        let sealed = self.inner.parts.seal.close(&name, news.as_bytes());
+        self.objects().put(&name, sealed).await
     }
 
     /// The epoch of the index; a new one, if it has none.
@@ -106,7 +122,31 @@ impl Catalog {
     }
 }
 
+fn brought() -> Result<ObjectName, StoreError> {
+    BROUGHT.parse().map_err(|source| StoreError::Name { source })
+}
+
 impl CatalogMark {
+    /// Has each build first look whether others have brought records that the index of this process was not told of.
+    #[must_use]
+    pub fn hearing(self) -> CatalogMark {
+        CatalogMark { heard: Some(Mutex::default()), ..self }
+    }
+
+    /// Has the index ask the store for what it does not know, once there are news.
+    async fn hear(&self) -> Result<(), StoreError> {
+        let Some(heard) = &self.heard else { return Ok(()) };
+        let name = brought()?;
+        let sealed = self.catalog.objects().get(&name, DOCUMENT_BYTES_MAX).await?;
+        // A seal that is not ours may be of somebody with whom this store is shared; news are news.
+        let mut heard = heard.lock().await;
+        if *heard != sealed {
+            self.catalog.index().mark_incomplete().await?;
+            *heard = sealed;
+        }
+        Ok(())
+    }
+
     fn name(&self) -> Result<ObjectName, StoreError> {
         let name = format!("{PREFIX}{}", self.id).parse();
         name.map_err(|source| StoreError::Name { source })
@@ -116,6 +156,10 @@ impl CatalogMark {
 #[async_trait::async_trait]
 impl UseMark for CatalogMark {
     async fn epoch(&self) -> String {
+        if let Err(error) = self.hear().await {
+            // What was brought is found by a later build.
+            self.catalog.store_failed(&error);
+        }
         // Without an index nobody knows what is used, and no epoch says so.
         self.catalog.epoch().await.unwrap_or_default()
     }

@@ -159,7 +159,7 @@ impl FolderStore {
             && stored.boot.as_ref().is_none_or(|boot| *boot == self.inner.boot)
     }
 
-    /// All records under one key, the one decided last at the end.
+    /// All records of one scope under one key, the one decided last at the end.
     pub fn find_records(&self, scope: &Scope, key: &StepKey) -> Result<Vec<Record>, StoreError> {
         let mut found = Vec::new();
         let _gate = self.gate()?;
@@ -199,9 +199,20 @@ fn remove_quietly(path: &std::path::Path) {
 #[async_trait::async_trait]
 impl StepIndex for FolderStore {
     async fn find(&self, scope: &Scope, keys: &[StepKey]) -> Result<Vec<Vec<Record>>, StoreError> {
-        let (scope, keys) = (scope.clone(), keys.to_vec());
-        self.blocking(move |store| keys.iter().map(|key| store.find_records(&scope, key)).collect())
-            .await
+        let keys = keys.to_vec();
+        let mut scopes: Vec<Scope> = scope.readable().collect();
+        scopes.reverse();
+        self.blocking(move |store| {
+            let of_key = |key| {
+                let mut records = Vec::new();
+                for scope in &scopes {
+                    records.extend(store.find_records(scope, key)?);
+                }
+                Ok(records)
+            };
+            keys.iter().map(of_key).collect()
+        })
+        .await
     }
 
     async fn put(&self, scope: &Scope, record: &Record) -> Result<(), StoreError> {

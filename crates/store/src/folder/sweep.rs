@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use dcbuild_model::{Digest, LayerId, Record};
+use dcbuild_model::{Digest, LayerId, Record, Scope};
 
 use super::FolderStore;
 use super::layers::Versioned;
@@ -59,8 +59,10 @@ impl FolderStore {
             let StoreEntry { id, size, last_used, needed, .. } = entry;
             let hold = if needed { Hold::InUse } else { Hold::Free };
             let (written, used, needs) = (last_used, last_used, Vec::new());
+            let scope = scope_of(&kind, &id);
             things.push(Thing {
                 kind,
+                scope,
                 parts: vec![id.clone()],
                 name: id,
                 size,
@@ -145,6 +147,19 @@ impl FolderStore {
             }
         }
         Ok(removal)
+    }
+}
+
+/// The scope of a thing, from its name.
+fn scope_of(kind: &ThingKind, id: &str) -> Option<Scope> {
+    match kind {
+        ThingKind::Record { scope, .. } => Some(scope.clone()),
+        ThingKind::CacheMount => id.split('/').next()?.replace('+', "/").parse().ok(),
+        ThingKind::Form { .. }
+        | ThingKind::Base
+        | ThingKind::Image
+        | ThingKind::Blob
+        | ThingKind::Quarantined => None,
     }
 }
 

@@ -50,6 +50,8 @@ pub enum Hold {
 pub struct Thing {
     /// What it is.
     pub kind: ThingKind,
+    /// Whose it is; nobody's alone, if none.
+    pub scope: Option<Scope>,
     /// Its name in the store.
     pub name: String,
     /// The names of the objects or files that it is made of.
@@ -78,9 +80,9 @@ pub struct Victim {
 /// Chooses what is to go so that the rest keeps the ceilings, in an order in which nothing goes before what needs it.
 ///
 /// What only a thing that goes needed goes with it. What nothing needs (packs of contexts, manifests of images without a
-/// name) goes by its own age.
+/// name) goes by its own age, unless the ceilings are those of one scope: it is nobody's alone.
 pub fn victims(things: &[Thing], ceilings: &Ceilings, now: UnixTime) -> Vec<Victim> {
-    let mut choice = Choice::new(things);
+    let mut choice = Choice::new(things, ceilings.within.as_ref());
     while let Some(place) = choice.longest_unused() {
         let Some(rule) = choice.rule(place, ceilings, now) else {
             // All others were used later, and the rest fits.
@@ -103,7 +105,7 @@ struct Choice<'a> {
 }
 
 impl<'a> Choice<'a> {
-    fn new(things: &'a [Thing]) -> Choice<'a> {
+    fn new(things: &'a [Thing], within: Option<&Scope>) -> Choice<'a> {
         let mut needed = vec![0; things.len()];
         for place in things.iter().flat_map(|thing| &thing.needs) {
             if let Some(count) = needed.get_mut(*place) {
@@ -119,7 +121,10 @@ impl<'a> Choice<'a> {
             victims: Vec::new(),
         };
         for (place, thing) in things.iter().enumerate() {
-            if choice.may_go(place, thing) {
+            let is_meant = within.is_none_or(|outer| {
+                thing.scope.as_ref().is_some_and(|scope| scope.is_within(outer))
+            });
+            if is_meant && choice.may_go(place, thing) {
                 choice.queue.push(Reverse((thing.used, Reverse(thing.written), place)));
             }
         }
@@ -187,7 +192,8 @@ mod tests {
     fn thing(kind: ThingKind, size: u64, used: i64, needs: &[usize]) -> Thing {
         let used = UnixTime { secs: used, nanos: 0 };
         let (name, parts, written) = (String::new(), Vec::new(), used);
-        Thing { kind, name, parts, size, written, used, hold: Hold::Free, needs: needs.to_vec() }
+        let (hold, needs) = (Hold::Free, needs.to_vec());
+        Thing { kind, scope: None, name, parts, size, written, used, hold, needs }
     }
 
     fn record(used: i64, needs: &[usize]) -> Thing {
@@ -204,6 +210,26 @@ mod tests {
         let victims = victims(things, ceilings, now);
         let places: Vec<usize> = victims.iter().map(|victim| victim.place).collect();
         assert_eq!(places, want, "{ceilings:?}");
+    }
+
+    #[test]
+    fn of_one_scope_goes_what_only_it_needs() {
+        let of = |scope: &str, thing: Thing| Thing { scope: scope.parse().ok(), ..thing };
+        let things = [
+            of("acme/shop", record(1, &[3])),
+            of("acme/shop/pr/7", record(2, &[3, 4])),
+            of("acme/shop-2", record(3, &[5])),
+            blob(1, 1),
+            blob(1, 2),
+            blob(1, 3),
+            // Nobody's alone.
+            blob(1, 1),
+        ];
+        let of =
+            |scope: &str| Ceilings { all: true, within: scope.parse().ok(), ..Ceilings::default() };
+        check(&things, &of("acme/shop/pr"), &[1, 4]);
+        check(&things, &of("acme/shop"), &[0, 1, 3, 4]);
+        check(&things, &of("acme/other"), &[]);
     }
 
     fn keep(bytes: u64) -> Ceilings {

@@ -36,4 +36,23 @@ pub async fn steps(index: &dyn StepIndex) {
     assert_eq!(found, [vec![first.clone(), second], vec![first], vec![]]);
     let other = "acme/shop".parse().expect("a scope");
     assert_eq!(index.find(&other, &keys).await.expect("found"), none, "scopes are apart");
+    families(index, &other).await;
+}
+
+/// A build takes what its parents have, the nearer the better; nobody takes what only a child or a sibling has.
+async fn families(index: &dyn StepIndex, parent: &Scope) {
+    let scope = |text: &str| -> Scope { text.parse().expect("a scope") };
+    let (child, sibling) = (scope("acme/shop/pr"), scope("acme/shop/other"));
+    let (theirs, own) = (record("d", None, 11), record("d", None, 10));
+    let keys = [own.recipe];
+    // What the child has comes last though it was decided first.
+    index.put(&child, &own).await.expect("stored");
+    assert_eq!(index.find(parent, &keys).await.expect("found"), [vec![]], "not from a child");
+    index.put(parent, &theirs).await.expect("stored");
+    let found = index.find(&child, &keys).await.expect("found");
+    assert_eq!(found, [vec![theirs.clone(), own]]);
+    assert_eq!(index.find(&sibling, &keys).await.expect("found"), [vec![theirs.clone()]]);
+    assert_eq!(index.find(parent, &keys).await.expect("found"), [vec![theirs]]);
+    assert_eq!(index.find(&scope("acme"), &keys).await.expect("found"), [vec![]]);
+    assert_eq!(index.find(&scope("acme/shop-2"), &keys).await.expect("found"), [vec![]]);
 }
