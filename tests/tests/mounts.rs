@@ -1,4 +1,5 @@
 //! What a RUN has mounted: a part of a stage without the rest of it, and cache mounts that begin empty.
+#![expect(clippy::unwrap_used, reason = "test")]
 
 use std::path::PathBuf;
 

@@ -69,7 +69,7 @@ impl Caches {
     /// Notes which builds those are; one at a time may do so for an id.
     pub(crate) fn note_emptied(&self, key: &str, builds: &[BuildId]) -> io::Result<()> {
         std::fs::create_dir_all(&self.emptied)?;
-        let lines: String = builds.iter().map(|build| format!("{build}\n")).collect();
+        let lines = builds.iter().map(BuildId::to_string).collect::<Vec<_>>().join("\n");
         let partial = self.emptied.join(format!("{key}.new"));
         std::fs::write(&partial, lines)?;
         std::fs::rename(partial, self.emptied.join(key))

@@ -466,10 +466,10 @@ impl Layers {
     pub(crate) fn one_by_one<T>(&self, layer: &LayerId, make: impl FnOnce() -> T) -> T {
         let making = self.known().making.entry(*layer).or_default().clone();
         let held = making.lock().unwrap_or_else(PoisonError::into_inner);
-        let made = make();
+        let snapshot = make();
         drop(held);
         self.known().making.remove(layer);
-        made
+        snapshot
     }
 
     fn make_snapshot(self: &Arc<Layers>, layer: &LayerId) -> Result<Snapshot, Failed> {

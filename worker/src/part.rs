@@ -53,9 +53,11 @@ pub(crate) fn show(layers: &Arc<Layers>, seeing: &Seeing, source: &str) -> Resul
                 Standing::All(lowers) => return Ok(Shown { lowers, subpath }),
                 Standing::Lacks(lacking) => lacking,
             };
-            let part = Part::find(&seeing.tree, source)?;
-            if !subpath.is_empty() && cost(layers, &part.changes, &lacking).is_worth_it() {
-                return part.bring(layers, &Contents::new(layers.clone()));
+            if !subpath.is_empty() {
+                let part = Part::find(&seeing.tree, source)?;
+                if cost(layers, &part.changes, &lacking).is_worth_it() {
+                    return part.bring(layers, &Contents::new(layers.clone()));
+                }
             }
             Ok(Shown { lowers: layers.lowers(chain)?, subpath })
         }
@@ -99,8 +101,9 @@ impl Part {
         let entry =
             tree.get(&path).ok_or_else(|| refused(SourceError::NotFound { path: path.clone() }))?;
         let (above, top) = (path.names().count(), TreePath::root().join(NAME.as_bytes()));
-        let place = |found: TreePath| {
-            found.names().skip(above).fold(top.clone(), |place, name| place.join(name))
+        let place = |found: TreePath| match above {
+            0 => top.below(&found),
+            _ => found.names().skip(above).fold(top.clone(), |place, name| place.join(name)),
         };
         let root = Entry::folder(0o755, (0, 0), UnixTime::default());
         let mut changes = BTreeMap::from([

@@ -643,17 +643,9 @@ async fn the_folder_store_is_swept_by_the_same_rules() {
     let parcel = BlobDigest(Digest::of(b"a parcel"));
     BlobStore::put(&store, &parcel, put).await.unwrap();
     let packs = vec![packed.result.layers[0].layer];
-    let (id, pieces) = ("/c".to_owned(), Vec::new());
-    let version = CacheVersion {
-        id,
-        parcel,
-        packs,
-        pieces,
-        entries: 1,
-        bytes: 7,
-        written: now,
-        emptied: None,
-    };
+    let (id, pieces, written, emptied) = ("/c".to_owned(), Vec::new(), now, None);
+    let version =
+        CacheVersion { id, parcel, packs, pieces, entries: 1, bytes: 7, written, emptied };
     CacheVersions::put(&store, &scope, &version).await.unwrap();
     for path in files_below(folder.path()) {
         let is_version = path.to_string_lossy().contains("cache-mount");

@@ -39,7 +39,7 @@ fn flags_may_stand_behind_the_context() {
 #[test]
 fn a_request_holds_what_the_flags_say() {
     let line = "--target T --build-arg A=1 --build-arg B --label l=v --no-cache-filter X,y \
-                --pull --network host --add-host h:1.2.3.4 --ulimit nofile=5 --shm-size 1k \
+                --keep-cache-mounts --pull --network host --add-host h:1.2.3.4 --ulimit nofile=5 --shm-size 1k \
                 --platform linux/arm64 --build-context n=docker-image://alpine dir";
     let request = request(line, &[("B", "2"), ("SOURCE_DATE_EPOCH", "7")]);
     let args = [("A", "1"), ("B", "2"), ("SOURCE_DATE_EPOCH", "7")];
@@ -48,6 +48,7 @@ fn a_request_holds_what_the_flags_say() {
     assert_eq!(request.target.as_deref(), Some("T"));
     let names = ["x".to_owned(), "y".to_owned()].into();
     assert_eq!(request.no_cache, NoCache::Stages { names });
+    assert!(request.keep_cache_mounts);
     assert_eq!((request.pull, request.network), (PullPolicy::Always, RunNetwork::Host));
     assert!(request.allow.contains("network.host"));
     assert_eq!(request.hosts, [("h".to_owned(), "1.2.3.4".to_owned())]);
