@@ -282,7 +282,7 @@ async fn carry(
             }
             Way::In => {
                 let taken = import(stores, &scope, &*there).await;
-                let taken = taken.map_err(|error| not_ended(error))?;
+                let taken = taken.map_err(not_ended)?;
                 let Carried { records, blobs, bytes: size, refused, left, damaged } = taken;
                 let size = bytes(size);
                 let text = format!("imported {records} records and {blobs} blobs, {size}\n");
@@ -355,7 +355,8 @@ fn report(told: Told, from_to: &str) -> anyhow::Result<ExitCode> {
 /// The first of some lines, and how many more there are.
 fn some_of(lines: impl ExactSizeIterator<Item = String>) -> String {
     let more = lines.len().saturating_sub(NAMED_MAX);
-    let mut text: String = lines.take(NAMED_MAX).map(|line| format!("  {line}\n")).collect();
+    let named = lines.take(NAMED_MAX);
+    let mut text = named.fold(String::new(), |text, line| text + "  " + &line + "\n");
     if more > 0 {
         text.push_str(&format!("  and {more} more\n"));
     }

@@ -182,17 +182,15 @@ pub(crate) async fn rmi(app: &App, flags: RemoveNames) -> anyhow::Result<ExitCod
         let full: ImageRef =
             name.parse().with_context(|| format!("'{name}' is not the name of an image"))?;
         let full = full.to_string();
-        let removed = match &address {
-            Some(url) => {
-                match client_at(app, url, flags.cluster.scope.clone())?.remove_image(&full).await {
-                    Ok(removed) => removed,
-                    Err(error) => return Ok(failed(&error)),
-                }
+        let scope = flags.cluster.scope.clone();
+        let removed = if let Some(url) = &address {
+            match client_at(app, url, scope)?.remove_image(&full).await {
+                Ok(removed) => removed,
+                Err(error) => return Ok(failed(&error)),
             }
-            None => {
-                let scope = scope_here(app, flags.cluster.scope.clone());
-                ImageNames::remove(&app.state.open_store()?, &scope, &full).await?
-            }
+        } else {
+            let scope = scope_here(app, scope);
+            ImageNames::remove(&app.state.open_store()?, &scope, &full).await?
         };
         if !removed {
             complain(&format!("error: no image has the name '{name}'\n"));
