@@ -57,7 +57,11 @@ impl Watch {
     ) {
         self.before(event, actions);
         for action in actions {
-            self.see_action(action, matches!(event, Event::Recovered | Event::WorkerBack { .. }), graphs);
+            self.see_action(
+                action,
+                matches!(event, Event::Recovered | Event::WorkerBack { .. }),
+                graphs,
+            );
         }
     }
 
