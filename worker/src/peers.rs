@@ -128,10 +128,9 @@ impl Held for HeldLayers {
         contents.open(body).map(Some)
     }
 
-    fn write(&self, layer: &LayerId, out: &mut (dyn Write + Send)) -> io::Result<bool> {
+    fn write(&self, layer: &LayerId, out: &mut dyn Write) -> io::Result<bool> {
         let Some((changes, contents)) = self.contents(layer) else { return Ok(false) };
-        // One waits for the reader while the other reads on.
-        let form = BlobForm { compression: Compression::None, level: None, threads: 2 };
+        let form = BlobForm { compression: Compression::None, level: None, threads: 1 };
         let written = dcbuild_layer::write_blob(&changes, &contents, &form, out);
         written.map(|_| true).map_err(|error| failed(error.into()))
     }

@@ -61,27 +61,26 @@ impl Compressor {
         matches!(self, Compressor::None)
     }
 
-    /// Compresses a frame to the beginning of memory and says how long it is; what lies there does not matter, and saves
-    /// that it is cleared.
-    pub(crate) fn frame(&mut self, plain: &[u8], out: &mut Vec<u8>) -> io::Result<usize> {
+    /// Compresses a frame into memory; what lies there does not matter, and saves that it is cleared.
+    pub(crate) fn frame(&mut self, plain: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
         match self {
-            Compressor::None => {
-                plain.clone_into(out);
-                Ok(plain.len())
-            }
+            Compressor::None => plain.clone_into(out),
             Compressor::Gzip(compressor) => {
                 let bound = compressor.gzip_compress_bound(plain.len());
                 if out.len() < bound {
                     out.resize(bound, 0);
                 }
-                let compressed = compressor.gzip_compress(plain, out);
-                compressed.map_err(|error| io::Error::other(format!("{error:?}")))
+                let len = compressor
+                    .gzip_compress(plain, out)
+                    .map_err(|error| io::Error::other(format!("{error:?}")))?;
+                out.truncate(len);
             }
             Compressor::Zstd(compressor) => {
                 out.clear();
                 out.reserve(zstd::zstd_safe::compress_bound(plain.len()));
-                compressor.compress_to_buffer(plain, out)
+                compressor.compress_to_buffer(plain, out)?;
             }
         }
+        Ok(())
     }
 }

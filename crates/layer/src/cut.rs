@@ -1,190 +1,148 @@
 //! Lays a layer's tar out and cuts it into frames; where it cuts depends on the members alone.
 
-use std::borrow::Cow;
-use std::collections::VecDeque;
-use std::io::Read;
-
+use crossbeam_channel::Sender;
 use dcbuild_model::{Compression, TreePath};
 use dcbuild_tree::{Changes, FileBody};
 
 use crate::content::ReadContent;
-use crate::frame::{self, FRAME, Frame, Spare};
+use crate::frame::{self, Job, Plan, Spare, Unhashed};
 use crate::header;
 use crate::index::IndexedFile;
 use crate::members::{Member, Members};
-use crate::write::WriteBlobError;
+use crate::write::{Ordered, WriteBlobError};
 
+/// How much a frame holds at most. With its tables a compressor then works in the cache of one core.
+const FRAME: usize = 1 << 20;
 /// Files from here up have frames of their own in zstd.
 const OWN_FRAME: u64 = 64 << 10;
 /// What follows the last member.
-const END: &[u8] = &[0; 2 * header::BLOCK];
+const END: [u8; 2 * header::BLOCK] = [0; 2 * header::BLOCK];
 
-/// What comes next in the tar.
-enum Step<'a> {
-    /// These bytes.
-    Bytes(Cow<'static, [u8]>),
-    /// A file.
-    File(&'a TreePath, &'a FileBody),
-    /// So many more bytes of a file that does not end in the frame in which it begins.
-    Rest(Open<'a>, u64),
-    /// The end of a frame, unless it is empty.
-    Cut,
+/// Where frames go.
+pub(crate) struct Lanes<'a> {
+    /// To whoever fills and compresses them.
+    pub(crate) to_fill: Sender<Job<'a>>,
+    /// To the hash of the tar, in order.
+    pub(crate) to_hash: Sender<Unhashed<'a>>,
+    /// To the blob, in order.
+    pub(crate) in_order: Sender<Ordered>,
 }
 
-struct Open<'a> {
-    path: &'a TreePath,
-    reader: Box<dyn Read + Send>,
-}
-
-/// Where the frame ends that is being cut.
-enum Ends {
-    Here,
-    Later,
-}
-
-/// Cuts one frame after another.
-pub(crate) struct Cutter<'a> {
+/// Plans one frame after another.
+pub(crate) struct Cutter<'a, 's> {
     own_frames: bool,
-    contents: &'a dyn ReadContent,
-    members: Members<'a>,
-    is_at_end: bool,
-    /// The next steps; the members follow.
-    steps: VecDeque<Step<'a>>,
-    frame: Frame<'a>,
+    lanes: Lanes<'a>,
+    spare: &'s Spare,
+    plan: Plan<'a>,
+    tar: u64,
     files: Vec<IndexedFile>,
 }
 
-impl<'a> Cutter<'a> {
-    pub(crate) fn new(
+impl<'a, 's> Cutter<'a, 's> {
+    pub(crate) fn new(lanes: Lanes<'a>, compression: Compression, spare: &'s Spare) -> Self {
+        let own_frames = compression == Compression::Zstd;
+        Cutter { own_frames, lanes, spare, plan: Plan::default(), tar: 0, files: Vec::new() }
+    }
+
+    /// Sends all frames; gives where the files are, and the size of the tar.
+    pub(crate) fn run(
+        mut self,
         changes: &'a Changes,
-        contents: &'a dyn ReadContent,
-        compression: Compression,
-    ) -> Cutter<'a> {
-        Cutter {
-            own_frames: compression == Compression::Zstd,
-            contents,
-            members: Members::new(changes),
-            is_at_end: false,
-            steps: VecDeque::new(),
-            frame: Frame::default(),
-            files: Vec::new(),
+        contents: &dyn ReadContent,
+    ) -> Result<(Vec<IndexedFile>, u64), WriteBlobError> {
+        for member in Members::new(changes) {
+            self.member(&member?, contents)?;
         }
+        self.push(&END)?;
+        self.cut()?;
+        Ok((self.files, self.tar))
     }
 
-    /// Cuts the next frame, in memory that is at hand.
-    pub(crate) fn next(&mut self, spare: &mut Spare) -> Result<Option<Frame<'a>>, WriteBlobError> {
-        self.frame.within(spare);
-        loop {
-            let Some(step) = self.steps.pop_front() else {
-                if self.is_at_end {
-                    return Ok(if self.frame.is_empty() { None } else { Some(self.cut()) });
-                }
-                self.plan()?;
-                continue;
-            };
-            if let Ends::Here = self.take(step)? {
-                return Ok(Some(self.cut()));
-            }
-        }
-    }
-
-    /// Where the files are, and the size of the tar.
-    pub(crate) fn finish(self) -> (Vec<IndexedFile>, u64) {
-        (self.files, self.frame.tar)
-    }
-
-    fn cut(&mut self) -> Frame<'a> {
-        let next = Frame::at(self.here());
-        std::mem::replace(&mut self.frame, next)
-    }
-
-    /// The end of what is cut, in the tar.
-    fn here(&self) -> u64 {
-        self.frame.tar + u64::try_from(self.frame.len()).unwrap_or(u64::MAX)
-    }
-
-    /// Adds the steps of the next member, or of the end.
-    fn plan(&mut self) -> Result<(), WriteBlobError> {
-        let Some(member) = self.members.next() else {
-            self.is_at_end = true;
-            self.steps.push_back(Step::Bytes(END.into()));
-            return Ok(());
-        };
-        let Member { headers, file } = member?;
-        let Some((path, body)) = file else {
-            self.steps.push_back(Step::Bytes(headers.into()));
-            return Ok(());
-        };
+    fn member(
+        &mut self,
+        member: &Member<'a>,
+        contents: &dyn ReadContent,
+    ) -> Result<(), WriteBlobError> {
+        let Some((path, body)) = member.file else { return self.push(&member.headers) };
         let alone = self.own_frames && body.size >= OWN_FRAME;
         let size = usize::try_from(body.size).unwrap_or(usize::MAX);
-        let together = size.saturating_add(self.frame.len() + headers.len());
+        let together = size.saturating_add(self.plan.len() + member.headers.len());
         if self.own_frames && !alone && together > FRAME {
-            self.steps.push_back(Step::Cut);
+            self.cut()?;
         }
-        self.steps.push_back(Step::Bytes(headers.into()));
+        self.push(&member.headers)?;
         if alone {
-            self.steps.push_back(Step::Cut);
+            self.cut()?;
         }
-        self.steps.push_back(Step::File(path, body));
+        self.files.push(IndexedFile {
+            path: path.clone(),
+            content: body.content,
+            offset: self.tar + u64::try_from(self.plan.len()).unwrap_or(u64::MAX),
+            size: body.size,
+        });
+        if size <= FRAME.saturating_sub(self.plan.len()) {
+            self.plan.file(path, body, size);
+        } else {
+            self.spanning(path, body, contents)?;
+        }
         let rest = usize::try_from(body.size % 512).unwrap_or(0);
-        let padding = END.get(..header::padding(rest)).unwrap_or_default();
-        self.steps.push_back(Step::Bytes(padding.into()));
-        if alone {
-            self.steps.push_back(Step::Cut);
+        self.push(END.get(..header::padding(rest)).unwrap_or_default())?;
+        if alone { self.cut() } else { Ok(()) }
+    }
+
+    /// Reads a file that does not end in the frame in which it begins: nobody can read only the middle of it.
+    fn spanning(
+        &mut self,
+        path: &'a TreePath,
+        body: &'a FileBody,
+        contents: &dyn ReadContent,
+    ) -> Result<(), WriteBlobError> {
+        let failed = |source| WriteBlobError::Content { path: path.clone(), source };
+        let changed = || WriteBlobError::ContentChanged { path: path.clone() };
+        let mut reader = contents.open(body).map_err(failed)?;
+        let mut left = body.size;
+        self.plan.begin(path, body);
+        while left > 0 {
+            let room = FRAME.saturating_sub(self.plan.len());
+            if room == 0 {
+                self.cut()?;
+                continue;
+            }
+            let most = usize::try_from(left).unwrap_or(usize::MAX).min(room);
+            let count = self.plan.read(&mut *reader, most).map_err(failed)?;
+            if count == 0 {
+                return Err(changed());
+            }
+            left -= u64::try_from(count).unwrap_or(left);
+        }
+        if frame::at_end(&mut *reader).map_err(failed)? { Ok(()) } else { Err(changed()) }
+    }
+
+    fn push(&mut self, mut bytes: &[u8]) -> Result<(), WriteBlobError> {
+        while !bytes.is_empty() {
+            let room = FRAME.saturating_sub(self.plan.len());
+            if room == 0 {
+                self.cut()?;
+                continue;
+            }
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            self.plan.push(now);
+            bytes = later;
         }
         Ok(())
     }
 
-    /// Takes a step, or as much of it as the frame holds.
-    fn take(&mut self, step: Step<'a>) -> Result<Ends, WriteBlobError> {
-        match step {
-            Step::Cut => return Ok(if self.frame.is_empty() { Ends::Later } else { Ends::Here }),
-            Step::Bytes(bytes) => {
-                let pushed = self.frame.push(&bytes);
-                let left = bytes.get(pushed..).unwrap_or_default();
-                if !left.is_empty() {
-                    self.steps.push_front(Step::Bytes(left.to_vec().into()));
-                    return Ok(Ends::Here);
-                }
-            }
-            Step::File(path, body) => {
-                let (offset, size) = (self.here(), body.size);
-                let content = body.content;
-                self.files.push(IndexedFile { path: path.clone(), content, offset, size });
-                match usize::try_from(size) {
-                    Ok(size) if size <= self.frame.room() => self.frame.leave(path, body, size),
-                    _ => {
-                        let failed =
-                            |source| WriteBlobError::Content { path: path.clone(), source };
-                        let reader = self.contents.open(body).map_err(failed)?;
-                        self.frame.begin(path, body);
-                        self.steps.push_front(Step::Rest(Open { path, reader }, size));
-                    }
-                }
-            }
-            Step::Rest(open, left) => return self.read(open, left),
+    fn cut(&mut self) -> Result<(), WriteBlobError> {
+        if self.plan.is_empty() {
+            return Ok(());
         }
-        Ok(Ends::Later)
-    }
-
-    /// Reads on in a file that does not end in the frame in which it begins: nobody can read only the middle of it.
-    fn read(&mut self, mut open: Open<'a>, mut left: u64) -> Result<Ends, WriteBlobError> {
-        let path = open.path;
-        let failed = |source| WriteBlobError::Content { path: path.clone(), source };
-        let changed = || Err(WriteBlobError::ContentChanged { path: path.clone() });
-        while left > 0 {
-            let room = self.frame.room();
-            if room == 0 {
-                self.steps.push_front(Step::Rest(open, left));
-                return Ok(Ends::Here);
-            }
-            let most = usize::try_from(left).unwrap_or(usize::MAX).min(room);
-            let count = self.frame.read(&mut *open.reader, most).map_err(failed)?;
-            if count == 0 {
-                return changed();
-            }
-            left -= u64::try_from(count).unwrap_or(left);
-        }
-        if frame::at_end(&mut *open.reader).map_err(failed)? { Ok(Ends::Later) } else { changed() }
+        let tar = self.tar;
+        self.tar += u64::try_from(self.plan.len()).unwrap_or(u64::MAX);
+        let frame = std::mem::replace(&mut self.plan, Plan::within(self.spare.take()));
+        let (job, unhashed, done) = Job::new(frame);
+        let Lanes { to_fill, to_hash, in_order } = &self.lanes;
+        in_order.send(Ordered { tar, done }).map_err(|_| WriteBlobError::Stopped)?;
+        to_hash.send(unhashed).map_err(|_| WriteBlobError::Stopped)?;
+        to_fill.send(job).map_err(|_| WriteBlobError::Stopped)
     }
 }

@@ -1,31 +1,55 @@
-//! Frames: cut as known bytes and gaps for files, filled, hashed and packed by one thread in memory that it has at hand.
+//! Frames: planned as headers and files, filled and compressed by any thread, in memory that is used again and again.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::sync::Arc;
 
+use crossbeam_channel::{Receiver, Sender, bounded};
 use dcbuild_model::TreePath;
 use dcbuild_tree::FileBody;
 
 use crate::compress::Compressor;
 use crate::content::ReadContent;
-use crate::desk::{Desk, Task};
 use crate::write::WriteBlobError;
 
-/// How much a frame holds at most. With its tables a compressor then works in the cache of one core.
-pub(crate) const FRAME: usize = 1 << 20;
+/// The bytes of a frame, which both the hash of the tar and the compressor read.
+pub(crate) type Plain = Arc<Vec<u8>>;
 
-/// A filled frame, which both the hash of the tar and a compressor read.
-pub(crate) type Plain<'a> = Arc<Frame<'a>>;
+/// What becomes of a frame.
+pub(crate) type Done = Result<Packed, WriteBlobError>;
 
-/// A piece of the tar: bytes that are known, and gaps between them for files that are still to be read.
+/// A frame as it goes into the blob.
+pub(crate) enum Packed {
+    /// As it is.
+    Plain(Plain),
+    /// Compressed.
+    Compressed(Vec<u8>),
+}
+
+impl Packed {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Packed::Plain(bytes) => bytes,
+            Packed::Compressed(bytes) => bytes,
+        }
+    }
+}
+
+/// What a frame will hold: bytes that are known, and files between them that are still to be read.
 #[derive(Default)]
-pub(crate) struct Frame<'a> {
-    /// Where it begins in the tar.
-    pub(crate) tar: u64,
-    /// Its bytes, and after them what was there before.
+pub(crate) struct Plan<'a> {
+    /// Memory; what is known lies at its beginning, and after that what was there before.
     memory: Vec<u8>,
+    known: usize,
+    files: Vec<Planned<'a>>,
+    begins: Vec<Begin<'a>>,
     len: usize,
-    files: Vec<Begin<'a>>,
+}
+
+struct Planned<'a> {
+    /// How many of the known bytes come before it.
+    after: usize,
+    path: &'a TreePath,
+    body: &'a FileBody,
 }
 
 /// Where in a frame a file begins, whatever frame it ends in.
@@ -33,130 +57,110 @@ pub(crate) struct Begin<'a> {
     pub(crate) at: usize,
     pub(crate) path: &'a TreePath,
     pub(crate) body: &'a FileBody,
-    /// The size of the gap that is left for it; none if its bytes were read when the frame was cut.
-    gap: Option<usize>,
 }
 
-/// A frame as it goes into the blob.
-pub(crate) struct Packed<'a> {
-    /// Where it begins in the tar.
-    pub(crate) tar: u64,
-    bytes: Bytes<'a>,
-}
-
-enum Bytes<'a> {
-    /// As they are.
-    Plain(Plain<'a>),
-    /// Compressed: so many at the beginning of memory.
-    Compressed(Vec<u8>, usize),
-}
-
-impl Packed<'_> {
-    pub(crate) fn bytes(&self) -> &[u8] {
-        match &self.bytes {
-            Bytes::Plain(plain) => plain.bytes(),
-            Bytes::Compressed(memory, len) => memory.get(..*len).unwrap_or_default(),
-        }
-    }
-}
-
-impl<'a> Frame<'a> {
-    /// An empty frame without memory, at a place in the tar.
-    pub(crate) fn at(tar: u64) -> Frame<'a> {
-        Frame { tar, ..Frame::default() }
+impl<'a> Plan<'a> {
+    /// An empty plan that keeps its known bytes in this memory.
+    pub(crate) fn within(memory: Vec<u8>) -> Plan<'a> {
+        Plan { memory, ..Plan::default() }
     }
 
-    /// Gives it memory, unless it has some.
-    pub(crate) fn within(&mut self, spare: &mut Spare) {
-        if self.memory.is_empty() {
-            self.memory = spare.take();
-        }
+    /// How long the frame will be.
+    pub(crate) fn len(&self) -> usize {
+        self.len
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.len
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        self.room(bytes.len()).copy_from_slice(bytes);
+        self.add(bytes.len());
     }
 
-    /// How much can still come into it.
-    pub(crate) fn room(&self) -> usize {
-        FRAME.saturating_sub(self.len)
-    }
-
-    pub(crate) fn bytes(&self) -> &[u8] {
-        self.memory.get(..self.len).unwrap_or_default()
-    }
-
-    /// The files that begin in it.
-    pub(crate) fn files(&self) -> &[Begin<'a>] {
-        &self.files
-    }
-
-    /// Takes as many bytes as there is room for, and says how many.
-    pub(crate) fn push(&mut self, bytes: &[u8]) -> usize {
-        let (now, _) = bytes.split_at(self.room().min(bytes.len()));
-        self.next(now.len()).copy_from_slice(now);
-        self.len += now.len();
-        now.len()
-    }
-
-    /// Says that a file begins here, whose bytes come as they are read.
+    /// Says that a file begins here.
     pub(crate) fn begin(&mut self, path: &'a TreePath, body: &'a FileBody) {
-        self.files.push(Begin { at: self.len, path, body, gap: None });
+        self.begins.push(Begin { at: self.len, path, body });
     }
 
-    /// Leaves a gap for a file of this size.
-    pub(crate) fn leave(&mut self, path: &'a TreePath, body: &'a FileBody, size: usize) {
-        self.files.push(Begin { at: self.len, path, body, gap: Some(size) });
-        self.len += size;
+    /// Puts a whole file next, to be read by whoever fills the frame; `len` is its size.
+    pub(crate) fn file(&mut self, path: &'a TreePath, body: &'a FileBody, len: usize) {
+        self.begin(path, body);
+        self.files.push(Planned { after: self.known, path, body });
+        self.len += len;
     }
 
     /// Reads the next bytes now, as many as come up to a limit, and says how many came.
     pub(crate) fn read(&mut self, from: &mut dyn Read, limit: usize) -> io::Result<usize> {
-        let count = read_up_to(from, self.next(limit))?;
-        self.len += count;
+        let count = read_up_to(from, self.room(limit))?;
+        self.add(count);
         Ok(count)
     }
 
-    fn next(&mut self, len: usize) -> &mut [u8] {
-        let end = self.len + len;
-        self.reach(end);
-        self.memory.get_mut(self.len..end).unwrap_or_default()
+    fn room(&mut self, len: usize) -> &mut [u8] {
+        let end = self.known + len;
+        grow(&mut self.memory, end);
+        self.memory.get_mut(self.known..end).unwrap_or_default()
     }
 
-    /// Makes its memory at least this long; what lies there is never cleared.
-    fn reach(&mut self, len: usize) {
-        if self.memory.len() < len {
-            self.memory.resize(len.next_power_of_two(), 0);
+    fn add(&mut self, len: usize) {
+        self.known += len;
+        self.len += len;
+    }
+
+    fn fill(
+        mut self,
+        contents: &dyn ReadContent,
+        spare: &Spare,
+    ) -> Result<Vec<u8>, WriteBlobError> {
+        if self.files.is_empty() {
+            self.memory.truncate(self.known);
+            return Ok(self.memory);
         }
-    }
-
-    /// Reads the files that it has gaps for.
-    fn fill(&mut self, contents: &dyn ReadContent) -> Result<(), WriteBlobError> {
-        self.reach(self.len);
+        let mut out = spare.take();
+        // Each file is asked for one byte more than it has.
+        grow(&mut out, self.len + 1);
+        let (mut copied, mut at) = (0, 0);
+        let mut copy = |out: &mut [u8], at: usize, up_to: usize| {
+            let known = self.memory.get(copied..up_to).unwrap_or_default();
+            copied = up_to;
+            if let Some(room) = out.get_mut(at..at + known.len()) {
+                room.copy_from_slice(known);
+            }
+            at + known.len()
+        };
         for file in &self.files {
-            let Some(gap) = file.gap else { continue };
-            let room = self.memory.get_mut(file.at..file.at + gap).unwrap_or_default();
-            read_whole(contents, file, room)?;
+            at = copy(&mut out, at, file.after);
+            at += read_file(contents, file, out.get_mut(at..).unwrap_or_default())?;
         }
-        Ok(())
+        let end = copy(&mut out, at, self.known);
+        out.truncate(end);
+        spare.keep(self.memory);
+        Ok(out)
     }
 }
 
-/// Reads a file that has the size of its gap, or it has changed.
-fn read_whole(
+/// Makes memory at least this long; what lies there is never cleared.
+fn grow(memory: &mut Vec<u8>, len: usize) {
+    if memory.len() < len {
+        memory.resize(len, 0);
+    }
+}
+
+/// Reads a whole file to the beginning of memory that has room for one byte more, and gives its size, which is the one
+/// that is expected.
+fn read_file(
     contents: &dyn ReadContent,
-    Begin { path, body, .. }: &Begin<'_>,
-    gap: &mut [u8],
-) -> Result<(), WriteBlobError> {
+    Planned { path, body, .. }: &Planned<'_>,
+    out: &mut [u8],
+) -> Result<usize, WriteBlobError> {
     let failed = |source| WriteBlobError::Content { path: (*path).clone(), source };
     let mut reader = contents.open(body).map_err(failed)?;
-    let count = read_up_to(&mut *reader, gap).map_err(failed)?;
-    if count == gap.len() && at_end(&mut *reader).map_err(failed)? {
-        return Ok(());
+    let size = usize::try_from(body.size).unwrap_or(usize::MAX);
+    let room = out.get_mut(..=size).unwrap_or_default();
+    if read_up_to(&mut *reader, room).map_err(failed)? == size {
+        return Ok(size);
     }
     Err(WriteBlobError::ContentChanged { path: (*path).clone() })
 }
@@ -185,112 +189,83 @@ pub(crate) fn at_end(reader: &mut dyn Read) -> io::Result<bool> {
     }
 }
 
-/// Memory that a thread has used, the last first: it may still lie in the cache of its core.
-#[derive(Default)]
-pub(crate) struct Spare(Vec<Vec<u8>>);
+/// A frame that somebody is to fill and compress.
+pub(crate) struct Job<'a> {
+    plan: Plan<'a>,
+    plain: Sender<Plain>,
+    done: Sender<Done>,
+}
+
+/// A frame that the hash of the tar waits for.
+pub(crate) struct Unhashed<'a> {
+    pub(crate) plain: Receiver<Plain>,
+    pub(crate) begins: Vec<Begin<'a>>,
+}
+
+impl<'a> Job<'a> {
+    /// The job, and where its plain and its packed bytes will arrive.
+    pub(crate) fn new(mut frame: Plan<'a>) -> (Job<'a>, Unhashed<'a>, Receiver<Done>) {
+        let (plain, filled) = bounded(1);
+        let (done, packed) = bounded(1);
+        let begins = std::mem::take(&mut frame.begins);
+        (Job { plan: frame, plain, done }, Unhashed { plain: filled, begins }, packed)
+    }
+}
+
+/// Fills and compresses frames until there are no more.
+pub(crate) fn work(
+    compressor: &mut Compressor,
+    contents: &dyn ReadContent,
+    jobs: &Receiver<Job<'_>>,
+    (plain, packed): (&Spare, &Spare),
+) {
+    for Job { plan, plain: filled, done } in jobs {
+        let frame = plan.fill(contents, plain).and_then(|bytes| {
+            let bytes = Arc::new(bytes);
+            // Nobody waits any more once the writing has failed.
+            filled.send(Arc::clone(&bytes)).unwrap_or_default();
+            if compressor.is_none() {
+                return Ok(Packed::Plain(bytes));
+            }
+            let mut out = packed.take();
+            compressor.frame(&bytes, &mut out).map_err(WriteBlobError::Compress)?;
+            plain.keep_last(bytes);
+            Ok(Packed::Compressed(out))
+        });
+        done.send(frame).unwrap_or_default();
+    }
+}
+
+/// Memory that was used and is at hand, so that the kernel need not clear new pages for each frame.
+pub(crate) struct Spare {
+    put: Sender<Vec<u8>>,
+    get: Receiver<Vec<u8>>,
+}
 
 impl Spare {
-    /// How much of it one thread keeps.
-    const MOST: usize = 2;
-
-    fn take(&mut self) -> Vec<u8> {
-        self.0.pop().unwrap_or_default()
+    pub(crate) fn new(most: usize) -> Spare {
+        let (put, get) = bounded(most);
+        Spare { put, get }
     }
 
-    fn keep(&mut self, memory: Vec<u8>) {
-        if self.0.len() < Spare::MOST {
-            self.0.push(memory);
-        }
+    /// Memory that was used before, if there is some, with what lies there.
+    pub(crate) fn take(&self) -> Vec<u8> {
+        self.get.try_recv().unwrap_or_default()
     }
 
-    /// Keeps the memory of a frame that nobody else reads any more.
-    fn keep_last(&mut self, plain: Plain<'_>) {
-        if let Some(frame) = Arc::into_inner(plain) {
-            self.keep(frame.memory);
+    /// Keeps memory, unless there is enough of it.
+    pub(crate) fn keep(&self, bytes: Vec<u8>) {
+        drop(self.put.try_send(bytes));
+    }
+
+    /// Keeps the memory of bytes that nobody else reads any more.
+    pub(crate) fn keep_last(&self, bytes: Plain) {
+        if let Some(bytes) = Arc::into_inner(bytes) {
+            self.keep(bytes);
         }
     }
 }
 
-/// A thread that writes a blob together with others.
-pub(crate) struct Hand<'a, 'd, W> {
-    desk: &'d Desk<'a, W>,
-    contents: &'a dyn ReadContent,
-    compressor: Compressor,
-    plain: Spare,
-    packed: Spare,
-}
-
-impl<'a, 'd, W: Write> Hand<'a, 'd, W> {
-    pub(crate) fn new(
-        desk: &'d Desk<'a, W>,
-        contents: &'a dyn ReadContent,
-        compressor: Compressor,
-    ) -> Self {
-        Hand { desk, contents, compressor, plain: Spare::default(), packed: Spare::default() }
-    }
-
-    /// Does what there is to do, until there is no more or it fails; all others then end, too.
-    pub(crate) fn run(mut self) -> Result<(), WriteBlobError> {
-        let all_end = Fails(self.desk);
-        while let Some(task) = self.desk.next() {
-            self.take(task)?;
-        }
-        std::mem::forget(all_end);
-        Ok(())
-    }
-
-    fn take(&mut self, task: Task<'a, W>) -> Result<(), WriteBlobError> {
-        match task {
-            Task::Cut(mut cutter) => {
-                if let Some(frame) = cutter.next(&mut self.plain)? {
-                    let number = self.desk.has_cut(cutter);
-                    return self.make(number, frame);
-                }
-                self.desk.is_all_cut(cutter);
-            }
-            Task::Hash(mut hash, plain) => {
-                hash.pass(&plain)?;
-                self.desk.has_hashed(hash);
-                self.plain.keep_last(plain);
-            }
-            Task::Write(mut writer, packed) => {
-                writer.write(&packed)?;
-                self.desk.has_written(writer);
-                match packed.bytes {
-                    Bytes::Plain(plain) => self.plain.keep_last(plain),
-                    Bytes::Compressed(memory, _) => self.packed.keep(memory),
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Makes of a frame what goes into the blob.
-    fn make(&mut self, number: u64, mut frame: Frame<'a>) -> Result<(), WriteBlobError> {
-        frame.fill(self.contents)?;
-        let (tar, plain) = (frame.tar, Arc::new(frame));
-        if let Some((mut hash, plain)) = self.desk.has_filled(number, Arc::clone(&plain)) {
-            hash.pass(&plain)?;
-            self.desk.has_hashed(hash);
-        }
-        if self.compressor.is_none() {
-            self.desk.has_packed(number, Packed { tar, bytes: Bytes::Plain(plain) });
-            return Ok(());
-        }
-        let mut memory = self.packed.take();
-        let packed = self.compressor.frame(plain.bytes(), &mut memory);
-        let len = packed.map_err(WriteBlobError::Compress)?;
-        self.plain.keep_last(plain);
-        self.desk.has_packed(number, Packed { tar, bytes: Bytes::Compressed(memory, len) });
-        Ok(())
-    }
-}
-
-/// Has all threads end, whether one returns early or panics.
-struct Fails<'a, 'd, W>(&'d Desk<'a, W>);
-
-impl<W> Drop for Fails<'_, '_, W> {
-    fn drop(&mut self) {
-        self.0.fail();
-    }
+pub(crate) fn len_of(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }

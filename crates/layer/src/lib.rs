@@ -10,7 +10,6 @@ pub mod collect;
 pub mod compress;
 pub mod content;
 mod cut;
-mod desk;
 mod frame;
 mod hash;
 mod header;
@@ -19,7 +18,6 @@ pub mod input;
 mod members;
 mod parse;
 pub mod read;
-mod turns;
 pub mod twin;
 pub mod write;
 

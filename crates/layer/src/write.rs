@@ -3,15 +3,16 @@
 use std::io::{self, Write};
 use std::thread;
 
+use crossbeam_channel::{Receiver, bounded};
 use dcbuild_model::{Compression, Digest, LayerBlob, LayerDigest, TreePath};
 use dcbuild_tree::Changes;
 use sha2::{Digest as _, Sha256};
 
 use crate::compress::{BlobForm, Compressor, InvalidLevel};
 use crate::content::ReadContent;
-use crate::cut::Cutter;
-use crate::desk::Desk;
-use crate::frame::{Hand, Packed};
+use crate::cut::{Cutter, Lanes};
+use crate::frame::{self, Done, Spare, len_of};
+use crate::hash;
 use crate::index::{BlobIndex, Frame};
 
 /// A blob that was written, and where its files are in it.
@@ -54,6 +55,9 @@ pub enum WriteBlobError {
     /// A frame could not be compressed.
     #[error("could not compress the layer")]
     Compress(#[source] io::Error),
+    /// The blob's writer gave up first; its own error is the one that is returned.
+    #[error("the layer is no longer wanted")]
+    Stopped,
     /// The blob could not be written.
     #[error("could not write the layer's blob")]
     Write(#[source] io::Error),
@@ -61,76 +65,94 @@ pub enum WriteBlobError {
 
 /// Writes the blob of a layer; its bytes depend on the changes, the compression and the level alone.
 ///
-/// Threads take what is to be done from one desk: the tar is cut into frames, each is filled and compressed by the
-/// thread that has it, and by one thread at a time all are hashed and written in order. This thread is one of them.
-/// Memory is that of the frames under way, and is used again.
+/// One thread lays the tar out and cuts it into frames, several fill and compress a frame each, one hashes the tar and
+/// the files in it, and this one hashes and writes what is compressed. Memory is that of the frames under way, and is
+/// used again.
 pub fn write_blob(
     changes: &Changes,
     contents: &dyn ReadContent,
     form: &BlobForm,
-    out: impl Write + Send,
+    out: impl Write,
 ) -> Result<WrittenBlob, WriteBlobError> {
     let threads = form.threads.max(1);
-    let mut compressors =
-        (0..threads).map(|_| Compressor::new(form)).collect::<Result<Vec<_>, _>>()?;
-    let own = compressors.pop();
-    let cutter = Cutter::new(changes, contents, form.compression);
-    let desk = Desk::new(cutter, BlobWriter::new(out, form.compression), 2 * threads + 2);
+    let compressors = (0..threads).map(|_| Compressor::new(form)).collect::<Result<Vec<_>, _>>()?;
+    let under_way = 2 * threads + 2;
+    let (to_fill, jobs) = bounded(threads);
+    let (to_hash, tar) = bounded(threads + 2);
+    let (in_order, compressed) = bounded(under_way);
+    let (plain, packed) = (&Spare::new(under_way), &Spare::new(under_way));
     thread::scope(|scope| {
-        let begin = |compressor| scope.spawn(|| Hand::new(&desk, contents, compressor).run());
-        let others: Vec<_> = compressors.into_iter().map(begin).collect();
-        let own = own.map(|compressor| Hand::new(&desk, contents, compressor).run());
-        own.into_iter().chain(others.into_iter().map(join)).collect::<Result<(), _>>()
-    })?;
-    let (cutter, tar, writer) = desk.finish().expect("all threads have given back what they took");
-    let diff_id = tar.finish();
-    let (files, tar_size) = cutter.finish();
-    let Written { hash, size, frames } = writer.finish()?;
-    let digest = LayerDigest(hash.unwrap_or(diff_id.0));
-    let blob = LayerBlob { digest, diff_id, size, compression: form.compression };
-    let index = BlobIndex::new(form.compression, (tar_size, size), frames, files);
-    Ok(WrittenBlob { blob, index })
+        for mut compressor in compressors {
+            let jobs = jobs.clone();
+            scope.spawn(move || frame::work(&mut compressor, contents, &jobs, (plain, packed)));
+        }
+        drop(jobs);
+        let hasher = scope.spawn(move || hash::hash_tar(&tar, plain));
+        let lanes = Lanes { to_fill, to_hash, in_order };
+        let cutter = scope.spawn(move || {
+            let cutter = Cutter::new(lanes, form.compression, plain);
+            cutter.run(changes, contents)
+        });
+        let written = write_frames(out, form.compression, compressed, (plain, packed));
+        let outcome = join(cutter);
+        let diff_id = join(hasher);
+        // Whoever only stopped because another had failed comes last.
+        let written = written?;
+        let diff_id = diff_id?;
+        let (files, tar_size) = outcome?;
+        let digest = written.hash.map_or(diff_id.0, |hash| Digest(hash.finalize().into()));
+        let blob = LayerBlob {
+            digest: LayerDigest(digest),
+            diff_id,
+            size: written.size,
+            compression: form.compression,
+        };
+        let sizes = (tar_size, written.size);
+        let index = BlobIndex::new(form.compression, sizes, written.frames, files);
+        Ok(WrittenBlob { blob, index })
+    })
 }
 
 fn join<T>(handle: thread::ScopedJoinHandle<'_, T>) -> T {
     handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Writes frames in order; a plain tar is not hashed a second time.
-pub(crate) struct BlobWriter<W> {
-    out: W,
+/// A frame on its way: where it begins in the tar, and where its compressed bytes will arrive.
+pub(crate) struct Ordered {
+    pub(crate) tar: u64,
+    pub(crate) done: Receiver<Done>,
+}
+
+struct Written {
     hash: Option<Sha256>,
     size: u64,
     frames: Vec<Frame>,
 }
 
-struct Written {
-    hash: Option<Digest>,
-    size: u64,
-    frames: Vec<Frame>,
-}
-
-impl<W: Write> BlobWriter<W> {
-    fn new(out: W, compression: Compression) -> BlobWriter<W> {
-        let hash = (compression != Compression::None).then(Sha256::new);
-        BlobWriter { out, hash, size: 0, frames: Vec::new() }
-    }
-
-    /// Writes the next frame.
-    pub(crate) fn write(&mut self, packed: &Packed<'_>) -> Result<(), WriteBlobError> {
-        let bytes = packed.bytes();
-        if let Some(hash) = &mut self.hash {
+/// Takes the frames in order; a plain tar is not hashed a second time.
+fn write_frames(
+    mut out: impl Write,
+    compression: Compression,
+    frames: Receiver<Ordered>,
+    (plain, packed): (&Spare, &Spare),
+) -> Result<Written, WriteBlobError> {
+    let hash = (compression != Compression::None).then(Sha256::new);
+    let mut written = Written { hash, size: 0, frames: Vec::new() };
+    for frame in frames {
+        let Ok(done) = frame.done.recv() else { continue };
+        let done = done?;
+        let bytes = done.bytes();
+        if let Some(hash) = &mut written.hash {
             hash.update(bytes);
         }
-        self.out.write_all(bytes).map_err(WriteBlobError::Write)?;
-        self.frames.push(Frame { tar: packed.tar, blob: self.size });
-        self.size += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        Ok(())
+        out.write_all(bytes).map_err(WriteBlobError::Write)?;
+        written.frames.push(Frame { tar: frame.tar, blob: written.size });
+        written.size += len_of(bytes);
+        match done {
+            frame::Packed::Plain(bytes) => plain.keep_last(bytes),
+            frame::Packed::Compressed(bytes) => packed.keep(bytes),
+        }
     }
-
-    fn finish(mut self) -> Result<Written, WriteBlobError> {
-        self.out.flush().map_err(WriteBlobError::Write)?;
-        let hash = self.hash.map(|hash| Digest(hash.finalize().into()));
-        Ok(Written { hash, size: self.size, frames: self.frames })
-    }
+    out.flush().map_err(WriteBlobError::Write)?;
+    Ok(written)
 }

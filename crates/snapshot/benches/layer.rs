@@ -205,11 +205,7 @@ impl Subject {
 }
 
 /// Writes the layer's blob as a worker does.
-fn pass(
-    committed: &Committed,
-    compression: Compression,
-    out: impl Write + Send,
-) -> Outcome<WrittenBlob> {
+fn pass(committed: &Committed, compression: Compression, out: impl Write) -> Outcome<WrittenBlob> {
     let contents = SnapshotContents::new([committed.snapshot.clone()]);
     let form = BlobForm { compression, level: None, threads: cores() };
     Ok(write_blob(&committed.changes, &contents, &form, out)?)

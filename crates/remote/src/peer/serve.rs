@@ -38,7 +38,7 @@ pub trait Held: Send + Sync + 'static {
     /// The bytes of a file.
     fn file(&self, layer: &LayerId, path: &TreePath) -> io::Result<Option<Box<dyn Read + Send>>>;
     /// Writes all of a layer as a tar; says whether it is here.
-    fn write(&self, layer: &LayerId, out: &mut (dyn Write + Send)) -> io::Result<bool>;
+    fn write(&self, layer: &LayerId, out: &mut dyn Write) -> io::Result<bool>;
 }
 
 /// Answers the `Peers` service from what a worker holds, to whoever has a ticket.

@@ -92,7 +92,7 @@ impl Held for Worker {
         Ok(Some(Box::new(content)))
     }
 
-    fn write(&self, _: &LayerId, out: &mut (dyn Write + Send)) -> io::Result<bool> {
+    fn write(&self, _: &LayerId, out: &mut dyn Write) -> io::Result<bool> {
         out.write_all(&self.say(&large()))?;
         Ok(self.manner != Manner::Empty)
     }

@@ -33,7 +33,7 @@ impl Held for Nothing {
         Ok(None)
     }
 
-    fn write(&self, _: &LayerId, _: &mut (dyn std::io::Write + Send)) -> std::io::Result<bool> {
+    fn write(&self, _: &LayerId, _: &mut dyn std::io::Write) -> std::io::Result<bool> {
         Ok(false)
     }
 }
