@@ -119,7 +119,7 @@ pub(crate) async fn request(
         Ok(wanted) => wanted,
         Err(error) => return Ok(Err(refused(&error, USAGE))),
     };
-    for warning in &wanted.caches.warnings {
+    for warning in wanted.warnings() {
         complain(&format!("warning: {warning}\n"));
     }
     for skipped in variables::without_effect(&app.env) {

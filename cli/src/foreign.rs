@@ -92,8 +92,8 @@ const OF_BUILDX: &[Foreign] = &[
     ("dap", DEBUGGER, NO_DEBUGGER),
     (
         "policy",
-        "dcbuild evaluates no policy in Rego",
-        "`dcbuild build --policy FILE` takes a source policy in JSON",
+        "dcbuild asks policies in builds only",
+        "`dcbuild plan --progress plain --policy log-level=debug .` shows what each sees and says, and runs nothing",
     ),
 ];
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dcbuild_model::{BuildId, UnixTime};
-use dcbuild_progress::{Status, Update, Vertex, VertexId, VertexState};
+use dcbuild_progress::{Log, Status, Stream, Update, Vertex, VertexId, VertexState, Warning};
 use dcbuild_proto::document::{self, Answer, Outcome, Question, RegistryCredentials, Submission};
 use tokio_util::sync::CancellationToken;
 
@@ -138,8 +138,17 @@ impl Build {
             }
             Err(AskError::Ended) => return Err(AskError::Ended),
         };
+        if let Some(nothing) = found.as_ref().filter(|found| found.is_nothing()) {
+            let note = format!("no credentials for {host}: {}", nothing.source);
+            self.tell(Update::Warning(Warning::of(VertexId::of(&self.definition()), &note)));
+        }
         self.confided().credentials.insert(host.into(), found.clone());
         Ok(found)
+    }
+
+    /// What reading the Dockerfile is called where it is shown.
+    pub(crate) fn definition(&self) -> String {
+        format!("[internal] load build definition from {}", self.submission.request.filename)
     }
 
     /// What an ssh agent of the client says to a message.
@@ -164,7 +173,10 @@ impl Build {
     /// The hosts that the client gave credentials for.
     pub(crate) fn credentialed(&self) -> BTreeSet<String> {
         let confided = self.confided();
-        let known = confided.credentials.iter().filter(|(_, found)| found.is_some());
+        let given = |found: &Option<RegistryCredentials>| {
+            found.as_ref().is_some_and(|found| !found.is_nothing())
+        };
+        let known = confided.credentials.iter().filter(|(_, found)| given(found));
         known.map(|(host, _)| host.clone()).collect()
     }
 
@@ -239,6 +251,15 @@ impl<'a> Shown<'a> {
             started: Some(self.started),
             completed: Some(time),
         }));
+    }
+
+    /// Shows lines of text.
+    pub(crate) fn log(&self, lines: &[String]) {
+        for line in lines {
+            let (vertex, stream) = (self.vertex.id, Stream::Stderr);
+            let bytes = format!("{line}\n").into_bytes();
+            self.build.tell(Update::Log(Log { vertex, stream, bytes, time: self.clock.now() }));
+        }
     }
 
     pub(crate) fn done(self) {

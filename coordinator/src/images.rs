@@ -30,7 +30,9 @@ impl CredentialSource for ClientCredentials {
         // A build that ended gets no credentials; the pull then fails by itself.
         let found = self.0.credentials(registry).await.ok().flatten();
         Ok(found.map(|found| {
-            let credential = if !found.identity_token.is_empty() {
+            let credential = if found.is_nothing() {
+                Credential::Nothing {}
+            } else if !found.identity_token.is_empty() {
                 Credential::Identity { token: Secret::new(found.identity_token) }
             } else if !found.registry_token.is_empty() {
                 Credential::Bearer { token: Secret::new(found.registry_token) }

@@ -83,6 +83,7 @@ fn fits(ask: &Question, reply: &Reply) -> bool {
                 Question::Pack { .. },
                 Reply::Answer(Answer::Packed { .. } | Answer::Changed { .. })
             )
+            | (Question::Policy { .. }, Reply::Answer(Answer::Policy { .. }))
             | (Question::Agent { .. }, Reply::Answer(Answer::Agent { .. }))
             | (Question::Layout { .. }, Reply::Answer(Answer::Layout { .. }))
             | (Question::Cache { .. }, Reply::Answer(Answer::Cache { .. }))

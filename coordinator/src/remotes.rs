@@ -11,6 +11,7 @@ use dcbuild_context::LocalContext;
 use dcbuild_fetch::{FetchConfig, FetchError, FetchedFile, Fetcher, Tokens};
 use dcbuild_model::remote::file_name;
 use dcbuild_model::{Added, BlobDigest, Digest, Remote, Selection, SelectionDigest};
+use dcbuild_plan::policy::Facts;
 use dcbuild_process::Clock;
 use dcbuild_remote::{SendError, Sender, Sent};
 use dcbuild_tree::Ignore;
@@ -46,11 +47,27 @@ pub(crate) enum RemoteError {
     Stopped(#[from] tokio::task::JoinError),
 }
 
+impl RemoteError {
+    /// What could help.
+    pub(crate) fn hint(&self) -> Option<&'static str> {
+        match self {
+            RemoteError::Fetch(error) => error.hint(),
+            _ => None,
+        }
+    }
+}
+
 /// Something that is here.
 struct Here {
     context: Arc<LocalContext>,
     material: Material,
     _folder: TempDir,
+}
+
+/// A fetcher, and the agent that it asks as long as both live.
+struct Ready {
+    fetcher: Fetcher,
+    _agent: Option<Served>,
 }
 
 type Slot = Arc<OnceCell<Here>>;
@@ -129,15 +146,45 @@ impl Fetching<'_> {
         fetched
     }
 
-    async fn fetch(&self, added: &Added) -> Result<Here, RemoteError> {
+    /// What a policy may want to know of something before it is taken.
+    pub(crate) async fn look(&self, added: &Added) -> Result<Facts, RemoteError> {
+        let name = format!("[internal] look at {} for the policy", added.remote);
+        let shown = Shown::start(self.build, self.clock, name);
+        let found = self.look_now(added).await;
+        match &found {
+            Ok(_) => shown.done(),
+            Err(error) => shown.failed(chain(error)),
+        }
+        found
+    }
+
+    async fn look_now(&self, added: &Added) -> Result<Facts, RemoteError> {
+        let Ready { fetcher, _agent } = self.ready(&added.remote)?;
+        let folder = tempfile::Builder::new().prefix("dcbuild-").tempdir();
+        let folder = folder.map_err(RemoteError::Folder)?;
+        Ok(match &added.remote {
+            Remote::Git(source) => Facts::Git(fetcher.describe(source, folder.path()).await?),
+            Remote::Http(url) => {
+                let got = fetcher.file(url, &folder.path().join("file")).await?;
+                Facts::File { digest: got.digest.to_string() }
+            }
+        })
+    }
+
+    /// A fetcher with the credentials of the build.
+    fn ready(&self, remote: &Remote) -> Result<Ready, RemoteError> {
         let mut config = self.config.clone();
         config.tokens = self.tokens();
-        let agent = self.agent(&added.remote).map_err(RemoteError::Agent)?;
+        let agent = self.agent(remote).map_err(RemoteError::Agent)?;
         if let Some(agent) = &agent {
             config.env.retain(|(name, _)| name != SSH_AUTH_SOCK);
             config.env.push((SSH_AUTH_SOCK.into(), agent.socket().into_os_string()));
         }
-        let fetcher = Fetcher::new(config)?;
+        Ok(Ready { fetcher: Fetcher::new(config)?, _agent: agent })
+    }
+
+    async fn fetch(&self, added: &Added) -> Result<Here, RemoteError> {
+        let Ready { fetcher, _agent } = self.ready(&added.remote)?;
         let folder = tempfile::Builder::new().prefix("dcbuild-").tempdir();
         let folder = folder.map_err(RemoteError::Folder)?;
         let address = added.remote.to_string();

@@ -1,5 +1,7 @@
 //! The documents that travel inside messages, and are stored as they travelled: JSON, unknown fields refused.
 
+mod credentials;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use dcbuild_attest::{Material, Mode, Provenance, ProvenanceSpec, Storage};
@@ -8,8 +10,11 @@ use dcbuild_model::{
     LayerDigest, LayerId, LayerRef, ManifestDigest, Platform, Scope, Selection, SelectionDigest,
     StepIndex, UnixTime,
 };
+use dcbuild_plan::policy::{PolicyAsk, Verdict};
 use dcbuild_plan::{Call, ImageTemplate, Report, Request, Step};
 use serde::{Deserialize, Serialize};
+
+pub use credentials::RegistryCredentials;
 
 /// A build as a client submits it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -399,6 +404,11 @@ pub enum Question {
         /// The message, as hex digits.
         message: String,
     },
+    /// What do the client's policies say of a source?
+    Policy {
+        /// The source.
+        about: Box<PolicyAsk>,
+    },
 }
 
 /// A client's answer.
@@ -439,6 +449,13 @@ pub enum Answer {
     Agent {
         /// What it said, as hex digits.
         message: String,
+    },
+    /// Policies were asked.
+    Policy {
+        /// What they say.
+        verdict: Verdict,
+        /// What there is to show of how they came to it.
+        log: Vec<String>,
     },
     /// A file is not what it was when it was hashed; what is asked from now on is answered from what is there now.
     Changed {
@@ -551,30 +568,6 @@ pub struct Lease {
     /// Which results of its build the store keeps; versions of cache mounts go there with all of them alone.
     #[serde(default)]
     pub upload: Upload,
-}
-
-/// Credentials of a registry.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RegistryCredentials {
-    /// The user.
-    pub username: String,
-    /// The password.
-    pub password: String,
-    /// The identity token; empty if there is none.
-    pub identity_token: String,
-    /// A token that the registry takes as it is; empty if there is none.
-    #[serde(default)]
-    pub registry_token: String,
-    /// Where they come from, for people.
-    #[serde(default)]
-    pub source: String,
-}
-
-impl std::fmt::Debug for RegistryCredentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("RegistryCredentials(..)")
-    }
 }
 
 /// What a lease is for.

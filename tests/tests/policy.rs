@@ -157,15 +157,6 @@ fn a_policy_that_cannot_be_followed_stops_the_build() {
     assert!(done.stderr.contains("could not read the source policy"), "{}", done.stderr);
     let said = refused(&story, &[rule("FORBID", "*")]);
     assert!(said.contains("policy.json is no source policy: unknown variant `FORBID`"), "{said}");
-    // Docker would ask it.
-    story.write("Dockerfile.rego", "package docker\ndefault allow = false\n");
-    let done = story.try_build(&[]).failed();
-    assert!(
-        done.stderr.contains("Dockerfile.rego' is in Rego, and is not evaluated"),
-        "{}",
-        done.stderr
-    );
-    story.try_build(&["--policy", "disabled=true"]).well();
 }
 
 #[test]

@@ -215,7 +215,9 @@ fn make_folder(path: &Path) -> Result<(), WorkerError> {
 /// Credentials that came with a lease, as those who use them know them.
 fn login(given: &RegistryCredentials) -> Login {
     let secret = |text: &String| Secret::new(text.clone());
-    let credential = if !given.identity_token.is_empty() {
+    let credential = if given.is_nothing() {
+        Credential::Nothing {}
+    } else if !given.identity_token.is_empty() {
         Credential::Identity { token: secret(&given.identity_token) }
     } else if !given.registry_token.is_empty() {
         Credential::Bearer { token: secret(&given.registry_token) }

@@ -12,7 +12,7 @@ const LINES: &[(&str, &[&str])] = &[
         "effects",
         &[
             "proto", "store", "registry", "sandbox", "snapshot", "layer", "parcel", "context",
-            "process", "fetch", "agent",
+            "process", "fetch", "agent", "rego",
         ],
     ),
     ("joined effects", &["remote", "s3", "redis"]),

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 const LINES_MAX: usize = 800;
 
 /// How many packages of others the lock file may hold; more need an argument. S3 by the makers' own client takes about sixty, and a
-/// server of S3 for the tests as many again.
-const LOCKED_MAX: usize = 410;
+/// server of S3 for the tests as many again. Policies in Rego take six.
+const LOCKED_MAX: usize = 416;
 
 const GENERATED: &str = "proto/src/generated";
 

@@ -56,6 +56,8 @@ const FLAGS: &[&str] = &[
     "--platform local",
     "--policy filename=p.json,strict=true",
     "--policy filename=p.rego",
+    "--policy reset=true,filename=cwd://p.rego,strict=true,log-level=debug",
+    "--policy disabled=true",
     "--progress auto",
     "--progress none",
     "--progress plain",
@@ -144,10 +146,6 @@ fn every_flag_of_docker_is_understood_or_refused_by_its_name() {
         --output type=local,dest=out,mode=delete
         error: --output 'type=local,dest=out,mode=delete' is not supported
         hint: empty the folder yourself before the build, and write mode=copy
-
-        --policy filename=p.rego
-        error: --policy 'filename=p.rego' is not supported
-        hint: dcbuild runs no Rego: write the rules as a source policy of BuildKit, in JSON
 
         --resource memory=2g
         error: --resource 'memory=2g' is not supported

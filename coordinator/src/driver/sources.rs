@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use dcbuild_model::{Added, Fault, Platform, Selection, SelectionDigest, limits};
+use dcbuild_plan::policy::{Facts, PolicyAsk, Verdict};
 use dcbuild_plan::{
-    Call, Called, ImageAnswer, Need, Plan, PlanError, Planned, Report, Request, Sources, call, plan,
+    Call, Called, ImageAnswer, Need, Plan, PlanError, Planned, Report, Request, Sources,
+    Unresolved, call, plan,
 };
 use dcbuild_progress::{Update, VertexId, Warning};
 use dcbuild_proto::document::{Answer, Failed, Question};
@@ -14,9 +16,10 @@ use super::{Driver, LOOKUPS_MAX, Stop, failed};
 use crate::build::{AskError, Shown};
 use crate::images::Images;
 use crate::questions::Reply;
+use crate::remotes::RemoteError;
 
 /// What a selection of a context sees, or why nothing.
-type Found = ((String, Selection), Result<SelectionDigest, String>);
+type Found = ((String, Selection), Result<SelectionDigest, Unresolved>);
 
 /// What one round comes to.
 pub(super) enum Round<T> {
@@ -71,9 +74,7 @@ impl Driver {
         ask: impl Fn(&Request, &Sources) -> Result<Round<T>, PlanError> + Copy + Send + 'static,
     ) -> Result<(T, VertexId, Arc<Sources>), Stop> {
         let clock = &*self.parts.clock;
-        let filename = &self.build.submission.request.filename;
-        let name = format!("[internal] load build definition from {filename}");
-        let shown = Shown::start(&self.build, clock, name);
+        let shown = Shown::start(&self.build, clock, self.build.definition());
         let vertex = shown.id();
         let sources = Arc::new(Sources::default());
         let first = self.first(ask, &sources).await;
@@ -136,6 +137,7 @@ impl Driver {
             self.parts.registries.clone(),
         );
         let (mut references, mut selections, mut fetched) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut asks, mut remotes) = (Vec::new(), Vec::new());
         for need in needs {
             match need {
                 Need::Image { reference, platform } => references.push((reference, platform)),
@@ -143,6 +145,8 @@ impl Driver {
                     fetched.push((context, selection));
                 }
                 Need::Selection { context, selection } => selections.push((context, selection)),
+                Need::Verdict(ask) => asks.push(*ask),
+                Need::Remote(added) => remotes.push(*added),
             }
         }
         let lookups = references.into_iter().map(|(reference, platform)| async {
@@ -150,11 +154,18 @@ impl Driver {
             ((reference, platform), answer)
         });
         let images = futures::stream::iter(lookups).buffer_unordered(LOOKUPS_MAX).collect();
-        let (images, selections, fetched): (Vec<_>, _, _) =
-            tokio::join!(images, self.selections(selections), self.fetched(fetched));
+        let (images, selections, fetched, verdicts, remotes): (Vec<_>, _, _, _, _) = tokio::join!(
+            images,
+            self.selections(selections),
+            self.fetched(fetched),
+            self.verdicts(asks),
+            self.remotes(remotes)
+        );
         sources.images.extend(images);
         sources.selections.extend(selections?);
         sources.selections.extend(fetched?);
+        sources.verdicts.extend(verdicts?);
+        sources.remotes.extend(remotes?);
         if self.build.over.is_cancelled() {
             return Err(Stop::Ended);
         }
@@ -187,7 +198,53 @@ impl Driver {
         let fetching = self.parts.fetching(&self.build);
         let lookups = asked.into_iter().map(|(context, selection)| async {
             let answer = fetching.select(&context, &selection).await;
-            ((context, selection), answer.map_err(|error| crate::images::chain(&error)))
+            ((context, selection), answer.map_err(|error| unresolved(&error)))
+        });
+        Ok(futures::stream::iter(lookups).buffer_unordered(LOOKUPS_MAX).collect().await)
+    }
+
+    /// Asks the client's policies.
+    async fn verdicts(&self, asked: Vec<PolicyAsk>) -> Result<Vec<(PolicyAsk, Verdict)>, Stop> {
+        let lookups = asked.into_iter().map(|ask| async {
+            let of = ask.platform.as_ref().map(|it| format!(" ({it})")).unwrap_or_default();
+            let name = format!("[internal] check policy for {}{of}", ask.identifier);
+            let shown = Shown::start(&self.build, &*self.parts.clock, name);
+            let question = Question::Policy { about: Box::new(ask.clone()) };
+            let failed = |message: String| Verdict::Failed { message, hint: None };
+            let verdict = match self.build.ask(question).await {
+                Ok(Reply::Answer(Answer::Policy { verdict, log })) => {
+                    shown.log(&log);
+                    verdict
+                }
+                Ok(_) => failed("the client gave another answer".into()),
+                Err(AskError::Ended) => return Err(Stop::Ended),
+                Err(error) => failed(error.to_string()),
+            };
+            match &verdict {
+                Verdict::Allowed {} | Verdict::Pinned { .. } | Verdict::Open {} => shown.done(),
+                Verdict::Denied { policy, .. } => shown.failed(format!("{policy} denies it")),
+                Verdict::Failed { message, .. } => shown.failed(message.clone()),
+            }
+            Ok((ask, verdict))
+        });
+        let found: Vec<Result<_, Stop>> =
+            futures::stream::iter(lookups).buffer_unordered(LOOKUPS_MAX).collect().await;
+        found.into_iter().collect()
+    }
+
+    /// Looks at what ADDs take from elsewhere, for a policy that wants to know.
+    async fn remotes(
+        &self,
+        asked: Vec<Added>,
+    ) -> Result<Vec<(Added, Result<Facts, Unresolved>)>, Stop> {
+        if asked.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.build.met().await?;
+        let fetching = self.parts.fetching(&self.build);
+        let lookups = asked.into_iter().map(|added| async {
+            let found = fetching.look(&added).await;
+            (added, found.map_err(|error| unresolved(&error)))
         });
         Ok(futures::stream::iter(lookups).buffer_unordered(LOOKUPS_MAX).collect().await)
     }
@@ -204,19 +261,23 @@ impl Driver {
                 Ok(Reply::Answer(Answer::Selection { digest })) => Ok(digest),
                 Ok(_) => Err("the client gave another answer".into()),
                 Err(AskError::Ended) => return Err(Stop::Ended),
-                Err(error) => Err(error.to_string()),
+                Err(error) => Err(error.to_string().into()),
             };
             Ok(((context, selection), answer))
         });
-        let found: Vec<Result<_, Stop>> =
+        let found: Vec<Result<Found, Stop>> =
             futures::stream::iter(lookups).buffer_unordered(LOOKUPS_MAX).collect().await;
-        let found: Vec<_> = found.into_iter().collect::<Result<_, _>>()?;
+        let found: Vec<Found> = found.into_iter().collect::<Result<_, _>>()?;
         match found.iter().find_map(|(_, answer)| answer.as_ref().err()) {
-            Some(error) => shown.failed(error.clone()),
+            Some(error) => shown.failed(error.reason.clone()),
             None => shown.done(),
         }
         Ok(found)
     }
+}
+
+fn unresolved(error: &RemoteError) -> Unresolved {
+    Unresolved { reason: crate::images::chain(error), hint: error.hint().map(str::to_owned) }
 }
 
 /// Asks on a thread that may take its time.

@@ -59,7 +59,8 @@ impl Driver {
     async fn known_plan(&self, sources: Arc<Sources>) -> Result<Option<Box<Plan>>, Stop> {
         let fetched = |need: &Need| match need {
             Need::Selection { context, .. } => Added::is_context(context),
-            Need::Image { .. } => false,
+            Need::Remote(_) => true,
+            Need::Image { .. } | Need::Verdict(_) => false,
         };
         let ask = move |request: &Request, sources: &Sources| {
             Ok(match plan(request, sources)? {

@@ -28,6 +28,9 @@ fn sources(request: &Request) -> Plan {
             Planned::Lacks(needs) => {
                 for need in needs {
                     match need {
+                        Need::Verdict(_) | Need::Remote(_) => {
+                            panic!("there is no policy of a client")
+                        }
                         Need::Image { reference, platform } => {
                             let found = Ok(image(&platform));
                             sources.images.insert((reference, platform), found);

@@ -391,10 +391,7 @@ impl Attendance {
                     registry_token: text(&found.registry_token)?,
                     source: found.source.clone(),
                 };
-                let some = !credentials.username.is_empty()
-                    || !credentials.password.is_empty()
-                    || !credentials.identity_token.is_empty()
-                    || !credentials.registry_token.is_empty();
+                let some = !credentials.is_nothing() || !credentials.source.is_empty();
                 (found.question, Reply::Credentials(some.then_some(credentials)))
             }
             Some(Message::Attach(_)) => {

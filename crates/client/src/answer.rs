@@ -10,11 +10,13 @@ use dcbuild_carry::{Found, PlaceError};
 use dcbuild_context::{LocalContext, LocalContexts, LocalError};
 use dcbuild_model::{BlobDigest, BuildId, ManifestDigest, ParsePlatformError, Platform, Selection};
 use dcbuild_oci::LayoutRef;
+use dcbuild_plan::policy::PolicyAsk;
 use dcbuild_proto::document::{self, Answer, Question, RegistryCredentials};
 use dcbuild_registry::{
-    Credential, CredentialSource as _, DockerConfig, ImageSource as _, LayoutOpenError, Login,
-    OciLayout, PullError, Secret,
+    Credential, CredentialError, CredentialSource as _, DockerConfig, ImageSource as _,
+    LayoutOpenError, Login, OciLayout, PullError, Secret,
 };
+use dcbuild_rego::{Judgement, Policies};
 use dcbuild_remote::{SendError, Sender, Sent};
 use dcbuild_store::{BlobStore, LayerIndex, StoreError, stream_of};
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -28,6 +30,10 @@ use crate::rpc::Reply;
 enum AnswerError {
     #[error("the build has no context '{name}'")]
     NoContext { name: String },
+    #[error(
+        "this client has not the policies of the build: ask the one that submitted it to attach"
+    )]
+    NoPolicies,
     #[error("the build has no ssh agent '{id}'")]
     NoAgent { id: String },
     #[error(transparent)]
@@ -63,6 +69,8 @@ pub(crate) struct Sources {
     pub(crate) agents: BTreeMap<String, Agent>,
     /// The caches at other places.
     pub(crate) caches: Arc<Caches>,
+    /// The policies that only this client can ask.
+    pub(crate) rego: Option<Arc<Policies>>,
     /// The folder of docker's `config.json`.
     pub(crate) docker_config: Option<PathBuf>,
 }
@@ -77,6 +85,7 @@ impl Sources {
             Question::CacheBlob { source, blob } => self.cache_blob(source, blob).await,
             Question::Agent { id, message } => self.agent(&id, &message).await,
             Question::Selection { context, selection } => self.select(&context, selection).await,
+            Question::Policy { about } => self.policy(*about).await,
             Question::Pack { context, selection } => self.pack(&context, selection).await,
             Question::Layout { context, platform } => {
                 self.layout(&context, &platform).await.map(|manifest| Answer::Layout { manifest })
@@ -96,6 +105,12 @@ impl Sources {
         let message = document::from_hex(message).unwrap_or_default();
         let said = agent.ask(&message).await?;
         Ok(Answer::Agent { message: document::to_hex(&said) })
+    }
+
+    async fn policy(&self, ask: PolicyAsk) -> Result<Answer, AnswerError> {
+        let policies = self.rego.clone().ok_or(AnswerError::NoPolicies)?;
+        let Judgement { verdict, log } = spawn_blocking(move || policies.judge(&ask)).await?;
+        Ok(Answer::Policy { verdict, log })
     }
 
     async fn select(&self, name: &str, selection: Selection) -> Result<Answer, AnswerError> {
@@ -177,11 +192,13 @@ impl Sources {
         Ok(manifest)
     }
 
-    /// Docker's credentials of a registry; what fails on the way counts as none, for most images need none.
+    /// Docker's credentials of a registry; what fails on the way counts as none, for most images need none, and why is
+    /// said with the warnings and where the registry then refuses.
     async fn credentials(&self, host: &str) -> RegistryCredentials {
         let none = RegistryCredentials::default();
         let Some(folder) = &self.docker_config else { return none };
-        let found = match DockerConfig::load(&folder.join("config.json")).await {
+        let file = folder.join("config.json");
+        let found = match DockerConfig::load(&file).await {
             Ok(config) => config.credential(host).await,
             Err(error) => Err(error),
         };
@@ -189,8 +206,21 @@ impl Sources {
             Ok(Some(login)) => credentials_of(login),
             Ok(None) => none,
             Err(error) => {
-                tracing::warn!(host, error = chain(&error), "no credentials");
-                none
+                let file = file.display();
+                let way = match &error {
+                    CredentialError::Helper { program, .. } => {
+                        format!("; install {program}, or take it out of {file}")
+                    }
+                    CredentialError::HelperName { .. }
+                    | CredentialError::HelperTime { .. }
+                    | CredentialError::HelperFailed { .. } => {
+                        format!("; mend it, or take it out of {file}")
+                    }
+                    CredentialError::Read { .. }
+                    | CredentialError::Parse { .. }
+                    | CredentialError::Entry { .. } => String::new(),
+                };
+                RegistryCredentials { source: format!("{}{way}", chain(&error)), ..none }
             }
         }
     }
@@ -208,6 +238,7 @@ fn credentials_of(login: Login) -> RegistryCredentials {
             RegistryCredentials { identity_token: text(token), ..none }
         }
         Credential::Bearer { token } => RegistryCredentials { registry_token: text(token), ..none },
+        Credential::Nothing {} => none,
     }
 }
 

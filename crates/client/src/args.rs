@@ -128,10 +128,11 @@ pub struct BuildFlags {
     /// Not supported yet: limits of a RUN; `build.step_memory` of the configuration has one
     #[arg(long = "resource", value_name = "SPEC", help_heading = "What a RUN sees")]
     pub resources: Vec<String>,
-    /// A source policy of `BuildKit`, in JSON: which images, URLs and repositories a build may take, and what it takes in
-    /// their place; also `EXPERIMENTAL_BUILDKIT_SOURCE_POLICY` of the environment. `disabled=true` leaves a policy in Rego
-    /// beside the Dockerfile alone, which is refused else
-    #[arg(long = "policy", value_name = "FILE", help_heading = "What may be reused")]
+    /// A policy of what a build may take: `filename=FILE` in Rego (`.rego`), or in JSON as `BuildKit` reads it and
+    /// `EXPERIMENTAL_BUILDKIT_SOURCE_POLICY` names it. `Dockerfile.rego` beside the Dockerfile is asked by itself:
+    /// `reset=true` asks only the named ones, `disabled=true` none in Rego, `strict=true` refuses a build without any;
+    /// `log-level=debug` shows what they see
+    #[arg(long = "policy", value_name = "[filename=]FILE", help_heading = "What may be reused")]
     pub policies: Vec<String>,
     /// The control group below which each RUN has its own: a path, or a slice of systemd's; a cluster must grant it
     #[arg(long, value_name = "CGROUP", help_heading = "What a RUN sees")]

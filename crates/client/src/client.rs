@@ -18,6 +18,7 @@ use dcbuild_process::{Clock, Env, Hint, SystemClock, new_bits};
 use dcbuild_progress::Mode;
 use dcbuild_proto::cache::{CacheAsk, CacheTold};
 use dcbuild_proto::document::{Aim, Origin, Outcome, Submission};
+use dcbuild_rego::Policies;
 use dcbuild_remote::RemoteStore;
 use dcbuild_store::{BlobStore, LayerIndex};
 use tokio_util::sync::CancellationToken;
@@ -91,6 +92,8 @@ pub struct BuildRequest {
     pub secrets: BTreeMap<String, Vec<u8>>,
     /// The ssh agents, by id.
     pub agents: BTreeMap<String, Agent>,
+    /// The policies that only this client can ask.
+    pub rego: Option<Arc<Policies>>,
     /// The caches at other places.
     pub caches: Arc<Caches>,
     /// What the client does with each output, in the order of the submission.
@@ -117,8 +120,18 @@ impl BuildRequest {
         prepared: Prepared,
         handover: Handover,
     ) -> BuildRequest {
-        let Prepared { found, contexts, layouts, secrets, agents, fetched, vcs, kept, warnings: _ } =
-            prepared;
+        let Prepared {
+            found,
+            contexts,
+            layouts,
+            secrets,
+            agents,
+            rego,
+            fetched,
+            vcs,
+            kept,
+            warnings: _,
+        } = prepared;
         let mut submission = wanted.submission(found, handover);
         submission.origin = Origin { fetched, vcs, ..submission.origin };
         let builds = submission.aim == (Aim::Build {});
@@ -129,6 +142,7 @@ impl BuildRequest {
             layouts,
             secrets,
             agents,
+            rego,
             caches: Arc::new(Caches::default()),
             outputs: wanted.client_outputs(),
             mode: wanted.mode,
@@ -272,6 +286,7 @@ impl Client {
         self.submit(request.id, &request.submission).await?;
         let layouts = request.layouts.clone();
         let mut sources = self.sources(request.id, layouts, request.agents.clone());
+        sources.rego.clone_from(&request.rego);
         sources.caches = request.caches.clone();
         let sources = Arc::new(sources);
         let secrets = request.secrets.clone();
@@ -339,6 +354,7 @@ impl Client {
             blobs: self.blobs.clone(),
             layers: self.layers.clone(),
             caches: Arc::default(),
+            rego: None,
             docker_config: self.config.docker_config.clone(),
         }
     }

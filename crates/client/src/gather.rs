@@ -13,7 +13,7 @@ use dcbuild_layer::{ArchiveKind, as_tar, detect};
 use dcbuild_model::remote::file_name;
 use dcbuild_model::{Added, Digest, Fault, GitSource, Remote, limits};
 use dcbuild_plan::SourcePolicy;
-use dcbuild_plan::policy::Engine;
+use dcbuild_plan::policy::{Engine, Facts};
 use dcbuild_process::{Env, Hint};
 use tempfile::TempDir;
 
@@ -185,6 +185,8 @@ pub struct Gathered {
     pub policies: Vec<SourcePolicy>,
     /// What was fetched, by the name of the context that it became; `dockerfile` is the Dockerfile alone.
     pub fetched: BTreeMap<String, Material>,
+    /// The same, as policies that lie in it are asked about it.
+    pub(crate) taken: Vec<(Added, Facts)>,
     /// Lives as long as the build.
     pub(crate) kept: Vec<TempDir>,
 }
@@ -395,6 +397,8 @@ impl Gathering<'_> {
             return Err(GatherError::Checksum { url: shown, wanted, found });
         }
         let digest = found.to_string();
+        let added = Added { remote: Remote::Http(url.to_owned()), checksum };
+        self.done.taken.push((added, Facts::File { digest: digest.clone() }));
         let material = Material::new(shown, "sha256", digest.trim_start_matches("sha256:"));
         self.done.fetched.insert(name.to_owned(), material);
         Ok(())
@@ -410,6 +414,8 @@ impl Gathering<'_> {
         let folder = self.folder()?;
         let found = self.fetcher()?.repository(source, &folder).await?;
         let material = Material::of_commit(address, &found.commit);
+        let added = Added { remote: Remote::Git(source.clone()), checksum: None };
+        self.done.taken.push((added, Facts::Git(found.facts)));
         self.done.fetched.insert(name.to_owned(), material);
         Ok(found.folder)
     }

@@ -38,7 +38,7 @@ pub use flag_error::FlagError;
 pub use gather::{GatherError, Gathered, environment, gather};
 pub use output::{ClientOutput, Dest, Output};
 pub use parse::{NamedContext, SecretSource};
-pub use policy::{PolicyFlags, PolicyRefusal};
+pub use policy::{PolicyFlags, PolicyRefusal, RegoReach};
 pub use prepare::{Found, Place, PrepareError, Prepared, prepare};
 pub use rpc::{ListedBuild, ListedImage, ListedWorker, RpcError};
 pub use show::{Console, Screen};

@@ -13,10 +13,12 @@ use dcbuild_model::{Fault, TreePath, UnixTime};
 use dcbuild_oci::LayoutRef;
 use dcbuild_plan::SourcePolicy;
 use dcbuild_process::{Env, Hint, Proxies, ProxiesError};
+use dcbuild_rego::Policies;
 use dcbuild_tree::{Ignore, IgnoreError};
 
 use crate::gather::Gathered;
 use crate::parse::{NamedContext, SecretSource};
+use crate::policy::{self, PolicyRefusal};
 use crate::vcs;
 use crate::wanted::{DockerfilePlace, MainContext, Wanted};
 
@@ -60,12 +62,9 @@ pub enum PrepareError {
     /// Docker's configuration could not be read.
     #[error(transparent)]
     Proxies(#[from] ProxiesError),
-    /// A policy that nobody evaluates here lies beside the Dockerfile.
-    #[error("the policy '{}' is in Rego, and is not evaluated", path.display())]
-    Rego {
-        /// The policy.
-        path: PathBuf,
-    },
+    /// A policy cannot be asked, or refuses something.
+    #[error(transparent)]
+    Policy(#[from] PolicyRefusal),
     /// No folder could be made.
     #[error("could not make a temporary folder")]
     Temporary(#[source] std::io::Error),
@@ -86,9 +85,7 @@ impl Hint for PrepareError {
         let hint = match self {
             PrepareError::Find(error) => error.hint()?,
             PrepareError::Open(error) => error.hint()?,
-            PrepareError::Rego { .. } => {
-                "write its rules as a source policy in JSON and name it with --policy; or build without it: --policy disabled=true"
-            }
+            PrepareError::Policy(error) => return error.hint(),
             PrepareError::LargeSecret { .. } => "give the secret itself, not a file that holds it",
             _ => return None,
         };
@@ -120,6 +117,8 @@ pub struct Found {
     pub proxies: Proxies,
     /// Source policies.
     pub policies: Vec<SourcePolicy>,
+    /// Whether there are policies that this client is asked about.
+    pub asks: bool,
     /// The ignore file of the build's own context, as far as it counts.
     pub ignore: String,
     /// Labels of the image that come of the repository that the context's folder belongs to.
@@ -139,6 +138,8 @@ pub struct Prepared {
     pub secrets: BTreeMap<String, Vec<u8>>,
     /// The ssh agents, by id.
     pub agents: BTreeMap<String, Agent>,
+    /// Policies that nobody but this client can ask.
+    pub rego: Option<Arc<Policies>>,
     /// What was fetched, by the name of the context that it became.
     pub fetched: BTreeMap<String, Material>,
     /// The repository that the context's folder belongs to, where provenance is to say it.
@@ -155,7 +156,7 @@ pub fn prepare(
     gathered: Gathered,
     place: Place<'_>,
 ) -> Result<Prepared, PrepareError> {
-    let Gathered { root, dockerfile, named, agents, policies, fetched: materials, mut kept } =
+    let Gathered { root, dockerfile, named, agents, policies, fetched: materials, taken, mut kept } =
         gathered;
     let fetched = root.is_some();
     // The hashes of a folder that is gone with the build are of no use to the next one.
@@ -167,13 +168,17 @@ pub fn prepare(
     };
     let main = Context::open(&root, 0)?;
     let said = asked_of_git(wanted, &root, place);
-    let (dockerfile, filename, ignore) = if let Some(loose) = dockerfile {
-        (loose.text, loose.name, ignore_of(&main)?)
+    let Text { dockerfile, filename, path, ignore } = if let Some(loose) = dockerfile {
+        let ignore = ignore_of(&main)?;
+        Text { dockerfile: loose.text, filename: loose.name, path: None, ignore }
     } else {
         // A file in a context that was fetched is named from its top.
         let working = if fetched { main.root() } else { place.working };
         read_dockerfile(wanted, &main, working)?
     };
+    let beside =
+        policy::Beside { context: main.root(), dockerfile: path.as_deref(), filename: &filename };
+    let rego = policy::rego(wanted, place, beside, &taken)?;
     // As BuildKit: an ignore file says what is not sent, and of what was fetched everything is there already.
     let ignore = if fetched { IgnoreFile::default() } else { ignore };
     let local = LocalContext::new(main, ignore.rules, cache(fetched), place.now);
@@ -208,6 +213,7 @@ pub fn prepare(
             filename,
             proxies: Proxies::load(place.env)?,
             policies,
+            asks: rego.is_some(),
             ignore: ignore.text,
             labels: said.labels,
         },
@@ -215,6 +221,7 @@ pub fn prepare(
         layouts,
         secrets: read_secrets(&wanted.secrets, place)?,
         agents,
+        rego: rego.map(Arc::new),
         fetched: materials,
         vcs: said.info,
         warnings: said.warning.into_iter().collect(),
@@ -232,6 +239,16 @@ fn asked_of_git(wanted: &Wanted, root: &Path, place: Place<'_>) -> vcs::Said {
     };
     let built = vcs::Built { folder: root, dockerfile: dockerfile.as_deref() };
     vcs::of(built, wanted.asks_git(), place.env)
+}
+
+/// A Dockerfile's text, and what goes with it.
+struct Text {
+    dockerfile: String,
+    /// Its name, for messages.
+    filename: String,
+    /// Where it lies; none if it is no file of a folder.
+    path: Option<PathBuf>,
+    ignore: IgnoreFile,
 }
 
 /// An ignore file, and what it says.
@@ -253,13 +270,12 @@ fn read_dockerfile(
     wanted: &Wanted,
     context: &Context,
     working: &Path,
-) -> Result<(String, String, IgnoreFile), PrepareError> {
+) -> Result<Text, PrepareError> {
     let file = match &wanted.dockerfile {
         DockerfilePlace::File(file) => Some(file.as_path()),
         DockerfilePlace::Usual | DockerfilePlace::Stdin | DockerfilePlace::Url(_) => None,
     };
     let found = find(Origins { context, file, working })?;
-    refuse_rego(wanted, &working.join(&found.dockerfile.path))?;
     let ignore = match found.ignore {
         Some(source) => IgnoreFile::parse(&source.path, &source.bytes)?,
         None => IgnoreFile::default(),
@@ -267,19 +283,9 @@ fn read_dockerfile(
     let usual = found.dockerfile.path.file_name().unwrap_or_default().to_string_lossy();
     let filename =
         file.map_or_else(|| usual.clone().into_owned(), |file| file.display().to_string());
-    let text = String::from_utf8_lossy(&found.dockerfile.bytes).into_owned();
-    Ok((text, filename, ignore))
-}
-
-/// Docker asks a policy in Rego that lies beside the Dockerfile: to build as if it were not there would be to pass it by.
-fn refuse_rego(wanted: &Wanted, dockerfile: &Path) -> Result<(), PrepareError> {
-    let mut path = dockerfile.as_os_str().to_owned();
-    path.push(".rego");
-    let path = PathBuf::from(path);
-    if wanted.policies.rego_is_off || !path.exists() {
-        return Ok(());
-    }
-    Err(PrepareError::Rego { path })
+    let dockerfile = String::from_utf8_lossy(&found.dockerfile.bytes).into_owned();
+    let path = Some(working.join(&found.dockerfile.path));
+    Ok(Text { dockerfile, filename, path, ignore })
 }
 
 /// The ignore file of a folder that has no Dockerfile of this build.

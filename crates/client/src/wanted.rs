@@ -78,7 +78,9 @@ pub struct Wanted {
     /// A build, or what is asked of the Dockerfile instead.
     pub method: Method,
     /// The request, all but the Dockerfile and the proxies.
-    request: Request,
+    pub(crate) request: Request,
+    /// What was asked for and goes nowhere.
+    idle: Vec<String>,
     title: String,
     /// How much provenance the metadata file is to have.
     told: Option<dcbuild_attest::Mode>,
@@ -138,6 +140,7 @@ impl Wanted {
         variables::refuse_unchecked(env, scanner)?;
         let request =
             Request { scan: attesting.sbom.as_ref().map(|(scan, _)| scan.clone()), ..request };
+        let annotated = !annotations.is_empty();
         let naming = Naming { names, annotations, index: request.is_index(), attesting };
         let mut outputs = output::outputs(&flags.outputs, shorthands, &naming)?;
         let caches = CacheFlags::read(&flags.cache_from, &flags.cache_to, env)?;
@@ -147,7 +150,9 @@ impl Wanted {
         }
         let method = call::method(flags.call.as_deref().or(flags.print.as_deref()), flags.check)?;
         agree(flags, method, &outputs)?;
+        let idle = annotated && method == Method::Build && !outputs.iter().any(is_image);
         Ok(Wanted {
+            idle: idle.then(|| NO_ANNOTATIONS.to_owned()).into_iter().collect(),
             request,
             policies: policy::flags(&flags.policies, env)?,
             caches,
@@ -166,6 +171,11 @@ impl Wanted {
             told: attest::told(env)?.filter(|_| flags.metadata_file.is_some()),
             title,
         })
+    }
+
+    /// What the user should know of the flags.
+    pub fn warnings(&self) -> impl Iterator<Item = &String> {
+        self.caches.warnings.iter().chain(&self.idle)
     }
 
     /// Refuses what a client would have to do at the end of a build that it does not stay for.
@@ -198,6 +208,12 @@ impl Wanted {
         self.told.is_some() || self.outputs.iter().any(asks)
     }
 
+    /// Whether the Dockerfile is this machine's, and was not fetched.
+    pub(crate) fn reads_dockerfile_here(&self) -> bool {
+        !matches!(self.context, MainContext::Remote(_))
+            && !matches!(self.dockerfile, DockerfilePlace::Url(_))
+    }
+
     /// What is to be asked of the repository that the context's folder belongs to.
     pub(crate) fn asks_git(&self) -> GitAsked {
         GitAsked { info: self.git.info && self.tells_provenance(), ..self.git }
@@ -210,7 +226,7 @@ impl Wanted {
 
     /// The submission of this build, now that its Dockerfile was read.
     pub fn submission(&self, found: Found, handover: Handover) -> Submission {
-        let Found { dockerfile, filename, proxies, policies, ignore, labels } = found;
+        let Found { dockerfile, filename, proxies, policies, asks, ignore, labels } = found;
         let request = Request {
             // What a flag says goes before what the repository says.
             labels: labels.into_iter().chain(self.request.labels.clone()).collect(),
@@ -218,6 +234,7 @@ impl Wanted {
             filename,
             proxies: proxies.build_args().into_iter().collect(),
             policies,
+            asks,
             ignore,
             fetched: self.fetched(),
             ..self.request.clone()
@@ -261,6 +278,12 @@ fn mode(flags: &BuildFlags, env: &Env) -> Result<Mode, FlagError> {
     }
 }
 
+const NO_ANNOTATIONS: &str = "--annotation has no effect: no image is made that could have it (add -t NAME, --push or -o type=image)";
+
+fn is_image(output: &Output) -> bool {
+    matches!(output.spec.kind, OutputKind::Image { .. })
+}
+
 /// Refuses outputs that cannot be had together, and the id of an image that nobody makes.
 fn agree(flags: &BuildFlags, method: Method, outputs: &[Output]) -> Result<(), FlagError> {
     let conflict = |first: &str, second: &str, instead| {
@@ -270,8 +293,7 @@ fn agree(flags: &BuildFlags, method: Method, outputs: &[Output]) -> Result<(), F
         let instead = "give all but one of them a dest=";
         return conflict("an output to standard output", "another one", instead);
     }
-    let image = |output: &Output| matches!(output.spec.kind, OutputKind::Image { .. });
-    if method == Method::Build && flags.iidfile.is_some() && !outputs.iter().any(image) {
+    if method == Method::Build && flags.iidfile.is_some() && !outputs.iter().any(is_image) {
         let instead = "leave it out, or make an image too: -o type=image";
         return conflict("--iidfile", "outputs of which none is an image", instead);
     }

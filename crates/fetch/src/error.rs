@@ -125,7 +125,25 @@ impl FetchError {
                 if words.contains("could not read Username")
                     || words.contains("Authentication failed") =>
             {
-                Some("give --secret id=GIT_AUTH_TOKEN,env=VARIABLE, or use an ssh address")
+                Some(
+                    "give --secret id=GIT_AUTH_TOKEN,env=VARIABLE with a token that the server takes, or use an ssh address",
+                )
+            }
+            FetchError::Git { words, .. } if words.contains("Host key verification failed") => {
+                Some(
+                    "ssh does not know the host: `ssh-keyscan HOST >> ~/.ssh/known_hosts` on the machine that fetches, and compare the key with what its owner says",
+                )
+            }
+            FetchError::Git { words, .. } if words.contains("Permission denied (publickey") => {
+                Some("give --ssh default for the keys of your agent, or --ssh default=KEYFILE")
+            }
+            FetchError::Git { words, .. }
+                if words.contains("certificate verification failed")
+                    || words.contains("SSL certificate problem") =>
+            {
+                Some(
+                    "name the certificate of the server's authority in GIT_SSL_CAINFO of the environment of the machine that fetches",
+                )
             }
             _ => None,
         }

@@ -9,6 +9,7 @@ use std::process::Stdio;
 
 use dcbuild_model::limits;
 use dcbuild_model::remote::{GitSource, shown};
+use dcbuild_plan::policy::GitFacts;
 use tokio::process::Command;
 use tokio::time::timeout;
 use url::Url;
@@ -50,6 +51,8 @@ pub struct Checkout {
     pub folder: PathBuf,
     /// The commit.
     pub commit: String,
+    /// What it is.
+    pub facts: GitFacts,
 }
 
 /// Runs git below one folder.
@@ -65,6 +68,22 @@ pub(crate) struct Git {
 struct Advertised {
     commit: String,
     name: String,
+}
+
+/// What a reference turned out to be.
+struct Resolved {
+    /// Its whole name; empty where a commit was named.
+    name: String,
+    /// What the server says that it stands for, which is no commit if it is an annotated tag.
+    object: String,
+    commit: String,
+}
+
+/// The branch that a server's HEAD is.
+fn head(listed: &str) -> Option<&str> {
+    let line = listed.lines().find_map(|line| line.strip_prefix("ref: "))?;
+    let (name, of) = line.split_once('\t')?;
+    (of == "HEAD").then_some(name)
 }
 
 impl Git {
@@ -86,11 +105,9 @@ impl Git {
         let url = source.url.as_str();
         self.run("prepare for", url, &["init", "--quiet", "."]).await?;
         self.run("prepare for", url, &["remote", "add", "origin", url]).await?;
-        let commit = self.resolve(source).await?;
-        let found = self.commit_of(source, &commit).await?;
-        if !found.starts_with(&source.commit.to_ascii_lowercase()) {
-            return Err(FetchError::OtherCommit { wanted: source.commit.clone(), found });
-        }
+        let resolved = self.resolve(source).await?;
+        let facts = self.facts(source, resolved).await?;
+        let found = facts.commit.clone();
         self.run("check out", url, &["checkout", "--quiet", "--force", &found]).await?;
         if source.submodules && self.tree.join(".gitmodules").symlink_metadata().is_ok() {
             let update = ["submodule", "update", "--init", "--recursive", "--depth=1", "--quiet"];
@@ -101,17 +118,50 @@ impl Git {
         } else {
             self.forget_git_dirs().await?;
         }
-        Ok(Checkout { folder: self.subdir(source).await?, commit: found })
+        Ok(Checkout { folder: self.subdir(source).await?, commit: found, facts })
+    }
+
+    /// What is wanted, without its files.
+    pub(crate) async fn describe(self, source: &GitSource) -> Result<GitFacts, FetchError> {
+        let url = source.url.as_str();
+        self.run("prepare for", url, &["init", "--quiet", "."]).await?;
+        self.run("prepare for", url, &["remote", "add", "origin", url]).await?;
+        let resolved = self.resolve(source).await?;
+        self.facts(source, resolved).await
+    }
+
+    /// Fetches what was resolved, and says what it is.
+    async fn facts(&self, source: &GitSource, resolved: Resolved) -> Result<GitFacts, FetchError> {
+        let url = source.url.as_str();
+        let Resolved { name, object, commit } = resolved;
+        let commit = self.commit_of(source, &commit).await?;
+        let commit_object = self.run("read", url, &["cat-file", "commit", &commit]).await?;
+        let is_tag = name.starts_with("refs/tags/") && object != commit;
+        let tag_object = if is_tag {
+            let fetch = ["fetch", "--quiet", "--depth=1", "--no-tags", "origin", &name];
+            self.run("fetch a tag of", url, &fetch).await?;
+            Some(self.run("read", url, &["cat-file", "tag", &object]).await?)
+        } else {
+            None
+        };
+        Ok(GitFacts {
+            checksum: if is_tag { object } else { commit.clone() },
+            reference: if name.is_empty() { commit.clone() } else { name },
+            commit,
+            commit_object,
+            tag_object,
+        })
     }
 
     /// The commit or reference that is fetched.
-    async fn resolve(&self, source: &GitSource) -> Result<String, FetchError> {
+    async fn resolve(&self, source: &GitSource) -> Result<Resolved, FetchError> {
         let reference = source.reference.as_str();
         if is_commit(reference) {
-            return Ok(reference.to_ascii_lowercase());
+            let commit = reference.to_ascii_lowercase();
+            return Ok(Resolved { name: String::new(), object: commit.clone(), commit });
         }
-        let listed =
-            self.run("list the references of", &source.url, &["ls-remote", "origin"]).await?;
+        let list = ["ls-remote", "--symref", "origin"];
+        let listed = self.run("list the references of", &source.url, &list).await?;
         let all: Vec<Advertised> = listed.lines().filter_map(advertised).collect();
         let find = |name: &str| all.iter().find(|it| it.name == name).map(|it| it.commit.clone());
         let short = reference.trim_start_matches("refs/");
@@ -129,7 +179,13 @@ impl Git {
             // A full reference means nothing else.
             !reference.starts_with("refs/") || name.trim_end_matches("^{}") == reference
         };
-        let found = names.iter().filter(wanted).find_map(|name| find(name));
+        let found = names.iter().filter(wanted).find_map(|name| Some((name, find(name)?)));
+        let found = found.map(|(name, commit)| {
+            let plain = name.trim_end_matches("^{}");
+            let object = find(plain).unwrap_or_else(|| commit.clone());
+            let name = if plain == "HEAD" { head(&listed).unwrap_or(plain) } else { plain };
+            Resolved { name: name.to_owned(), object, commit }
+        });
         found.ok_or_else(|| FetchError::NoReference {
             url: shown(&source.url),
             reference: if reference.is_empty() { "HEAD".into() } else { reference.into() },
@@ -149,7 +205,13 @@ impl Git {
         let spec = format!("{commit}^{{commit}}");
         let parsed = self.run("find", url, &["rev-parse", "--verify", "--quiet", &spec]).await;
         match parsed {
-            Ok(name) => Ok(name.trim().to_owned()),
+            Ok(name) => {
+                let found = name.trim().to_owned();
+                if !found.starts_with(&source.commit.to_ascii_lowercase()) {
+                    return Err(FetchError::OtherCommit { wanted: source.commit.clone(), found });
+                }
+                Ok(found)
+            }
             Err(FetchError::Git { .. }) => Err(FetchError::NoReference {
                 url: shown(url),
                 reference: source.reference.clone(),
@@ -273,10 +335,15 @@ fn advertised(line: &str) -> Option<Advertised> {
     is_commit(commit).then(|| Advertised { commit: commit.to_owned(), name: name.to_owned() })
 }
 
+/// What git says whenever ssh failed.
+const PHRASES: [&str; 2] =
+    ["Please make sure you have the correct access rights", "and the repository exists."];
+
 /// The last lines of what git said, without control characters.
 fn last_words(stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(stderr);
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let says = |line: &&str| !line.is_empty() && !PHRASES.contains(line);
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(says).collect();
     let from = lines.len().saturating_sub(3);
     let words = lines.get(from..).unwrap_or_default().join("; ");
     let plain: String = words.chars().filter(|ch| !ch.is_control()).take(WORDS_MAX).collect();

@@ -17,6 +17,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use dcbuild_model::remote::{GitSource, shown};
+use dcbuild_plan::policy::GitFacts;
 
 use crate::http::Got;
 
@@ -132,6 +133,15 @@ impl Fetcher {
                 Ok(file)
             }
         }
+    }
+
+    /// Says what a part of a repository is, by way of an empty folder.
+    pub async fn describe(
+        &self,
+        source: &GitSource,
+        folder: &Path,
+    ) -> Result<GitFacts, FetchError> {
+        git::Git::start(&self.config, folder).await?.describe(source).await
     }
 
     /// Checks a part of a repository out below an empty folder.

@@ -6,6 +6,8 @@ use std::time::Duration;
 pub const DOCKERFILE_BYTES_MAX: usize = 16 << 20;
 /// A file of a source policy.
 pub const POLICY_BYTES_MAX: u64 = 256 << 10;
+/// How long a policy in Rego may think about one source.
+pub const POLICY_TIME_MAX: Duration = Duration::from_secs(10);
 /// One line of a Dockerfile, before continuations are joined (the limit of `BuildKit` too).
 pub const LINE_BYTES_MAX: usize = 65_535;
 /// One word after its variables are expanded.

@@ -4,6 +4,7 @@
 //! Every plan asks the policy anew, so a step that is in the cache stands on nothing that is denied by now; and what a
 //! rule converts is converted before the step's key is made.
 
+mod ask;
 mod read;
 mod source;
 #[cfg(test)]
@@ -14,7 +15,9 @@ use std::collections::BTreeMap;
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
+pub use ask::{Facts, GitFacts, Judged, Known, PolicyAsk, Verdict};
 pub use read::InvalidPolicy;
+pub use source::ask_of;
 
 /// How often one source is converted before it counts as a circle.
 const CONVERSIONS_MAX: usize = 20;
@@ -143,6 +146,36 @@ pub enum PolicyError {
         /// Its value.
         value: String,
     },
+    /// A policy of the client does not allow it.
+    #[error("source {identifier:?} not allowed by policy{}", said(messages))]
+    NotAllowed {
+        /// The source.
+        identifier: String,
+        /// The policy's file.
+        policy: String,
+        /// What it says of it.
+        messages: Vec<String>,
+    },
+    /// A policy of the client cannot be evaluated.
+    #[error("could not ask the policy about {identifier:?}: {problem}")]
+    Unevaluated {
+        /// The source.
+        identifier: String,
+        /// Why not.
+        problem: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+    /// Nobody could look at what a policy wants to know of it.
+    #[error("could not look at {identifier:?} for the policy: {problem}")]
+    Unseen {
+        /// The source.
+        identifier: String,
+        /// Why not.
+        problem: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
     /// A pattern of the policy cannot be understood.
     #[error(transparent)]
     Invalid(#[from] InvalidPolicy),
@@ -160,9 +193,20 @@ impl PolicyError {
                 "images are converted to images, web addresses and git repositories to one another"
                     .into(),
             ),
+            PolicyError::NotAllowed { policy, .. } => Some(format!(
+                "{policy} does not allow it; --policy log-level=debug with --progress=plain shows what it is asked"
+            )),
+            PolicyError::Unevaluated { hint, .. } | PolicyError::Unseen { hint, .. } => {
+                hint.clone()
+            }
             PolicyError::Attribute { .. } | PolicyError::Invalid(_) => None,
         }
     }
+}
+
+/// What a policy says of a source, behind the sentence that it denies it.
+fn said(messages: &[String]) -> String {
+    if messages.is_empty() { String::new() } else { format!(": {}", messages.join("; ")) }
 }
 
 /// Something that a build takes from outside, as policies see it.
@@ -176,6 +220,8 @@ struct Source {
 #[derive(Clone, Debug, Default)]
 pub struct Engine {
     policies: Vec<(String, Vec<Ready>)>,
+    /// Whether the client is asked too.
+    asks: bool,
 }
 
 /// A rule whose patterns are compiled.
@@ -204,7 +250,13 @@ impl Engine {
             Ok((policy.name.clone(), rules.collect::<Result<_, _>>()?))
         };
         let policies = policies.iter().map(ready).collect::<Result<_, InvalidPolicy>>()?;
-        Ok(Engine { policies })
+        Ok(Engine { policies, asks: false })
+    }
+
+    /// Asks the client too, about all that the files let through.
+    #[must_use]
+    pub fn asking(self, asks: bool) -> Engine {
+        Engine { asks, ..self }
     }
 
     /// Asks every policy in turn, and all of them again about what one has converted.

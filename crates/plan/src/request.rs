@@ -114,6 +114,9 @@ pub struct Request {
     /// What may be taken from outside, and what is taken instead.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<SourcePolicy>,
+    /// Whether the client has policies of its own, and is asked about each source.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asks: bool,
     /// The ignore file of the build's own context, for checks; empty if there is none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub ignore: String,
@@ -149,6 +152,7 @@ impl Request {
             hostname: String::new(),
             proxies: BTreeMap::new(),
             policies: Vec::new(),
+            asks: false,
             ignore: String::new(),
             fetched: BTreeSet::new(),
             scan: None,

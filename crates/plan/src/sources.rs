@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use dcbuild_model::{ConfigDigest, ManifestDigest, Platform, Selection, SelectionDigest};
+use dcbuild_model::{Added, ConfigDigest, ManifestDigest, Platform, Selection, SelectionDigest};
 use dcbuild_oci::ImageConfig;
 
 use crate::op::{ImageLayer, ImageSource};
+use crate::policy::{Facts, PolicyAsk, Verdict};
 
 /// A source that a plan still lacks.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -24,6 +25,10 @@ pub enum Need {
         /// What is read.
         selection: Selection,
     },
+    /// What the client's policies say of a source.
+    Verdict(Box<PolicyAsk>),
+    /// What there is to know of something that is fetched, for a policy.
+    Remote(Box<Added>),
 }
 
 /// An image that was found.
@@ -43,7 +48,7 @@ pub struct ResolvedImage {
     pub source: ImageSource,
 }
 
-/// Why no image was found for a reference.
+/// Why nothing was found.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unresolved {
     /// The reason.
@@ -73,5 +78,9 @@ pub struct Sources {
     /// Images, by reference and platform.
     pub images: BTreeMap<(String, Platform), ImageAnswer>,
     /// Digests of selections, by context; or the reason why there is none, such as a missing file.
-    pub selections: BTreeMap<(String, Selection), Result<SelectionDigest, String>>,
+    pub selections: BTreeMap<(String, Selection), Result<SelectionDigest, Unresolved>>,
+    /// What the client's policies say.
+    pub verdicts: BTreeMap<PolicyAsk, Verdict>,
+    /// What was found of things that are fetched, or the reason why nothing was.
+    pub remotes: BTreeMap<Added, Result<Facts, Unresolved>>,
 }

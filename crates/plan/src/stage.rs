@@ -13,7 +13,7 @@ use crate::env::Env;
 use crate::globals;
 use crate::lint::{self, Checks, Findings};
 use crate::plan::{ImageTemplate, Plan, PlanError, Planned};
-use crate::policy::{Engine, PolicyError};
+use crate::policy::{Engine, Judged, Known, PolicyError};
 use crate::request::{ContextSource, NoCache, OnePlatform, Request};
 use crate::sources::{ImageAnswer, Need, ResolvedImage, Sources, Unresolved};
 use crate::walk::{self, Walked};
@@ -205,7 +205,8 @@ pub(crate) fn survey<'a>(
 }
 
 fn policy(request: &Request) -> Result<Engine, PlanError> {
-    Engine::new(&request.policies).map_err(|error| PlanError::request(error.to_string()))
+    let engine = Engine::new(&request.policies);
+    Ok(engine.map_err(|error| PlanError::request(error.to_string()))?.asking(request.asks))
 }
 
 /// What a source policy refuses is refused where the Dockerfile asks for it.
@@ -229,7 +230,13 @@ pub(crate) fn lines(span: Span) -> (u32, u32) {
 }
 
 pub(crate) fn expansion(span: (u32, u32)) -> impl Fn(ExpandError) -> PlanError {
-    move |error| PlanError::at(span, error.to_string())
+    move |error| {
+        let message = error.to_string();
+        // How the end of the word is shown where a modifier was expected.
+        let open = message.contains(&format!("({})", char::REPLACEMENT_CHARACTER));
+        let hint = open.then(|| "a variable is not closed: write ${NAME}".to_owned());
+        PlanError::Instruction { message, lines: span, hint }
+    }
 }
 
 impl<'a> Draft<'a> {
@@ -610,7 +617,10 @@ impl<'a> Draft<'a> {
                     ContextSource::Folder {} => Ok(Ok(Ground::Folder(name.clone()))),
                     ContextSource::DockerImage { reference } => self.image(draft, reference),
                     ContextSource::OciLayout { .. } => {
-                        self.policy.layout(name).map_err(refused(draft.lines))?;
+                        let judged = self.policy.layout(name, self.known(draft));
+                        if let Judged::Lacks(need) = judged.map_err(refused(draft.lines))? {
+                            return Ok(Err(need));
+                        }
                         self.answer(draft, format!("layout:{name}"), name)
                     }
                     ContextSource::Target { name } => Err(PlanError::Instruction {
@@ -625,12 +635,28 @@ impl<'a> Draft<'a> {
 
     fn image(&self, draft: &StageDraft, name: &str) -> Result<Result<Ground<'a>, Need>, PlanError> {
         let reference = parse_reference(draft, name)?;
-        let permitted = self.policy.image(&reference).map_err(|error| PlanError::Instruction {
+        let judged = self.policy.image(&reference, self.known(draft));
+        // What is not there is said as without a policy.
+        let unseen = matches!(&judged, Err(PolicyError::Unseen { identifier, .. })
+            if identifier.ends_with(&reference.to_string()));
+        if unseen {
+            return self.answer(draft, reference.to_string(), name);
+        }
+        let judged = judged.map_err(|error| PlanError::Instruction {
             message: format!("{name}: could not resolve image due to policy: {error}"),
             lines: draft.lines,
             hint: error.hint(),
         })?;
-        self.answer(draft, permitted.to_string(), name)
+        match judged {
+            Judged::Taken(permitted) => self.answer(draft, permitted.to_string(), name),
+            Judged::Lacks(need) => Ok(Err(need)),
+        }
+    }
+
+    /// By what a policy judges the images of a stage.
+    fn known<'k>(&'k self, draft: &'k StageDraft) -> Known<'k> {
+        let platform = Some(draft.platform.as_ref().unwrap_or(self.one.target()));
+        Known { platform, sources: self.sources }
     }
 
     fn answer(

@@ -19,7 +19,8 @@ use crate::globals;
 use crate::key::{Parent, Seen, sees_parent, state_key, step_key};
 use crate::op::{CopyOp, CopySource, ImageOp, Input, InputSource, Op, WorkdirOp};
 use crate::plan::{HistoryLine, ImageTemplate, Part, PlanError, PlannedImage, PlannedStage, Step};
-use crate::sources::{Need, ResolvedImage};
+use crate::policy::{Judged, Known};
+use crate::sources::{Need, ResolvedImage, Unresolved};
 use crate::stage::{Base, Command, Draft, Ground, StageDraft, expansion, lines, refused};
 
 pub(crate) const DEFAULT_PATH: &str =
@@ -261,14 +262,23 @@ impl Walk<'_> {
         selection: Selection,
     ) -> Result<Option<Input>, PlanError> {
         if !Added::is_context(context) && !self.draft.request.fetched.contains(context) {
-            self.draft.policy.local(context).map_err(refused(stage.at))?;
+            let known = Known { platform: None, sources: self.draft.sources };
+            let judged = self.draft.policy.local(context, known).map_err(refused(stage.at))?;
+            if let Judged::Lacks(need) = judged {
+                self.needs.insert(need);
+                return Ok(None);
+            }
         }
         match self.draft.sources.selections.get(&(context.to_owned(), selection.clone())) {
             None => {
                 self.needs.insert(Need::Selection { context: context.to_owned(), selection });
                 Ok(None)
             }
-            Some(Err(reason)) => Err(PlanError::at(stage.at, reason.clone())),
+            Some(Err(Unresolved { reason, hint })) => Err(PlanError::Instruction {
+                message: reason.clone(),
+                lines: stage.at,
+                hint: hint.clone(),
+            }),
             Some(Ok(digest)) => {
                 let source = InputSource::Context { name: context.to_owned(), digest: *digest };
                 Ok(Some(Input { source, selection }))

@@ -15,6 +15,7 @@ fn needs(line: &str) -> Vec<String> {
                 Need::Selection { context, selection } => {
                     format!("{context} {}", selection.sources.join(" "))
                 }
+                Need::Verdict(_) | Need::Remote(_) => panic!("there is no policy of a client"),
                 Need::Image { reference, .. } => reference,
             })
             .collect(),

@@ -18,6 +18,9 @@ fn planned(dockerfile: &str) -> Result<Plan, PlanError> {
             Planned::Lacks(needs) => {
                 for need in needs {
                     match need {
+                        Need::Verdict(_) | Need::Remote(_) => {
+                            panic!("there is no policy of a client")
+                        }
                         Need::Image { reference, platform } => {
                             let answer = Err(format!("{reference}: not found").into());
                             sources.images.insert((reference, platform), answer);

@@ -48,6 +48,9 @@ fn planned(request: &Request) -> Result<(Plan, usize), PlanError> {
             Planned::Lacks(needs) => {
                 for need in needs {
                     match need {
+                        Need::Verdict(_) | Need::Remote(_) => {
+                            panic!("there is no policy of a client")
+                        }
                         Need::Image { reference, platform } => {
                             let found = Ok(image(&platform));
                             sources.images.insert((reference, platform), found);

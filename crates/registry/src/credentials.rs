@@ -61,6 +61,8 @@ pub enum Credential {
         /// The token.
         token: Secret,
     },
+    /// None: it could not be found out, and the source says why.
+    Nothing {},
 }
 
 /// A credential, and where it was found.
@@ -83,6 +85,7 @@ impl Login {
             }
             Credential::Identity { .. } => format!("asked with an identity token, {source}"),
             Credential::Bearer { .. } => format!("asked with a registry token, {source}"),
+            Credential::Nothing {} => format!("asked without credentials: {source}"),
         }
     }
 }

@@ -3,9 +3,11 @@ use dcbuild_attest::ProvenanceSpec;
 use dcbuild_oci::ImageRef;
 use dcbuild_process::Proxies;
 use dcbuild_proto::document::Attests;
+use dcbuild_rego::Detail;
 use expect_test::{Expect, expect};
 
 use super::*;
+use crate::RegoReach;
 
 #[derive(Debug, Parser)]
 struct Line {
@@ -131,7 +133,6 @@ fn what_is_not_done_says_so() {
             "--cgroup-parent /x/../y .",
             "--cgroup-parent '/x/../y' is malformed: it is no path of control groups",
         ),
-        ("--policy filename=p.rego .", "--policy 'filename=p.rego' is not supported"),
         (
             "--policy reset=true,file=x .",
             "--policy 'reset=true,file=x' is malformed: 'file' is none of filename=, disabled=, reset=, strict= and log-level=",
@@ -407,6 +408,22 @@ fn a_policy_that_nobody_asks_is_not_passed_over() {
 }
 
 #[test]
+fn an_annotation_that_nothing_can_carry_is_told() {
+    for (line, told) in [
+        ("--annotation a=b .", true),
+        ("--annotation a=b -o out .", true),
+        ("--annotation a=b -o type=tar,dest=- .", true),
+        ("--annotation a=b -t app .", false),
+        ("--annotation a=b -o out -o type=image,name=app .", false),
+        ("--annotation a=b --check .", false),
+        ("-o out .", false),
+    ] {
+        let said: Vec<String> = wanted(line, &[]).unwrap().warnings().cloned().collect();
+        assert_eq!(said.iter().any(|it| it.contains("--annotation has no effect")), told, "{line}");
+    }
+}
+
+#[test]
 fn the_frontend_is_told_what_has_no_flag() {
     let wanted = wanted("--opt hostname=box --opt contextsubdir=/a//b folder", &[]).unwrap();
     assert_eq!(wanted.context, MainContext::Folder("folder/a/b".into()));
@@ -419,8 +436,29 @@ fn policies_are_named_by_flags_and_by_the_environment() {
     let policies =
         wanted("--policy a.json --policy filename=b.json,strict=true .", &env).unwrap().policies;
     let files = ["policy.json", "a.json", "b.json"].map(PathBuf::from);
-    assert_eq!(policies, PolicyFlags { files: files.into(), rego_is_off: false });
-    assert!(wanted("--policy disabled=true .", &[]).unwrap().policies.rego_is_off);
+    assert_eq!(
+        policies,
+        PolicyFlags { files: files.into(), strict: true, ..PolicyFlags::default() }
+    );
+    let policies = wanted("--policy reset=true,filename=a.rego --policy log-level=debug .", &[]);
+    let policies = policies.unwrap().policies;
+    assert_eq!((policies.reach, policies.detail), (RegoReach::Named, Detail::Inputs));
+    assert_eq!(policies.rego, [PathBuf::from("a.rego")]);
+    let policies = wanted("--policy disabled=true .", &[]).unwrap().policies;
+    assert_eq!(policies.reach, RegoReach::None);
+    for (line, part) in [
+        ("--policy disabled=true,filename=a.rego .", "disabled=true goes with no other policy"),
+        (
+            "--policy disabled=true --policy strict=true .",
+            "disabled=true goes with no other policy",
+        ),
+        ("--policy log-level=loud .", "'loud' is none of error, warn, info, debug and none"),
+        ("--policy strict=yes .", "'yes' is no value of strict (true or false)"),
+        ("--policy level=debug .", "'level' is none of filename="),
+    ] {
+        let error = wanted(line, &[]).unwrap_err();
+        assert!(dcbuild_process::report_with_hint(&error).contains(part), "{error:?}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 use dcbuild_model::{Added, Named, Remote};
 
 use super::*;
+use crate::sources::Sources;
 
 fn policy(text: &str) -> SourcePolicy {
     SourcePolicy::parse("policy.json", text.as_bytes()).unwrap()
@@ -8,6 +9,10 @@ fn policy(text: &str) -> SourcePolicy {
 
 fn engine(texts: &[&str]) -> Engine {
     Engine::new(&texts.iter().map(|text| policy(text)).collect::<Vec<_>>()).unwrap()
+}
+
+fn nothing(sources: &Sources) -> Known<'_> {
+    Known { platform: None, sources }
 }
 
 fn rules(rules: &[&str]) -> String {
@@ -163,13 +168,13 @@ fn what_is_fetched_follows_the_rules() {
             r#"{{"action": "CONVERT", "selector": {{"identifier": "{url}"}}, "updates": {{"attrs": {{"http.checksum": "{value}"}}}}}}"#
         )])])
     };
-    assert_eq!(pin(SUM).added(&added(url, None)).unwrap(), added(url, Some(SUM)));
-    let error = pin("sha256:12").added(&added(url, None)).unwrap_err().to_string();
+    assert_eq!(pin(SUM).added_by_files(&added(url, None)).unwrap(), added(url, Some(SUM)));
+    let error = pin("sha256:12").added_by_files(&added(url, None)).unwrap_err().to_string();
     assert!(error.contains("http.checksum"), "{error}");
     let git = |from: &str, to: &str| engine(&[&rules(&[&convert(from, to)])]);
     let mirror = git("https://a.com/*", "https://b.com/$1");
     assert_eq!(
-        mirror.added(&added("https://a.com/x", None)).unwrap(),
+        mirror.added_by_files(&added("https://a.com/x", None)).unwrap(),
         added("https://b.com/x", None)
     );
     for (from, to, address, want) in [
@@ -193,19 +198,22 @@ fn what_is_fetched_follows_the_rules() {
         ),
         ("https://a.com/x", "git://a.com/y.git", "https://a.com/x", "https://a.com/y.git"),
     ] {
-        let got = git(from, to).added(&added(address, None)).unwrap();
+        let got = git(from, to).added_by_files(&added(address, None)).unwrap();
         assert_eq!(got, added(want, None), "{address}");
     }
     let elsewhere = format!(
         r#"{{"action": "CONVERT", "selector": {{"identifier": "git://*"}}, "updates": {{"attrs": {{"git.fullurl": "https://b.com/x.git", "git.checksum": "{}"}}}}}}"#,
         "ab".repeat(20)
     );
-    let got = engine(&[&rules(&[&elsewhere])]).added(&added("https://a.com/x.git#v1", None));
+    let got =
+        engine(&[&rules(&[&elsewhere])]).added_by_files(&added("https://a.com/x.git#v1", None));
     let want = format!("https://b.com/x.git?ref=v1&commit={}", "ab".repeat(20));
     assert_eq!(got.unwrap(), added(&want, None));
-    let error = git("https://*", BUSYBOX).added(&added(url, None)).unwrap_err();
+    let error = git("https://*", BUSYBOX).added_by_files(&added(url, None)).unwrap_err();
     assert!(error.to_string().contains("which is no web address"), "{error}");
-    let error = git(BUSYBOX, "https://a.com/x").image(&"busybox".parse().unwrap()).unwrap_err();
+    let error = git(BUSYBOX, "https://a.com/x")
+        .image(&"busybox".parse().unwrap(), nothing(&Sources::default()))
+        .unwrap_err();
     assert!(error.to_string().contains("which is no image of a registry"), "{error}");
 }
 

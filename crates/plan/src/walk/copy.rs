@@ -9,6 +9,7 @@ use dcbuild_model::{Added, Digest, Named, Remote, Selection, SelectionForm};
 use super::{Stage, Walk, join};
 use crate::op::{Bytes, CopyOp, CopySource, InlineFile, Op};
 use crate::plan::{HistoryLine, PlanError};
+use crate::policy::{Judged, Known};
 use crate::stage::{Command, expansion, refused};
 
 /// What COPY and ADD have in common, expanded.
@@ -52,7 +53,7 @@ impl Walk<'_> {
             let message = "checksum can't be specified for multiple sources";
             return Err(PlanError::at(stage.at, message));
         }
-        let mut groups: Vec<Group> = Vec::new();
+        let (mut groups, mut lacks): (Vec<Group>, bool) = (Vec::new(), false);
         for word in words {
             let remote = Remote::parse(&word, Named::ByDockerfile)
                 .map_err(|error| PlanError::at(stage.at, error.to_string()))?;
@@ -69,12 +70,24 @@ impl Walk<'_> {
                 continue;
             };
             let added = fetched(stage, remote, checksum.as_deref(), add.keep_git_dir)?;
-            let added = self.draft.policy.added(&added).map_err(refused(stage.at))?;
+            let known = Known { platform: None, sources: self.draft.sources };
+            let judged = self.draft.policy.added(&added, known).map_err(refused(stage.at))?;
+            let added = match judged {
+                Judged::Taken(added) => added,
+                Judged::Lacks(need) => {
+                    self.needs.insert(need);
+                    lacks = true;
+                    continue;
+                }
+            };
             groups.push(Group {
                 unpack: matches!(added.remote, Remote::Http(_)) && add.unpack.unwrap_or(false),
                 from: From::Fetched(Box::new(added)),
                 written: vec![word],
             });
+        }
+        if lacks {
+            return Ok(());
         }
         let copied = Copied {
             keyword: "ADD",

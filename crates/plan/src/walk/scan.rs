@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dcbuild_model::{Selection, SelectionForm, StepIndex};
+use dcbuild_model::{Platform, Selection, SelectionForm, StepIndex};
 use dcbuild_oci::{ImageConfig, ImageRef};
 
 use super::{DEFAULT_PATH, Stage, Walk, join};
@@ -11,6 +11,7 @@ use crate::op::{
     HOST_GATEWAY, Input, InputSource, MountKind, Op, RunNetwork, RunOp, RunSecurity, WorkdirOp,
 };
 use crate::plan::{BaseImage, PlanError};
+use crate::policy::{Judged, Known};
 use crate::request::{ContextSource, Scan};
 use crate::sources::{Need, ResolvedImage, Unresolved};
 use crate::stage::{Base, Ground};
@@ -87,12 +88,19 @@ impl Walk<'_> {
         let reference: ImageRef = scan.generator.parse().map_err(|error| {
             bad(format!("the scanner '{}' is no name of an image: {error}", scan.generator))
         })?;
-        let reference = self.draft.policy.image(&reference).map_err(|error| {
+        let platform = self.draft.request.build_platform.clone();
+        let known = Known { platform: Some(&platform), sources: self.draft.sources };
+        let judged = self.draft.policy.image(&reference, known).map_err(|error| {
             let message = format!("could not take the scanner {reference} due to policy: {error}");
             PlanError::Request { message, hint: error.hint() }
         })?;
-        let platform = self.draft.request.build_platform.clone();
-        let reference = reference.to_string();
+        let reference = match judged {
+            Judged::Taken(permitted) => permitted.to_string(),
+            Judged::Lacks(need) => {
+                self.needs.insert(need);
+                return Ok(None);
+            }
+        };
         match self.draft.sources.images.get(&(reference.clone(), platform.clone())) {
             None => {
                 self.needs.insert(Need::Image { reference, platform });
@@ -211,14 +219,14 @@ impl Walk<'_> {
             let Ok(Ok(Ground::Image(_, image))) = self.draft.resolve(*index) else { continue };
             let platform = draft.platform.as_ref().unwrap_or(self.draft.one.target());
             bases.insert(BaseImage {
-                name: self.taken(reference),
+                name: self.taken(reference, platform),
                 digest: image.named,
                 platform: Some(platform.clone()),
                 layout,
             });
         }
         if let Some(scan) = &self.draft.request.scan
-            && let name = self.taken(&scan.generator)
+            && let name = self.taken(&scan.generator, &self.draft.request.build_platform)
             && let key = (name.clone(), self.draft.request.build_platform.clone())
             && let Some(Ok(image)) = self.draft.sources.images.get(&key)
         {
@@ -230,10 +238,13 @@ impl Walk<'_> {
 
 impl Walk<'_> {
     /// The canonical name of what was taken for an image: what a policy says, where one speaks of it.
-    fn taken(&self, written: &str) -> String {
+    fn taken(&self, written: &str, platform: &Platform) -> String {
         let Ok(reference) = written.parse::<ImageRef>() else { return written.to_owned() };
-        let permitted = self.draft.policy.image(&reference);
-        permitted.map_or_else(|_| reference.to_string(), |permitted| permitted.to_string())
+        let known = Known { platform: Some(platform), sources: self.draft.sources };
+        match self.draft.policy.image(&reference, known) {
+            Ok(Judged::Taken(permitted)) => permitted.to_string(),
+            Ok(Judged::Lacks(_)) | Err(_) => reference.to_string(),
+        }
     }
 }
 
