@@ -85,7 +85,7 @@ impl RegoError {
             ),
             RegoError::Invalid { problem, .. } if problem.contains("could not find function") => {
                 Some(
-                    "functions of clocks, chance, YAML and the network are not there: see docs/policy.md",
+                    "functions of clocks, chance, YAML and the network are not there, and one of an import is called by its whole name, data.lib.name(...): see docs/policy.md",
                 )
             }
             RegoError::Invalid { problem, .. } if problem.contains("`if` keyword") => {

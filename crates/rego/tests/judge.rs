@@ -243,7 +243,7 @@ fn policies_read_files_of_their_build_and_no_others() {
     let place = Place::new(&[
         (
             "p.rego",
-            "package docker\n\nimport data.lib.names\n\ndecision := {\"allow\": names.good(input.image.tag)}\n",
+            "package docker\n\nimport data.lib.names\n\ndecision := {\"allow\": data.lib.names.good(input.image.tag)}\n",
         ),
         (
             "lib/names.rego",
@@ -365,7 +365,7 @@ fn what_is_not_there_is_told_where_it_is_asked_for() {
         &allows("time.now_ns() > 1"),
         expect![[r#"
         p.rego:6:16: could not find function time.now_ns
-        hint: functions of clocks, chance, YAML and the network are not there: see docs/policy.md
+        hint: functions of clocks, chance, YAML and the network are not there, and one of an import is called by its whole name, data.lib.name(...): see docs/policy.md
     "#]],
     );
     check(
