@@ -1,5 +1,4 @@
 //! Scopes on a cluster: who takes whose records, cache mounts and names, and who sees what.
-#![expect(clippy::unwrap_used, reason = "test")]
 
 use std::path::PathBuf;
 use std::process::Command;

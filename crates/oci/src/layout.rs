@@ -135,14 +135,14 @@ pub fn parse_index_file(bytes: &[u8]) -> Result<Index, InvalidLayout> {
 /// Adds entries to the list of what a layout holds: each takes the place of one that has its names, and one without a
 /// name that of itself.
 pub fn add_entries(index: &mut Index, entries: Vec<Descriptor>) {
-    let names = |entry: &Descriptor| {
+    let labels_of = |entry: &Descriptor| {
         [IMAGE_NAME, REF_NAME].map(|name| entry.annotations.get(name).cloned().unwrap_or_default())
     };
     for entry in entries {
-        let named = names(&entry);
-        let is_nameless = named.iter().all(String::is_empty);
+        let own = labels_of(&entry);
+        let is_nameless = own.iter().all(String::is_empty);
         let stays = |known: &Descriptor| {
-            names(known) != named || (is_nameless && known.digest != entry.digest)
+            labels_of(known) != own || (is_nameless && known.digest != entry.digest)
         };
         index.manifests.retain(stays);
         index.manifests.push(entry);

@@ -71,6 +71,7 @@ pub struct Scan {
 /// What a build asks.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct Request {
     /// The Dockerfile's text.
     pub dockerfile: String,

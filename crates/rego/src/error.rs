@@ -79,7 +79,6 @@ impl RegoError {
     /// What to do about it.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            RegoError::Read { .. } | RegoError::Large { .. } => None,
             RegoError::Part { .. } | RegoError::Outside { .. } => Some(
                 "names are looked for in the context's folder and in that of the policy; 'cwd://NAME' is in the working folder",
             ),
@@ -91,7 +90,7 @@ impl RegoError {
             RegoError::Invalid { problem, .. } if problem.contains("`if` keyword") => {
                 Some("policies are written in Rego v1: 'allow if { ... }'")
             }
-            RegoError::Invalid { .. } => None,
+            RegoError::Read { .. } | RegoError::Large { .. } | RegoError::Invalid { .. } => None,
             RegoError::Package { .. } => Some("begin it with 'package docker'"),
             RegoError::Unsupported { .. } => Some(
                 "leave it out of the policy, or build with docker; 'dcbuild build --policy disabled=true' builds without any policy",

@@ -94,7 +94,7 @@ impl Policies {
         let (pins, reference) = (pins.clone(), seen.image_reference());
         let pin = move |arguments: Vec<Value>| {
             let form = "pin_image(input.image, \"sha256:...\")";
-            let image = arguments.first().map(|it| it["ref"].clone()).unwrap_or(Value::Undefined);
+            let image = arguments.first().map_or(Value::Undefined, |it| it["ref"].clone());
             let image = image.as_string().map(ToString::to_string).ok();
             if image.is_none() || image != reference {
                 bail!("{form} pins the image that is asked about, and no other");

@@ -47,7 +47,7 @@ pub struct PolicyFile {
 /// Policies that are ready to be asked; each must let a source through.
 #[derive(Debug)]
 pub struct Policies {
-    policies: Vec<Policy>,
+    all: Vec<Policy>,
     folders: Folders,
     env: Environment,
     detail: Detail,
@@ -84,9 +84,9 @@ impl Policies {
         env: Environment,
         detail: Detail,
     ) -> Result<Policies, RegoError> {
-        let policies = files.iter().map(|file| load::load(file, &folders));
-        let policies = policies.collect::<Result<_, _>>()?;
-        Ok(Policies { policies, folders, env, detail })
+        let all = files.iter().map(|file| load::load(file, &folders));
+        let all = all.collect::<Result<_, _>>()?;
+        Ok(Policies { all, folders, env, detail })
     }
 
     /// Asks all policies about a source. Blocks.
@@ -101,7 +101,7 @@ impl Policies {
             Ok(seen) => seen,
             Err(problem) => return Verdict::Failed { message: problem, hint: None },
         };
-        let asked = self.policies.iter().filter(|policy| !ask.pinned_by.contains(&policy.name));
+        let asked = self.all.iter().filter(|policy| !ask.pinned_by.contains(&policy.name));
         let asked: Vec<&Policy> = asked.collect();
         if ask.facts.is_none() {
             let wanted = asked.iter().flat_map(|policy| policy.reads.of(seen.kind, &seen.unknown));

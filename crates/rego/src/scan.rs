@@ -171,7 +171,9 @@ fn read(tokens: &[(Token, usize)], at: usize, reads: &mut Reads) {
     let (path, after) = path(tokens, at + 1);
     let kinds = [Kind::Image, Kind::Git, Kind::Http, Kind::Local];
     let Some(first) = path.first() else {
-        kinds.into_iter().for_each(|kind| reads.all(kind));
+        for kind in kinds {
+            reads.all(kind);
+        }
         return;
     };
     let Some(kind) = kinds.into_iter().find(|kind| kind.name() == first) else { return };

@@ -165,10 +165,11 @@ fn one_step_at_a_time_has_a_locked_mount() {
         "#]],
     );
     // What is lost or given up lets go of it, and any number may wait without standing in the way of others.
-    let waiting: String =
-        ('d'..='q').map(|name| format!("build {name}: x{name}:locks =>x{name}\n")).collect();
+    let waiting: Vec<String> =
+        ('d'..='q').map(|name| format!("build {name}: x{name}:locks =>x{name}")).collect();
+    let waiting = waiting.join("\n");
     let script = format!(
-        "worker 1 joins\nworker 2 joins slots=2\nbuild a: x:locks =>x\n{waiting}build r: y =>y\nworker 1 lost\ncancel a"
+        "worker 1 joins\nworker 2 joins slots=2\nbuild a: x:locks =>x\n{waiting}\nbuild r: y =>y\nworker 1 lost\ncancel a"
     );
     let said: Vec<String> = play(&script)
         .lines()

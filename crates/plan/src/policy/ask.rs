@@ -154,7 +154,7 @@ impl Engine {
             if !self.asks {
                 return Ok(Judged::Taken(source));
             }
-            let (verdict, facts) = match self.asked((&source, &pinned_by), known, look)? {
+            let (verdict, facts) = match asked((&source, &pinned_by), known, look)? {
                 Judged::Taken(said) => said,
                 Judged::Lacks(need) => return Ok(Judged::Lacks(need)),
             };
@@ -184,36 +184,6 @@ impl Engine {
             }
         }
         Err(PolicyError::Circle { seen: vec![source.identifier] })
-    }
-
-    /// What the client says, and what it was told to say that.
-    fn asked(
-        &self,
-        (source, pinned_by): (&Source, &BTreeSet<String>),
-        known: Known<'_>,
-        look: Look<'_>,
-    ) -> Result<Judged<(Verdict, Option<Facts>)>, PolicyError> {
-        let mut ask = PolicyAsk {
-            identifier: source.identifier.clone(),
-            attrs: source.attrs.clone(),
-            platform: known.platform.map(ToString::to_string),
-            pinned_by: pinned_by.clone(),
-            facts: None,
-        };
-        let said = |ask: &PolicyAsk| known.sources.verdicts.get(ask).cloned();
-        match said(&ask) {
-            None => return Ok(Judged::Lacks(Need::Verdict(Box::new(ask)))),
-            Some(Verdict::Open {}) => {}
-            Some(verdict) => return Ok(Judged::Taken((verdict, None))),
-        }
-        ask.facts = match look(source)? {
-            Judged::Taken(facts) => Some(facts),
-            Judged::Lacks(need) => return Ok(Judged::Lacks(need)),
-        };
-        Ok(match said(&ask) {
-            None => Judged::Lacks(Need::Verdict(Box::new(ask))),
-            Some(verdict) => Judged::Taken((verdict, ask.facts)),
-        })
     }
 }
 
@@ -256,4 +226,33 @@ pub(super) fn found_of(
             hint: unresolved.hint.clone(),
         }),
     }
+}
+
+/// What the client says, and what it was told to say that.
+fn asked(
+    (source, pinned_by): (&Source, &BTreeSet<String>),
+    known: Known<'_>,
+    look: Look<'_>,
+) -> Result<Judged<(Verdict, Option<Facts>)>, PolicyError> {
+    let mut ask = PolicyAsk {
+        identifier: source.identifier.clone(),
+        attrs: source.attrs.clone(),
+        platform: known.platform.map(ToString::to_string),
+        pinned_by: pinned_by.clone(),
+        facts: None,
+    };
+    let said = |ask: &PolicyAsk| known.sources.verdicts.get(ask).cloned();
+    match said(&ask) {
+        None => return Ok(Judged::Lacks(Need::Verdict(Box::new(ask)))),
+        Some(Verdict::Open {}) => {}
+        Some(verdict) => return Ok(Judged::Taken((verdict, None))),
+    }
+    ask.facts = match look(source)? {
+        Judged::Taken(facts) => Some(facts),
+        Judged::Lacks(need) => return Ok(Judged::Lacks(need)),
+    };
+    Ok(match said(&ask) {
+        None => Judged::Lacks(Need::Verdict(Box::new(ask))),
+        Some(verdict) => Judged::Taken((verdict, ask.facts)),
+    })
 }
