@@ -154,6 +154,8 @@ fn a_folder_that_may_not_be_read_stops_only_what_needs_it() {
     }
     let set = |path: &str, mode| fs::set_permissions(at(path), fs::Permissions::from_mode(mode));
     // One that cannot be listed, and one whose entries cannot be looked at.
+    // The notes of what was hashed are the user's own.
+    fs::set_permissions(state.path(), fs::Permissions::from_mode(0o777)).unwrap();
     for (path, mode) in [("", 0o755), ("data", 0o700), ("src/listed", 0o744)] {
         set(path, mode).unwrap();
     }

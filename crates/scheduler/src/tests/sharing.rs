@@ -75,7 +75,7 @@ fn one_step_at_a_time_has_a_locked_mount() {
         ('d'..='q').map(|name| format!("build {name}: x{name}:locks =>x{name}")).collect();
     let waiting = waiting.join("\n");
     let script = format!(
-        "worker 1 joins\nworker 2 joins slots=2\nbuild a: x:locks =>x\n{waiting}\nbuild r: y =>y\nworker 1 lost\ncancel a"
+        "worker 1 joins\nworker 2 joins slots=2\nbuild a: x:locks =>x\n{waiting}\nbuild b: y =>y\nworker 1 lost\ncancel a"
     );
     let said: Vec<String> = play(&script)
         .lines()
@@ -83,7 +83,16 @@ fn one_step_at_a_time_has_a_locked_mount() {
         .filter(|line| line.starts_with("lease") || line.starts_with("stop"))
         .map(|line| line.rsplit(' ').next().unwrap().to_owned())
         .collect();
-    expect![[r#""#]].assert_debug_eq(&said);
+    expect![[r#"
+        [
+            "a.x",
+            "b.y",
+            "a.x",
+            "Unwanted",
+            "d.xd",
+        ]
+    "#]]
+    .assert_debug_eq(&said);
 }
 
 #[test]

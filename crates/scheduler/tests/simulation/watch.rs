@@ -134,6 +134,8 @@ impl Watch {
         let seed = self.seed;
         match action {
             Action::Lease(lease) => self.see_lease(lease, again, graphs),
+            // A worker that came back runs what was given up meanwhile.
+            Action::StopAttempt { why: Stop::Stale, .. } => {}
             Action::StopAttempt { attempt, .. } => {
                 assert!(self.held.contains_key(attempt), "seed {seed}: {attempt} is not leased");
                 self.release(*attempt);

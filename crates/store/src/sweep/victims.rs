@@ -228,7 +228,7 @@ mod tests {
         let of =
             |scope: &str| Ceilings { all: true, within: scope.parse().ok(), ..Ceilings::default() };
         check(&things, &of("acme/shop/pr"), &[1, 4]);
-        check(&things, &of("acme/shop"), &[0, 1, 3, 4]);
+        check(&things, &of("acme/shop"), &[0, 1, 4, 3]);
         check(&things, &of("acme/other"), &[]);
     }
 
