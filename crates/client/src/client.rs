@@ -13,7 +13,7 @@ use dcbuild_context::{LocalContext, LocalContexts};
 use dcbuild_explain::Explanation;
 use dcbuild_model::{BuildId, Fault, Scope, limits};
 use dcbuild_oci::LayoutRef;
-use dcbuild_process::docker::{NoContext, daemon};
+use dcbuild_process::docker::{NoDaemon, daemon};
 use dcbuild_process::{Clock, Env, Hint, SystemClock, new_bits};
 use dcbuild_progress::Mode;
 use dcbuild_proto::cache::{CacheAsk, CacheTold};
@@ -174,7 +174,7 @@ pub struct ClientConfig {
     /// The folder of docker's `config.json`.
     pub docker_config: Option<PathBuf>,
     /// The address of the docker daemon, or why there is none.
-    pub docker_host: Result<String, NoContext>,
+    pub docker_host: Result<String, NoDaemon>,
     /// What relative paths of outputs start from.
     pub working: PathBuf,
     /// A file of certificates by which alone the store behind a coordinator is known.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use dcbuild_model::{BlobDigest, Digest, Fault, LayerDigest, limits};
 use dcbuild_oci::{Descriptor, ImageRef, ParseReferenceError};
 use dcbuild_process::Hint;
-use dcbuild_process::docker::NoContext;
+use dcbuild_process::docker::NoDaemon;
 use dcbuild_proto::document::{AttestationBlob, OutputLayer, OutputResult};
 use dcbuild_registry::{
     ArchiveImage, BlobReader, ByteStream, BytesBlob, LoadError, WriteError, docker_load,
@@ -133,7 +133,7 @@ impl Hint for DeliverError {
 pub(crate) struct Deliverer {
     pub(crate) blobs: Arc<dyn BlobStore>,
     /// The address of the docker daemon, or why there is none.
-    pub(crate) docker_host: Result<String, NoContext>,
+    pub(crate) docker_host: Result<String, NoDaemon>,
     /// What relative paths start from.
     pub(crate) working: PathBuf,
 }
@@ -248,7 +248,10 @@ impl Deliverer {
     }
 
     async fn load(&self, made: &OutputResult) -> Result<(), DeliverError> {
-        let missing = |NoContext { name }: &NoContext| LoadError::Context { name: name.clone() };
+        let missing = |why: &NoDaemon| match why {
+            NoDaemon::Context { name } => LoadError::Context { name: name.clone() },
+            NoDaemon::Tls { address } => LoadError::Tls { address: address.clone() },
+        };
         let host = self.docker_host.as_ref().map_err(missing)?;
         let image = self.docker_image(made).await?;
         let (writer, reader) = tokio::io::duplex(PIPE_BYTES);

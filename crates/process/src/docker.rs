@@ -57,19 +57,39 @@ struct ConfigFile {
 /// Where the daemon listens that is meant where nothing else is said.
 const DAEMON: &str = "unix:///var/run/docker.sock";
 
-/// Says that docker's configuration has no such context.
+/// Says why there is no daemon that could be spoken to.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("docker has no context '{name}' with the address of a daemon")]
-pub struct NoContext {
-    /// The context's name.
-    pub name: String,
+pub enum NoDaemon {
+    /// Docker's configuration has no such context.
+    #[error("docker has no context '{name}' with the address of a daemon")]
+    Context {
+        /// The context's name.
+        name: String,
+    },
+    /// The daemon is to be spoken to over TLS, which is not spoken here: in the clear an image goes to nobody who was
+    /// meant to show a certificate.
+    #[error(
+        "the docker daemon at '{address}' is to be reached over TLS, which dcbuild does not speak to a daemon"
+    )]
+    Tls {
+        /// Its address.
+        address: String,
+    },
 }
 
 /// Where the docker daemon listens: `DOCKER_HOST`, else what the context says that `DOCKER_CONTEXT` or docker's configuration
 /// names.
-pub fn daemon(env: &Env) -> Result<String, NoContext> {
+pub fn daemon(env: &Env) -> Result<String, NoDaemon> {
+    let plain = |address: String, is_secured: bool| {
+        if is_secured && address.starts_with("tcp://") {
+            return Err(NoDaemon::Tls { address });
+        }
+        Ok(address)
+    };
     if let Some(host) = env.docker_host() {
-        return Ok(host.to_owned());
+        // As docker: any value counts.
+        let is_set = |name: &&str| env.get(name).is_some_and(|value| !value.is_empty());
+        return plain(host.to_owned(), ["DOCKER_TLS_VERIFY", "DOCKER_TLS"].iter().any(is_set));
     }
     let folder = env.docker_config();
     let read = |path: &str| -> Option<serde_json::Value> {
@@ -86,7 +106,9 @@ pub fn daemon(env: &Env) -> Result<String, NoContext> {
     let hex = digest.trim_start_matches("sha256:");
     let told = read(&format!("contexts/meta/{hex}/meta.json"));
     let host = told.as_ref().and_then(|told| told.pointer("/Endpoints/docker/Host")?.as_str());
-    host.map(str::to_owned).ok_or(NoContext { name })
+    let certificates = folder.as_ref().map(|folder| folder.join("contexts/tls").join(hex));
+    let is_secured = certificates.is_some_and(|folder| folder.is_dir());
+    plain(host.map(str::to_owned).ok_or(NoDaemon::Context { name })?, is_secured)
 }
 
 impl Proxies {
@@ -170,6 +192,12 @@ mod tests {
         assert_eq!(asked(&[("DOCKER_CONTEXT", "rootless")]).as_deref(), rootless);
         let both = [("DOCKER_CONTEXT", "rootless"), ("DOCKER_HOST", "unix:///own")];
         assert_eq!(asked(&both).as_deref(), Ok("unix:///own"));
+        let verify = |host: &str| {
+            asked(&[("DOCKER_HOST", host), ("DOCKER_TLS_VERIFY", "1")]).map_err(|it| it.to_string())
+        };
+        assert_eq!(verify("unix:///own"), Ok("unix:///own".into()));
+        let refused = "the docker daemon at 'tcp://docker:2376' is to be reached over TLS, which dcbuild does not speak to a daemon";
+        assert_eq!(verify("tcp://docker:2376"), Err(refused.into()));
         let config = r#"{"currentContext": "rootless"}"#;
         std::fs::write(folder.path().join("config.json"), config).unwrap();
         assert_eq!(asked(&[]).as_deref(), rootless);

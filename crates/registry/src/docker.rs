@@ -28,6 +28,14 @@ pub enum LoadError {
         /// The context.
         name: String,
     },
+    /// The daemon is to be spoken to over TLS.
+    #[error(
+        "the docker daemon at '{address}' is to be reached over TLS, which dcbuild does not speak to a daemon"
+    )]
+    Tls {
+        /// Its address.
+        address: String,
+    },
     /// There is no daemon.
     #[error("could not reach the docker daemon at '{}'", socket.display())]
     NoDaemon {
@@ -77,6 +85,7 @@ impl LoadError {
         match self {
             LoadError::Address { .. }
             | LoadError::Context { .. }
+            | LoadError::Tls { .. }
             | LoadError::NoDaemon { .. }
             | LoadError::Refused { .. } => Fault::Request,
             LoadError::Archive(_)
@@ -94,6 +103,9 @@ impl LoadError {
             }
             LoadError::Context { .. } => {
                 Some("`docker context ls` lists those there are: set DOCKER_CONTEXT to one, or DOCKER_HOST to unix:///PATH".into())
+            }
+            LoadError::Tls { .. } => {
+                Some("`dcbuild build -t NAME -o type=docker,dest=- CONTEXT | docker load` hands it over by docker's own client".into())
             }
             LoadError::NoDaemon { source, .. }
                 if source.kind() == std::io::ErrorKind::PermissionDenied =>
