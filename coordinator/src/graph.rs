@@ -57,11 +57,7 @@ fn node(
         share: share(kind, step, secret),
         sees: sees(step),
         freshness: if step.fresh { Freshness::Fresh } else { Freshness::Any },
-        caches: caches(
-            kind,
-            step,
-            &[CacheSharing::Shared, CacheSharing::Private, CacheSharing::Locked],
-        ),
+        caches: caches(kind, step, |_| true),
         locked: locked(kind, step),
         requests: Requests::default(),
         taken,
@@ -123,14 +119,18 @@ fn sees(step: &Step) -> Sees {
 fn locked(kind: &GraphKind<'_>, step: &Step) -> Vec<CacheMount> {
     match &step.op {
         Op::Run(run) if run.empty_caches => Vec::new(),
-        _ => caches(kind, step, &[CacheSharing::Locked]),
+        _ => caches(kind, step, |sharing| sharing == CacheSharing::Locked),
     }
 }
 
-/// The cache mounts of a step that are shared in one of these ways.
-fn caches(kind: &GraphKind<'_>, step: &Step, of: &[CacheSharing]) -> Vec<CacheMount> {
+/// The cache mounts of a step that are shared in such a way.
+fn caches(
+    kind: &GraphKind<'_>,
+    step: &Step,
+    is_meant: impl Fn(CacheSharing) -> bool,
+) -> Vec<CacheMount> {
     let cache = |mount: &MountKind| match mount {
-        MountKind::Cache { id, sharing, .. } if of.contains(sharing) => {
+        MountKind::Cache { id, sharing, .. } if is_meant(*sharing) => {
             let mut encoder = Encoder::new("cache-mount/1");
             encoder.text(kind.scope.as_str());
             encoder.text(id);

@@ -61,6 +61,9 @@ pub enum DeliverError {
         /// Why not.
         source: UnpackError,
     },
+    /// There is no docker daemon that could be spoken to.
+    #[error("could not load the image into docker")]
+    NoDaemon(#[from] NoDaemon),
     /// Docker did not take the image.
     #[error("could not load the image into docker")]
     Load(#[from] LoadError),
@@ -90,6 +93,7 @@ impl DeliverError {
             DeliverError::Load(error) => error.fault(),
             DeliverError::Cache(error) => error.fault(),
             DeliverError::File { .. }
+            | DeliverError::NoDaemon(_)
             | DeliverError::Unpack { .. }
             | DeliverError::NoSpace { .. } => Fault::Request,
             DeliverError::Stopped(_) => Fault::Cluster,
@@ -118,6 +122,7 @@ impl Hint for DeliverError {
     fn hint(&self) -> Option<String> {
         match self {
             DeliverError::Load(error) => error.hint(),
+            DeliverError::NoDaemon(error) => error.hint(),
             DeliverError::Cache(_) => {
                 Some("ignore-error=true makes a warning of it: the outputs are there".into())
             }
@@ -248,11 +253,7 @@ impl Deliverer {
     }
 
     async fn load(&self, made: &OutputResult) -> Result<(), DeliverError> {
-        let missing = |why: &NoDaemon| match why {
-            NoDaemon::Context { name } => LoadError::Context { name: name.clone() },
-            NoDaemon::Tls { address } => LoadError::Tls { address: address.clone() },
-        };
-        let host = self.docker_host.as_ref().map_err(missing)?;
+        let host = self.docker_host.as_ref().map_err(NoDaemon::clone)?;
         let image = self.docker_image(made).await?;
         let (writer, reader) = tokio::io::duplex(PIPE_BYTES);
         let write = async {

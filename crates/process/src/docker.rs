@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use dcbuild_model::Digest;
 
-use crate::Env;
+use crate::{Env, Hint};
 
 /// Proxies, each where it is set.
 #[derive(Clone, PartialEq, Eq, Default, Debug, serde::Deserialize)]
@@ -75,6 +75,20 @@ pub enum NoDaemon {
         /// Its address.
         address: String,
     },
+}
+
+impl Hint for NoDaemon {
+    fn hint(&self) -> Option<String> {
+        let words = match self {
+            NoDaemon::Context { .. } => {
+                "`docker context ls` lists those there are: set DOCKER_CONTEXT to one, or DOCKER_HOST to unix:///PATH"
+            }
+            NoDaemon::Tls { .. } => {
+                "`dcbuild build -t NAME -o type=docker,dest=- CONTEXT | docker load` hands it over by docker's own client"
+            }
+        };
+        Some(words.to_owned())
+    }
 }
 
 /// Where the docker daemon listens: `DOCKER_HOST`, else what the context says that `DOCKER_CONTEXT` or docker's configuration

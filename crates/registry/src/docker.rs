@@ -22,20 +22,6 @@ pub enum LoadError {
         /// The address.
         address: String,
     },
-    /// Docker's configuration has no such context.
-    #[error("docker has no context '{name}' with the address of a daemon")]
-    Context {
-        /// The context.
-        name: String,
-    },
-    /// The daemon is to be spoken to over TLS.
-    #[error(
-        "the docker daemon at '{address}' is to be reached over TLS, which dcbuild does not speak to a daemon"
-    )]
-    Tls {
-        /// Its address.
-        address: String,
-    },
     /// There is no daemon.
     #[error("could not reach the docker daemon at '{}'", socket.display())]
     NoDaemon {
@@ -83,11 +69,9 @@ impl LoadError {
     /// Who can mend it.
     pub fn fault(&self) -> Fault {
         match self {
-            LoadError::Address { .. }
-            | LoadError::Context { .. }
-            | LoadError::Tls { .. }
-            | LoadError::NoDaemon { .. }
-            | LoadError::Refused { .. } => Fault::Request,
+            LoadError::Address { .. } | LoadError::NoDaemon { .. } | LoadError::Refused { .. } => {
+                Fault::Request
+            }
             LoadError::Archive(_)
             | LoadError::Broken { .. }
             | LoadError::Stalled { .. }
@@ -100,12 +84,6 @@ impl LoadError {
         match self {
             LoadError::Address { .. } => {
                 Some("set DOCKER_HOST to unix:///PATH, or write the image with -o type=docker,dest=FILE".into())
-            }
-            LoadError::Context { .. } => {
-                Some("`docker context ls` lists those there are: set DOCKER_CONTEXT to one, or DOCKER_HOST to unix:///PATH".into())
-            }
-            LoadError::Tls { .. } => {
-                Some("`dcbuild build -t NAME -o type=docker,dest=- CONTEXT | docker load` hands it over by docker's own client".into())
             }
             LoadError::NoDaemon { source, .. }
                 if source.kind() == std::io::ErrorKind::PermissionDenied =>
