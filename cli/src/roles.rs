@@ -348,7 +348,7 @@ pub(crate) async fn worker(flags: args::WorkerFlags, app: &App) -> anyhow::Resul
     let door = stop.run_until_cancelled(opening).await;
     let Some(door) = door.transpose()? else { return Ok(()) };
     let data_dir = absolute(flags.data_dir.as_ref().unwrap_or(&settings.data_dir))?;
-    let remote = RemoteStore::trusting(channel.clone(), coordinator.clone(), store_ca);
+    let remote = RemoteStore::of_worker(channel.clone(), coordinator.clone(), store_ca);
     let remote = Arc::new(remote);
     let near = open_folder(&data_dir.join("near")).with_context(|| {
         let folder = data_dir.display();

@@ -5,11 +5,12 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use dcbuild_tests::bucket::Site;
 use dcbuild_tests::registry::free_port;
 use dcbuild_tests::running::Running;
-use dcbuild_tests::s3::faults::Seen;
+use dcbuild_tests::s3::faults::{Fault, Seen};
 use dcbuild_tests::wait::{LONG, wait_for};
 use serde_json::Value;
 
@@ -35,6 +36,20 @@ fn a_fresh_worker_finds_everything_and_a_flushed_index_costs_no_step() {
         assert_eq!(again.digest, first.digest);
         // The base, the COPY and the RUN of the last stage; nobody needs the other one.
         assert_eq!(said.matches("CACHED").count(), 3, "{said}\n{}", site.cluster.said());
+    }
+}
+
+#[test]
+fn a_bucket_that_answers_writes_late_is_not_taken_for_dead() {
+    let site = Site::start(DOCKERFILE, &[("in.txt", "hello\n")]);
+    let late = |seen: &Seen| seen.request == "PutObject" && seen.path.contains("/blob/");
+    site.s3.fail(move |seen| late(seen).then_some(Fault::Late(Duration::from_secs(3))));
+    site.submit();
+    site.wait_until_sent();
+    assert!(site.s3.fired() > 3, "{} answers were late", site.s3.fired());
+    let said = site.cluster.said();
+    for word in ["written through the coordinator", "keeps failing", "without the store"] {
+        assert!(!said.contains(word), "{said}");
     }
 }
 

@@ -232,8 +232,7 @@ impl Contents {
     ) -> impl Read + Send + use<> {
         let (layers, layer) = (self.layers.clone(), *layer);
         let reword = move |error: io::Error| damaged(&layers, (layer, blob), error);
-        let inner = Hashed { inner, hash: Some(Sha256::new()), content };
-        Reworded { inner, reword }
+        Reworded { inner: Hashed::new(inner, content), reword }
     }
 
     fn of_recipe_body(&self, recipe: &Recipe, body: &FileBody) -> io::Result<Box<dyn Read + Send>> {
@@ -310,9 +309,9 @@ fn damaged(layers: &Layers, (layer, blob): (LayerId, BlobDigest), error: io::Err
 }
 
 /// Says a reader's errors in other words.
-struct Reworded<R, F> {
-    inner: R,
-    reword: F,
+pub(crate) struct Reworded<R, F> {
+    pub(crate) inner: R,
+    pub(crate) reword: F,
 }
 
 impl<R: Read, F: Fn(io::Error) -> io::Error> Read for Reworded<R, F> {
@@ -322,10 +321,16 @@ impl<R: Read, F: Fn(io::Error) -> io::Error> Read for Reworded<R, F> {
 }
 
 /// Ends with an error if what was read was another content.
-struct Hashed<R> {
+pub(crate) struct Hashed<R> {
     inner: R,
     hash: Option<Sha256>,
     content: ContentDigest,
+}
+
+impl<R: Read> Hashed<R> {
+    pub(crate) fn new(inner: R, content: ContentDigest) -> Hashed<R> {
+        Hashed { inner, hash: Some(Sha256::new()), content }
+    }
 }
 
 impl<R: Read> Read for Hashed<R> {

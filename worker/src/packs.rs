@@ -1,11 +1,14 @@
 //! Gives the bytes of a client's files out of the packs that hold them.
 //!
 //! A pack of small files is fetched whole when the first of them is wanted, and written to a temporary file where all
-//! others are read; the more packs are wanted, the more are fetched at once. A large file is read by range.
+//! others are read; the more packs are wanted, the more are fetched at once. A large file is read by range, once for all
+//! who want it.
 
+mod kept;
 #[cfg(test)]
 mod tests;
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Cursor, Read};
@@ -22,7 +25,8 @@ use dcbuild_store::{StoreError, StoredBlob, read_bytes};
 use dcbuild_tree::{FileBody, Origin};
 use futures::{StreamExt as _, TryStreamExt as _};
 
-use crate::contents::Contents;
+use self::kept::{Kept, Open};
+use crate::contents::{Contents, Reworded};
 use crate::error::Failed;
 use crate::layers::Layers;
 
@@ -30,6 +34,8 @@ use crate::layers::Layers;
 const PACKS_AT_ONCE: usize = 16;
 /// The blob of a pack of small files is smaller: tar and zstd add to their bytes, but not that much.
 const BLOB_BYTES_MAX: u64 = 4 * PACK_BYTES_MAX;
+/// A larger file is not kept: whoever wants it reads it from the store.
+const KEPT_BYTES_MAX: u64 = 4 << 30;
 
 /// The packs of one parcel; what was fetched of them is gone when this is dropped.
 pub(crate) struct Packs {
@@ -38,7 +44,8 @@ pub(crate) struct Packs {
     /// The pack of each content.
     places: HashMap<ContentDigest, usize>,
     /// Reads large files.
-    contents: Contents,
+    contents: Arc<Contents>,
+    large: Mutex<HashMap<ContentDigest, Arc<Kept>>>,
     tmp: PathBuf,
     spool: Mutex<Spool>,
     /// Held by the one thread that fetches.
@@ -87,7 +94,8 @@ impl Packs {
         }
         let fetching = Fetching { done: vec![false; found.len()], ..Fetching::default() };
         Ok(Packs {
-            contents: Contents::new(layers.clone()),
+            contents: Arc::new(Contents::new(layers.clone())),
+            large: Mutex::default(),
             layers,
             all: found,
             places,
@@ -105,6 +113,40 @@ impl Packs {
         let spool = self.spool();
         let begin = spool.begins.get(&body.content)?;
         Some(Range { file: spool.file.clone()?, at: *begin, left: body.size })
+    }
+
+    /// Opens a file that has a pack of its own.
+    fn open_large(&self, layer: LayerId, body: &FileBody) -> io::Result<Box<dyn Read + Send>> {
+        let path = PackedFile { content: body.content, size: body.size }.path();
+        let origin = Origin::Layer { layer, path };
+        let (contents, body) = (self.contents.clone(), FileBody { origin, ..body.clone() });
+        // A pack is a layer that no step makes again.
+        let reword = |error| match Failed::sandbox(&error) {
+            Failed::Lost { .. } => io::Error::other(Failed::ContextLost),
+            _ => error,
+        };
+        let (content, size) = (body.content, body.size);
+        let open: Open = Box::new(move || {
+            let inner = contents.open(&body).map_err(reword)?;
+            Ok(Box::new(Reworded { inner, reword }))
+        });
+        if size > KEPT_BYTES_MAX {
+            return open();
+        }
+        let mut large = self.large.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = match large.entry(content) {
+            Entry::Occupied(known) => known.get().clone(),
+            Entry::Vacant(place) => {
+                place.insert(Arc::new(Kept::new(content, size, &self.tmp)?)).clone()
+            }
+        };
+        drop(large);
+        // What another reader fetched and this one followed turned out to be nonsense.
+        let reword = |error: io::Error| match error.kind() {
+            io::ErrorKind::InvalidData => io::Error::other(Failed::ContextLost),
+            _ => error,
+        };
+        Ok(Box::new(Reworded { inner: kept.open(open)?, reword }))
     }
 
     /// Fetches the pack at a place, and others behind it if this is not the first.
@@ -202,14 +244,7 @@ impl ReadContent for Packs {
         let place = *self.places.get(&body.content).ok_or_else(absent)?;
         let pack = self.all.get(place).ok_or_else(absent)?;
         if !pack.small {
-            let path = PackedFile { content: body.content, size: body.size }.path();
-            let origin = Origin::Layer { layer: pack.layer, path };
-            let opened = self.contents.open(&FileBody { origin, ..body.clone() });
-            // A pack is a layer that no step makes again.
-            return opened.map_err(|error| match Failed::sandbox(&error) {
-                Failed::Lost { .. } => io::Error::other(Failed::ContextLost),
-                _ => error,
-            });
+            return self.open_large(pack.layer, body);
         }
         if let Some(range) = self.spooled(body) {
             return Ok(Box::new(range));

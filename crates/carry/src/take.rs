@@ -6,15 +6,17 @@ use bytes::Bytes;
 use dcbuild_model::{BlobDigest, LayerDigest, LayerId, LayerRef, Record, Scope};
 use dcbuild_registry::{LayoutOpenError, PullError};
 use dcbuild_store::{HashedBase, ObjectName, Seal, StoreError, StoredBlob};
-use futures::StreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 
 use crate::documents::Contents;
 use crate::look::Borrowed;
 use crate::pack::Shelf;
 use crate::place::{Place, PlaceError};
 
-/// Blobs under way at a time.
-const AT_ONCE: usize = 8;
+/// Blobs under way at a time: each may have a part of some megabytes in memory.
+const BLOBS_AT_ONCE: usize = 16;
+/// Documents under way at a time; a far store answers each after tens of milliseconds.
+const DOCUMENTS_AT_ONCE: usize = 32;
 
 /// What was taken.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -86,21 +88,27 @@ pub async fn take(
     bring(&choice, borrowed, place, shelf, &mut carried).await?;
     choice.leave(&carried.damaged.keys().copied().collect());
     carried.left = choice.left;
-    for layer in &choice.layers {
-        for form in choice.forms.get(layer).into_iter().flatten() {
-            shelf.layers.put_form(layer, form).await.map_err(failed)?;
-        }
-    }
-    for digest in &choice.bases {
-        if let Some(base) = choice.hashed.get(digest) {
-            shelf.layers.put_base(digest, base).await.map_err(failed)?;
-        }
-    }
-    for record in &choice.records {
-        shelf.steps.put(scope, record).await.map_err(failed)?;
-        carried.records += 1;
-    }
+    let forms = choice.layers.iter().filter_map(|layer| Some((layer, choice.forms.get(layer)?)));
+    let forms = forms.flat_map(|(layer, forms)| forms.iter().map(move |form| (layer, form)));
+    side_by_side(forms.map(|(layer, form)| shelf.layers.put_form(layer, form)))
+        .await
+        .map_err(failed)?;
+    let bases = choice.bases.iter().filter_map(|base| Some((base, choice.hashed.get(base)?)));
+    side_by_side(bases.map(|(digest, base)| shelf.layers.put_base(digest, base)))
+        .await
+        .map_err(failed)?;
+    let records = choice.records.iter().map(|record| shelf.steps.put(scope, record));
+    carried.records = side_by_side(records).await.map_err(failed)?;
     Ok(carried)
+}
+
+/// Writes documents, none of which leans on another; says how many they were.
+fn side_by_side<W: Future<Output = Result<(), StoreError>>>(
+    writes: impl Iterator<Item = W>,
+) -> impl Future<Output = Result<u64, StoreError>> {
+    let writes: Vec<W> = writes.collect();
+    let writes = futures::stream::iter(writes).buffer_unordered(DOCUMENTS_AT_ONCE);
+    writes.try_fold(0, |written, ()| async move { Ok(written + 1) })
 }
 
 /// Which records are taken, and all that they need.
@@ -254,7 +262,7 @@ async fn bring(
     let bring = bring.zip(choice.blobs.intersection(&choice.missing));
     let bring = bring.map(|(brought, blob)| async move { (*blob, brought.await) });
     let bring: Vec<_> = bring.collect();
-    let mut bring = futures::stream::iter(bring).buffer_unordered(AT_ONCE);
+    let mut bring = futures::stream::iter(bring).buffer_unordered(BLOBS_AT_ONCE);
     while let Some((blob, brought)) = bring.next().await {
         match brought {
             Ok(size) => {

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use dcbuild_carry::{
@@ -15,7 +16,7 @@ use dcbuild_model::{
     WorkerId,
 };
 use dcbuild_store::{
-    BlobStore, ByteRange, FolderStore, LayerIndex as _, ObjectName, Seal, StepIndex as _,
+    BlobStore, ByteRange, FolderStore, LayerIndex as _, ObjectName, Seal, StepIndex, StoreError,
     StoredBlob, read_bytes, stream_of,
 };
 
@@ -126,6 +127,37 @@ async fn what_is_packed_is_found_and_the_same_records_are_the_same_bytes() {
     assert_eq!(read_bytes(&*two.blobs, &blob, 100).await.unwrap(), "layer");
     let found = two.steps.find(&Scope::local(), &[StepKey(Digest::of(&[1]))]).await.unwrap();
     assert_eq!(found, [vec![fill(&one).await.0.remove(0)]]);
+}
+
+/// Writes no record before another one is to be written.
+struct Together(Arc<dyn StepIndex>, tokio::sync::Barrier);
+
+#[async_trait::async_trait]
+impl StepIndex for Together {
+    async fn find(&self, scope: &Scope, keys: &[StepKey]) -> Result<Vec<Vec<Record>>, StoreError> {
+        self.0.find(scope, keys).await
+    }
+
+    async fn put(&self, scope: &Scope, record: &Record) -> Result<(), StoreError> {
+        self.1.wait().await;
+        self.0.put(scope, record).await
+    }
+}
+
+#[tokio::test]
+async fn records_go_to_a_store_side_by_side() {
+    let folders = tempfile::tempdir().unwrap();
+    let one = shelf(&folders.path().join("one"));
+    let (packed, _) = packed(&one).await;
+    let place = FolderPlace::new(folders.path().join("place"), None, None);
+    send(&Artifact::new(&packed), &one.blobs, &place).await.unwrap();
+    let two = shelf(&folders.path().join("two"));
+    let steps = Together(two.steps.clone(), tokio::sync::Barrier::new(2));
+    let two = Shelf { steps: Arc::new(steps), ..two };
+    let (borrowed, scope, seal) = (borrowed(&place).await, Scope::local(), seal());
+    let taken = take(&borrowed, &place, &two, &scope, &seal);
+    let taken = tokio::time::timeout(Duration::from_secs(30), taken).await;
+    assert_eq!(taken.expect("one waits for the other").unwrap().records, 2);
 }
 
 #[tokio::test]

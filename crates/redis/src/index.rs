@@ -129,7 +129,10 @@ impl RedisIndex {
         for entry in entries {
             let fits = entry.value.len() <= ENTRY_BYTES_MAX;
             let value = if fits { entry.value.to_vec() } else { Vec::new() };
-            args.extend([text(&numbers[&entry.key]), entry.field.clone().into_bytes(), value]);
+            // What comes without a value may be known with one by now.
+            let set = if entry.value.is_empty() { "HSETNX" } else { "HSET" };
+            let (key, field) = (text(&numbers[&entry.key]), entry.field.clone().into_bytes());
+            args.extend([text(&set), key, field, value]);
         }
         let owned: Vec<IndexKey> = keys.into_keys().cloned().collect();
         self.script(&self.scripts.put, &self.hashes_of(&owned), &args).await.map(drop)

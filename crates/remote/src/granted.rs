@@ -41,6 +41,8 @@ pub(crate) struct Granted {
     transfer: Transfer,
     /// A store that cannot be reached from here costs a bounded time; the other side may still reach it.
     guard: Guard,
+    /// How long the answer to a write of little may take.
+    small_writes: Patience,
     reads: Mutex<HashMap<BlobDigest, (Leave, Instant)>>,
     /// Set once the other side has said that it grants nothing.
     nothing: AtomicBool,
@@ -143,11 +145,12 @@ impl Granted {
     pub(crate) fn new(
         client: StoreClient<Channel>,
         name: String,
-        store_ca: Option<PathBuf>,
+        (store_ca, small_writes): (Option<PathBuf>, Patience),
     ) -> Granted {
         let guard = Guard::new(format!("behind {name}"), GuardLimits::default());
         let (reads, nothing) = (Mutex::default(), AtomicBool::new(false));
-        Granted { client, name, transfer: Transfer::trusting(store_ca), guard, reads, nothing }
+        let transfer = Transfer::trusting(store_ca);
+        Granted { client, name, transfer, guard, small_writes, reads, nothing }
     }
 
     /// Whether the other side may still grant something.
@@ -295,7 +298,7 @@ impl Granted {
         leave: &Leave,
         part: Bytes,
     ) -> Result<String, StoreError> {
-        let patience = if part.len() > CHUNK_BYTES { Patience::BULK } else { Patience::SMALL };
+        let patience = if part.len() > CHUNK_BYTES { Patience::BULK } else { self.small_writes };
         let write = |progress: Progress| {
             let part = part.clone();
             async move {

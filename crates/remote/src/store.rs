@@ -13,7 +13,7 @@ use dcbuild_proto::pb;
 use dcbuild_proto::pb::store_client::StoreClient;
 use dcbuild_store::{
     BlobStore, BlobStream, ByteRange, CacheVersion, CacheVersions, HashedBase, LayerIndex,
-    StoreError, StoredBlob, Verified,
+    Patience, StoreError, StoredBlob, Verified,
 };
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt as _};
@@ -60,9 +60,27 @@ impl RemoteStore {
         name: impl Into<String>,
         store_ca: Option<PathBuf>,
     ) -> RemoteStore {
+        RemoteStore::patient(channel, name, (store_ca, Patience::SMALL))
+    }
+
+    /// The same for a worker, for whose writes no build waits: a store that takes its time is not left for the other side.
+    pub fn of_worker(
+        channel: Channel,
+        name: impl Into<String>,
+        store_ca: Option<PathBuf>,
+    ) -> RemoteStore {
+        RemoteStore::patient(channel, name, (store_ca, Patience::BULK))
+    }
+
+    fn patient(
+        channel: Channel,
+        name: impl Into<String>,
+        (store_ca, small_writes): (Option<PathBuf>, Patience),
+    ) -> RemoteStore {
         let (max, name) = (limits::MESSAGE_BYTES_MAX, name.into());
         let client = StoreClient::new(channel).max_decoding_message_size(max);
-        let granted = Arc::new(Granted::new(client.clone(), name.clone(), store_ca));
+        let granted = Granted::new(client.clone(), name.clone(), (store_ca, small_writes));
+        let granted = Arc::new(granted);
         RemoteStore { paths: Arc::new(Verified(Paths { wire: Wire { client, name }, granted })) }
     }
 }

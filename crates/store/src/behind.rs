@@ -11,6 +11,7 @@ mod send;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use dcbuild_model::BlobDigest;
 use futures::StreamExt as _;
@@ -25,6 +26,11 @@ use crate::{
 
 /// More bytes than these do not wait: who writes then is told that the store failed.
 const HELD_BYTES_MAX: u64 = 32 << 30;
+
+/// How long a writer waits for a far store that may do well: what takes longer goes there behind its back.
+const HURRY: Duration = Duration::from_secs(2);
+/// What is longer may take its time, as long as it gets on.
+const HURRIED_BYTES_MAX: u64 = 1 << 20;
 
 /// When something is kept in the folder instead of being sent at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -237,9 +243,30 @@ impl Behind {
         Ok(missing)
     }
 
-    /// Whether the far store is to be asked before anything is kept.
+    /// Whether the far store is to be asked before anything is kept: not where others wait for it already.
     fn tries_first(&self) -> bool {
-        self.inner.policy == Policy::Failing && !self.is_failing()
+        self.inner.policy == Policy::Failing && !self.is_failing() && self.queue().is_empty()
+    }
+
+    /// Sends something of so many bytes while its writer waits; none if that takes too long, or failed, and it is to be kept.
+    async fn hurry<T>(
+        &self,
+        bytes: u64,
+        send: impl Future<Output = Result<T, StoreError>>,
+    ) -> Option<T> {
+        let sent = if bytes > HURRIED_BYTES_MAX {
+            Ok(send.await)
+        } else {
+            tokio::time::timeout(HURRY, send).await
+        };
+        match sent {
+            Ok(Ok(sent)) => Some(sent),
+            Ok(Err(error)) => {
+                self.write_failed(&error);
+                None
+            }
+            Err(_late) => None,
+        }
     }
 
     async fn remove(&self, blob: &BlobDigest) {
@@ -332,14 +359,9 @@ impl BlobStore for Behind {
 
     async fn put(&self, blob: &BlobDigest, content: BlobStream) -> Result<u64, StoreError> {
         let size = self.inner.folder.put(blob, content).await?;
-        if self.tries_first() {
-            match self.send_blob(blob).await {
-                Ok(()) => {
-                    self.remove(blob).await;
-                    return Ok(size);
-                }
-                Err(error) => self.write_failed(&error),
-            }
+        if self.tries_first() && self.hurry(size, self.send_blob(blob)).await.is_some() {
+            self.remove(blob).await;
+            return Ok(size);
         }
         if self.queue().bytes().saturating_add(size) > HELD_BYTES_MAX {
             if self.inner.policy == Policy::Failing {

@@ -121,7 +121,10 @@ impl State {
         // A copy: a slice would keep alive whatever it was cut from.
         let fits = entry.value.len() <= ENTRY_BYTES_MAX;
         let value = if fits { Bytes::copy_from_slice(&entry.value) } else { Bytes::new() };
-        known.fields.insert(entry.field.clone(), value);
+        let field = known.fields.entry(entry.field.clone()).or_default();
+        if !entry.value.is_empty() {
+            *field = value;
+        }
         known.used = known.used.max(to_millis(entry.used));
         known.asked = self.next_asked();
         self.place(entry.key.clone(), known);

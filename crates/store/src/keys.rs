@@ -57,7 +57,7 @@ pub trait KeyIndex: Send + Sync {
     /// Looks all keys up in one round trip.
     async fn find(&self, keys: &[IndexKey]) -> Result<Looked, StoreError>;
 
-    /// Remembers fields; those of a key that are not named stay.
+    /// Remembers fields; those of a key that are not named stay, and so does the value of one that is put without any.
     async fn put(&self, entries: &[IndexEntry]) -> Result<(), StoreError>;
 
     /// Forgets whole keys: the store does not have them any more.

@@ -279,6 +279,30 @@ async fn what_a_dead_store_did_not_take_goes_there_later_documents_last() {
     assert_eq!(world.sky.came()[3..], ["blob", "x/next"]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_writes_to_a_store_that_says_nothing_does_not_wait_long_and_the_next_not_at_all() {
+    let world = World::new();
+    let behind = world.sending(Policy::Failing);
+    let mut keeper = world.sky.close_gate();
+    let began = tokio::time::Instant::now();
+    put_document(&behind, "x/first").await;
+    let waited = began.elapsed();
+    assert!((Duration::from_secs(1)..Duration::from_secs(3)).contains(&waited), "{waited:?}");
+    put_document(&behind, "x/second").await;
+    assert_eq!(began.elapsed(), waited, "others wait already");
+    assert_eq!(behind.backlog().borrow().items, 2);
+    assert_eq!(behind.backlog().borrow().failure, None, "it is slow, and may do well");
+    // The one that was given up, and both behind their writers' backs.
+    for document in ["x/first", "x/first", "x/second"] {
+        let (found, end) = keeper.0.recv().await.unwrap();
+        assert_eq!(found, format!("put {document}"));
+        // Who gave up does not hear it.
+        let _given_up = end.send(Way::Done);
+    }
+    assert_eq!(behind.drained(SOON).await.items, 0);
+    assert_eq!(world.sky.came(), ["x/first", "x/second"]);
+}
+
 #[tokio::test]
 async fn what_waits_is_listed_as_it_will_be() {
     let world = World::new();

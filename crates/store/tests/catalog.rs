@@ -179,6 +179,7 @@ async fn lies_of_the_index_are_looked_up_in_the_store() {
             value: Bytes::from_static(lie),
             used: UnixTime::default(),
         };
+        world.index.remove(std::slice::from_ref(&entry.key)).await.unwrap();
         world.index.put(&[entry]).await.unwrap();
         let catalog = world.catalog();
         assert_eq!(found(&catalog, &record.recipe).await, std::slice::from_ref(&record));

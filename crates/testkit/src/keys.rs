@@ -51,6 +51,10 @@ async fn fields(index: &dyn KeyIndex) {
     let both = find(index, &["f/b", "f/a", "f/c", "f/b"]).await;
     assert_eq!(both.found, [b.clone(), a, vec![], b.clone()], "in the order asked, by name");
 
+    index.put(&[entry("f/a", "1", b"", 1), entry("f/large", "x", b"old", 1)]).await.expect("put");
+    let found = find(index, &["f/a"]).await.found.remove(0);
+    assert_eq!(found[0].1, "uno", "who has no value takes none away");
+
     let large = vec![7; ENTRY_BYTES_MAX + 1];
     index
         .put(&[entry("f/large", "x", &large, 1), entry("f/large", "y", &large[1..], 1)])

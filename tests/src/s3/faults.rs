@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use hyper::Method;
 use hyper::http::request::Parts;
@@ -41,6 +42,10 @@ pub enum Fault {
     FlipBit,
     /// The store gets half of the request's body and is told that it is all.
     CutUpload,
+    /// All is well, and the answer comes so much later.
+    Late(Duration),
+    /// All is well, and the answer does not say which checksum was found.
+    NoChecksum,
 }
 
 impl Fault {

@@ -100,6 +100,15 @@ impl State {
             Some(fault @ (Fault::StallInBody | Fault::BreakInBody | Fault::FlipBit)) => {
                 spoil(answer, &fault).await
             }
+            Some(Fault::Late(pause)) => {
+                tokio::time::sleep(pause).await;
+                Ok(answer)
+            }
+            Some(Fault::NoChecksum) => {
+                let mut answer = answer;
+                answer.headers_mut().remove("x-amz-checksum-sha256");
+                Ok(answer)
+            }
             _ => Ok(answer),
         }
     }

@@ -164,7 +164,7 @@ fn one_file_costs_its_pack_alone() {
 }
 
 #[test]
-fn a_large_file_is_read_by_range_and_streamed() {
+fn a_large_file_is_streamed_and_read_once_for_all() {
     let world = World::new();
     let noise: Vec<u8> = (0_u32..1_200_000)
         .flat_map(|number| number.wrapping_mul(2_654_435_761).to_be_bytes())
@@ -174,14 +174,26 @@ fn a_large_file_is_read_by_range_and_streamed() {
     let (parcel, _) = world.store(&files);
     let context = world.open(&parcel).unwrap();
     world.blobs.take();
+    let mut readers = Vec::new();
     let mut reader = context.contents.open(&body(&context, "large")).unwrap();
     let mut begin = vec![0; 1000];
     reader.read_exact(&mut begin).unwrap();
     assert_eq!(begin, noise[..1000]);
     drop(reader);
+    let first = context.contents.open(&body(&context, "large")).unwrap();
+    for mut reader in [context.contents.open(&body(&context, "large")).unwrap(), first] {
+        let followed = std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            reader.read_to_end(&mut bytes).map(|_| bytes)
+        });
+        readers.push(followed);
+    }
+    for reader in readers {
+        assert_eq!(reader.join().unwrap().unwrap(), files[0].1);
+    }
     assert_eq!(read(&context, "large").unwrap(), files[0].1);
     let counted = world.blobs.take();
-    assert_eq!(counted.gets, 3, "its index once, and a range each time: {counted:?}");
+    assert_eq!(counted.gets, 3, "its index once, one that gave up, one for all: {counted:?}");
     assert_eq!(read(&context, "small").unwrap(), b"x");
 }
 

@@ -1,4 +1,4 @@
--- KEYS[2..]: hashes. ARGV: each key's member and last use; then number of key, field and value of each entry.
+-- KEYS[2..]: hashes. ARGV: each key's member and last use; then command, number of key, field and value of each entry.
 local count = #KEYS - 1
 local lost, failed = false, nil
 local function attempt(...)
@@ -14,8 +14,8 @@ for i = 1, count do
   -- Before the fields, so that a key without them counts as lost.
   if not known or tonumber(known) < tonumber(time) then attempt('ZADD', used, time, member) end
 end
-for j = 2 * count + 1, #ARGV, 3 do
-  attempt('HSET', KEYS[tonumber(ARGV[j]) + 1], ARGV[j + 1], ARGV[j + 2])
+for j = 2 * count + 1, #ARGV, 4 do
+  attempt(ARGV[j], KEYS[tonumber(ARGV[j + 1]) + 1], ARGV[j + 2], ARGV[j + 3])
 end
 if lost or failed then disturb() end
 if failed then

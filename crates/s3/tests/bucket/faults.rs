@@ -75,6 +75,19 @@ async fn c03_an_upload_that_was_cut_on_the_way_is_not_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn c03_a_server_that_names_no_checksum_is_asked_again_only_where_its_etag_shows_nothing() {
+    let server = S3Server::start();
+    let store = connect(&server, small_parts).await;
+    server.fail(|seen| (seen.request == "PutObject").then_some(Fault::NoChecksum));
+    let name = "some/object".parse().unwrap();
+    Objects::put(&store, &name, b"a document"[..].into()).await.unwrap();
+    assert_eq!((server.fired(), server.count("HeadObject")), (1, 0), "its ETag is the MD5");
+    let bytes = vec![7; 300 << 10];
+    BlobStore::put(&store, &blob(&bytes), stream_of(bytes.clone())).await.unwrap();
+    assert_eq!((server.fired(), server.count("HeadObject")), (2, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn c03_an_upload_whose_maker_is_gone_leaves_nothing() {
     let server = S3Server::start();
     let store = connect(&server, small_parts).await;

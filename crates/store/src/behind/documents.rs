@@ -91,9 +91,10 @@ impl Objects for Behind {
         if self.tries_first()
             && let Some(direct) = Direct::begin(self, name)
         {
-            match self.inner.far.objects.put(name, bytes.clone()).await {
-                Ok(()) => return Ok(()),
-                Err(error) => self.write_failed(&error),
+            let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+            let put = self.inner.far.objects.put(name, bytes.clone());
+            if self.hurry(size, put).await.is_some() {
+                return Ok(());
             }
             if direct.end() == Fate::Deleted {
                 return Ok(());
