@@ -372,6 +372,8 @@ async fn a_full_store_is_still_read_and_a_dead_one_is_empty_until_it_answers_aga
     assert_eq!(behind.find_missing(&[there]).await.unwrap(), [there]);
     let before = world.sky.fired.load(Ordering::SeqCst);
     assert_eq!(behind.find_missing(&[there]).await.unwrap(), [there]);
+    assert!(Objects::get(&behind, &name("x/record"), 10).await.is_err());
+    assert!(Objects::list(&behind, "x/", None).await.is_err());
     assert!(world.sky.fired.load(Ordering::SeqCst) <= before + 1, "it is not asked");
     world.sky.dead.store(false, Ordering::SeqCst);
     // Nothing waits to be sent: it is asked now and then whether it answers.
@@ -382,9 +384,15 @@ async fn a_full_store_is_still_read_and_a_dead_one_is_empty_until_it_answers_aga
 }
 
 #[tokio::test]
-async fn who_only_reads_writes_nothing_there() {
+async fn who_only_reads_writes_nothing_there_and_reads_again_once_it_can() {
     let world = World::new();
     let behind = world.sending(Policy::Never);
+    world.sky.dead.store(true, Ordering::SeqCst);
+    assert!(Objects::get(&behind, &name("x/record"), 10).await.is_err());
+    world.sky.dead.store(false, Ordering::SeqCst);
+    let mut backlog = behind.backlog();
+    let well = tokio::time::timeout(SOON, backlog.wait_for(|it| !it.unreadable)).await;
+    assert!(well.unwrap().is_ok());
     let blob = put(&behind, "blob").await;
     put_document(&behind, "x/record").await;
     assert_eq!(behind.find_missing(&[blob]).await.unwrap(), []);

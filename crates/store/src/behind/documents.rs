@@ -111,6 +111,8 @@ impl Objects for Behind {
                 Err(StoreError::ObjectTooLarge { name: name.clone(), max })
             }
             Some(bytes) => Ok(Some(bytes)),
+            // Nobody waits once more for what has not answered others.
+            None if self.is_unreadable() => Err(self.kept_here()),
             None => {
                 let found = self.inner.far.objects.get(name, max).await;
                 found.inspect_err(|error| self.read_failed(error))
@@ -123,7 +125,12 @@ impl Objects for Behind {
         prefix: &str,
         after: Option<&ObjectName>,
     ) -> Result<ObjectPage, StoreError> {
-        let ObjectPage { mut objects, more } = self.inner.far.objects.list(prefix, after).await?;
+        if self.is_unreadable() {
+            return Err(self.kept_here());
+        }
+        let listed = self.inner.far.objects.list(prefix, after).await;
+        let listed = listed.inspect_err(|error| self.read_failed(error));
+        let ObjectPage { mut objects, more } = listed?;
         let last = if more { objects.last().map(|object| object.name.clone()) } else { None };
         let modified = UnixTime { secs: 0, nanos: 0 };
         for (name, size) in self.queue().documents(prefix, after) {
@@ -150,6 +157,10 @@ impl Objects for Behind {
         }
         self.tell(None);
         deletion.nothing_is_under_way().await;
-        self.inner.far.objects.delete(names).await
+        self.inner.far.objects.delete(names).await?;
+        if self.is_unreadable() {
+            self.reads_again();
+        }
+        Ok(())
     }
 }

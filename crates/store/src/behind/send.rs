@@ -63,18 +63,17 @@ impl Behind {
         (number, sent)
     }
 
-    /// Sends what waits and what comes, until `stop` is cancelled; what is under way then is dropped whole.
+    /// Sends what waits and what comes, until `stop` is cancelled; what is under way then is dropped whole. Finds out
+    /// whether a far store that could not be read can be read again, also where nothing is ever sent.
     pub async fn send(&self, stop: CancellationToken) {
-        if self.inner.policy == Policy::Never {
-            return;
-        }
+        let sends = self.inner.policy != Policy::Never;
         let _stopped = Stopped(self);
         let mut sending = FuturesUnordered::new();
         let (mut pause, mut rest) = (PAUSE_FIRST, None);
         loop {
             // One thing at a time finds out whether a store that failed does better.
             let at_once = if self.is_failing() { 1 } else { SENT_AT_ONCE };
-            while rest.is_none() && sending.len() < at_once {
+            while sends && rest.is_none() && sending.len() < at_once {
                 let Some((number, item)) = self.queue().take() else { break };
                 sending.push(self.send_item(number, item));
             }
