@@ -7,7 +7,7 @@ use dcbuild_layer::{ReadContent, SmallInline, read_archive};
 use dcbuild_model::{ContentDigest, Digest, TreePath, UnixTime};
 use dcbuild_plan::op::{CopyOp, CopySource as Planned};
 use dcbuild_tree::{
-    Change, Changes, Chmod, CopyRequest, CopySource, FileBody, Filter, Kind, SourceOwners,
+    Archive, Change, Changes, Chmod, CopyRequest, CopySource, FileBody, Filter, Kind, SourceOwners,
 };
 
 use super::{Made, Place, Seeing, keep_recipe, owner};
@@ -44,7 +44,7 @@ struct Copying<'a> {
     now: UnixTime,
 }
 
-type Archives = BTreeMap<TreePath, Changes>;
+type Archives = BTreeMap<TreePath, Archive>;
 
 impl Copying<'_> {
     fn run(&self, tmp: &std::path::Path) -> Result<(Changes, Sources), Failed> {
@@ -149,8 +149,8 @@ impl Copying<'_> {
                 next += 1 << 32;
                 let read =
                     read_archive(reader, &mut sink).map_err(|error| Failed::refused(&error))?;
-                if let Some(changes) = read {
-                    archives.insert(found.path, changes);
+                if let Some(archive) = read {
+                    archives.insert(found.path, archive);
                 }
             }
         }
