@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use dcbuild_layer::{ReadContent, SmallInline, read_archive};
 use dcbuild_model::{ContentDigest, Digest, TreePath, UnixTime};
-use dcbuild_plan::op::{CopyOp, CopySource as Planned};
+use dcbuild_plan::op::{CopyOp, CopySource as Planned, Op};
 use dcbuild_tree::{
     Archive, Change, Changes, Chmod, CopyRequest, CopySource, FileBody, Filter, Kind, SourceOwners,
 };
@@ -34,6 +34,17 @@ pub(crate) async fn make(
     })
     .await?;
     keep_recipe(&attempt.shared.layers, changes, sources).await
+}
+
+/// Adds what was probably meant by a COPY or ADD that was refused.
+pub(crate) fn hinted(error: Failed, op: &Op) -> Failed {
+    match (&error, op) {
+        (Failed::Step(step), Op::Copy(op)) if step.hint.is_none() => {
+            let hint = dcbuild_plan::hint::of_copy(op, &step.message);
+            error.with_hint(hint)
+        }
+        _ => error,
+    }
 }
 
 /// A COPY under way.

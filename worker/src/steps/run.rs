@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use dcbuild_layer::ReadContent as _;
 use dcbuild_model::limits::{STEP_LOG_BYTES_MAX, STEP_PROCESSES_MAX};
 use dcbuild_model::{TreePath, UnixTime};
 use dcbuild_plan::HOST_GATEWAY;
@@ -18,8 +19,9 @@ use dcbuild_snapshot::{CommitForm, Lowers, Upper};
 use dcbuild_tree::{TimeForm, Tree};
 use tokio::sync::mpsc;
 
-use super::{Made, mounts};
+use super::{Made, endings, mounts};
 use crate::attempt::{Attempt, Task};
+use crate::contents::Contents;
 use crate::error::{Failed, blocking};
 use crate::layers;
 use crate::publish::Publish;
@@ -75,8 +77,29 @@ pub(crate) async fn make(
             }
             commit(attempt, stage, stubs, start).await.map(|made| Made { taint, ..made })
         }
-        Err(error) => Err(abandon(attempt, stage.upper, error).await),
+        Err(error) => {
+            let error = explained(attempt, op, &stage.tree, error).await;
+            Err(abandon(attempt, stage.upper, error).await)
+        }
     }
+}
+
+/// Adds to a command's failure what it may come from, where that can be seen.
+async fn explained(attempt: &Attempt, op: &RunOp, tree: &Tree, error: Failed) -> Failed {
+    let code = match &error {
+        Failed::Step(step) if step.hint.is_none() => match step.kind {
+            StepErrorKind::Exit { code } => code,
+            _ => return error,
+        },
+        _ => return error,
+    };
+    let (op, tree, layers) = (op.clone(), tree.clone(), attempt.shared.layers.clone());
+    let hint = blocking(move || {
+        let contents = Contents::new(layers);
+        Ok(endings::hint(&op, code, &tree, &|body| contents.open(body)))
+    });
+    // A failure is told whether or not its reason can be.
+    error.with_hint(hint.await.unwrap_or_default())
 }
 
 /// Says at once what an ordinary user cannot do yet, instead of which of its many parts the kernel refused first.
