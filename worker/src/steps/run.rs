@@ -48,6 +48,7 @@ pub(crate) async fn make(
 ) -> Result<Made, Failed> {
     allowed(rustix::process::geteuid().is_root())?;
     granted(&attempt.shared.config, op)?;
+    able(&attempt.shared.config, op)?;
     let mut mounts = tokio::select! {
         () = attempt.run.stop.cancelled() => return Err(Failed::Stopped),
         mounts = mounts::prepare(attempt, task, op) => mounts?,
@@ -66,7 +67,7 @@ pub(crate) async fn make(
     let full = room::is_full(&attempt.shared.config.data_dir);
     let ended = match ended {
         Ok(exit) => judge(op, &exit, full).map(|taint| (exit.stubs, taint)),
-        Err(error) => Err(cell_failed(error)),
+        Err(error) => Err(cell_failed(&attempt.shared.config, error)),
     };
     match ended {
         Ok((stubs, taint)) => {
@@ -130,6 +131,23 @@ fn granted(config: &WorkerConfig, op: &RunOp) -> Result<(), Failed> {
     }
 }
 
+/// Says what this process lacks, before something that has to do with it fails first.
+fn able(config: &WorkerConfig, op: &RunOp) -> Result<(), Failed> {
+    let network = match op.network {
+        RunNetwork::None => Network::None,
+        RunNetwork::Default | RunNetwork::Host => Network::Host,
+    };
+    let able = dcbuild_sandbox::able(&config.data_dir, network, security(op));
+    able.map_err(|error| cell_failed(config, error))
+}
+
+fn security(op: &RunOp) -> Security {
+    match op.security {
+        RunSecurity::Sandbox => Security::Default,
+        RunSecurity::Insecure => Security::Insecure,
+    }
+}
+
 async fn stage(attempt: &Arc<Attempt>, task: &Arc<Task>) -> Result<Stage, Failed> {
     let (layers, task, id) = (attempt.shared.layers.clone(), task.clone(), attempt.fence.attempt);
     let work = blocking(move || {
@@ -182,10 +200,7 @@ fn spec(
         hostname: hostname.to_owned(),
         hosts: hosts.collect::<Result<_, Failed>>()?,
         network,
-        security: match op.security {
-            RunSecurity::Sandbox => Security::Default,
-            RunSecurity::Insecure => Security::Insecure,
-        },
+        security: security(op),
         limits: Limits { memory_bytes_max: attempt.shared.config.step_memory_max, ..limits(op)? },
     })
 }
@@ -298,13 +313,16 @@ fn taint(exit: &CellExit, full: bool) -> Option<String> {
     Some(format!("{what}, though the command succeeded; the result is not kept in the cache"))
 }
 
-fn cell_failed(error: CellError) -> Failed {
-    match &error {
-        CellError::Stopped => Failed::Stopped,
-        CellError::Refused { .. } => Failed::refused(&error),
+fn cell_failed(config: &WorkerConfig, error: CellError) -> Failed {
+    let failed = match &error {
+        CellError::Stopped => return Failed::Stopped,
         CellError::TimedOut { .. } => Failed::of(StepErrorKind::TimeLimit {}, &error),
-        _ => Failed::sandbox(&error).with_hint(error.hint()),
-    }
+        CellError::Refused { .. } | CellError::Limit { .. } => Failed::refused(&error),
+        // Another worker may have what this one lacks; in one process there is none.
+        error if config.in_process && error.is_lasting() => Failed::refused(error),
+        _ => Failed::sandbox(&error),
+    };
+    failed.with_hint(error.hint())
 }
 
 async fn commit(
