@@ -153,11 +153,11 @@ impl Records {
         &self,
         found: &mut BTreeMap<StepIndex, Vec<Record>>,
     ) -> BTreeMap<StepIndex, LayerId> {
-        let layers: BTreeMap<LayerId, LayerRef> = found
+        let layers: BTreeSet<Sought> = found
             .values()
             .flatten()
             .flat_map(|record| &record.result.layers)
-            .map(|layer| (layer.layer, layer.clone()))
+            .map(Sought::of)
             .collect();
         let there = match self.available(&layers).await {
             Ok(there) => there,
@@ -167,8 +167,8 @@ impl Records {
             }
         };
         let lacking = |record: &Record| {
-            let layers = record.result.layers.iter().map(|layer| layer.layer);
-            layers.into_iter().find(|layer| !there.contains(layer))
+            let mut layers = record.result.layers.iter();
+            layers.find(|layer| !there.contains(&Sought::of(layer))).map(|layer| layer.layer)
         };
         let mut gone = BTreeMap::new();
         for (step, records) in found.iter_mut() {
@@ -183,34 +183,32 @@ impl Records {
         gone
     }
 
-    async fn available(
-        &self,
-        layers: &BTreeMap<LayerId, LayerRef>,
-    ) -> Result<BTreeSet<LayerId>, StoreError> {
-        let ids: Vec<LayerId> = layers.keys().copied().collect();
+    async fn available(&self, layers: &BTreeSet<Sought>) -> Result<BTreeSet<Sought>, StoreError> {
+        let ids: Vec<LayerId> = layers.iter().map(|sought| sought.layer).collect();
         let mut there = BTreeSet::new();
         if let Some(holds) = &self.holds {
             let held = holds.holds(&ids).await;
-            there.extend(ids.iter().zip(held).filter(|(_, held)| *held).map(|(id, _)| *id));
+            there.extend(layers.iter().zip(held).filter(|(_, held)| *held).map(|(it, _)| *it));
         }
-        let open = || layers.iter().filter(|(id, _)| !there.contains(id));
-        let own: Vec<LayerId> =
-            open().filter(|(_, layer)| layer.base.is_none()).map(|(id, _)| *id).collect();
-        let bases: Vec<(LayerId, LayerDigest)> =
-            open().filter_map(|(id, layer)| Some((*id, layer.base.as_ref()?.digest))).collect();
+        let open = || layers.iter().filter(|sought| !there.contains(*sought)).copied();
+        let own: Vec<Sought> = open().filter(|sought| sought.base.is_none()).collect();
+        let bases: Vec<(Sought, LayerDigest)> =
+            open().filter_map(|sought| Some((sought, sought.base?))).collect();
         let digests: Vec<LayerDigest> = bases.iter().map(|(_, digest)| *digest).collect();
+        let own_ids: Vec<LayerId> = own.iter().map(|sought| sought.layer).collect();
         let index = &self.stores.layers;
-        let (forms, known) = tokio::try_join!(index.find_forms(&own), index.find_bases(&digests))?;
+        let (forms, known) =
+            tokio::try_join!(index.find_forms(&own_ids), index.find_bases(&digests))?;
         // For each layer that is not held: the blobs without which it cannot be had.
-        let mut wanted: Vec<(LayerId, Vec<BlobDigest>)> = Vec::new();
-        for (id, forms) in own.iter().zip(forms) {
+        let mut wanted: Vec<(Sought, Vec<BlobDigest>)> = Vec::new();
+        for (sought, forms) in own.iter().zip(forms) {
             for stored in forms {
                 let blob = BlobDigest(stored.blob.digest.0);
-                wanted.push((*id, vec![BlobDigest(id.0), blob, stored.index]));
+                wanted.push((*sought, vec![BlobDigest(sought.layer.0), blob, stored.index]));
             }
         }
-        for ((id, _), known) in bases.iter().zip(known) {
-            wanted.extend(known.map(|_| (*id, vec![BlobDigest(id.0)])));
+        for ((sought, _), known) in bases.iter().zip(known) {
+            wanted.extend(known.map(|_| (*sought, vec![BlobDigest(sought.layer.0)])));
         }
         let blobs: BTreeSet<BlobDigest> =
             wanted.iter().flat_map(|(_, blobs)| blobs.iter().copied()).collect();
@@ -218,8 +216,22 @@ impl Records {
         let missing: BTreeSet<BlobDigest> =
             self.stores.blobs.find_missing(&blobs).await?.into_iter().collect();
         let whole = wanted.iter().filter(|(_, blobs)| blobs.iter().all(|it| !missing.contains(it)));
-        there.extend(whole.map(|(id, _)| *id));
+        there.extend(whole.map(|(sought, _)| *sought));
         Ok(there)
+    }
+}
+
+/// A layer as a record speaks of it. One of a base and one of a step may be the same, as two that change nothing are; each
+/// is had in its own way.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Sought {
+    layer: LayerId,
+    base: Option<LayerDigest>,
+}
+
+impl Sought {
+    fn of(layer: &LayerRef) -> Sought {
+        Sought { layer: layer.layer, base: layer.base.as_ref().map(|base| base.digest) }
     }
 }
 

@@ -108,6 +108,48 @@ fn an_archive_behind_a_url_is_unpacked_where_that_is_asked() {
     assert_eq!(files(&built.image.tree()), all);
 }
 
+/// As docker unpacks what was put together of several archives: `lib` is a link in one and a folder in the other.
+#[test]
+fn an_archive_may_have_entries_below_its_own_links_and_links_to_files_of_the_base() {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut put = |kind: tar::EntryType, name: &str, link: &str, text: &str| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(0o755);
+        header.set_size(u64::try_from(text.len()).unwrap());
+        match link {
+            "" => builder.append_data(&mut header, name, text.as_bytes()).unwrap(),
+            link => builder.append_link(&mut header, name, link).unwrap(),
+        }
+    };
+    put(tar::EntryType::Directory, "usr/lib/", "", "");
+    put(tar::EntryType::Symlink, "lib", "/usr/lib", "");
+    put(tar::EntryType::Regular, "lib/x.so", "", "x");
+    put(tar::EntryType::Link, "lib/y.so", "lib/x.so", "");
+    let whole = builder.into_inner().unwrap();
+    let story = Story::new("FROM scratch\nADD a.tar /new/deep\n", &[]);
+    std::fs::write(story.context().join("a.tar"), &whole).unwrap();
+    let tree = story.build(&[]).image.tree();
+    assert_eq!(files(&tree), ["new/deep/usr/lib/x.so", "new/deep/usr/lib/y.so"]);
+
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Link);
+    header.set_mode(0o644);
+    header.set_size(0);
+    builder.append_link(&mut header, "etc/new", "etc/passwd").unwrap();
+    std::fs::write(story.context().join("a.tar"), builder.into_inner().unwrap()).unwrap();
+    let dockerfile = "FROM busybox:golden\nADD a.tar /\n\
+        RUN [ /etc/new -ef /etc/passwd ] && stat -c %h /etc/new > /names\n";
+    story.write("Dockerfile", dockerfile);
+    let tree = story.build(&[]).image.tree();
+    assert_eq!(tree.text("names").unwrap(), "2\n");
+    assert_eq!(tree.text("etc/new"), tree.text("etc/passwd"));
+    story.write("Dockerfile", "FROM scratch\nADD a.tar /\n");
+    let said = story.try_build(&[]).failed().stderr;
+    assert!(said.contains("error: link /etc/passwd /etc/new: no such file or directory"), "{said}");
+}
+
 #[test]
 fn sources_of_all_kinds_may_stand_together() {
     let web = Web::start();
@@ -157,6 +199,37 @@ fn a_repository_is_added_with_or_without_its_git_folder() {
     ] {
         let said = refused(&line);
         assert!(said.contains(want), "{line}: {said}");
+    }
+}
+
+#[test]
+fn a_commit_is_fetched_by_its_name_when_its_branch_has_moved_on() {
+    let web = Web::start();
+    let repository = web.repository("app");
+    let old = repository.commit(&[("a", "1")]);
+    repository.commit(&[("a", "2")]);
+    let url = format!("{}?branch=main&checksum={old}", web.url("app.git"));
+    let said = refused(&format!("ADD {url} /x"));
+    assert!(said.contains(&format!("expected checksum to match {old}, got")), "{said}");
+    let tree = added(&format!("ADD {url}&fetch-by-commit=true /x")).1.image.tree();
+    assert_eq!(tree.text("x/a").unwrap(), "1");
+    let said = refused(&format!("ADD {}?fetch-by-commit=true /x", web.url("app.git")));
+    assert!(said.contains("fetch-by-commit of a git URL needs the whole name"), "{said}");
+}
+
+#[test]
+fn a_repository_s_files_may_have_the_time_of_their_commit() {
+    let web = Web::start();
+    let repository = web.repository("app");
+    repository.commit(&[("a", "1"), ("sub/b", "2")]);
+    repository.run(&["commit", "--amend", "--quiet", "--no-edit", "--date=2020-01-02T03:04:05Z"]);
+    repository.run(&["rebase", "--quiet", "--root", "--committer-date-is-author-date"]);
+    repository.publish();
+    let url = web.url("app.git");
+    let tree = added(&format!("ADD {url}?mtime=commit /x\nADD {url} /y")).1.image.tree();
+    for (path, is_commit_s) in [("x/a", true), ("x/sub", true), ("x/sub/b", true), ("y/a", false)] {
+        let time = tree.get(path).unwrap().mtime;
+        assert_eq!(time == 1_577_934_245, is_commit_s, "{path}: {time}");
     }
 }
 

@@ -3,12 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
+use dcbuild_tests::base::busybox_with;
 use dcbuild_tests::cluster::{Cluster, Store};
 use dcbuild_tests::files::{ContextEntry, write_context};
 use dcbuild_tests::home::Home;
 use dcbuild_tests::http::request;
 use dcbuild_tests::image::Image;
-use dcbuild_tests::layout::{Blob, MANIFEST, MadeImage, digest};
+use dcbuild_tests::layout::{Blob, LayerTar, MANIFEST, MadeImage, digest};
 use dcbuild_tests::progress::ran;
 use dcbuild_tests::registry::{Registry, free_port};
 use dcbuild_tests::running::{Finished, Running};
@@ -195,6 +196,32 @@ fn an_image_carries_the_records_of_its_own_steps() {
     let bare = format!("{}/library/busybox:golden", story.registry.host);
     let said = story.try_build(&["--cache-from", &bare]).well().stderr;
     contains(&said, &["an image without records of dcbuild in its config"]);
+}
+
+/// As golang's, php's and node's images have one, of a WORKDIR that was there: the same layer as one of a step that changes
+/// nothing.
+#[test]
+fn a_base_and_a_step_may_have_the_same_empty_layer() {
+    let dockerfile = "FROM php:1 AS made\nRUN cat /proc/sys/kernel/random/uuid > /x\n\
+        FROM php:1\nCOPY --from=made /x /x\nRUN true\n";
+    let story = Story::new(dockerfile, &[]);
+    story.registry.put("library/php:1", &busybox_with(LayerTar::default()));
+    let name = format!("{}/team/app:1", story.registry.host);
+    story.try_build(&["--push", "-t", &name, "--cache-to", "type=inline"]).well();
+    forget(&story);
+    let again = story.build(&["--cache-from", &name]);
+    assert_eq!(again.ran, Vec::<String>::new());
+    let place = story.home.arg("cache");
+    there_and_back_of(&story, &place);
+}
+
+fn there_and_back_of(story: &Story, place: &str) {
+    forget(story);
+    let first = story.build(&["--cache-to", &format!("type=local,dest={place},mode=max")]);
+    assert!(first.has_run("RUN cat /proc"), "{:?}", first.ran);
+    forget(story);
+    let second = story.build(&["--cache-from", &format!("type=local,src={place}")]);
+    assert_eq!((second.ran, &second.image.digest), (Vec::new(), &first.image.digest));
 }
 
 /// Replaces the config of a cache in a folder by another one.

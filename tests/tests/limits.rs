@@ -1,4 +1,4 @@
-//! Disks that are full, memory that runs out: what a user is told, and what does not count.
+//! Disks that are full, memory that runs out, rights that are lacking: what a user is told, and what does not count.
 
 use dcbuild_tests::cluster::Cluster;
 use dcbuild_tests::disk::SmallDisk;
@@ -140,4 +140,112 @@ fn a_kill_for_want_of_memory_is_told_and_its_result_is_not_kept() {
     story.write("Dockerfile", "FROM busybox:golden\nRUN tail /dev/zero\n");
     let done = story.try_build(&[]).failed();
     has(&done, &["(out of memory)"]);
+}
+
+/// The same command, begun by another program.
+fn behind(words: &[&str], command: &std::process::Command) -> std::process::Command {
+    let mut behind = std::process::Command::new(words[0]);
+    behind.args(&words[1..]).arg(command.get_program()).args(command.get_args()).env_clear();
+    behind.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    if let Some(folder) = command.get_current_dir() {
+        behind.current_dir(folder);
+    }
+    behind
+}
+
+/// Builds with fewer rights than root has.
+fn build_behind(story: &Story, words: &[&str], flags: &[&str]) -> Finished {
+    let context = story.home.arg("context");
+    let fixed = ["build", "--progress", "plain", "--no-cache"];
+    let all = fixed.into_iter().chain(flags.iter().copied()).chain([context.as_str()]);
+    Running::start(behind(words, &story.home.command(all))).finish(LONG)
+}
+
+/// As in a container of a CI that is not privileged, or was given up some of its capabilities.
+#[test]
+fn what_a_run_needs_and_is_not_held_is_named_at_once() {
+    let story = Story::new("FROM busybox:golden\nRUN true\n", &[]);
+    for (set, lacking) in [
+        ("-sys_admin", "dcbuild runs without CAP_SYS_ADMIN"),
+        ("-mknod,-setfcap", "dcbuild runs without CAP_MKNOD, CAP_SETFCAP"),
+        ("-chown", "dcbuild runs without CAP_CHOWN"),
+    ] {
+        let done = build_behind(&story, &["setpriv", "--bounding-set", set], &[]).failed();
+        has_one_error(&done);
+        assert_eq!(done.status.code(), Some(1), "{}", done.stderr);
+        has(&done, &[&format!("error: this machine cannot run a step: {lacking}\n")]);
+        has(&done, &["hint: in a container, dcbuild needs to be privileged", "`dcbuild doctor`"]);
+    }
+}
+
+#[test]
+fn a_state_folder_on_an_overlay_is_named_at_once() {
+    let story = Story::new("FROM busybox:golden\nRUN true\n", &[]);
+    let overlay = Overlay::mount(&story.home.path("overlay"));
+    let done = build_on(&story, &overlay.0.display().to_string(), &[]).failed();
+    has_one_error(&done);
+    assert_eq!(done.status.code(), Some(1), "{}", done.stderr);
+    has(&done, &["lies on an overlay, upon which no other can be mounted", "no overlay itself"]);
+}
+
+/// An overlay, as the root of a container is one.
+struct Overlay(std::path::PathBuf);
+
+impl Overlay {
+    fn mount(folder: &std::path::Path) -> Overlay {
+        let part = |name: &str| {
+            let path = folder.join(name);
+            std::fs::create_dir_all(&path).expect("a test's folder can be made");
+            path
+        };
+        let merged = part("merged");
+        let (lower, upper, work) = (part("lower"), part("upper"), part("work"));
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={}",
+            lower.display(),
+            upper.display(),
+            work.display()
+        );
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "overlay", "-o", &options, "dcbuild-test"]).arg(&merged);
+        assert!(mount.status().is_ok_and(|status| status.success()), "these tests run as root");
+        Overlay(merged)
+    }
+}
+
+impl Drop for Overlay {
+    fn drop(&mut self) {
+        let unmounted = std::process::Command::new("umount").arg("--lazy").arg(&self.0).status();
+        assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking());
+    }
+}
+
+#[test]
+fn a_limit_that_the_machine_does_not_allow_is_named_with_what_it_allows() {
+    let story = Story::new("FROM busybox:golden\nRUN ulimit -n > /n\n", &[]);
+    let words = ["prlimit", "--nofile=512:600", "setpriv", "--bounding-set", "-sys_resource"];
+    let done = build_behind(&story, &words, &["--ulimit", "nofile=2048:4096"]).failed();
+    has_one_error(&done);
+    assert_eq!(done.status.code(), Some(1), "{}", done.stderr);
+    let error = "error: --ulimit nofile=2048:4096 is more than can be had here: the hard limit of dcbuild's process is 600";
+    has(&done, &[error, "hint: give a lower --ulimit"]);
+    build_behind(&story, &words, &["--ulimit", "nofile=256:600"]).well();
+}
+
+/// What only root may make is no reason to fail, and none to be silent.
+#[test]
+fn device_nodes_that_cannot_be_made_are_counted_and_named() {
+    let story = Story::new(
+        "FROM busybox:golden\nRUN mknod /n c 1 3 && mkdir /d && mknod /d/m b 7 0\n",
+        &[],
+    );
+    story.build(&[]);
+    let (context, out) = (story.home.arg("context"), story.home.arg("out"));
+    let command = story.home.command(["build", "--progress", "plain", "-o", &out, &context]);
+    let words = ["setpriv", "--bounding-set", "-mknod"];
+    let done = Running::start(behind(&words, &command)).finish(LONG).well();
+    let said = format!("2 device nodes are not in '{out}', for only root may make them: /d/m, /n");
+    has(&done, &[&said]);
+    assert!(story.home.path("out/bin/busybox").is_file());
+    assert!(!story.home.path("out/n").exists());
 }

@@ -269,7 +269,10 @@ async fn run_step(
     leased: LeasedStep,
     ground: &Ground,
 ) -> Result<(Chain, Taint), (Option<StepIndex>, Failed)> {
-    let lost = |error: Failed| (lost_step(attempt, &leased, ground, &error), error);
+    let lost = |error: Failed| {
+        let step = lost_step(attempt, &leased, ground, &error);
+        (step, steps::copy::hinted(error, &leased.step.op))
+    };
     let below = match leased.step.parent {
         None => Vec::new(),
         Some(parent) => ground.states.get(&parent).unwrap_or(&ground.parent).clone(),

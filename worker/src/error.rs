@@ -176,8 +176,13 @@ impl From<WriteBlobError> for Failed {
     fn from(error: WriteBlobError) -> Failed {
         match &error {
             WriteBlobError::ContentChanged { path } => changed(path),
-            WriteBlobError::Level(_) | WriteBlobError::Unrepresentable { .. } => {
-                Failed::refused(&error)
+            WriteBlobError::Level(_) => Failed::refused(&error),
+            WriteBlobError::Unrepresentable { path, .. } => {
+                let whiteout = path.name().is_some_and(|name| name.starts_with(b".wh."));
+                let hint = "names that begin with .wh. are how layers say that a file is gone: where a RUN unpacks layers of an \
+                            image, let it apply them or remove these files (find DIR -name '.wh.*' -delete), or do it in a \
+                            stage that is no image";
+                Failed::refused(&error).with_hint(whiteout.then_some(hint))
             }
             _ => Failed::of(StepErrorKind::Store {}, &error),
         }

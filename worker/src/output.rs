@@ -11,7 +11,7 @@ use dcbuild_model::{
 use dcbuild_plan::ImageTemplate;
 use dcbuild_proto::document::{
     AnnotationPlace, Chain, IndexedImage, LayerCompression, LeasedImage, OutputKind, OutputLayer,
-    OutputResult, OutputSpec,
+    OutputResult, OutputSpec, StepErrorKind,
 };
 use dcbuild_store::NamedImage;
 use dcbuild_tree::{Changes, Overlap};
@@ -29,6 +29,9 @@ use crate::layers::Layers;
 use crate::publish::{clamped_blob, layer_blob, write};
 use crate::push;
 use crate::report::Progress;
+
+/// How much of an instruction an error repeats.
+const INSTRUCTION_CHARS_MAX: usize = 200;
 
 /// An output that is to be made.
 pub(crate) struct Job {
@@ -196,8 +199,12 @@ async fn image(
 ) -> Result<Image, Failed> {
     let LeasedImage { template, state, created, provenance: _, sbom: _ } = leased;
     let line = progress.begin("exporting layers", None);
-    let made: Vec<BoxFuture<'_, _>> =
-        state.iter().map(|layer| output_layer(attempt, layer, (job, template)).boxed()).collect();
+    let of_layer = |(at, layer)| {
+        let above = state.len() - at - 1;
+        let made = output_layer(attempt, layer, (job, template));
+        made.map(move |made| made.map_err(|error| of_step(error, template, above))).boxed()
+    };
+    let made: Vec<BoxFuture<'_, _>> = state.iter().enumerate().map(of_layer).collect();
     let at_once = attempt.shared.cores.max(1);
     let layers: Vec<OutputLayer> =
         futures::stream::iter(made).buffered(at_once).try_collect().await?;
@@ -223,6 +230,21 @@ async fn image(
     }
     let platform = template.platform.clone();
     Ok(Image { platform, manifest, assembled, layers, attested: None })
+}
+
+/// Names the instruction that made a layer which cannot be written; so many others made layers after it.
+fn of_step(error: Failed, template: &ImageTemplate, above: usize) -> Failed {
+    let made = template.history.iter().rev().filter(|line| line.step.is_some()).nth(above);
+    match (error, made) {
+        (Failed::Step(mut error), Some(line)) if error.kind == (StepErrorKind::Rejected {}) => {
+            let words = line.created_by.trim_end_matches(" # buildkit");
+            let words = words.lines().next().unwrap_or_default();
+            let words: String = words.chars().take(INSTRUCTION_CHARS_MAX).collect();
+            error.message = format!("{} (made by {words})", error.message);
+            Failed::Step(error)
+        }
+        (error, _) => error,
+    }
 }
 
 /// The records of an image's steps, for its config; their tables go to the store first.

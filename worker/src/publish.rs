@@ -134,6 +134,11 @@ fn find_sources(layers: &Arc<Layers>, layer: LayerId) -> Result<(), Failed> {
     contents.find_all(&recipe).map_err(|error| Failed::of(StepErrorKind::Store {}, &error))
 }
 
+/// Whether it would be refused again.
+fn is_rejected(error: &Failed) -> bool {
+    matches!(error, Failed::Step(error) if error.kind == (StepErrorKind::Rejected {}))
+}
+
 /// Tries again, with longer and longer pauses, until the worker is to stop; gives the last error.
 pub(crate) async fn again(
     shared: &Arc<Shared>,
@@ -142,7 +147,7 @@ pub(crate) async fn again(
 ) -> Result<(), Failed> {
     let mut pause = PAUSE_FIRST;
     for _ in 0..TRIES {
-        if matches!(error, Failed::Stopped) {
+        if matches!(error, Failed::Stopped) || is_rejected(&error) {
             break;
         }
         tracing::info!(%error, "a step's result is tried again to be kept");

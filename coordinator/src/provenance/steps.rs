@@ -177,10 +177,16 @@ fn mounted(mount: &MountKind, of_input: &dyn Fn(usize) -> Value) -> Value {
             "input": input.map_or_else(|| json!(NOTHING), of_input), "selector": source,
             "dest": target, "output": NOTHING, "mountType": MOUNT_CACHE, "cacheOpt": { "ID": id },
         }),
-        MountKind::Tmpfs { size, target } => json!({
-            "input": NOTHING, "dest": target, "output": NOTHING, "mountType": MOUNT_TMPFS,
-            "TmpfsOpt": { "size": size },
-        }),
+        MountKind::Tmpfs { size, readonly, target } => {
+            let mut mount = json!({
+                "input": NOTHING, "dest": target, "output": NOTHING, "mountType": MOUNT_TMPFS,
+                "TmpfsOpt": { "size": size },
+            });
+            if *readonly && let Some(mount) = mount.as_object_mut() {
+                mount.insert("readonly".into(), json!(true));
+            }
+            mount
+        }
         MountKind::Ssh { id, target, required, .. } => json!({
             "input": NOTHING, "dest": target, "output": NOTHING, "mountType": MOUNT_SSH,
             "SSHOpt": { "ID": id, "optional": !required },

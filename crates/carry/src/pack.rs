@@ -72,6 +72,28 @@ pub struct Packed {
     pub left: u64,
 }
 
+/// The layers of some records, each once. A layer of a base and one of a step may be the same, as two that change nothing
+/// are: what is to be known of them differs, and so they count as two.
+struct Layers<'r>(BTreeMap<(LayerId, Option<LayerDigest>), &'r LayerRef>);
+
+impl<'r> Layers<'r> {
+    fn of(records: &'r [Record]) -> Layers<'r> {
+        let layers = records.iter().flat_map(|record| &record.result.layers);
+        let named =
+            layers.map(|layer| ((layer.layer, layer.base.as_ref().map(|base| base.digest)), layer));
+        Layers(named.collect())
+    }
+
+    fn all(&self) -> impl Iterator<Item = &'r LayerRef> {
+        self.0.values().copied()
+    }
+
+    /// Those that are of no base.
+    fn own(&self) -> impl Iterator<Item = LayerId> {
+        self.all().filter(|layer| layer.base.is_none()).map(|layer| layer.layer)
+    }
+}
+
 /// What is known of the layers of some records.
 #[derive(Default)]
 struct Known {
@@ -82,19 +104,14 @@ struct Known {
 }
 
 impl Known {
-    async fn of(
-        shelf: &Shelf,
-        layers: &BTreeMap<LayerId, LayerRef>,
-        wish: &Wish,
-    ) -> Result<Known, StoreError> {
-        let own = layers.values().filter(|layer| layer.base.is_none());
-        let own: Vec<LayerId> = own.map(|layer| layer.layer).collect();
-        let digests = layers.values().filter_map(|layer| Some(layer.base.as_ref()?.digest));
+    async fn of(shelf: &Shelf, layers: &Layers<'_>, wish: &Wish) -> Result<Known, StoreError> {
+        let own: Vec<LayerId> = layers.own().collect();
+        let digests = layers.all().filter_map(|layer| Some(layer.base.as_ref()?.digest));
         let digests: Vec<LayerDigest> = digests.collect();
         let (forms, bases) =
             tokio::try_join!(shelf.layers.find_forms(&own), shelf.layers.find_bases(&digests))?;
         let mut asked: BTreeSet<BlobDigest> =
-            layers.keys().map(|layer| BlobDigest(layer.0)).collect();
+            layers.all().map(|layer| BlobDigest(layer.layer.0)).collect();
         let blobs_of = |form: &StoredBlob| [BlobDigest(form.blob.digest.0), form.index];
         asked.extend(forms.iter().flatten().flat_map(blobs_of));
         let asked: Vec<BlobDigest> = asked.into_iter().collect();
@@ -128,16 +145,15 @@ impl Known {
     }
 
     /// The layers that a packer should make a blob of.
-    fn to_make(&self, layers: &BTreeMap<LayerId, LayerRef>, wish: &Wish) -> Vec<LayerId> {
-        let own = layers.values().filter(|layer| layer.base.is_none());
-        let made = |layer: &&LayerRef| {
-            let form = self.forms.get(&layer.layer);
+    fn to_make(&self, layers: &Layers<'_>, wish: &Wish) -> Vec<LayerId> {
+        let made = |layer: &LayerId| {
+            let form = self.forms.get(layer);
             let right = |form: &StoredBlob| {
                 wish.compression.is_none_or(|asked| asked == form.blob.compression)
             };
             !form.is_some_and(right)
         };
-        own.filter(made).map(|layer| layer.layer).collect()
+        layers.own().filter(made).collect()
     }
 }
 
@@ -148,9 +164,7 @@ pub async fn pack(
     records: &[Record],
     wish: &Wish,
 ) -> Result<Packed, StoreError> {
-    let layers = records.iter().flat_map(|record| &record.result.layers);
-    let layers: BTreeMap<LayerId, LayerRef> =
-        layers.map(|layer| (layer.layer, layer.clone())).collect();
+    let layers = Layers::of(records);
     let mut known = Known::of(shelf, &layers, wish).await?;
     let to_make = known.to_make(&layers, wish);
     let compression = wish.compression.unwrap_or(Compression::Zstd);

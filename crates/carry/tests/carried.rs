@@ -11,13 +11,13 @@ use dcbuild_carry::{
     Shelf, Wish, inline, look, pack, send, take,
 };
 use dcbuild_model::{
-    AttemptId, BlobDigest, BuildId, ChangeDigest, Compression, DiffId, Digest, LayerBlob,
-    LayerDigest, LayerId, LayerRef, Lineage, Record, Scope, StepKey, StepResult, UnixTime,
-    WorkerId,
+    AttemptId, BaseLayer, BlobDigest, BuildId, ChangeDigest, Compression, DiffId, Digest,
+    LayerBlob, LayerDigest, LayerId, LayerRef, Lineage, Record, Scope, StepKey, StepResult,
+    UnixTime, WorkerId,
 };
 use dcbuild_store::{
-    BlobStore, ByteRange, FolderStore, LayerIndex as _, ObjectName, Seal, StepIndex, StoreError,
-    StoredBlob, read_bytes, stream_of,
+    BlobStore, ByteRange, FolderStore, HashedBase, LayerIndex as _, ObjectName, Seal, StepIndex,
+    StoreError, StoredBlob, read_bytes, stream_of,
 };
 
 const KEY: &[u8] = &[7; 32];
@@ -158,6 +158,27 @@ async fn records_go_to_a_store_side_by_side() {
     let taken = take(&borrowed, &place, &two, &scope, &seal);
     let taken = tokio::time::timeout(Duration::from_secs(30), taken).await;
     assert_eq!(taken.expect("one waits for the other").unwrap().records, 2);
+
+/// As of an image with a layer that changes nothing, and a step on it that changes nothing either.
+#[tokio::test]
+async fn a_layer_of_a_base_and_one_of_a_step_may_be_the_same() {
+    let folders = tempfile::tempdir().unwrap();
+    let one = shelf(&folders.path().join("one"));
+    let own = fill(&one).await.0[0].result.layers[0].clone();
+    let (digest, diff_id) = (LayerDigest(Digest::of(b"gzip")), DiffId(Digest::of(b"tar")));
+    let hashed = HashedBase { layer: own.layer, diff_id, change: own.change, entries: 1, bytes: 1 };
+    one.layers.put_base(&digest, &hashed).await.unwrap();
+    let (media_type, repository) = ("application/x".to_owned(), "r/n".to_owned());
+    let base = Some(BaseLayer { digest, diff_id, size: 4, media_type, repository });
+    let of_base = LayerRef { base, ..own.clone() };
+    for layers in [[own.clone(), of_base.clone()], [of_base.clone(), own.clone()]] {
+        let records: Vec<Record> =
+            (1..).zip(&layers).map(|(number, layer)| record(number, vec![layer.clone()])).collect();
+        let packed = pack(&one, &NoPacks, &records, &wish()).await.unwrap();
+        assert_eq!((packed.records, packed.left), (2, 0));
+        let contents = packed.documents.read(seal()).await.unwrap();
+        assert_eq!((contents.bases.len(), contents.forms.len()), (1, 1));
+    }
 }
 
 #[tokio::test]

@@ -161,11 +161,12 @@ pub(crate) fn title(output: &ClientOutput) -> Option<String> {
 }
 
 impl Deliverer {
+    /// Puts an output where it belongs; answers what the user should know of it.
     pub(crate) async fn deliver(
         &self,
         output: &ClientOutput,
         made: &OutputResult,
-    ) -> Result<(), DeliverError> {
+    ) -> Result<Option<String>, DeliverError> {
         let delivered = self.put(output, made).await;
         delivered.map_err(|error| match output.folder() {
             Some(folder) if is_full(&error) => {
@@ -176,8 +177,13 @@ impl Deliverer {
         })
     }
 
-    async fn put(&self, output: &ClientOutput, made: &OutputResult) -> Result<(), DeliverError> {
-        match output {
+    async fn put(
+        &self,
+        output: &ClientOutput,
+        made: &OutputResult,
+    ) -> Result<Option<String>, DeliverError> {
+        let put = match output {
+            ClientOutput::Local { dest } => return self.local(dest, made).await,
             ClientOutput::Image => Ok(()),
             ClientOutput::OciTar { dest } => {
                 let image = self.image(made).await?;
@@ -196,8 +202,8 @@ impl Deliverer {
             }
             ClientOutput::Load => self.load(made).await,
             ClientOutput::Tar { dest } => self.tar(dest, made).await,
-            ClientOutput::Local { dest } => self.local(dest, made).await,
-        }
+        };
+        put.map(|()| None)
     }
 
     /// An image or an index with all blobs that it names.
@@ -290,13 +296,18 @@ impl Deliverer {
         out.finish().await
     }
 
-    async fn local(&self, dest: &Path, made: &OutputResult) -> Result<(), DeliverError> {
+    async fn local(
+        &self,
+        dest: &Path,
+        made: &OutputResult,
+    ) -> Result<Option<String>, DeliverError> {
         let content = self.files(made).await?;
         let reader = StreamReader::new(content.map_err(io::Error::other));
         let reader = SyncIoBridge::new(reader);
         let folder = self.working.join(dest);
         let failed = |source| DeliverError::Unpack { path: dest.to_owned(), source };
-        tokio::task::spawn_blocking(move || unpack(reader, &folder)).await?.map_err(failed)
+        let unpacked = tokio::task::spawn_blocking(move || unpack(reader, &folder)).await?;
+        Ok(unpacked.map_err(failed)?.warning(dest))
     }
 
     fn place(&self, dest: &Dest) -> Option<PathBuf> {

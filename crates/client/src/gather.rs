@@ -269,7 +269,9 @@ fn dockerfile(input: Input, from: &str) -> Result<String, GatherError> {
 fn unpacked(kind: ArchiveKind, input: Input, folder: &Path, from: &str) -> Result<(), GatherError> {
     let failed = |source| GatherError::Unpack { from: from.to_owned(), source };
     let tar = as_tar(kind, input).map_err(|error| failed(UnpackError::Archive(error)))?;
-    unpack(Limited { inner: tar, left: limits::FETCH_BYTES_MAX }, folder).map_err(failed)
+    // What only root may make is nothing that an instruction could read.
+    let unpacked = unpack(Limited { inner: tar, left: limits::FETCH_BYTES_MAX }, folder);
+    unpacked.map(drop).map_err(failed)
 }
 
 /// Ends with an error where more comes than may.

@@ -10,6 +10,9 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timest
 use rustix::io::Errno;
 use tar::{Archive, Entry, EntryType};
 
+/// How many of those left out are named.
+const NAMED_MAX: usize = 5;
+
 /// Says why the files could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackError {
@@ -35,19 +38,52 @@ pub enum UnpackError {
     },
 }
 
+/// What was not written, since only root may make it: device nodes.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LeftOut {
+    /// How many there are.
+    pub count: usize,
+    /// The first of them.
+    pub first: Vec<TreePath>,
+}
+
+impl LeftOut {
+    fn add(&mut self, path: TreePath) {
+        self.count += 1;
+        if self.first.len() < NAMED_MAX {
+            self.first.push(path);
+        }
+    }
+
+    /// Says so, if there is any.
+    pub fn warning(&self, folder: &Path) -> Option<String> {
+        let names: Vec<String> = self.first.iter().map(ToString::to_string).collect();
+        let more = if self.count > names.len() { ", ..." } else { "" };
+        let nodes = if self.count == 1 { "device node is" } else { "device nodes are" };
+        (self.count > 0).then(|| {
+            format!(
+                "{} {nodes} not in '{}', for only root may make them: {}{more}; run as root, or write -o type=tar,dest=FILE",
+                self.count,
+                folder.display(),
+                names.join(", "),
+            )
+        })
+    }
+}
+
 fn failed(path: &TreePath) -> impl FnOnce(Errno) -> UnpackError {
     move |errno| UnpackError::Entry { path: path.clone(), source: errno.into() }
 }
 
 /// Unpacks an archive into a folder, which is made if it is not there; what stands in the way is replaced. Blocks.
 ///
-/// Files belong to whoever runs this; modes and times are kept. Devices that may not be made are left out.
-pub fn unpack(archive: impl Read, folder: &Path) -> Result<(), UnpackError> {
+/// Files belong to whoever runs this; modes and times are kept. Devices that may not be made are left out, and told.
+pub fn unpack(archive: impl Read, folder: &Path) -> Result<LeftOut, UnpackError> {
     std::fs::create_dir_all(folder).map_err(UnpackError::Folder)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(folder, flags, Mode::empty());
     let root = root.map_err(|errno| UnpackError::Folder(errno.into()))?;
-    let mut unpacker = Unpacker { root, folders: Vec::new() };
+    let mut unpacker = Unpacker { root, folders: Vec::new(), left: LeftOut::default() };
     let mut archive = Archive::new(archive);
     let mut count = 0;
     for entry in archive.entries().map_err(UnpackError::Archive)? {
@@ -64,6 +100,7 @@ struct Unpacker {
     root: OwnedFd,
     /// Folders whose mode and time are set when nothing is written into them any more.
     folders: Vec<(TreePath, Mode, Timestamps)>,
+    left: LeftOut,
 }
 
 impl Unpacker {
@@ -109,7 +146,10 @@ impl Unpacker {
             }
             EntryType::Fifo | EntryType::Char | EntryType::Block => {
                 match node(&parent, &name, mode, entry) {
-                    Err(Errno::PERM) => Ok(()),
+                    Err(Errno::PERM) => {
+                        self.left.add(path);
+                        Ok(())
+                    }
                     result => result.map_err(failed(&path)),
                 }
             }
@@ -145,14 +185,14 @@ impl Unpacker {
         self.open(path).map_err(failed(path))
     }
 
-    fn finish(self) -> Result<(), UnpackError> {
+    fn finish(self) -> Result<LeftOut, UnpackError> {
         for (path, mode, times) in self.folders.iter().rev() {
             // An entry that came later may have taken the folder's place.
             let Ok(folder) = self.open(path) else { continue };
             rustix::fs::fchmod(&folder, *mode).map_err(failed(path))?;
             rustix::fs::futimens(&folder, times).map_err(failed(path))?;
         }
-        Ok(())
+        Ok(self.left)
     }
 }
 

@@ -15,24 +15,39 @@ pub struct ParseError {
     pub span: Option<Span>,
     /// The known word that comes closest to the one written.
     pub suggestion: Option<String>,
+    /// What was probably meant, where a word is not enough to say it.
+    pub meant: Option<String>,
 }
 
 impl ParseError {
     /// Refuses what stands at a place.
     pub fn at(span: Span, kind: ParseErrorKind) -> ParseError {
-        ParseError { kind, span: Some(span), suggestion: None }
+        ParseError { kind, span: Some(span), suggestion: None, meant: None }
     }
 
     /// Refuses the file as a whole.
     pub fn whole(kind: ParseErrorKind) -> ParseError {
-        ParseError { kind, span: None, suggestion: None }
+        ParseError { kind, span: None, suggestion: None, meant: None }
     }
 
     /// What to do about it.
-    pub fn hint(&self) -> Option<&'static str> {
-        (self.kind == ParseErrorKind::Utf16).then_some(
-            "convert it: iconv -f UTF-16 -t UTF-8 Dockerfile > Dockerfile.utf8; in PowerShell, Out-File -Encoding utf8 writes it right",
-        )
+    pub fn hint(&self) -> Option<String> {
+        let hint = match &self.kind {
+            ParseErrorKind::Utf16 => {
+                "convert it: iconv -f UTF-16 -t UTF-8 Dockerfile > Dockerfile.utf8; in PowerShell, Out-File -Encoding utf8 writes it right"
+            }
+            ParseErrorKind::LineTooLong => {
+                "break the line with a backslash at its end, or keep the text in a file: COPY it, or give it with --build-arg or --label"
+            }
+            _ => return self.meant.clone(),
+        };
+        Some(hint.to_owned())
+    }
+
+    /// The same, with what was probably meant.
+    #[must_use]
+    pub(crate) fn meant(self, meant: Option<String>) -> ParseError {
+        ParseError { meant, ..self }
     }
 
     /// Returns the line that is to blame.

@@ -116,5 +116,6 @@ fn unknown(name: &str, known: Known, span: Span) -> ParseError {
         kind: ParseErrorKind::UnknownFlag(name.to_owned()),
         span: Some(span),
         suggestion: suggest::nearest(name, &names).map(str::to_owned),
+        meant: None,
     }
 }

@@ -10,6 +10,7 @@ use crate::ast::{
 };
 use crate::error::{ParseError, ParseErrorKind};
 use crate::flags::{self, FlagKind, Flags, Known};
+use crate::hint;
 use crate::node::{Args, Keyword, Node};
 use crate::suggest;
 use crate::words::to_words;
@@ -79,6 +80,7 @@ fn unknown(node: &Node) -> ParseError {
         kind: ParseErrorKind::UnknownInstruction(node.word.clone()),
         span: Some(node.span),
         suggestion: suggest::nearest_in_any_case(&node.word, Keyword::NAMES),
+        meant: hint::of_keyword(&node.word),
     }
 }
 
@@ -94,7 +96,10 @@ fn from(node: &Node) -> Parsed<Stage> {
             named = Some((as_word.clone(), name.clone()));
             (base, Some(lower))
         }
-        _ => return Err(node.refuse(ParseErrorKind::FromArguments)),
+        words => {
+            let error = node.refuse(ParseErrorKind::FromArguments);
+            return Err(error.meant(hint::of_from(words)));
+        }
     };
     let flags = node.checked_flags(&[("platform", FlagKind::Text)])?;
     Ok(Stage {

@@ -12,6 +12,7 @@ mod excerpt;
 pub mod expand;
 mod flags;
 pub mod heredoc;
+pub mod hint;
 mod instruction;
 pub mod limits;
 mod lines;

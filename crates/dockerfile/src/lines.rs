@@ -60,14 +60,14 @@ struct Joined {
 }
 
 impl<'a> Reader<'a> {
-    /// Takes the next line with its end; a line that is too long is blamed on the one before it.
+    /// Takes the next line with its end.
     fn next_line(&mut self) -> Result<Option<&'a str>, ParseError> {
         let Some(line) = self.lines.next() else { return Ok(None) };
+        self.number = self.number.saturating_add(1);
         if line.trim_end_matches('\n').len() > LINE_BYTES_MAX {
-            let span = Span::line(self.number.max(1));
+            let span = Span::line(self.number);
             return Err(ParseError::at(span, ParseErrorKind::LineTooLong));
         }
-        self.number = self.number.saturating_add(1);
         Ok(Some(line))
     }
 

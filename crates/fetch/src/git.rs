@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use dcbuild_model::limits;
-use dcbuild_model::remote::{GitSource, shown};
+use dcbuild_model::remote::{GitSource, GitTime, shown};
 use dcbuild_plan::policy::GitFacts;
 use tokio::process::Command;
 use tokio::time::timeout;
 use url::Url;
 
 use crate::proxy::Proxy;
-use crate::{FetchConfig, FetchError, Reach, io};
+use crate::{FetchConfig, FetchError, Reach, io, times};
 
 /// Settings that each call gets, over whatever a repository may say.
 const SETTINGS: [&str; 20] = [
@@ -117,6 +117,13 @@ impl Git {
             self.settle(url).await?;
         } else {
             self.forget_git_dirs().await?;
+        }
+        if source.mtime == GitTime::Commit
+            && let Some(secs) = times::committed(&facts.commit_object)
+        {
+            let tree = self.tree.clone();
+            let set = tokio::task::spawn_blocking(move || times::set_all(&tree, secs)).await;
+            set.map_err(|error| FetchError::Setup(error.to_string()))??;
         }
         Ok(Checkout { folder: self.subdir(source).await?, commit: found, facts })
     }

@@ -11,6 +11,7 @@ mod git;
 mod http;
 mod proxy;
 pub mod reach;
+mod times;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

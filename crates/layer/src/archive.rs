@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dcbuild_model::{ContentDigest, TreePath};
-use dcbuild_tree::{Changes, Origin};
+use dcbuild_tree::{Archive, Entry, FileBody, Kind, Member, Origin};
 
-use crate::collect::Rules;
+use crate::collect::{Gather, InvalidEntry, Taken, What, path, refused, what};
 use crate::header::BLOCK;
 use crate::input::{Bounded, Ratio};
-use crate::parse::Parser;
+use crate::parse::{Parser, Raw};
 use crate::read::{LayerSink, ReadLayerError, stream};
 
 /// What an archive is, by its first bytes.
@@ -68,28 +68,65 @@ pub fn detect(start: &[u8]) -> Option<ArchiveKind> {
     }
 }
 
-/// Reads an archive as entries below the root, names that lead out taken as if the root were `/`.
+/// Reads an archive as members below the root, in their order; names that lead out are taken as if the root were `/`,
+/// and those of whiteouts are names like others.
 ///
 /// Nothing comes back where the bytes are no archive, nor where they are a compressed file that holds no tar: ADD copies
 /// such a file as it is.
 pub fn read_archive(
     input: impl Read + Send,
     sink: &mut dyn LayerSink,
-) -> Result<Option<Changes>, ReadArchiveError> {
+) -> Result<Option<Archive>, ReadArchiveError> {
     let mut input = io::BufReader::with_capacity(256 << 10, input);
     let mut start = Vec::with_capacity(BLOCK);
     let first = u64::try_from(BLOCK).unwrap_or(u64::MAX);
     input.by_ref().take(first).read_to_end(&mut start).map_err(ReadArchiveError::Open)?;
     let Some(kind) = detect(&start) else { return Ok(None) };
     let input = io::Cursor::new(start).chain(input);
-    let streamed = stream(input, Ratio::Limited, Rules::Archive, sink, |input| {
+    let streamed = stream(input, Ratio::Limited, Ordered::default(), sink, |input| {
         let read: Box<dyn Read + '_> = decoder(kind, input)?;
         Ok(read)
     });
     match streamed {
-        Ok(streamed) => Ok(Some(streamed.collected.changes)),
+        Ok(streamed) => Ok(Some(streamed.whole)),
         Err(ReadLayerError::NotATar) if kind != ArchiveKind::Tar => Ok(None),
         Err(source) => Err(ReadArchiveError::Read { kind, source }),
+    }
+}
+
+/// The members so far: what they do to each other is known only where they are unpacked.
+#[derive(Default)]
+struct Ordered(Archive);
+
+impl Ordered {
+    fn try_take(&mut self, raw: &Raw) -> Result<Taken, &'static str> {
+        let here = path(&raw.name)?;
+        let member = match what(raw, &here)? {
+            What::File => return Ok(Taken::File(here)),
+            What::Nothing => return Ok(Taken::Done),
+            What::Other(entry) => Member::Put(entry),
+            What::HardLink => Member::Link { to: path(&raw.link)?, meta: raw.meta.clone() },
+        };
+        self.0.0.push((here, member));
+        Ok(Taken::Done)
+    }
+}
+
+impl Gather for Ordered {
+    type Whole = Archive;
+
+    fn take(&mut self, raw: &Raw) -> Result<Taken, InvalidEntry> {
+        self.try_take(raw).map_err(|reason| refused(raw, reason))
+    }
+
+    fn file(&mut self, path: TreePath, raw: Raw, body: FileBody, at: Option<Origin>) {
+        let body = FileBody { origin: at.unwrap_or(body.origin), ..body };
+        let entry = Entry { meta: raw.meta, kind: Kind::File(body), links: None };
+        self.0.0.push((path, Member::Put(entry)));
+    }
+
+    fn finish(self) -> Result<Archive, InvalidEntry> {
+        Ok(self.0)
     }
 }
 

@@ -1,9 +1,10 @@
-//! Gathers the members of a foreign tar into changes: names checked, whiteouts understood, links tied.
+//! Gathers the members of a foreign layer into changes: names checked, links on the way followed inside the layer,
+//! whiteouts understood, hard links tied.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use dcbuild_model::{LayerId, TreePath, UnixTime};
+use dcbuild_model::{LayerId, TreePath, UnixTime, limits};
 use dcbuild_tree::{Change, Changes, Entry, FileBody, Kind, LinkGroup, Origin, toc};
 
 use crate::members::{WHITEOUT, WHITEOUT_META, WHITEOUT_OPAQUE};
@@ -19,15 +20,6 @@ pub struct InvalidEntry {
     pub reason: &'static str,
 }
 
-/// How names are meant; a slash in front stands for the root, as kaniko, ko and Bazel write it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Rules {
-    /// Names that climb are refused; whiteouts have their meaning.
-    Layer,
-    /// Names that climb end at the root; whiteouts are plain files.
-    Archive,
-}
-
 /// What is to be done with a member.
 pub(crate) enum Taken {
     /// It is done.
@@ -36,20 +28,94 @@ pub(crate) enum Taken {
     File(TreePath),
 }
 
+/// Takes the members of a tar, in their order.
+pub(crate) trait Gather {
+    /// What they make together.
+    type Whole;
+
+    /// Takes a member, all but a file's content.
+    fn take(&mut self, raw: &Raw) -> Result<Taken, InvalidEntry>;
+
+    /// Takes a file whose content has been read.
+    fn file(&mut self, path: TreePath, raw: Raw, body: FileBody, at: Option<Origin>);
+
+    /// Ties everything together.
+    fn finish(self) -> Result<Self::Whole, InvalidEntry>;
+}
+
+/// What a member is by its header.
+pub(crate) enum What {
+    /// A file, whose content follows.
+    File,
+    /// Another name of what stands at the header's link.
+    HardLink,
+    /// Anything else.
+    Other(Entry),
+    /// What overlayfs alone has: a device that stands for nothing.
+    Nothing,
+}
+
+/// Says what a member is.
+pub(crate) fn what(raw: &Raw, path: &TreePath) -> Result<What, &'static str> {
+    let kind = match raw.flag {
+        b'0' if path.is_root() => return Err("the root is no file"),
+        b'0' => return Ok(What::File),
+        b'1' => return Ok(What::HardLink),
+        b'2' if raw.link.is_empty() || raw.link.len() > 4095 || raw.link.contains(&0) => {
+            return Err("its target is none that a link can have");
+        }
+        b'2' => Kind::Symlink(raw.link.clone()),
+        b'3' if raw.device == (0, 0) => return Ok(What::Nothing),
+        b'3' => Kind::CharDevice { major: raw.device.0, minor: raw.device.1 },
+        b'4' => Kind::BlockDevice { major: raw.device.0, minor: raw.device.1 },
+        b'5' => Kind::Dir,
+        _ => Kind::Fifo,
+    };
+    if path.is_root() && kind != Kind::Dir {
+        return Err("the root is a folder");
+    }
+    let mut meta = raw.meta.clone();
+    if matches!(kind, Kind::Symlink(_)) {
+        // Linux has no permissions of links: whatever an archive says, `lstat` says this.
+        meta.mode = 0o777;
+    }
+    Ok(What::Other(Entry { meta, kind, links: None }))
+}
+
+/// The path that a name means; one that climbs ends at the root.
+pub(crate) fn path(name: &[u8]) -> Result<TreePath, &'static str> {
+    let path = TreePath::clean(name).map_err(|error| error.reason)?;
+    if path.names().any(|name| name.len() > 255) {
+        return Err("a name in it is longer than 255 bytes");
+    }
+    Ok(path)
+}
+
+/// A refusal of this member.
+pub(crate) fn refused(raw: &Raw, reason: &'static str) -> InvalidEntry {
+    InvalidEntry { name: String::from_utf8_lossy(&raw.name).chars().take(200).collect(), reason }
+}
+
 struct Put {
     entry: Entry,
     inode: u64,
 }
 
+/// A folder of the layer, and where links of the layer lead it.
+struct Folder {
+    written: TreePath,
+    real: TreePath,
+}
+
 /// What was gathered so far.
 pub(crate) struct Collector {
-    rules: Rules,
     puts: BTreeMap<TreePath, Put>,
     whiteouts: BTreeSet<TreePath>,
     opaque: BTreeSet<TreePath>,
     origins: HashMap<u64, Origin>,
     inodes: u64,
-    checked_folder: Option<TreePath>,
+    /// The last one that was asked for.
+    folder: Option<Folder>,
 }
 
 /// Changes, their layer, and the table that names it.
@@ -59,72 +125,14 @@ pub(crate) struct Collected {
     pub(crate) toc: Vec<u8>,
 }
 
-impl Collector {
-    pub(crate) fn new(rules: Rules) -> Collector {
-        Collector {
-            rules,
-            puts: BTreeMap::new(),
-            whiteouts: BTreeSet::new(),
-            opaque: BTreeSet::new(),
-            origins: HashMap::new(),
-            inodes: 0,
-            checked_folder: None,
-        }
+impl Gather for Collector {
+    type Whole = Collected;
+
+    fn take(&mut self, raw: &Raw) -> Result<Taken, InvalidEntry> {
+        self.try_take(raw).map_err(|reason| refused(raw, reason))
     }
 
-    /// Takes a member, all but a file's content.
-    pub(crate) fn take(&mut self, raw: &Raw) -> Result<Taken, InvalidEntry> {
-        self.try_take(raw).map_err(|reason| InvalidEntry {
-            name: String::from_utf8_lossy(&raw.name).chars().take(200).collect(),
-            reason,
-        })
-    }
-
-    fn try_take(&mut self, raw: &Raw) -> Result<Taken, &'static str> {
-        let path = self.path(&raw.name)?;
-        if self.rules == Rules::Layer
-            && let Some(name) = path.name()
-            && name.starts_with(WHITEOUT)
-        {
-            return self.whiteout(&path, name).map(|()| Taken::Done);
-        }
-        self.check_folder(&path)?;
-        let kind = match raw.flag {
-            b'0' if path.is_root() => return Err("the root is no file"),
-            b'0' => return Ok(Taken::File(path)),
-            b'1' => return self.link(path, &raw.link).map(|()| Taken::Done),
-            b'2' if raw.link.is_empty() || raw.link.len() > 4095 || raw.link.contains(&0) => {
-                return Err("its target is none that a link can have");
-            }
-            b'2' => Kind::Symlink(raw.link.clone()),
-            b'3' if raw.device == (0, 0) => return Ok(Taken::Done),
-            b'3' => Kind::CharDevice { major: raw.device.0, minor: raw.device.1 },
-            b'4' => Kind::BlockDevice { major: raw.device.0, minor: raw.device.1 },
-            b'5' => Kind::Dir,
-            _ => Kind::Fifo,
-        };
-        if path.is_root() && kind != Kind::Dir {
-            return Err("the root is a folder");
-        }
-        let mut meta = raw.meta.clone();
-        if matches!(kind, Kind::Symlink(_)) {
-            // Linux has no permissions of links: whatever an archive says, `lstat` says this.
-            meta.mode = 0o777;
-        }
-        let entry = Entry { meta, kind, links: None };
-        self.inodes += 1;
-        self.put(path, Put { entry, inode: self.inodes });
-        Ok(Taken::Done)
-    }
-
-    /// Takes a file whose content has been read.
-    pub(crate) fn file(
-        &mut self,
-        path: TreePath,
-        raw: Raw,
-        mut body: FileBody,
-        at: Option<Origin>,
-    ) {
+    fn file(&mut self, path: TreePath, raw: Raw, mut body: FileBody, at: Option<Origin>) {
         self.inodes += 1;
         if let Some(origin) = at {
             self.origins.insert(self.inodes, origin);
@@ -134,16 +142,90 @@ impl Collector {
         self.put(path, Put { entry, inode: self.inodes });
     }
 
-    fn path(&self, name: &[u8]) -> Result<TreePath, &'static str> {
-        if self.rules == Rules::Layer && name.split(|byte| *byte == b'/').any(|part| part == b"..")
+    fn finish(self) -> Result<Collected, InvalidEntry> {
+        self.tied()
+    }
+}
+
+impl Collector {
+    pub(crate) fn new() -> Collector {
+        Collector {
+            puts: BTreeMap::new(),
+            whiteouts: BTreeSet::new(),
+            opaque: BTreeSet::new(),
+            origins: HashMap::new(),
+            inodes: 0,
+            folder: None,
+        }
+    }
+
+    fn try_take(&mut self, raw: &Raw) -> Result<Taken, &'static str> {
+        let path = self.place(&raw.name)?;
+        if let Some(name) = path.name()
+            && name.starts_with(WHITEOUT)
         {
+            return self.whiteout(&path, name).map(|()| Taken::Done);
+        }
+        match what(raw, &path)? {
+            What::File => return Ok(Taken::File(path)),
+            What::HardLink => self.link(path, &raw.link)?,
+            What::Nothing => {}
+            What::Other(entry) => {
+                self.inodes += 1;
+                self.put(path, Put { entry, inode: self.inodes });
+            }
+        }
+        Ok(Taken::Done)
+    }
+
+    /// Where a name of this layer lies: links of the layer above its last name are followed, inside the layer.
+    fn place(&mut self, name: &[u8]) -> Result<TreePath, &'static str> {
+        if name.split(|byte| *byte == b'/').any(|part| part == b"..") {
             return Err("it leads out of the layer");
         }
-        let path = TreePath::clean(name).map_err(|error| error.reason)?;
-        if path.names().any(|name| name.len() > 255) {
-            return Err("a name in it is longer than 255 bytes");
+        let path = path(name)?;
+        let (Some(written), Some(name)) = (path.parent(), path.name()) else { return Ok(path) };
+        if let Some(Folder { written: last, real }) = &self.folder
+            && *last == written
+        {
+            return if *real == written { Ok(path) } else { Ok(real.join(name)) };
         }
-        Ok(path)
+        let real = self.real(&written)?;
+        let place = if real == written { path } else { real.join(name) };
+        self.folder = Some(Folder { written, real });
+        Ok(place)
+    }
+
+    /// Where a folder lies, as an unpacker sees it that has this layer alone before it.
+    fn real(&self, folder: &TreePath) -> Result<TreePath, &'static str> {
+        let names = |path: &[u8]| -> Vec<Vec<u8>> {
+            let names = path.split(|byte| *byte == b'/').rev();
+            names.filter(|name| !name.is_empty() && *name != b".").map(<[u8]>::to_vec).collect()
+        };
+        let (mut rest, mut done) = (names(folder.as_bytes()), TreePath::root());
+        let mut links = 0;
+        while let Some(name) = rest.pop() {
+            if name == b".." {
+                done = done.parent().unwrap_or_default();
+                continue;
+            }
+            let here = done.join(&name);
+            match self.puts.get(&here).map(|put| &put.entry.kind) {
+                None | Some(Kind::Dir) => done = here,
+                Some(Kind::Symlink(_)) if links == limits::LINKS_MAX => {
+                    return Err("it lies below links that lead in a circle");
+                }
+                Some(Kind::Symlink(target)) => {
+                    links += 1;
+                    if target.starts_with(b"/") {
+                        done = TreePath::root();
+                    }
+                    rest.extend(names(target));
+                }
+                Some(_) => return Err("it lies below something that is not a folder"),
+            }
+        }
+        path(done.as_bytes())
     }
 
     fn whiteout(&mut self, path: &TreePath, name: &[u8]) -> Result<(), &'static str> {
@@ -164,24 +246,8 @@ impl Collector {
         }
     }
 
-    fn check_folder(&mut self, path: &TreePath) -> Result<(), &'static str> {
-        let Some(folder) = path.parent() else { return Ok(()) };
-        if self.checked_folder.as_ref() == Some(&folder) {
-            return Ok(());
-        }
-        let mut above = Some(folder.clone());
-        while let Some(path) = above {
-            if self.puts.get(&path).is_some_and(|put| put.entry.kind != Kind::Dir) {
-                return Err("it lies below something that is not a folder");
-            }
-            above = path.parent();
-        }
-        self.checked_folder = Some(folder);
-        Ok(())
-    }
-
     fn link(&mut self, path: TreePath, link: &[u8]) -> Result<(), &'static str> {
-        let target = self.path(link.strip_prefix(b"/").unwrap_or(link))?;
+        let target = self.place(link)?;
         let put = self.puts.get(&target).ok_or("it is a hard link to nothing in this layer")?;
         if put.entry.kind == Kind::Dir {
             return Err("it is a hard link to a folder");
@@ -196,10 +262,15 @@ impl Collector {
 
     fn put(&mut self, path: TreePath, put: Put) {
         let is_folder = put.entry.kind == Kind::Dir;
-        if self.puts.insert(path.clone(), put).is_some_and(|old| old.entry.kind == Kind::Dir)
-            && !is_folder
-        {
-            self.checked_folder = None;
+        let leads_elsewhere = |at: &Folder| at.written.is_within(&path) || at.real.is_within(&path);
+        let touches = self.folder.as_ref().is_some_and(leads_elsewhere);
+        let old = self.puts.insert(path.clone(), put);
+        let was_folder = old.as_ref().is_some_and(|old| old.entry.kind == Kind::Dir);
+        // A folder where none was named changes the way of nothing.
+        if touches && (!is_folder || (old.is_some() && !was_folder)) {
+            self.folder = None;
+        }
+        if was_folder && !is_folder {
             // No name sorts before this one, so the range begins at the folder's first entry.
             let inside = self.puts.range(path.join(b"\x01")..);
             let inside: Vec<TreePath> = inside
@@ -210,13 +281,10 @@ impl Collector {
             for below in inside {
                 self.puts.remove(&below);
             }
-        } else if !is_folder && self.checked_folder.as_ref().is_some_and(|at| at.is_within(&path)) {
-            self.checked_folder = None;
         }
     }
 
-    /// Ties everything together.
-    pub(crate) fn finish(mut self) -> Result<Collected, InvalidEntry> {
+    fn tied(mut self) -> Result<Collected, InvalidEntry> {
         let puts = std::mem::take(&mut self.puts);
         let mut names: HashMap<u64, (TreePath, u64)> = HashMap::new();
         for (path, put) in &puts {

@@ -11,7 +11,7 @@ use dcbuild_tree::{Changes, FileBody, Origin};
 use flate2::read::MultiGzDecoder;
 use sha2::{Digest as _, Sha256};
 
-use crate::collect::{Collected, Collector, InvalidEntry, Rules, Taken};
+use crate::collect::{Collected, Collector, Gather, InvalidEntry, Taken};
 use crate::input::{self, Bounded, Hashing, Pieces, Ratio};
 use crate::parse::Parser;
 
@@ -134,12 +134,12 @@ pub fn read_layer(
             _ => Compression::None,
         },
     };
-    let streamed = stream(input, form.ratio, Rules::Layer, sink, |input| match compression {
+    let streamed = stream(input, form.ratio, Collector::new(), sink, |input| match compression {
         Compression::None => Ok(Box::new(input)),
         Compression::Gzip => Ok(Box::new(MultiGzDecoder::new(input))),
         Compression::Zstd => Ok(Box::new(zstd::stream::read::Decoder::new(input)?)),
     })?;
-    let Collected { changes, layer, toc } = streamed.collected;
+    let Collected { changes, layer, toc } = streamed.whole;
     Ok(ReadLayer {
         changes,
         layer,
@@ -152,21 +152,22 @@ pub fn read_layer(
 }
 
 /// What a stream of bytes turned out to be.
-pub(crate) struct Streamed {
-    pub(crate) collected: Collected,
+pub(crate) struct Streamed<T> {
+    /// What its members make together.
+    pub(crate) whole: T,
     tar: Digest,
     blob: Digest,
     size: u64,
 }
 
 /// Decompresses on one thread, hashes the tar on a second, and parses here.
-pub(crate) fn stream<I: Read + Send>(
+pub(crate) fn stream<I: Read + Send, G: Gather>(
     input: I,
     ratio: Ratio,
-    rules: Rules,
+    gather: G,
     sink: &mut dyn LayerSink,
     decoder: impl for<'a> Fn(&'a mut Hashing<I>) -> io::Result<Box<dyn Read + 'a>> + Send,
-) -> Result<Streamed, ReadLayerError> {
+) -> Result<Streamed<G::Whole>, ReadLayerError> {
     let (to_parse, pieces) = bounded(8);
     let (to_hash, tar) = bounded::<Arc<Vec<u8>>>(8);
     thread::scope(|scope| {
@@ -193,10 +194,10 @@ pub(crate) fn stream<I: Read + Send>(
             tar.iter().fold(Sha256::new(), |hash, piece| hash.chain_update(&*piece)).finalize()
         });
         // The parser drops its pieces when it fails, which ends the other two.
-        let collected = collect(Parser::new(Pieces::new(pieces)), rules, sink)?;
+        let whole = gathered(Parser::new(Pieces::new(pieces)), gather, sink)?;
         let (blob, size) = join(pump).map_err(ReadLayerError::Read)?;
         let tar = Digest(join(hasher).into());
-        Ok(Streamed { collected, tar, blob, size })
+        Ok(Streamed { whole, tar, blob, size })
     })
 }
 
@@ -204,14 +205,13 @@ fn join<T>(handle: thread::ScopedJoinHandle<'_, T>) -> T {
     handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-fn collect(
+fn gathered<G: Gather>(
     mut parser: Parser<Pieces>,
-    rules: Rules,
+    mut gather: G,
     sink: &mut dyn LayerSink,
-) -> Result<Collected, ReadLayerError> {
-    let mut collector = Collector::new(rules);
+) -> Result<G::Whole, ReadLayerError> {
     while let Some(raw) = parser.next()? {
-        let path = match collector.take(&raw)? {
+        let path = match gather.take(&raw)? {
             Taken::Done if raw.size > 0 => {
                 parser.content(raw.size, |_| Ok(()))?;
                 continue;
@@ -229,8 +229,8 @@ fn collect(
         let content = ContentDigest(Digest(hash.finalize().into()));
         let origin = sink.end(&content).map_err(failed)?;
         let body = FileBody { content, size: raw.size, origin: Origin::Inline(Arc::from([])) };
-        collector.file(path, raw, body, origin);
+        gather.file(path, raw, body, origin);
     }
     parser.drain()?;
-    Ok(collector.finish()?)
+    Ok(gather.finish()?)
 }

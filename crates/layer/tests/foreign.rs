@@ -8,7 +8,7 @@ use dcbuild_layer::{
     read_layer,
 };
 use dcbuild_model::Compression;
-use dcbuild_tree::{Change, Kind, Origin};
+use dcbuild_tree::{Change, Kind, Member, Origin};
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 
@@ -148,6 +148,38 @@ fn hard_links_are_tied() {
     );
 }
 
+/// As docker and containerd unpack what several archives were put together to.
+#[test]
+fn links_of_a_layer_are_followed_inside_it() {
+    check(
+        Tar::new()
+            .dir("usr/lib")
+            .raw(b'2', "lib", "/usr/lib", b"")
+            .file("lib/x.so")
+            .file("lib/.wh.old")
+            .raw(b'1', "lib/y.so", "lib/x.so", b"")
+            .raw(b'2', "out", "../../etc", b"")
+            .file("out/passwd"),
+        &expect![[r#"
+            + /etc/passwd file 10
+            + /lib Symlink([47, 117, 115, 114, 47, 108, 105, 98])
+            + /out Symlink([46, 46, 47, 46, 46, 47, 101, 116, 99])
+            + /usr/lib dir
+            - /usr/lib/old
+            + /usr/lib/x.so file 8 #1
+            + /usr/lib/y.so file 8 #1
+        "#]],
+    );
+    check(
+        Tar::new().raw(b'2', "l", "d", b"").file("l/a").dir("l").file("l/b"),
+        &expect![[r#"
+            + /d/a file 3
+            + /l dir
+            + /l/b file 3
+        "#]],
+    );
+}
+
 #[test]
 fn pax_and_gnu_names_are_read() {
     check(
@@ -183,7 +215,8 @@ fn what_leads_out_is_refused() {
     for tar in [
         Tar::new().file("../x"),
         Tar::new().file("a/../../x"),
-        Tar::new().raw(b'2', "a", "/etc", b"").file("a/passwd"),
+        Tar::new().file("a").file("a/b"),
+        Tar::new().raw(b'2', "a", "b", b"").raw(b'2', "b", "a", b"").file("a/x"),
         Tar::new().raw(b'1', "a", "../../etc/passwd", b""),
         Tar::new().raw(b'1', "a", "etc/passwd", b""),
         Tar::new().dir("d").raw(b'1', "a", "d", b""),
@@ -256,11 +289,11 @@ fn archives_are_known_by_content_and_stay_inside() {
     ];
     for bytes in forms {
         let mut sink = SmallInline::new(1000, NoSink);
-        let changes = read_archive(&*bytes, &mut sink).unwrap().unwrap();
-        let names: Vec<String> = changes.0.keys().map(ToString::to_string).collect();
-        assert_eq!(names, ["/.wh.z", "/x", "/y"]);
-        for change in changes.0.values() {
-            let Change::Put(entry) = change else { panic!("{change:?}") };
+        let archive = read_archive(&*bytes, &mut sink).unwrap().unwrap();
+        let names: Vec<String> = archive.0.iter().map(|(path, _)| path.to_string()).collect();
+        assert_eq!(names, ["/x", "/y", "/.wh.z"]);
+        for (_, member) in &archive.0 {
+            let Member::Put(entry) = member else { panic!("{member:?}") };
             let Kind::File(body) = &entry.kind else { panic!("{entry:?}") };
             let Origin::Inline(bytes) = &body.origin else { panic!("{body:?}") };
             assert_eq!(u64::try_from(bytes.len()).unwrap(), body.size);

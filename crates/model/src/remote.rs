@@ -28,6 +28,18 @@ pub struct GitSource {
     pub keep_git_dir: Option<bool>,
     /// Whether submodules are fetched.
     pub submodules: bool,
+    /// The times of its files.
+    pub mtime: GitTime,
+}
+
+/// Which time the files of a repository get.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum GitTime {
+    /// When they are checked out.
+    #[default]
+    Checkout,
+    /// When the commit was made: the same each time.
+    Commit,
 }
 
 /// What an ADD takes from elsewhere.
@@ -86,7 +98,7 @@ pub enum Named {
 pub enum InvalidRemote {
     /// The query of a git URL has a key that means nothing.
     #[error(
-        "unexpected query \"{0}\" of a git URL: ref, tag, branch, subdir, commit, checksum, keep-git-dir and submodules are known"
+        "unexpected query \"{0}\" of a git URL: ref, tag, branch, subdir, commit, checksum, fetch-by-commit, keep-git-dir, mtime and submodules are known"
     )]
     Query(String),
     /// Something is said twice, and differently.
@@ -95,6 +107,9 @@ pub enum InvalidRemote {
         /// What.
         what: &'static str,
     },
+    /// A commit is to be fetched by its name, and has none.
+    #[error("fetch-by-commit of a git URL needs the whole name of a commit, as checksum=")]
+    NoCommit,
     /// A value is none.
     #[error("'{value}' is no value for {key} of a git URL")]
     Value {
@@ -153,6 +168,9 @@ impl GitSource {
         }
         if !self.submodules {
             pairs.push("submodules=false".into());
+        }
+        if self.mtime == GitTime::Commit {
+            pairs.push("mtime=commit".into());
         }
         let mark = if pairs.is_empty() { "" } else { "?" };
         format!("{}{mark}{}", self.url, pairs.join("&"))
@@ -214,6 +232,7 @@ fn git(text: &str) -> Result<Remote, InvalidRemote> {
     };
     set(&mut git.reference, "ref", reference)?;
     set(&mut git.subdir, "subdir", subdir)?;
+    let mut by_commit = false;
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         let value = percent_decoded(value);
@@ -225,10 +244,28 @@ fn git(text: &str) -> Result<Remote, InvalidRemote> {
             "commit" | "checksum" => set(&mut git.commit, "commit", &value)?,
             "keep-git-dir" => git.keep_git_dir = Some(boolean("keep-git-dir", &value)?),
             "submodules" => git.submodules = boolean("submodules", &value)?,
+            "fetch-by-commit" => by_commit = boolean("fetch-by-commit", &value)?,
+            "mtime" => git.mtime = time(&value)?,
             other => return Err(InvalidRemote::Query(other.to_owned())),
         }
     }
-    check(git).map(Remote::Git)
+    let mut git = check(git)?;
+    if by_commit {
+        // Where the branch has moved on, the commit is fetched all the same.
+        if !matches!(git.commit.len(), 40 | 64) {
+            return Err(InvalidRemote::NoCommit);
+        }
+        git.commit.clone_into(&mut git.reference);
+    }
+    Ok(Remote::Git(git))
+}
+
+fn time(value: &str) -> Result<GitTime, InvalidRemote> {
+    match value {
+        "" | "checkout" => Ok(GitTime::Checkout),
+        "commit" => Ok(GitTime::Commit),
+        value => Err(InvalidRemote::Value { key: "mtime", value: value.to_owned() }),
+    }
 }
 
 fn set(field: &mut String, what: &'static str, value: &str) -> Result<(), InvalidRemote> {
@@ -333,6 +370,9 @@ mod tests {
                 if let Some(keep) = git.keep_git_dir {
                     out.push_str(&format!(" keep={keep}"));
                 }
+                if git.mtime == GitTime::Commit {
+                    out.push_str(" mtime=commit");
+                }
                 out
             }
             Err(error) => error.to_string(),
@@ -377,6 +417,20 @@ mod tests {
             ),
             ("https://git.example/y.git#main:../..", "'../..' is no value for subdir of a git URL"),
             ("https://git.example/y.git?commit=xyz", "'xyz' is no value for commit of a git URL"),
+            ("https://git.example/y.git?mtime=now", "'now' is no value for mtime of a git URL"),
+            (
+                "https://git.example/y.git?mtime=commit",
+                "git https://git.example/y.git mtime=commit",
+            ),
+            (
+                "https://git.example/y.git?branch=b&checksum=0123456789012345678901234567890123456789&fetch-by-commit=1",
+                "git https://git.example/y.git ref=0123456789012345678901234567890123456789 \
+                 commit=0123456789012345678901234567890123456789",
+            ),
+            (
+                "https://git.example/y.git?fetch-by-commit=true&commit=abc",
+                "fetch-by-commit of a git URL needs the whole name of a commit, as checksum=",
+            ),
         ] {
             assert_eq!(read(text, Named::ByFlag), want, "{text}");
         }

@@ -321,8 +321,8 @@ fn mount_of(encoder: &mut Encoder, mount: &MountKind) {
             owned(encoder, *mode, *uid, *gid);
             encoder.text(target);
         }
-        MountKind::Tmpfs { size, target } => {
-            encoder.variant("tmpfs");
+        MountKind::Tmpfs { size, readonly, target } => {
+            encoder.variant(if *readonly { "tmpfs read-only" } else { "tmpfs" });
             encoder.number(*size);
             encoder.text(target);
         }

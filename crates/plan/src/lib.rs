@@ -9,6 +9,7 @@ pub mod choose;
 mod env;
 mod expose;
 mod globals;
+pub mod hint;
 mod history;
 pub mod key;
 pub mod lint;

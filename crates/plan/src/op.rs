@@ -164,6 +164,9 @@ pub enum MountKind {
     Tmpfs {
         /// Its size in bytes; 0 leaves it to the kernel.
         size: u64,
+        /// Whether nothing can be written into it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        readonly: bool,
         /// Where it stands in the container.
         target: String,
     },

@@ -184,7 +184,7 @@ impl PlanError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            PlanError::Parse(error) => error.hint().map(str::to_owned),
+            PlanError::Parse(error) => error.hint(),
             PlanError::Instruction { hint, .. } | PlanError::Request { hint, .. } => hint.clone(),
         }
     }

@@ -11,6 +11,7 @@ use dcbuild_oci::ImageRef;
 
 use crate::env::Env;
 use crate::globals;
+use crate::hint;
 use crate::lint::{self, Checks, Findings};
 use crate::plan::{ImageTemplate, Plan, PlanError, Planned};
 use crate::policy::{Engine, Judged, Known, PolicyError};
@@ -554,7 +555,7 @@ impl<'a> Draft<'a> {
     fn refuse_bad_names(&self) -> Result<(), PlanError> {
         for draft in &self.stages {
             if let Base::Image(name) = &draft.base {
-                parse_reference(draft, name)?;
+                self.reference(draft, name)?;
             }
         }
         Ok(())
@@ -633,8 +634,16 @@ impl<'a> Draft<'a> {
         }
     }
 
+    fn reference(&self, draft: &StageDraft, name: &str) -> Result<ImageRef, PlanError> {
+        name.parse().map_err(|error| PlanError::Instruction {
+            message: format!("failed to parse stage name \"{name}\": {error}"),
+            lines: draft.lines,
+            hint: hint::of_base(self, draft.lines),
+        })
+    }
+
     fn image(&self, draft: &StageDraft, name: &str) -> Result<Result<Ground<'a>, Need>, PlanError> {
-        let reference = parse_reference(draft, name)?;
+        let reference = self.reference(draft, name)?;
         let judged = self.policy.image(&reference, self.known(draft));
         // What is not there is said as without a policy.
         let unseen = matches!(&judged, Err(PolicyError::Unseen { identifier, .. })
@@ -721,13 +730,6 @@ enum Visit {
     New,
     Open,
     Done,
-}
-
-fn parse_reference(draft: &StageDraft, name: &str) -> Result<ImageRef, PlanError> {
-    let at = draft.lines;
-    name.parse().map_err(|error| {
-        PlanError::at(at, format!("failed to parse stage name \"{name}\": {error}"))
-    })
 }
 
 fn is_step(instruction: &Instruction) -> bool {

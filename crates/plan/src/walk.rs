@@ -16,6 +16,7 @@ use dcbuild_oci::ImageConfig;
 
 use crate::env::Env;
 use crate::globals;
+use crate::hint;
 use crate::key::{Parent, Seen, sees_parent, state_key, step_key};
 use crate::op::{CopyOp, CopySource, ImageOp, Input, InputSource, Op, WorkdirOp};
 use crate::plan::{HistoryLine, ImageTemplate, Part, PlanError, PlannedImage, PlannedStage, Step};
@@ -282,7 +283,7 @@ impl Walk<'_> {
             Some(Err(Unresolved { reason, hint })) => Err(PlanError::Instruction {
                 message: reason.clone(),
                 lines: stage.at,
-                hint: hint.clone(),
+                hint: hint.clone().or_else(|| hint::of_selection(&selection, reason)),
             }),
             Some(Ok(digest)) => {
                 let source = InputSource::Context { name: context.to_owned(), digest: *digest };

@@ -42,7 +42,7 @@ fn each_place_is_asked_for_what_is_read_of_it() {
         ]),
         ("ADD github.com/x /x".into(), vec!["context github.com/x".into()]),
         ("ADD https://e.example/x.git?nonsense=1 /x".into(), vec![
-            "unexpected query \"nonsense\" of a git URL: ref, tag, branch, subdir, commit, checksum, keep-git-dir and submodules are known".into(),
+            "unexpected query \"nonsense\" of a git URL: ref, tag, branch, subdir, commit, checksum, fetch-by-commit, keep-git-dir, mtime and submodules are known".into(),
         ]),
         ("COPY https://e.example/a /x".into(), vec![
             "source can't be a URL for COPY: https://e.example/a".into(),

@@ -82,6 +82,7 @@ fn read_order(caller: &UnixStream) -> Result<Order, Failure> {
     serde_json::from_slice(&line).map_err(|error| Failure::Machine {
         action: "read the step's order".to_owned(),
         reason: error.to_string(),
+        lasting: false,
     })
 }
 

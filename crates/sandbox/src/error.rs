@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::network::IsolateError;
+use crate::report::lasts;
 use crate::spec::Network;
 
 /// Says why there can be no sandbox.
@@ -32,6 +33,20 @@ pub enum CellError {
         /// What is wrong, in words for the step's author.
         reason: String,
     },
+    /// This machine does not allow a limit that the step asks for.
+    #[error("--ulimit {ulimit} is more than can be had here: {reason}")]
+    Limit {
+        /// The limit, as the flag has it.
+        ulimit: String,
+        /// What there is.
+        reason: String,
+    },
+    /// This machine lacks what every step needs.
+    #[error("this machine cannot run a step: {reason}")]
+    Unable {
+        /// What is lacking.
+        reason: String,
+    },
     /// This machine could not make the cell.
     #[error("could not {action}: {reason}")]
     Machine {
@@ -39,6 +54,8 @@ pub enum CellError {
         action: String,
         /// Why not.
         reason: String,
+        /// Whether it would be so again.
+        lasting: bool,
     },
     /// A network of this kind cannot be had here.
     #[error("this sandbox has no network of the kind {kind:?}")]
@@ -87,10 +104,36 @@ impl CellError {
     /// What could help.
     pub fn hint(&self) -> Option<String> {
         match self {
-            CellError::Machine { .. } | CellError::Cgroup { .. } => {
+            CellError::Unable { .. }
+            | CellError::Machine { .. }
+            | CellError::Cgroup { .. }
+            | CellError::Network(IsolateError::Kernel { .. }) => {
                 Some(format!("{NEEDS}; `dcbuild doctor` looks at that"))
             }
+            CellError::Limit { .. } => Some(
+                "give a lower --ulimit, or start dcbuild with a higher hard limit (`ulimit -H` shows those of a shell)"
+                    .to_owned(),
+            ),
             _ => None,
+        }
+    }
+
+    /// Whether another try on this machine would end in the same way.
+    pub fn is_lasting(&self) -> bool {
+        let denied = |source: &io::Error| source.raw_os_error().is_some_and(lasts);
+        match self {
+            CellError::Refused { .. }
+            | CellError::Limit { .. }
+            | CellError::Unable { .. }
+            | CellError::NetworkUnavailable { .. } => true,
+            CellError::Machine { lasting, .. } => *lasting,
+            CellError::Network(IsolateError::Kernel { source, .. })
+            | CellError::Cgroup { source, .. } => denied(source),
+            CellError::Network(IsolateError::Firewall | IsolateError::PoolFull { .. })
+            | CellError::Helper { .. }
+            | CellError::HelperDied
+            | CellError::TimedOut { .. }
+            | CellError::Stopped => false,
         }
     }
 }

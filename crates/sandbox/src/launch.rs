@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::io::Write;
 
 use nix::errno::Errno;
-use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use rustix::fs::{Mode, OFlags};
 
 use crate::report::Failure;
@@ -86,6 +86,7 @@ pub(crate) fn null_stdin() -> Result<(), Failure> {
     nix::unistd::dup2_stdin(&null).map_err(|errno| Failure::Machine {
         action: "close standard input".to_owned(),
         reason: errno.to_string(),
+        lasting: false,
     })
 }
 
@@ -94,11 +95,28 @@ pub(crate) fn set_ulimits(ulimits: &[Ulimit]) -> Result<(), Failure> {
     for ulimit in ulimits {
         let (soft, hard) =
             (ulimit.soft.unwrap_or(RLIM_INFINITY), ulimit.hard.unwrap_or(RLIM_INFINITY));
-        setrlimit(resource(ulimit.resource), soft, hard).map_err(|errno| {
-            Failure::Refused(format!("the limit {:?} cannot be set: {errno}", ulimit.resource))
-        })?;
+        setrlimit(resource(ulimit.resource), soft, hard)
+            .map_err(|errno| no_limit(ulimit, hard, errno))?;
     }
     Ok(())
+}
+
+/// Why a limit cannot be set, with the highest that can be.
+fn no_limit(ulimit: &Ulimit, hard: u64, errno: Errno) -> Failure {
+    let limit = |value: Option<u64>| value.map_or("-1".to_owned(), |value| value.to_string());
+    let name = format!("{:?}", ulimit.resource).to_lowercase();
+    let text = format!("{name}={}:{}", limit(ulimit.soft), limit(ulimit.hard));
+    let kernel = std::fs::read_to_string("/proc/sys/fs/nr_open").ok();
+    let kernel = kernel.and_then(|text| text.trim().parse::<u64>().ok());
+    let reason = match (kernel, getrlimit(resource(ulimit.resource))) {
+        _ if errno != Errno::EPERM => errno.desc().to_owned(),
+        (Some(most), _) if ulimit.resource == UlimitResource::Nofile && hard > most => {
+            format!("the kernel allows {most} (fs.nr_open)")
+        }
+        (_, Ok((_, RLIM_INFINITY))) | (_, Err(_)) => errno.desc().to_owned(),
+        (_, Ok((_, most))) => format!("the hard limit of dcbuild's process is {most}"),
+    };
+    Failure::Limit { ulimit: text, reason }
 }
 
 fn resource(resource: UlimitResource) -> Resource {

@@ -35,6 +35,7 @@ pub use cgroup::remove_groups;
 pub use error::{CellError, NEEDS, SandboxError};
 pub use network::{IsolateError, IsolatedConfig, has_way_out};
 pub use platforms::{Foreign, Obstacle, emulated, foreign, native, platforms};
+pub use privilege::able;
 pub use run::{CellExit, CellTimings, Outcome, Sandbox, SandboxConfig, Stream};
 pub use spec::{
     CellSpec, Limits, Mount, Network, Rootfs, SecretBytes, Security, Ulimit, UlimitResource,

@@ -201,13 +201,15 @@ fn source(
             let found = inner(tree, subpath);
             found.and_then(|found| copy_mount(found.as_fd(), readonly | attr::NODEV).map_err(fail))
         }
-        Mount::Tmpfs { bytes_max, .. } => {
+        Mount::Tmpfs { bytes_max, readonly, .. } => {
             let size = bytes_max.map(|bytes| bytes.to_string());
             let mut options = vec![("mode", Some("1777"))];
             if let Some(size) = &size {
                 options.push(("size", Some(size.as_str())));
             }
-            let attributes = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
+            let mut attributes =
+                MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
+            attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, *readonly);
             make_mount("tmpfs", &options, attributes).map_err(fail)
         }
         Mount::Secret { bytes, mode, uid, gid, .. } => {

@@ -1,5 +1,6 @@
 //! What a cell tells its caller, one JSON document a line.
 
+use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use serde::{Deserialize, Serialize};
 
@@ -54,21 +55,45 @@ pub(crate) enum Failure {
     /// The step asks for what cannot be.
     #[error("{0}")]
     Refused(String),
+    /// The machine gives no process of the step a limit that it asks for.
+    #[error("--ulimit {ulimit} is more than can be had here: {reason}")]
+    Limit { ulimit: String, reason: String },
     /// The machine did not do as it was told.
     #[error("could not {action}: {reason}")]
-    Machine { action: String, reason: String },
+    Machine { action: String, reason: String, lasting: bool },
+}
+
+/// Whether a machine that answers so once answers so always: what is asked for is not allowed, or not there.
+pub(crate) fn lasts(errno: i32) -> bool {
+    matches!(
+        Errno::from_raw_os_error(errno),
+        Errno::PERM
+            | Errno::ACCESS
+            | Errno::INVAL
+            | Errno::NODEV
+            | Errno::NOSYS
+            | Errno::NOTSUP
+            | Errno::ROFS
+    )
 }
 
 impl Failure {
     /// Makes the failure of an action on the machine.
     pub(crate) fn machine(action: impl Into<String>) -> impl FnOnce(rustix::io::Errno) -> Failure {
         let action = action.into();
-        move |errno| Failure::Machine { action, reason: errno.to_string() }
+        move |errno| Failure::Machine {
+            action,
+            reason: errno.to_string(),
+            lasting: lasts(errno.raw_os_error()),
+        }
     }
 
     /// The same for the standard library's errors.
     pub(crate) fn io(action: impl Into<String>) -> impl FnOnce(std::io::Error) -> Failure {
         let action = action.into();
-        move |error| Failure::Machine { action, reason: error.to_string() }
+        move |error| {
+            let lasting = error.raw_os_error().is_some_and(lasts);
+            Failure::Machine { action, reason: error.to_string(), lasting }
+        }
     }
 }

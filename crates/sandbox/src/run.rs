@@ -22,6 +22,7 @@ use crate::cell::CELL_ARGUMENT;
 use crate::cgroup::{self, Cgroup, Hierarchy, Parent};
 use crate::error::{CellError, SandboxError};
 use crate::network::{IsolateError, IsolatedConfig, Loopbacks, Networks, Slot};
+use crate::privilege::able;
 use crate::report::{Failure, Order, Places, Report};
 use crate::spec::{CellSpec, Network};
 
@@ -177,6 +178,7 @@ impl Sandbox {
         stop: CancellationToken,
     ) -> Result<CellExit, CellError> {
         check(&spec)?;
+        able(&spec.rootfs.upper, spec.network, spec.security)?;
         let network = self.network(spec.network).await?;
         let attempt = spec.attempt.clone();
         let cgroup = self.cgroup(&spec).await?;
@@ -220,7 +222,7 @@ impl Sandbox {
         });
         made.await.unwrap_or_else(|died| {
             let action = "make a control group".to_owned();
-            Err(CellError::Machine { action, reason: died.to_string() })
+            Err(CellError::Machine { action, reason: died.to_string(), lasting: false })
         })
     }
 
@@ -242,6 +244,7 @@ impl Sandbox {
             Err(CellError::Machine {
                 action: "make a network for the step".to_owned(),
                 reason: died.to_string(),
+                lasting: false,
             })
         })
     }
@@ -389,8 +392,11 @@ fn conclude(reports: Vec<Report>, timings: CellTimings) -> Result<CellExit, Cell
         match report {
             Report::Made { stubs } => made = stubs,
             Report::Failed(Failure::Refused(reason)) => return Err(CellError::Refused { reason }),
-            Report::Failed(Failure::Machine { action, reason }) => {
-                return Err(CellError::Machine { action, reason });
+            Report::Failed(Failure::Limit { ulimit, reason }) => {
+                return Err(CellError::Limit { ulimit, reason });
+            }
+            Report::Failed(Failure::Machine { action, reason, lasting }) => {
+                return Err(CellError::Machine { action, reason, lasting });
             }
             Report::Exited { code } => outcome = Some(Outcome::Exited(code)),
             Report::Signaled { signal } => outcome = Some(Outcome::Signaled(signal)),

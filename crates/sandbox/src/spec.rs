@@ -80,6 +80,8 @@ pub enum Mount {
         target: String,
         /// Its size; half of the memory without one.
         bytes_max: Option<u64>,
+        /// Whether writing fails.
+        readonly: bool,
     },
     /// A file in memory that never touches a disk.
     Secret {

@@ -2,12 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fd::AsFd;
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
 
 const NAME: &str = "ok";
-const NEW: &str = "ok.new";
 const TEXT_BYTES_MAX: u64 = 100;
 
 /// What a mark says.
@@ -52,18 +52,36 @@ impl Marker {
         words.next().is_none().then_some(Marker { lasts, bytes })
     }
 
-    pub(crate) fn write(&self, folder: impl AsFd) -> io::Result<()> {
+    /// Makes the mark of this boot one that lasts. A folder that was removed meanwhile needs none.
+    pub(crate) fn confirm(folder: impl AsFd, boot: &str) -> io::Result<()> {
         let folder = folder.as_fd();
+        let Some(Marker { lasts: Lasts::Boot(of), bytes }) = Marker::read(folder)? else {
+            return Ok(());
+        };
+        if of != boot {
+            return Ok(());
+        }
+        match (Marker { lasts: Lasts::Synced, bytes }).write(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            written => written,
+        }
+    }
+
+    pub(crate) fn write(&self, folder: impl AsFd) -> io::Result<()> {
+        static WRITTEN: AtomicU64 = AtomicU64::new(0);
+        let folder = folder.as_fd();
+        // Of a name of its own: another process may mark the same folder now.
+        let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+        let new = &format!("{NAME}.{}.{number}", std::process::id());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW;
         let mode = Mode::RUSR | Mode::WUSR;
-        let mut file = File::from(rustix::fs::openat(folder, NEW, flags | OFlags::CLOEXEC, mode)?);
+        let mut file = File::from(rustix::fs::openat(folder, new, flags | OFlags::CLOEXEC, mode)?);
         let text = match &self.lasts {
             Lasts::Boot(boot) => format!("boot {boot} {}\n", self.bytes),
             Lasts::Synced => format!("synced {}\n", self.bytes),
         };
         file.write_all(text.as_bytes())?;
-        rustix::fs::renameat(folder, NEW, folder, NAME)?;
-        Ok(())
+        Ok(rustix::fs::renameat(folder, new, folder, NAME)?)
     }
 
     /// Remembers that the snapshot was used now.
@@ -98,5 +116,30 @@ mod tests {
             }
         }
         assert_eq!(Marker::parse("synced 1 2\n"), None);
+    }
+
+    /// As two builds do that end at the same time, and one that ends while another makes room.
+    #[test]
+    fn a_mark_may_be_made_by_several_and_in_a_folder_that_goes_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || File::open(folder.path()).unwrap();
+        let mark = Marker { lasts: Lasts::Synced, bytes: 7 };
+        mark.write(open()).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        mark.write(open()).unwrap();
+                        assert_eq!(Marker::read(open()).unwrap(), Some(mark.clone()));
+                    }
+                });
+            }
+        });
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        let gone = open();
+        Marker { lasts: Lasts::Boot("now".into()), bytes: 7 }.write(&gone).unwrap();
+        folder.close().unwrap();
+        assert_eq!(mark.write(&gone).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(Marker::confirm(&gone, "now").is_ok());
     }
 }

@@ -307,12 +307,7 @@ impl Snapshots {
             let Some(snapshot) = self.find(layer)? else { continue };
             let path = self.dir.join(layer.0.hex());
             let entry = &snapshot.held.entry;
-            if let Some(Marker { lasts: Lasts::Boot(boot), bytes }) =
-                Marker::read(entry).map_err(at("read the mark of", &path))?
-                && boot == self.boot
-            {
-                Marker { lasts: Lasts::Synced, bytes }.write(entry).map_err(at("mark", &path))?;
-            }
+            Marker::confirm(entry, &self.boot).map_err(at("mark", &path))?;
         }
         Ok(())
     }

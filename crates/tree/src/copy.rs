@@ -15,7 +15,7 @@ use dcbuild_model::{ContentDigest, TreePath, UnixTime};
 
 use crate::source::{self, Filter, SourceError};
 use crate::tree::{LastLink, ResolveError};
-use crate::{Changes, Chmod, Entry, FileBody, Kind, Meta, Origin, Tree};
+use crate::{Archive, Changes, Chmod, Entry, FileBody, Kind, Meta, Origin, Tree};
 use lay::Copier;
 
 /// What a COPY or ADD asks for, all variables expanded and all owners looked up.
@@ -49,7 +49,7 @@ pub enum CopySource<'a> {
         /// What happens to the owners.
         owners: SourceOwners,
         /// What the archives among the files hold, by their place in the tree; an ADD lays it down in their stead.
-        archives: &'a BTreeMap<TreePath, Changes>,
+        archives: &'a BTreeMap<TreePath, Archive>,
     },
     /// A heredoc, or something downloaded.
     Inline {
@@ -103,6 +103,16 @@ pub enum CopyError {
     ArchiveLink {
         /// The entry, as the archive names it.
         entry: String,
+    },
+    /// An archive's hard link names nothing that can have one more name.
+    #[error("link {to} {path}: {reason}")]
+    HardLink {
+        /// The link.
+        path: TreePath,
+        /// What it is to be a name of.
+        to: TreePath,
+        /// Why it cannot.
+        reason: &'static str,
     },
 }
 

@@ -3,6 +3,7 @@
 //! Everything here is a function over values: no clock, no disk. A file's bytes are named by digest, and [`Origin`] says
 //! where they lie. Start with [`Tree`] for a state and [`Changes`] for a layer.
 
+pub mod archive;
 pub mod change_digest;
 pub mod changes;
 pub mod chmod;
@@ -20,6 +21,7 @@ pub mod toc;
 pub mod tree;
 pub mod whiteout;
 
+pub use archive::{Archive, Member};
 pub use change_digest::{TimeForm, change_digest};
 pub use changes::{Change, Changes, Overlap};
 pub use chmod::{Chmod, ChmodError};

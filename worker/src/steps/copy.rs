@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use dcbuild_layer::{ReadContent, SmallInline, read_archive};
 use dcbuild_model::{ContentDigest, Digest, TreePath, UnixTime};
-use dcbuild_plan::op::{CopyOp, CopySource as Planned};
+use dcbuild_plan::op::{CopyOp, CopySource as Planned, Op};
 use dcbuild_tree::{
-    Change, Changes, Chmod, CopyRequest, CopySource, FileBody, Filter, Kind, SourceOwners,
+    Archive, Change, Changes, Chmod, CopyRequest, CopySource, FileBody, Filter, Kind, SourceOwners,
 };
 
 use super::{Made, Place, Seeing, keep_recipe, owner};
@@ -36,6 +36,17 @@ pub(crate) async fn make(
     keep_recipe(&attempt.shared.layers, changes, sources).await
 }
 
+/// Adds what was probably meant by a COPY or ADD that was refused.
+pub(crate) fn hinted(error: Failed, op: &Op) -> Failed {
+    match (&error, op) {
+        (Failed::Step(step), Op::Copy(op)) if step.hint.is_none() => {
+            let hint = dcbuild_plan::hint::of_copy(op, &step.message);
+            error.with_hint(hint)
+        }
+        _ => error,
+    }
+}
+
 /// A COPY under way.
 struct Copying<'a> {
     layers: &'a Arc<Layers>,
@@ -44,7 +55,7 @@ struct Copying<'a> {
     now: UnixTime,
 }
 
-type Archives = BTreeMap<TreePath, Changes>;
+type Archives = BTreeMap<TreePath, Archive>;
 
 impl Copying<'_> {
     fn run(&self, tmp: &std::path::Path) -> Result<(Changes, Sources), Failed> {
@@ -149,8 +160,8 @@ impl Copying<'_> {
                 next += 1 << 32;
                 let read =
                     read_archive(reader, &mut sink).map_err(|error| Failed::refused(&error))?;
-                if let Some(changes) = read {
-                    archives.insert(found.path, changes);
+                if let Some(archive) = read {
+                    archives.insert(found.path, archive);
                 }
             }
         }

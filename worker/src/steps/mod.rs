@@ -3,6 +3,7 @@
 mod agent;
 pub(crate) mod cache;
 pub(crate) mod copy;
+mod endings;
 pub(crate) mod image;
 pub(crate) mod mounts;
 pub(crate) mod run;

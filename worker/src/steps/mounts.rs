@@ -70,9 +70,10 @@ pub(crate) async fn prepare(
                 };
                 mounts.cache(attempt, task, &cache).await?;
             }
-            MountKind::Tmpfs { size, target } => {
+            MountKind::Tmpfs { size, readonly, target } => {
                 let bytes_max = (*size > 0).then_some(*size);
-                mounts.all.push(Mount::Tmpfs { target: target.clone(), bytes_max });
+                let (target, readonly) = (target.clone(), *readonly);
+                mounts.all.push(Mount::Tmpfs { target, bytes_max, readonly });
             }
             MountKind::Secret(secret) => mounts.secret(attempt, secret)?,
             MountKind::Ssh { id, required, target, mode, uid, gid } => {

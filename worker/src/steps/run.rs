@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use dcbuild_layer::ReadContent as _;
 use dcbuild_model::limits::{STEP_LOG_BYTES_MAX, STEP_PROCESSES_MAX};
 use dcbuild_model::{TreePath, UnixTime};
 use dcbuild_plan::HOST_GATEWAY;
@@ -18,8 +19,9 @@ use dcbuild_snapshot::{CommitForm, Lowers, Upper};
 use dcbuild_tree::{TimeForm, Tree};
 use tokio::sync::mpsc;
 
-use super::{Made, mounts};
+use super::{Made, endings, mounts};
 use crate::attempt::{Attempt, Task};
+use crate::contents::Contents;
 use crate::error::{Failed, blocking};
 use crate::layers;
 use crate::publish::Publish;
@@ -46,6 +48,7 @@ pub(crate) async fn make(
 ) -> Result<Made, Failed> {
     allowed(rustix::process::geteuid().is_root())?;
     granted(&attempt.shared.config, op)?;
+    able(&attempt.shared.config, op)?;
     let mut mounts = tokio::select! {
         () = attempt.run.stop.cancelled() => return Err(Failed::Stopped),
         mounts = mounts::prepare(attempt, task, op) => mounts?,
@@ -64,7 +67,7 @@ pub(crate) async fn make(
     let full = room::is_full(&attempt.shared.config.data_dir);
     let ended = match ended {
         Ok(exit) => judge(op, &exit, full).map(|taint| (exit.stubs, taint)),
-        Err(error) => Err(cell_failed(error)),
+        Err(error) => Err(cell_failed(&attempt.shared.config, error)),
     };
     match ended {
         Ok((stubs, taint)) => {
@@ -75,8 +78,29 @@ pub(crate) async fn make(
             }
             commit(attempt, stage, stubs, start).await.map(|made| Made { taint, ..made })
         }
-        Err(error) => Err(abandon(attempt, stage.upper, error).await),
+        Err(error) => {
+            let error = explained(attempt, op, &stage.tree, error).await;
+            Err(abandon(attempt, stage.upper, error).await)
+        }
     }
+}
+
+/// Adds to a command's failure what it may come from, where that can be seen.
+async fn explained(attempt: &Attempt, op: &RunOp, tree: &Tree, error: Failed) -> Failed {
+    let code = match &error {
+        Failed::Step(step) if step.hint.is_none() => match step.kind {
+            StepErrorKind::Exit { code } => code,
+            _ => return error,
+        },
+        _ => return error,
+    };
+    let (op, tree, layers) = (op.clone(), tree.clone(), attempt.shared.layers.clone());
+    let hint = blocking(move || {
+        let contents = Contents::new(layers);
+        Ok(endings::hint(&op, code, &tree, &|body| contents.open(body)))
+    });
+    // A failure is told whether or not its reason can be.
+    error.with_hint(hint.await.unwrap_or_default())
 }
 
 /// Says at once what an ordinary user cannot do yet, instead of which of its many parts the kernel refused first.
@@ -104,6 +128,23 @@ fn granted(config: &WorkerConfig, op: &RunOp) -> Result<(), Failed> {
             Err(Failed::rejected(message).with_hint(Some(hint)))
         }
         _ => Ok(()),
+    }
+}
+
+/// Says what this process lacks, before something that has to do with it fails first.
+fn able(config: &WorkerConfig, op: &RunOp) -> Result<(), Failed> {
+    let network = match op.network {
+        RunNetwork::None => Network::None,
+        RunNetwork::Default | RunNetwork::Host => Network::Host,
+    };
+    let able = dcbuild_sandbox::able(&config.data_dir, network, security(op));
+    able.map_err(|error| cell_failed(config, error))
+}
+
+fn security(op: &RunOp) -> Security {
+    match op.security {
+        RunSecurity::Sandbox => Security::Default,
+        RunSecurity::Insecure => Security::Insecure,
     }
 }
 
@@ -159,10 +200,7 @@ fn spec(
         hostname: hostname.to_owned(),
         hosts: hosts.collect::<Result<_, Failed>>()?,
         network,
-        security: match op.security {
-            RunSecurity::Sandbox => Security::Default,
-            RunSecurity::Insecure => Security::Insecure,
-        },
+        security: security(op),
         limits: Limits { memory_bytes_max: attempt.shared.config.step_memory_max, ..limits(op)? },
     })
 }
@@ -275,13 +313,16 @@ fn taint(exit: &CellExit, full: bool) -> Option<String> {
     Some(format!("{what}, though the command succeeded; the result is not kept in the cache"))
 }
 
-fn cell_failed(error: CellError) -> Failed {
-    match &error {
-        CellError::Stopped => Failed::Stopped,
-        CellError::Refused { .. } => Failed::refused(&error),
+fn cell_failed(config: &WorkerConfig, error: CellError) -> Failed {
+    let failed = match &error {
+        CellError::Stopped => return Failed::Stopped,
         CellError::TimedOut { .. } => Failed::of(StepErrorKind::TimeLimit {}, &error),
-        _ => Failed::sandbox(&error).with_hint(error.hint()),
-    }
+        CellError::Refused { .. } | CellError::Limit { .. } => Failed::refused(&error),
+        // Another worker may have what this one lacks; in one process there is none.
+        error if config.in_process && error.is_lasting() => Failed::refused(error),
+        _ => Failed::sandbox(&error),
+    };
+    failed.with_hint(error.hint())
 }
 
 async fn commit(

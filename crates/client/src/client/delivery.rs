@@ -72,7 +72,7 @@ impl Client {
             if let Some(title) = title(output) {
                 let work = show.during(&title, deliverer.deliver(output, made));
                 match stop.run_until_cancelled(work).await {
-                    Some(Ok(())) => {}
+                    Some(Ok(left)) => delivery.warnings.extend(left),
                     Some(Err(error)) => {
                         delivery.errors.push(error);
                         continue;

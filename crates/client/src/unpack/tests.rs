@@ -30,7 +30,7 @@ impl Made {
         self
     }
 
-    fn unpack(self, folder: &Path) -> Result<(), UnpackError> {
+    fn unpack(self, folder: &Path) -> Result<LeftOut, UnpackError> {
         let bytes = self.0.into_inner().unwrap();
         unpack(bytes.as_slice(), folder)
     }
@@ -115,4 +115,19 @@ fn times_have_fractions() {
     ] {
         assert_eq!(pax_time(text), want, "{text}");
     }
+}
+
+#[test]
+fn what_is_left_out_is_counted_and_named() {
+    let mut left = LeftOut::default();
+    assert_eq!(left.warning(Path::new("out")), None);
+    left.add(TreePath::clean(b"n").unwrap());
+    let said = left.warning(Path::new("out")).unwrap();
+    assert!(said.starts_with("1 device node is not in 'out', "), "{said}");
+    for name in 0..9 {
+        left.add(TreePath::clean(format!("dev/{name}").as_bytes()).unwrap());
+    }
+    let said = left.warning(Path::new("out")).unwrap();
+    assert!(said.contains("10 device nodes are"), "{said}");
+    assert!(said.contains(": /n, /dev/0, /dev/1, /dev/2, /dev/3, ...;"), "{said}");
 }

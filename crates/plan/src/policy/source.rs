@@ -221,5 +221,6 @@ fn git_of(before: &Remote, (rest, to): (&str, &Source)) -> GitSource {
         commit: attr(GIT_CHECKSUM),
         keep_git_dir: if attr(GIT_KEEP) == "true" { Some(true) } else { known.keep_git_dir },
         submodules: known.submodules,
+        mtime: known.mtime,
     }
 }

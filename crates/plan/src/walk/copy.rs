@@ -7,6 +7,7 @@ use dcbuild_model::remote::file_name;
 use dcbuild_model::{Added, Digest, Named, Remote, Selection, SelectionForm};
 
 use super::{Stage, Walk, join};
+use crate::hint;
 use crate::op::{Bytes, CopyOp, CopySource, InlineFile, Op};
 use crate::plan::{HistoryLine, PlanError};
 use crate::policy::{Judged, Known};
@@ -93,7 +94,7 @@ impl Walk<'_> {
             keyword: "ADD",
             groups,
             inline,
-            dest: self.word(stage, add.paths.dest.as_str())?,
+            dest: self.word(stage, add.paths.dest.as_str()).map_err(hint::of_quotes)?,
             chown: self.optional(stage, add.chown.as_ref())?,
             chmod: self.optional(stage, add.chmod.as_ref())?,
             exclude: as_written(&add.exclude),
@@ -124,7 +125,7 @@ impl Walk<'_> {
             keyword: "COPY",
             groups: if group.written.is_empty() { Vec::new() } else { vec![group] },
             inline,
-            dest: self.word(stage, copy.paths.dest.as_str())?,
+            dest: self.word(stage, copy.paths.dest.as_str()).map_err(hint::of_quotes)?,
             chown: self.optional(stage, copy.chown.as_ref())?,
             chmod: self.optional(stage, copy.chmod.as_ref())?,
             exclude: as_written(&copy.exclude),
@@ -183,7 +184,7 @@ impl Walk<'_> {
         stage: &Stage,
         paths: &Paths,
     ) -> Result<(Vec<String>, Vec<InlineFile>), PlanError> {
-        let patterns = self.words(stage, &paths.sources)?;
+        let patterns = self.words(stage, &paths.sources).map_err(hint::of_quotes)?;
         let lookup = |name: &str| stage.env.get(name).map(str::to_owned);
         let inline = |file: &dcbuild_dockerfile::InlineFile| {
             let content = match file.expansion {

@@ -229,7 +229,8 @@ impl Walk<'_> {
             },
             Mount::Tmpfs(tmpfs) => {
                 let target = mount_target(stage, &tmpfs.target)?;
-                MountKind::Tmpfs { size: tmpfs.size_bytes.unwrap_or(0), target }
+                let (size, readonly) = (tmpfs.size_bytes.unwrap_or(0), tmpfs.read_only);
+                MountKind::Tmpfs { size, readonly, target }
             }
             Mount::Secret(secret) => {
                 let (mode, uid, gid) = owned(secret.access, 0o400);

@@ -143,8 +143,8 @@ impl Walk<'_> {
         };
         let Some(core) = self.done.get(&target) else { return Ok(None) };
         let mut inputs = vec![of_stage(core)];
-        let mut mounts =
-            vec![MountKind::Tmpfs { size: 0, target: "/tmp".into() }, bind(0, CORE.to_owned())];
+        let tmp = MountKind::Tmpfs { size: 0, readonly: false, target: "/tmp".into() };
+        let mut mounts = vec![tmp, bind(0, CORE.to_owned())];
         let mut extras: BTreeMap<String, Input> = BTreeMap::new();
         for (index, stage) in &self.done {
             let name = stage_name(stage);

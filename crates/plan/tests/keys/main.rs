@@ -51,6 +51,7 @@ fn a_change_of_meaning_changes_the_key() {
         // moby/buildkit#2076: mounts are missing.
         ("RUN --mount=type=cache,target=/a true", "RUN --mount=type=cache,target=/b true"),
         ("RUN --mount=type=tmpfs,target=/a true", "RUN true"),
+        ("RUN --mount=type=tmpfs,target=/a,ro true", "RUN --mount=type=tmpfs,target=/a true"),
         ("RUN --mount=type=secret,id=a true", "RUN --mount=type=secret,id=b true"),
         ("RUN --mount=target=/a,source=x true", "RUN --mount=target=/a,source=y true"),
         ("RUN --mount=target=/a,rw true", "RUN --mount=target=/a true"),

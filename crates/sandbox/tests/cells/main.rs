@@ -408,13 +408,14 @@ fn mounts() {
     let mut spec = fixture.spec(
         "cat /m/f /ro/sub/f; (touch /ro/x) 2>&1; touch /rw/x; cat /run/secrets/tok; stat -c '%a %u %g' /run/secrets/tok
         (echo > /run/secrets/tok) 2>&1; dd if=/dev/zero of=/t/f bs=1024 count=2048 2>/dev/null; stat -c '%s' /t/f; stat -c %a /t
-        echo new > /o/f; cat /o/f; (touch /p/f) 2>&1; ls /t",
+        echo new > /o/f; cat /o/f; (touch /p/f) 2>&1; ls /t; (touch /tro/f) 2>&1",
     );
     spec.mounts = vec![
         bind("sub/f", "/m/f", true),
         bind("", "/ro", true),
         bind("", "/rw", false),
-        Mount::Tmpfs { target: "/t".to_owned(), bytes_max: Some(1 << 20) },
+        Mount::Tmpfs { target: "/t".to_owned(), bytes_max: Some(1 << 20), readonly: false },
+        Mount::Tmpfs { target: "/tro".to_owned(), bytes_max: None, readonly: true },
         bind("sub", "/t/deep/er", true),
         Mount::Secret {
             target: "/run/secrets/tok".to_owned(),
@@ -441,7 +442,8 @@ fn mounts() {
         touch: /p/f: Read-only file system
         deep
         f
-        Exited(0)
+        touch: /tro/f: Read-only file system
+        Exited(1)
     "#]],
     );
     assert!(source.join("x").exists());
@@ -461,8 +463,8 @@ fn stubs_are_named_and_leave_times_alone() {
     let mut spec = fixture.spec("true");
     "/w/d".clone_into(&mut spec.cwd);
     spec.mounts = vec![
-        Mount::Tmpfs { target: "/p/q/r".to_owned(), bytes_max: None },
-        Mount::Tmpfs { target: "/link".to_owned(), bytes_max: None },
+        Mount::Tmpfs { target: "/p/q/r".to_owned(), bytes_max: None, readonly: false },
+        Mount::Tmpfs { target: "/link".to_owned(), bytes_max: None, readonly: false },
     ];
     let stubs = fixture.run(spec).exit.unwrap().stubs;
     let stubs: Vec<String> = stubs.iter().map(ToString::to_string).collect();

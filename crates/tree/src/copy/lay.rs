@@ -186,19 +186,12 @@ impl Copier {
         debug_assert!(placed.is_ok(), "the folder of {path} is there");
     }
 
-    /// Removes a path and all below it.
-    pub(super) fn remove(&mut self, path: &TreePath) {
-        if self.tree.remove(path) {
-            self.touched.insert(path.clone());
-        }
-    }
-
     /// Gives a folder the time of this step.
     pub(super) fn touch(&mut self, path: &TreePath) {
         self.set_mtime(path, self.now);
     }
 
-    fn set_mtime(&mut self, path: &TreePath, mtime: UnixTime) {
+    pub(super) fn set_mtime(&mut self, path: &TreePath, mtime: UnixTime) {
         if let Some(there) = self.tree.get(path)
             && there.meta.mtime != mtime
         {

@@ -1,15 +1,15 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::Change;
-use crate::testing::{any_tree, dir, file, grouped, path, tree};
+use crate::testing::{any_tree, dir, file, grouped, link, path, tree};
+use crate::{Change, Member};
 
 const NOW: UnixTime = UnixTime { secs: 1_900_000_000, nanos: 5 };
 
 fn request<'a>(
     tree: &'a Tree,
     paths: &'a [String],
-    archives: &'a BTreeMap<TreePath, Changes>,
+    archives: &'a BTreeMap<TreePath, Archive>,
     dest: &str,
 ) -> CopyRequest<'a> {
     CopyRequest {
@@ -59,18 +59,12 @@ fn hard_links_survive_within_one_source_only() {
 fn archives_are_laid_at_the_destination() {
     let source = tree(&[("t.tar", file("tar"))]);
     let dest = tree(&[("o", dir()), ("o/k", file("k")), ("o/old", file("o"))]);
-    let archive = Changes(
-        [
-            (
-                path(""),
-                Change::Put(Entry { meta: Meta { mode: 0o700, ..Meta::default() }, ..dir() }),
-            ),
-            (path("k"), Change::Remove),
-            (path("in"), Change::Put(dir())),
-            (path("in/f"), Change::Put(file("f"))),
-        ]
-        .into(),
-    );
+    let archive = Archive(vec![
+        (path(""), Member::Put(Entry { meta: Meta { mode: 0o700, ..Meta::default() }, ..dir() })),
+        (path(".wh.k"), Member::Put(file(""))),
+        (path("in"), Member::Put(dir())),
+        (path("in/f"), Member::Put(file("f"))),
+    ]);
     let archives = BTreeMap::from([(path("t.tar"), archive)]);
     let paths = ["t.tar".to_owned()];
     let mut request = request(&source, &paths, &archives, "/o");
@@ -122,9 +116,12 @@ fn an_archive_that_turns_a_folder_into_a_file_leaves_nothing_below() {
     let archives = BTreeMap::from([
         (
             path("1.tar"),
-            Changes([(path("d"), Change::Put(dir())), (path("d/x"), Change::Remove)].into()),
+            Archive(vec![
+                (path("d"), Member::Put(dir())),
+                (path("d/.wh.x"), Member::Put(file(""))),
+            ]),
         ),
-        (path("2.tar"), Changes([(path("d"), Change::Put(file("d")))].into())),
+        (path("2.tar"), Archive(vec![(path("d"), Member::Put(file("d")))])),
     ]);
     let paths = ["*.tar".to_owned()];
     let changes = copy(&dest, &request(&source, &paths, &archives, "/o"), NOW).unwrap();
@@ -164,4 +161,108 @@ proptest! {
         };
         prop_assert_eq!(shown(&copied, "/o"), shown(&source, ""));
     }
+}
+
+/// Unpacks members into a folder of a state, and shows what is there then.
+fn unpacked(
+    dest: &Tree,
+    to: &str,
+    members: Vec<(&str, Member)>,
+) -> Result<(Tree, Vec<String>), CopyError> {
+    let members = members.into_iter().map(|(name, member)| (path(name), member));
+    let archives = BTreeMap::from([(path("t.tar"), Archive(members.collect()))]);
+    let (source, paths) = (tree(&[("t.tar", file("tar"))]), ["t.tar".to_owned()]);
+    let changes = copy(dest, &request(&source, &paths, &archives, to), NOW)?;
+    crate::toc::decode(&crate::toc::encode(&changes)).unwrap();
+    let mut after = dest.clone();
+    after.apply(&changes);
+    let shown = after.walk().map(|(path, entry)| match &entry.kind {
+        Kind::Dir => format!("{path}/"),
+        Kind::Symlink(target) => format!("{path} -> {}", String::from_utf8_lossy(target)),
+        _ => format!("{path}{}", if entry.links.is_some() { " linked" } else { "" }),
+    });
+    let shown = shown.collect();
+    Ok((after, shown))
+}
+
+fn hard(to: &str, uid: u32) -> Member {
+    Member::Link { to: path(to), meta: Meta { uid, mode: 0o600, ..Meta::default() } }
+}
+
+#[test]
+fn links_of_an_archive_are_followed_below_the_destination() {
+    for target in ["usr/lib", "/usr/lib", "../../../usr/lib"] {
+        let members = vec![
+            ("usr/lib", Member::Put(dir())),
+            ("lib", Member::Put(link(target))),
+            ("lib/x.so", Member::Put(file("x"))),
+            ("lib/new/y", Member::Put(file("y"))),
+        ];
+        let (_, shown) = unpacked(&Tree::scratch(), "/o/", members).unwrap();
+        let lib = format!("/o/lib -> {target}");
+        let want = ["/o/", &lib, "/o/usr/", "/o/usr/lib/", "/o/usr/lib/new/", "/o/usr/lib/new/y"];
+        assert_eq!(shown[..6], want);
+        assert_eq!(shown[6..], ["/o/usr/lib/x.so"]);
+    }
+    let members = vec![("lib", Member::Put(link("usr/lib"))), ("lib/x", Member::Put(file("x")))];
+    let error = unpacked(&Tree::scratch(), "/o/", members).unwrap_err().to_string();
+    assert_eq!(error, "open /lib/x: no such file or directory");
+    let members = vec![("l", Member::Put(link("l"))), ("l/x", Member::Put(file("x")))];
+    let error = unpacked(&Tree::scratch(), "/", members).unwrap_err().to_string();
+    assert_eq!(error, "too many links in 'l/x'");
+}
+
+/// What is a link while one member is unpacked may be a folder for the next.
+#[test]
+fn an_archive_is_unpacked_in_its_order() {
+    let members = vec![
+        ("lib", Member::Put(link("usr"))),
+        ("lib/a", Member::Put(file("a"))),
+        ("lib", Member::Put(dir())),
+        ("lib/b", Member::Put(file("b"))),
+    ];
+    let dest = tree(&[("usr", dir())]);
+    let (_, shown) = unpacked(&dest, "/", members).unwrap();
+    assert_eq!(shown, ["/lib/", "/lib/b", "/usr/", "/usr/a"]);
+}
+
+#[test]
+fn an_archive_links_to_what_was_there() {
+    let dest = tree(&[("etc", dir()), ("etc/passwd", file("p")), ("etc/group", file("g"))]);
+    let members = vec![
+        ("etc/new", hard("etc/passwd", 3)),
+        ("etc/newer", hard("/etc/new", 4)),
+        ("etc/group", hard("etc/group", 5)),
+    ];
+    let (after, shown) = unpacked(&dest, "/", members).unwrap();
+    let want =
+        ["/etc/", "/etc/group", "/etc/new linked", "/etc/newer linked", "/etc/passwd linked"];
+    assert_eq!(shown, want);
+    for name in ["etc/new", "etc/newer", "etc/passwd"] {
+        let entry = after.get(&path(name)).unwrap();
+        assert_eq!((entry.meta.uid, entry.meta.mode), (4, 0o600), "{name}");
+        assert_eq!(entry.links, after.get(&path("etc/new")).unwrap().links);
+    }
+    for (to, want) in [
+        ("etc/none", "link /etc/none /n: no such file or directory"),
+        ("etc", "link /etc /n: operation not permitted"),
+        ("../../up", "link /up /n: no such file or directory"),
+    ] {
+        let error = unpacked(&dest, "/", vec![("n", hard(to, 0))]).unwrap_err().to_string();
+        assert_eq!(error, want);
+    }
+    let error = unpacked(&dest, "/", vec![("etc", hard("etc/group", 0))]).unwrap_err();
+    assert_eq!(error.to_string(), "link /etc/group /etc: no such file or directory");
+}
+
+#[test]
+fn only_folders_that_something_came_into_are_new() {
+    let dest = tree(&[("a", dir()), ("a/b", dir()), ("c", dir())]);
+    let members = vec![("a/b", Member::Put(dir())), ("c/f", Member::Put(file("f")))];
+    let (after, _) = unpacked(&dest, "/", members).unwrap();
+    let time = |name: &str| after.get(&path(name)).unwrap().meta.mtime;
+    assert_eq!(
+        (time("a"), time("a/b"), time("c")),
+        (UnixTime::default(), UnixTime::default(), NOW)
+    );
 }

@@ -1,10 +1,10 @@
 //! Reads the plain Dockerfiles of the cases and does what they say.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use dcbuild_model::{TreePath, UnixTime};
 use dcbuild_tree::{
-    Accounts, Change, Changes, Chmod, CopyRequest, CopySource, Kind, LastLink, LinkGroup, Meta,
+    Accounts, Archive, Changes, Chmod, CopyRequest, CopySource, Kind, LastLink, Member, Meta,
     Origin, SourceOwners, Tree, copy, destination, resolve_owner, workdir,
 };
 
@@ -191,7 +191,7 @@ fn copy_line(
 }
 
 /// The plain tars among the context's files.
-fn archives(case: &Case) -> Result<BTreeMap<TreePath, Changes>, Stop> {
+fn archives(case: &Case) -> Result<BTreeMap<TreePath, Archive>, Stop> {
     let mut archives = BTreeMap::new();
     for (place, bytes) in &case.contents {
         let packed = [b"\x1f\x8b".as_slice(), b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"];
@@ -205,19 +205,13 @@ fn archives(case: &Case) -> Result<BTreeMap<TreePath, Changes>, Stop> {
     Ok(archives)
 }
 
-fn unpacked(bytes: &[u8]) -> Result<Changes, Stop> {
+fn unpacked(bytes: &[u8]) -> Result<Archive, Stop> {
     let unsupported = |error: std::io::Error| Stop::Unsupported(format!("archive: {error}"));
-    let mut changes: BTreeMap<TreePath, Change> = BTreeMap::new();
-    let mut groups: HashMap<TreePath, LinkGroup> = HashMap::new();
+    let mut members = Vec::new();
     let mut archive = tar::Archive::new(bytes);
     for item in archive.entries().map_err(unsupported)? {
         let mut item = item.map_err(unsupported)?;
         let name = String::from_utf8(item.path_bytes().into_owned()).unwrap();
-        let here = path(&name);
-        if let Some(hidden) = here.name().and_then(|name| name.strip_prefix(b".wh.".as_slice())) {
-            changes.insert(here.parent().unwrap().join(hidden), Change::Remove);
-            continue;
-        }
         let mut content = Vec::new();
         std::io::Read::read_to_end(&mut item, &mut content).map_err(unsupported)?;
         let header = item.header();
@@ -226,25 +220,19 @@ fn unpacked(bytes: &[u8]) -> Result<Changes, Stop> {
         let link = item.link_name_bytes().map(std::borrow::Cow::into_owned);
         let mut made = match header.entry_type() {
             tar::EntryType::Directory => entry(permissions, secs, Kind::Dir),
-            tar::EntryType::Symlink => entry(0o777, secs, Kind::Symlink(link.unwrap())),
-            tar::EntryType::Link => {
-                let first = TreePath::clean(&link.unwrap()).unwrap();
-                let next = LinkGroup(groups.len().try_into().unwrap());
-                let group = *groups.entry(first.clone()).or_insert(next);
-                let Some(Change::Put(first)) = changes.get_mut(&first) else {
-                    return Err(Stop::Unsupported("a hard link to nothing".to_owned()));
-                };
-                first.links = Some(group);
-                first.clone()
-            }
+            tar::EntryType::Symlink => entry(0o777, secs, Kind::Symlink(link.clone().unwrap())),
             _ => file(permissions, &content, secs),
         };
-        if made.links.is_none() {
-            let (uid, gid) = (header.uid().unwrap(), header.gid().unwrap());
-            let (uid, gid) = (uid.try_into().unwrap(), gid.try_into().unwrap());
-            made.meta = Meta { uid, gid, ..made.meta };
-        }
-        changes.insert(here, Change::Put(made));
+        let (uid, gid) = (header.uid().unwrap(), header.gid().unwrap());
+        let (uid, gid) = (uid.try_into().unwrap(), gid.try_into().unwrap());
+        made.meta = Meta { uid, gid, ..made.meta };
+        let member = match header.entry_type() {
+            tar::EntryType::Link => {
+                Member::Link { to: TreePath::clean(&link.unwrap()).unwrap(), meta: made.meta }
+            }
+            _ => Member::Put(made),
+        };
+        members.push((path(&name), member));
     }
-    Ok(Changes(changes))
+    Ok(Archive(members))
 }
