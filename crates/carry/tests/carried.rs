@@ -158,6 +158,7 @@ async fn records_go_to_a_store_side_by_side() {
     let taken = take(&borrowed, &place, &two, &scope, &seal);
     let taken = tokio::time::timeout(Duration::from_secs(30), taken).await;
     assert_eq!(taken.expect("one waits for the other").unwrap().records, 2);
+}
 
 /// As of an image with a layer that changes nothing, and a step on it that changes nothing either.
 #[tokio::test]
