@@ -210,9 +210,15 @@ fn way_out(fault: TlsFault) -> &'static str {
 #[derive(Debug)]
 pub(crate) enum Event {
     Update(Update),
-    Question { number: u64, ask: Question },
+    Question {
+        number: u64,
+        ask: Question,
+    },
     Finished(Box<Outcome>),
-    CaughtUp,
+    CaughtUp {
+        /// What the coordinator's clock says.
+        now: Option<UnixTime>,
+    },
 }
 
 /// What a client says to a build.
@@ -451,7 +457,9 @@ impl Session {
             Wire::Finished(finished) => {
                 Event::Finished(Box::new(from_bytes("outcome", &finished.outcome)?))
             }
-            Wire::CaughtUp(pb::CaughtUp {}) => Event::CaughtUp,
+            Wire::CaughtUp(pb::CaughtUp { now }) => {
+                Event::CaughtUp { now: now.and_then(|now| now.try_into().ok()) }
+            }
         };
         Ok((number, event))
     }
