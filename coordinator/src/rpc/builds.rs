@@ -189,7 +189,7 @@ impl pb::builds_server::Builds for BuildsService {
             if let Some(refused) = view.refuses(&ask) {
                 return Err(Status::failed_precondition(refused));
             }
-            if matches!(ask, CacheAsk::Sweep { .. }) {
+            if !matches!(ask, CacheAsk::List {}) {
                 self.keep_use().await?;
             }
             // An end is told while the account is still being written.
@@ -317,7 +317,8 @@ pub(super) fn store_failed(error: dcbuild_store::StoreError) -> Status {
         dcbuild_store::StoreError::Corrupt { .. } => Status::data_loss(text),
         dcbuild_store::StoreError::DigestMismatch { .. }
         | dcbuild_store::StoreError::TooLarge { .. } => Status::invalid_argument(text),
-        _ => Status::unavailable(text),
+        // It is the store that is not there: the coordinator is.
+        _ => Status::aborted(text),
     }
 }
 

@@ -145,6 +145,10 @@ impl Hint for RpcError {
             RpcError::Refused { code: Code::Unavailable, .. } | RpcError::Ended => {
                 "is the coordinator running, and its address right?"
             }
+            RpcError::Refused { code: Code::Aborted, .. } => {
+                "the coordinator is well, and its store or index is not: its log says more, and `dcbuild doctor` with the \
+                 coordinator's --store, --index and credentials says what is wrong"
+            }
             RpcError::Unreached { .. } => {
                 "is the coordinator running, and its address right? --coordinator, DCBUILD_COORDINATOR or submit.coordinator \
                  names it, and `dcbuild coordinator --listen HOST:PORT` starts one"

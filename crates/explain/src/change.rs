@@ -228,9 +228,11 @@ fn input(account: &Account, now: &AccountStep, (name, place): (&str, usize)) -> 
 }
 
 fn base(now: &AccountStep, before: &AccountStep) -> Change {
+    // The digest stands beside the name, which may have it too.
     let of = |step: &AccountStep| {
         let image = step.image.as_ref();
-        image.map(|it| (it.name.clone(), it.manifest.to_string())).unwrap_or_default()
+        let bare = |name: &str| name.split('@').next().unwrap_or_default().to_owned();
+        image.map(|it| (bare(&it.name), it.manifest.to_string())).unwrap_or_default()
     };
     let ((name, after), (former, was)) = (of(now), of(before));
     // Another tag is as telling as another digest.

@@ -357,7 +357,7 @@ fn another_image_is_named_with_both_digests_though_its_key_says_nothing_of_it() 
         let told = image.image.clone().unwrap();
         // The key of an image is of its layers; what is told of it is how many those are.
         let components = vec![Component { name: "layers".into(), value: "1 layers".into() }];
-        let image = Some(AccountImage { name: name.into(), ..told });
+        let image = Some(AccountImage { name: format!("{name}@{}", told.manifest), ..told });
         let recipe = key(manifest);
         account.steps[0] = AccountStep { components, image, recipe, ..account.steps[0].clone() };
         account

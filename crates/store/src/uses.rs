@@ -64,7 +64,8 @@ impl UseMark for FolderMark {
 
 /// A build that uses the store.
 struct User {
-    number: u64,
+    /// Among those that have begun here; none for one that another process began.
+    number: Option<u64>,
     since: UnixTime,
     epoch: String,
 }
@@ -110,7 +111,7 @@ impl Using {
         let mut users = self.users.lock().await;
         let number = self.begun.fetch_add(1, Ordering::SeqCst);
         let epoch = self.mark.epoch().await;
-        users.by_build.insert(build, User { number, since: now, epoch });
+        users.by_build.insert(build, User { number: Some(number), since: now, epoch });
         if users.mark.is_none() {
             self.set(&mut users, now).await?;
         }
@@ -131,9 +132,11 @@ impl Using {
         now: UnixTime,
     ) -> Result<(), StoreError> {
         let mut users = self.users.lock().await;
-        users.by_build.retain(|build, user| user.number >= begun || running.contains_key(build));
+        users.by_build.retain(|build, user| {
+            user.number.is_some_and(|number| number >= begun) || running.contains_key(build)
+        });
         for (build, since) in running {
-            let unknown = || User { number: 0, since: *since, epoch: String::new() };
+            let unknown = || User { number: None, since: *since, epoch: String::new() };
             users.by_build.entry(*build).or_insert_with(unknown);
         }
         // One that is asked at the very end has no time, and waits for nothing.
