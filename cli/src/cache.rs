@@ -15,12 +15,13 @@ use dcbuild_coordinator::{CarryError, Exported, Stores, View, cache as ask_here,
 use dcbuild_model::{BlobDigest, Compression, LayerId, Scope, UnixTime};
 use dcbuild_process::{ByteSize, Clock as _, SystemClock, parse_duration};
 use dcbuild_progress::text::{bytes, printable};
-use dcbuild_proto::cache::{CacheAsk, CacheStats, CacheTold, ListedRecord, SweptStore};
+use dcbuild_proto::cache::{CacheAsk, CacheStats, CacheTold, ListedRecord, PutOff, SweptStore};
 use dcbuild_store::{ObjectName, StoreError};
 use dcbuild_worker::Worker;
 
 use crate::args::Cluster;
 use crate::build::{App, working};
+use crate::json;
 use crate::local::packer;
 use crate::registries::registries;
 use crate::remote::{address, client_at, failed, scope_here};
@@ -146,7 +147,7 @@ pub(crate) async fn cache(app: &App, flags: Cache) -> anyhow::Result<ExitCode> {
         }
     };
     say(&match (told, format) {
-        (told, Format::Json) => format!("{}\n", serde_json::to_string_pretty(&told)?),
+        (told, Format::Json) => json::pretty(serde_json::to_value(&told)?),
         (CacheTold::List { records, more }, Format::Text) => list(&records, more),
         (CacheTold::Stats(stats), Format::Text) => self::stats(&stats),
         (CacheTold::Swept(swept), Format::Text) => {
@@ -408,9 +409,21 @@ fn stats(stats: &CacheStats) -> String {
 
 fn swept(swept: &SweptStore, word: &str) -> String {
     if swept.put_off {
-        return "nothing removed: builds or imports go on in other processes, of whose uses nothing is known here. Ask the coordinator \
-            that they run on (--coordinator), or try again when they have ended\n"
-            .to_owned();
+        let why = match swept.why {
+            Some(PutOff::Filling) => {
+                "the index was flushed, or lost something, and is not filled from the store again yet. Try again in a minute"
+            }
+            Some(PutOff::BegunBefore) => {
+                "builds go on that began before the index was flushed, or lost something, and what they use is not known any \
+                 more. Try again when they have ended (`dcbuild ps` lists them)"
+            }
+            Some(PutOff::Elsewhere) | None => {
+                "builds or imports go on in other processes, of whose uses nothing is known here: they have another index, or it \
+                 was flushed since they began. Ask the coordinator that they run on (--coordinator), or try again when they \
+                 have ended"
+            }
+        };
+        return format!("nothing removed: {why}\n");
     }
     let mut text = String::new();
     for by in &swept.removed {

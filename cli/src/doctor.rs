@@ -65,18 +65,6 @@ impl Finding {
     }
 }
 
-/// An error with its causes, in one line.
-fn story(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
-}
-
 /// Looks at everything; fails if something is wrong.
 pub(crate) async fn doctor(app: &App, flags: Doctor) -> anyhow::Result<ExitCode> {
     let mut findings = machine::look(app).await;

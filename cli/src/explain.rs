@@ -10,6 +10,7 @@ use dcbuild_model::{BuildId, Scope};
 
 use crate::args;
 use crate::build::App;
+use crate::json;
 use crate::remote::{address, client_at, failed, scope_here};
 use crate::say;
 use crate::state::Format;
@@ -34,7 +35,7 @@ pub(crate) async fn explain(app: &App, flags: args::Explain) -> anyhow::Result<E
     };
     say(&match flags.format {
         Format::Text => explanation(&explained),
-        Format::Json => format!("{}\n", serde_json::to_string_pretty(&explained)?),
+        Format::Json => json::pretty(serde_json::to_value(&explained)?),
     })
 }
 

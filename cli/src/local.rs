@@ -192,7 +192,10 @@ impl Local {
         let (serving, stopping) = (coordinator.clone(), stop_server.clone());
         server.spawn(async move {
             if let Err(error) = serving.serve(incoming, stopping).await {
-                tracing::error!(error = %dcbuild_process::report(&error), "the coordinator of this process failed");
+                tracing::error!(
+                    error = dcbuild_process::story(&error),
+                    "the coordinator of this process failed"
+                );
             }
         });
         worker_task.spawn(worker.run(connector.channel(), stop_worker.clone()));
@@ -260,7 +263,8 @@ async fn open_bucket(
     let Some(named) = BucketSettings::find(flags, &app.env, configured)? else { return Ok(None) };
     let notes = app.state.waiting(&named.url);
     let policy = if upload == CacheUpload::None { Policy::Never } else { Policy::Always };
-    let aside = Aside { folder: FolderStore::clone(store), notes, policy };
+    let folder = FolderStore::clone(store);
+    let aside = Aside { folder, notes, policy, mark: None };
     Ok(Some(Bucket::open(&named, &app.env, aside).await?))
 }
 

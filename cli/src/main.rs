@@ -10,6 +10,7 @@ mod door;
 mod drain;
 mod explain;
 mod foreign;
+mod json;
 mod local;
 mod prune;
 mod registries;
@@ -88,6 +89,8 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         (Some(level), _) => level,
         (None, Command::Coordinator(_) | Command::Worker(_)) => &config.log.level,
         (None, command) if command.is_debugged() => "debug",
+        // It says itself what goes wrong, and no library before it.
+        (None, Command::Doctor(_)) => "off",
         // What a person reads is the progress: only trouble may come between its lines.
         (None, _) => "warn",
     };

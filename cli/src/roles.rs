@@ -187,7 +187,7 @@ async fn confirm_records(store: FolderStore, written: &CancellationToken) {
         match tokio::task::spawn_blocking(move || store.confirm_synced()).await {
             Ok(Ok(confirmed)) => tracing::debug!(files = confirmed.files, "records are durable"),
             Ok(Err(error)) => {
-                let error = dcbuild_process::report(&error);
+                let error = dcbuild_process::story(&error);
                 tracing::warn!(error, "the last records count until this machine restarts");
             }
             Err(error) => tracing::error!(%error, "the store was not synced"),
@@ -238,7 +238,7 @@ impl Named {
     pub(crate) async fn tell_brought(&self) {
         let Named::Bucket(bucket) = self else { return };
         if let Err(error) = bucket.tell_brought().await {
-            let error = dcbuild_process::report(&error);
+            let error = dcbuild_process::story(&error);
             tracing::warn!(
                 error,
                 "a coordinator without a Redis sees what was brought after its next start"
@@ -298,7 +298,8 @@ async fn open_store(flags: &StoreFlags, aside: &Path, app: &App) -> anyhow::Resu
         Place::Folder(dir) => Ok(Opened::Folder(open_folder(&dir)?)),
         Place::Bucket(settings) => {
             let folder = open_folder(aside)?;
-            let aside = Aside { folder, notes: aside.join("waiting"), policy: Policy::Failing };
+            let (notes, mark) = (aside.join("waiting"), Some(aside.join("mark-of-use")));
+            let aside = Aside { folder, notes, policy: Policy::Failing, mark };
             Ok(Opened::Bucket(Bucket::open(&settings, &app.env, aside).await?))
         }
     }

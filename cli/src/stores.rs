@@ -1,13 +1,13 @@
 //! A bucket as the store, with the index over it: opened from configuration, flags and environment.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use dcbuild_coordinator::{Met, MetCounts, Stores};
-use dcbuild_model::{BuildId, UnixTime};
+use dcbuild_model::{BuildId, NoteId, UnixTime};
 use dcbuild_process::config::{BucketConfig, IndexConfig, RedisTable};
 use dcbuild_process::{Clock as _, Env, SystemClock, new_bits};
 use dcbuild_redis::{Credentials, RedisConfig, RedisIndex};
@@ -40,6 +40,8 @@ fn embedded() -> Arc<dyn KeyIndex> {
 pub(crate) struct Bucket {
     /// Whether the index is this process's own, so that nobody else tells it of what he writes.
     is_alone: bool,
+    /// What the mark of use goes by, if it outlives this process.
+    mark: Option<NoteId>,
     pub(crate) seal: Seal,
     pub(crate) s3: Arc<S3Store>,
     pub(crate) catalog: Arc<Catalog>,
@@ -54,6 +56,9 @@ pub(crate) struct Aside {
     pub(crate) folder: FolderStore,
     pub(crate) notes: PathBuf,
     pub(crate) policy: Policy,
+    /// The file that names this process's mark of use, where one process after another has the folder: each takes away what
+    /// the one before has left, if that was killed.
+    pub(crate) mark: Option<PathBuf>,
 }
 
 /// How long an index in memory goes on with what it has seen.
@@ -291,16 +296,29 @@ impl Straight {
 fn met(catalog: &Arc<Catalog>, s3: &Arc<S3Store>) -> Met {
     let (catalog, s3) = (catalog.clone(), s3.clone());
     Arc::new(move || {
-        let met = catalog.counts();
+        let (met, of_store) = (catalog.counts(), s3.counts());
         MetCounts {
-            quarantined: s3.counts().quarantined,
+            quarantined: of_store.quarantined,
             refused: met.refused,
             reads: met.store_reads,
             lists: met.store_lists,
-            store_faults: met.store_faults,
+            // Most of what fails goes no further than this: who writes does not wait, and who reads takes it for absent.
+            store_faults: of_store.faults,
             index_faults: met.index_faults,
         }
     })
+}
+
+/// What the mark of use goes by of whoever has the folder of this file.
+fn mark_id(path: &Path) -> anyhow::Result<NoteId> {
+    let known = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
+    if let Some(id) = known {
+        return Ok(id);
+    }
+    let id = NoteId::from_bits(new_bits(&SystemClock));
+    let written = std::fs::write(path, format!("{id}\n"));
+    written.with_context(|| format!("could not write {}", path.display()))?;
+    Ok(id)
 }
 
 /// Renews the mark of what goes on, where it grows old, or takes it away.
@@ -310,7 +328,7 @@ async fn keep(using: &Using, goes_on: &BTreeMap<BuildId, UnixTime>) {
 
 /// Says that the mark of use is not as it should be: nothing is lost by it where nothing is swept meanwhile.
 pub(crate) fn unmarked(error: &StoreError) {
-    let error = dcbuild_process::report(error);
+    let error = dcbuild_process::story(error);
     tracing::warn!(error, "a sweeper may not know that this command uses the store");
 }
 
@@ -339,7 +357,8 @@ impl Bucket {
         let Reached { name, s3, index, is_alone, unseen, blobs, now, ends } = reached;
         let (sending, stop_sending) = (TaskTracker::new(), CancellationToken::new());
         let far = Far { name, blobs: blobs.clone(), objects: s3.clone(), grants: Some(blobs) };
-        let Aside { folder, notes, policy } = aside;
+        let Aside { folder, notes, policy, mark } = aside;
+        let mark = mark.map(|path| mark_id(&path)).transpose()?;
         let behind = Behind::open(folder, &notes, far, policy);
         let behind = Arc::new(behind.context("could not open what waits to be sent to the store")?);
         let (sender, stopped) = (behind.clone(), stop_sending.clone());
@@ -347,13 +366,17 @@ impl Bucket {
         let (objects, tasks, seal) = (behind.clone(), ends.tasks.clone(), settings.seal(env)?);
         let parts = CatalogParts { objects, index, seal: seal.clone(), now, tasks, unseen };
         let catalog = Arc::new(Catalog::new(parts));
-        Ok(Bucket { is_alone, seal, s3, catalog, behind, sending, stop_sending, ends })
+        Ok(Bucket { is_alone, mark, seal, s3, catalog, behind, sending, stop_sending, ends })
     }
 
     /// The mark that keeps what builds of this process use from being swept.
     pub(crate) fn using(&self) -> Arc<Using> {
-        let mark = self.catalog.mark(&salt());
-        Arc::new(Using::new(Box::new(if self.is_alone { mark.hearing() } else { mark })))
+        let mark = match self.mark {
+            Some(id) => self.catalog.mark_of(id),
+            None => self.catalog.mark(&salt()),
+        };
+        let mark = Box::new(if self.is_alone { mark.hearing() } else { mark });
+        Arc::new(if self.mark.is_some() { Using::resuming(mark) } else { Using::new(mark) })
     }
 
     /// The store for a coordinator.

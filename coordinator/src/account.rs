@@ -10,10 +10,12 @@ use crate::build::Build;
 use crate::planned::{PlannedBuild, keeps};
 use crate::records::Probed;
 
-/// Writes the account of a build; `end` says how each step ended, and the record that the build has of it.
+/// Writes the account of a build; `found` says of which records it found while it went on that they are of no use, and `end`
+/// how each step ended, and the layer that the build has of it.
 pub(crate) fn account(
     build: &Build,
     planned: &PlannedBuild,
+    found: &BTreeMap<StepIndex, Passed>,
     end: impl Fn(StepIndex) -> (StepEnd, Option<LayerId>),
 ) -> Account {
     let submission = &build.submission;
@@ -23,7 +25,8 @@ pub(crate) fn account(
         NoCache::All => Asked::NoCache,
         NoCache::Nothing | NoCache::Stages { .. } => Asked::NoCacheFilter,
     };
-    let passed: BTreeMap<StepIndex, Passed> = planned.passed.iter().copied().collect();
+    let found = found.iter().map(|(step, why)| (*step, *why));
+    let passed: BTreeMap<StepIndex, Passed> = planned.passed.iter().copied().chain(found).collect();
     for (at, step) in (0..).map(StepIndex).zip(&planned.plan.steps) {
         let (end, layer) = end(at);
         let ran = matches!(end, StepEnd::Ran { .. });
@@ -51,7 +54,7 @@ pub(crate) fn account(
 pub(crate) fn of_hits(build: &Build, planned: &PlannedBuild) -> Account {
     let taken: BTreeMap<StepIndex, &Record> =
         planned.taken.iter().map(|(step, record)| (*step, record)).collect();
-    account(build, planned, |step| match taken.get(&step) {
+    account(build, planned, &BTreeMap::new(), |step| match taken.get(&step) {
         Some(record) => (StepEnd::Hit {}, layer_of(planned.plan.step(step), record)),
         None => (StepEnd::Unneeded {}, None),
     })

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use dcbuild_explain::Passed;
 use dcbuild_model::{
     AttemptId, BlobDigest, BuildId, Epoch, LogTime, Record, Scope, StateDigest, StepIndex,
     UnixTime, WorkerId,
@@ -37,7 +38,7 @@ use crate::planned::PlannedBuild;
 pub(crate) use builds::{SubmitError, Summarised};
 pub(crate) use ends::outlived;
 pub(crate) use makers::{Found, PeerPlace, Way};
-pub(crate) use reports::{Hello, Made, Renewal, Report};
+pub(crate) use reports::{Gone, Hello, Made, Renewal, Report};
 pub(crate) use workers::SeenWorker;
 
 /// Records that are kept again at a restart: the last ones may have been logged and not yet kept.
@@ -101,6 +102,8 @@ pub(crate) struct Active {
     pub(crate) desk: Arc<Build>,
     pub(crate) planned: Option<Arc<PlannedBuild>>,
     pub(crate) results: BTreeMap<StepIndex, Settled>,
+    /// Why records that were found were of no use after all.
+    passed: BTreeMap<StepIndex, Passed>,
     /// Whether the plan's parcels are not to be trusted any more.
     pub(crate) packs_lost: bool,
     /// Parcels of selections that were sent after the plan was made.
@@ -144,6 +147,10 @@ struct Attempt {
     made: BTreeMap<StepIndex, Arc<Record>>,
     /// Bytes of each step's log.
     logged: BTreeMap<StepIndex, u64>,
+    /// Steps of which it was told that they have begun.
+    begun: BTreeSet<StepIndex>,
+    /// Whether it was under way when the coordinator was started: what it had begun then is not known here.
+    recovered: bool,
 }
 
 /// A worker that is not lost.
@@ -334,6 +341,7 @@ impl Book {
                     self.take_error(build, piece, error);
                 }
             }
+            Entry::Passed { build, step, why } => self.take_passed(build, step, why),
             Entry::Ended { build, time, outcome } => self.take_ended(build, time, outcome),
             Entry::Event { time, event } => {
                 self.apply_at(time, event.into());

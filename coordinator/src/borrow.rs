@@ -93,18 +93,18 @@ async fn one(
     };
     let bytes = match read_bytes(&*stores.blobs, &found, 2 * DOCUMENTS_BYTES_MAX).await {
         Ok(bytes) => bytes,
-        Err(error) => return Ok(Some(Said::Warning(crate::images::chain(&error)))),
+        Err(error) => return Ok(Some(Said::Warning(dcbuild_process::story(&error)))),
     };
     let borrowed = match Borrowed::parse(&bytes) {
         Ok(borrowed) => borrowed,
-        Err(error) => return Ok(Some(Said::Warning(crate::images::chain(&error)))),
+        Err(error) => return Ok(Some(Said::Warning(dcbuild_process::story(&error)))),
     };
     let foreign = borrowed.documents.keep_opened(&stores.seal);
     let records = borrowed.documents.records();
     let lender = ClientLender { build: build.clone(), source };
     match Loan::new(borrowed, stores.seal.clone(), Arc::new(lender)).await {
         Ok(loan) => lent.lend(build.id, loan),
-        Err(error) => return Ok(Some(Said::Warning(crate::images::chain(&error)))),
+        Err(error) => return Ok(Some(Said::Warning(dcbuild_process::story(&error)))),
     }
     if foreign.is_empty() {
         return Ok(Some(Said::Note(said)));

@@ -6,10 +6,10 @@ use std::time::Duration;
 use dcbuild_explain::{Account, StepEnd};
 use dcbuild_model::{Record, Scope, StepKey, UnixTime};
 use dcbuild_proto::cache::{
-    CacheAsk, CacheStats, CacheTold, KindStats, LISTED_MAX, ListedRecord, SweptBy, SweptStore,
+    self, CacheAsk, CacheStats, CacheTold, KindStats, LISTED_MAX, ListedRecord, SweptBy, SweptStore,
 };
 use dcbuild_store::sweep::{Hold, Inventory, Thing, ThingKind};
-use dcbuild_store::{Ceilings, NoteKind, StoreError, SweepMode, SweepReport, sweep};
+use dcbuild_store::{Ceilings, NoteKind, PutOff, StoreError, SweepMode, SweepReport, sweep};
 
 use crate::config::Stores;
 use crate::sweeps::Sweeps;
@@ -105,7 +105,12 @@ fn told(report: &SweepReport) -> SweptStore {
         removed: by.collect(),
         kept_bytes: report.kept_bytes,
         in_use_bytes: report.in_use_bytes,
-        put_off: report.put_off,
+        put_off: report.put_off.is_some(),
+        why: report.put_off.map(|why| match why {
+            PutOff::Filling => cache::PutOff::Filling,
+            PutOff::BegunBefore => cache::PutOff::BegunBefore,
+            PutOff::Elsewhere => cache::PutOff::Elsewhere,
+        }),
     }
 }
 

@@ -132,7 +132,7 @@ pub struct MetCounts {
     pub reads: u64,
     /// Listings of the store for keys that the index did not know while it was incomplete.
     pub lists: u64,
-    /// Questions that the store failed.
+    /// Reads and writes that the store failed.
     pub store_faults: u64,
     /// Questions and notes that the index failed.
     pub index_faults: u64,

@@ -157,7 +157,7 @@ impl Coordinator {
         let stopping = stop.clone();
         tracker.spawn(async move {
             if let Err(error) = core.run(commands).await {
-                let error = dcbuild_process::report(&error);
+                let error = dcbuild_process::story(&error);
                 tracing::error!(error, "the coordinator stops: its log failed");
             }
             stopping.cancel();
@@ -313,7 +313,7 @@ fn make_desk(own: Scope, dir: Option<PathBuf>) -> MakeDesk {
             None => Journal::in_memory(),
             // A build whose events cannot be kept on disk is built all the same.
             Some(dir) => Journal::open(&events_path(dir, id)).unwrap_or_else(|error| {
-                tracing::warn!(error = %dcbuild_process::report(&error), "events stay in memory");
+                tracing::warn!(error = dcbuild_process::story(&error), "events stay in memory");
                 Journal::in_memory()
             }),
         };

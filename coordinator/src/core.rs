@@ -467,7 +467,7 @@ impl Core {
         let now = self.parts.clock.now();
         self.parts.tracker.spawn(async move {
             if let Err(error) = using.keep(begun, &running, now).await {
-                let error = crate::images::chain(&error);
+                let error = dcbuild_process::story(&error);
                 tracing::warn!(error, "the mark that builds go on could not be renewed");
             }
         });
@@ -488,7 +488,7 @@ impl Core {
         self.parts.tracker.spawn(async move {
             let _underway = underway;
             if let Err(error) = records.stores.steps.put(&records.scope, &record).await {
-                let error = crate::images::chain(&error);
+                let error = dcbuild_process::story(&error);
                 tracing::warn!(error, "a record could not be kept; the step will run again");
             }
         });

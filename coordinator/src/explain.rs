@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 
 use dcbuild_explain::{
-    Account, Evidence, Explanation, FileChange, FileQuestion, InvalidAccount, NoSuchStep,
+    Account, Evidence, Explanation, FileChange, FileQuestion, InvalidAccount, NoSuchStep, Passed,
     explain as compare, file_questions, pick,
 };
-use dcbuild_model::{BlobDigest, BuildId, LayerId, NoteId, Scope};
+use dcbuild_model::{BlobDigest, BuildId, LayerId, NoteId, Scope, StepIndex};
 use dcbuild_store::{NoteKind, StoreError, evictions, read_bytes};
 use dcbuild_tree::{Change, Changes, Entry, Kind, toc};
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use crate::config::Stores;
+use crate::damage::damaged;
 
 /// Accounts of earlier builds that a build is compared with.
 const EARLIER_MAX: usize = 50;
@@ -82,6 +83,7 @@ pub async fn explain(
         None => desk.account(asked.build).await?,
     };
     let steps = pick(&account, asked.step.as_deref())?;
+    let account = desk.examined(account, &steps).await;
     let earlier = desk.earlier(account.build).await?;
     let mut removed = Vec::new();
     for scope in scope.readable() {
@@ -108,6 +110,23 @@ struct Desk<'a> {
 }
 
 impl Desk<'_> {
+    /// Says of layers that were gone when the build began which of them had been damaged before.
+    async fn examined(&self, mut account: Account, steps: &[StepIndex]) -> Account {
+        let submitted = account.submitted;
+        for at in steps {
+            let Some(step) = account.steps.get_mut(at.index()) else { continue };
+            let Some(Passed::LayerGone { layer }) = step.passed else { continue };
+            match damaged(self.stores, layer).await {
+                Ok(Some(at)) if at <= submitted => {
+                    step.passed = Some(Passed::LayerDamaged { layer, at });
+                }
+                Ok(_) => {}
+                Err(error) => tracing::debug!(%layer, %error, "a lost layer is not looked into"),
+            }
+        }
+        account
+    }
+
     async fn list(&self, before: Option<NoteId>, max: usize) -> Result<Vec<NoteId>, StoreError> {
         self.stores.notes.list(self.scope, NoteKind::Account, before, max).await
     }

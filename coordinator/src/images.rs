@@ -1,6 +1,5 @@
 //! Finds the images that a plan asks for: by name in the store, at a registry, or in a layout of the client.
 
-use std::error::Error;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,6 +8,7 @@ use dcbuild_model::limits::{CONFIG_BYTES_MAX, MANIFEST_BYTES_MAX};
 use dcbuild_model::{BlobDigest, LayerDigest, ManifestDigest, Platform, Scope};
 use dcbuild_oci::{Descriptor, ImageRef, ParseReferenceError};
 use dcbuild_plan as plan;
+use dcbuild_process::story;
 use dcbuild_proto::document::{Answer, Question};
 use dcbuild_registry::{
     BlobStream, Credential, CredentialError, CredentialSource, FetchedManifest, ImageSource, Login,
@@ -61,7 +61,7 @@ impl Images {
         registries: RegistryConfig,
     ) -> Images {
         let credentials = Arc::new(ClientCredentials(build.clone()));
-        let client = RegistryClient::new(registries, credentials).map_err(|error| chain(&error));
+        let client = RegistryClient::new(registries, credentials).map_err(|error| story(&error));
         Images { build, stores, scope, client }
     }
 
@@ -105,7 +105,7 @@ impl Images {
         let NamedImage { manifest, .. } = match self.named(reference).await {
             Ok(found) => found?,
             Err(error) => {
-                tracing::warn!(error = %dcbuild_process::report(&error), "no image names");
+                tracing::warn!(error = story(&error), "no image names");
                 return None;
             }
         };
@@ -113,7 +113,7 @@ impl Images {
         let found = match image.resolve(platform).await {
             Ok(found) => found,
             Err(error) => {
-                tracing::debug!(reference, error = %chain(&error), "the kept image does not do");
+                tracing::debug!(reference, error = story(&error), "the kept image does not do");
                 return None;
             }
         };
@@ -131,7 +131,7 @@ impl Images {
     async fn at_registry(&self, reference: &str, platform: &Platform) -> plan::ImageAnswer {
         let client = self.client.as_ref().map_err(Clone::clone)?;
         let image: ImageRef =
-            reference.parse().map_err(|error: ParseReferenceError| chain(&error))?;
+            reference.parse().map_err(|error: ParseReferenceError| story(&error))?;
         let repository = image.repository().to_string();
         let found = client.image(image).resolve(platform).await;
         let found = found.map_err(|error| unresolved(&error))?;
@@ -140,7 +140,7 @@ impl Images {
 }
 
 fn unresolved(error: &PullError) -> plan::Unresolved {
-    plan::Unresolved { reason: chain(error), hint: error.hint() }
+    plan::Unresolved { reason: story(error), hint: error.hint() }
 }
 
 fn resolved(found: ResolvedImage, source: plan::ImageSource) -> plan::ResolvedImage {
@@ -159,18 +159,6 @@ fn resolved(found: ResolvedImage, source: plan::ImageSource) -> plan::ResolvedIm
         config: found.config,
         source,
     }
-}
-
-/// An error with all that caused it, in one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// An image whose manifest and config are blobs of the store.
@@ -193,7 +181,7 @@ impl StoredImage {
     }
 
     fn missing(&self, digest: dcbuild_model::Digest, error: StoreError) -> PullError {
-        tracing::debug!(error = %chain(&error), "a blob of a stored image is missing");
+        tracing::debug!(error = story(&error), "a blob of a stored image is missing");
         PullError::NoBlob { image: self.name.clone(), digest }
     }
 }

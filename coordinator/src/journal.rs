@@ -104,7 +104,7 @@ impl Journal {
                 return;
             }
             if let Err(error) = kept.place.push(event) {
-                tracing::warn!(error = %dcbuild_process::report(&error), "an event is lost");
+                tracing::warn!(error = dcbuild_process::story(&error), "an event is lost");
             }
         }
         self.nudge();

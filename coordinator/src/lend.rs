@@ -56,7 +56,7 @@ impl Packing<'_> {
                     made.push(packed);
                 }
                 Err(error) => {
-                    let message = crate::images::chain(&error);
+                    let message = dcbuild_process::story(&error);
                     shown.failed(message.clone());
                     made.push(MadeCache::Failed { message });
                 }
@@ -169,7 +169,7 @@ pub(crate) async fn lend(packing: Packing<'_>, steps: &Steps, mut outcome: Outco
             of.filter(|(step, _)| keeps(step)).map(|(_, record)| record.clone()).collect()
         };
         if let Err(error) = lent.keep(&records.scope, (&split(true), &split(false))).await {
-            let error = crate::images::chain(&error);
+            let error = dcbuild_process::story(&error);
             tracing::warn!(error, "what was taken from elsewhere is taken from there again");
         }
     }

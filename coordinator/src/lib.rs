@@ -16,6 +16,7 @@ mod cache;
 mod carry;
 mod coordinator;
 mod core;
+mod damage;
 mod driver;
 pub mod explain;
 mod graph;

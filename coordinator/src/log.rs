@@ -6,6 +6,7 @@ mod stored;
 
 use std::path::PathBuf;
 
+use dcbuild_explain::Passed;
 use dcbuild_model::{AttemptId, BlobDigest, BuildId, LogTime, Record, StepIndex, UnixTime};
 use dcbuild_proto::document::{Outcome, OutputResult, StepError, Submission};
 use serde::{Deserialize, Serialize};
@@ -77,6 +78,15 @@ pub enum Entry {
         output: Option<u32>,
         /// Why.
         error: StepError,
+    },
+    /// A record that a build had taken is of no use.
+    Passed {
+        /// The build.
+        build: BuildId,
+        /// The step.
+        step: StepIndex,
+        /// Why.
+        why: Passed,
     },
     /// A build has ended.
     Ended {

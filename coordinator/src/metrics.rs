@@ -238,7 +238,7 @@ fn met_text(met: &MetCounts) -> String {
         ("store_refused", "Documents of store or index that were no sealed ones.", refused),
         ("store_reads", "Documents read from the store, for the index lacked them.", reads),
         ("store_lists", "Keys listed in the store, for the index was incomplete.", lists),
-        ("store_faults", "Questions that the store failed.", store_faults),
+        ("store_faults", "Reads and writes that the store failed.", store_faults),
         ("index_faults", "Questions and notes that the index failed.", index_faults),
     ] {
         let name = format!("dcbuild_{name}_total");

@@ -38,7 +38,7 @@ pub(crate) fn given(
 pub(crate) async fn keep(records: &Records, names: Vec<NamedImage>, outcome: Outcome) -> Outcome {
     for image in names {
         if let Err(error) = records.stores.names.put(&records.scope, &image).await {
-            let reason = crate::images::chain(&error);
+            let reason = dcbuild_process::story(&error);
             let message = format!("could not give the image the name {}: {reason}", image.name);
             let hint = Some("submit the build again: its steps are in the cache".to_owned());
             let failed = crate::driver::failed(Fault::Cluster, "NAMING", message);

@@ -88,7 +88,7 @@ impl Records {
         if let Some(using) = &self.stores.using
             && let Err(error) = using.begin(build, now).await
         {
-            let error = crate::images::chain(&error);
+            let error = dcbuild_process::story(&error);
             tracing::warn!(error, "a sweeper may not know that this build goes on");
         }
     }
@@ -99,7 +99,7 @@ impl Records {
             && let Err(error) =
                 using.keep(using.begun(), &BTreeMap::new(), UnixTime::default()).await
         {
-            let error = crate::images::chain(&error);
+            let error = dcbuild_process::story(&error);
             tracing::debug!(error, "the mark that builds go on stays until it is old");
         }
     }
@@ -122,7 +122,7 @@ impl Records {
         self.written.add(&self.scope);
         let kept = self.stores.notes.put(&self.scope, NoteKind::Account, id, bytes.into()).await;
         if let Err(error) = kept {
-            let error = crate::images::chain(&error);
+            let error = dcbuild_process::story(&error);
             tracing::warn!(error, "the account of a build could not be kept");
         }
     }
@@ -236,6 +236,6 @@ impl Sought {
 }
 
 fn warn(error: &StoreError) {
-    let error = crate::images::chain(error);
+    let error = dcbuild_process::story(error);
     tracing::warn!(error, "records could not be looked up; steps run instead");
 }

@@ -12,7 +12,7 @@ use dcbuild_fetch::{FetchConfig, FetchError, FetchedFile, Fetcher, Tokens};
 use dcbuild_model::remote::file_name;
 use dcbuild_model::{Added, BlobDigest, Digest, Remote, Selection, SelectionDigest};
 use dcbuild_plan::policy::Facts;
-use dcbuild_process::Clock;
+use dcbuild_process::{Clock, story};
 use dcbuild_remote::{SendError, Sender, Sent};
 use dcbuild_tree::Ignore;
 use tempfile::TempDir;
@@ -20,7 +20,6 @@ use tokio::sync::OnceCell;
 
 use crate::build::{AskError, Build, Shown};
 use crate::config::Stores;
-use crate::images::chain;
 
 /// Says why something is not to be had.
 #[derive(Debug, thiserror::Error)]
@@ -141,7 +140,7 @@ impl Fetching<'_> {
         let fetched = self.fetch(&added).await;
         match &fetched {
             Ok(_) => shown.done(),
-            Err(error) => shown.failed(chain(error)),
+            Err(error) => shown.failed(story(error)),
         }
         fetched
     }
@@ -153,7 +152,7 @@ impl Fetching<'_> {
         let found = self.look_now(added).await;
         match &found {
             Ok(_) => shown.done(),
-            Err(error) => shown.failed(chain(error)),
+            Err(error) => shown.failed(story(error)),
         }
         found
     }
@@ -266,6 +265,6 @@ fn settle(file: &Path, fetched: &FetchedFile) -> std::io::Result<()> {
 
 impl From<RemoteError> for AskError {
     fn from(error: RemoteError) -> AskError {
-        AskError::Failed(chain(&error))
+        AskError::Failed(story(&error))
     }
 }

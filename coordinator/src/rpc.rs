@@ -81,7 +81,7 @@ impl From<AccessError> for Status {
 }
 
 fn invalid(error: impl std::error::Error) -> Status {
-    Status::invalid_argument(crate::images::chain(&error))
+    Status::invalid_argument(dcbuild_process::story(&error))
 }
 
 impl From<Stopped> for Status {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dcbuild_model::Scope;
 use dcbuild_process::Clock;
-use dcbuild_store::{Ceilings, SweepReport, trim_notes};
+use dcbuild_store::{Ceilings, PutOff, SweepReport, trim_notes};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Stores;
@@ -42,9 +42,20 @@ impl Sweeper {
 
     async fn sweep(&self) {
         match self.try_sweep().await {
-            Ok(Some(report)) if report.put_off => tracing::warn!(
-                "the store was not swept: builds go on of whose uses this index does not know"
-            ),
+            Ok(Some(SweepReport { put_off: Some(why), .. })) => {
+                let why = match why {
+                    PutOff::Filling => {
+                        "the index was flushed, or lost something, and is not filled from the store again yet"
+                    }
+                    PutOff::BegunBefore => {
+                        "builds go on that began before the index was flushed, or lost something"
+                    }
+                    PutOff::Elsewhere => {
+                        "builds or imports go on in other processes, of whose uses this index does not know"
+                    }
+                };
+                tracing::warn!(why, "the store was not swept");
+            }
             Ok(Some(report)) => {
                 let removed = report.total();
                 let (count, bytes) = (removed.count, removed.bytes);
@@ -54,7 +65,7 @@ impl Sweeper {
             }
             Ok(None) => {}
             Err(error) => {
-                let error = crate::images::chain(&error);
+                let error = dcbuild_process::story(&error);
                 tracing::warn!(error, "the store could not be swept");
             }
         }

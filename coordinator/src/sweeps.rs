@@ -71,7 +71,7 @@ impl Sweeps {
         let mut totals = self.totals();
         let outcome = match swept {
             None => FAILED,
-            Some(report) if report.put_off => PUT_OFF,
+            Some(report) if report.put_off.is_some() => PUT_OFF,
             Some(_) => DONE,
         };
         *totals.outcomes.entry(outcome).or_default() += 1;
@@ -164,6 +164,7 @@ pub(crate) type Family = (&'static str, &'static str, &'static str, Vec<(String,
 
 #[cfg(test)]
 mod tests {
+    use dcbuild_store::PutOff;
     use expect_test::expect;
 
     use super::*;
@@ -197,7 +198,8 @@ mod tests {
             ..SweepReport::default()
         };
         sweeps.ended(Some(&other), Some(2), Duration::from_millis(250));
-        let put_off = SweepReport { put_off: true, kept_bytes: 893, ..SweepReport::default() };
+        let put_off = Some(PutOff::Elsewhere);
+        let put_off = SweepReport { put_off, kept_bytes: 893, ..SweepReport::default() };
         sweeps.ended(Some(&put_off), None, Duration::ZERO);
         sweeps.ended(None, None, Duration::from_secs(1));
         expect![[r#"

@@ -106,8 +106,23 @@ pub struct SweptStore {
     pub kept_bytes: u64,
     /// The bytes that running builds may use.
     pub in_use_bytes: u64,
-    /// Whether nothing went, since builds go on of whose uses nothing is known.
+    /// Whether nothing went, since it is not known what builds use.
     pub put_off: bool,
+    /// Why that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<PutOff>,
+}
+
+/// Why it is not known what builds use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PutOff {
+    /// The index is being filled from the store again.
+    Filling,
+    /// Builds of the coordinator that was asked began before its index was flushed, or lost something.
+    BegunBefore,
+    /// Builds or imports go on in other processes.
+    Elsewhere,
 }
 
 /// What went by one rule.

@@ -56,6 +56,33 @@ fn a_cache_is_carried_to_a_machine_that_has_nothing() {
 }
 
 #[test]
+fn images_with_a_name_are_counted_and_are_no_running_build() {
+    let story = Story::new(DOCKERFILE, FILES);
+    let stats = || -> Value {
+        let said = story.home.run(["cache", "stats", "--format", "json"]).well().stdout;
+        serde_json::from_str(&said).unwrap()
+    };
+    for (names, want) in [(&["-t", "app:1", "-t", "app:2"][..], 2), (&["-t", "other"], 3)] {
+        story.try_build(names).well();
+        let stats = stats();
+        let kinds = stats["kinds"].as_array().unwrap();
+        let images = kinds.iter().find(|kind| kind["kind"] == "images").unwrap();
+        assert_eq!(images["count"], want, "{stats}");
+        assert_eq!(stats["in_use_bytes"], 0, "{stats}");
+    }
+    // What an image needs stays with it.
+    let said = story.home.run(["cache", "prune", "--all"]).well().stdout;
+    assert!(said.contains(" stay\n") && !said.contains("running builds"), "{said}");
+    let images = story.home.run(["images"]).well().stdout;
+    assert!(images.contains("app:1") && images.contains("other"), "{images}");
+    story.home.run(["rmi", "app:1", "app:2", "other"]).well();
+    let said = story.home.run(["cache", "prune", "--all"]).well().stdout;
+    assert!(said.contains("0B stay\n"), "{said}");
+    let listed = story.home.run(["cache", "ls", "--format", "json"]).well().stdout;
+    assert_eq!(serde_json::from_str::<Value>(&listed).unwrap()["records"], Value::Array(vec![]));
+}
+
+#[test]
 fn a_registry_carries_a_cache_with_the_tools_that_there_are() {
     let story = Story::new(DOCKERFILE, FILES);
     let first = story.build(&[]);

@@ -53,6 +53,13 @@ fn check(begin: impl Fn(&mut Site), end: impl Fn(&mut Site)) {
     assert_eq!(later.tree().text("out.txt").unwrap(), "later\nlater\n", "{said}");
     assert!(site.is_failing(), "{}", site.cluster.said());
     assert_eq!(results(&site), stored, "nothing of it was stored");
+    assert!(site.cluster.metric("dcbuild_store_faults_total") > Some(0), "an alarm would ring");
+    // Each event of the log is one line, and begins with its time.
+    let log = site.cluster.said();
+    let is_event = |line: &&str| line.starts_with("20") && line.as_bytes().get(10) == Some(&b'T');
+    let of_process = |line: &&str| line.ends_with(':') && line.len() < 10;
+    let odd: Vec<&str> = log.lines().filter(|it| !is_event(it) && !of_process(it)).collect();
+    assert!(odd.is_empty() && !log.contains("error=error"), "{odd:#?}");
 
     end(&mut site);
     site.wait_until_sent();

@@ -42,6 +42,17 @@ fn a_good_store_and_index_are_good() {
 }
 
 #[test]
+fn a_redis_without_tls_is_told_from_one_that_is_silent() {
+    let (home, s3, redis) = (Home::new(""), S3Server::start(), RedisServer::start(&[]));
+    let (store, index) = (s3.url("acme"), redis.url().replace("redis://", "rediss://"));
+    let done = ask(&home, &s3, &["--store", &store, "--index", &index, "--format", "json"]);
+    let (verdicts, said) = findings(&done, "index");
+    assert_eq!(verdicts, ["wrong"], "{}", done.stdout);
+    assert!(said.contains("speaks no TLS") && said.contains("write redis://"), "{said}");
+    assert_eq!(done.stderr, "");
+}
+
+#[test]
 fn what_is_wrong_is_said_with_the_way_out_and_an_exit_code() {
     let (home, mut s3) = (Home::new(""), S3Server::start());
     let store = s3.url("acme");
@@ -62,6 +73,10 @@ fn what_is_wrong_is_said_with_the_way_out_and_an_exit_code() {
     let done = ask(&home, &s3, &[&flags[..], &["--format", "json"]].concat());
     assert_eq!(findings(&done, "index").0, ["wrong"], "{}", done.stdout);
     assert_eq!(findings(&done, "coordinator").0, ["wrong"], "{}", done.stdout);
+    let refused = "Connection refused (os error 111)";
+    let said = findings(&done, "index").1;
+    assert!(said.contains(refused) && !said.contains(&format!("{refused}: {refused}")), "{said}");
+    assert_eq!(done.stderr, "", "what is wrong is said once");
     let done = ask(&home, &s3, &["--store", "s3:/typo"]);
     assert_eq!(done.status.code(), Some(1), "{}", done.stdout);
 }

@@ -127,6 +127,17 @@ fn another_base_and_another_text_are_named() {
             "it stands on",
         ],
     );
+    let from = explained(&story, &["last", "1"]);
+    let (verdict, reason) = why(&from, "FROM");
+    assert_eq!((verdict, &reason["why"]), ("miss", &"changed".into()), "{from}");
+    let base = &reason["changes"][0];
+    assert_eq!(base["what"], "base", "{reason}");
+    contains(&base.to_string(), &["busybox:golden", "golang:1.24"]);
+    assert_ne!(base["before"], base["after"]);
+    // Times are those of all other JSON of this program.
+    let submitted = from["submitted"].as_str().unwrap();
+    assert!(submitted.starts_with("20") && submitted.ends_with('Z'), "{submitted}");
+    assert!(reason["at"].as_str().unwrap().ends_with('Z'), "{reason}");
 }
 
 #[test]

@@ -127,12 +127,13 @@ async fn fail(
         Failed::Stopped => {}
         Failed::Lost { layer } => {
             tracing::warn!(%layer, attempt = %fence.attempt, "a layer is not to be had");
-            reporter.send(Report::JobReturned { fence, lost: step }).await;
+            let layer = Some(layer);
+            reporter.send(Report::JobReturned { fence, lost: step, layer }).await;
         }
         // A step that is lost to itself lacks its context.
         Failed::ContextLost => {
             tracing::warn!(attempt = %fence.attempt, "files of the context are not in the store");
-            reporter.send(Report::JobReturned { fence, lost: step }).await;
+            reporter.send(Report::JobReturned { fence, lost: step, layer: None }).await;
         }
         Failed::Step(error) => {
             let error = Box::new(room::named(shared, *error));

@@ -75,17 +75,7 @@ impl Failed {
 
 /// An error and its causes in one line.
 pub(crate) fn story(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let words = cause.to_string();
-        if !text.ends_with(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        next = cause.source();
-    }
-    text
+    dcbuild_process::story(error)
 }
 
 /// What is not to be had, if that is at the bottom of it.

@@ -79,7 +79,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, door: Option<Door>, over: Cancell
     };
     tokio::select! {
         ended = serving => if let Err(error) = ended {
-            let error = dcbuild_process::report(&error);
+            let error = dcbuild_process::story(&error);
             tracing::error!(error, "other workers cannot reach this one any more");
         },
         () = end => {}

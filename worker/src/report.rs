@@ -1,7 +1,7 @@
 //! What a worker tells its coordinator.
 
 use bytes::Bytes;
-use dcbuild_model::{AttemptId, Epoch, LayerDigest, Record, StepIndex, StepKey, UnixTime};
+use dcbuild_model::{AttemptId, Epoch, LayerDigest, LayerId, Record, StepIndex, StepKey, UnixTime};
 use dcbuild_process::Clock;
 use dcbuild_proto::document::{OutputResult, StepError};
 use std::sync::Arc;
@@ -71,6 +71,7 @@ pub(crate) enum Report {
     JobReturned {
         fence: Fence,
         lost: Option<StepIndex>,
+        layer: Option<LayerId>,
     },
     JobEnded {
         fence: Fence,

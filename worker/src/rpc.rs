@@ -175,9 +175,10 @@ impl From<Report> for pb::WorkerReport {
                 fence: Some(fence(of)),
                 result: document::to_bytes(&result).into(),
             }),
-            Report::JobReturned { fence: of, lost } => Wire::JobReturned(pb::JobReturned {
+            Report::JobReturned { fence: of, lost, layer } => Wire::JobReturned(pb::JobReturned {
                 fence: Some(fence(of)),
                 lost_input: lost.map(|step| step.0),
+                lost_layer: layer.map(|layer| layer.to_string()).unwrap_or_default(),
             }),
             Report::JobEnded { fence: of } => {
                 Wire::JobEnded(pb::JobEnded { fence: Some(fence(of)) })
@@ -482,7 +483,8 @@ impl Service {
         let reporter = self.reporter.clone();
         if self.draining {
             self.shared.tasks.spawn(async move {
-                reporter.send(Report::JobReturned { fence, lost: None }).await;
+                let returned = Report::JobReturned { fence, lost: None, layer: None };
+                reporter.send(returned).await;
                 reporter.send(Report::JobEnded { fence }).await;
             });
             return;

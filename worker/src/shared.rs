@@ -195,7 +195,7 @@ fn with_networks(sandbox: Sandbox) -> Sandbox {
     match sandbox.clone().isolated(IsolatedConfig::default()) {
         Ok(isolated) => isolated,
         Err(error) => {
-            let error = dcbuild_process::report(&error);
+            let error = dcbuild_process::story(&error);
             tracing::debug!(%error, "steps have the host's network, for they cannot have their own");
             sandbox
         }

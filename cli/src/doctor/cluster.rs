@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dcbuild_client::{Client, ClientConfig, ListedWorker};
-use dcbuild_process::Hint as _;
 use dcbuild_process::config::{ClientTls, StoreConfig};
+use dcbuild_process::{Hint as _, story};
 use dcbuild_redis::RedisIndex;
 use dcbuild_remote::{ClientCertificates, Distrust, Trust, knock};
 use dcbuild_s3::{Checked, S3Store};
@@ -13,7 +13,7 @@ use dcbuild_store::FolderStore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Finding, Verdict, story};
+use super::{Finding, Verdict};
 use crate::args::Doctor;
 use crate::build::{App, working};
 use crate::remote::address;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use dcbuild_model::Platform;
+use dcbuild_process::story;
 use dcbuild_progress::text::bytes;
 use dcbuild_registry::{CredentialSource as _, DockerConfig};
 use dcbuild_sandbox::{
@@ -12,7 +13,7 @@ use dcbuild_sandbox::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Finding, story};
+use super::Finding;
 use crate::build::App;
 use crate::roles::executable;
 use crate::state::ELSEWHERE;

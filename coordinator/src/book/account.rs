@@ -37,6 +37,6 @@ impl Active {
             None if run.contains(&step) => (StepEnd::Open {}, None),
             None => (StepEnd::Unneeded {}, None),
         };
-        Some(account::account(&self.desk, planned, end))
+        Some(account::account(&self.desk, planned, &self.passed, end))
     }
 }

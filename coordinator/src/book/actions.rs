@@ -1,7 +1,8 @@
 //! What the scheduler wants done, as changes of the book and effects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use dcbuild_explain::Passed;
 use dcbuild_model::{AttemptId, BuildId, Fault, LayerId, StepIndex, WorkerId};
 use dcbuild_progress::{Update, VertexState, Warning};
 use dcbuild_proto::document;
@@ -74,11 +75,17 @@ impl Book {
         for id in older {
             self.attempts.remove(&id);
         }
-        let (made, logged) = match self.attempts.remove(&attempt) {
-            Some(known) => (known.made, known.logged),
-            None => (BTreeMap::new(), BTreeMap::new()),
+        let next = match self.attempts.remove(&attempt) {
+            Some(known) => Attempt { lease, ..known },
+            None => Attempt {
+                lease,
+                made: BTreeMap::new(),
+                logged: BTreeMap::new(),
+                begun: BTreeSet::new(),
+                recovered: false,
+            },
         };
-        self.attempts.insert(attempt, Attempt { lease, made, logged });
+        self.attempts.insert(attempt, next);
         self.deliver(attempt);
     }
 
@@ -222,6 +229,8 @@ impl Book {
                 (Some(piece), format!("another worker takes it: {told}"))
             }
             Note::Withdrawn { step } => {
+                // Where nobody has said that it is gone, what it stands on or reads was made again, and is another now.
+                self.take_passed(build, step, Passed::OtherResults {});
                 if let Some(active) = self.builds.get_mut(&build) {
                     active.results.remove(&step);
                 }

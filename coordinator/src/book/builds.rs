@@ -67,6 +67,7 @@ impl Book {
             desk,
             planned: None,
             results: std::collections::BTreeMap::new(),
+            passed: std::collections::BTreeMap::new(),
             packs_lost: false,
             packs: Vec::new(),
             assembled: std::collections::BTreeMap::new(),
@@ -251,6 +252,9 @@ impl Book {
             // It may rest between two tries to connect for about as long as a lease.
             member.heard = now + limits::LEASE;
             member.session = None;
+        }
+        for attempt in self.attempts.values_mut() {
+            attempt.recovered = true;
         }
         let mut planless = Vec::new();
         let (mut scheduled, mut alone) = (Vec::new(), Vec::new());

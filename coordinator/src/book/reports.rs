@@ -3,18 +3,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use dcbuild_explain::Passed;
 use dcbuild_model::{
-    AttemptId, BlobDigest, BuildId, Digest, Platform, Record, Scope, StepIndex, WorkerId, limits,
+    AttemptId, BlobDigest, BuildId, Digest, LayerId, Platform, Record, Scope, StepIndex, UnixTime,
+    WorkerId, limits,
 };
 use dcbuild_plan::Step;
 use dcbuild_progress::{Log, Update, VertexId, VertexState, Warning};
 use dcbuild_proto::document::{self, OutputResult, StepError};
 use dcbuild_remote::{CertificateDigest, PeerBytes};
-use dcbuild_scheduler::{Event, Fence, InfraFault, Refusal, Return, StepFault, Work};
+use dcbuild_scheduler::{Event, Fence, How, InfraFault, Refusal, Return, StepFault, Work};
 
 use super::actions::fault_of;
 use super::makers::{Hold, PeerPlace, Unsent};
-use super::{Active, Attempt, Book, Order, Piece};
+use super::{Active, Attempt, Book, Order, Piece, Settled, Settling};
 use crate::build::Build;
 use crate::log::Entry;
 use crate::planned;
@@ -66,11 +68,19 @@ pub(crate) enum Report {
     KeptBack { attempt: AttemptId, step: StepIndex },
     Failed { fence: Fence, step: Option<StepIndex>, error: StepError },
     OutputDone { fence: Fence, result: OutputResult },
-    Returned { fence: Fence, lost: Option<StepIndex> },
+    Returned { fence: Fence, lost: Option<StepIndex>, layer: Option<Gone> },
     JobEnded,
     Progress { attempt: AttemptId, update: Update },
     HasRoom,
     Goodbye,
+}
+
+/// A layer that was found not to be had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Gone {
+    pub(crate) layer: LayerId,
+    /// When it was put aside, if the store had it and it was damaged.
+    pub(crate) damaged: Option<UnixTime>,
 }
 
 impl Book {
@@ -106,9 +116,10 @@ impl Book {
                     self.output_done(fence, result);
                 }
             }
-            Report::Returned { fence, lost } => {
+            Report::Returned { fence, lost, layer } => {
                 if self.holds(worker, fence) {
                     self.doubt_packs(fence.attempt, lost);
+                    self.note_gone(fence.attempt, lost, layer);
                     let why = lost.map_or(Return::Draining, Return::InputLost);
                     self.apply(Event::JobReturned { fence, why });
                 }
@@ -138,6 +149,31 @@ impl Book {
         }
     }
 
+    /// Notes why the record of a step is of no use to its build, for whoever asks why the step ran.
+    fn note_gone(&mut self, attempt: AttemptId, lost: Option<StepIndex>, gone: Option<Gone>) {
+        let build = self.attempts.get(&attempt).map(|it| it.lease.build);
+        let (Some(build), Some(step), Some(Gone { layer, damaged })) = (build, lost, gone) else {
+            return;
+        };
+        let damage = if damaged.is_some() { "damaged" } else { "missing" };
+        tracing::info!(%build, step = step.0, %layer, damage, "a layer is not to be had; its step is made again");
+        let why = match damaged {
+            Some(at) => Passed::LayerDamaged { layer, at },
+            None => Passed::LayerGone { layer },
+        };
+        self.record(Entry::Passed { build, step, why });
+    }
+
+    /// Notes that a build could not use the record that it had of a step, and why; the first reason is the cause.
+    pub(super) fn take_passed(&mut self, build: BuildId, step: StepIndex, why: Passed) {
+        let Some(active) = self.builds.get_mut(&build) else { return };
+        let of_cache =
+            |settled: &Settled| matches!(settled.how, Settling::Taken | Settling::By(How::Hit));
+        if active.results.get(&step).is_some_and(of_cache) {
+            active.passed.entry(step).or_insert(why);
+        }
+    }
+
     /// Whether a worker has this attempt under this epoch; one that has not is told to stop.
     fn holds(&mut self, worker: WorkerId, fence: Fence) -> bool {
         let Fence { attempt, epoch } = fence;
@@ -151,12 +187,16 @@ impl Book {
     }
 
     fn started(&mut self, attempt: AttemptId, step: StepIndex) {
-        let Some(build) = self.attempts.get(&attempt).map(|it| it.lease.build) else { return };
-        let started = self.now.wall;
+        let Some(attempt) = self.attempts.get_mut(&attempt) else { return };
+        let again = !attempt.begun.insert(step) || attempt.recovered;
+        let (build, started) = (attempt.lease.build, self.now.wall);
         for (build, step) in self.viewers((build, step)) {
-            // A worker that comes back says again what may not have been heard.
-            let settled = |active: &Active| active.results.contains_key(&step);
-            if !self.builds.get(&build).is_some_and(settled) {
+            // A worker that comes back says again what may not have been heard: it runs since it was heard first.
+            let known = |active: &Active| {
+                let is_shown = again && active.running.contains_key(&Piece::Step(step));
+                active.results.contains_key(&step) || is_shown
+            };
+            if !self.builds.get(&build).is_some_and(known) {
                 self.tell_piece(build, Piece::Step(step), VertexState::Running { started });
             }
         }
@@ -325,6 +365,8 @@ impl Book {
         };
         let Some(step) = step else { return };
         let Some(update) = self.limited(id, step, update) else { return };
+        let began = active_since(self.builds.get(&build), step);
+        let update = timed(update, began, self.now.wall);
         for (build, step) in self.viewers((build, step)) {
             let vertex = self.builds.get(&build).and_then(|active| active.step_vertex(step));
             if let Some(vertex) = vertex {
@@ -378,6 +420,22 @@ impl Book {
         let step = active.planned.as_ref()?.plan.steps.get(step.index())?;
         let named = planned::agents_of(step).any(|id| id == agent);
         (named && active.desk.submission.agents.contains(agent)).then(|| active.desk.clone())
+    }
+}
+
+/// Since when a step is shown as running.
+fn active_since(active: Option<&Active>, step: StepIndex) -> Option<UnixTime> {
+    active?.running.get(&Piece::Step(step)).copied()
+}
+
+/// A log's time comes from the worker's clock; one at which the step cannot have written is of a clock that goes wrong.
+fn timed(update: Update, began: Option<UnixTime>, now: UnixTime) -> Update {
+    match update {
+        Update::Log(log) => {
+            let began = began.unwrap_or(log.time).min(now);
+            Update::Log(Log { time: log.time.clamp(began, now), ..log })
+        }
+        other => other,
     }
 }
 

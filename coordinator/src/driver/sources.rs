@@ -277,7 +277,7 @@ impl Driver {
 }
 
 fn unresolved(error: &RemoteError) -> Unresolved {
-    Unresolved { reason: crate::images::chain(error), hint: error.hint().map(str::to_owned) }
+    Unresolved { reason: dcbuild_process::story(error), hint: error.hint().map(str::to_owned) }
 }
 
 /// Asks on a thread that may take its time.
@@ -301,6 +301,6 @@ fn plan_failed(error: &PlanError) -> Failed {
     Failed {
         lines: error.lines(),
         hint: error.hint(),
-        ..failed(Fault::Request, "PLAN_FAILED", crate::images::chain(error))
+        ..failed(Fault::Request, "PLAN_FAILED", dcbuild_process::story(error))
     }
 }

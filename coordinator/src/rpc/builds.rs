@@ -189,6 +189,11 @@ impl pb::builds_server::Builds for BuildsService {
             if let Some(refused) = view.refuses(&ask) {
                 return Err(Status::failed_precondition(refused));
             }
+            if !matches!(ask, CacheAsk::List {}) {
+                self.keep_use().await?;
+            }
+            // An end is told while the account is still being written.
+            self.0.records.noting.settled().await;
             let stores = &self.0.records.stores;
             let now = self.0.clock.now();
             let sweeps = &self.0.sweeps;
@@ -225,6 +230,20 @@ impl pb::builds_server::Builds for BuildsService {
 }
 
 impl BuildsService {
+    /// Moves the mark of use on to the builds that go on now: one that has just ended holds nothing back.
+    async fn keep_use(&self) -> Result<(), Status> {
+        let Some(using) = &self.0.records.stores.using else { return Ok(()) };
+        let begun = using.begun();
+        let builds = self.0.core.ask(|reply| Command::List { reply }).await?;
+        let going_on = builds.into_iter().filter(|build| build.ended.is_none());
+        let running = going_on.map(|build| (build.build, build.submitted)).collect();
+        if let Err(error) = using.keep(begun, &running, self.0.clock.now()).await {
+            let error = dcbuild_process::story(&error);
+            tracing::debug!(error, "the mark that builds go on is moved on later");
+        }
+        Ok(())
+    }
+
     /// A build that the caller sees; another is none to him.
     async fn find(&self, id: BuildId, caller: &Caller) -> Result<Arc<Build>, Status> {
         let build = self.0.core.ask(|reply| Command::Find { build: id, reply }).await?;
@@ -281,7 +300,7 @@ fn note_sizes(manifest: &Manifest, blobs: &mut BTreeMap<Digest, u64>) {
 }
 
 fn explain_failed(error: ExplainError) -> Status {
-    let text = crate::images::chain(&error);
+    let text = dcbuild_process::story(&error);
     match error {
         ExplainError::Store(error) => store_failed(error),
         ExplainError::Account { .. } => Status::data_loss(text),
@@ -292,13 +311,14 @@ fn explain_failed(error: ExplainError) -> Status {
 }
 
 pub(super) fn store_failed(error: dcbuild_store::StoreError) -> Status {
-    let text = crate::images::chain(&error);
+    let text = dcbuild_process::story(&error);
     match error {
         dcbuild_store::StoreError::NotFound { .. } => Status::not_found(text),
         dcbuild_store::StoreError::Corrupt { .. } => Status::data_loss(text),
         dcbuild_store::StoreError::DigestMismatch { .. }
         | dcbuild_store::StoreError::TooLarge { .. } => Status::invalid_argument(text),
-        _ => Status::unavailable(text),
+        // It is the store that is not there: the coordinator is.
+        _ => Status::aborted(text),
     }
 }
 
@@ -362,7 +382,7 @@ impl Attendance {
             loop {
                 let part = journal
                     .read(next, events::READ_MAX)
-                    .map_err(|error| Status::unavailable(crate::images::chain(&error)))?;
+                    .map_err(|error| Status::unavailable(dcbuild_process::story(&error)))?;
                 if part.is_empty() {
                     break;
                 }
@@ -376,7 +396,7 @@ impl Attendance {
             let last = next.saturating_sub(1);
             if !caught_up {
                 caught_up = true;
-                send(tx, events::caught_up(last)).await?;
+                send(tx, events::caught_up(last, self.services.clock.now())).await?;
             }
             if ended {
                 return Ok(());

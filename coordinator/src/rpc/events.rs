@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use dcbuild_model::UnixTime;
 use dcbuild_progress::{Log, Status, Update, Vertex, VertexId, VertexState, Warning};
 use dcbuild_proto::document::{self, Outcome, Question};
 use dcbuild_proto::pb;
@@ -36,8 +37,8 @@ pub(super) fn question(number: u64, question: u64, ask: &Question) -> pb::BuildE
     pb::BuildEvent { number, event }
 }
 
-pub(super) fn caught_up(number: u64) -> pb::BuildEvent {
-    let event = Some(pb::build_event::Event::CaughtUp(pb::CaughtUp {}));
+pub(super) fn caught_up(number: u64, now: UnixTime) -> pb::BuildEvent {
+    let event = Some(pb::build_event::Event::CaughtUp(pb::CaughtUp { now: Some(now.into()) }));
     pb::BuildEvent { number, event }
 }
 

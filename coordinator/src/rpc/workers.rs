@@ -1,5 +1,7 @@
 //! The worker plane.
 
+use std::time::Duration;
+
 use dcbuild_model::{
     AttemptId, BlobDigest, Epoch, LayerId, ParseDigestError, StepIndex, WorkerId, limits,
 };
@@ -15,8 +17,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Services, guarded, invalid};
-use crate::book::{Found, Hello, Made, Order, PeerPlace, Renewal, Report, Way};
+use crate::book::{Found, Gone, Hello, Made, Order, PeerPlace, Renewal, Report, Way};
 use crate::core::{Command, DRAIN};
+use crate::damage::damaged;
 use crate::lend::Packing;
 
 const ORDERS_MAX: usize = 1_024;
@@ -24,6 +27,8 @@ const RUNNING_MAX: usize = 10_000;
 const LABELS_MAX: usize = 64;
 const LABEL_BYTES_MAX: usize = 256;
 const ADDRESS_BYTES_MAX: usize = 256;
+/// How long it may take to find out what has become of a layer.
+const LOOK_MAX: Duration = Duration::from_secs(2);
 /// How much of what went wrong with a step is shown.
 const TAINT_CHARS_MAX: usize = 500;
 
@@ -208,11 +213,26 @@ async fn hear(
                 break;
             }
         };
+        let report = examined(&services, report).await;
         if services.core.send(Command::Report { worker, session, report }).await.is_err() {
             return;
         }
     }
     drop(services.core.send(Command::SessionEnded { worker, session }).await);
+}
+
+/// Adds to what a worker says of a lost layer whether it was damaged.
+async fn examined(services: &Services, report: Report) -> Report {
+    let Report::Returned { fence, lost, layer: Some(Gone { layer, .. }) } = report else {
+        return report;
+    };
+    let look = damaged(&services.records.stores, layer);
+    let damaged = match tokio::time::timeout(LOOK_MAX, look).await {
+        Ok(Ok(damaged)) => damaged,
+        // A store that fails does not say; the step is made again all the same.
+        Ok(Err(_)) | Err(_) => None,
+    };
+    Report::Returned { fence, lost, layer: Some(Gone { layer, damaged }) }
 }
 
 fn id<T: std::str::FromStr<Err = dcbuild_model::InvalidId>>(text: &str) -> Result<T, Status> {
@@ -315,7 +335,13 @@ fn report_in(report: pb::WorkerReport) -> Result<Report, Status> {
             result: document::from_bytes("output result", &it.result).map_err(invalid)?,
         },
         Wire::JobReturned(it) => {
-            Report::Returned { fence: fence_in(it.fence)?, lost: it.lost_input.map(StepIndex) }
+            let layer = match it.lost_layer.as_str() {
+                "" => None,
+                text => Some(text.parse().map_err(|error: ParseDigestError| invalid(error))?),
+            };
+            let layer = layer.map(|layer| Gone { layer, damaged: None });
+            let lost = it.lost_input.map(StepIndex);
+            Report::Returned { fence: fence_in(it.fence)?, lost, layer }
         }
         Wire::JobEnded(_) => Report::JobEnded,
         Wire::Progress(it) => {

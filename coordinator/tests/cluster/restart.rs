@@ -75,6 +75,43 @@ async fn a_running_build_goes_on_with_the_worker_that_runs_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_time_of_a_step_counts_from_its_beginning_and_not_from_a_restart() {
+    let cluster = Cluster::on_disk();
+    let mut worker = cluster.worker(1, &[]).await;
+    let build = cluster.submit(10, &submission(TWO_STEPS)).await;
+    let mut client = cluster.attach(build).await;
+    client.until("waiting: [2/2] RUN [\"/a\"]").await;
+    let lease = worker.lease().await;
+    let first = &steps(&lease)[0];
+    worker.start(&lease, first).await;
+    client.until("running: [1/2] COPY a /a").await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    worker.fall_silent();
+
+    let cluster = cluster.restart().await;
+    let mut worker = cluster.worker(1, &[&lease]).await;
+    let again = worker.lease().await;
+    worker.start(&again, first).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    worker.done(&again, first, None).await;
+    let mut client = cluster.attach(build).await;
+    let done = loop {
+        match client.next().await {
+            Some(pb::build_event::Event::Vertex(vertex))
+                if vertex.state == i32::from(pb::VertexState::Done)
+                    && vertex.name == "[1/2] COPY a /a" =>
+            {
+                break vertex;
+            }
+            Some(_) => {}
+            None => panic!("{:#?}", client.seen),
+        }
+    };
+    let took = done.completed.unwrap().secs - done.started.unwrap().secs;
+    assert!((5..7).contains(&took), "{took} s, and it ran for five");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_job_that_ended_while_nobody_heard_is_not_leased_again() {
     let cluster = Cluster::on_disk();
     let mut worker = cluster.worker(1, &[]).await;

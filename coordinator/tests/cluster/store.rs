@@ -189,7 +189,8 @@ async fn a_context_that_the_store_lost_is_asked_for_again() {
     client.until("done: [internal] send build context").await;
     let lease = worker.lease().await;
     let lost_input = Some(steps(&lease)[0].index.0);
-    let returned = pb::JobReturned { fence: Some(fence(&lease)), lost_input };
+    let lost_layer = String::new();
+    let returned = pb::JobReturned { fence: Some(fence(&lease)), lost_input, lost_layer };
     worker.say(pb::worker_report::Report::JobReturned(returned)).await;
     client.seen.clear();
     client.until_asked("Pack").await;

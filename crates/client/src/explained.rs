@@ -60,6 +60,10 @@ fn lines(reason: &Reason, compared: u64) -> Vec<String> {
         Reason::LayerGone { layer, evicted: None } => vec![format!(
             "because its layer {layer} is not to be had any more, though its record is there"
         )],
+        Reason::LayerDamaged { layer, at } => vec![
+            format!("because its layer {layer} was damaged in the store:"),
+            format!("what was left of it was put in quarantine at {}", time(*at)),
+        ],
         Reason::OtherResults {} => vec![
             "because its record was made from other results of the steps before than this build took"
                 .into(),
@@ -236,6 +240,7 @@ mod tests {
             step(8, Verdict::Miss, Some(Reason::Lost { since, at })),
             step(9, Verdict::Miss, Some(Reason::Never {})),
             step(10, Verdict::Miss, Some(Reason::Held { since, at })),
+            step(11, Verdict::Miss, Some(Reason::LayerDamaged { layer, at })),
         ];
         let (build, title, submitted) = (BuildId::from_bits(2), "app:2".into(), at);
         let explained = Explanation { build, title, submitted, compared: 7, steps };
@@ -294,6 +299,11 @@ mod tests {
              10 [build 10/9] RUN step 10
                 miss
                 because build 00000000000000000000000001 of 2023-11-14T22:13:20Z made it and kept it for nobody, as its --cache-upload said
+
+             11 [build 11/9] RUN step 11
+                miss
+                because its layer sha256:0000000000000000000000000000000000000000000000000000000000000000 was damaged in the store:
+                what was left of it was put in quarantine at 2023-11-14T22:13:20Z
         "#]].assert_eq(&explanation(&explained));
     }
 }

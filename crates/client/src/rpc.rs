@@ -145,6 +145,10 @@ impl Hint for RpcError {
             RpcError::Refused { code: Code::Unavailable, .. } | RpcError::Ended => {
                 "is the coordinator running, and its address right?"
             }
+            RpcError::Refused { code: Code::Aborted, .. } => {
+                "the coordinator is well, and its store or index is not: its log says more, and `dcbuild doctor` with the \
+                 coordinator's --store, --index and credentials says what is wrong"
+            }
             RpcError::Unreached { .. } => {
                 "is the coordinator running, and its address right? --coordinator, DCBUILD_COORDINATOR or submit.coordinator \
                  names it, and `dcbuild coordinator --listen HOST:PORT` starts one"
@@ -210,9 +214,15 @@ fn way_out(fault: TlsFault) -> &'static str {
 #[derive(Debug)]
 pub(crate) enum Event {
     Update(Update),
-    Question { number: u64, ask: Question },
+    Question {
+        number: u64,
+        ask: Question,
+    },
     Finished(Box<Outcome>),
-    CaughtUp,
+    CaughtUp {
+        /// What the coordinator's clock says.
+        now: Option<UnixTime>,
+    },
 }
 
 /// What a client says to a build.
@@ -451,7 +461,9 @@ impl Session {
             Wire::Finished(finished) => {
                 Event::Finished(Box::new(from_bytes("outcome", &finished.outcome)?))
             }
-            Wire::CaughtUp(pb::CaughtUp {}) => Event::CaughtUp,
+            Wire::CaughtUp(pb::CaughtUp { now }) => {
+                Event::CaughtUp { now: now.and_then(|now| now.try_into().ok()) }
+            }
         };
         Ok((number, event))
     }

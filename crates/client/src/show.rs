@@ -9,10 +9,10 @@ use dcbuild_model::UnixTime;
 use dcbuild_process::{Clock, Env};
 use dcbuild_progress::text::clip;
 use dcbuild_progress::{
-    Colour, Display, LogLine, Mode, Output, Size, Stream, Tally, Update, Vertex, VertexId,
+    Colour, Display, LogLine, Mode, Output, Size, Stream, Summary, Tally, Update, Vertex, VertexId,
     VertexState, Warning, Warnings,
 };
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use crate::variables;
 
@@ -20,6 +20,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// How many last lines of a step are shown when it failed.
 const TAIL_LINES: usize = 20;
 const LINE_BYTES_MAX: usize = 8 << 10;
+const NANOS: i128 = 1_000_000_000;
+/// Clocks that differ by less say the same: so long may a word of the time be on its way.
+const SKEW_MIN: i128 = NANOS;
 
 /// Where progress is written.
 pub trait Screen: Send {
@@ -134,9 +137,19 @@ impl Tail {
 }
 
 fn since(from: UnixTime, to: UnixTime) -> Duration {
-    let nanos = |time: UnixTime| i128::from(time.secs) * 1_000_000_000 + i128::from(time.nanos);
     let nanos = (nanos(to) - nanos(from)).max(0);
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}
+
+fn nanos(time: UnixTime) -> i128 {
+    i128::from(time.secs) * NANOS + i128::from(time.nanos)
+}
+
+fn at_nanos(nanos: i128) -> UnixTime {
+    UnixTime {
+        secs: i64::try_from(nanos.div_euclid(NANOS)).unwrap_or_default(),
+        nanos: u32::try_from(nanos.rem_euclid(NANOS)).unwrap_or_default(),
+    }
 }
 
 /// Shows one build.
@@ -144,6 +157,9 @@ pub(crate) struct Show<'s> {
     screen: &'s mut dyn Screen,
     display: Display,
     clock: Arc<dyn Clock>,
+    /// By how much our clock is ahead of the coordinator's, whose times are shown.
+    ahead_nanos: i128,
+    began: Instant,
     tails: BTreeMap<VertexId, Tail>,
     tally: Tally,
     warnings: Warnings,
@@ -163,7 +179,34 @@ impl<'s> Show<'s> {
         let tails = BTreeMap::new();
         let (tally, warnings) = (Tally::default(), Warnings::default());
         let warned = Vec::new();
-        Show { screen, display, clock, tails, tally, warnings, warned, sums_up, ticks }
+        let (ahead_nanos, began) = (0, Instant::now());
+        Show {
+            screen,
+            display,
+            clock,
+            ahead_nanos,
+            began,
+            tails,
+            tally,
+            warnings,
+            warned,
+            sums_up,
+            ticks,
+        }
+    }
+
+    /// Takes the time by the clock that the times of updates come from.
+    pub(crate) fn tell_time(&mut self, now: UnixTime) {
+        let ahead = nanos(self.clock.now()) - nanos(now);
+        self.ahead_nanos = if ahead.abs() < SKEW_MIN { 0 } else { ahead };
+    }
+
+    /// The time by that clock.
+    fn now(&self) -> UnixTime {
+        match self.ahead_nanos {
+            0 => self.clock.now(),
+            ahead => at_nanos(nanos(self.clock.now()) - ahead),
+        }
     }
 
     pub(crate) fn update(&mut self, update: &Update) {
@@ -193,7 +236,9 @@ impl<'s> Show<'s> {
     /// What ran, what was a hit, and where the time went.
     pub(crate) fn sum_up(&mut self) {
         if self.sums_up {
-            let text = self.tally.summary(self.clock.now()).render();
+            // How long it took is measured here, by whom it took time.
+            let took = self.began.elapsed();
+            let text = Summary { took, ..self.tally.summary(self.now()) }.render();
             match self.screen.output() {
                 Output::Stream => self.write(&text),
                 // A name that wraps is hard to tell from the next one.
@@ -213,12 +258,14 @@ impl<'s> Show<'s> {
     }
 
     pub(crate) fn draw(&mut self) {
-        let text = self.display.draw(self.clock.now(), self.screen.size());
+        let (now, size) = (self.now(), self.screen.size());
+        let text = self.display.draw(now, size);
         self.write(&text);
     }
 
     pub(crate) fn finish(&mut self) {
-        let text = self.display.finish(self.clock.now(), self.screen.size());
+        let (now, size) = (self.now(), self.screen.size());
+        let text = self.display.finish(now, size);
         self.write(&text);
         let warnings = std::mem::take(&mut self.warnings);
         if self.sums_up {
@@ -246,7 +293,7 @@ impl<'s> Show<'s> {
         name: &str,
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
-        let started = self.clock.now();
+        let started = self.now();
         let vertex = |state| {
             let (id, name) = (VertexId::of(name), name.to_owned());
             Update::Vertex(Vertex { id, name, inputs: Vec::new(), state })
@@ -263,7 +310,7 @@ impl<'s> Show<'s> {
                 break done;
             }
         };
-        let completed = self.clock.now();
+        let completed = self.now();
         self.update(&vertex(match &done {
             Ok(_) => VertexState::Done { started, completed },
             Err(error) => {
@@ -291,6 +338,55 @@ mod tests {
         assert_eq!(output(true, &[("NO_COLOR", "1")]), Output::Terminal(plain));
         assert_eq!(output(true, &[("TERM", "dumb")]), Output::Stream);
         assert_eq!(output(false, &[]), Output::Stream);
+    }
+
+    /// A clock that stands.
+    struct Stands(UnixTime);
+
+    impl Clock for Stands {
+        fn now(&self) -> UnixTime {
+            self.0
+        }
+    }
+
+    /// A stream that keeps what is written.
+    #[derive(Default)]
+    struct Page(String);
+
+    impl Screen for Page {
+        fn write(&mut self, text: &str) {
+            self.0.push_str(text);
+        }
+
+        fn size(&self) -> Size {
+            Size::default()
+        }
+
+        fn output(&self) -> Output {
+            Output::Stream
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn durations_are_of_one_clock() {
+        let at = |secs| UnixTime { secs, nanos: 0 };
+        let mut page = Page::default();
+        let mut show = Show::new(Mode::Plain, &mut page, Arc::new(Stands(at(10_008))));
+        // The coordinator's clock is an hour behind.
+        show.tell_time(at(6_408));
+        assert_eq!(show.now(), at(6_408));
+        let (id, name) = (VertexId::of("a"), "[a 1/1] RUN make".to_owned());
+        let vertex =
+            |state| Update::Vertex(Vertex { id, name: name.clone(), inputs: Vec::new(), state });
+        show.update(&vertex(VertexState::Running { started: at(6_400) }));
+        tokio::time::advance(Duration::from_secs(8)).await;
+        show.sum_up();
+        assert!(page.0.contains("Built in 8.0s"), "{}", page.0);
+        assert!(page.0.contains("8.0s  [a 1/1] RUN make"), "{}", page.0);
+        // What a message takes on its way is no difference of clocks.
+        let mut show = Show::new(Mode::Plain, &mut page, Arc::new(Stands(at(10_008))));
+        show.tell_time(UnixTime { secs: 10_007, nanos: 900_000_000 });
+        assert_eq!(show.now(), at(10_008));
     }
 
     #[test]

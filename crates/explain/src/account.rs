@@ -47,6 +47,13 @@ pub enum Passed {
         /// The layer.
         layer: LayerId,
     },
+    /// One of its layers was damaged in the store.
+    LayerDamaged {
+        /// The layer.
+        layer: LayerId,
+        /// When it was put aside.
+        at: UnixTime,
+    },
     /// It was made from other results than those that this build took.
     OtherResults {},
 }

@@ -171,6 +171,15 @@ pub(crate) fn changes(account: &Account, now: &AccountStep, before: &AccountStep
             changes.push(change);
         }
     }
+    // What an image holds is in its key, and not in what is told of that.
+    let manifest = |step: &AccountStep| step.image.as_ref().map(|image| image.manifest);
+    let images = (manifest(now), manifest(before));
+    if let (Some(now_is), Some(was)) = images
+        && now_is != was
+        && !changes.iter().any(|it| matches!(it, Change::Base { .. }))
+    {
+        changes.push(base(now, before));
+    }
     changes.sort_by_key(weight);
     changes
 }
@@ -219,11 +228,16 @@ fn input(account: &Account, now: &AccountStep, (name, place): (&str, usize)) -> 
 }
 
 fn base(now: &AccountStep, before: &AccountStep) -> Change {
-    let manifest = |step: &AccountStep| {
-        step.image.as_ref().map(|image| image.manifest.to_string()).unwrap_or_default()
+    // The digest stands beside the name, which may have it too.
+    let of = |step: &AccountStep| {
+        let image = step.image.as_ref();
+        let bare = |name: &str| name.split('@').next().unwrap_or_default().to_owned();
+        image.map(|it| (bare(&it.name), it.manifest.to_string())).unwrap_or_default()
     };
-    let name = now.image.as_ref().map(|image| image.name.clone()).unwrap_or_default();
-    Change::Base { name, before: manifest(before), after: manifest(now) }
+    let ((name, after), (former, was)) = (of(now), of(before));
+    // Another tag is as telling as another digest.
+    let before = if former == name { was } else { format!("{was}, {former}") };
+    Change::Base { name, before, after }
 }
 
 fn parent(

@@ -88,6 +88,13 @@ pub enum Reason {
         /// When and by what rule it was removed; none if nobody noted it.
         evicted: Option<(UnixTime, EvictionRule)>,
     },
+    /// There was a record, and one of its layers was damaged in the store.
+    LayerDamaged {
+        /// The layer.
+        layer: LayerId,
+        /// When it was put aside.
+        at: UnixTime,
+    },
     /// There is a record, and it was made from other results than those of this build.
     OtherResults {},
     /// Parts of its key are not what they were.
@@ -214,6 +221,7 @@ fn reason(
             let evicted = newest(notes().filter(|note| note.layers.contains(&layer)));
             return Reason::LayerGone { layer, evicted };
         }
+        Some(Passed::LayerDamaged { layer, at }) => return Reason::LayerDamaged { layer, at },
         Some(Passed::OtherResults {}) => return Reason::OtherResults {},
         None => {}
     }

@@ -343,6 +343,39 @@ fn an_eviction_is_told_unless_it_came_later_or_the_record_was_made_again() {
     let evicted = Some((UnixTime { secs: 120, nanos: 0 }, bytes));
     assert_eq!(one(&account, &notes, &earlier), Reason::LayerGone { layer, evicted });
     assert_eq!(one(&account, &[], &earlier), Reason::LayerGone { layer, evicted: None });
+    // It was found while the build went on.
+    let at = UnixTime { secs: 250, nanos: 0 };
+    account.steps[1].passed = Some(Passed::LayerDamaged { layer, at });
+    assert_eq!(one(&account, &notes, &earlier), Reason::LayerDamaged { layer, at });
+}
+
+#[test]
+fn another_image_is_named_with_both_digests_though_its_key_says_nothing_of_it() {
+    let of = |number, manifest: &str, name: &str| {
+        let mut account = Build::new(number).account();
+        let image = image(manifest);
+        let told = image.image.clone().unwrap();
+        // The key of an image is of its layers; what is told of it is how many those are.
+        let components = vec![Component { name: "layers".into(), value: "1 layers".into() }];
+        let image = Some(AccountImage { name: format!("{name}@{}", told.manifest), ..told });
+        let recipe = key(manifest);
+        account.steps[0] = AccountStep { components, image, recipe, ..account.steps[0].clone() };
+        account
+    };
+    let digest = |manifest: &str| ManifestDigest(Digest::of(manifest.as_bytes())).to_string();
+    let before = [of(1, "one", "busybox:1")];
+    for (name, was) in
+        [("busybox:1", digest("one")), ("busybox:3", format!("{}, busybox:1", digest("one")))]
+    {
+        let account = of(2, "two", name);
+        let evidence = Evidence { earlier: &before, evictions: &[] };
+        let explained = explain(&account, &[StepIndex(0)], evidence, &|_| (Vec::new(), 0));
+        let Some(Reason::Changed { changes, .. }) = &explained.steps[0].reason else {
+            panic!("{explained:?}")
+        };
+        let (name, after) = (name.to_owned(), digest("two"));
+        assert_eq!(*changes, [Change::Base { name, before: was, after }]);
+    }
 }
 
 #[test]

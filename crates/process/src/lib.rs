@@ -17,7 +17,7 @@ pub use clock::{Clock, SystemClock, new_bits};
 pub use config::{Config, LoadConfigError, Mistake, RegistryTable};
 pub use docker::{Proxies, ProxiesError};
 pub use env::Env;
-pub use report::{Hint, report, report_with_hint};
+pub use report::{Hint, report, report_with_hint, story};
 pub use signals::signals;
 pub use tls::{TlsFault, find_cause};
 pub use trace::start_tracing;

@@ -19,6 +19,22 @@ pub fn report(error: &(dyn Error + 'static)) -> String {
     text
 }
 
+/// An error with what caused it, one behind the other; what a cause says again is left out. For logs, and for wherever there is
+/// no room for a line each.
+pub fn story(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.ends_with(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = error.source();
+    }
+    text
+}
+
 /// As [`report`], with the hint at the end where there is one.
 pub fn report_with_hint<E: Error + Hint + 'static>(error: &E) -> String {
     let mut text = report(error);
@@ -56,5 +72,17 @@ mod tests {
             hint: is the name right?
         "#]]
         .assert_eq(&report_with_hint(&Outer { name: "a", source }));
+    }
+
+    #[test]
+    fn a_story_says_nothing_twice() {
+        let source = std::io::Error::other("the disk is gone");
+        assert_eq!(story(&Outer { name: "a", source }), "could not read a: the disk is gone");
+        let cause = Outer { name: "b", source: std::io::Error::other("the disk is gone") };
+        let source = std::io::Error::other(cause);
+        // An error of the system that wraps another says what that says.
+        assert_eq!(story(&source), "could not read b: the disk is gone");
+        let twice = Outer { name: "c", source: std::io::Error::other(source) };
+        assert_eq!(story(&twice), "could not read c: could not read b: the disk is gone");
     }
 }

@@ -4,7 +4,9 @@ use dcbuild_model::UnixTime;
 use dcbuild_store::{IndexKey, KeyIndex as _, StoreError};
 use redis::Value;
 
+use crate::fault::RedisFault;
 use crate::index::RedisIndex;
+use crate::open::without_tls;
 
 /// Something about a Redis that its owner should know.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -61,6 +63,10 @@ pub struct RedisHealth {
 impl RedisIndex {
     /// Connects, writes, reads, runs a script, and looks at how the server is set up; errors and findings say what to do.
     pub async fn check(&self) -> Result<RedisHealth, StoreError> {
+        if let Some(address) = without_tls(self.config()).await {
+            let fault = RedisFault::NoTls { address: address.to_string() };
+            return Err(fault.of_store(&self.name));
+        }
         let mut info = String::new();
         for section in ["server", "memory", "cluster"] {
             let answer = self.ask(redis::cmd("INFO").arg(section)).await?;

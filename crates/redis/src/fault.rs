@@ -12,7 +12,9 @@ use redis::{ErrorKind, RedisError};
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RedisFault {
     /// No answer came.
-    #[error("it did not answer within {within:?}: is it overloaded, or is a firewall in between?")]
+    #[error(
+        "it did not answer within {within:?}: is it overloaded, is a firewall in between, or is TLS set on one side only?"
+    )]
     Silent {
         /// How long was waited.
         within: Duration,
@@ -38,6 +40,15 @@ pub enum RedisFault {
         fault: TlsFault,
         /// What the connection says.
         source: RedisError,
+    },
+    /// It was spoken to with TLS, and has none.
+    #[error(
+        "{address} speaks no TLS: write redis:// instead of rediss://, or have it listen with tls-port, tls-cert-file and \
+         tls-key-file"
+    )]
+    NoTls {
+        /// The server.
+        address: String,
     },
     /// It does not take us for who we say, or does not let us do what we must.
     #[error("{why}")]
@@ -184,6 +195,7 @@ impl RedisFault {
             | RedisFault::NoPrimary { .. }
             | RedisFault::CaFile { .. }
             | RedisFault::Untrusted { .. }
+            | RedisFault::NoTls { .. }
             | RedisFault::Stopped => Aftermath::Down,
             RedisFault::Denied { .. }
             | RedisFault::Full { .. }

@@ -66,6 +66,10 @@ impl RedisIndex {
         format!("{}check", self.prefix)
     }
 
+    pub(crate) fn config(&self) -> &RedisConfig {
+        self.link.config()
+    }
+
     pub(crate) async fn command(&self, command: &Cmd) -> Result<Value, RedisFault> {
         self.link.run(&Call::Command(command)).await
     }

@@ -132,6 +132,10 @@ impl Link {
         Link { shared, _keeper: stop.drop_guard() }
     }
 
+    pub(crate) fn config(&self) -> &RedisConfig {
+        &self.shared.config
+    }
+
     /// Sends something and waits for its answer, [`DEADLINE`] at most in all; over a connection that turns out to have been
     /// closed it is sent once more, so it must bear that.
     pub(crate) async fn run(&self, call: &Call<'_>) -> Result<Value, RedisFault> {

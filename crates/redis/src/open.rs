@@ -9,6 +9,8 @@ use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo as _,
     RedisConnectionInfo, TlsCertificates, Value,
 };
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::config::{Credentials, RedisAddress, RedisConfig, Servers, Transport};
@@ -85,6 +87,34 @@ pub(crate) async fn primary(config: &RedisConfig) -> Result<RedisAddress, RedisF
         }
     }
     Err(RedisFault::NoPrimary { service: service.clone(), source: last })
+}
+
+/// The server, or the first of the sentinels, that answers in the clear though TLS is meant: it never answers what is
+/// encrypted, and would be taken for one that is silent.
+pub(crate) async fn without_tls(config: &RedisConfig) -> Option<RedisAddress> {
+    if config.transport == Transport::Plain {
+        return None;
+    }
+    let addresses = match &config.servers {
+        Servers::One(address) => std::slice::from_ref(address),
+        Servers::Sentinels { sentinels, .. } => sentinels.as_slice(),
+    };
+    for address in addresses {
+        if let Ok(Ok(true)) = timeout(DEADLINE, answers_plainly(address)).await {
+            return Some(address.clone());
+        }
+    }
+    None
+}
+
+/// Whether the first words to a ping are those of a Redis; whoever speaks TLS sends an alert, or hangs up.
+async fn answers_plainly(address: &RedisAddress) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect((address.host.as_str(), address.port)).await?;
+    stream.write_all(b"PING\r\n").await?;
+    let mut answer = [0; 16];
+    let length = stream.read(&mut answer).await?;
+    let answer = answer.get(..length).unwrap_or_default();
+    Ok(answer.starts_with(b"+PONG") || answer.starts_with(b"-"))
 }
 
 fn is_primary(role: &Value) -> bool {

@@ -50,6 +50,7 @@ pub(crate) struct Counters {
     pub(crate) bytes_up: AtomicU64,
     pub(crate) bytes_down: AtomicU64,
     pub(crate) quarantined: AtomicU64,
+    pub(crate) faults: AtomicU64,
 }
 
 /// What a store has done since it was made.
@@ -61,6 +62,8 @@ pub struct S3Counts {
     pub bytes_down: u64,
     /// Corrupt blobs that were put aside.
     pub quarantined: u64,
+    /// What was asked of the store, or was to be written to it, and failed; that nothing was there is no failure.
+    pub faults: u64,
     /// Requests, and what was done about those that failed.
     pub guard: GuardCounts,
 }
@@ -128,11 +131,12 @@ impl S3Store {
 
     /// What it has done so far.
     pub fn counts(&self) -> S3Counts {
-        let Counters { bytes_up, bytes_down, quarantined } = &self.inner.counters;
+        let Counters { bytes_up, bytes_down, quarantined, faults } = &self.inner.counters;
         S3Counts {
             bytes_up: bytes_up.load(Ordering::Relaxed),
             bytes_down: bytes_down.load(Ordering::Relaxed),
             quarantined: quarantined.load(Ordering::Relaxed),
+            faults: faults.load(Ordering::Relaxed),
             guard: self.inner.wire.counts(),
         }
     }
@@ -163,6 +167,7 @@ impl Inner {
 
     /// What a failed request means for whoever wanted something of the store.
     pub(crate) fn error(&self, failure: Failure) -> StoreError {
+        self.counters.faults.fetch_add(1, Ordering::Relaxed);
         let store = self.name.clone();
         let source = Box::new(failure);
         match source.kind {

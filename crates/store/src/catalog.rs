@@ -15,12 +15,12 @@ mod steps;
 mod sweep;
 mod uses;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use dcbuild_model::UnixTime;
+use dcbuild_model::{NoteId, UnixTime};
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio_util::task::TaskTracker;
 
@@ -33,6 +33,8 @@ use crate::{IndexEntry, IndexKey, KeyIndex, ObjectName, Objects, StoreError};
 const AT_ONCE: usize = 32;
 /// How often it is said that the store fails.
 const SAID_EVERY_SECS: i64 = 60;
+/// How often it is said that documents do not carry our seal.
+const UNSEALED_SAID_EVERY_SECS: i64 = 3_600;
 /// A larger document is none of ours.
 const DOCUMENT_BYTES_MAX: u64 = 16 << 20;
 
@@ -97,6 +99,10 @@ struct Inner {
     owed: AtomicBool,
     /// When it was last said that the store fails.
     said: AtomicI64,
+    /// When it was last said that documents do not carry our seal.
+    unsealed_said: AtomicI64,
+    /// The marks of use that are this process's.
+    own_marks: Mutex<BTreeSet<NoteId>>,
 }
 
 /// Knows what a store of objects has of records, layer forms, image names and cache mounts; clones share it.
@@ -112,7 +118,14 @@ impl Catalog {
     /// A catalog of these documents.
     pub fn new(parts: CatalogParts) -> Catalog {
         let (owed, said) = (AtomicBool::new(false), AtomicI64::new(i64::MIN));
-        let inner = Inner { parts, tallies: Tallies::default(), owed, said };
+        let inner = Inner {
+            parts,
+            tallies: Tallies::default(),
+            owed,
+            said,
+            unsealed_said: AtomicI64::new(i64::MIN),
+            own_marks: Mutex::default(),
+        };
         Catalog { inner: Arc::new(inner) }
     }
 
@@ -261,8 +274,7 @@ impl Catalog {
                 continue;
             };
             let Some(document) = self.open(&name, &value) else {
-                self.count(|tallies| &tallies.refused);
-                tracing::warn!(%name, "a document of the store does not carry our seal");
+                self.unsealed(&name);
                 continue;
             };
             documents.push((field.clone(), document));
@@ -295,6 +307,29 @@ impl Catalog {
     /// The document under a seal; none if the seal is not ours or the name another's.
     fn open(&self, name: &ObjectName, value: &Bytes) -> Option<Bytes> {
         self.inner.parts.seal.open(name, value)
+    }
+
+    /// Counts a document of the store that does not carry our seal. Under a wrong key there are as many as documents, so it is
+    /// said once, and each is named to whoever looks closer.
+    fn unsealed(&self, name: &ObjectName) {
+        self.count(|tallies| &tallies.refused);
+        tracing::debug!(%name, "a document of the store does not carry our seal");
+        let (now, said) = (self.now().secs, self.inner.unsealed_said.load(Ordering::Relaxed));
+        if (said..said.saturating_add(UNSEALED_SAID_EVERY_SECS)).contains(&now) {
+            return;
+        }
+        self.inner.unsealed_said.store(now, Ordering::Relaxed);
+        if self.inner.parts.seal.is_keyed() {
+            tracing::warn!(
+                "documents of the store do not carry our seal, or are damaged, and count as absent: is DCBUILD_SIGNING_KEY, or \
+                 the key in signing_key_files, the one of this store?"
+            );
+        } else {
+            tracing::warn!(
+                "documents of the store are damaged, or sealed with a key, and count as absent: no key is given here; is \
+                 DCBUILD_SIGNING_KEY to be set?"
+            );
+        }
     }
 
     fn refuse(&self, what: &str, error: &serde_json::Error) {

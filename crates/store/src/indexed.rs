@@ -103,12 +103,18 @@ impl Indexed {
         }
     }
 
-    async fn forget(&self, blob: &BlobDigest) {
+    /// Forgets a blob that was not to be had, for this reason.
+    async fn forget(&self, blob: &BlobDigest, error: &StoreError) {
+        let known = self.known(&[*blob]).await.1 != [false];
+        if matches!(error, StoreError::Corrupt { .. }) {
+            tracing::warn!(%blob, "a blob was damaged in the store, and was put in quarantine; who needs it makes it again");
+        } else if known {
+            tracing::warn!(%blob, "a blob that the index knew is missing in the store; who needs it makes it again");
+        }
         // Who looks for what is on its way finds nothing, and that is no loss.
-        if self.known(&[*blob]).await.1 == [false] {
+        if !known {
             return;
         }
-        tracing::warn!(%blob, "a blob that the index knew is not in the store, or is damaged there");
         if let Err(error) = self.inner.index.remove(&[key_of(blob)]).await {
             tracing::debug!(%error, %blob, "the index could not be told that a blob is gone");
         }
@@ -163,7 +169,7 @@ impl BlobStore for Indexed {
             Ok(content) => content,
             Err(error) => {
                 if is_gone(&error) {
-                    self.forget(blob).await;
+                    self.forget(blob, &error).await;
                 }
                 return Err(error);
             }
@@ -172,8 +178,10 @@ impl BlobStore for Indexed {
         let watched = content.then(move |piece| {
             let indexed = indexed.clone();
             async move {
-                if piece.as_ref().is_err_and(is_gone) {
-                    indexed.forget(&blob).await;
+                if let Err(error) = &piece
+                    && is_gone(error)
+                {
+                    indexed.forget(&blob, error).await;
                 }
                 piece
             }

@@ -51,6 +51,6 @@ pub use locks::{KeyLock, KeyLocks, LockError, LockMode};
 pub use near::Near;
 pub use notes::{NoteKind, Notes, evictions, put_eviction};
 pub use objects::{InvalidObjectName, ListedObject, ObjectName, ObjectPage, Objects};
-pub use sweep::{Ceilings, Leftovers, SweepMode, SweepReport, Swept, sweep, trim_notes};
+pub use sweep::{Ceilings, Leftovers, PutOff, SweepMode, SweepReport, Swept, sweep, trim_notes};
 pub use uses::{FolderMark, UseMark, Using};
 pub use verified::Verified;

@@ -10,7 +10,9 @@ pub mod victims;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use dcbuild_model::{Eviction, EvictionRule, LayerId, Record, Scope, StepKey, UnixTime};
+use dcbuild_model::{
+    BlobDigest, Eviction, EvictionRule, LayerId, Record, Scope, StepKey, UnixTime,
+};
 
 pub use victims::{Hold, Thing, ThingKind, Victim};
 
@@ -40,8 +42,19 @@ pub struct Ceilings {
 pub struct Inventory {
     /// All of it.
     pub things: Vec<Thing>,
-    /// Whether builds go on of whose uses this store's index may not know: then nothing may be removed.
-    pub unknown_uses: bool,
+    /// Why this store's index may not know of all uses, if it may not: then nothing may be removed.
+    pub unknown_uses: Option<PutOff>,
+}
+
+/// Why nothing is removed for now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PutOff {
+    /// The index is not filled from the store again yet since it was flushed, or lost something.
+    Filling,
+    /// Builds of this process go on that began before the index was flushed, or lost something.
+    BegunBefore,
+    /// Builds or imports go on in other processes, of whose uses this index does not know.
+    Elsewhere,
 }
 
 /// A store that can be swept.
@@ -59,6 +72,10 @@ pub trait Swept: Notes {
 
     /// Removes things unless they were used or written since they were listed.
     async fn remove(&self, things: &[&Thing]) -> Result<Removal, StoreError>;
+
+    /// When each of these blobs was put aside as corrupt, in the order asked; none for one that was not, or that was removed
+    /// since.
+    async fn put_aside(&self, blobs: &[BlobDigest]) -> Result<Vec<Option<UnixTime>>, StoreError>;
 }
 
 /// Throws away uploads that were begun and never ended.
@@ -113,8 +130,8 @@ pub struct SweepReport {
     pub in_use_bytes: u64,
     /// Records and layers that were noted as removed.
     pub noted: u64,
-    /// Whether it was put off, since builds go on of whose uses nothing is known here.
-    pub put_off: bool,
+    /// Why it was put off, if it was.
+    pub put_off: Option<PutOff>,
 }
 
 impl SweepReport {
@@ -147,10 +164,10 @@ pub async fn sweep(
     let mut report = SweepReport {
         kept_bytes: bytes(&mut things.iter()),
         in_use_bytes: bytes(&mut things.iter().filter(|it| it.hold == Hold::InUse)),
-        put_off: inventory.unknown_uses && mode == SweepMode::Remove,
+        put_off: inventory.unknown_uses.filter(|_| mode == SweepMode::Remove),
         ..SweepReport::default()
     };
-    if report.put_off {
+    if report.put_off.is_some() {
         return Ok(report);
     }
     let chosen = victims::victims(things, ceilings, now);

@@ -64,16 +64,24 @@ impl UseMark for FolderMark {
 
 /// A build that uses the store.
 struct User {
-    number: u64,
+    /// Among those that have begun here; none for one that another process began.
+    number: Option<u64>,
     since: UnixTime,
     epoch: String,
+}
+
+/// What a mark says that stands.
+struct Standing {
+    set: UnixTime,
+    epochs: BTreeSet<String>,
 }
 
 #[derive(Default)]
 struct Users {
     by_build: BTreeMap<BuildId, User>,
-    /// Since when the mark says that there are uses, and when it was set.
-    mark: Option<(UnixTime, UnixTime)>,
+    mark: Option<Standing>,
+    /// Whether the mark of an earlier process of the same name may stand.
+    left: bool,
     /// When the mark could last not be moved.
     failed: Option<UnixTime>,
 }
@@ -91,12 +99,19 @@ impl Using {
         Using { mark, begun: AtomicU64::new(0), users: Mutex::default() }
     }
 
+    /// The same where an earlier process may have left the mark, as one does that is killed: it goes, or is moved on, the
+    /// next time that it is said which builds go on.
+    pub fn resuming(mark: Box<dyn UseMark>) -> Using {
+        let users = Mutex::new(Users { left: true, ..Users::default() });
+        Using { users, ..Using::new(mark) }
+    }
+
     /// A build is about to look for what there is; returns once the mark stands.
     pub async fn begin(&self, build: BuildId, now: UnixTime) -> Result<(), StoreError> {
         let mut users = self.users.lock().await;
         let number = self.begun.fetch_add(1, Ordering::SeqCst);
         let epoch = self.mark.epoch().await;
-        users.by_build.insert(build, User { number, since: now, epoch });
+        users.by_build.insert(build, User { number: Some(number), since: now, epoch });
         if users.mark.is_none() {
             self.set(&mut users, now).await?;
         }
@@ -117,9 +132,11 @@ impl Using {
         now: UnixTime,
     ) -> Result<(), StoreError> {
         let mut users = self.users.lock().await;
-        users.by_build.retain(|build, user| user.number >= begun || running.contains_key(build));
+        users.by_build.retain(|build, user| {
+            user.number.is_some_and(|number| number >= begun) || running.contains_key(build)
+        });
         for (build, since) in running {
-            let unknown = || User { number: 0, since: *since, epoch: String::new() };
+            let unknown = || User { number: None, since: *since, epoch: String::new() };
             users.by_build.entry(*build).or_insert_with(unknown);
         }
         // One that is asked at the very end has no time, and waits for nothing.
@@ -127,14 +144,21 @@ impl Using {
         if users.failed.is_some_and(rests) {
             return Ok(());
         }
-        let moved = match users.mark {
-            None if users.by_build.is_empty() => Ok(()),
-            Some(_) if users.by_build.is_empty() => {
+        let moved = match &users.mark {
+            None if users.by_build.is_empty() && !users.left => Ok(()),
+            _ if users.by_build.is_empty() => {
                 let cleared = self.mark.clear().await;
-                users.mark = users.mark.filter(|_| cleared.is_err());
+                if cleared.is_ok() {
+                    (users.mark, users.left) = (None, false);
+                }
                 cleared
             }
-            Some((_, set)) if now.secs.saturating_sub(set.secs) < RENEW_SECS => Ok(()),
+            // Once the last build has ended of those that began before the index was flushed, a sweeper may go on.
+            Some(Standing { set, epochs })
+                if now.secs.saturating_sub(set.secs) < RENEW_SECS && *epochs == users.epochs() =>
+            {
+                Ok(())
+            }
             None | Some(_) => self.set(&mut users, now).await,
         };
         users.failed = moved.is_err().then_some(now);
@@ -143,10 +167,17 @@ impl Using {
 
     async fn set(&self, users: &mut Users, now: UnixTime) -> Result<(), StoreError> {
         let since = users.by_build.values().map(|user| user.since).min().unwrap_or(now);
-        let epochs = users.by_build.values().map(|user| user.epoch.clone()).collect();
-        self.mark.set(since, epochs).await?;
-        users.mark = Some((since, now));
+        let epochs = users.epochs();
+        self.mark.set(since, epochs.clone()).await?;
+        users.mark = Some(Standing { set: now, epochs });
         Ok(())
+    }
+}
+
+impl Users {
+    /// Those in which the builds that go on have begun.
+    fn epochs(&self) -> BTreeSet<String> {
+        self.by_build.values().map(|user| user.epoch.clone()).collect()
     }
 }
 
@@ -208,6 +239,61 @@ mod tests {
             "since 700 {\"\"}",
         ];
         assert_eq!(*told.0.lock().unwrap(), want);
+    }
+
+    /// A mark of an index that is flushed between two builds.
+    #[derive(Clone, Default)]
+    struct Flushed(Told, Arc<StdMutex<u32>>);
+
+    #[async_trait::async_trait]
+    impl UseMark for Flushed {
+        async fn epoch(&self) -> String {
+            let mut number = self.1.lock().unwrap();
+            *number += 1;
+            number.to_string()
+        }
+
+        async fn set(&self, since: UnixTime, epochs: BTreeSet<String>) -> Result<(), StoreError> {
+            self.0.set(since, epochs).await
+        }
+
+        async fn clear(&self) -> Result<(), StoreError> {
+            self.0.clear().await
+        }
+    }
+
+    #[tokio::test]
+    async fn the_mark_says_at_once_that_no_build_of_a_lost_index_is_left() {
+        let flushed = Flushed::default();
+        let using = Using::new(Box::new(flushed.clone()));
+        let at = |secs| UnixTime { secs, nanos: 0 };
+        let [one, two] = [1, 2].map(BuildId::from_bits);
+        using.begin(one, at(1)).await.unwrap();
+        using.begin(two, at(20)).await.unwrap();
+        let both = BTreeMap::from([(one, at(1)), (two, at(20))]);
+        using.keep(using.begun(), &both, at(21)).await.unwrap();
+        let last = BTreeMap::from([(two, at(20))]);
+        using.keep(using.begun(), &last, at(22)).await.unwrap();
+        using.keep(using.begun(), &last, at(23)).await.unwrap();
+        let want = ["since 1 {\"1\"}", "since 1 {\"1\", \"2\"}", "since 20 {\"2\"}"];
+        assert_eq!(*flushed.0.0.lock().unwrap(), want);
+    }
+
+    #[tokio::test]
+    async fn the_mark_of_a_process_that_was_killed_goes_with_the_next_of_its_name() {
+        let told = Told::default();
+        let using = Using::resuming(Box::new(told.clone()));
+        let at = |secs| UnixTime { secs, nanos: 0 };
+        let running = BTreeMap::from([(BuildId::from_bits(1), at(1))]);
+        using.keep(using.begun(), &running, at(10)).await.unwrap();
+        using.keep(using.begun(), &BTreeMap::new(), at(11)).await.unwrap();
+        using.keep(using.begun(), &BTreeMap::new(), at(12)).await.unwrap();
+        assert_eq!(*told.0.lock().unwrap(), ["since 1 {\"\"}", "cleared"]);
+        let told = Told::default();
+        let using = Using::resuming(Box::new(told.clone()));
+        using.keep(using.begun(), &BTreeMap::new(), at(10)).await.unwrap();
+        using.keep(using.begun(), &BTreeMap::new(), at(11)).await.unwrap();
+        assert_eq!(*told.0.lock().unwrap(), ["cleared"], "none goes on");
     }
 
     /// A store that takes no mark.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use dcbuild_model::{BlobDigest, ChangeDigest, Digest, LayerId, LayerRef, ManifestDigest, Scope};
 use dcbuild_store::{
     BlobStore as _, Confirmed, FolderStore, ImageNames, KeyLocks, LockError, LockMode, NamedImage,
-    PruneRequest, StoreError, read_bytes,
+    PruneRequest, StoreError, Swept as _, read_bytes,
 };
 use dcbuild_testkit::contract::{self, record};
 use dcbuild_testkit::{BlobCall, FaultyBlobs, MemoryBlobs};
@@ -52,6 +52,10 @@ async fn a_corrupt_blob_is_put_aside_and_missing_then() {
     assert!(matches!(read, Err(StoreError::Corrupt { .. })), "{read:?}");
     assert_eq!(store.find_missing(&[blob]).await.unwrap(), [blob]);
     assert_eq!(store.counts().quarantined, 1);
+    let other = store.put_bytes(b"other").unwrap();
+    let aside = store.put_aside(&[other, blob]).await.unwrap();
+    let [None, Some(when)] = aside[..] else { panic!("{aside:?}") };
+    assert!((0..60).contains(&(store.time().secs - when.secs)), "{when:?}");
     store.put_bytes(b"good").unwrap();
     assert_eq!(&store.get_bytes(&blob, 100).unwrap()[..], b"good");
 }

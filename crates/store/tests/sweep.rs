@@ -13,7 +13,7 @@ use dcbuild_model::{
     BlobDigest, BuildId, ChangeDigest, Compression, DiffId, Digest, EvictionRule, LayerBlob,
     LayerDigest, LayerId, LayerRef, NoteId, Record, Scope, UnixTime,
 };
-use dcbuild_store::sweep::{Inventory, Removal, Thing};
+use dcbuild_store::sweep::{Inventory, PutOff, Removal, Thing};
 use dcbuild_store::{
     BlobStore, CacheVersion, CacheVersions, Catalog, CatalogParts, Ceilings, EmbeddedIndex,
     FolderMark, FolderStore, IndexKey, KeyIndex as _, LayerIndex, NoteKind, Notes, Now, ObjectName,
@@ -335,7 +335,7 @@ async fn what_a_running_build_found_or_made_stays_even_if_all_is_to_go() {
     let made = world.make(9_100, "made", None).await;
     world.at(9_200);
     let report = world.sweep(&ALL).await;
-    assert!(!report.put_off && report.total().count > 0, "{report:?}");
+    assert!(report.put_off.is_none() && report.total().count > 0, "{report:?}");
     assert_eq!(world.find(&old).await.len(), 0);
     assert_eq!((world.find(&found).await.len(), world.find(&made).await.len()), (1, 1));
     world.check_whole(&[&found, &made]).await;
@@ -355,13 +355,52 @@ async fn while_nobody_knows_what_builds_use_nothing_goes() {
     let using = Using::new(Box::new(world.catalog_on(own).mark(b"other")));
     using.begin(BuildId::from_bits(2), now).await.unwrap();
     let report = world.sweep(&ALL).await;
-    assert!(report.put_off, "{report:?}");
+    assert_eq!(report.put_off, Some(PutOff::Elsewhere), "{report:?}");
     assert_eq!(world.find(&old).await.len(), 1);
     // Its process dies, and its mark grows old.
     world.at(10_700);
     let report = world.sweep(&ALL).await;
-    assert!(!report.put_off, "{report:?}");
+    assert_eq!(report.put_off, None, "{report:?}");
     assert_eq!(world.find(&old).await.len(), 0);
+}
+
+#[tokio::test]
+async fn a_process_says_that_its_own_builds_began_before_a_flush() {
+    let world = World::new();
+    world.make(2_000, "step", None).await;
+    world.sweep(&Ceilings::default()).await;
+    let now = world.at(9_000);
+    let catalog = world.catalog();
+    let using = Using::new(Box::new(catalog.mark(b"one")));
+    using.begin(BuildId::from_bits(1), now).await.unwrap();
+    // The index loses what it was told, and begins another epoch.
+    world.index.mark_incomplete().await.unwrap();
+    let report = sweep(&catalog, &ALL, SweepMode::Remove, now).await.unwrap();
+    assert_eq!(report.put_off, Some(PutOff::BegunBefore), "{report:?}");
+    using.keep(using.begun(), &BTreeMap::new(), world.at(9_010)).await.unwrap();
+    let report = sweep(&catalog, &ALL, SweepMode::Remove, now).await.unwrap();
+    assert_eq!(report.put_off, None, "{report:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fill_that_another_does_is_waited_for() {
+    let world = World::new();
+    world.make(2_000, "step", None).await;
+    let (now, until) = (world.at(9_000), UnixTime { secs: 9_060, nanos: 0 });
+    let catalog = world.catalog();
+    world.settle().await;
+    world.index.mark_incomplete().await.unwrap();
+    let fill = world.index.begin_fill(now, until).await.unwrap().unwrap();
+    // One that has died leaves it undone.
+    let report = sweep(&catalog, &ALL, SweepMode::Remove, now).await.unwrap();
+    assert_eq!(report.put_off, Some(PutOff::Filling), "{report:?}");
+    let ends = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert!(world.index.end_fill(&fill).await.unwrap());
+    };
+    let (report, ()) = tokio::join!(sweep(&catalog, &ALL, SweepMode::Remove, now), ends);
+    let report = report.unwrap();
+    assert!(report.put_off.is_none() && report.total().count > 0, "{report:?}");
 }
 
 #[tokio::test]
@@ -376,7 +415,7 @@ async fn after_a_flush_ages_begin_anew_and_no_build_loses_anything() {
     // The index loses that the build has found the record.
     let flushed = World { index: Arc::new(EmbeddedIndex::new(1 << 20)), ..world };
     let report = flushed.sweep(&ALL).await;
-    assert!(report.put_off, "{report:?}");
+    assert_eq!(report.put_off, Some(PutOff::Elsewhere), "the mark is another process's");
     assert_eq!(flushed.find(&record).await.len(), 1);
     using.keep(using.begun(), &BTreeMap::new(), flushed.at(9_010)).await.unwrap();
     let index = Arc::new(EmbeddedIndex::new(1 << 20));
@@ -593,6 +632,10 @@ impl Swept for Late {
 
     async fn remove(&self, things: &[&Thing]) -> Result<Removal, StoreError> {
         self.catalog.remove(things).await
+    }
+
+    async fn put_aside(&self, blobs: &[BlobDigest]) -> Result<Vec<Option<UnixTime>>, StoreError> {
+        self.catalog.put_aside(blobs).await
     }
 }
 

@@ -97,7 +97,11 @@ pub mod build_event {
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct CaughtUp {}
+pub struct CaughtUp {
+    /// What the coordinator's clock says: the times of events are of that clock.
+    #[prost(message, optional, tag = "1")]
+    pub now: ::core::option::Option<Time>,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Question {
     #[prost(uint64, tag = "1")]
@@ -626,6 +630,9 @@ pub struct JobReturned {
     /// The step whose result was not to be had; absent if the worker drains.
     #[prost(uint32, optional, tag = "2")]
     pub lost_input: ::core::option::Option<u32>,
+    /// The layer of it that was not; empty if it was none, or the worker does not say.
+    #[prost(string, tag = "3")]
+    pub lost_layer: ::prost::alloc::string::String,
 }
 /// The slot is free; nothing more comes of this attempt but StepDurable.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -230,7 +230,12 @@ impl Follow<'_> {
 
     fn take(&self, event: Event, session: &Session, show: &mut Show<'_>) -> Option<Followed> {
         match event {
-            Event::CaughtUp => None,
+            Event::CaughtUp { now } => {
+                if let Some(now) = now {
+                    show.tell_time(now);
+                }
+                None
+            }
             Event::Question { number, ask } => {
                 self.answer(number, ask, session);
                 None

@@ -46,6 +46,21 @@ async fn c01_a_flipped_bit_is_found_and_the_blob_put_aside() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_bucket_fails_is_counted_and_what_it_lacks_is_not() {
+    let server = S3Server::start();
+    let store = connect(&server, small_parts).await;
+    let name = blob(b"small");
+    assert_eq!(store.find_missing(&[name]).await.unwrap(), [name]);
+    assert!(read_bytes(&store, &name, 10).await.unwrap_err().is_miss());
+    assert_eq!(store.counts().faults, 0);
+    server.fail(|_| Some(Fault::DENIED));
+    store.find_missing(&[name]).await.unwrap_err();
+    BlobStore::put(&store, &name, stream_of(b"small".to_vec())).await.unwrap_err();
+    Objects::list(&store, "blob/", None).await.unwrap_err();
+    assert_eq!(store.counts().faults, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn c01_a_bit_that_flips_on_the_way_is_found() {
     let server = S3Server::start();
     let store = connect(&server, small_parts).await;

@@ -14,6 +14,17 @@ const FILL_SECONDS: i64 = 60;
 /// What is indexed: records, cache mounts, forms of layers and the blobs.
 const PREFIXES: [&str; 4] = ["base/", "blob/", "layer/", "scope/"];
 
+/// What a fill came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Filled {
+    /// The index knows all now.
+    Complete,
+    /// It lost something meanwhile.
+    Disturbed,
+    /// Somebody else fills it just now.
+    ByOthers,
+}
+
 impl Catalog {
     /// Fills the index unless somebody does so already; who asked does not wait.
     pub(super) fn fill_behind(&self) {
@@ -28,15 +39,23 @@ impl Catalog {
 
     /// Fills the index from the store's listing and says whether it is complete now.
     pub async fn fill(&self) -> Result<bool, StoreError> {
+        Ok(self.try_fill().await? == Filled::Complete)
+    }
+
+    /// The same, where it is told what came in between.
+    pub(super) async fn try_fill(&self) -> Result<Filled, StoreError> {
         let now = self.now();
         let until = UnixTime { secs: now.secs + FILL_SECONDS, ..now };
-        let Some(fill) = self.index().begin_fill(now, until).await? else { return Ok(false) };
+        let Some(fill) = self.index().begin_fill(now, until).await? else {
+            return Ok(Filled::ByOthers);
+        };
         for prefix in PREFIXES {
             self.fill_below(prefix, now).await?;
         }
         // Whatever was lost, uses may have been.
         self.new_epoch().await?;
-        self.end(&fill).await
+        let complete = self.end(&fill).await?;
+        Ok(if complete { Filled::Complete } else { Filled::Disturbed })
     }
 
     async fn end(&self, fill: &Fill) -> Result<bool, StoreError> {

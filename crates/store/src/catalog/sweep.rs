@@ -2,18 +2,20 @@
 //! together.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use bytes::Bytes;
 use dcbuild_model::limits::MANIFEST_BYTES_MAX;
-use dcbuild_model::{Digest, LayerId, Record, Scope, StepKey, UnixTime};
+use dcbuild_model::{BlobDigest, Digest, LayerId, Record, Scope, StepKey, UnixTime};
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::caches;
+use super::fill::Filled;
 use super::layers::Versioned;
 use super::steps::StoredRecord;
 use super::{AT_ONCE, Catalog, DOCUMENT_BYTES_MAX};
 use crate::manifest::blobs_named_by;
-use crate::sweep::{Hold, Inventory, Removal, Removed, Swept, Thing, ThingKind};
+use crate::sweep::{Hold, Inventory, PutOff, Removal, Removed, Swept, Thing, ThingKind};
 use crate::{
     CacheVersion, HashedBase, IndexKey, ListedObject, NamedImage, ObjectName, StoreError,
     StoredBlob,
@@ -22,6 +24,9 @@ use crate::{
 const PREFIXES: [&str; 5] = ["blob/", "layer/", "base/", "scope/", "quarantine/"];
 /// Keys that are looked up at a time.
 const KEYS_AT_ONCE: usize = 1_000;
+/// How long another's filling of the index is waited for: so many times this pause.
+const FILL_LOOKS: u32 = 50;
+const FILL_PAUSE: Duration = Duration::from_millis(200);
 /// How long a sweeper has its turn.
 const TURN_SECS: i64 = 300;
 /// Clocks of machines may differ by so much.
@@ -84,12 +89,19 @@ impl Catalog {
         Ok(uses)
     }
 
-    /// Whether the index knows all that the store has; fills it if need be.
+    /// Whether the index knows all that the store has; fills it if need be, or waits a while for whoever does so already.
     async fn knows_all(&self) -> Result<bool, StoreError> {
-        if self.index().find(&[]).await?.complete {
-            return Ok(true);
+        for _ in 0..FILL_LOOKS {
+            if self.index().find(&[]).await?.complete {
+                return Ok(true);
+            }
+            match self.try_fill().await? {
+                Filled::Complete => return Ok(true),
+                Filled::Disturbed => return Ok(false),
+                Filled::ByOthers => tokio::time::sleep(FILL_PAUSE).await,
+            }
         }
-        self.fill().await
+        Ok(false)
     }
 
     /// Adds what records, forms, cache mounts and names of images need.
@@ -295,7 +307,8 @@ impl Swept for Catalog {
             things.push(Thing { kind, scope, name, parts, size, written, used, hold, needs });
         }
         self.add_needs(&mut things).await?;
-        Ok(Inventory { things, unknown_uses: marks.unknown || !knows_all })
+        let unknown_uses = marks.unknown.or((!knows_all).then_some(PutOff::Filling));
+        Ok(Inventory { things, unknown_uses })
     }
 
     async fn records(&self, inventory: &Inventory) -> Result<Vec<(usize, Record)>, StoreError> {
@@ -325,7 +338,7 @@ impl Swept for Catalog {
 
     async fn remove(&self, things: &[&Thing]) -> Result<Removal, StoreError> {
         // A build may have begun since; what it has found was told to the index since.
-        if self.marks().await?.unknown {
+        if self.marks().await?.unknown.is_some() {
             return Ok(Removal::nothing_of(things));
         }
         let (mut going, mut stayed) = (Vec::new(), Vec::new());
@@ -345,6 +358,17 @@ impl Swept for Catalog {
         let bytes = going.iter().map(|thing| thing.size).sum();
         let count = u64::try_from(going.len()).unwrap_or(u64::MAX);
         Ok(Removal { removed: Removed { count, bytes }, stayed })
+    }
+
+    async fn put_aside(&self, blobs: &[BlobDigest]) -> Result<Vec<Option<UnixTime>>, StoreError> {
+        let looks = blobs.iter().map(|blob| async move {
+            let name = format!("quarantine/sha256/{}", blob.0.hex());
+            let page = self.objects().list(&name, None).await?;
+            let found = page.objects.into_iter().find(|object| object.name.as_str() == name);
+            Ok(found.map(|object| object.modified))
+        });
+        let looks: Vec<_> = looks.collect();
+        futures::stream::iter(looks).buffered(AT_ONCE).try_collect().await
     }
 }
 

@@ -7,6 +7,7 @@
 //! and only when it has changed are keys looked up in the store that the index does not know.
 
 use std::collections::BTreeSet;
+use std::sync::PoisonError;
 
 use bytes::Bytes;
 use dcbuild_model::{NoteId, UnixTime};
@@ -15,6 +16,7 @@ use tokio::sync::Mutex;
 
 use super::{Catalog, DOCUMENT_BYTES_MAX, encode};
 use crate::notes::note_id;
+use crate::sweep::PutOff;
 use crate::uses::{USE_LIFETIME, UseMark};
 use crate::{IndexEntry, IndexKey, ObjectName, StoreError};
 
@@ -36,8 +38,17 @@ struct Mark {
 pub(super) struct Marks {
     /// When the oldest use began that still lasts.
     pub(super) oldest: Option<UnixTime>,
-    /// Whether there are uses of which this index does not know.
-    pub(super) unknown: bool,
+    /// Whose uses this index does not know, if there are any.
+    pub(super) unknown: Option<PutOff>,
+}
+
+impl Marks {
+    /// A process's own builds are named first: it knows when they end.
+    fn note_unknown(&mut self, whose: PutOff) {
+        if self.unknown != Some(PutOff::BegunBefore) {
+            self.unknown = Some(whose);
+        }
+    }
 }
 
 /// The mark of one process.
@@ -51,7 +62,20 @@ pub struct CatalogMark {
 impl Catalog {
     /// A mark for a process; `salt` tells it from others.
     pub fn mark(&self, salt: &[u8]) -> CatalogMark {
-        CatalogMark { catalog: self.clone(), id: note_id(self.now(), salt), heard: None }
+        self.mark_of(note_id(self.now(), salt))
+    }
+
+    /// The mark of a process that goes by this id, which no other may have: of one that was killed it is this one's to take
+    /// away.
+    pub fn mark_of(&self, id: NoteId) -> CatalogMark {
+        self.inner.own_marks.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        CatalogMark { catalog: self.clone(), id, heard: None }
+    }
+
+    fn is_own_mark(&self, name: &ObjectName) -> bool {
+        let id = name.as_str().strip_prefix(PREFIX).and_then(|id| id.parse().ok());
+        let own = self.inner.own_marks.lock().unwrap_or_else(PoisonError::into_inner);
+        id.is_some_and(|id| own.contains(&id))
     }
 
     /// Says that this process has brought records into the store, to processes whose indexes are their own.
@@ -101,12 +125,21 @@ impl Catalog {
                 Some(mark) => {
                     let oldest = marks.oldest.map_or(mark.since, |it| it.min(mark.since));
                     marks.oldest = Some(oldest);
-                    marks.unknown |= mark.epochs.iter().any(|it| *it != epoch);
+                    if mark.epochs.iter().any(|it| *it != epoch) {
+                        let own = self.is_own_mark(&object.name);
+                        marks.note_unknown(if own {
+                            PutOff::BegunBefore
+                        } else {
+                            PutOff::Elsewhere
+                        });
+                    }
                 }
-                None => marks.unknown = true,
+                None => marks.note_unknown(PutOff::Elsewhere),
             }
         }
-        marks.unknown |= page.more;
+        if page.more {
+            marks.note_unknown(PutOff::Elsewhere);
+        }
         if !dead.is_empty() {
             self.objects().delete(&dead).await?;
         }

@@ -8,8 +8,8 @@ use dcbuild_model::limits::MANIFEST_BYTES_MAX;
 use dcbuild_model::{BlobDigest, Digest, UnixTime};
 
 use super::{FolderStore, children, modified, stat};
-use crate::StoreError;
 use crate::locks::{self, LockMode};
+use crate::{NamedImage, StoreError};
 
 /// How deep indexes of images may nest before their blobs no longer count as needed.
 const NESTING_MAX: u32 = 4;
@@ -214,7 +214,7 @@ impl FolderStore {
     }
 
     /// When the oldest time of use that still lasts began; files of dead ones are removed on the way.
-    fn oldest_use(&self) -> Result<Option<UnixTime>, StoreError> {
+    pub(super) fn oldest_use(&self) -> Result<Option<UnixTime>, StoreError> {
         let mut oldest: Option<UnixTime> = None;
         for path in children(&self.inner.dir.join("use"))? {
             let dead = locks::acquire(&path, LockMode::Exclusive).map_err(StoreError::io(&path))?;
@@ -236,6 +236,13 @@ impl FolderStore {
             }
         }
         Ok(blobs)
+    }
+
+    /// The blobs of a named image, in hex form.
+    pub(super) fn blobs_of(&self, image: &NamedImage) -> BTreeSet<String> {
+        let mut blobs = BTreeSet::new();
+        self.add_needed(image.manifest.0, NESTING_MAX, &mut blobs);
+        blobs
     }
 
     /// Adds a manifest and all that it names. What cannot be read keeps its name only: nothing more is known of it.
@@ -263,10 +270,10 @@ impl FolderStore {
     }
 }
 
-fn name(path: &Path) -> String {
+pub(super) fn name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn stem(path: &Path) -> String {
+pub(super) fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }

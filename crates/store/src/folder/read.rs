@@ -1,17 +1,18 @@
 //! The blobs of a folder store.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use dcbuild_model::limits::CHUNK_BYTES;
-use dcbuild_model::{BlobDigest, Digest};
+use dcbuild_model::{BlobDigest, Digest, UnixTime};
 use futures::StreamExt;
 use sha2::Digest as _;
 
 use super::gate::Gate;
-use super::{FolderStore, modified, open, stat};
+use super::{FolderStore, children, modified, open, stat};
 use crate::{BlobStore, BlobStream, ByteRange, StoreError};
 
 /// How many uses are noted at one passage of the gate; whoever removes waits as long.
@@ -107,6 +108,26 @@ impl FolderStore {
             Err(error) => return Err(StoreError::io(path)(error)),
         }
         Ok(StoreError::Corrupt { blob })
+    }
+
+    /// When each of these blobs was put in quarantine. A file that is moved keeps the time of its bytes, and carries the time
+    /// of its move beside it.
+    pub(super) fn when_put_aside(
+        &self,
+        blobs: &[BlobDigest],
+    ) -> Result<Vec<Option<UnixTime>>, StoreError> {
+        use std::os::unix::fs::MetadataExt as _;
+        let mut moved: BTreeMap<String, UnixTime> = BTreeMap::new();
+        for path in children(&self.inner.dir.join("quarantine"))? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let Some((hex, _)) = name.split_once('-') else { continue };
+            let Some(metadata) = stat(&path)? else { continue };
+            let nanos = u32::try_from(metadata.ctime_nsec()).unwrap_or(0);
+            let time = UnixTime { secs: metadata.ctime(), nanos };
+            let last = moved.entry(hex.to_owned()).or_insert(time);
+            *last = (*last).max(time);
+        }
+        Ok(blobs.iter().map(|blob| moved.get(&blob.0.hex()).copied()).collect())
     }
 
     fn start_reading(&self, blob: BlobDigest, range: ByteRange) -> Result<Reading, StoreError> {

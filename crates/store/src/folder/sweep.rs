@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use dcbuild_model::{Digest, LayerId, Record, Scope};
+use dcbuild_model::{BlobDigest, Digest, LayerId, Record, Scope, UnixTime};
 
-use super::FolderStore;
 use super::layers::Versioned;
 use super::notes::record_of;
-use super::prune::{EntryKind, StoreEntry};
+use super::prune::{EntryKind, StoreEntry, name, stem};
 use super::records::StoredRecord;
+use super::{FolderStore, children, stat};
 use crate::sweep::{Hold, Inventory, Removal, Swept, Thing, ThingKind};
-use crate::{CacheVersion, HashedBase, StoreError, StoredBlob};
+use crate::{CacheVersion, HashedBase, NamedImage, StoreError, StoredBlob};
 
 /// Where blobs, and what describes layers, stand among the things.
 #[derive(Default)]
@@ -47,17 +47,27 @@ impl Places {
     }
 
     fn blob(&self, digest: &Digest) -> Option<usize> {
-        self.blobs.get(&digest.hex()).copied()
+        self.by_hex(&digest.hex())
+    }
+
+    fn by_hex(&self, hex: &str) -> Option<usize> {
+        self.blobs.get(hex).copied()
     }
 }
 
 impl FolderStore {
     fn list_things(&self) -> Result<Inventory, StoreError> {
         let mut things = Vec::new();
+        let since = self.oldest_use()?;
         for entry in self.entries()? {
             let Some(kind) = kind_of(&entry) else { continue };
             let StoreEntry { id, size, last_used, needed, .. } = entry;
-            let hold = if needed { Hold::InUse } else { Hold::Free };
+            let in_use = since.is_some_and(|since| last_used >= since);
+            let hold = match (needed, in_use) {
+                (false, _) => Hold::Free,
+                (true, true) => Hold::InUse,
+                (true, false) => Hold::Named,
+            };
             let (written, used, needs) = (last_used, last_used, Vec::new());
             let scope = scope_of(&kind, &id);
             things.push(Thing {
@@ -76,7 +86,38 @@ impl FolderStore {
         for thing in &mut things {
             thing.needs = self.needs(thing, &places)?;
         }
-        Ok(Inventory { things, unknown_uses: false })
+        things.extend(self.named_things(&places)?);
+        Ok(Inventory { things, unknown_uses: None })
+    }
+
+    /// The names of images, each with the blobs that its image is made of.
+    fn named_things(&self, places: &Places) -> Result<Vec<Thing>, StoreError> {
+        let mut things = Vec::new();
+        for folder in children(&self.inner.dir.join("image"))? {
+            for path in children(&folder)? {
+                let stored = self.read_document::<Versioned<NamedImage>>(&path)?;
+                let (Some((stored, time)), Some(metadata)) = (stored, stat(&path)?) else {
+                    continue;
+                };
+                let name = format!("{}/{}", name(&folder), stem(&path));
+                let blobs = self.blobs_of(&stored.value);
+                let mut needs: Vec<usize> =
+                    blobs.iter().filter_map(|hex| places.by_hex(hex)).collect();
+                needs.sort_unstable();
+                things.push(Thing {
+                    kind: ThingKind::Image,
+                    scope: scope_of(&ThingKind::Image, &name),
+                    parts: vec![name.clone()],
+                    name,
+                    size: metadata.len(),
+                    written: time,
+                    used: time,
+                    hold: Hold::Named,
+                    needs,
+                });
+            }
+        }
+        Ok(things)
     }
 
     fn needs(&self, thing: &Thing, places: &Places) -> Result<Vec<usize>, StoreError> {
@@ -154,12 +195,10 @@ impl FolderStore {
 fn scope_of(kind: &ThingKind, id: &str) -> Option<Scope> {
     match kind {
         ThingKind::Record { scope, .. } => Some(scope.clone()),
-        ThingKind::CacheMount => id.split('/').next()?.replace('+', "/").parse().ok(),
-        ThingKind::Form { .. }
-        | ThingKind::Base
-        | ThingKind::Image
-        | ThingKind::Blob
-        | ThingKind::Quarantined => None,
+        ThingKind::CacheMount | ThingKind::Image => {
+            id.split('/').next()?.replace('+', "/").parse().ok()
+        }
+        ThingKind::Form { .. } | ThingKind::Base | ThingKind::Blob | ThingKind::Quarantined => None,
     }
 }
 
@@ -214,5 +253,10 @@ impl Swept for FolderStore {
     async fn remove(&self, things: &[&Thing]) -> Result<Removal, StoreError> {
         let things: Vec<Thing> = things.iter().map(|thing| (*thing).clone()).collect();
         self.blocking(move |store| store.remove_things(&things)).await
+    }
+
+    async fn put_aside(&self, blobs: &[BlobDigest]) -> Result<Vec<Option<UnixTime>>, StoreError> {
+        let blobs = blobs.to_vec();
+        self.blocking(move |store| store.when_put_aside(&blobs)).await
     }
 }

@@ -1,7 +1,7 @@
 //! Which things of a store are to go: the longest unused first, and never what a thing that stays needs.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 
 use dcbuild_model::{EvictionRule, LayerId, Scope, StepKey, UnixTime};
 
@@ -80,9 +80,16 @@ pub struct Victim {
 /// Chooses what is to go so that the rest keeps the ceilings, in an order in which nothing goes before what needs it.
 ///
 /// What only a thing that goes needed goes with it. What nothing needs (packs of contexts, manifests of images without a
-/// name) goes by its own age, unless the ceilings are those of one scope: it is nobody's alone.
+/// name) goes by its own age, unless the ceilings are those of one scope: it is nobody's alone. What is larger, with all
+/// that it needs, than all that may stay goes first, however lately it was used: else all the others would go, and it after
+/// them.
 pub fn victims(things: &[Thing], ceilings: &Ceilings, now: UnixTime) -> Vec<Victim> {
     let mut choice = Choice::new(things, ceilings.within.as_ref());
+    for place in choice.oversized(ceilings) {
+        if let Some(rule) = choice.rule(place, ceilings, now) {
+            choice.take(place, rule);
+        }
+    }
     while let Some(place) = choice.longest_unused() {
         let Some(rule) = choice.rule(place, ceilings, now) else {
             // All others were used later, and the rest fits.
@@ -143,6 +150,35 @@ impl<'a> Choice<'a> {
             }
         }
         None
+    }
+
+    /// What cannot stay even alone, the longest unused first.
+    fn oversized(&self, ceilings: &Ceilings) -> Vec<usize> {
+        let Some(keep) = ceilings.keep_bytes.filter(|keep| !ceilings.all && self.bytes > *keep)
+        else {
+            return Vec::new();
+        };
+        let mut queued: Vec<_> = self.queue.iter().map(|Reverse(queued)| *queued).collect();
+        queued.retain(|(_, _, place)| self.is_larger(*place, keep));
+        queued.sort_unstable();
+        queued.into_iter().map(|(_, _, place)| place).collect()
+    }
+
+    /// Whether a thing and all that it needs have more bytes than these.
+    fn is_larger(&self, place: usize, max: u64) -> bool {
+        let (mut open, mut seen, mut bytes) = (vec![place], BTreeSet::new(), 0_u64);
+        while let Some(place) = open.pop() {
+            if let Some(thing) = self.things.get(place)
+                && seen.insert(place)
+            {
+                bytes = bytes.saturating_add(thing.size);
+                open.extend(&thing.needs);
+            }
+            if bytes > max {
+                return true;
+            }
+        }
+        false
     }
 
     fn rule(&self, place: usize, ceilings: &Ceilings, now: UnixTime) -> Option<EvictionRule> {
@@ -256,7 +292,26 @@ mod tests {
         let things = [record(5, &[2]), record(50, &[2]), blob(100, 1), blob(10, 2)];
         check(&things, &keep(105), &[3]);
         check(&things, &keep(101), &[3, 0]);
-        check(&things, &keep(50), &[3, 0, 1, 2]);
+        check(&things, &keep(50), &[0, 1, 2]);
+    }
+
+    #[test]
+    fn what_is_larger_than_all_that_may_stay_goes_before_what_is_older() {
+        let things = [
+            record(5, &[1]),
+            blob(10, 5),
+            record(99, &[3]),
+            blob(100, 99),
+            // A blob that nothing needs.
+            blob(60, 50),
+            blob(10, 1),
+        ];
+        check(&things, &keep(50), &[4, 2, 3]);
+        // Together they are too many then, and the longest unused goes.
+        check(&things, &keep(20), &[4, 2, 3, 5]);
+        check(&things, &keep(150), &[5, 0, 1, 4]);
+        let aged = Ceilings { max_age: Some(Duration::from_secs(998)), ..keep(50) };
+        check(&things, &aged, &[4, 2, 3, 5]);
     }
 
     #[test]
