@@ -43,4 +43,5 @@ pub use prepare::{Found, Place, PrepareError, Prepared, prepare};
 pub use rpc::{ListedBuild, ListedImage, ListedWorker, RpcError};
 pub use show::{Console, Screen};
 pub use unpack::{UnpackError, unpack};
+pub use variables::docker_logins;
 pub use wanted::{DockerfilePlace, Handover, MainContext, Purpose, Wanted};

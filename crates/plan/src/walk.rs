@@ -20,7 +20,7 @@ use crate::key::{Parent, Seen, sees_parent, state_key, step_key};
 use crate::op::{CopyOp, CopySource, ImageOp, Input, InputSource, Op, WorkdirOp};
 use crate::plan::{HistoryLine, ImageTemplate, Part, PlanError, PlannedImage, PlannedStage, Step};
 use crate::policy::{Judged, Known};
-use crate::sources::{Need, ResolvedImage, Unresolved};
+use crate::sources::{Need, ResolvedImage};
 use crate::stage::{Base, Command, Draft, Ground, StageDraft, expansion, lines, refused};
 
 pub(crate) const DEFAULT_PATH: &str =
@@ -279,11 +279,7 @@ impl Walk<'_> {
                 self.needs.insert(Need::Selection { context: context.to_owned(), selection });
                 Ok(None)
             }
-            Some(Err(Unresolved { reason, hint })) => Err(PlanError::Instruction {
-                message: reason.clone(),
-                lines: stage.at,
-                hint: hint.clone(),
-            }),
+            Some(Err(found)) => Err(PlanError::unresolved(stage.at, found.reason.clone(), found)),
             Some(Ok(digest)) => {
                 let source = InputSource::Context { name: context.to_owned(), digest: *digest };
                 Ok(Some(Input { source, selection }))

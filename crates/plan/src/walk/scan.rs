@@ -107,7 +107,7 @@ impl Walk<'_> {
                 self.needs.insert(Need::Image { reference, platform });
                 Ok(None)
             }
-            Some(Err(Unresolved { reason, hint: _ })) => {
+            Some(Err(Unresolved { reason, .. })) => {
                 Err(bad(format!("could not find the scanner {reference}: {reason}")))
             }
             Some(Ok(image)) => {
