@@ -21,7 +21,6 @@ pub mod output;
 pub mod parse;
 pub mod policy;
 pub mod prepare;
-mod refuse;
 pub mod rpc;
 pub mod show;
 pub mod unpack;

@@ -72,6 +72,7 @@ impl Walk<'_> {
             proxies: Vec::new(),
             cgroup_parent: Some(request.cgroup_parent.clone()).filter(allowed),
             empty_caches: false,
+            resources: request.resources.clone(),
         }));
         Ok(Some(self.step(&mut stage, label, op, inputs)))
     }
