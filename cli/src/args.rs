@@ -202,6 +202,9 @@ pub(crate) struct Explain {
 pub(crate) struct Names {
     #[command(flatten)]
     pub(crate) cluster: Cluster,
+    /// Print ids alone, which `rmi` takes as well
+    #[arg(long, short, conflicts_with = "format")]
+    pub(crate) quiet: bool,
     /// How the list is printed
     #[arg(long, value_enum, default_value = "text")]
     pub(crate) format: Format,
@@ -209,9 +212,12 @@ pub(crate) struct Names {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct RemoveNames {
-    /// Names as `dcbuild images` lists them
+    /// Names as `dcbuild images` lists them, or ids as `dcbuild images --quiet` prints them
     #[arg(value_name = "NAME", required = true)]
     pub(crate) names: Vec<String>,
+    /// End well where there is no such image
+    #[arg(long, short)]
+    pub(crate) force: bool,
     #[command(flatten)]
     pub(crate) cluster: Cluster,
 }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use dcbuild_client::{
     BuildFlags, BuildRequest, Caches, Console, Ended, FlagError, Handover, Method, Place, Purpose,
-    Reach, Wanted, describe, gather, prepare, variables,
+    Reach, Wanted, describe, docker_logins, gather, prepare, variables,
 };
 use dcbuild_model::BuildId;
 use dcbuild_plan::{Plan, show};
@@ -154,7 +154,7 @@ pub(crate) async fn request(
     };
     let reach = Reach {
         registries: registries(&app.config)?,
-        docker_config: app.env.docker_config(),
+        logins: docker_logins(&app.env),
         working: working.clone(),
     };
     let caches = Caches::open(&wanted.caches, &reach).await?;

@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use dcbuild_carry::{Carried, NoPacks, Packs, Place, TakeError, why_unopened};
 use dcbuild_client::caches::Where;
-use dcbuild_client::{Reach, explained, place_of};
+use dcbuild_client::{Reach, docker_logins, explained, place_of};
 use dcbuild_coordinator::{CarryError, Exported, Stores, View, cache as ask_here, export, import};
 use dcbuild_model::{BlobDigest, Compression, LayerId, Scope, UnixTime};
 use dcbuild_process::{ByteSize, Clock as _, SystemClock, parse_duration};
@@ -268,7 +268,7 @@ async fn carry(
     let scope = scope_here(app, scope);
     let reach = Reach {
         registries: registries(&app.config)?,
-        docker_config: app.env.docker_config(),
+        logins: docker_logins(&app.env),
         working: working()?,
     };
     let there: Arc<dyn Place> = place_of(&meant(from_to, way)?, &reach).await?;

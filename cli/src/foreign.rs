@@ -1,6 +1,6 @@
 //! Commands of docker's that somebody types by habit and that dcbuild has not: what to do instead.
 
-use std::ffi::OsString;
+use crate::typed::Typed;
 
 /// A command of docker's: its word, why it is not here, and what to do instead.
 type Foreign = (&'static str, &'static str, &'static str);
@@ -12,6 +12,11 @@ const DEBUGGER: &str = "dcbuild has no debugger";
 const NO_DEBUGGER: &str = "--target builds up to a stage, whose image can be run";
 const CONTAINERS: &str = "dcbuild builds images and runs none";
 const NO_CONTAINERS: &str = "`dcbuild build --load` hands an image to docker, which runs it";
+
+const NO_DAEMON: &str = "dcbuild has no daemon";
+const CLUSTER: &str = "`dcbuild submit` builds on the cluster that DCBUILD_COORDINATOR names";
+const AN_IMAGE: &str = "`dcbuild plan CONTEXT` shows the config that a build gives its image, `skopeo inspect docker://NAME` \
+                        one of a registry";
 
 /// Those that stand behind `docker`, with or without a word such as `image` between.
 const OF_DOCKER: &[Foreign] = &[
@@ -67,6 +72,84 @@ const OF_DOCKER: &[Foreign] = &[
         "dcbuild makes an index when it builds the images",
         "`dcbuild build --platform A,B -t NAME --push CONTEXT`",
     ),
+    (
+        "info",
+        NO_DAEMON,
+        "`dcbuild doctor` says what this machine can build, `dcbuild workers` lists those of a cluster",
+    ),
+    ("inspect", "dcbuild does not take images apart", AN_IMAGE),
+    (
+        "context",
+        NO_DAEMON,
+        "DOCKER_CONTEXT and `docker context use` say which docker --load hands an image to",
+    ),
+    (
+        "scout",
+        "dcbuild does not judge what an image holds",
+        "`dcbuild build --sbom=true --push -t NAME CONTEXT` lists what is in it, for a scanner to judge",
+    ),
+    (
+        "sbom",
+        "dcbuild lists what an image holds when it builds it",
+        "`dcbuild build --sbom=true --push -t NAME CONTEXT`",
+    ),
+    (
+        "cp",
+        CONTAINERS,
+        "`dcbuild build -o DIR CONTEXT` writes the files of an image, or of a stage with --target",
+    ),
+    (
+        "export",
+        CONTAINERS,
+        "`dcbuild build -o type=tar,dest=FILE.tar CONTEXT` writes the files of an image",
+    ),
+    (
+        "import",
+        "dcbuild makes images from Dockerfiles",
+        "FROM scratch and ADD FILE.tar / make an image of an archive",
+    ),
+    (
+        "commit",
+        "dcbuild makes images from Dockerfiles",
+        "write what was done as RUN lines, which `dcbuild build` repeats",
+    ),
+    (
+        "logout",
+        "dcbuild keeps no passwords",
+        "`docker logout`, or take the registry out of ~/.docker/config.json",
+    ),
+    (
+        "search",
+        "dcbuild does not look into registries",
+        "`skopeo list-tags docker://NAME` lists the tags of an image",
+    ),
+    ("trust", "dcbuild signs nothing", "name base images by their digest"),
+    ("create", CONTAINERS, NO_CONTAINERS),
+    ("start", CONTAINERS, NO_CONTAINERS),
+    ("stop", CONTAINERS, NO_CONTAINERS),
+    ("kill", CONTAINERS, NO_CONTAINERS),
+    (
+        "rm",
+        CONTAINERS,
+        "`dcbuild rmi NAME` takes a name away from an image, `dcbuild prune` what is left over",
+    ),
+    ("wait", CONTAINERS, NO_CONTAINERS),
+    ("top", CONTAINERS, NO_CONTAINERS),
+    ("stats", CONTAINERS, NO_CONTAINERS),
+    ("port", CONTAINERS, NO_CONTAINERS),
+    ("diff", CONTAINERS, NO_CONTAINERS),
+    ("events", NO_DAEMON, "`dcbuild attach ID` follows a build of a cluster"),
+    ("network", CONTAINERS, NO_CONTAINERS),
+    (
+        "volume",
+        CONTAINERS,
+        "`dcbuild du --verbose` lists cache mounts, `dcbuild prune --filter type=exec.cachemount` removes them",
+    ),
+    ("swarm", CONTAINERS, CLUSTER),
+    ("node", CONTAINERS, CLUSTER),
+    ("service", CONTAINERS, CLUSTER),
+    ("stack", CONTAINERS, CLUSTER),
+    ("plugin", NO_DAEMON, "leave it out"),
 ];
 
 /// Those that only stand behind `docker buildx`.
@@ -100,13 +183,22 @@ const OF_BUILDX: &[Foreign] = &[
 /// Words of docker's behind which others of its commands stand.
 const GROUPS: [&str; 5] = ["buildx", "builder", "image", "container", "system"];
 
+/// docker's flags before a command that name a file each.
+const CERTIFICATES: [&str; 3] = ["--tlscacert", "--tlscert", "--tlskey"];
+
 /// What is said where the command line is one of docker's; nothing where it may be one of ours.
-pub(crate) fn said_of(words: &[OsString]) -> Option<String> {
-    let mut words = words.iter().skip(1).map(|word| word.to_str().unwrap_or_default()).peekable();
+pub(crate) fn said_of(typed: &Typed) -> Option<String> {
+    let mut words = typed.command().peekable();
     let group = words.next_if(|word| GROUPS.contains(word));
     let command = words.next().unwrap_or_default();
     let of_buildx = if group == Some("buildx") { OF_BUILDX } else { &[] };
     let found = of_buildx.iter().chain(OF_DOCKER).find(|(word, ..)| *word == command);
+    if let Some(flag) = CERTIFICATES.iter().find(|flag| command.split('=').next() == Some(**flag)) {
+        return Some(format!(
+            "error: {flag} is not understood: dcbuild takes the certificates of a docker daemon by their folder\n\
+             hint: set DOCKER_CERT_PATH to the folder that has ca.pem, cert.pem and key.pem\n"
+        ));
+    }
     let typed = format!("{} {command}", group.unwrap_or_default());
     let typed = typed.trim();
     match found {
@@ -130,9 +222,8 @@ mod tests {
     use crate::args::Arguments;
 
     fn said(line: &str) -> Option<String> {
-        let words: Vec<OsString> =
-            std::iter::once("dcbuild").chain(line.split_whitespace()).map(Into::into).collect();
-        said_of(&words)
+        let words = std::iter::once("dcbuild").chain(line.split_whitespace());
+        said_of(&Typed::read(words.map(Into::into).collect()))
     }
 
     #[test]
@@ -146,6 +237,15 @@ mod tests {
             ("push app", "error: there is no `dcbuild push`: dcbuild pushes an image"),
             ("image push app", "error: there is no `dcbuild image push`: "),
             ("buildx", "error: there is no `dcbuild buildx`\nhint: `dcbuild help` lists"),
+            ("info", "error: there is no `dcbuild info`: dcbuild has no daemon"),
+            ("inspect app", "error: there is no `dcbuild inspect`: "),
+            ("context use x", "error: there is no `dcbuild context`: "),
+            ("scout cves app", "error: there is no `dcbuild scout`: "),
+            ("cp c:/x .", "error: there is no `dcbuild cp`: "),
+            ("container rm x", "error: there is no `dcbuild container rm`: "),
+            ("buildx --builder x ls", "error: there is no `dcbuild buildx ls`: "),
+            ("--config x bake", "error: there is no `dcbuild bake`: "),
+            ("--tlscacert=/ca build .", "error: --tlscacert is not understood: "),
             ("buildx nothing", "error: there is no `dcbuild buildx nothing`\nhint: "),
         ] {
             let said = said(line).unwrap_or_default();
@@ -159,7 +259,7 @@ mod tests {
         for command in Arguments::command().get_subcommands() {
             assert_eq!(said(command.get_name()), None);
         }
-        for line in ["", "--help", "build .", "biuld .", "-t x", "--config x bake", "rm x"] {
+        for line in ["", "--help", "build .", "biuld .", "-t x", "--config x build"] {
             assert_eq!(said(line), None, "{line}");
         }
     }

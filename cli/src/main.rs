@@ -19,8 +19,8 @@ mod roles;
 mod secure;
 mod state;
 mod stores;
+mod typed;
 
-use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
@@ -31,19 +31,20 @@ use dcbuild_process::{Config, Env, signals, start_tracing};
 
 use crate::args::{Arguments, Command};
 use crate::state::{Detail, Format, State};
+use crate::typed::Typed;
 
 fn main() -> ExitCode {
     // The sandbox's helper is this same binary: it must come first, in one thread, before anything else is set up.
     if std::env::args_os().nth(1).is_some_and(|word| word == dcbuild_sandbox::CELL_ARGUMENT) {
         return dcbuild_sandbox::cell_main();
     }
-    let words = plain(std::env::args_os().collect());
-    if let Some(said) = foreign::said_of(&words) {
+    let typed = Typed::read(std::env::args_os().collect());
+    if let Some(said) = foreign::said_of(&typed) {
         complain(&said);
         return ExitCode::from(build::USAGE);
     }
-    let arguments = Arguments::parse_from(words);
-    match run(arguments) {
+    let arguments = Arguments::parse_from(&typed.words);
+    match run(arguments, typed.env(Env::capture())) {
         Ok(code) => code,
         Err(error) => {
             complain(&dcbuild_process::report(error.as_ref()));
@@ -52,37 +53,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Leaves out the word that docker puts before some commands: `buildx build`, `builder prune`, `image build`; and takes
-/// docker's word for some others.
-fn plain(mut words: Vec<OsString>) -> Vec<OsString> {
-    let is = |word: Option<&OsString>, known: &[&str]| {
-        word.and_then(|word| word.to_str()).is_some_and(|word| known.contains(&word))
-    };
-    if is(words.get(1), &["buildx", "builder", "image"])
-        && is(words.get(2), &["build", "b", "du", "prune"])
-    {
-        words.remove(1);
-    }
-    if is(words.get(1), &["b"]) {
-        words[1] = "build".into();
-    }
-    for (theirs, ours) in [
-        (["buildx", "version"], "version"),
-        (["image", "ls"], "images"),
-        (["image", "list"], "images"),
-        (["image", "rm"], "rmi"),
-        (["system", "df"], "du"),
-    ] {
-        if is(words.get(1), &theirs[..1]) && is(words.get(2), &theirs[1..]) {
-            words.remove(1);
-            words[1] = ours.into();
-        }
-    }
-    words
-}
-
-fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let env = Env::capture();
+fn run(arguments: Arguments, env: Env) -> anyhow::Result<ExitCode> {
     let config =
         Config::load(arguments.config.as_deref(), &env).context("the configuration is wrong")?;
     let level = match (&arguments.log, &arguments.command) {
@@ -189,34 +160,4 @@ fn say(text: &str) -> anyhow::Result<ExitCode> {
 fn complain(text: &str) {
     // There is nowhere to say that standard error cannot be written to.
     drop(std::io::stderr().lock().write_all(text.as_bytes()));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn docker_may_have_a_word_more() {
-        for (given, want) in [
-            ("buildx build .", "build ."),
-            ("builder b .", "build ."),
-            ("image build -t a .", "build -t a ."),
-            ("buildx du", "du"),
-            ("builder prune --all", "prune --all"),
-            ("b .", "build ."),
-            ("build buildx", "build buildx"),
-            ("buildx ls", "buildx ls"),
-            ("buildx version", "version"),
-            ("image ls", "images"),
-            ("image rm app", "rmi app"),
-            ("system df", "du"),
-            ("image", "image"),
-            ("", ""),
-        ] {
-            let words = |text: &str| -> Vec<OsString> {
-                std::iter::once("dcbuild").chain(text.split_whitespace()).map(Into::into).collect()
-            };
-            assert_eq!(plain(words(given)), words(want), "{given}");
-        }
-    }
 }

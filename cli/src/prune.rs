@@ -6,13 +6,17 @@ use dcbuild_process::{ByteSize, parse_duration};
 use dcbuild_store::{EntryKind, PruneRequest};
 
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of docker's")]
 pub(crate) struct Prune {
     /// Remove everything that no build and no named image needs
     #[arg(long, short)]
     all: bool,
     /// Remove the longest unused until the rest fits, such as 10GiB
-    #[arg(long, value_name = "SIZE", visible_alias = "max-used-space")]
+    #[arg(long, value_name = "SIZE")]
     keep_storage: Option<ByteSize>,
+    /// The same, by docker's name for it
+    #[arg(long, value_name = "SIZE", conflicts_with = "keep_storage")]
+    max_used_space: Option<ByteSize>,
     /// Remove what was not used for so long, such as 48h
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     older_than: Option<Duration>,
@@ -22,6 +26,9 @@ pub(crate) struct Prune {
     /// Taken for docker's sake: nothing is asked in any case
     #[arg(long, short)]
     force: bool,
+    /// Taken for docker's sake: what was removed is summed up in any case
+    #[arg(long, hide = true)]
+    verbose: bool,
 }
 
 /// What narrows a removal.
@@ -65,7 +72,7 @@ impl Prune {
                 Filter::Kinds(kinds) => request.kinds.extend(*kinds),
             }
         }
-        request.keep_bytes = self.keep_storage.map(|size| size.0);
+        request.keep_bytes = self.keep_storage.or(self.max_used_space).map(|size| size.0);
         let limited = request.keep_bytes.is_some() || request.max_age.is_some();
         if !limited && request.kinds.is_empty() && !self.all {
             request.keep_bytes = Some(usual.0);
@@ -103,6 +110,11 @@ mod tests {
             ("-a -f", PruneRequest { all: true, ..none.clone() }),
             ("--keep-storage 1KiB", PruneRequest { keep_bytes: Some(1024), ..none.clone() }),
             ("--max-used-space 1KiB -a", PruneRequest { keep_bytes: Some(1024), ..none.clone() }),
+            (
+                "--max-used-space 10gb",
+                PruneRequest { keep_bytes: Some(10_000_000_000), ..none.clone() },
+            ),
+            ("--verbose -f -a", PruneRequest { all: true, ..none.clone() }),
             ("--filter until=24h", PruneRequest { max_age: hours(24), ..none.clone() }),
             (
                 "--filter until=24h --older-than 48h",
@@ -124,6 +136,8 @@ mod tests {
         for (line, want) in cases {
             assert_eq!(request(line), want, "{line:?}");
         }
+        let error = Line::try_parse_from(["prune", "--max-used-space", "much"]).unwrap_err();
+        assert!(error.to_string().contains("for '--max-used-space <SIZE>'"), "{error}");
         for filter in ["type=frontend", "until=soon", "id"] {
             let line = ["prune", "--filter", filter];
             assert!(Line::try_parse_from(line).is_err(), "{filter}");

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 use dcbuild_process::Config;
-use dcbuild_registry::{RawHostConfig, RawRegistryConfig, RegistryConfig};
+use dcbuild_registry::{Keypair, RawHostConfig, RawRegistryConfig, RegistryConfig};
 
 /// Where docker keeps the certificates of registries.
 const DOCKER_CERTIFICATES: &str = "/etc/docker/certs.d";
@@ -16,6 +16,7 @@ pub(crate) fn registries(config: &Config) -> anyhow::Result<RegistryConfig> {
             http: table.http,
             insecure: table.insecure,
             ca: table.ca.clone(),
+            keypair: table.keypair.clone().map(|(key, cert)| Keypair { key, cert }),
             ..RawHostConfig::default()
         };
         (host.clone(), raw)

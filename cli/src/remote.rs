@@ -1,5 +1,6 @@
 //! Commands that talk to a cluster, or, where no cluster is named, to the state folder of this machine.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
@@ -10,7 +11,7 @@ use dcbuild_process::config::CacheUpload;
 use dcbuild_process::report_with_hint;
 use dcbuild_progress::Mode;
 use dcbuild_proto::document::Upload;
-use dcbuild_store::ImageNames;
+use dcbuild_store::{ImageNames, NamedImage};
 
 use crate::args::{Cluster, EndBuild, Names, OneBuild, RemoveNames, Submit};
 use crate::build::{App, finish, request, working};
@@ -129,31 +130,37 @@ pub(crate) async fn cancel(app: &App, flags: EndBuild) -> anyhow::Result<ExitCod
 /// An image that has a name: the name, the manifest, and when it got it.
 type Row = (String, String, String);
 
-pub(crate) async fn images(app: &App, flags: Names) -> anyhow::Result<ExitCode> {
+/// The images that have a name; an exit code if they could not be had, which is said already.
+async fn rows(app: &App, cluster: &Cluster) -> anyhow::Result<Result<Vec<Row>, ExitCode>> {
     let time =
         |time: dcbuild_model::UnixTime| dcbuild_model::UnixTime { nanos: 0, ..time }.rfc3339();
-    let rows: Vec<Row> = if let Some(url) = address(app, &flags.cluster) {
-        match client_at(app, &url, flags.cluster.scope)?.images().await {
-            Ok(images) => images
+    if let Some(url) = address(app, cluster) {
+        return Ok(match client_at(app, &url, cluster.scope.clone())?.images().await {
+            Ok(images) => Ok(images
                 .into_iter()
                 .map(|image| {
-                    (
-                        image.name,
-                        image.manifest.to_string(),
-                        image.tagged.map(time).unwrap_or_default(),
-                    )
+                    let tagged = image.tagged.map(time).unwrap_or_default();
+                    (image.name, image.manifest.to_string(), tagged)
                 })
-                .collect(),
-            Err(error) => return Ok(failed(&error)),
-        }
-    } else {
-        let scope = scope_here(app, flags.cluster.scope);
-        let images = ImageNames::list(&app.state.open_store()?, &scope).await?;
-        images
-            .into_iter()
-            .map(|image| (image.name, image.manifest.to_string(), time(image.tagged)))
-            .collect()
+                .collect()),
+            Err(error) => Err(failed(&error)),
+        });
+    }
+    let scope = scope_here(app, cluster.scope.clone());
+    let images = ImageNames::list(&app.state.open_store()?, &scope).await?;
+    let row = |image: NamedImage| (image.name, image.manifest.to_string(), time(image.tagged));
+    Ok(Ok(images.into_iter().map(row).collect()))
+}
+
+pub(crate) async fn images(app: &App, flags: Names) -> anyhow::Result<ExitCode> {
+    let rows = match rows(app, &flags.cluster).await? {
+        Ok(rows) => rows,
+        Err(code) => return Ok(code),
     };
+    if flags.quiet {
+        let ids: BTreeSet<&str> = rows.iter().map(|(_, manifest, _)| short_id(manifest)).collect();
+        return say(&ids.into_iter().flat_map(|id| [id, "\n"]).collect::<String>());
+    }
     say(&match flags.format {
         Format::Text => table(&rows),
         Format::Json => {
@@ -161,6 +168,26 @@ pub(crate) async fn images(app: &App, flags: Names) -> anyhow::Result<ExitCode> 
             format!("{}\n", serde_json::Value::from(rows.iter().map(row).collect::<Vec<_>>()))
         }
     })
+}
+
+/// The beginning of a digest, by which people and scripts know an image.
+fn short_id(manifest: &str) -> &str {
+    let digits = manifest.trim_start_matches("sha256:");
+    digits.get(..12).unwrap_or(digits)
+}
+
+/// The digits of what may be an id.
+fn digits(text: &str) -> Option<&str> {
+    let digits = text.trim_start_matches("sha256:");
+    (digits.len() >= 12 && digits.chars().all(|ch| ch.is_ascii_hexdigit())).then_some(digits)
+}
+
+/// The names of the images that an id is of.
+fn of_id(rows: &[Row], text: &str) -> Vec<String> {
+    let Some(digits) = digits(text) else { return Vec::new() };
+    let is_meant = |manifest: &str| manifest.trim_start_matches("sha256:").starts_with(digits);
+    let meant = rows.iter().filter(|(_, manifest, _)| is_meant(manifest));
+    meant.map(|(name, ..)| name.clone()).collect()
 }
 
 fn table(rows: &[Row]) -> String {
@@ -176,28 +203,47 @@ fn table(rows: &[Row]) -> String {
 }
 
 pub(crate) async fn rmi(app: &App, flags: RemoveNames) -> anyhow::Result<ExitCode> {
-    let address = address(app, &flags.cluster);
     let mut code = ExitCode::SUCCESS;
     for name in &flags.names {
-        let full: ImageRef =
-            name.parse().with_context(|| format!("'{name}' is not the name of an image"))?;
-        let full = full.to_string();
-        let scope = flags.cluster.scope.clone();
-        let removed = if let Some(url) = &address {
-            match client_at(app, url, scope)?.remove_image(&full).await {
-                Ok(removed) => removed,
-                Err(error) => return Ok(failed(&error)),
+        let mut of_id = Vec::new();
+        if digits(name).is_some() {
+            match rows(app, &flags.cluster).await? {
+                Ok(rows) => of_id = self::of_id(&rows, name),
+                Err(code) => return Ok(code),
             }
-        } else {
-            let scope = scope_here(app, scope);
-            ImageNames::remove(&app.state.open_store()?, &scope, &full).await?
-        };
+        }
+        let mut removed = !of_id.is_empty();
+        for name in of_id.iter().chain((!removed).then_some(name)) {
+            match remove(app, &flags.cluster, name).await? {
+                Ok(done) => removed = done,
+                Err(code) => return Ok(code),
+            }
+        }
         if !removed {
             complain(&format!("error: no image has the name '{name}'\n"));
-            code = ExitCode::from(1);
+            if !flags.force {
+                code = ExitCode::from(1);
+            }
         }
     }
     Ok(code)
+}
+
+/// Takes a name away; says whether an image had it, or an exit code.
+async fn remove(
+    app: &App,
+    cluster: &Cluster,
+    name: &str,
+) -> anyhow::Result<Result<bool, ExitCode>> {
+    let full: ImageRef =
+        name.parse().with_context(|| format!("'{name}' is not the name of an image"))?;
+    let (full, scope) = (full.to_string(), cluster.scope.clone());
+    if let Some(url) = address(app, cluster) {
+        let removed = client_at(app, &url, scope)?.remove_image(&full).await;
+        return Ok(removed.map_err(|error| failed(&error)));
+    }
+    let scope = scope_here(app, scope);
+    Ok(Ok(ImageNames::remove(&app.state.open_store()?, &scope, &full).await?))
 }
 
 pub(crate) fn address(app: &App, flags: &Cluster) -> Option<String> {
@@ -234,4 +280,22 @@ fn id(text: &str) -> anyhow::Result<BuildId> {
 pub(crate) fn failed(error: &RpcError) -> ExitCode {
     complain(&report_with_hint(error));
     ExitCode::from(error.fault().exit_code())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_of_all_names_of_its_image() {
+        let digest = |first: char| format!("sha256:{first}{}", "0".repeat(63));
+        let row = |name: &str, first| (name.to_owned(), digest(first), String::new());
+        let rows = [row("docker.io/library/a:1", 'a'), row("b", 'b'), row("c", 'a')];
+        assert_eq!(short_id(&digest('a')), "a00000000000");
+        assert_eq!(of_id(&rows, "a00000000000"), ["docker.io/library/a:1", "c"]);
+        assert_eq!(of_id(&rows, &digest('b')), ["b"]);
+        for none in ["a", "a0000000000", "c00000000000", "b", "application00"] {
+            assert_eq!(of_id(&rows, none), Vec::<String>::new(), "{none}");
+        }
+    }
 }

@@ -288,6 +288,11 @@ pub(crate) async fn pack(
     }
 }
 
+const NO_INTERPRETER: &str = "install one (apt-get install qemu-user-static), run what makes files for another platform in a \
+                              stage FROM --platform=$BUILDPLATFORM, or submit the build to a cluster that has a worker of that \
+                              platform";
+const OTHER_SYSTEM: &str = "run what makes files for it in a stage FROM --platform=$BUILDPLATFORM and COPY them from there";
+
 /// The only worker that will ever join has its platforms; a program of another one would wait for ever.
 fn refuse_foreign(plan: &Plan, run: &BTreeSet<StepIndex>, own: &[Platform]) -> Result<(), Stop> {
     let Some(machine) = own.first() else { return Ok(()) };
@@ -296,11 +301,12 @@ fn refuse_foreign(plan: &Plan, run: &BTreeSet<StepIndex>, own: &[Platform]) -> R
         steps.filter(|step| matches!(step.op, Op::Run(_)) && !own.contains(&step.platform));
     let Some(step) = foreign.next() else { return Ok(()) };
     let platform = &step.platform;
-    let message = format!(
-        "a RUN for {platform} cannot run on this machine, which is {machine} and has no interpreter for {platform}"
-    );
-    let hint = "install one (apt-get install qemu-user-static), run what makes files for another platform in a stage \
-                FROM --platform=$BUILDPLATFORM, or submit the build to a cluster that has a worker of that platform";
+    let (message, hint) = if platform.os == machine.os {
+        let why = format!("which is {machine} and has no interpreter for {platform}");
+        (format!("a RUN for {platform} cannot run on this machine, {why}"), NO_INTERPRETER)
+    } else {
+        (format!("a RUN for {platform} cannot run: dcbuild runs programs of Linux"), OTHER_SYSTEM)
+    };
     let failed = failed(Fault::Request, "PLATFORM", message);
     Err(Stop::failed(Failed { hint: Some(hint.to_owned()), lines: Some(step.lines), ..failed }))
 }

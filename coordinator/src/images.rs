@@ -11,8 +11,8 @@ use dcbuild_plan as plan;
 use dcbuild_process::story;
 use dcbuild_proto::document::{Answer, Question};
 use dcbuild_registry::{
-    BlobStream, Credential, CredentialError, CredentialSource, FetchedManifest, ImageSource, Login,
-    PullError, RegistryClient, RegistryConfig, ResolvedImage, Secret,
+    BlobStream, Credential, CredentialError, CredentialSource, Ear, FetchedManifest, ImageSource,
+    Login, PullError, RegistryClient, RegistryConfig, ResolvedImage, Secret,
 };
 use dcbuild_store::{NamedImage, StoreError};
 use futures::StreamExt as _;
@@ -65,8 +65,13 @@ impl Images {
         Images { build, stores, scope, client }
     }
 
-    /// Finds an image for a platform, or says why not.
-    pub(crate) async fn resolve(&self, reference: &str, platform: &Platform) -> plan::ImageAnswer {
+    /// Finds an image for a platform, or says why not; `ear` hears when a registry says nothing for long.
+    pub(crate) async fn resolve(
+        &self,
+        reference: &str,
+        platform: &Platform,
+        ear: Ear,
+    ) -> plan::ImageAnswer {
         if let Some(context) = reference.strip_prefix("layout:") {
             return self.in_layout(context, platform).await;
         }
@@ -75,7 +80,7 @@ impl Images {
         {
             return Ok(found);
         }
-        self.at_registry(reference, platform).await
+        self.at_registry(reference, platform, ear).await
     }
 
     async fn in_layout(&self, context: &str, platform: &Platform) -> plan::ImageAnswer {
@@ -128,8 +133,13 @@ impl Images {
         Some(resolved(found, plan::ImageSource::Store {}))
     }
 
-    async fn at_registry(&self, reference: &str, platform: &Platform) -> plan::ImageAnswer {
-        let client = self.client.as_ref().map_err(Clone::clone)?;
+    async fn at_registry(
+        &self,
+        reference: &str,
+        platform: &Platform,
+        ear: Ear,
+    ) -> plan::ImageAnswer {
+        let client = self.client.as_ref().map_err(Clone::clone)?.heard_by(ear);
         let image: ImageRef =
             reference.parse().map_err(|error: ParseReferenceError| story(&error))?;
         let repository = image.repository().to_string();
@@ -140,7 +150,7 @@ impl Images {
 }
 
 fn unresolved(error: &PullError) -> plan::Unresolved {
-    plan::Unresolved { reason: story(error), hint: error.hint() }
+    plan::Unresolved { reason: story(error), hint: error.hint(), fault: error.fault() }
 }
 
 fn resolved(found: ResolvedImage, source: plan::ImageSource) -> plan::ResolvedImage {

@@ -10,7 +10,7 @@ use dcbuild_attest::Material;
 use dcbuild_context::LocalContext;
 use dcbuild_fetch::{FetchConfig, FetchError, FetchedFile, Fetcher, Tokens};
 use dcbuild_model::remote::file_name;
-use dcbuild_model::{Added, BlobDigest, Digest, Remote, Selection, SelectionDigest};
+use dcbuild_model::{Added, BlobDigest, Digest, Fault, Remote, Selection, SelectionDigest};
 use dcbuild_plan::policy::Facts;
 use dcbuild_process::{Clock, story};
 use dcbuild_remote::{SendError, Sender, Sent};
@@ -47,8 +47,24 @@ pub(crate) enum RemoteError {
 }
 
 impl RemoteError {
+    /// Who can mend it.
+    pub(crate) fn fault(&self) -> Fault {
+        match self {
+            RemoteError::Fetch(error) => error.fault(),
+            RemoteError::Name { .. }
+            | RemoteError::Checksum { .. }
+            | RemoteError::Open(_)
+            | RemoteError::Read(_) => Fault::Request,
+            RemoteError::Folder(_)
+            | RemoteError::Agent(_)
+            | RemoteError::Time { .. }
+            | RemoteError::Stow(_)
+            | RemoteError::Stopped(_) => Fault::Cluster,
+        }
+    }
+
     /// What could help.
-    pub(crate) fn hint(&self) -> Option<&'static str> {
+    pub(crate) fn hint(&self) -> Option<String> {
         match self {
             RemoteError::Fetch(error) => error.hint(),
             _ => None,

@@ -658,6 +658,8 @@ pub enum StepErrorKind {
     Store {},
     /// A network or a registry failed.
     Network {},
+    /// Nothing answers there, so that another worker would fare no better; another build may.
+    Unreachable {},
     /// A fault of dcbuild itself.
     Internal {},
 }

@@ -55,7 +55,8 @@ impl Web {
         std::fs::write(path, bytes).unwrap();
     }
 
-    /// The URL of a file; below `moved/` each is a redirect to the one behind that, and `who` holds what the client said
+    /// The URL of a file; below `moved/` each is a redirect to the one behind that, below `closed/` nobody is let in,
+    /// below `ill/` the server is not well, and `who` holds what the client said
     /// of itself in the header `Authorization`.
     pub fn url(&self, name: &str) -> String {
         format!("http://{}/{name}", self.host)
@@ -136,6 +137,12 @@ fn answer(asked: &Asked, root: &Path) -> Answered {
     let path = asked.path.trim_start_matches('/');
     if let Some(rest) = path.strip_prefix("moved/") {
         return (302, vec![format!("Location: /{rest}")], Vec::new());
+    }
+    if path.starts_with("closed/") {
+        return (401, vec!["WWW-Authenticate: Basic realm=\"x\"".into()], Vec::new());
+    }
+    if path.starts_with("ill/") {
+        return (503, Vec::new(), Vec::new());
     }
     if let Some(rest) = path.strip_prefix("private/") {
         if asked.header("authorization").is_empty() {

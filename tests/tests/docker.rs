@@ -79,6 +79,62 @@ fn an_image_is_loaded_and_runs() {
     assert_eq!(docker.inspect(&closed)["Id"], image["Id"]);
 }
 
+/// As GitLab's service docker:dind is set up.
+#[test]
+fn an_image_is_loaded_over_tls() {
+    let docker = Docker::start_behind_tls();
+    let (host, certificates) = docker.secure();
+    let story = Story::new("FROM scratch\nCOPY Dockerfile /d\n", &[]);
+    let load = |name: &str, variables: &[(&str, &str)]| {
+        let context = story.home.arg("context");
+        let mut command = story.home.command(["build", "--load", "-t", name, &context]);
+        command.env("DOCKER_HOST", &host).envs(variables.iter().copied());
+        Running::start(command).finish(LONG)
+    };
+    let path = certificates.to_str().unwrap();
+    let (verify, path) = (("DOCKER_TLS_VERIFY", "1"), ("DOCKER_CERT_PATH", path));
+    load("verified:1", &[verify, path]).well();
+    let id = docker.inspect("verified:1")["Id"].clone();
+    load("unverified:1", &[("DOCKER_TLS", "1"), path]).well();
+    assert_eq!(docker.inspect("unverified:1")["Id"], id);
+
+    // The same by a context.
+    let folder = story.home.path("user/.docker");
+    let hex = digest(b"far").trim_start_matches("sha256:").to_owned();
+    let (meta, material) = ("contexts/meta", "contexts/tls");
+    let (meta, material) = (folder.join(meta).join(&hex), folder.join(material).join(&hex));
+    std::fs::create_dir_all(&meta).unwrap();
+    std::fs::create_dir_all(material.join("docker")).unwrap();
+    for name in ["ca.pem", "cert.pem", "key.pem"] {
+        std::fs::copy(certificates.join(name), material.join("docker").join(name)).unwrap();
+    }
+    let told = json!({ "Name": "far", "Endpoints": { "docker": { "Host": host } } });
+    std::fs::write(meta.join("meta.json"), told.to_string()).unwrap();
+    let context = story.home.arg("context");
+    story.home.run(["--context", "far", "build", "--load", "-t", "context:1", &context]).well();
+    assert_eq!(docker.inspect("context:1")["Id"], id);
+
+    // Who shows no certificate is not let in, and who trusts another authority does not go in.
+    let say = |variables: &[(&str, &str)], parts: &[&str]| {
+        let said = load("none:1", variables).failed().stderr;
+        for part in parts {
+            assert!(said.contains(part), "no {part:?} in\n{said}");
+        }
+    };
+    let other = dcbuild_testkit::tls::Authority::new("other");
+    let foreign = other.ca().parent().unwrap().to_str().unwrap().to_owned();
+    say(
+        &[verify, ("DOCKER_CERT_PATH", &foreign)],
+        &[
+            "could not speak TLS to the docker daemon at '127.0.0.1:",
+            "hint: DOCKER_CERT_PATH names",
+        ],
+    );
+    say(&[("DOCKER_TLS", "1")], &["cert.pem and key.pem, which the daemon's authority"]);
+    say(&[verify], &["is to be reached over TLS (DOCKER_TLS_VERIFY), and there is no"]);
+    say(&[], &["hint: if the daemon is behind TLS, set DOCKER_TLS_VERIFY=1"]);
+}
+
 #[test]
 fn without_a_daemon_the_error_says_what_to_do() {
     let story = Story::new("FROM scratch\nCOPY Dockerfile /d\n", &[]);

@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use dcbuild_layer::{ReadLayerError, WriteBlobError};
-use dcbuild_model::LayerId;
+use dcbuild_model::{Fault, LayerId};
 use dcbuild_proto::document::{StepError, StepErrorKind};
 use dcbuild_registry::{PullError, PushError};
 use dcbuild_snapshot::{At, CommitError, MaterialiseError, UnpackError};
@@ -140,24 +140,23 @@ impl From<StoreError> for Failed {
 
 impl From<PullError> for Failed {
     fn from(error: PullError) -> Failed {
-        let kind = match error.fault() {
-            dcbuild_model::Fault::Request | dcbuild_model::Fault::Step => {
-                StepErrorKind::Rejected {}
-            }
-            dcbuild_model::Fault::Cluster | dcbuild_model::Fault::Bug => StepErrorKind::Network {},
-        };
+        let kind = of_registry(error.fault(), error.is_lasting());
         Failed::of(kind, &error).with_hint(error.hint())
+    }
+}
+
+/// What a failure at a registry is, by who can mend it and whether another worker would fare better.
+fn of_registry(fault: Fault, is_lasting: bool) -> StepErrorKind {
+    match fault {
+        Fault::Request | Fault::Step => StepErrorKind::Rejected {},
+        Fault::Cluster | Fault::Bug if is_lasting => StepErrorKind::Unreachable {},
+        Fault::Cluster | Fault::Bug => StepErrorKind::Network {},
     }
 }
 
 impl From<PushError> for Failed {
     fn from(error: PushError) -> Failed {
-        let kind = match error.fault() {
-            dcbuild_model::Fault::Request | dcbuild_model::Fault::Step => {
-                StepErrorKind::Rejected {}
-            }
-            dcbuild_model::Fault::Cluster | dcbuild_model::Fault::Bug => StepErrorKind::Network {},
-        };
+        let kind = of_registry(error.fault(), error.is_lasting());
         Failed::of(kind, &error).with_hint(error.hint())
     }
 }

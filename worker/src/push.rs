@@ -87,11 +87,12 @@ pub(crate) async fn push(
     progress: &Progress,
 ) -> Result<(), Failed> {
     let OutputKind::Image { names, .. } = &job.spec.kind else { return Ok(()) };
+    let registry = attempt.registry.heard_by(progress.ear());
     for name in names {
         let name: ImageRef = name.parse().map_err(|error| Failed::refused(&error))?;
         let line = progress.begin("pushing layers", None);
         for (image, leased) in made.all().iter().zip(&job.images) {
-            push_blobs(attempt, leased, image, name.repository()).await?;
+            push_blobs((attempt, &registry), leased, image, name.repository()).await?;
         }
         line.done();
         let digested = |digest| ImageRef::of_digest(name.repository().clone(), digest);
@@ -104,27 +105,24 @@ pub(crate) async fn push(
                 for Image { manifest, assembled, attested, .. } in images {
                     let bytes = assembled.manifest.clone().into();
                     let target = digested(*manifest);
-                    attempt.registry.push_manifest(&target, &assembled.media_type, bytes).await?;
+                    registry.push_manifest(&target, &assembled.media_type, bytes).await?;
                     // What an attestation speaks of is there before it: some registries ask for that.
                     let Some(Attested { stored }) = attested else { continue };
                     let target = digested(ManifestDigest(stored.entry.digest));
                     let bytes = stored.manifest.clone().into();
-                    attempt
-                        .registry
-                        .push_manifest(&target, &stored.entry.media_type, bytes)
-                        .await?;
+                    registry.push_manifest(&target, &stored.entry.media_type, bytes).await?;
                 }
                 (&written.media_type, &written.bytes)
             }
         };
-        attempt.registry.push_manifest(&target, kind, bytes.clone().into()).await?;
+        registry.push_manifest(&target, kind, bytes.clone().into()).await?;
         line.done();
     }
     Ok(())
 }
 
 async fn push_blobs(
-    attempt: &Arc<Attempt>,
+    (attempt, registry): (&Arc<Attempt>, &RegistryClient),
     leased: &LeasedImage,
     image: &Image,
     to: &Repository,
@@ -133,21 +131,21 @@ async fn push_blobs(
         .layers
         .iter()
         .zip(&leased.state)
-        .map(|(layer, state)| push_layer(attempt, layer, state, to).boxed())
+        .map(|(layer, state)| push_layer((attempt, registry), layer, state, to).boxed())
         .collect();
     let sent = futures::stream::iter(layers).buffer_unordered(SENT_AT_ONCE);
     sent.try_collect::<Vec<()>>().await?;
     let config = Arc::new(BytesBlob::new(image.assembled.config.clone()));
-    attempt.registry.push_blob(to, config, &[]).await?;
+    registry.push_blob(to, config, &[]).await?;
     for bytes in image.attested.iter().flat_map(Attested::loose) {
         let blob = Arc::new(BytesBlob::new(bytes.to_vec()));
-        attempt.registry.push_blob(to, blob, &[]).await?;
+        registry.push_blob(to, blob, &[]).await?;
     }
     Ok(())
 }
 
 async fn push_layer(
-    attempt: &Arc<Attempt>,
+    (attempt, registry): (&Arc<Attempt>, &RegistryClient),
     layer: &OutputLayer,
     state: &LayerRef,
     to: &Repository,
@@ -174,6 +172,6 @@ async fn push_layer(
         }
         Some(_) | None => Arc::new(StoreBlob { store, layer: state.layer, digest, size }),
     };
-    attempt.registry.push_blob(to, blob, &mounts).await?;
+    registry.push_blob(to, blob, &mounts).await?;
     Ok(())
 }

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use dcbuild_model::{AttemptId, Epoch, LayerDigest, LayerId, Record, StepIndex, StepKey, UnixTime};
 use dcbuild_process::Clock;
 use dcbuild_proto::document::{OutputResult, StepError};
+use dcbuild_registry::Ear;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// What each report of an attempt carries.
@@ -147,6 +149,17 @@ impl Progress {
         line
     }
 
+    /// Hears of a registry that says nothing, and says so.
+    pub(crate) fn ear(&self) -> Ear {
+        let progress = self.clone();
+        Arc::new(move |host: &str, time: Duration| {
+            let bytes = format!("{host} has said nothing for {} s\n", time.as_secs()).into();
+            let (attempt, vertex) = (progress.attempt, progress.vertex.clone());
+            let (stream, time) = (STDERR, progress.clock.now());
+            progress.reporter.hint(Report::Log { attempt, vertex, stream, bytes, time });
+        })
+    }
+
     /// Passes on a piece of a log.
     pub(crate) async fn log(&self, stream: u32, bytes: Bytes) {
         let (attempt, vertex) = (self.attempt, self.vertex.clone());
@@ -154,6 +167,9 @@ impl Progress {
         self.reporter.send(Report::Log { attempt, vertex, stream, bytes, time }).await;
     }
 }
+
+/// The stream of a log that is no command's own output.
+const STDERR: u32 = 2;
 
 /// How often a status line changes at most.
 const TELL_EVERY: std::time::Duration = std::time::Duration::from_millis(100);

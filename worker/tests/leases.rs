@@ -22,7 +22,7 @@ use dcbuild_model::{
 use dcbuild_plan::ImageTemplate;
 use dcbuild_plan::op::{
     CopyOp, CopySource, ImageLayer, ImageOp, ImageSource, Input, InputSource, MountKind, Op,
-    RunNetwork, RunOp, RunSecurity, WorkdirOp,
+    Resources, RunNetwork, RunOp, RunSecurity, WorkdirOp,
 };
 use dcbuild_plan::plan::{HistoryLine, Step};
 use dcbuild_process::SystemClock;
@@ -470,6 +470,7 @@ fn run(script: &str, parent: u32, mounts: Vec<MountKind>, inputs: Vec<Input>) ->
         ulimits: vec![],
         proxies: vec![],
         cgroup_parent: None,
+        resources: Resources::default(),
         empty_caches: false,
     }));
     step(op, Some(parent), inputs)

@@ -70,7 +70,8 @@ const FLAGS: &[&str] = &[
     "--push -t h/app",
     "-q",
     "--quiet=true",
-    "--resource memory=2g",
+    "--resource memory=2g --resource=cpu-quota=50000 --resource cpuset-cpus=0-1",
+    "--resource cpus=2",
     "--sbom generator=a/scanner:1",
     "--sbom=true",
     r#"--secret id=a,src=token --secret type=env,id=B --secret "id=c","env=C""#,
@@ -139,9 +140,9 @@ fn every_flag_of_docker_is_understood_or_refused_by_its_name() {
         error: --output 'type=local,dest=out,mode=delete' is not supported
         hint: empty the folder yourself before the build, and write mode=copy
 
-        --resource memory=2g
-        error: --resource 'memory=2g' is not supported
-        hint: set build.step_memory (worker.step_memory on a cluster) in the configuration
+        --resource cpus=2
+        error: --resource 'cpus=2' is malformed: there is none but memory, memory-swap, cpu-shares, cpu-period, cpu-quota, cpuset-cpus and cpuset-mems
+        hint: such as --resource memory=2g or --resource cpu-quota=50000
 
         --disable-content-trust=false
         error: --disable-content-trust 'false' is not supported

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use dcbuild_client::docker_logins;
 use dcbuild_model::Platform;
 use dcbuild_process::story;
 use dcbuild_progress::text::bytes;
-use dcbuild_registry::{CredentialSource as _, DockerConfig};
+use dcbuild_registry::CredentialSource as _;
 use dcbuild_sandbox::{
     CellError, CellSpec, Foreign, Limits, Network, Rootfs, Sandbox, SandboxConfig, Security,
     foreign, has_way_out, native, remove_groups,
@@ -180,21 +181,26 @@ fn cgroups(root: &Path) -> Finding {
 
 /// Whether each registry that docker's configuration names has a credential that can be had.
 pub(super) async fn credentials(app: &App) -> Vec<Finding> {
-    let Some(folder) = app.env.docker_config() else { return Vec::new() };
-    let path = folder.join("config.json");
-    let config = match DockerConfig::load(&path).await {
+    let logins = docker_logins(&app.env);
+    let Some(path) = logins.file() else { return Vec::new() };
+    let config = match logins.load().await {
         Ok(config) => config,
         Err(error) => {
             let hint = "mend the file, or name another folder with DOCKER_CONFIG";
             return vec![Finding::wrong("credentials", story(&error)).hint(hint)];
         }
     };
+    let mut findings = Vec::new();
+    if let Some(problem) = logins.problem() {
+        let words = format!("DOCKER_AUTH_CONFIG is skipped: {problem}");
+        findings.push(Finding::warning("credentials", words).hint("mend it, or unset it"));
+    }
     let registries = config.registries();
     if registries.is_empty() {
         let words = format!("{} names no registry: pulls and pushes are anonymous", path.display());
-        return vec![Finding::well("credentials", words)];
+        findings.push(Finding::well("credentials", words));
+        return findings;
     }
-    let mut findings = Vec::new();
     for registry in registries {
         findings.push(match config.credential(&registry).await {
             Ok(Some(login)) => {

@@ -253,8 +253,8 @@ impl Active {
         };
         let fault = match told.map(|error| error.kind) {
             Some(StepErrorKind::Internal {}) => Fault::Bug,
-            // The store is full, which no Dockerfile can mend.
-            Some(StepErrorKind::DiskLimit {}) => Fault::Cluster,
+            // The store is full, or a registry is not there, which no Dockerfile can mend.
+            Some(StepErrorKind::DiskLimit {} | StepErrorKind::Unreachable {}) => Fault::Cluster,
             _ => failure.fault(),
         };
         let message = match piece {

@@ -1,6 +1,7 @@
 //! Asks a pure question about a Dockerfile again and again, and looks for the sources that it lacks in between.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dcbuild_model::{Added, Fault, Platform, Selection, SelectionDigest, limits};
 use dcbuild_plan::policy::{Facts, PolicyAsk, Verdict};
@@ -8,8 +9,9 @@ use dcbuild_plan::{
     Call, Called, ImageAnswer, Need, Plan, PlanError, Planned, Report, Request, Sources,
     Unresolved, call, plan,
 };
-use dcbuild_progress::{Update, VertexId, Warning};
+use dcbuild_progress::{Log, Stream, Update, VertexId, Warning};
 use dcbuild_proto::document::{Answer, Failed, Question};
+use dcbuild_registry::Ear;
 use futures::StreamExt as _;
 
 use super::{Driver, LOOKUPS_MAX, Stop, failed};
@@ -180,12 +182,22 @@ impl Driver {
             format!("[internal] load metadata for {of}")
         };
         let shown = Shown::start(&self.build, &*self.parts.clock, name);
-        let answer = images.resolve(reference, platform).await;
+        let answer = images.resolve(reference, platform, self.ear(shown.id())).await;
         match &answer {
             Ok(_) => shown.done(),
             Err(error) => shown.failed(error.reason.clone()),
         }
         answer
+    }
+
+    /// Tells under a vertex that a registry says nothing.
+    fn ear(&self, vertex: VertexId) -> Ear {
+        let (build, clock) = (self.build.clone(), self.parts.clock.clone());
+        Arc::new(move |host: &str, time: Duration| {
+            let bytes = format!("{host} has said nothing for {} s\n", time.as_secs()).into_bytes();
+            let log = Log { vertex, stream: Stream::Stderr, bytes, time: clock.now() };
+            build.tell(Update::Log(log));
+        })
     }
 
     /// Fetches what ADDs take from elsewhere.
@@ -277,7 +289,8 @@ impl Driver {
 }
 
 fn unresolved(error: &RemoteError) -> Unresolved {
-    Unresolved { reason: dcbuild_process::story(error), hint: error.hint().map(str::to_owned) }
+    let (reason, hint) = (dcbuild_process::story(error), error.hint());
+    Unresolved { reason, hint, fault: error.fault() }
 }
 
 /// Asks on a thread that may take its time.
@@ -301,6 +314,6 @@ fn plan_failed(error: &PlanError) -> Failed {
     Failed {
         lines: error.lines(),
         hint: error.hint(),
-        ..failed(Fault::Request, "PLAN_FAILED", dcbuild_process::story(error))
+        ..failed(error.fault(), "PLAN_FAILED", dcbuild_process::story(error))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use dcbuild_agent::{Agent, AgentError};
@@ -13,7 +13,7 @@ use dcbuild_oci::LayoutRef;
 use dcbuild_plan::policy::PolicyAsk;
 use dcbuild_proto::document::{self, Answer, Question, RegistryCredentials};
 use dcbuild_registry::{
-    Credential, CredentialError, CredentialSource as _, DockerConfig, ImageSource as _,
+    Credential, CredentialError, CredentialSource as _, DockerLogins, ImageSource as _,
     LayoutOpenError, Login, OciLayout, PullError, Secret,
 };
 use dcbuild_rego::{Judgement, Policies};
@@ -71,8 +71,8 @@ pub(crate) struct Sources {
     pub(crate) caches: Arc<Caches>,
     /// The policies that only this client can ask.
     pub(crate) rego: Option<Arc<Policies>>,
-    /// The folder of docker's `config.json`.
-    pub(crate) docker_config: Option<PathBuf>,
+    /// Where docker keeps its credentials.
+    pub(crate) logins: DockerLogins,
 }
 
 impl Sources {
@@ -196,9 +196,7 @@ impl Sources {
     /// said with the warnings and where the registry then refuses.
     async fn credentials(&self, host: &str) -> RegistryCredentials {
         let none = RegistryCredentials::default();
-        let Some(folder) = &self.docker_config else { return none };
-        let file = folder.join("config.json");
-        let found = match DockerConfig::load(&file).await {
+        let found = match self.logins.load().await {
             Ok(config) => config.credential(host).await,
             Err(error) => Err(error),
         };
@@ -206,6 +204,7 @@ impl Sources {
             Ok(Some(login)) => credentials_of(login),
             Ok(None) => none,
             Err(error) => {
+                let file = self.logins.file().unwrap_or_default();
                 let file = file.display();
                 let way = match &error {
                     CredentialError::Helper { program, .. } => {

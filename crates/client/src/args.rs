@@ -130,8 +130,9 @@ pub struct BuildFlags {
     /// Option of the frontend that has no flag: `hostname=NAME` or `contextsubdir=FOLDER`
     #[arg(long = "opt", value_name = "NAME=VALUE", help_heading = "What a RUN sees")]
     pub opts: Vec<String>,
-    /// Not supported yet: limits of a RUN; `build.step_memory` of the configuration has one
-    #[arg(long = "resource", value_name = "SPEC", help_heading = "What a RUN sees")]
+    /// A limit of each RUN, such as `memory=2g`: also `memory-swap`, `cpu-shares`, `cpu-period`, `cpu-quota`, `cpuset-cpus`
+    /// and `cpuset-mems`
+    #[arg(long = "resource", value_name = "NAME=VALUE", help_heading = "What a RUN sees")]
     pub resources: Vec<String>,
     /// A policy of what a build may take: `filename=FILE` in Rego (`.rego`), or in JSON as `BuildKit` reads it and
     /// `EXPERIMENTAL_BUILDKIT_SOURCE_POLICY` names it. `Dockerfile.rego` beside the Dockerfile is asked by itself:

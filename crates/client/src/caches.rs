@@ -14,10 +14,7 @@ use dcbuild_carry::{
 };
 use dcbuild_model::{BlobDigest, Fault, limits};
 use dcbuild_proto::document::{CacheDest, CacheSource, MadeCache};
-use dcbuild_registry::{
-    Anonymous, CredentialError, CredentialSource, DockerConfig, HttpError, RegistryClient,
-    RegistryConfig,
-};
+use dcbuild_registry::{CredentialError, DockerLogins, HttpError, RegistryClient, RegistryConfig};
 use dcbuild_store::{BlobStore, BlobStream, ByteRange, StoreError, read_bytes};
 use futures::StreamExt as _;
 use tokio::sync::Semaphore;
@@ -84,8 +81,8 @@ impl CacheError {
 pub struct Reach {
     /// How registries are reached.
     pub registries: RegistryConfig,
-    /// The folder of docker's `config.json`.
-    pub docker_config: Option<PathBuf>,
+    /// Where docker keeps its credentials.
+    pub logins: DockerLogins,
     /// What relative paths start from.
     pub working: PathBuf,
 }
@@ -94,10 +91,7 @@ pub struct Reach {
 pub async fn place_of(at: &Where, reach: &Reach) -> Result<Arc<dyn Place>, CacheError> {
     Ok(match at {
         Where::Registry(image) => {
-            let credentials: Arc<dyn CredentialSource> = match &reach.docker_config {
-                Some(folder) => Arc::new(DockerConfig::load(&folder.join("config.json")).await?),
-                None => Arc::new(Anonymous),
-            };
+            let credentials = Arc::new(reach.logins.load().await?);
             let client = RegistryClient::new(reach.registries.clone(), credentials)?;
             Arc::new(RegistryPlace::new(client, image.clone()))
         }

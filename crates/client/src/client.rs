@@ -11,13 +11,14 @@ use std::time::Duration;
 use dcbuild_agent::Agent;
 use dcbuild_context::{LocalContext, LocalContexts};
 use dcbuild_explain::Explanation;
-use dcbuild_model::{BuildId, Fault, Scope, limits};
+use dcbuild_model::{BuildId, Daemon, Fault, Scope, limits};
 use dcbuild_oci::LayoutRef;
 use dcbuild_process::docker::{NoDaemon, daemon};
 use dcbuild_process::{Clock, Env, Hint, SystemClock, new_bits};
 use dcbuild_progress::Mode;
 use dcbuild_proto::cache::{CacheAsk, CacheTold};
 use dcbuild_proto::document::{Aim, Origin, Outcome, Submission};
+use dcbuild_registry::DockerLogins;
 use dcbuild_rego::Policies;
 use dcbuild_remote::RemoteStore;
 use dcbuild_store::{BlobStore, LayerIndex};
@@ -34,6 +35,7 @@ use crate::output::ClientOutput;
 use crate::prepare::Prepared;
 use crate::rpc::{Builds, ListedBuild, ListedImage, ListedWorker, RpcError};
 use crate::show::{Screen, Show};
+use crate::variables::docker_logins;
 use crate::wanted::{Handover, Wanted};
 use follow::{Follow, Followed, Presence, Stay};
 
@@ -171,10 +173,10 @@ pub struct Ended {
 pub struct ClientConfig {
     /// How long it tries to reach a coordinator that is gone.
     pub reconnect: Duration,
-    /// The folder of docker's `config.json`.
-    pub docker_config: Option<PathBuf>,
-    /// The address of the docker daemon, or why there is none.
-    pub docker_host: Result<String, NoDaemon>,
+    /// Where docker keeps its credentials.
+    pub logins: DockerLogins,
+    /// The docker daemon, or why there is none.
+    pub docker: Result<Daemon, NoDaemon>,
     /// What relative paths of outputs start from.
     pub working: PathBuf,
     /// A file of certificates by which alone the store behind a coordinator is known.
@@ -188,8 +190,8 @@ impl ClientConfig {
     pub fn new(env: &Env, working: PathBuf) -> ClientConfig {
         ClientConfig {
             reconnect: limits::CLIENT_GONE,
-            docker_config: env.docker_config(),
-            docker_host: daemon(env),
+            logins: docker_logins(env),
+            docker: daemon(env),
             working,
             store_ca: env.aws_ca_bundle(),
             scope: None,
@@ -358,7 +360,7 @@ impl Client {
             layers: self.layers.clone(),
             caches: Arc::default(),
             rego: None,
-            docker_config: self.config.docker_config.clone(),
+            logins: self.config.logins.clone(),
         }
     }
 

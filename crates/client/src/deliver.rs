@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dcbuild_model::{BlobDigest, Digest, Fault, LayerDigest, limits};
+use dcbuild_model::{BlobDigest, Daemon, Digest, Fault, LayerDigest, limits};
 use dcbuild_oci::{Descriptor, ImageRef, ParseReferenceError};
-use dcbuild_process::Hint;
 use dcbuild_process::docker::NoDaemon;
+use dcbuild_process::{Hint, TlsFault};
 use dcbuild_proto::document::{AttestationBlob, OutputLayer, OutputResult};
 use dcbuild_registry::{
     ArchiveImage, BlobReader, ByteStream, BytesBlob, LoadError, WriteError, docker_load,
@@ -121,7 +121,9 @@ impl DeliverError {
 impl Hint for DeliverError {
     fn hint(&self) -> Option<String> {
         match self {
-            DeliverError::Load(error) => error.hint(),
+            DeliverError::Load(error) => {
+                TlsFault::find(error).map(of_daemon).or_else(|| error.hint())
+            }
             DeliverError::NoDaemon(error) => error.hint(),
             DeliverError::Cache(_) => {
                 Some("ignore-error=true makes a warning of it: the outputs are there".into())
@@ -134,11 +136,28 @@ impl Hint for DeliverError {
     }
 }
 
+/// What to do about a docker daemon that does not come to an understanding over TLS.
+fn of_daemon(fault: TlsFault) -> String {
+    match fault {
+        TlsFault::Untrusted | TlsFault::OtherName => {
+            "DOCKER_CERT_PATH names the folder whose ca.pem vouches for the daemon, by the name or address that DOCKER_HOST has"
+        }
+        TlsFault::Plain => {
+            "the daemon does without TLS: unset DOCKER_TLS_VERIFY and DOCKER_TLS, or name its other port in DOCKER_HOST"
+        }
+        fault if fault.is_of_client() => {
+            "DOCKER_CERT_PATH names the folder with cert.pem and key.pem, which the daemon's authority must have signed"
+        }
+        _ => "`docker version` with the same variables says whether docker's own client comes through",
+    }
+    .to_owned()
+}
+
 /// Puts outputs where they belong.
 pub(crate) struct Deliverer {
     pub(crate) blobs: Arc<dyn BlobStore>,
-    /// The address of the docker daemon, or why there is none.
-    pub(crate) docker_host: Result<String, NoDaemon>,
+    /// The docker daemon, or why there is none.
+    pub(crate) docker: Result<Daemon, NoDaemon>,
     /// What relative paths start from.
     pub(crate) working: PathBuf,
 }
@@ -259,14 +278,15 @@ impl Deliverer {
     }
 
     async fn load(&self, made: &OutputResult) -> Result<(), DeliverError> {
-        let host = self.docker_host.as_ref().map_err(NoDaemon::clone)?;
+        let docker = self.docker.as_ref().map_err(NoDaemon::clone)?;
         let image = self.docker_image(made).await?;
         let (writer, reader) = tokio::io::duplex(PIPE_BYTES);
         let write = async {
             let failed = |source| DeliverError::Write { dest: "docker".into(), source };
             image.docker_tar(writer).await.map(drop).map_err(failed)
         };
-        let load = async { docker_load(host, reader).await.map_err(DeliverError::from) };
+        let load =
+            Box::pin(async { docker_load(docker, reader).await.map_err(DeliverError::from) });
         let (written, loaded) = tokio::join!(write, load);
         // A daemon that refuses breaks the pipe, and its own words tell more than that. An archive that broke off on our
         // side is another matter.

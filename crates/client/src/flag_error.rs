@@ -118,6 +118,10 @@ impl Hint for FlagError {
             FlagError::Remote { .. } => Some(
                 "such as https://host/team/app.git#main:folder, or the URL of an archive".into(),
             ),
+            FlagError::Name { flag: "tag", value, .. } if value.contains(',') => Some(format!(
+                "give -t once for each name: -t {}",
+                value.split(',').map(str::trim).collect::<Vec<_>>().join(" -t ")
+            )),
             FlagError::Name { .. } => Some("such as -t registry.example.com/team/app:1.2".into()),
             FlagError::Platform(_) => Some("such as --platform linux/amd64".into()),
             FlagError::Layout { .. } => {

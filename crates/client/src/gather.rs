@@ -125,7 +125,7 @@ impl GatherError {
 impl Hint for GatherError {
     fn hint(&self) -> Option<String> {
         match self {
-            GatherError::Fetch(error) => error.hint().map(str::to_owned),
+            GatherError::Fetch(error) => error.hint(),
             GatherError::Secret(error) => error.hint(),
             GatherError::Policy(error) => error.hint(),
             GatherError::Empty { .. } => Some(

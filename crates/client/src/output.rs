@@ -142,7 +142,7 @@ pub fn outputs(
     }
     // A daemon unpacks what it loads at once: compressing for it would be for nothing, but for an image made anyway.
     let same = asked.iter().find(|asked| asked.kind.is_image() && !loads(asked));
-    let same = same.map(Asked::layers);
+    let same = same.map(Asked::layers).transpose()?;
     asked.into_iter().map(|asked| asked.understood(naming, same)).collect()
 }
 
@@ -357,9 +357,28 @@ impl Asked {
         }
     }
 
-    fn layers(&self) -> LayerCompression {
+    fn layers(&self) -> Result<LayerCompression, FlagError> {
         let compression = self.compression.unwrap_or(Compression::Gzip);
-        LayerCompression { compression, level: self.level, force: self.force }
+        Ok(LayerCompression { compression, level: self.level(compression)?, force: self.force })
+    }
+
+    /// The level that was asked for, by the numbers that `BuildKit` takes: -1 is the usual one, -2 gzip's fastest, and
+    /// zstd has the nearest to any.
+    fn level(&self, compression: Compression) -> Result<Option<i32>, FlagError> {
+        let Some(level) = self.level else { return Ok(None) };
+        match compression {
+            Compression::None => Ok(None),
+            Compression::Zstd => Ok((level > 0).then(|| level.min(ZSTD_LEVEL_MAX))),
+            Compression::Gzip => match level {
+                -1 => Ok(None),
+                -2 => Ok(Some(1)),
+                0..=GZIP_LEVEL_MAX => Ok(Some(level)),
+                _ => {
+                    let problem = format!("gzip has no level {level} (0 to {GZIP_LEVEL_MAX})");
+                    Err(malformed(&self.written, problem))
+                }
+            },
+        }
     }
 
     fn understood(
@@ -374,7 +393,7 @@ impl Asked {
         if naming.index {
             self.refuse_index(&client)?;
         }
-        let mut layers = self.layers();
+        let mut layers = self.layers()?;
         if let (ClientOutput::Load, None) = (&client, self.compression) {
             let plain = LayerCompression { compression: Compression::None, ..layers };
             layers = same.unwrap_or(plain);
@@ -540,6 +559,9 @@ fn annotation(key: &str) -> Option<(&str, &str)> {
     };
     (!name.is_empty()).then_some((place, name))
 }
+
+const GZIP_LEVEL_MAX: i32 = 12;
+const ZSTD_LEVEL_MAX: i32 = 22;
 
 fn malformed(text: &str, problem: String) -> FlagError {
     FlagError::Malformed { flag: "output", value: text.to_owned(), problem, example: EXAMPLE }

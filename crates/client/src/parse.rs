@@ -1,5 +1,6 @@
 //! The values of single flags.
 
+mod resources;
 mod ssh;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use crate::FlagError;
 use crate::csv;
 use crate::variables;
 
+pub(crate) use resources::resources;
 pub use ssh::AgentSource;
 pub(crate) use ssh::agents;
 
@@ -319,27 +321,29 @@ pub(crate) fn ulimit(text: &str) -> Result<Ulimit, FlagError> {
     Ok(Ulimit { name: name.to_owned(), soft, hard })
 }
 
-/// Reads a size as docker writes it: a number of bytes, or with a unit that is always a power of 1024.
+/// Reads `--shm-size`.
 pub(crate) fn shm_size(text: &str) -> Result<u64, FlagError> {
-    let parse = || {
-        let lower = text.trim().to_lowercase();
-        let end = lower.find(|ch: char| !ch.is_ascii_digit() && ch != '.').unwrap_or(lower.len());
-        let (number, unit) = lower.split_at(end);
-        let shift = match unit.trim_start() {
-            "" | "b" => 0,
-            "k" | "kb" | "kib" => 10,
-            "m" | "mb" | "mib" => 20,
-            "g" | "gb" | "gib" => 30,
-            "t" | "tb" | "tib" => 40,
-            _ => return None,
-        };
-        let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
-        let part = part.get(..part.len().min(9)).filter(|part| !part.is_empty())?;
-        let scale = 10_u128.pow(u32::try_from(part.len()).ok()?);
-        let exact = u128::from(whole.parse::<u64>().ok()?) * scale + part.parse::<u128>().ok()?;
-        u64::try_from((exact << shift) / scale).ok()
+    size(text).ok_or_else(|| malformed("shm-size", text, "it is no size", "--shm-size 128m"))
+}
+
+/// Reads a size as docker writes it: a number of bytes, or with a unit that is always a power of 1024.
+fn size(text: &str) -> Option<u64> {
+    let lower = text.trim().to_lowercase();
+    let end = lower.find(|ch: char| !ch.is_ascii_digit() && ch != '.').unwrap_or(lower.len());
+    let (number, unit) = lower.split_at(end);
+    let shift = match unit.trim_start() {
+        "" | "b" => 0,
+        "k" | "kb" | "kib" => 10,
+        "m" | "mb" | "mib" => 20,
+        "g" | "gb" | "gib" => 30,
+        "t" | "tb" | "tib" => 40,
+        _ => return None,
     };
-    parse().ok_or_else(|| malformed("shm-size", text, "it is no size", "--shm-size 128m"))
+    let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
+    let part = part.get(..part.len().min(9)).filter(|part| !part.is_empty())?;
+    let scale = 10_u128.pow(u32::try_from(part.len()).ok()?);
+    let exact = u128::from(whole.parse::<u64>().ok()?) * scale + part.parse::<u128>().ok()?;
+    u64::try_from((exact << shift) / scale).ok()
 }
 
 /// Reads `--network`.

@@ -32,6 +32,14 @@ pub enum PrepareError {
     /// There is no Dockerfile.
     #[error(transparent)]
     Find(#[from] FindError),
+    /// There is none in what was fetched or unpacked.
+    #[error("could not find the Dockerfile '{name}' in {place}")]
+    NotIn {
+        /// The Dockerfile's name.
+        name: String,
+        /// What it was looked for in.
+        place: String,
+    },
     /// A folder is none.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -84,6 +92,9 @@ impl Hint for PrepareError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             PrepareError::Find(error) => error.hint()?,
+            PrepareError::NotIn { .. } => {
+                "name it with -f PATH, as it lies there; without -f it is the file Dockerfile at the top"
+            }
             PrepareError::Open(error) => error.hint()?,
             PrepareError::Policy(error) => return error.hint(),
             PrepareError::LargeSecret { .. } => "give the secret itself, not a file that holds it",
@@ -174,7 +185,7 @@ pub fn prepare(
     } else {
         // A file in a context that was fetched is named from its top.
         let working = if fetched { main.root() } else { place.working };
-        read_dockerfile(wanted, &main, working)?
+        read_dockerfile(wanted, &main, working).map_err(|error| in_place(wanted, error))?
     };
     let beside =
         policy::Beside { context: main.root(), dockerfile: path.as_deref(), filename: &filename };
@@ -264,6 +275,26 @@ impl IgnoreFile {
             .map_err(|source| PrepareError::Ignore { path: path.into(), source })?;
         Ok(IgnoreFile { text: String::from_utf8_lossy(bytes).into_owned(), rules })
     }
+}
+
+/// What is said of a Dockerfile that is not there: by what the user named, for the folder is ours that it was put into.
+fn in_place(wanted: &Wanted, error: PrepareError) -> PrepareError {
+    let place = match (&wanted.context, &error) {
+        (MainContext::Stdin, PrepareError::Find(FindError::NotFound { .. })) => {
+            "the archive on standard input".to_owned()
+        }
+        (MainContext::Remote(remote), PrepareError::Find(FindError::NotFound { .. })) => {
+            remote.to_string()
+        }
+        _ => return error,
+    };
+    let name = match &wanted.dockerfile {
+        DockerfilePlace::File(file) => file.display().to_string(),
+        DockerfilePlace::Usual | DockerfilePlace::Stdin | DockerfilePlace::Url(_) => {
+            "Dockerfile".to_owned()
+        }
+    };
+    PrepareError::NotIn { name, place }
 }
 
 fn read_dockerfile(

@@ -3,6 +3,7 @@
 
 use dcbuild_process::Env;
 use dcbuild_progress::{Colour, Look, Palette};
+use dcbuild_registry::{DockerLogins, Secret};
 
 use crate::FlagError;
 
@@ -107,6 +108,12 @@ const SWITCHES_WITHOUT_EFFECT: [(&str, bool, &str); 3] = [
     ("DOCKER_BUILDKIT", false, "asks for docker's older builder: dcbuild builds as BuildKit does"),
 ];
 
+/// Where docker keeps its credentials for registries.
+pub fn docker_logins(env: &Env) -> DockerLogins {
+    let environment = env.docker_auth_config().map(|text| Secret::new(text.to_owned()));
+    DockerLogins { folder: env.docker_config(), environment }
+}
+
 /// What is said of variables that are set and change nothing.
 pub fn without_effect(env: &Env) -> Vec<String> {
     let skipped =
@@ -128,6 +135,10 @@ pub fn without_effect(env: &Env) -> Vec<String> {
         said.push(format!(
             "'{part}' of {COLOURS} is skipped: it is none of run=, error=, cancel= and warning= with a colour"
         ));
+    }
+    if let Some(problem) = docker_logins(env).problem() {
+        // As docker has it; the value is a secret.
+        said.push(format!("DOCKER_AUTH_CONFIG is skipped: {problem}"));
     }
     if let (Some(written), None) = (value(env, LOG_LINES), log_lines(env)) {
         said.push(skipped(LOG_LINES, written, "is no number of lines"));
@@ -179,6 +190,17 @@ mod tests {
         assert!(
             odd.len() == 1 && odd[0].starts_with("'error=pinkish' of BUILDKIT_COLORS"),
             "{odd:?}"
+        );
+    }
+
+    #[test]
+    fn credentials_that_are_none_are_named_without_a_word_of_them() {
+        let said = said(&[("DOCKER_AUTH_CONFIG", "hunter2")]);
+        assert_eq!(said, ["DOCKER_AUTH_CONFIG is skipped: it is no docker config, from line 1 on"]);
+        let env = |text: &str| Env::from_iter([("DOCKER_AUTH_CONFIG", text)]);
+        assert_eq!(
+            without_effect(&env(r#"{"auths":{"h":{"auth":"dTpw"}}}"#)),
+            Vec::<String>::new()
         );
     }
 

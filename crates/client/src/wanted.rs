@@ -21,7 +21,6 @@ use crate::output::{self, ClientOutput, Naming, Output, Shorthands};
 use crate::parse::{self, AgentSource, NamedContext, SecretSource};
 use crate::policy::{self, PolicyFlags};
 use crate::prepare::Found;
-use crate::refuse;
 use crate::variables::{self, GitAsked};
 
 /// What a build reads.
@@ -114,7 +113,7 @@ impl Wanted {
     /// Reads flags; values that they take from the environment are taken from `env`.
     pub fn new(flags: &BuildFlags, env: &Env) -> Result<Wanted, FlagError> {
         let flags = &flags.given();
-        refuse::refuse(flags)?;
+        flags.legacy.refuse()?;
         let (context, dockerfile) = places(flags)?;
         let names = flags.tags.iter().map(|tag| output::image_name("tag", tag));
         let names = names.collect::<Result<Vec<_>, _>>()?;
@@ -422,6 +421,7 @@ fn request(
         allow,
         hosts: parse::add_hosts(&flags.add_hosts)?,
         ulimits: flags.ulimits.iter().map(|text| parse::ulimit(text)).collect::<Result<_, _>>()?,
+        resources: parse::resources(&flags.resources)?,
         shm_bytes: flags.shm_size.as_deref().map(parse::shm_size).transpose()?.unwrap_or(0),
         build_args,
         ..Request::new("")

@@ -1,7 +1,9 @@
 //! Why something could not be fetched.
 
+use std::error::Error;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use dcbuild_model::Fault;
 
@@ -15,6 +17,14 @@ pub enum FetchError {
         url: String,
         /// What is wrong.
         problem: String,
+    },
+    /// The host has no address that is known.
+    #[error("could not fetch {url}: the name could not be looked up")]
+    Lookup {
+        /// The host, or the address without credentials.
+        url: String,
+        /// What the system said.
+        source: Arc<io::Error>,
     },
     /// The address must not be reached from here.
     #[error("{host} may not be reached: {address} is not a public address")]
@@ -50,6 +60,14 @@ pub enum FetchError {
         /// The limit that was met.
         limit: String,
     },
+    /// The server says nothing, or so little that it takes too long.
+    #[error("could not fetch {url}: {limit}")]
+    Slow {
+        /// The address, without credentials.
+        url: String,
+        /// The limit that was met.
+        limit: String,
+    },
     /// git failed.
     #[error("could not {what} {url}: {words}")]
     Git {
@@ -59,6 +77,18 @@ pub enum FetchError {
         url: String,
         /// What it said last.
         words: String,
+        /// Who can mend it.
+        fault: Fault,
+    },
+    /// The server does not take what we show it.
+    #[error("could not {what} {url}: the server does not take {secret}")]
+    Refused {
+        /// What was to be done.
+        what: &'static str,
+        /// The repository, without credentials.
+        url: String,
+        /// The id of the secret that was shown.
+        secret: String,
     },
     /// There is no git.
     #[error("could not start git")]
@@ -106,20 +136,36 @@ impl FetchError {
     /// Who can mend it.
     pub fn fault(&self) -> Fault {
         match self {
-            FetchError::Exchange { .. } | FetchError::Disk { .. } | FetchError::Setup(_) => {
-                Fault::Cluster
-            }
-            FetchError::Answer { transient: true, .. } => Fault::Cluster,
+            FetchError::Exchange { source, .. } if is_of_certificate(source) => Fault::Request,
+            FetchError::Exchange { .. }
+            | FetchError::Disk { .. }
+            | FetchError::Slow { .. }
+            | FetchError::Setup(_)
+            | FetchError::Answer { transient: true, .. } => Fault::Cluster,
+            FetchError::Lookup { source, .. } => Fault::of_lookup(source),
+            FetchError::Git { fault, .. } => *fault,
             _ => Fault::Request,
         }
     }
 
     /// What could help.
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<String> {
+        if let FetchError::Refused { secret, .. } = self {
+            return Some(format!(
+                "see whether the token of --secret id={secret} is still valid, and may read the repository"
+            ));
+        }
+        self.plain_hint().map(str::to_owned)
+    }
+
+    fn plain_hint(&self) -> Option<&'static str> {
         match self {
             FetchError::Forbidden { .. } => Some(
                 "a cluster fetches from public addresses and from the hosts in fetch.allow of its configuration",
             ),
+            FetchError::NoReference { reference, .. } if is_short_commit(reference) => {
+                Some("a commit is named by all of its 40 digits, a branch or a tag by its name")
+            }
             FetchError::NoGit(_) => Some("install git, or put it on the PATH"),
             FetchError::Git { words, .. }
                 if words.contains("could not read Username")
@@ -150,6 +196,116 @@ impl FetchError {
     }
 
     pub(crate) fn is_transient(&self) -> bool {
-        matches!(self, FetchError::Exchange { .. } | FetchError::Answer { transient: true, .. })
+        match self {
+            FetchError::Exchange { source, .. } => !is_of_certificate(source),
+            FetchError::Answer { transient, .. } => *transient,
+            _ => false,
+        }
+    }
+}
+
+/// Whether the server's certificate is at the bottom of it.
+fn is_of_certificate(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if let Some(rustls::Error::InvalidCertificate(_)) = cause.downcast_ref() {
+            return true;
+        }
+        // An error within an I/O error is not among its sources, which are those of the inner one.
+        let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = match inner {
+            Some(inner) => Some(inner),
+            None => cause.source(),
+        };
+    }
+    false
+}
+
+/// Whether it looks like the beginning of a commit's name.
+fn is_short_commit(reference: &str) -> bool {
+    (7..40).contains(&reference.len()) && reference.chars().all(|ch| ch.is_ascii_hexdigit())
+}
+
+/// What git, curl and ssh say where it is the network that failed, or a server that is not well.
+const OF_NETWORK: [&str; 21] = [
+    "Failed to connect",
+    "Couldn't connect",
+    "Could not connect",
+    "Connection refused",
+    "Connection reset",
+    "Connection timed out",
+    "Connection closed",
+    "Connection was reset",
+    "Operation timed out",
+    "Operation too slow",
+    "No route to host",
+    "Network is unreachable",
+    "Empty reply from server",
+    "The requested URL returned error: 5",
+    "RPC failed",
+    "early EOF",
+    "unexpected disconnect",
+    "hung up unexpectedly",
+    "transfer closed",
+    "Temporary failure in name resolution",
+    "Recv failure",
+];
+
+/// Who can mend what git failed of: git itself tells it by its words alone.
+pub(crate) fn fault_of_git(words: &str) -> Fault {
+    // A server that refuses somebody may hang up as well.
+    let refused = ["Permission denied", "Authentication failed", "not found", "error: 40"];
+    if refused.iter().any(|known| words.contains(known)) {
+        return Fault::Request;
+    }
+    if OF_NETWORK.iter().any(|known| words.contains(known)) {
+        Fault::Cluster
+    } else {
+        Fault::Request
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn git_s_words_say_who_can_mend_it() {
+        for (words, fault) in [
+            (
+                "fatal: unable to access 'http://h/': Failed to connect to h port 9 after 0 ms: Couldn't connect to server",
+                Fault::Cluster,
+            ),
+            (
+                "fatal: unable to access 'http://h/': The requested URL returned error: 503",
+                Fault::Cluster,
+            ),
+            (
+                "fatal: unable to access 'http://h/': Operation too slow. Less than 1000 bytes/sec",
+                Fault::Cluster,
+            ),
+            (
+                "ssh: connect to host h port 22: Connection refused; fatal: Could not read from remote repository.",
+                Fault::Cluster,
+            ),
+            (
+                "fatal: unable to access 'http://h/': The requested URL returned error: 403",
+                Fault::Request,
+            ),
+            (
+                "git@h: Permission denied (publickey).; fatal: the remote end hung up unexpectedly",
+                Fault::Request,
+            ),
+            ("fatal: repository 'http://h/' not found", Fault::Request),
+        ] {
+            assert_eq!(fault_of_git(words), fault, "{words}");
+        }
+    }
+
+    #[test]
+    fn a_short_commit_is_told_from_a_branch() {
+        for (name, short) in [("e9372ac", true), ("main", false), ("deadbee/x", false)] {
+            assert_eq!(is_short_commit(name), short, "{name}");
+        }
     }
 }

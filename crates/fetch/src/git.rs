@@ -7,13 +7,14 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use dcbuild_model::limits;
 use dcbuild_model::remote::{GitSource, GitTime, shown};
+use dcbuild_model::{Fault, limits};
 use dcbuild_plan::policy::GitFacts;
 use tokio::process::Command;
 use tokio::time::timeout;
 use url::Url;
 
+use crate::error::fault_of_git;
 use crate::proxy::Proxy;
 use crate::{FetchConfig, FetchError, Reach, io, times};
 
@@ -264,17 +265,37 @@ impl Git {
         url: &str,
         arguments: &[&str],
     ) -> Result<String, FetchError> {
-        let failed = |words: String| FetchError::Git { what, url: shown(url), words };
+        let failed = |words: String, fault| FetchError::Git { what, url: shown(url), words, fault };
         let child = self.command(url, arguments).spawn().map_err(FetchError::NoGit)?;
         let output = timeout(limits::FETCH_TIME_MAX, child.wait_with_output()).await;
         let minutes = limits::FETCH_TIME_MAX.as_secs() / 60;
         let output = output
-            .map_err(|_| failed(format!("it takes longer than {minutes} minutes")))?
+            .map_err(|_| failed(format!("it takes longer than {minutes} minutes"), Fault::Cluster))?
             .map_err(FetchError::NoGit)?;
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
-        Err(failed(last_words(&output.stderr)))
+        let words = last_words(&output.stderr);
+        let is_refused = REFUSED.iter().any(|known| words.contains(known));
+        if let Some((secret, _)) = self.authorization(url).filter(|_| is_refused) {
+            return Err(FetchError::Refused { what, url: shown(url), secret });
+        }
+        let fault = match host_of(url).filter(|_| words.contains("Could not resolve host")) {
+            // curl has one word for a name that there is not and for nobody who could say so.
+            Some((host, port)) => match self.config.reach.look_up(&host, port.unwrap_or(443)).await
+            {
+                Err(error) => error.fault(),
+                Ok(_) => Fault::Cluster,
+            },
+            None => fault_of_git(&words),
+        };
+        Err(failed(words, fault))
+    }
+
+    /// The secret that a server is shown, and the header that it makes.
+    fn authorization(&self, url: &str) -> Option<(String, String)> {
+        let (host, port) = host_of(url)?;
+        self.config.tokens.header("GIT", (&host, port))
     }
 
     fn command(&self, url: &str, arguments: &[&str]) -> Command {
@@ -315,10 +336,8 @@ impl Git {
             }
         }
         // In the environment, since a command line can be read by everybody; bound to the one origin.
-        let origin = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
-        let origin = origin.and_then(|url| Some((url.host_str()?.to_owned(), url)));
-        if let Some((host, url)) = origin
-            && let Some(header) = self.config.tokens.header("GIT", &host)
+        if let Some((_, header)) = self.authorization(url)
+            && let Ok(url) = Url::parse(url)
         {
             let base = url.origin().ascii_serialization();
             command
@@ -331,6 +350,20 @@ impl Git {
         command.kill_on_drop(true);
         command
     }
+}
+
+/// What git says where a server wants to know who we are, or does not take what it was told.
+const REFUSED: [&str; 4] = [
+    "could not read Username",
+    "Authentication failed",
+    "The requested URL returned error: 401",
+    "The requested URL returned error: 403",
+];
+
+/// The host of a URL that credentials may be sent to, and its port where that is not the usual one.
+fn host_of(url: &str) -> Option<(String, Option<u16>)> {
+    let url = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https"))?;
+    Some((url.host_str()?.to_owned(), url.port()))
 }
 
 fn is_commit(reference: &str) -> bool {

@@ -146,8 +146,9 @@ impl Http {
         for _ in 0..=limits::FETCH_REDIRECTS_MAX {
             let host = self.checked(&at).await?;
             let mut own = headers.clone();
+            let shown_to = (host.as_str(), at.port());
             if let Some(mut value) =
-                tokens.header("HTTP", &host).and_then(|it| HeaderValue::from_str(&it).ok())
+                tokens.header("HTTP", shown_to).and_then(|(_, it)| HeaderValue::from_str(&it).ok())
             {
                 value.set_sensitive(true);
                 own.insert(AUTHORIZATION, value);
@@ -190,15 +191,21 @@ impl Http {
 fn silent(url: &str) -> FetchError {
     let limit =
         format!("the server was silent for {} seconds", limits::FETCH_SILENCE_MAX.as_secs());
-    FetchError::Limit { url: shown(url), limit }
+    FetchError::Slow { url: shown(url), limit }
 }
 
 /// A refusal of ours comes out of the client as a failed connection: it is told apart by its kind.
 fn refused(url: &str, error: reqwest::Error) -> FetchError {
     let mut cause = std::error::Error::source(&error);
     while let Some(inner) = cause {
-        if let Some(FetchError::Forbidden { host, address }) = inner.downcast_ref() {
-            return FetchError::Forbidden { host: host.clone(), address: address.clone() };
+        match inner.downcast_ref() {
+            Some(FetchError::Forbidden { host, address }) => {
+                return FetchError::Forbidden { host: host.clone(), address: address.clone() };
+            }
+            Some(FetchError::Lookup { source, .. }) => {
+                return FetchError::Lookup { url: shown(url), source: source.clone() };
+            }
+            _ => {}
         }
         cause = inner.source();
     }
@@ -215,14 +222,14 @@ async fn save(url: &str, mut response: Response, to: &Path) -> Result<(Digest, u
         let chunk = chunk.map_err(|_| silent(url))?.map_err(|error| refused(url, error))?;
         let Some(chunk) = chunk else { break };
         size = size.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
-        let limit = if size > limits::FETCH_BYTES_MAX {
-            Some(format!("it is larger than {} bytes", limits::FETCH_BYTES_MAX))
-        } else {
-            let minutes = limits::FETCH_TIME_MAX.as_secs() / 60;
-            (Instant::now() > until).then(|| format!("it takes longer than {minutes} minutes"))
-        };
-        if let Some(limit) = limit {
+        if size > limits::FETCH_BYTES_MAX {
+            let limit = format!("it is larger than {} bytes", limits::FETCH_BYTES_MAX);
             return Err(FetchError::Limit { url: shown(url), limit });
+        }
+        if Instant::now() > until {
+            let minutes = limits::FETCH_TIME_MAX.as_secs() / 60;
+            let limit = format!("it takes longer than {minutes} minutes");
+            return Err(FetchError::Slow { url: shown(url), limit });
         }
         hash.update(&chunk);
         file.write_all(&chunk).await.map_err(failed())?;

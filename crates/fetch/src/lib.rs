@@ -58,26 +58,34 @@ impl Tokens {
         }
     }
 
-    /// The value of the Authorization header for a host; a token that names the host goes first.
-    pub(crate) fn header(&self, kind: &str, host: &str) -> Option<String> {
+    /// The value of the Authorization header for a host, and the id of the secret that it is of; one that names the host
+    /// goes first, one that names its port too before that.
+    pub(crate) fn header(
+        &self,
+        kind: &str,
+        (host, port): (&str, Option<u16>),
+    ) -> Option<(String, String)> {
+        let whole = port.map(|port| format!("{host}:{port}"));
+        let places = || whole.iter().map(String::as_str).chain([host]);
         let named = |what: &str| {
             let id = format!("{kind}_AUTH_{what}");
-            let own =
-                self.0.get(&format!("{id}.{host}")).or_else(|| self.0.get(&format!("{id}_{host}")));
-            own.or_else(|| self.0.get(&id).filter(|_| kind == "GIT")).cloned()
+            let own = places().flat_map(|it| [format!("{id}.{it}"), format!("{id}_{it}")]);
+            let any = (kind == "GIT").then(|| id.clone());
+            own.chain(any).find_map(|id| self.0.get(&id).cloned().map(|value| (id, value)))
         };
         if let Some(header) = named("HEADER") {
             return Some(header);
         }
-        let token = named("TOKEN")?;
-        Some(match kind {
+        let (id, token) = named("TOKEN")?;
+        let header = match kind {
             "GIT" => {
                 use base64::Engine as _;
                 let pair = format!("x-access-token:{token}");
                 format!("basic {}", base64::engine::general_purpose::STANDARD.encode(pair))
             }
             _ => format!("Bearer {token}"),
-        })
+        };
+        Some((id, header))
     }
 }
 
@@ -175,4 +183,42 @@ pub const ENVIRONMENT: [&str; 13] = [
 pub(crate) fn io(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> FetchError {
     let path: PathBuf = path.into();
     move |source| FetchError::Disk { what, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_may_name_the_host_with_its_port_or_without() {
+        let tokens = |ids: &[&str]| {
+            let mut tokens = Tokens::default();
+            for id in ids {
+                assert!(Tokens::is_one(id), "{id}");
+                tokens.insert(id, id.as_bytes());
+            }
+            tokens
+        };
+        let place = ("forge.example", Some(8443));
+        for (ids, want) in [
+            (&["GIT_AUTH_HEADER"][..], Some("GIT_AUTH_HEADER")),
+            (
+                &["GIT_AUTH_HEADER", "GIT_AUTH_HEADER.forge.example"],
+                Some("GIT_AUTH_HEADER.forge.example"),
+            ),
+            (
+                &["GIT_AUTH_HEADER.forge.example", "GIT_AUTH_HEADER.forge.example:8443"],
+                Some("GIT_AUTH_HEADER.forge.example:8443"),
+            ),
+            (&["GIT_AUTH_TOKEN.forge.example:8443"], Some("GIT_AUTH_TOKEN.forge.example:8443")),
+            (&["GIT_AUTH_TOKEN.forge.example:8444"], None),
+            (&["GIT_AUTH_TOKEN.other.example"], None),
+        ] {
+            let found = tokens(ids).header("GIT", place).map(|(id, _)| id);
+            assert_eq!(found.as_deref(), want, "{ids:?}");
+        }
+        let found = tokens(&["HTTP_AUTH_TOKEN_forge.example:8443"]).header("HTTP", place);
+        assert_eq!(found.unwrap().1, "Bearer HTTP_AUTH_TOKEN_forge.example:8443");
+        assert_eq!(tokens(&["HTTP_AUTH_TOKEN"]).header("HTTP", place), None);
+    }
 }

@@ -2,6 +2,7 @@
 //! configuration names.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use crate::FetchError;
 
@@ -40,9 +41,9 @@ impl Reach {
         port: u16,
     ) -> Result<Vec<SocketAddr>, FetchError> {
         let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let failed = |source: std::io::Error| FetchError::Address {
+        let failed = |source: std::io::Error| FetchError::Lookup {
             url: host.to_owned(),
-            problem: format!("the name could not be looked up: {source}"),
+            source: Arc::new(source),
         };
         let found: Vec<SocketAddr> =
             tokio::net::lookup_host((bare, port)).await.map_err(failed)?.collect();

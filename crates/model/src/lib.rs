@@ -3,6 +3,7 @@
 //! This crate decides nothing and does no I/O. A value of one of its types is valid: text and bytes are parsed at the
 //! door. Start with [`digest`] for what names bytes, and with [`result`] for what a step leaves behind.
 
+pub mod daemon;
 pub mod digest;
 pub mod encode;
 pub mod eviction;
@@ -19,6 +20,7 @@ pub mod selection;
 mod text;
 pub mod time;
 
+pub use daemon::{Daemon, DaemonTls, DaemonTrust};
 pub use digest::{
     BlobDigest, ChangeDigest, ConfigDigest, ContentDigest, DiffId, Digest, LayerDigest, LayerId,
     ManifestDigest, ParseDigestError, SelectionDigest, StateDigest, StepKey,

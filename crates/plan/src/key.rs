@@ -143,7 +143,7 @@ impl Key {
         // limits of memory and processors, which is what a control group has.
         let RunOp { argv, env, cwd, user, network, security, mounts, scripts, .. } = op;
         let RunOp { hosts, hostname, shm_bytes, ulimits, proxies: _, cgroup_parent: _, .. } = op;
-        let RunOp { empty_caches: _, .. } = op;
+        let RunOp { empty_caches: _, resources: _, .. } = op;
         self.text("operation", "run");
         self.texts("command", argv);
         for (name, value) in env {

@@ -293,6 +293,36 @@ pub struct RunOp {
     /// Whether its cache mounts begin with nothing but what this build has left in them; it is in no key.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub empty_caches: bool,
+    /// What it may use of memory and processors; it is in no key.
+    #[serde(default, skip_serializing_if = "Resources::is_empty")]
+    pub resources: Resources,
+}
+
+/// What a process may use of memory and processors, as `--resource` has it; zero and an empty text are the usual.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Resources {
+    /// Bytes of memory.
+    pub memory_bytes: u64,
+    /// Bytes of memory and swap together, negative for any number of them; no swap where it is not there.
+    pub swap: Option<i64>,
+    /// The weight against others, where 1024 is the usual.
+    pub cpu_shares: u64,
+    /// The period that the quota refers to, in microseconds.
+    pub cpu_period: u64,
+    /// Processor time in each period, in microseconds.
+    pub cpu_quota: u64,
+    /// The processors, such as `0-3`.
+    pub cpuset_cpus: String,
+    /// The nodes of memory.
+    pub cpuset_mems: String,
+}
+
+impl Resources {
+    /// Whether it limits nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Resources::default()
+    }
 }
 
 /// What is copied.

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use dcbuild_dockerfile::ParseError;
-use dcbuild_model::{Component, ManifestDigest, Platform, StageIndex, StepIndex, StepKey};
+use dcbuild_model::{Component, Fault, ManifestDigest, Platform, StageIndex, StepIndex, StepKey};
 use serde::{Deserialize, Serialize};
 
 use crate::lint::Finding;
 use crate::op::{Input, Op};
 use crate::request::Request;
-use crate::sources::{Need, Sources};
+use crate::sources::{Need, Sources, Unresolved};
 use crate::stage;
 
 /// One step of a plan.
@@ -161,6 +161,16 @@ pub enum PlanError {
         /// What to do about it.
         hint: Option<String>,
     },
+    /// Something that it names could not be had, for want of whoever has it: another try may do.
+    #[error("{message}")]
+    Unreachable {
+        /// What is wrong.
+        message: String,
+        /// The lines of the Dockerfile, first and last, from 1.
+        lines: (u32, u32),
+        /// What to do about it.
+        hint: Option<String>,
+    },
     /// The request itself is wrong: a target or a context that is not there.
     #[error("{message}")]
     Request {
@@ -176,7 +186,9 @@ impl PlanError {
     pub fn lines(&self) -> Option<(u32, u32)> {
         match self {
             PlanError::Parse(error) => error.span.map(|span| (span.start_line, span.end_line)),
-            PlanError::Instruction { lines, .. } => Some(*lines),
+            PlanError::Instruction { lines, .. } | PlanError::Unreachable { lines, .. } => {
+                Some(*lines)
+            }
             PlanError::Request { .. } => None,
         }
     }
@@ -185,7 +197,30 @@ impl PlanError {
     pub fn hint(&self) -> Option<String> {
         match self {
             PlanError::Parse(error) => error.hint(),
-            PlanError::Instruction { hint, .. } | PlanError::Request { hint, .. } => hint.clone(),
+            PlanError::Instruction { hint, .. }
+            | PlanError::Unreachable { hint, .. }
+            | PlanError::Request { hint, .. } => hint.clone(),
+        }
+    }
+
+    /// Who can mend it.
+    pub fn fault(&self) -> Fault {
+        match self {
+            PlanError::Unreachable { .. } => Fault::Cluster,
+            PlanError::Parse(_) | PlanError::Instruction { .. } | PlanError::Request { .. } => {
+                Fault::Request
+            }
+        }
+    }
+
+    /// What is said of an instruction that names something which was not found.
+    pub(crate) fn unresolved(lines: (u32, u32), message: String, found: &Unresolved) -> PlanError {
+        let hint = found.hint.clone();
+        match found.fault {
+            Fault::Cluster => PlanError::Unreachable { message, lines, hint },
+            Fault::Request | Fault::Step | Fault::Bug => {
+                PlanError::Instruction { message, lines, hint }
+            }
         }
     }
 

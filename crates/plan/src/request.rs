@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dcbuild_model::Platform;
 use serde::{Deserialize, Serialize};
 
-use crate::op::{RunNetwork, Ulimit};
+use crate::op::{Resources, RunNetwork, Ulimit};
 use crate::policy::SourcePolicy;
 
 /// Which steps take no record from before the build.
@@ -111,6 +111,9 @@ pub struct Request {
     /// `--cgroup-parent`: the control group below which each RUN has its own; empty is the usual.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub cgroup_parent: String,
+    /// `--resource`: what each RUN may use of memory and processors.
+    #[serde(default, skip_serializing_if = "Resources::is_empty")]
+    pub resources: Resources,
     /// The host's name inside a RUN; empty is the usual.
     pub hostname: String,
     /// Proxies of the docker config file: seen by each RUN, in no key.
@@ -154,6 +157,7 @@ impl Request {
             ulimits: Vec::new(),
             shm_bytes: 0,
             cgroup_parent: String::new(),
+            resources: Resources::default(),
             hostname: String::new(),
             proxies: BTreeMap::new(),
             policies: Vec::new(),

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use dcbuild_model::{Added, ConfigDigest, ManifestDigest, Platform, Selection, SelectionDigest};
+use dcbuild_model::{
+    Added, ConfigDigest, Fault, ManifestDigest, Platform, Selection, SelectionDigest,
+};
 use dcbuild_oci::ImageConfig;
 
 use crate::op::{ImageLayer, ImageSource};
@@ -55,11 +57,13 @@ pub struct Unresolved {
     pub reason: String,
     /// What the user could do.
     pub hint: Option<String>,
+    /// Who can mend it.
+    pub fault: Fault,
 }
 
 impl From<String> for Unresolved {
     fn from(reason: String) -> Unresolved {
-        Unresolved { reason, hint: None }
+        Unresolved { reason, hint: None, fault: Fault::Request }
     }
 }
 

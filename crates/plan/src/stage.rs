@@ -691,12 +691,16 @@ impl<'a> Draft<'a> {
                 };
                 Ok(Ok(Ground::Image(full, image)))
             }
-            Some(Err(Unresolved { reason, hint })) => {
-                let reference = reference.trim_start_matches("layout:");
+            Some(Err(found)) => {
+                let (reference, reason) = (reference.trim_start_matches("layout:"), &found.reason);
                 let message =
                     format!("{name}: failed to resolve source metadata for {reference}: {reason}");
-                let hint = self.nearest_stage(draft, name).or_else(|| hint.clone());
-                Err(PlanError::Instruction { message, lines: draft.lines, hint })
+                let found = match self.nearest_stage(draft, name) {
+                    // Whoever meant a stage gains nothing by another try.
+                    Some(hint) => &Unresolved { hint: Some(hint), ..message.clone().into() },
+                    None => found,
+                };
+                Err(PlanError::unresolved(draft.lines, message, found))
             }
         }
     }

@@ -21,7 +21,7 @@ use crate::key::{Parent, Seen, sees_parent, state_key, step_key};
 use crate::op::{CopyOp, CopySource, ImageOp, Input, InputSource, Op, WorkdirOp};
 use crate::plan::{HistoryLine, ImageTemplate, Part, PlanError, PlannedImage, PlannedStage, Step};
 use crate::policy::{Judged, Known};
-use crate::sources::{Need, ResolvedImage, Unresolved};
+use crate::sources::{Need, ResolvedImage};
 use crate::stage::{Base, Command, Draft, Ground, StageDraft, expansion, lines, refused};
 
 pub(crate) const DEFAULT_PATH: &str =
@@ -280,11 +280,12 @@ impl Walk<'_> {
                 self.needs.insert(Need::Selection { context: context.to_owned(), selection });
                 Ok(None)
             }
-            Some(Err(Unresolved { reason, hint })) => Err(PlanError::Instruction {
-                message: reason.clone(),
-                lines: stage.at,
-                hint: hint.clone().or_else(|| hint::of_selection(&selection, reason)),
-            }),
+            Some(Err(found)) => {
+                let hint = found.hint.clone();
+                let hint = hint.or_else(|| hint::of_selection(&selection, &found.reason));
+                let (message, found) = (found.reason.clone(), Unresolved { hint, ..found.clone() });
+                Err(PlanError::unresolved(stage.at, message, &found))
+            }
             Some(Ok(digest)) => {
                 let source = InputSource::Context { name: context.to_owned(), digest: *digest };
                 Ok(Some(Input { source, selection }))

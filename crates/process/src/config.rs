@@ -48,6 +48,8 @@ pub struct RegistryTable {
     pub insecure: bool,
     /// Files of certificates that are trusted besides the system's.
     pub ca: Vec<PathBuf>,
+    /// The files of the key and of the certificate that it is shown.
+    pub keypair: Option<(PathBuf, PathBuf)>,
 }
 
 /// What network a RUN has that says nothing of it.

@@ -1,9 +1,9 @@
 //! What Docker's configuration says: proxies, and where its daemon is.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use dcbuild_model::Digest;
+use dcbuild_model::{Daemon, DaemonTls, DaemonTrust, Digest};
 
 use crate::{Env, Hint};
 
@@ -56,6 +56,13 @@ struct ConfigFile {
 
 /// Where the daemon listens that is meant where nothing else is said.
 const DAEMON: &str = "unix:///var/run/docker.sock";
+/// Where it is where nothing is said but that it is to be reached over TLS.
+const DAEMON_TLS: &str = "tcp://localhost:2376";
+
+/// The files of a folder of certificates for docker's client.
+const AUTHORITY: &str = "ca.pem";
+const CERTIFICATE: &str = "cert.pem";
+const KEY: &str = "key.pem";
 
 /// Says why there is no daemon that could be spoken to.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -66,14 +73,16 @@ pub enum NoDaemon {
         /// The context's name.
         name: String,
     },
-    /// The daemon is to be spoken to over TLS, which is not spoken here: in the clear an image goes to nobody who was
-    /// meant to show a certificate.
+    /// The daemon is to prove who it is, and there is nothing to judge that by.
     #[error(
-        "the docker daemon at '{address}' is to be reached over TLS, which dcbuild does not speak to a daemon"
+        "the docker daemon at '{address}' is to be reached over TLS (DOCKER_TLS_VERIFY), and there is no {path}",
+        path = path.display()
     )]
-    Tls {
+    NoAuthority {
         /// Its address.
         address: String,
+        /// The file that should be there.
+        path: PathBuf,
     },
 }
 
@@ -83,8 +92,9 @@ impl Hint for NoDaemon {
             NoDaemon::Context { .. } => {
                 "`docker context ls` lists those there are: set DOCKER_CONTEXT to one, or DOCKER_HOST to unix:///PATH"
             }
-            NoDaemon::Tls { .. } => {
-                "`dcbuild build -t NAME -o type=docker,dest=- CONTEXT | docker load` hands it over by docker's own client"
+            NoDaemon::NoAuthority { .. } => {
+                "set DOCKER_CERT_PATH to the folder that has ca.pem, cert.pem and key.pem, or unset DOCKER_TLS_VERIFY where the \
+                 daemon does without TLS"
             }
         };
         Some(words.to_owned())
@@ -92,37 +102,93 @@ impl Hint for NoDaemon {
 }
 
 /// Where the docker daemon listens: `DOCKER_HOST`, else what the context says that `DOCKER_CONTEXT` or docker's configuration
-/// names.
-pub fn daemon(env: &Env) -> Result<String, NoDaemon> {
-    let plain = |address: String, is_secured: bool| {
-        if is_secured && address.starts_with("tcp://") {
-            return Err(NoDaemon::Tls { address });
-        }
-        Ok(address)
-    };
-    if let Some(host) = env.docker_host() {
-        // As docker: any value counts.
-        let is_set = |name: &&str| env.get(name).is_some_and(|value| !value.is_empty());
-        return plain(host.to_owned(), ["DOCKER_TLS_VERIFY", "DOCKER_TLS"].iter().any(is_set));
-    }
+/// names; and how it is spoken to over TLS, if it is.
+pub fn daemon(env: &Env) -> Result<Daemon, NoDaemon> {
     let folder = env.docker_config();
     let read = |path: &str| -> Option<serde_json::Value> {
         let text = std::fs::read(folder.as_ref()?.join(path)).ok()?;
         serde_json::from_slice(&text).ok()
     };
+    if let Some(host) = env.docker_host() {
+        return of_environment(env, Some(host));
+    }
     let chosen = || Some(read("config.json")?.get("currentContext")?.as_str()?.to_owned());
     let name = env.get("DOCKER_CONTEXT").map(str::to_owned).filter(|name| !name.is_empty());
     let Some(name) = name.or_else(chosen).filter(|name| !matches!(name.as_str(), "" | "default"))
     else {
-        return Ok(DAEMON.to_owned());
+        return of_environment(env, None);
     };
     let digest = Digest::of(name.as_bytes()).to_string();
     let hex = digest.trim_start_matches("sha256:");
     let told = read(&format!("contexts/meta/{hex}/meta.json"));
-    let host = told.as_ref().and_then(|told| told.pointer("/Endpoints/docker/Host")?.as_str());
-    let certificates = folder.as_ref().map(|folder| folder.join("contexts/tls").join(hex));
-    let is_secured = certificates.is_some_and(|folder| folder.is_dir());
-    plain(host.map(str::to_owned).ok_or(NoDaemon::Context { name })?, is_secured)
+    let told = told.as_ref().and_then(|told| told.pointer("/Endpoints/docker"));
+    let host = told.and_then(|told| told.get("Host")?.as_str());
+    let address = host.ok_or(NoDaemon::Context { name })?.to_owned();
+    let skips = told.and_then(|told| told.get("SkipTLSVerify")?.as_bool()).unwrap_or(false);
+    let material =
+        folder.as_ref().map(|folder| folder.join("contexts/tls").join(hex).join("docker"));
+    let tls = if is_port(&address) { of_context(material, skips) } else { None };
+    Ok(Daemon { address: with_port(address, tls.is_some()), tls })
+}
+
+/// The daemon at an address, or the one that is meant without any, spoken to as the environment says.
+fn of_environment(env: &Env, host: Option<&str>) -> Result<Daemon, NoDaemon> {
+    // As docker: any value counts.
+    let is_set = |name: &str| env.get_os(name).is_some_and(|value| !value.is_empty());
+    let verifies = is_set("DOCKER_TLS_VERIFY");
+    let wants = verifies || is_set("DOCKER_TLS");
+    let usual = if wants { DAEMON_TLS } else { DAEMON };
+    let address = host.unwrap_or(usual).to_owned();
+    if !wants || !is_port(&address) {
+        return Ok(Daemon::plain(with_port(address, false)));
+    }
+    let address = with_port(address, true);
+    let folder = env.docker_cert_path().or_else(|| env.docker_config()).unwrap_or_default();
+    let trust = if verifies {
+        let path = folder.join(AUTHORITY);
+        if !path.exists() {
+            return Err(NoDaemon::NoAuthority { address, path });
+        }
+        DaemonTrust::Authority(path)
+    } else {
+        DaemonTrust::Anybody
+    };
+    Ok(Daemon { address, tls: Some(DaemonTls { trust, identity: identity(&folder) }) })
+}
+
+/// How the daemon of a context is spoken to; none where the context has no certificates.
+fn of_context(material: Option<PathBuf>, skips: bool) -> Option<DaemonTls> {
+    let material = material.filter(|folder| folder.is_dir());
+    let authority = material.as_ref().map(|folder| folder.join(AUTHORITY)).filter(|it| it.exists());
+    let identity = material.as_deref().and_then(identity);
+    let trust = match authority {
+        _ if skips => DaemonTrust::Anybody,
+        Some(path) => DaemonTrust::Authority(path),
+        None if identity.is_none() => return None,
+        None => DaemonTrust::System,
+    };
+    Some(DaemonTls { trust, identity })
+}
+
+/// The certificate of a folder and its key, where both are there.
+fn identity(folder: &Path) -> Option<(PathBuf, PathBuf)> {
+    let (cert, key) = (folder.join(CERTIFICATE), folder.join(KEY));
+    (cert.exists() && key.exists()).then_some((cert, key))
+}
+
+fn is_port(address: &str) -> bool {
+    address.starts_with("tcp://")
+}
+
+/// An address of docker's may leave its port out.
+fn with_port(address: String, is_tls: bool) -> String {
+    let Some(place) = address.strip_prefix("tcp://") else { return address };
+    let place = place.trim_end_matches('/');
+    let after_host = place.rsplit(']').next().unwrap_or(place);
+    if place.is_empty() || after_host.contains(':') {
+        return format!("tcp://{place}");
+    }
+    format!("tcp://{place}:{}", if is_tls { 2376 } else { 2375 })
 }
 
 impl Proxies {
@@ -138,7 +204,7 @@ impl Proxies {
             Err(source) => return Err(ProxiesError::Read { path, source }),
         };
         // Whoever loads into a daemon is told that a context is none.
-        let host = daemon(env).unwrap_or_else(|_| DAEMON.to_owned());
+        let host = daemon(env).map_or_else(|_| DAEMON.to_owned(), |daemon| daemon.address);
         Proxies::parse(&text, &host).map_err(|source| ProxiesError::Parse { path, source })
     }
 
@@ -190,10 +256,11 @@ mod tests {
     fn a_context_says_where_the_daemon_is() {
         let folder = tempfile::tempdir().unwrap();
         let docker = folder.path().to_str().unwrap();
-        let asked = |more: &[(&str, &str)]| {
+        let daemon_of = |more: &[(&str, &str)]| {
             let own = [("DOCKER_CONFIG", docker)];
             daemon(&own.into_iter().chain(more.iter().copied()).collect())
         };
+        let asked = |more: &[(&str, &str)]| daemon_of(more).map(|daemon| daemon.address);
         assert_eq!(asked(&[]).as_deref(), Ok(DAEMON));
         assert_eq!(asked(&[("DOCKER_CONTEXT", "default")]).as_deref(), Ok(DAEMON));
         // The folder of a context is named by the digest of its name.
@@ -206,12 +273,6 @@ mod tests {
         assert_eq!(asked(&[("DOCKER_CONTEXT", "rootless")]).as_deref(), rootless);
         let both = [("DOCKER_CONTEXT", "rootless"), ("DOCKER_HOST", "unix:///own")];
         assert_eq!(asked(&both).as_deref(), Ok("unix:///own"));
-        let verify = |host: &str| {
-            asked(&[("DOCKER_HOST", host), ("DOCKER_TLS_VERIFY", "1")]).map_err(|it| it.to_string())
-        };
-        assert_eq!(verify("unix:///own"), Ok("unix:///own".into()));
-        let refused = "the docker daemon at 'tcp://docker:2376' is to be reached over TLS, which dcbuild does not speak to a daemon";
-        assert_eq!(verify("tcp://docker:2376"), Err(refused.into()));
         let config = r#"{"currentContext": "rootless"}"#;
         std::fs::write(folder.path().join("config.json"), config).unwrap();
         assert_eq!(asked(&[]).as_deref(), rootless);
@@ -220,6 +281,58 @@ mod tests {
             error.to_string(),
             "docker has no context 'nowhere' with the address of a daemon"
         );
+
+        // A context has its own certificates.
+        let told = r#"{"Name":"rootless","Endpoints":{"docker":{"Host":"tcp://far"}}}"#;
+        std::fs::write(meta.join("meta.json"), told).unwrap();
+        assert_eq!(daemon_of(&[]), Ok(Daemon::plain("tcp://far:2375")));
+        let material = folder.path().join("contexts/tls").join(hex).join("docker");
+        std::fs::create_dir_all(&material).unwrap();
+        std::fs::write(material.join("ca.pem"), "").unwrap();
+        let trust = DaemonTrust::Authority(material.join("ca.pem"));
+        let tls = Some(DaemonTls { trust, identity: None });
+        assert_eq!(daemon_of(&[]), Ok(Daemon { address: "tcp://far:2376".into(), tls }));
+        let skips = told.replace("tcp://far\"", "tcp://[::1]:9\",\"SkipTLSVerify\":true");
+        std::fs::write(meta.join("meta.json"), skips).unwrap();
+        let tls = Some(DaemonTls { trust: DaemonTrust::Anybody, identity: None });
+        assert_eq!(daemon_of(&[]), Ok(Daemon { address: "tcp://[::1]:9".into(), tls }));
+    }
+
+    #[test]
+    fn the_environment_says_how_a_daemon_is_spoken_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let docker = folder.path().to_str().unwrap();
+        let asked = |more: &[(&str, &str)]| {
+            let own = [("DOCKER_CONFIG", docker)];
+            daemon(&own.into_iter().chain(more.iter().copied()).collect())
+        };
+        let (host, verify) = (("DOCKER_HOST", "tcp://docker:9"), ("DOCKER_TLS_VERIFY", "1"));
+        assert_eq!(asked(&[host]), Ok(Daemon::plain("tcp://docker:9")));
+        assert_eq!(asked(&[("DOCKER_HOST", "unix:///s"), verify]), Ok(Daemon::plain("unix:///s")));
+        let error = asked(&[host, verify]).unwrap_err().to_string();
+        let want = format!(
+            "the docker daemon at 'tcp://docker:9' is to be reached over TLS (DOCKER_TLS_VERIFY), and there is no {docker}/ca.pem"
+        );
+        assert_eq!(error, want);
+        let anybody = |address: &str| Daemon {
+            address: address.into(),
+            tls: Some(DaemonTls { trust: DaemonTrust::Anybody, identity: None }),
+        };
+        let loose = ("DOCKER_TLS", "yes");
+        assert_eq!(asked(&[loose]), Ok(anybody("tcp://localhost:2376")));
+        assert_eq!(asked(&[("DOCKER_HOST", "tcp://d/"), loose]), Ok(anybody("tcp://d:2376")));
+
+        let own = tempfile::tempdir().unwrap();
+        for name in ["ca.pem", "cert.pem", "key.pem"] {
+            std::fs::write(own.path().join(name), "").unwrap();
+        }
+        let path = ("DOCKER_CERT_PATH", own.path().to_str().unwrap());
+        let file = |name: &str| own.path().join(name);
+        let trust = DaemonTrust::Authority(file("ca.pem"));
+        let identity = Some((file("cert.pem"), file("key.pem")));
+        let tls = Some(DaemonTls { trust, identity });
+        let want = Daemon { address: "tcp://docker:9".into(), tls };
+        assert_eq!(asked(&[host, verify, path]), Ok(want));
     }
 
     #[test]

@@ -142,6 +142,23 @@ impl Env {
         self.get("DOCKER_HOST").filter(|value| !value.is_empty())
     }
 
+    /// The folder of the certificates for a Docker daemon behind TLS, where `DOCKER_CERT_PATH` names one.
+    pub fn docker_cert_path(&self) -> Option<PathBuf> {
+        self.path("DOCKER_CERT_PATH")
+    }
+
+    /// The credentials for registries that `DOCKER_AUTH_CONFIG` holds, as in Docker's `config.json`.
+    pub fn docker_auth_config(&self) -> Option<&str> {
+        self.get("DOCKER_AUTH_CONFIG").filter(|value| !value.is_empty())
+    }
+
+    /// The same environment with a variable more, or with another value of it.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Env {
+        self.variables.insert(name.into(), value.into());
+        self
+    }
+
     /// The proxies; a name in capitals goes before the same in small letters.
     pub fn proxies(&self) -> Proxies {
         let one = |name: &str| {

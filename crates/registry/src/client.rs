@@ -10,6 +10,7 @@ use dcbuild_oci::{Descriptor, ImageRef, Repository};
 use crate::config::{Endpoint, RegistryConfig};
 use crate::credentials::CredentialSource;
 use crate::error::{HttpError, PullError, PushError};
+use crate::patience::{Ear, Patience};
 use crate::pull;
 use crate::push::{self, Pushed};
 use crate::source::{BlobReader, BlobStream, ImageSource};
@@ -48,6 +49,22 @@ impl RegistryClient {
         credentials: Arc<dyn CredentialSource>,
     ) -> Result<RegistryClient, HttpError> {
         Ok(RegistryClient { transport: Arc::new(Transport::new(config, credentials)?) })
+    }
+
+    /// The same client, who tells somebody when a registry says nothing for long.
+    #[must_use]
+    pub fn heard_by(&self, ear: Ear) -> RegistryClient {
+        self.with(self.transport.patience.heard_by(ear))
+    }
+
+    /// The same client with little patience, for what need not be there.
+    #[must_use]
+    pub fn in_a_hurry(&self) -> RegistryClient {
+        self.with(self.transport.patience.little())
+    }
+
+    fn with(&self, patience: Patience) -> RegistryClient {
+        RegistryClient { transport: Arc::new(self.transport.with(patience)) }
     }
 
     /// The image as a source that can be resolved for a platform.
@@ -141,14 +158,16 @@ impl ImageSource for RegistryImage {
 }
 
 /// The registry's own endpoint.
-pub(crate) fn endpoint(
+pub(crate) async fn endpoint(
     transport: &Transport,
     repository: &Repository,
 ) -> Result<Endpoint, HttpError> {
-    transport.config.endpoint(repository.host()).ok_or_else(|| HttpError::Setup {
-        host: repository.host().to_owned(),
+    let host = repository.host();
+    let endpoint = transport.config.endpoint(host).ok_or_else(|| HttpError::Setup {
+        host: host.to_owned(),
         what: "its name is no host".into(),
-    })
+    })?;
+    Ok(transport.settled(endpoint).await)
 }
 
 /// The URL of something in a repository.

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use crate::connections::{read_certificates, read_identity};
 use crate::origin::{Origin, is_local};
-use crate::transport::read_certificates;
 
 /// The registries' part of a configuration file, as written: `[registry."HOST"]`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -26,10 +26,22 @@ pub struct RawHostConfig {
     pub insecure: bool,
     /// Certificates in PEM that are trusted besides the system's.
     pub ca: Vec<PathBuf>,
+    /// The certificate that the registry is shown, where it asks who we are.
+    pub keypair: Option<Keypair>,
     /// Other origins, such as `https://auth.example.com`, whose token service may see this registry's credentials.
     pub token_origins: Vec<String>,
     /// Push blobs in chunks of this many bytes, for a registry behind a proxy that limits bodies.
     pub upload_chunk_bytes: Option<u64>,
+}
+
+/// The files of a certificate and of its key, in PEM.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Keypair {
+    /// The key.
+    pub key: PathBuf,
+    /// The certificate.
+    pub cert: PathBuf,
 }
 
 /// Says what is wrong with what was written about registries.
@@ -52,6 +64,7 @@ pub(crate) struct HostConfig {
     http: bool,
     pub(crate) insecure: bool,
     pub(crate) ca: Vec<PathBuf>,
+    pub(crate) keypair: Option<Keypair>,
     token_origins: Vec<Origin>,
     pub(crate) upload_chunk_bytes: Option<u64>,
 }
@@ -67,6 +80,8 @@ pub(crate) struct Endpoint {
     /// The registry that a mirror stands for.
     pub(crate) namespace: Option<String>,
     pub(crate) token_origins: Vec<Origin>,
+    /// Whether it may do without TLS, which it is asked with.
+    pub(crate) may_be_plain: bool,
 }
 
 impl RawRegistryConfig {
@@ -85,7 +100,7 @@ impl RawRegistryConfig {
                     key("mirrors")
                 ));
             }
-            if raw.http && (raw.insecure || !raw.ca.is_empty()) {
+            if raw.http && !raw.insecure && (!raw.ca.is_empty() || raw.keypair.is_some()) {
                 problems.push(format!("{}: plain http has no certificates", key("http")));
             }
             if raw.upload_chunk_bytes.is_some_and(|bytes| bytes < 64 << 10) {
@@ -105,6 +120,7 @@ impl RawRegistryConfig {
                 http: raw.http,
                 insecure: raw.insecure,
                 ca: raw.ca,
+                keypair: raw.keypair,
                 token_origins,
                 upload_chunk_bytes: raw.upload_chunk_bytes,
             };
@@ -118,32 +134,22 @@ impl RawRegistryConfig {
 }
 
 impl RegistryConfig {
-    /// Trusts what docker trusts as well: the certificates in each `HOST/*.crt` below a folder, `/etc/docker/certs.d`.
+    /// Trusts and shows what docker does as well: the certificates in each `HOST/*.crt` below a folder,
+    /// `/etc/docker/certs.d`, and `HOST/*.cert` with the `*.key` of the same name.
     ///
     /// A folder that is not there adds nothing, and neither does a file that holds no certificate.
     #[must_use]
     pub fn with_certificates_of(mut self, folder: &Path) -> RegistryConfig {
         for host in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             let Ok(name) = host.file_name().into_string() else { continue };
-            let files = std::fs::read_dir(host.path()).into_iter().flatten().flatten();
-            let mut files: Vec<PathBuf> = files
-                .map(|file| file.path())
-                .filter(|path| path.extension().is_some_and(|it| it == "crt"))
-                .filter(|path| match read_certificates(path) {
-                    Ok(_) => true,
-                    Err(problem) => {
-                        tracing::warn!(problem, "a certificate of docker's is not used");
-                        false
-                    }
-                })
-                .collect();
-            files.sort();
-            if files.is_empty() || base_url(&name, true).is_none() {
+            let Found { ca, keypair } = Found::in_folder(&host.path());
+            if (ca.is_empty() && keypair.is_none()) || base_url(&name, true).is_none() {
                 continue;
             }
             let host = self.hosts.entry(canonical(&name).to_owned()).or_default();
-            if !host.http {
-                host.ca.extend(files);
+            if !host.http || host.insecure {
+                host.ca.extend(ca);
+                host.keypair = host.keypair.take().or(keypair);
             }
         }
         self
@@ -176,8 +182,13 @@ impl RegistryConfig {
     pub(crate) fn endpoint(&self, registry: &str) -> Option<Endpoint> {
         let name = registry.split('/').next().unwrap_or_default();
         let host = self.host(name);
-        let plain = host.is_some_and(|host| host.http)
-            || (is_local(name) && !host.is_some_and(|host| host.insecure || !host.ca.is_empty()));
+        let is_certified = |host: &HostConfig| !host.ca.is_empty() || host.keypair.is_some();
+        let may_be_plain = host.is_some_and(|host| host.insecure && (host.http || is_local(name)));
+        let plain = match host {
+            _ if may_be_plain => false,
+            Some(host) => host.http || (is_local(name) && !host.insecure && !is_certified(host)),
+            None => is_local(name),
+        };
         let address = if canonical(name) == "docker.io" {
             registry.replacen(name, "registry-1.docker.io", 1)
         } else {
@@ -190,6 +201,7 @@ impl RegistryConfig {
             name: canonical(name).to_owned(),
             namespace: None,
             token_origins: host.map(|host| host.token_origins.clone()).unwrap_or_default(),
+            may_be_plain,
         })
     }
 }
@@ -198,6 +210,52 @@ impl Endpoint {
     /// What errors call it.
     pub(crate) fn whole(&self) -> String {
         self.origin.whole()
+    }
+
+    /// The same place, without TLS; none if there is no such URL.
+    pub(crate) fn in_the_clear(mut self) -> Option<Endpoint> {
+        self.base.set_scheme("http").ok()?;
+        self.origin = Origin::of(&self.base)?;
+        Some(self)
+    }
+}
+
+/// What docker keeps of a registry.
+#[derive(Default)]
+struct Found {
+    ca: Vec<PathBuf>,
+    keypair: Option<Keypair>,
+}
+
+impl Found {
+    fn in_folder(folder: &Path) -> Found {
+        let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let mut files: Vec<PathBuf> = files.map(|file| file.path()).collect();
+        files.sort();
+        let unused =
+            |problem: String| tracing::warn!(problem, "a certificate of docker's is not used");
+        let mut found = Found::default();
+        for path in files {
+            match path.extension().and_then(|it| it.to_str()) {
+                Some("crt") => match read_certificates(&path) {
+                    Ok(_) => found.ca.push(path),
+                    Err(problem) => unused(problem),
+                },
+                Some("cert") => {
+                    let keypair = Keypair { key: path.with_extension("key"), cert: path };
+                    match read_identity(&keypair) {
+                        Ok(_) if found.keypair.is_none() => found.keypair = Some(keypair),
+                        Ok(_) => {
+                            let cert = keypair.cert.display();
+                            unused(format!("'{cert}' is the second of its registry"));
+                        }
+                        Err(problem) => unused(problem),
+                    }
+                }
+                _ => {}
+            }
+        }
+        found
     }
 }
 
@@ -241,6 +299,7 @@ mod tests {
             "docker.io": { "mirrors": ["mirror.example", "127.0.0.1:5000/hub"] },
             "plain.example:8080": { "http": true },
             "localhost:5001": { "ca": ["/ca.pem"] },
+            "either.example": { "http": true, "insecure": true },
         }))
         .resolve()
         .unwrap();
@@ -254,18 +313,25 @@ mod tests {
             ("localhost:5002", "http://localhost:5002/v2/"),
             ("ghcr.io", "https://ghcr.io/v2/"),
             ("[::1]:5000", "http://[::1]:5000/v2/"),
+            ("either.example", "https://either.example/v2/"),
         ] {
             let endpoints = config.pull_endpoints(registry);
             let urls: Vec<&str> = endpoints.iter().map(|one| one.base.as_str()).collect();
             assert_eq!(urls.join(" "), want);
         }
+        let either = config.endpoint("either.example").unwrap();
+        assert!(either.may_be_plain);
+        let plain = either.in_the_clear().unwrap();
+        assert_eq!(plain.base.as_str(), "http://either.example/v2/");
+        assert_eq!(plain.origin.whole(), "http://either.example:80");
+        assert!(!config.endpoint("plain.example:8080").unwrap().may_be_plain);
     }
 
     #[test]
     fn every_mistake_is_reported() {
         let error = raw(serde_json::json!({
             "a b": {},
-            "x": { "mirrors": ["http://y"], "http": true, "insecure": true },
+            "x": { "mirrors": ["http://y"], "http": true, "ca": ["/ca.pem"] },
             "z": { "token_origins": ["auth"], "upload_chunk_bytes": 1 },
         }))
         .resolve()

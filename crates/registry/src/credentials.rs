@@ -183,11 +183,61 @@ impl CredentialSource for StaticCredentials {
     }
 }
 
+/// Where docker keeps credentials.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct DockerLogins {
+    /// The folder of `config.json`.
+    pub folder: Option<PathBuf>,
+    /// What `DOCKER_AUTH_CONFIG` of the environment holds.
+    pub environment: Option<Secret>,
+}
+
+impl DockerLogins {
+    /// The file, where it may be.
+    pub fn file(&self) -> Option<PathBuf> {
+        Some(self.folder.as_ref()?.join("config.json"))
+    }
+
+    /// Reads both; a variable that is not understood counts as unset, as docker has it.
+    pub async fn load(&self) -> Result<DockerConfig, CredentialError> {
+        let config = match self.file() {
+            Some(file) => DockerConfig::load(&file).await?,
+            None => DockerConfig::default(),
+        };
+        let environment = self.environment().unwrap_or_else(|problem| {
+            tracing::debug!(problem, "{VARIABLE} is skipped");
+            BTreeMap::new()
+        });
+        Ok(DockerConfig { environment, ..config })
+    }
+
+    /// Why the variable is not understood, if it is not; none of its text, which may be secret.
+    pub fn problem(&self) -> Option<String> {
+        self.environment().err()
+    }
+
+    fn environment(&self) -> Result<BTreeMap<String, AuthEntry>, String> {
+        let Some(text) = &self.environment else { return Ok(BTreeMap::new()) };
+        let config = DockerConfig::parse(text.reveal().as_bytes());
+        let config =
+            config.map_err(|line| format!("it is no docker config, from line {line} on"))?;
+        for (host, entry) in &config.auths {
+            of_entry(host, entry).map_err(|error| error.to_string())?;
+        }
+        Ok(config.auths)
+    }
+}
+
+/// The variable of docker's that holds credentials.
+const VARIABLE: &str = "DOCKER_AUTH_CONFIG";
+
 /// Reads docker's `config.json` and runs the helpers that it names.
 #[derive(Clone, Default)]
 pub struct DockerConfig {
     /// The file, for people.
     file: String,
+    /// What the environment holds, which goes before the file and its helpers.
+    environment: BTreeMap<String, AuthEntry>,
     auths: BTreeMap<String, AuthEntry>,
     store: Option<String>,
     helpers: BTreeMap<String, String>,
@@ -244,7 +294,7 @@ impl DockerConfig {
 
     /// The registries that have an entry or a helper of their own.
     pub fn registries(&self) -> Vec<String> {
-        let named = self.auths.keys().chain(self.helpers.keys());
+        let named = self.environment.keys().chain(self.auths.keys()).chain(self.helpers.keys());
         let bare = named.map(|key| canonical(&bare(key)).to_owned());
         bare.collect::<std::collections::BTreeSet<String>>().into_iter().collect()
     }
@@ -254,17 +304,10 @@ impl DockerConfig {
         let file: ConfigFile = serde_json::from_slice(bytes).map_err(|error| error.line())?;
         Ok(DockerConfig {
             file: String::new(),
+            environment: BTreeMap::new(),
             auths: file.auths.unwrap_or_default(),
             store: file.store.filter(|name| !name.is_empty()),
             helpers: file.helpers.unwrap_or_default(),
-        })
-    }
-
-    fn entry(&self, registry: &str) -> Option<&AuthEntry> {
-        let exact = keys(registry).into_iter().find_map(|key| self.auths.get(&key));
-        exact.or_else(|| {
-            let mut entries = self.auths.iter();
-            entries.find(|(key, _)| canonical(&bare(key)) == registry).map(|(_, entry)| entry)
         })
     }
 
@@ -272,6 +315,15 @@ impl DockerConfig {
         let own = keys(registry).into_iter().find_map(|key| self.helpers.get(&key));
         own.or(self.store.as_ref())
     }
+}
+
+/// The entry of a registry.
+fn entry<'e>(auths: &'e BTreeMap<String, AuthEntry>, registry: &str) -> Option<&'e AuthEntry> {
+    let exact = keys(registry).into_iter().find_map(|key| auths.get(&key));
+    exact.or_else(|| {
+        let mut entries = auths.iter();
+        entries.find(|(key, _)| canonical(&bare(key)) == registry).map(|(_, entry)| entry)
+    })
 }
 
 /// The host of a key: docker itself has written keys with a scheme and a path; the host in them must match whole.
@@ -292,6 +344,11 @@ fn keys(registry: &str) -> Vec<String> {
 impl CredentialSource for DockerConfig {
     async fn credential(&self, registry: &str) -> Result<Option<Login>, CredentialError> {
         let registry = canonical(registry);
+        if let Some(entry) = entry(&self.environment, registry)
+            && let Some(credential) = of_entry(registry, entry)?
+        {
+            return Ok(Some(Login { credential, source: format!("from {VARIABLE}") }));
+        }
         if let Some(name) = self.helper(registry) {
             let server = if registry == "docker.io" { HUB_KEY } else { registry };
             if let Some(credential) = ask_helper(name, server).await? {
@@ -299,7 +356,7 @@ impl CredentialSource for DockerConfig {
                 return Ok(Some(Login { credential, source }));
             }
         }
-        let Some(entry) = self.entry(registry) else { return Ok(None) };
+        let Some(entry) = entry(&self.auths, registry) else { return Ok(None) };
         let credential = of_entry(registry, entry)?;
         let source = format!("from {}", self.file);
         Ok(credential.map(|credential| Login { credential, source }))

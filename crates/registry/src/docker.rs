@@ -1,11 +1,15 @@
-//! Loads an archive into a running docker daemon, over its unix socket or its port.
+//! Loads an archive into a running docker daemon, over its unix socket or its port, there with TLS if it is asked for.
+
+mod tls;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dcbuild_model::Fault;
+use dcbuild_model::{Daemon, Fault};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
+
+pub use tls::DaemonTlsError;
 
 const HEAD_BYTES_MAX: usize = 64 << 10;
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -30,12 +34,28 @@ pub enum LoadError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The daemon could not be spoken to over TLS.
+    #[error("could not speak TLS to the docker daemon at '{}'", socket.display())]
+    Tls {
+        /// Where it listens.
+        socket: PathBuf,
+        /// Why not.
+        source: DaemonTlsError,
+    },
     /// The archive could not be made or read.
     #[error("could not read the archive for docker")]
     Archive(#[source] std::io::Error),
     /// The connection broke.
     #[error("the docker daemon at '{}' broke off", socket.display())]
     Broken {
+        /// Where it listens.
+        socket: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The connection broke after the two ends had agreed to speak TLS.
+    #[error("the docker daemon at '{}' broke off", socket.display())]
+    Cut {
         /// Where it listens.
         socket: PathBuf,
         /// What the system said.
@@ -69,11 +89,13 @@ impl LoadError {
     /// Who can mend it.
     pub fn fault(&self) -> Fault {
         match self {
-            LoadError::Address { .. } | LoadError::NoDaemon { .. } | LoadError::Refused { .. } => {
-                Fault::Request
-            }
+            LoadError::Address { .. }
+            | LoadError::NoDaemon { .. }
+            | LoadError::Tls { .. }
+            | LoadError::Refused { .. } => Fault::Request,
             LoadError::Archive(_)
             | LoadError::Broken { .. }
+            | LoadError::Cut { .. }
             | LoadError::Stalled { .. }
             | LoadError::Answer { .. } => Fault::Cluster,
         }
@@ -90,6 +112,11 @@ impl LoadError {
             {
                 Some("join the group that owns the socket, or write the image with -o type=docker,dest=FILE".into())
             }
+            LoadError::Broken { socket, .. } if is_port(socket) => Some(FOR_TLS.into()),
+            LoadError::Cut { .. } => Some(FOR_DAEMON.into()),
+            LoadError::Refused { message, .. } if message.contains(WANTS_TLS) => {
+                Some(FOR_TLS.into())
+            }
             LoadError::NoDaemon { .. } => {
                 Some("start docker, set DOCKER_HOST, or write the image with -o type=docker,dest=FILE".into())
             }
@@ -98,12 +125,25 @@ impl LoadError {
     }
 }
 
-/// Streams a docker archive into the daemon at `address` (`unix:///var/run/docker.sock`) and returns what it says.
-pub async fn docker_load<R>(address: &str, archive: R) -> Result<String, LoadError>
+/// What a daemon behind TLS says to who does not speak it, if it says anything.
+const WANTS_TLS: &str = "HTTP request to an HTTPS server";
+const FOR_TLS: &str = "if the daemon is behind TLS, set DOCKER_TLS_VERIFY=1, and DOCKER_CERT_PATH to the folder that has ca.pem, \
+                       cert.pem and key.pem";
+
+/// A daemon that does not take what it is shown says so, or goes without a word.
+const FOR_DAEMON: &str = "if the daemon asks who we are: DOCKER_CERT_PATH names the folder with cert.pem and key.pem, which the \
+                          daemon's authority must have signed";
+
+fn is_port(socket: &Path) -> bool {
+    !socket.is_absolute()
+}
+
+/// Streams a docker archive into a daemon and returns what it says.
+pub async fn docker_load<R>(daemon: &Daemon, archive: R) -> Result<String, LoadError>
 where
     R: AsyncRead + Unpin + Send,
 {
-    let (socket, stream) = connect(address).await?;
+    let (socket, stream) = Box::pin(connect(daemon)).await?;
     let (read, write) = tokio::io::split(stream);
     let mut answer = Answer { read, socket: &socket, buffer: Vec::new() };
     // A daemon that refuses answers before it has all; its answer then tells more than the broken pipe.
@@ -111,7 +151,14 @@ where
     let (status, body) = match (sent, answer.receive().await) {
         (Err(LoadError::Archive(source)), _) => return Err(LoadError::Archive(source)),
         (_, Ok(answer)) => answer,
-        (Err(error), Err(_)) | (Ok(()), Err(error)) => return Err(error),
+        (Err(error), Err(_)) | (Ok(()), Err(error)) => {
+            return Err(match error {
+                LoadError::Broken { socket, source } if daemon.tls.is_some() => {
+                    LoadError::Cut { socket, source }
+                }
+                error => error,
+            });
+        }
     };
     outcome(status, &body)
 }
@@ -121,29 +168,42 @@ trait Line: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Line for T {}
 
+/// How long a daemon may take to be there.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Opens a connection; says with whom.
-async fn connect(address: &str) -> Result<(PathBuf, Box<dyn Line>), LoadError> {
-    const PATIENCE: Duration = Duration::from_secs(10);
+async fn connect(daemon: &Daemon) -> Result<(PathBuf, Box<dyn Line>), LoadError> {
+    let address = &daemon.address;
     let unix = address.strip_prefix("unix://").filter(|path| path.starts_with('/'));
     let port = address.strip_prefix("tcp://").filter(|port| port.contains(':'));
-    let (socket, connected) = if let Some(path) = unix {
-        let connect = tokio::time::timeout(PATIENCE, UnixStream::connect(path)).await;
-        (path, connect.map(|done| done.map(|stream| -> Box<dyn Line> { Box::new(stream) })))
-    } else if let Some(port) = port {
-        let connect = tokio::time::timeout(PATIENCE, TcpStream::connect(port)).await;
-        (port, connect.map(|done| done.map(|stream| -> Box<dyn Line> { Box::new(stream) })))
-    } else {
+    if let Some(path) = unix {
+        let socket = PathBuf::from(path);
+        let stream = in_time(&socket, UnixStream::connect(path)).await?;
+        return Ok((socket, Box::new(stream)));
+    }
+    let Some(port) = port else {
         return Err(LoadError::Address { address: address.to_owned() });
     };
-    let socket = PathBuf::from(socket);
-    match connected {
-        Ok(Ok(stream)) => Ok((socket, stream)),
-        Ok(Err(source)) => Err(LoadError::NoDaemon { socket, source }),
+    let socket = PathBuf::from(port);
+    let stream = in_time(&socket, TcpStream::connect(port)).await?;
+    let Some(tls) = &daemon.tls else { return Ok((socket, Box::new(stream))) };
+    match tokio::time::timeout(PATIENCE, tls::encrypt(stream, port, tls)).await {
+        Ok(Ok(stream)) => Ok((socket, Box::new(stream))),
+        Ok(Err(source)) => Err(LoadError::Tls { socket, source }),
         Err(_) => {
-            let source = std::io::ErrorKind::TimedOut.into();
-            Err(LoadError::NoDaemon { socket, source })
+            let source = DaemonTlsError::Handshake(std::io::ErrorKind::TimedOut.into());
+            Err(LoadError::Tls { socket, source })
         }
     }
+}
+
+async fn in_time<T>(
+    socket: &Path,
+    connect: impl Future<Output = std::io::Result<T>>,
+) -> Result<T, LoadError> {
+    let done = tokio::time::timeout(PATIENCE, connect).await;
+    let done = done.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+    done.map_err(|source| LoadError::NoDaemon { socket: socket.into(), source })
 }
 
 async fn send<R, W>(socket: &Path, mut archive: R, mut out: W) -> Result<(), LoadError>

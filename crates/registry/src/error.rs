@@ -167,11 +167,11 @@ impl HttpError {
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             HttpError::Connect { source, .. } => Obstacle::of(source).is_none(),
-            HttpError::Stalled { .. } => true,
             HttpError::Status(api) => matches!(api.status, 408 | 429 | 500..=599),
             HttpError::Token { source, .. } | HttpError::Mirrored { source, .. } => {
                 source.is_transient()
             }
+            // What said nothing for so long would do so again.
             _ => false,
         }
     }
@@ -187,9 +187,10 @@ impl HttpError {
     /// Who can mend it.
     pub fn fault(&self) -> Fault {
         match self {
-            HttpError::Connect { .. } if !self.is_transient() => Fault::Request,
-            HttpError::Connect { .. }
-            | HttpError::Stalled { .. }
+            HttpError::Connect { source, .. } => {
+                Obstacle::of(source).map_or(Fault::Cluster, Obstacle::fault)
+            }
+            HttpError::Stalled { .. }
             | HttpError::Answer { .. }
             | HttpError::Redirects { .. }
             | HttpError::Read { .. }
@@ -203,6 +204,18 @@ impl HttpError {
                     Fault::Request
                 }
             }
+        }
+    }
+
+    /// Whether it would go the same way at once again: nothing listens there, or what does says nothing.
+    pub(crate) fn is_lasting(&self) -> bool {
+        match self {
+            HttpError::Connect { source, .. } => Obstacle::of(source).is_some(),
+            HttpError::Stalled { .. } => true,
+            HttpError::Token { source, .. } | HttpError::Mirrored { source, .. } => {
+                source.is_lasting()
+            }
+            _ => false,
         }
     }
 
@@ -378,6 +391,11 @@ impl PullError {
         }
     }
 
+    /// Whether it would go the same way at once again.
+    pub fn is_lasting(&self) -> bool {
+        matches!(self, PullError::Http { source, .. } if source.is_lasting())
+    }
+
     /// What the user could do.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -464,6 +482,15 @@ impl PushError {
             PushError::Denied { .. } | PushError::NotFound { .. } => Fault::Request,
             PushError::Blob { source, .. } => source.fault(),
             PushError::Manifest { source, .. } => source.fault(),
+        }
+    }
+
+    /// Whether it would go the same way at once again.
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            PushError::Denied { .. } | PushError::NotFound { .. } => false,
+            PushError::Blob { source, .. } => source.is_lasting(),
+            PushError::Manifest { source, .. } => source.is_lasting(),
         }
     }
 

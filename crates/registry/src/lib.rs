@@ -8,6 +8,7 @@ mod auth;
 mod challenge;
 mod client;
 mod config;
+mod connections;
 mod credentials;
 mod docker;
 mod error;
@@ -15,6 +16,7 @@ mod layout;
 mod names;
 mod obstacle;
 mod origin;
+mod patience;
 mod pull;
 mod push;
 mod source;
@@ -23,14 +25,17 @@ mod verify;
 mod writer;
 
 pub use client::{FetchedManifest, HeadManifest, RegistryClient, RegistryImage};
-pub use config::{InvalidRegistryConfig, RawHostConfig, RawRegistryConfig, RegistryConfig};
-pub use credentials::{
-    Anonymous, Credential, CredentialError, CredentialSource, DockerConfig, Login, Secret,
-    StaticCredentials,
+pub use config::{
+    InvalidRegistryConfig, Keypair, RawHostConfig, RawRegistryConfig, RegistryConfig,
 };
-pub use docker::{LoadError, docker_load};
+pub use credentials::{
+    Anonymous, Credential, CredentialError, CredentialSource, DockerConfig, DockerLogins, Login,
+    Secret, StaticCredentials,
+};
+pub use docker::{DaemonTlsError, LoadError, docker_load};
 pub use error::{ApiError, Asked, HttpError, PullError, PushError};
 pub use layout::{LayoutImage, LayoutOpenError, OciLayout};
+pub use patience::Ear;
 pub use push::Pushed;
 pub use source::{
     BlobReader, BlobStream, ByteStream, BytesBlob, FileBlob, ImageSource, ResolvedImage,

@@ -2,6 +2,8 @@
 
 use std::error::Error;
 
+use dcbuild_model::Fault;
+
 use crate::names::NameError;
 
 /// What keeps a connection from being made, now and at each other try.
@@ -9,6 +11,8 @@ use crate::names::NameError;
 pub(crate) enum Obstacle {
     /// Nobody knows where that is.
     Unknown,
+    /// Nobody says where anything is.
+    NoNames,
     /// Nothing listens there.
     Refused,
     /// The certificate is signed by nobody whom we trust, or is another's.
@@ -21,8 +25,11 @@ impl Obstacle {
     pub(crate) fn of(error: &(dyn Error + 'static)) -> Option<Obstacle> {
         let mut next = Some(error);
         while let Some(cause) = next {
-            if cause.is::<NameError>() {
-                return Some(Obstacle::Unknown);
+            if let Some(NameError { source, .. }) = cause.downcast_ref() {
+                return Some(match Fault::of_lookup(source) {
+                    Fault::Request => Obstacle::Unknown,
+                    Fault::Step | Fault::Cluster | Fault::Bug => Obstacle::NoNames,
+                });
             }
             if let Some(error) = cause.downcast_ref::<std::io::Error>() {
                 if error.kind() == std::io::ErrorKind::ConnectionRefused {
@@ -50,11 +57,22 @@ impl Obstacle {
         }
     }
 
+    /// Who can mend it.
+    pub(crate) fn fault(self) -> Fault {
+        match self {
+            Obstacle::Unknown | Obstacle::Certificate | Obstacle::NoTls => Fault::Request,
+            Obstacle::NoNames | Obstacle::Refused => Fault::Cluster,
+        }
+    }
+
     pub(crate) fn hint(self, whole: &str) -> String {
         let name = whole.split_once("://").map_or(whole, |(_, name)| name);
         match self {
             Obstacle::Unknown => format!(
                 "no name service knows {name}: check the registry's name, and whether this machine has a network"
+            ),
+            Obstacle::NoNames => format!(
+                "no name service answers for {name}: check whether this machine has a network"
             ),
             Obstacle::Refused => {
                 format!("nothing listens at {name}: check the registry's name and port")
@@ -78,14 +96,14 @@ mod tests {
     use super::*;
 
     /// A name service that knows nothing.
-    struct Nothing;
+    struct Nothing(&'static str);
 
     impl Resolve for Nothing {
         fn resolve(&self, name: Name) -> Resolving {
-            Box::pin(async move {
-                let source = std::io::Error::other("Name or service not known");
-                Err(NameError { host: name.as_str().to_owned(), source }.into())
-            })
+            let source = std::io::Error::other(self.0);
+            Box::pin(
+                async move { Err(NameError { host: name.as_str().to_owned(), source }.into()) },
+            )
         }
     }
 
@@ -93,10 +111,17 @@ mod tests {
     async fn a_name_that_nobody_knows_is_no_matter_of_patience() {
         // Another test of this process may have been first.
         let _installed = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder().no_proxy().dns_resolver(Arc::new(Nothing));
-        let asked = client.build().unwrap().get("http://registry.invalid:5000/v2/").send();
-        let error = asked.await.unwrap_err();
-        assert_eq!(Obstacle::of(&error), Some(Obstacle::Unknown), "{error:?}");
+        for (said, obstacle, fault) in [
+            ("Name or service not known", Obstacle::Unknown, Fault::Request),
+            ("Temporary failure in name resolution", Obstacle::NoNames, Fault::Cluster),
+        ] {
+            let names = Arc::new(Nothing(said));
+            let client = reqwest::Client::builder().no_proxy().dns_resolver(names);
+            let asked = client.build().unwrap().get("http://registry.invalid:5000/v2/").send();
+            let error = asked.await.unwrap_err();
+            assert_eq!(Obstacle::of(&error), Some(obstacle), "{error:?}");
+            assert_eq!(obstacle.fault(), fault);
+        }
         let hint = Obstacle::Unknown.hint("http://registry.invalid:5000");
         assert!(hint.contains("registry.invalid:5000"), "{hint}");
     }

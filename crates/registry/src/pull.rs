@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use dcbuild_model::limits::MANIFEST_BYTES_MAX;
@@ -13,9 +14,10 @@ use reqwest::{Method, Response};
 
 use crate::client::{FetchedManifest, HeadManifest, url_in};
 use crate::config::Endpoint;
+use crate::connections::chain;
 use crate::error::{Asked, HttpError, PullError};
 use crate::source::BlobStream;
-use crate::transport::{Call, SILENCE_MAX, TRIES_MAX, Transport, backoff, chain, read_limited};
+use crate::transport::{Call, SILENCE_MAX, TRIES_MAX, Transport, backoff, read_limited};
 use crate::verify::Verifier;
 
 const RESUMES_MAX: u32 = 100;
@@ -47,9 +49,10 @@ async fn ask_each(
 ) -> Result<Response, HttpError> {
     let endpoints = transport.config.pull_endpoints(image.host());
     let mut mirrors = Vec::new();
-    for endpoint in &endpoints {
-        let call = manifest_call(endpoint, image, method.clone())?;
-        match transport.send(endpoint, &call).await {
+    for endpoint in endpoints {
+        let endpoint = transport.settled(endpoint).await;
+        let call = manifest_call(&endpoint, image, method.clone())?;
+        match transport.send(&endpoint, &call).await {
             Ok(response) => return Ok(response),
             Err(error) if endpoint.namespace.is_some() => {
                 tracing::debug!(endpoint = %endpoint.name, %error, "mirror has no manifest");
@@ -153,6 +156,7 @@ impl Download {
             let Some(endpoint) = self.endpoints.front().cloned() else {
                 return Err(PullError::of(&self.image, no_endpoint(&self.repository)));
             };
+            let endpoint = self.transport.settled(endpoint).await;
             match self.open_at(&endpoint).await {
                 Ok(()) => return Ok(()),
                 Err(error) if self.endpoints.len() > 1 => {
@@ -204,9 +208,11 @@ impl Download {
                 continue;
             };
             let asked = Asked::new(&Method::GET, body.url());
-            let chunk = tokio::time::timeout(SILENCE_MAX, body.chunk()).await;
+            let (patience, still) = (&self.transport.patience, AtomicU64::new(0));
+            let limit = patience.answer;
+            let chunk = patience.while_moving((&asked.host, limit), &still, body.chunk()).await;
             let error = match chunk {
-                Ok(Ok(Some(chunk))) => {
+                Some(Ok(Some(chunk))) => {
                     let chunk = self.without_skipped(chunk);
                     if chunk.is_empty() {
                         continue;
@@ -220,15 +226,15 @@ impl Download {
                     }
                     return Ok(Some(chunk));
                 }
-                Ok(Ok(None)) if self.verifier.is_complete() => {
+                Some(Ok(None)) if self.verifier.is_complete() => {
                     self.verifier.finish()?;
                     return Ok(None);
                 }
-                Ok(Ok(None)) => {
+                Some(Ok(None)) => {
                     HttpError::Answer { host: asked.host, what: "it ended early".into() }
                 }
-                Ok(Err(source)) => HttpError::Connect { asked, source: source.without_url() },
-                Err(_) => HttpError::Stalled { asked, seconds: SILENCE_MAX.as_secs() },
+                Some(Err(source)) => HttpError::Connect { asked, source: source.without_url() },
+                None => HttpError::Stalled { asked, seconds: limit.as_secs() },
             };
             self.cut(error).await?;
         }
@@ -258,7 +264,9 @@ impl Download {
         self.body = None;
         self.failures += 1;
         self.resumes += 1;
-        if self.failures >= TRIES_MAX || self.resumes > RESUMES_MAX {
+        // What says nothing twice, with nothing in between, is waited for no longer.
+        let is_mute = matches!(error, HttpError::Stalled { .. }) && self.failures > 1;
+        if self.failures >= TRIES_MAX || is_mute || self.resumes > RESUMES_MAX {
             if self.endpoints.len() > 1 {
                 self.endpoints.pop_front();
                 self.failures = 0;

@@ -36,12 +36,13 @@ struct Upload<'a> {
 }
 
 impl<'a> Upload<'a> {
-    fn new(
+    async fn new(
         transport: &'a Transport,
         repository: &'a Repository,
         digest: Digest,
     ) -> Result<Upload<'a>, PushError> {
         let endpoint = endpoint(transport, repository)
+            .await
             .map_err(|error| PushError::blob(&repository.to_string(), digest, error))?;
         let scopes = vec![format!("repository:{}:pull,push", repository.path())];
         Ok(Upload { transport, endpoint, repository, digest, scopes })
@@ -187,7 +188,7 @@ pub(crate) async fn has_blob(
     repository: &Repository,
     digest: &Digest,
 ) -> Result<bool, PushError> {
-    let upload = Upload::new(transport, repository, *digest)?;
+    let upload = Upload::new(transport, repository, *digest).await?;
     upload.exists().await.map_err(|error| upload.failed(error))
 }
 
@@ -200,7 +201,7 @@ pub(crate) async fn mount_blob(
     if to.host() != from.host() {
         return Ok(false);
     }
-    let upload = Upload::new(transport, to, *digest)?;
+    let upload = Upload::new(transport, to, *digest).await?;
     upload.mount(from).await.map_err(|error| upload.failed(error))
 }
 
@@ -210,7 +211,7 @@ pub(crate) async fn push_blob(
     blob: Arc<dyn BlobReader>,
     mounts: &[Repository],
 ) -> Result<Pushed, PushError> {
-    let upload = Upload::new(transport, repository, blob.digest())?;
+    let upload = Upload::new(transport, repository, blob.digest()).await?;
     if upload.exists().await.map_err(|error| upload.failed(error))? {
         return Ok(Pushed::Existed);
     }
@@ -236,7 +237,7 @@ pub(crate) async fn push_manifest(
 ) -> Result<ManifestDigest, PushError> {
     let digest = ManifestDigest(Digest::of(&bytes));
     let failed = |error| PushError::manifest(&image.to_string(), error);
-    let endpoint = endpoint(transport, image.repository()).map_err(failed)?;
+    let endpoint = endpoint(transport, image.repository()).await.map_err(failed)?;
     let place = image.tag().map_or_else(|| digest.to_string(), str::to_owned);
     let url = url_in(&endpoint, image.repository(), &format!("manifests/{place}"));
     let mut headers = HeaderMap::new();

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, Hasher as _};
-use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,19 +11,21 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use reqwest::header::{
     AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER,
 };
-use reqwest::{Client, Method, Response, StatusCode};
+use reqwest::{Method, Response, StatusCode};
 use serde::Deserialize;
+use tokio::time::Instant;
 use url::Url;
 
 use crate::auth::{Proofs, answer_challenge};
-use crate::config::{Endpoint, HostConfig, RegistryConfig};
+use crate::config::{Endpoint, RegistryConfig};
+use crate::connections::Connections;
 use crate::credentials::{CredentialSource, Login};
 use crate::error::{ApiError, Asked, HttpError};
-use crate::names::SystemNames;
-use crate::origin::{Origin, is_local};
+use crate::obstacle::Obstacle;
+use crate::origin::Origin;
+use crate::patience::Patience;
 use crate::source::BlobReader;
 
-const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 pub(crate) const SILENCE_MAX: Duration = Duration::from_mins(1);
 const REDIRECTS_MAX: usize = 10;
 pub(crate) const TRIES_MAX: u32 = 5;
@@ -64,15 +65,16 @@ impl Default for Call {
     }
 }
 
-/// Connections to registries, and what was learned about them.
+/// Connections to registries, and what was learned about them; clones share both.
+#[derive(Clone)]
 pub(crate) struct Transport {
-    pub(crate) config: RegistryConfig,
+    pub(crate) config: Arc<RegistryConfig>,
     credentials: Arc<dyn CredentialSource>,
-    pub(crate) proofs: Proofs,
-    plain: Client,
-    local: Client,
-    tls: OnceLock<Result<Client, String>>,
-    own: BTreeMap<String, Client>,
+    pub(crate) proofs: Arc<Proofs>,
+    connections: Arc<Connections>,
+    /// The hosts that may do without TLS and were asked whether they do.
+    plain: Arc<tokio::sync::Mutex<BTreeMap<String, bool>>>,
+    pub(crate) patience: Patience,
 }
 
 impl Transport {
@@ -80,29 +82,38 @@ impl Transport {
         config: RegistryConfig,
         credentials: Arc<dyn CredentialSource>,
     ) -> Result<Transport, HttpError> {
-        if rustls::crypto::CryptoProvider::get_default().is_none() {
-            // Another thread may install it first, which is as good.
-            let _installed = rustls::crypto::ring::default_provider().install_default();
-        }
-        let setup = |host: &str, what: String| HttpError::Setup { host: host.to_owned(), what };
-        // These two never speak TLS: https goes to `tls` or to a host's own client.
-        let plain = base_client().tls_danger_accept_invalid_certs(true).build();
-        let local = base_client().no_proxy().tls_danger_accept_invalid_certs(true).build();
-        let mut own = BTreeMap::new();
-        for (name, host) in config.hosts() {
-            if host.insecure || !host.ca.is_empty() {
-                own.insert(name.clone(), own_client(name, host).map_err(|what| setup(name, what))?);
-            }
-        }
         Ok(Transport {
             credentials,
-            proofs: Proofs::default(),
-            plain: plain.map_err(|error| setup("registries", error.to_string()))?,
-            local: local.map_err(|error| setup("registries", error.to_string()))?,
-            tls: OnceLock::new(),
-            own,
-            config,
+            proofs: Arc::default(),
+            connections: Arc::new(Connections::new(&config)?),
+            plain: Arc::default(),
+            patience: Patience::default(),
+            config: Arc::new(config),
         })
+    }
+
+    /// The same connections with another patience.
+    pub(crate) fn with(&self, patience: Patience) -> Transport {
+        Transport { patience, ..self.clone() }
+    }
+
+    /// An endpoint as it is reached: one that may do without TLS is asked once whether it does.
+    pub(crate) async fn settled(&self, endpoint: Endpoint) -> Endpoint {
+        if !endpoint.may_be_plain {
+            return endpoint;
+        }
+        let mut known = self.plain.lock().await;
+        let is_plain = if let Some(is_plain) = known.get(&endpoint.name) {
+            *is_plain
+        } else {
+            let url = endpoint.base.clone();
+            let asked = self.exchange(&Call { url, ..Call::default() }).await;
+            let is_plain = matches!(&asked, Err(HttpError::Connect { source, .. })
+                if Obstacle::of(source) == Some(Obstacle::NoTls));
+            known.insert(endpoint.name.clone(), is_plain);
+            is_plain
+        };
+        if is_plain { endpoint.clone().in_the_clear().unwrap_or(endpoint) } else { endpoint }
     }
 
     pub(crate) async fn login(&self, endpoint: &Endpoint) -> Result<Option<Login>, HttpError> {
@@ -127,24 +138,13 @@ impl Transport {
         (error.with_login(crate::auth::login_words(login.as_ref())), pause)
     }
 
-    fn client(&self, origin: &Origin) -> Result<&Client, HttpError> {
-        if !origin.is_tls() {
-            return Ok(if is_local(origin.host()) { &self.local } else { &self.plain });
-        }
-        if let Some(own) = self.own.get(&origin.name()) {
-            return Ok(own);
-        }
-        let tls = self.tls.get_or_init(|| base_client().build().map_err(|error| chain(&error)));
-        tls.as_ref().map_err(|what| HttpError::Setup { host: origin.name(), what: what.clone() })
-    }
-
     /// Sends a request until it is answered by success, by a refusal that stands, or too often by failure.
     pub(crate) async fn send(
         &self,
         endpoint: &Endpoint,
         call: &Call,
     ) -> Result<Response, HttpError> {
-        let mut tries = 0;
+        let (mut tries, begun) = (0, Instant::now());
         loop {
             tries += 1;
             let (error, pause) = match self.once(endpoint, call).await {
@@ -154,11 +154,13 @@ impl Transport {
                 Ok(response) => return Ok(response),
                 Err(error) => (error, None),
             };
-            if tries >= TRIES_MAX || !error.is_transient() {
+            let pause = pause.unwrap_or_else(|| backoff(tries));
+            let is_late = self.patience.whole.is_some_and(|whole| begun.elapsed() + pause > whole);
+            if tries >= TRIES_MAX || is_late || !error.is_transient() {
                 return Err(error);
             }
             tracing::debug!(host = %endpoint.name, %error, tries, "registry exchange failed, trying again");
-            tokio::time::sleep(pause.unwrap_or_else(|| backoff(tries))).await;
+            tokio::time::sleep(pause).await;
         }
     }
 
@@ -229,7 +231,7 @@ impl Transport {
                 "it is no plain http or https URL",
             ));
         };
-        let client = self.client(&origin)?;
+        let client = self.connections.of(&origin)?;
         let request =
             client.request(call.method.clone(), call.url.clone()).headers(call.headers.clone());
         let moved = Arc::new(AtomicU64::new(0));
@@ -244,58 +246,14 @@ impl Transport {
                 request.header(CONTENT_LENGTH, *length).body(body)
             }
         };
-        let sent = while_moving(&moved, request.send()).await;
+        let sends = matches!(call.method, Method::PUT | Method::PATCH);
+        let limit = if sends { self.patience.stored } else { self.patience.answer };
+        let sent = self.patience.while_moving((&asked.host, limit), &moved, request.send()).await;
         let Some(outcome) = sent else {
-            return Err(HttpError::Stalled { asked, seconds: SILENCE_MAX.as_secs() });
+            return Err(HttpError::Stalled { asked, seconds: limit.as_secs() });
         };
         outcome.map_err(|source| HttpError::Connect { asked, source: source.without_url() })
     }
-}
-
-fn base_client() -> reqwest::ClientBuilder {
-    Client::builder()
-        .user_agent(concat!("dcbuild/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .referer(false)
-        .dns_resolver(Arc::new(SystemNames))
-        .connect_timeout(CONNECT_TIME_MAX)
-        .pool_idle_timeout(Duration::from_secs(30))
-        .tcp_keepalive(Duration::from_secs(30))
-}
-
-fn own_client(name: &str, host: &HostConfig) -> Result<Client, String> {
-    let mut builder = base_client();
-    if is_local(name) {
-        builder = builder.no_proxy();
-    }
-    if host.insecure {
-        builder = builder.tls_danger_accept_invalid_certs(true);
-    }
-    let mut certificates = Vec::new();
-    for path in &host.ca {
-        certificates.extend(read_certificates(path)?);
-    }
-    if !certificates.is_empty() {
-        builder = builder.tls_certs_merge(certificates);
-    }
-    builder.build().map_err(|error| chain(&error))
-}
-
-pub(crate) fn read_certificates(path: &Path) -> Result<Vec<reqwest::Certificate>, String> {
-    let shown = path.display();
-    let pem = std::fs::read(path).map_err(|error| format!("could not read '{shown}': {error}"))?;
-    match reqwest::Certificate::from_pem_bundle(&pem) {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        Ok(_) => Err(format!("'{shown}' holds no certificate")),
-        Err(error) => Err(format!("'{shown}' holds no certificate: {}", chain(&error))),
-    }
-}
-
-/// An error with all that caused it.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let links = std::iter::successors(Some(error), |error| error.source());
-    links.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn counted(stream: crate::source::ByteStream, length: u64, moved: Arc<AtomicU64>) -> reqwest::Body {
@@ -307,19 +265,6 @@ fn counted(stream: crate::source::ByteStream, length: u64, moved: Arc<AtomicU64>
         chunk
     });
     reqwest::Body::wrap_stream(stream.boxed())
-}
-
-/// Waits for a future as long as bytes move; none when they stopped.
-async fn while_moving<T>(moved: &AtomicU64, work: impl Future<Output = T>) -> Option<T> {
-    tokio::pin!(work);
-    loop {
-        let before = moved.load(Ordering::Relaxed);
-        match tokio::time::timeout(SILENCE_MAX, &mut work).await {
-            Ok(done) => return Some(done),
-            Err(_) if moved.load(Ordering::Relaxed) == before => return None,
-            Err(_) => {}
-        }
-    }
 }
 
 /// Where an answer points, if it may be followed.

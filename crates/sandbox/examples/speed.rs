@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use dcbuild_sandbox::{
-    CELL_ARGUMENT, CellSpec, CellTimings, IsolatedConfig, Limits, Network, Rootfs, Sandbox,
-    SandboxConfig, Security, cell_main,
+    CELL_ARGUMENT, CellSpec, CellTimings, IsolatedConfig, Limits, Network, Resources, Rootfs,
+    Sandbox, SandboxConfig, Security, cell_main,
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -47,7 +47,8 @@ fn main() -> ExitCode {
     times.sort();
     println!("a process that does nothing: median {:?}, best {:?}", times[RUNS / 2], times[0]);
     let memory = Limits { memory_bytes_max: Some(1 << 30), ..Limits::default() };
-    let cpu = Limits { cpu_millis_max: Some(2000), ..memory.clone() };
+    let resources = Resources { cpu_quota_micros: Some(200_000), ..Resources::default() };
+    let cpu = Limits { resources, ..memory.clone() };
     for (name, network, limits) in [
         ("host network, processes limited", Network::Host, Limits::default()),
         ("no network, processes limited", Network::None, Limits::default()),

@@ -1,5 +1,7 @@
 //! Control groups, version 1 and 2: one per attempt, made before it and removed after it.
 
+mod limit;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write as _};
@@ -10,14 +12,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
 use crate::gate::{self, Gate};
-use crate::spec::{Limits, Security};
+use crate::spec::{Limits, Resources, Security};
 
 /// How often a group is tried to be removed while the kernel still counts its dead.
 const REMOVE_TRIES_MAX: u32 = 100;
 /// The pause between these tries.
 const REMOVE_PAUSE: Duration = Duration::from_millis(2);
-/// The period that a share of processor time refers to, in microseconds.
-const CPU_PERIOD_MICROS: u64 = 100_000;
 
 /// The hierarchies of this machine that can be written.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ pub(crate) enum Hierarchy {
         memory: Option<PathBuf>,
         pids: Option<PathBuf>,
         cpu: Option<PathBuf>,
+        /// Made when a step asks for it.
+        cpuset: Option<PathBuf>,
         /// The group of all steps together that may open the usual devices alone.
         devices: Option<PathBuf>,
         joined: Joined,
@@ -111,7 +113,8 @@ impl Hierarchy {
         if memory.is_none() && pids.is_none() && cpu.is_none() {
             return Hierarchy::Absent;
         }
-        Hierarchy::V1 { memory, pids, cpu, devices, joined: Joined::Limiting }
+        let cpuset = cpuset(root, Path::new(name));
+        Hierarchy::V1 { memory, pids, cpu, cpuset, devices, joined: Joined::Limiting }
     }
 
     /// Makes the folder `name` below the group that a build names, which is made where it is not there yet.
@@ -139,17 +142,41 @@ impl Hierarchy {
             return Err(io::Error::other("this machine has no control groups"));
         }
         let devices = controller("devices")?.filter(|group| gate::close_group(group).is_ok());
-        Ok(Hierarchy::V1 { memory, pids, cpu, devices, joined: Joined::All })
+        let cpuset = cpuset(root, &Path::new(&parent.0).join(name));
+        Ok(Hierarchy::V1 { memory, pids, cpu, cpuset, devices, joined: Joined::All })
     }
 
     fn groups(&self) -> Vec<&PathBuf> {
         match self {
-            Hierarchy::V1 { memory, pids, cpu, .. } => {
-                [memory, pids, cpu].into_iter().flatten().collect()
+            Hierarchy::V1 { memory, pids, cpu, cpuset, .. } => {
+                let made = cpuset.iter().filter(|group| group.exists());
+                [memory, pids, cpu].into_iter().flatten().chain(made).collect()
             }
             Hierarchy::V2 { group, .. } => vec![group],
             Hierarchy::Absent => Vec::new(),
         }
+    }
+
+    /// What a step asks for that no group of this machine limits.
+    pub(crate) fn lacks(&self, asked: &Resources) -> Option<&'static str> {
+        let has = |file: &str| match self {
+            Hierarchy::V2 { group, .. } => {
+                let listed = fs::read_to_string(mount_of(group).join("cgroup.controllers"));
+                listed.is_ok_and(|listed| listed.split_whitespace().any(|it| it == file))
+            }
+            Hierarchy::Absent => false,
+            Hierarchy::V1 { memory, cpu, cpuset, .. } => match file {
+                "memory" => memory.is_some(),
+                "cpu" => cpu.is_some(),
+                _ => cpuset.is_some(),
+            },
+        };
+        let wanted = [
+            ("memory", asked.memory_bytes_max.is_some()),
+            ("cpu", asked.limits_cpu()),
+            ("cpuset", asked.chooses()),
+        ];
+        wanted.into_iter().find(|(what, wants)| *wants && !has(what)).map(|(what, _)| what)
     }
 
     /// Makes an attempt's groups with its limits, closed for devices other than the usual where that can be.
@@ -169,19 +196,23 @@ impl Hierarchy {
         };
         match self {
             Hierarchy::Absent => {}
-            Hierarchy::V1 { memory, pids, cpu, devices, joined } => {
-                let all = *joined == Joined::All;
-                let memory_bytes_max = limits.memory_bytes_max;
-                if let Some(memory) = memory.as_ref().filter(|_| all || memory_bytes_max.is_some())
-                {
-                    limit_memory(&make(memory)?, memory_bytes_max)?;
+            Hierarchy::V1 { memory, pids, cpu, cpuset, devices, joined } => {
+                let (all, resources) = (*joined == Joined::All, &limits.resources);
+                let memory_max = limits.memory();
+                if let Some(memory) = memory.as_ref().filter(|_| all || memory_max.is_some()) {
+                    let group = make(memory)?;
+                    memory_max.map_or(Ok(()), |max| limit::memory(&group, max))?;
                 }
                 if let Some(pids) = pids {
                     fs::write(make(pids)?.join("pids.max"), limits.pids_max.to_string())?;
                 }
-                let cpu_millis_max = limits.cpu_millis_max;
-                if let Some(cpu) = cpu.as_ref().filter(|_| all || cpu_millis_max.is_some()) {
-                    limit_cpu(&make(cpu)?, cpu_millis_max)?;
+                if let Some(cpu) = cpu.as_ref().filter(|_| all || resources.limits_cpu()) {
+                    limit::cpu(&make(cpu)?, resources)?;
+                }
+                if let Some(cpuset) = cpuset.as_ref().filter(|_| resources.chooses()) {
+                    fs::create_dir_all(cpuset)?;
+                    let root = mount_of(cpuset);
+                    limit::sets(root, &make(cpuset)?, resources)?;
                 }
                 if is_closed {
                     cgroup.devices = devices.is_some();
@@ -197,13 +228,12 @@ impl Hierarchy {
                 if path.join("pids.max").exists() {
                     fs::write(path.join("pids.max"), limits.pids_max.to_string())?;
                 }
-                if let Some(bytes) = limits.memory_bytes_max {
-                    fs::write(path.join("memory.max"), bytes.to_string())?;
-                    let _absent = fs::write(path.join("memory.swap.max"), "0");
+                if let Some(max) = limits.memory() {
+                    limit::memory_unified(&path, max)?;
                 }
-                if let Some(millis) = limits.cpu_millis_max {
-                    let share = format!("{} {CPU_PERIOD_MICROS}", cpu_quota(millis));
-                    fs::write(path.join("cpu.max"), share)?;
+                limit::cpu_unified(&path, &limits.resources)?;
+                if limits.resources.chooses() {
+                    limit::sets_unified(mount_of(group), &path, &limits.resources)?;
                 }
             }
         }
@@ -225,18 +255,16 @@ impl Hierarchy {
     }
 }
 
-fn limit_memory(group: &Path, bytes_max: Option<u64>) -> io::Result<()> {
-    let Some(bytes) = bytes_max else { return Ok(()) };
-    fs::write(group.join("memory.limit_in_bytes"), bytes.to_string())?;
-    // Absent where the kernel does not count swap.
-    let _absent = fs::write(group.join("memory.memsw.limit_in_bytes"), bytes.to_string());
-    Ok(())
+/// Where groups of version 1 go that choose processors, if this machine has those.
+fn cpuset(root: &Path, name: &Path) -> Option<PathBuf> {
+    let mounted = root.join("cpuset");
+    mounted.join("cgroup.procs").exists().then(|| mounted.join(name))
 }
 
-fn limit_cpu(group: &Path, millis_max: Option<u64>) -> io::Result<()> {
-    let Some(millis) = millis_max else { return Ok(()) };
-    fs::write(group.join("cpu.cfs_period_us"), CPU_PERIOD_MICROS.to_string())?;
-    fs::write(group.join("cpu.cfs_quota_us"), cpu_quota(millis).to_string())
+/// The top of the hierarchy that a group is in: the last above it that is a group at all.
+fn mount_of(group: &Path) -> &Path {
+    let groups = group.ancestors().take_while(|above| above.join("cgroup.procs").exists());
+    groups.last().unwrap_or(group)
 }
 
 /// A group that a build names, below which its steps have theirs: a path without its first slash.
@@ -296,7 +324,8 @@ pub fn remove_groups(root: &Path, state: &Path, name: &str) -> io::Result<()> {
 }
 
 fn remove_named(root: &Path, name: &Path) -> io::Result<()> {
-    for group in ["", "memory", "pids", "cpu", "devices"].map(|folder| root.join(folder).join(name))
+    for group in ["", "memory", "pids", "cpu", "cpuset", "devices"]
+        .map(|folder| root.join(folder).join(name))
     {
         let entries = match fs::read_dir(&group) {
             Ok(entries) => entries,
@@ -312,11 +341,6 @@ fn remove_named(root: &Path, name: &Path) -> io::Result<()> {
         remove(&group)?;
     }
     Ok(())
-}
-
-fn cpu_quota(millis: u64) -> u64 {
-    // The kernel refuses quotas below one millisecond.
-    (millis.saturating_mul(CPU_PERIOD_MICROS) / 1000).max(1000)
 }
 
 /// Hands the controllers of a group of version 2 on to those below it, as far as that is possible.

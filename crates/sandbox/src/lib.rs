@@ -38,6 +38,7 @@ pub use platforms::{Foreign, Obstacle, emulated, foreign, native, platforms};
 pub use privilege::able;
 pub use run::{CellExit, CellTimings, Outcome, Sandbox, SandboxConfig, Stream};
 pub use spec::{
-    CellSpec, Limits, Mount, Network, Rootfs, SecretBytes, Security, Ulimit, UlimitResource,
+    CellSpec, Limits, Mount, Network, Resources, Rootfs, SecretBytes, Security, Swap, Ulimit,
+    UlimitResource,
 };
 pub use user::{Identity, ResolveUserError, resolve_user};

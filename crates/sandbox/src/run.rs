@@ -214,11 +214,13 @@ impl Sandbox {
         let made = tokio::task::spawn_blocking(move || {
             let failed = |attempt| move |source| CellError::Cgroup { attempt, source };
             let parent = limits.cgroup_parent.as_ref();
-            let made = match parent.map(|text| groups.beneath(text)).transpose()? {
-                None => hierarchy.make(&attempt, (&limits, security)),
-                Some(beneath) => beneath.make(&attempt, (&limits, security)),
-            };
-            made.map_err(failed(attempt))
+            let beneath = parent.map(|text| groups.beneath(text)).transpose()?;
+            let hierarchy = beneath.as_ref().unwrap_or(&hierarchy);
+            if let Some(what) = hierarchy.lacks(&limits.resources) {
+                let reason = format!("no control group of this machine limits {what}");
+                return Err(CellError::Refused { reason });
+            }
+            hierarchy.make(&attempt, (&limits, security)).map_err(failed(attempt))
         });
         made.await.unwrap_or_else(|died| {
             let action = "make a control group".to_owned();

@@ -147,8 +147,8 @@ pub struct Limits {
     pub memory_bytes_max: Option<u64>,
     /// Processes and threads.
     pub pids_max: u64,
-    /// Thousandths of a processor.
-    pub cpu_millis_max: Option<u64>,
+    /// What the build itself asked for: a step that cannot have it does not run.
+    pub resources: Resources,
     /// The size of `/dev/shm`.
     pub shm_bytes_max: u64,
     /// Limits of each process.
@@ -164,11 +164,67 @@ impl Default for Limits {
         Limits {
             memory_bytes_max: None,
             pids_max: 4096,
-            cpu_millis_max: None,
+            resources: Resources::default(),
             shm_bytes_max: 64 << 20,
             ulimits: Vec::new(),
             timeout: None,
             cgroup_parent: None,
+        }
+    }
+}
+
+/// What a step may use of memory and processors.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// Bytes of memory.
+    pub memory_bytes_max: Option<u64>,
+    /// Swap beside it.
+    pub swap: Swap,
+    /// Its weight against others, where 1024 is the usual.
+    pub cpu_shares: Option<u64>,
+    /// The period that the quota refers to.
+    pub cpu_period_micros: Option<u64>,
+    /// Processor time in each period.
+    pub cpu_quota_micros: Option<u64>,
+    /// The processors, such as `0-3`.
+    pub cpus: Option<String>,
+    /// The nodes of memory.
+    pub memory_nodes: Option<String>,
+}
+
+impl Resources {
+    /// Whether anything of processor time is limited.
+    pub(crate) fn limits_cpu(&self) -> bool {
+        let Resources { cpu_shares, cpu_period_micros, cpu_quota_micros, .. } = self;
+        cpu_shares.is_some() || cpu_period_micros.is_some() || cpu_quota_micros.is_some()
+    }
+
+    /// Whether processors or memory are chosen.
+    pub(crate) fn chooses(&self) -> bool {
+        self.cpus.is_some() || self.memory_nodes.is_some()
+    }
+}
+
+/// How much swap a step may use beside its memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Swap {
+    /// None.
+    #[default]
+    None,
+    /// So much that both together have these bytes.
+    Together(u64),
+    /// All there is.
+    Any,
+}
+
+impl Limits {
+    /// The memory that a step may use, and the swap: the lesser of what the machine's owner gives and the build asks for.
+    pub(crate) fn memory(&self) -> Option<(u64, Swap)> {
+        let asked = self.resources.memory_bytes_max;
+        match (self.memory_bytes_max, asked) {
+            (None, None) => None,
+            (None, Some(asked)) => Some((asked, self.resources.swap)),
+            (Some(given), asked) => Some((given.min(asked.unwrap_or(given)), Swap::None)),
         }
     }
 }

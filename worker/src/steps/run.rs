@@ -9,11 +9,11 @@ use dcbuild_layer::ReadContent as _;
 use dcbuild_model::limits::{STEP_LOG_BYTES_MAX, STEP_PROCESSES_MAX};
 use dcbuild_model::{TreePath, UnixTime};
 use dcbuild_plan::HOST_GATEWAY;
-use dcbuild_plan::op::{RunNetwork, RunOp, RunSecurity};
+use dcbuild_plan::op::{self, RunNetwork, RunOp, RunSecurity};
 use dcbuild_proto::document::{StepErrorKind, Upload};
 use dcbuild_sandbox::{
-    CellError, CellExit, CellSpec, Limits, Network, Outcome, Rootfs, Sandbox, Security, Stream,
-    Ulimit,
+    CellError, CellExit, CellSpec, Limits, Network, Outcome, Resources, Rootfs, Sandbox, Security,
+    Stream, Swap, Ulimit,
 };
 use dcbuild_snapshot::{CommitForm, Lowers, Upper};
 use dcbuild_tree::{TimeForm, Tree};
@@ -231,10 +231,29 @@ fn network(sandbox: &Sandbox, asked: RunNetwork, usual: DefaultNetwork) -> Netwo
     }
 }
 
+/// What a build asked for of memory and processors.
+fn resources(asked: &op::Resources) -> Resources {
+    let number = |number: u64| (number > 0).then_some(number);
+    let set = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    Resources {
+        memory_bytes_max: number(asked.memory_bytes),
+        swap: match asked.swap {
+            None => Swap::None,
+            Some(total) => u64::try_from(total).map_or(Swap::Any, Swap::Together),
+        },
+        cpu_shares: number(asked.cpu_shares),
+        cpu_period_micros: number(asked.cpu_period),
+        cpu_quota_micros: number(asked.cpu_quota),
+        cpus: set(&asked.cpuset_cpus),
+        memory_nodes: set(&asked.cpuset_mems),
+    }
+}
+
 fn limits(op: &RunOp) -> Result<Limits, Failed> {
     let mut limits = Limits {
         pids_max: STEP_PROCESSES_MAX,
         cgroup_parent: op.cgroup_parent.clone(),
+        resources: resources(&op.resources),
         ..Limits::default()
     };
     if op.shm_bytes > 0 {

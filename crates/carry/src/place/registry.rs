@@ -16,13 +16,15 @@ use super::{Place, PlaceError};
 #[derive(Clone)]
 pub struct RegistryPlace {
     client: RegistryClient,
+    /// Asks whether there is a cache at all, for which no build waits long.
+    asking: RegistryClient,
     image: ImageRef,
 }
 
 impl RegistryPlace {
     /// The cache of this name.
     pub fn new(client: RegistryClient, image: ImageRef) -> RegistryPlace {
-        RegistryPlace { client, image }
+        RegistryPlace { asking: client.in_a_hurry(), client, image }
     }
 }
 
@@ -42,7 +44,7 @@ impl Place for RegistryPlace {
             Some(digest) => self.image.with_digest(digest),
             None => self.image.clone(),
         };
-        match self.client.manifest(&image).await {
+        match self.asking.manifest(&image).await {
             Ok(fetched) => Ok(Some(fetched.bytes)),
             Err(PullError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error.into()),

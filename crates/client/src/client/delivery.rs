@@ -63,7 +63,7 @@ impl Client {
     ) -> Delivery {
         let deliverer = Deliverer {
             blobs: self.blobs.clone(),
-            docker_host: self.config.docker_host.clone(),
+            docker: self.config.docker.clone(),
             working: self.config.working.clone(),
         };
         let mut delivery = Delivery { asked: request.outputs.len(), ..Delivery::default() };

@@ -27,8 +27,8 @@ fn image(store: &MemoryBlobs) -> OutputResult {
 }
 
 fn deliverer(store: &Arc<MemoryBlobs>, working: &Path) -> Deliverer {
-    let docker_host = Ok("unix:///none/docker.sock".into());
-    Deliverer { blobs: store.clone(), docker_host, working: working.into() }
+    let docker = Ok(Daemon::plain("unix:///none/docker.sock"));
+    Deliverer { blobs: store.clone(), docker, working: working.into() }
 }
 
 fn names(path: &Path) -> Vec<String> {

@@ -383,6 +383,8 @@ fn what_cannot_be_meant_is_refused() {
         ("type=image,push=maybe", "'maybe' is no value of push"),
         ("type=image,compression=lz4", "'lz4' is no compression (gzip, zstd or uncompressed)"),
         ("type=image,compression-level=high", "'high' is no value of compression-level"),
+        ("type=image,compression-level=99", "gzip has no level 99 (0 to 12)"),
+        ("type=oci,compression=gzip,compression-level=-3", "gzip has no level -3 (0 to 12)"),
         ("type=image,dest=x", "an image in the store or a registry has no dest="),
         ("type=oci,push=true,dest=x", "push=true is for type=image"),
         ("type=image,annotation-layer.a=b", "it names no place of an annotation"),
@@ -479,4 +481,21 @@ fn docker_is_handed_one_platform() {
             error: an annotation of an index or of a descriptor needs an index: several platforms (--platform linux/amd64,linux/arm64), or an attestation
         "#]],
     );
+}
+
+#[test]
+fn levels_are_those_that_buildkit_takes() {
+    for (text, want) in [
+        ("compression-level=-1", None),
+        ("compression-level=-2", Some(1)),
+        ("compression-level=9", Some(9)),
+        ("compression=zstd,compression-level=99", Some(22)),
+        ("compression=zstd,compression-level=0", None),
+        ("compression=uncompressed,compression-level=99", None),
+    ] {
+        let written = format!("type=image,{text}");
+        let outputs = outputs(&[written], NO, &Naming::default()).unwrap();
+        let OutputKind::Image { .. } = &outputs[0].spec.kind else { panic!("{text}") };
+        assert_eq!(outputs[0].spec.layers.level, want, "{text}");
+    }
 }

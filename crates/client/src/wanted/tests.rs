@@ -1,7 +1,7 @@
 use clap::Parser;
 use dcbuild_attest::ProvenanceSpec;
 use dcbuild_oci::ImageRef;
-use dcbuild_process::Proxies;
+use dcbuild_process::{Hint as _, Proxies};
 use dcbuild_proto::document::Attests;
 use dcbuild_rego::Detail;
 use expect_test::{Expect, expect};
@@ -111,6 +111,12 @@ fn standard_input_holds_one_dockerfile() {
 }
 
 #[test]
+fn several_names_in_one_flag_are_told_apart() {
+    let several = wanted("-t app:1,app:2 .", &[]).unwrap_err();
+    assert_eq!(several.hint().unwrap(), "give -t once for each name: -t app:1 -t app:2");
+}
+
+#[test]
 fn what_is_not_done_says_so() {
     for (line, want) in [
         ("--ssh default .", "--ssh 'default' forwards an ssh agent, and SSH_AUTH_SOCK names none"),
@@ -118,7 +124,6 @@ fn what_is_not_done_says_so() {
         ("--ssh a=x, .", "--ssh 'a=x,' is malformed: a file has no name"),
         ("--ssh a=x --ssh a=y .", "--ssh 'a=y' is malformed: its id was given before"),
         ("--ssh a=x,raw=true .", "--ssh 'a=x,raw=true' is not supported"),
-        ("--resource memory=1g .", "--resource 'memory=1g' is not supported"),
         ("--opt target=x .", "--opt 'target=x' is not supported"),
         ("--opt build-arg:A=1 .", "--opt 'build-arg:A=1' is not supported"),
         ("--opt what=x .", "--opt 'what=x' is malformed: the frontend has no such option"),

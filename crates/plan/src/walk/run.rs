@@ -72,6 +72,7 @@ impl Walk<'_> {
             proxies: self.proxies(stage),
             cgroup_parent: cgroup_parent.cloned(),
             empty_caches,
+            resources: request.resources.clone(),
         }));
         refuse_nul(stage, &op)?;
         let step = self.step(stage, label, op, mounts.inputs);

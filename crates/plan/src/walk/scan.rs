@@ -72,6 +72,7 @@ impl Walk<'_> {
             proxies: Vec::new(),
             cgroup_parent: Some(request.cgroup_parent.clone()).filter(allowed),
             empty_caches: false,
+            resources: request.resources.clone(),
         }));
         Ok(Some(self.step(&mut stage, label, op, inputs)))
     }
@@ -107,7 +108,7 @@ impl Walk<'_> {
                 self.needs.insert(Need::Image { reference, platform });
                 Ok(None)
             }
-            Some(Err(Unresolved { reason, hint: _ })) => {
+            Some(Err(Unresolved { reason, .. })) => {
                 Err(bad(format!("could not find the scanner {reference}: {reason}")))
             }
             Some(Ok(image)) => {

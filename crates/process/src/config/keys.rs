@@ -15,6 +15,8 @@ pub(super) enum Kind {
     List,
     /// A table of texts.
     Table,
+    /// A list of tables of a certificate and its key.
+    Keypairs,
     OneOf(&'static [&'static str]),
 }
 
@@ -67,17 +69,28 @@ const TLS_KEY: &str =
 const INDEX_CA: &str = "A file of certificates to trust instead of the system's.";
 
 /// `HOST` stands for any host.
-pub(super) const KEYS: [Key; 70] = [
+pub(super) const KEYS: [Key; 71] = [
     key("registry.HOST.mirrors", "[]", "Hosts that are asked first, in this order.").of(Kind::List),
     key("registry.HOST.http", "false", "Use plain http.").of(Kind::Flag),
-    key("registry.HOST.insecure", "false", "Use https without checking the certificate.")
-        .of(Kind::Flag),
+    key(
+        "registry.HOST.insecure",
+        "false",
+        "Use https without checking the certificate; with `http` beside it, plain http where the registry does without TLS.",
+    )
+    .of(Kind::Flag),
     key(
         "registry.HOST.ca",
         "[]",
         "Files of certificates to trust besides the system's and docker's in `/etc/docker/certs.d/HOST/*.crt`.",
     )
     .of(Kind::List),
+    key(
+        "registry.HOST.keypair",
+        "[]",
+        "A table with `key` and `cert`, the files of the certificate that the registry is shown, in PEM; written \
+         `[[registry.\"HOST\".keypair]]`. Else docker's in `/etc/docker/certs.d/HOST/*.cert` and `*.key`.",
+    )
+    .of(Kind::Keypairs),
     key("build.state_dir", "$XDG_DATA_HOME/dcbuild", "Where everything of local builds is kept."),
     key("build.parallelism", "the number of cpus", "How many steps run at once.").of(Kind::Number),
     key("build.keep_storage", "20GiB", "What may stay in the state folder after a build."),
@@ -298,6 +311,15 @@ impl Kind {
             Kind::Table => {
                 let fits = value.as_object().is_some_and(|table| texts(Box::new(table.values())));
                 (fits, "a table of texts".to_owned())
+            }
+            Kind::Keypairs => {
+                let is_pair = |value: &Value| {
+                    let pair =
+                        ["key", "cert"].map(|name| value.get(name).is_some_and(Value::is_string));
+                    pair == [true, true] && value.as_object().is_some_and(|it| it.len() == 2)
+                };
+                let fits = value.as_array().is_some_and(|list| list.iter().all(is_pair));
+                (fits, "a list of tables with the texts key and cert".to_owned())
             }
             Kind::OneOf(words) => {
                 let fits = value.as_str().is_some_and(|word| words.contains(&word));

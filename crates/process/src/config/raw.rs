@@ -27,6 +27,14 @@ pub(super) struct RawRegistry {
     pub(super) http: bool,
     pub(super) insecure: bool,
     pub(super) ca: Vec<PathBuf>,
+    pub(super) keypair: Vec<RawKeypair>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawKeypair {
+    pub(super) key: PathBuf,
+    pub(super) cert: PathBuf,
 }
 
 #[derive(Deserialize, Default)]

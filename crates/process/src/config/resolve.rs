@@ -98,10 +98,17 @@ pub(super) fn resolve(raw: RawConfig, env: &Env) -> Result<Config, Vec<Mistake>>
 }
 
 fn registry(host: &str, raw: RawRegistry, mistakes: &mut Mistakes) -> RegistryTable {
-    if raw.http && raw.insecure {
-        mistakes.add(&format!("registry.{host}"), "http and insecure exclude each other");
+    if raw.keypair.len() > 1 {
+        let key = format!("registry.{host}.keypair");
+        mistakes.add(&key, "has more than one: a registry is shown one certificate");
     }
-    RegistryTable { mirrors: raw.mirrors, http: raw.http, insecure: raw.insecure, ca: raw.ca }
+    RegistryTable {
+        mirrors: raw.mirrors,
+        http: raw.http,
+        insecure: raw.insecure,
+        ca: raw.ca,
+        keypair: raw.keypair.into_iter().next().map(|pair| (pair.key, pair.cert)),
+    }
 }
 
 fn build(raw: RawBuild, env: &Env, mistakes: &mut Mistakes) -> Option<BuildConfig> {

@@ -31,6 +31,31 @@ fn toml_and_json_mean_the_same() {
 }
 
 #[test]
+fn registries_read_as_in_buildkitd_toml() {
+    let text = "[registry.\"docker.io\"]\nmirrors = [\"m:5000\"]\nhttp = true\ninsecure = true\n\
+                ca = [\"/ca.pem\"]\n[[registry.\"docker.io\".keypair]]\nkey = \"/key.pem\"\n\
+                cert = \"/cert.pem\"\n";
+    let config = parse(text).unwrap();
+    let want = RegistryTable {
+        mirrors: vec!["m:5000".into()],
+        http: true,
+        insecure: true,
+        ca: vec!["/ca.pem".into()],
+        keypair: Some(("/key.pem".into(), "/cert.pem".into())),
+    };
+    assert_eq!(config.registries["docker.io"], want);
+    let text = "[[registry.a.keypair]]\nkey = \"/k\"\n[registry.b]\nkeypair = \"/k\"\n\
+                [[registry.c.keypair]]\nkey = \"/k\"\ncert = \"/c\"\n\
+                [[registry.c.keypair]]\nkey = \"/k\"\ncert = \"/c\"\n";
+    expect![[r#"
+        the configuration c.toml has mistakes:
+          registry.a.keypair: [{"key":"/k"}] is not a list of tables with the texts key and cert
+          registry.b.keypair: "/k" is not a list of tables with the texts key and cert
+          registry.c.keypair: has more than one: a registry is shown one certificate"#]]
+    .assert_eq(&parse(text).unwrap_err().to_string());
+}
+
+#[test]
 fn every_mistake_is_said_at_once() {
     let text = "[build]\nkeep_storage = \"20\"\n[worker]\nslots = 0\ngrace = \"soon\"\n\
                 coordinator = \"here\"\n[coordinator]\nlisten = \"x\"\n[log]\nlevel = \"a=b=c\"";

@@ -63,3 +63,45 @@ async fn a_missing_file_has_no_credentials() {
     let config = DockerConfig::load(Path::new("/nonexistent/config.json")).await.unwrap();
     assert_eq!(config.credential("docker.io").await.unwrap(), None);
 }
+
+fn from_environment(folder: &Path, text: &str) -> DockerLogins {
+    DockerLogins { folder: Some(folder.into()), environment: Some(Secret::new(text.into())) }
+}
+
+#[tokio::test]
+async fn the_environment_goes_before_the_file_and_its_helpers() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = r#"{"auths":{"a.example":{"auth":"dTpw"},"b.example":{"auth":"dTpw"}},
+        "credHelpers":{"c.example":"surely-not-installed"}}"#;
+    std::fs::write(folder.path().join("config.json"), file).unwrap();
+    let text = r#"{"auths":{"a.example":{"auth":"YTpi"},"c.example":{"auth":"YTpi"},
+        "https://index.docker.io/v1/":{"auth":"YTpi"}}}"#;
+    let logins = from_environment(folder.path(), text);
+    assert_eq!(logins.problem(), None);
+    let config = logins.load().await.unwrap();
+    for (host, want, source) in [
+        ("a.example", basic("a", "b"), "from DOCKER_AUTH_CONFIG"),
+        ("b.example", basic("u", "p"), "config.json"),
+        ("c.example", basic("a", "b"), "from DOCKER_AUTH_CONFIG"),
+        ("docker.io", basic("a", "b"), "from DOCKER_AUTH_CONFIG"),
+    ] {
+        let found = config.credential(host).await.unwrap().unwrap();
+        assert_eq!(found.credential, want, "{host}");
+        assert!(found.source.ends_with(source), "{host}: {}", found.source);
+    }
+    assert_eq!(config.registries(), ["a.example", "b.example", "c.example", "docker.io"]);
+}
+
+#[tokio::test]
+async fn a_variable_that_is_not_understood_counts_as_unset_and_tells_no_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = r#"{"auths":{"a.example":{"auth":"dTpw"}}}"#;
+    std::fs::write(folder.path().join("config.json"), file).unwrap();
+    for text in ["hunter2", r#"{"auths":{"a.example":{"auth":"hunter2"}}}"#] {
+        let logins = from_environment(folder.path(), text);
+        let problem = logins.problem().unwrap();
+        assert!(!problem.contains("hunter2"), "{problem}");
+        let found = logins.load().await.unwrap().credential("a.example").await.unwrap();
+        assert_eq!(found.unwrap().credential, basic("u", "p"));
+    }
+}

@@ -317,7 +317,7 @@ async fn a_registry_that_is_not_there_is_not_asked_again() {
     let PullError::Http { source, .. } = &error else { panic!("{error:?}") };
     let want = format!("could not reach http://{host} for GET /v2/team/app/manifests/v1");
     assert_eq!(source.to_string(), want);
-    assert_eq!(error.fault(), dcbuild_model::Fault::Request);
+    assert_eq!(error.fault(), dcbuild_model::Fault::Cluster);
     assert!(error.hint().unwrap().contains(&format!("nothing listens at {host}")));
 }
 
@@ -340,4 +340,62 @@ async fn a_refusal_names_who_asked_and_not_how() {
     let PullError::Denied { source, .. } = &error else { panic!("{error:?}") };
     let HttpError::Token { source, .. } = source else { panic!("{source:?}") };
     assert!(source.to_string().ends_with("(asked without credentials: none are known for it)"));
+}
+
+/// A port that takes connections and says nothing.
+async fn mute() -> (String, tokio::task::JoinHandle<()>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = listener.local_addr().unwrap().to_string();
+    #[expect(clippy::disallowed_methods, reason = "the server ends with the test's runtime")]
+    let server = tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            held.push(stream);
+        }
+    });
+    (host, server)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_says_nothing_is_heard_of_and_waited_for_once() {
+    let (host, _server) = mute().await;
+    let heard = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let told = heard.clone();
+    let ear = Arc::new(move |host: &str, time: std::time::Duration| {
+        told.lock().unwrap().push(format!("{host} {}", time.as_secs()));
+    });
+    let client = anonymous().heard_by(ear);
+    let begun = tokio::time::Instant::now();
+    let error = resolve(&client, &host).await.unwrap_err();
+    assert_eq!(begun.elapsed().as_secs(), 60);
+    let PullError::Http { source, .. } = &error else { panic!("{error:?}") };
+    let want =
+        format!("http://{host} was silent for 60 seconds after GET /v2/team/app/manifests/v1");
+    assert_eq!(source.to_string(), want);
+    assert_eq!(error.fault(), dcbuild_model::Fault::Cluster);
+    assert!(error.is_lasting());
+    let want: Vec<String> = [10, 20, 30, 40, 50].map(|time| format!("http://{host} {time}")).into();
+    assert_eq!(*heard.lock().unwrap(), want);
+
+    let image = format!("{host}/team/app:v1").parse::<dcbuild_oci::ImageRef>().unwrap();
+    let begun = tokio::time::Instant::now();
+    let blob = Small::new("tar").blobs().remove(0);
+    let error = client.push_blob(image.repository(), blob, &[]).await.unwrap_err();
+    assert_eq!(begun.elapsed().as_secs(), 60);
+    assert!(error.is_lasting() && error.fault() == dcbuild_model::Fault::Cluster, "{error:?}");
+
+    let begun = tokio::time::Instant::now();
+    client.in_a_hurry().manifest(&image).await.unwrap_err();
+    assert_eq!(begun.elapsed().as_secs(), 10);
+}
+
+#[tokio::test]
+async fn nobody_who_is_in_a_hurry_tries_for_long() {
+    let fake = Fake::start(|_, _| answer(503, "")).await;
+    let image = format!("{}/team/app:v1", fake.host).parse().unwrap();
+    tokio::time::pause();
+    let begun = tokio::time::Instant::now();
+    anonymous().in_a_hurry().manifest(&image).await.unwrap_err();
+    assert!(begun.elapsed().as_secs() <= 10, "{:?}", begun.elapsed());
+    assert!(fake.log().len() > 1, "it is tried once");
 }

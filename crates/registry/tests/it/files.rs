@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dcbuild_model::Digest;
+use dcbuild_model::{Daemon, Digest};
 use dcbuild_registry::{
     ArchiveImage, BytesBlob, ImageSource as _, LoadError, OciLayout, PullError, WriteError,
     docker_load, write_docker_tar, write_oci_dir, write_oci_tar,
@@ -130,8 +130,8 @@ async fn load_against(reply: &'static str) -> (Result<String, LoadError>, String
     let listener = tokio::net::UnixListener::bind(&socket).unwrap();
     let serve = async { serve(listener.accept().await.unwrap().0, reply).await };
     let address = format!("unix://{}", socket.display());
-    let (loaded, request) = tokio::join!(docker_load(&address, &b"archive"[..]), serve);
-    (loaded, request)
+    let daemon = Daemon::plain(address);
+    tokio::join!(docker_load(&daemon, &b"archive"[..]), serve)
 }
 
 #[tokio::test]
@@ -151,22 +151,23 @@ async fn docker_takes_an_archive_or_says_why_not() {
         let (said, _) = load_against(reply).await;
         assert_eq!(said.unwrap_err().to_string(), want);
     }
-    let error = docker_load("unix:///nonexistent.sock", &b""[..]).await.unwrap_err();
+    let error =
+        docker_load(&Daemon::plain("unix:///nonexistent.sock"), &b""[..]).await.unwrap_err();
     assert!(error.hint().unwrap().contains("start docker"), "{error}");
-    let error = docker_load("ssh://host", &b""[..]).await.unwrap_err();
+    let error = docker_load(&Daemon::plain("ssh://host"), &b""[..]).await.unwrap_err();
     assert!(matches!(error, LoadError::Address { .. }));
 }
 
 #[tokio::test]
 async fn docker_may_listen_at_a_port() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = format!("tcp://{}", listener.local_addr().unwrap());
+    let daemon = Daemon::plain(format!("tcp://{}", listener.local_addr().unwrap()));
     let reply = "HTTP/1.1 200 OK\r\n\r\n{\"stream\":\"Loaded\"}";
     let serve = async { serve(listener.accept().await.unwrap().0, reply).await };
-    let (said, request) = tokio::join!(docker_load(&address, &b"archive"[..]), serve);
+    let (said, request) = tokio::join!(docker_load(&daemon, &b"archive"[..]), serve);
     assert_eq!(said.unwrap(), "Loaded");
     assert!(request.ends_with("\r\n7\r\narchive\r\n0\r\n\r\n"), "{request}");
     drop(listener);
-    let error = docker_load(&address, &b""[..]).await.unwrap_err();
+    let error = docker_load(&daemon, &b""[..]).await.unwrap_err();
     assert!(matches!(error, LoadError::NoDaemon { .. }), "{error}");
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use dcbuild_oci::ImageRef;
 use dcbuild_registry::{Anonymous, PullError, RawRegistryConfig, RegistryClient, RegistryConfig};
+use dcbuild_testkit::tls::{Authority, Use, Valid};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use serde_json::{Value, json};
 
@@ -85,4 +86,53 @@ async fn a_registry_without_tls_is_told_from_one_that_is_not_there() {
     let error = asks(config(host, json!({ "ca": [file] })), host).await.unwrap_err();
     let hint = error.hint().unwrap_or_else(|| panic!("no hint: {error:?}"));
     assert!(hint.contains("http = true"), "{hint}");
+}
+
+#[tokio::test]
+async fn a_registry_is_shown_a_certificate_where_it_asks_who_we_are() {
+    let authority = Authority::new("registry");
+    let own = authority.certificate("127.0.0.1", Valid::Now);
+    let ca = authority.ca();
+    let lines = |_: &Path| {
+        let (cert, key) = (own.cert.display(), own.key.display());
+        let clients = format!("    clientcas:\n      - {}\n", ca.display());
+        format!("  tls:\n    certificate: {cert}\n    key: {key}\n{clients}")
+    };
+    let Some(server) = RegistryServer::start_with(lines).await else { return };
+    let host = &server.host;
+    let pair = authority.certificate_for("client", Valid::Now, Use::Clients);
+    let keypair = json!({ "key": pair.key, "cert": pair.cert });
+    asks(config(host, json!({ "ca": [ca], "keypair": keypair })), host).await.unwrap();
+    let stranger = asks(config(host, json!({ "ca": [ca] })), host).await;
+    assert!(stranger.is_err(), "it asks nobody who they are");
+
+    // As docker keeps it.
+    let folder = tempfile::tempdir().unwrap();
+    let docker = folder.path().join(host);
+    std::fs::create_dir(&docker).unwrap();
+    std::fs::copy(&ca, docker.join("ca.crt")).unwrap();
+    std::fs::copy(&pair.cert, docker.join("client.cert")).unwrap();
+    let without_key = RegistryConfig::default().with_certificates_of(folder.path());
+    assert!(asks(without_key, host).await.is_err());
+    std::fs::copy(&pair.key, docker.join("client.key")).unwrap();
+    asks(RegistryConfig::default().with_certificates_of(folder.path()), host).await.unwrap();
+
+    let broken = json!({ "ca": [ca], "keypair": { "key": pair.cert, "cert": pair.cert } });
+    let error = RegistryClient::new(config(host, broken), Arc::new(Anonymous)).err().unwrap();
+    assert!(error.to_string().contains("are no certificate and its key"), "{error}");
+}
+
+/// As in `buildkitd.toml`, where both are often written together.
+#[tokio::test]
+async fn http_and_insecure_together_mean_whichever_is_spoken() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some((encrypted, _)) = server(folder.path()).await else { return };
+    let Some(plain) = RegistryServer::start().await else { return };
+    for host in [&encrypted.host, &plain.host] {
+        let both = json!({ "http": true, "insecure": true, "ca": ["/etc/config/myca.pem"] });
+        let error = RegistryClient::new(config(host, both), Arc::new(Anonymous)).err().unwrap();
+        assert!(error.to_string().contains("/etc/config/myca.pem"), "{error}");
+        asks(config(host, json!({ "http": true, "insecure": true })), host).await.unwrap();
+        asks(config(host, json!({ "insecure": true })), host).await.unwrap();
+    }
 }

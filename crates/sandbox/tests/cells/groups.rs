@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use dcbuild_sandbox::{CellError, Outcome, Sandbox, SandboxConfig, Stream, remove_groups};
+use dcbuild_sandbox::{
+    CellError, Outcome, Resources, Sandbox, SandboxConfig, Stream, Swap, remove_groups,
+};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -101,4 +103,64 @@ pub(super) fn sweep_removes_dead_attempts() {
     assert!(fixture.groups_left().iter().all(|group| group.ends_with("/live")));
     fixture.sandbox.sweep(&BTreeSet::new()).unwrap();
     assert!(fixture.groups_left().is_empty());
+}
+
+/// Of both versions, as far as this machine's have the controllers.
+pub(super) fn a_step_has_what_its_build_asks_for() {
+    let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
+    let mut tried = BTreeSet::new();
+    for root in roots {
+        let listed = std::fs::read_to_string(root.join("cgroup.controllers"));
+        let listed = listed.unwrap_or_default();
+        let has = |what: &str| {
+            let in_one = listed.split_whitespace().any(|it| it == what);
+            in_one || root.join(what).join("cgroup.procs").exists()
+        };
+        let fixture = Fixture::new("asked");
+        let open = || {
+            Sandbox::new(SandboxConfig {
+                exe: std::env::current_exe().unwrap(),
+                state: fixture.dir.path().join("state"),
+                cgroup_root: root.into(),
+                cgroup_name: fixture.group.clone(),
+            })
+            .unwrap()
+        };
+        let cpus = Resources { cpus: Some("0".into()), ..Resources::default() };
+        let memory = Resources {
+            memory_bytes_max: Some(32 << 20),
+            swap: Swap::Together(32 << 20),
+            ..Resources::default()
+        };
+        let quota = Resources {
+            cpu_shares: Some(512),
+            cpu_period_micros: Some(50_000),
+            cpu_quota_micros: Some(25_000),
+            ..Resources::default()
+        };
+        for (what, asked) in [("cpuset", cpus), ("memory", memory), ("cpu", quota)] {
+            let script = match what {
+                "cpuset" => "grep -q 'Cpus_allowed_list:.0$' /proc/self/status",
+                "memory" => "tail /dev/zero",
+                _ => "true",
+            };
+            let mut spec = fixture.spec(script);
+            spec.limits.resources = asked;
+            let ran = run(&open(), spec, CancellationToken::new());
+            if !has(what) {
+                let error = ran.exit.unwrap_err().to_string();
+                assert!(error.contains(&format!("limits {what}")), "{error}");
+                continue;
+            }
+            let exit = ran.exit.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+            if what == "memory" {
+                assert!(exit.oom_killed, "{exit:?}");
+            } else {
+                assert_eq!(exit.outcome, Outcome::Exited(0), "{what}: {}", ran.stderr);
+            }
+            tried.insert(what);
+        }
+        remove_groups(root, &fixture.dir.path().join("state"), &fixture.group).unwrap();
+    }
+    assert_eq!(tried.len(), 3, "this machine limits {tried:?} alone");
 }

@@ -52,6 +52,7 @@ const TESTS: &[(&str, fn())] = &[
     ("caller_killed_leaves_nothing", caller_killed_leaves_nothing),
     ("groups_below_one_that_is_named", groups::groups_below_one_that_is_named),
     ("sweep_removes_dead_attempts", groups::sweep_removes_dead_attempts),
+    ("a_step_has_what_its_build_asks_for", groups::a_step_has_what_its_build_asks_for),
     ("insecure", insecure),
     ("refused_specs", refused_specs),
     ("speed", speed),
