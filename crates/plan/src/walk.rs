@@ -283,7 +283,8 @@ impl Walk<'_> {
             Some(Err(found)) => {
                 let hint = found.hint.clone();
                 let hint = hint.or_else(|| hint::of_selection(&selection, &found.reason));
-                let (message, found) = (found.reason.clone(), Unresolved { hint, ..found.clone() });
+                let (message, found) =
+                    (found.reason.clone(), crate::Unresolved { hint, ..found.clone() });
                 Err(PlanError::unresolved(stage.at, message, &found))
             }
             Some(Ok(digest)) => {

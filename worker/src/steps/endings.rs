@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use dcbuild_plan::op::RunOp;
+use dcbuild_plan::op::{Resources, RunOp};
 use dcbuild_tree::{FileBody, Kind, LastLink, Tree};
 
 /// How many words of a command are looked at.
@@ -109,6 +109,7 @@ mod tests {
             ulimits: Vec::new(),
             proxies: Vec::new(),
             cgroup_parent: None,
+            resources: Resources::default(),
             empty_caches: false,
         };
         let open = |body: &FileBody| -> io::Result<Box<dyn Read + Send>> {
