@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use dcbuild_plan::op::{Resources, RunOp};
+use dcbuild_plan::op::RunOp;
 use dcbuild_tree::{FileBody, Kind, LastLink, Tree};
 
 /// How many words of a command are looked at.
@@ -68,7 +68,7 @@ fn script(op: &RunOp, word: &str, tree: &Tree, open: Open<'_>) -> Option<String>
 #[cfg(test)]
 mod tests {
     use dcbuild_model::{ContentDigest, Digest, TreePath};
-    use dcbuild_plan::op::{RunNetwork, RunSecurity};
+    use dcbuild_plan::op::{Resources, RunNetwork, RunSecurity};
     use dcbuild_tree::{Entry, Meta, Origin};
 
     use super::*;
