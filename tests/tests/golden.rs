@@ -47,7 +47,6 @@ const OPEN: &Open = &[
         "runfs-name-wh-prefix",
         "on purpose: a name that would act as a whiteout is refused, not lost",
     ),
-    ("add-tar-through-symlink", "on purpose: an archive may not write through its own links"),
     (
         "cmd-json-surrogate",
         "on purpose: half a surrogate pair is no text: the array falls back to the shell form",

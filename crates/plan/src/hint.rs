@@ -74,13 +74,12 @@ fn of_missing(sources: &[String], reason: &str, whence: Whence) -> Option<String
 
 /// Names with spaces have a form of their own.
 pub(crate) fn of_quotes(error: PlanError) -> PlanError {
+    let quotes = error.hint().is_none() && error.to_string().contains("looking for matching");
     match error {
-        PlanError::Instruction { message, lines, hint: None }
-            if message.contains("looking for matching") =>
-        {
+        PlanError::Instruction { message, lines, hint: _ } if quotes => {
             let hint = "for names with spaces there is the JSON form: [\"a name\", \"/to/\"]";
             PlanError::Instruction { message, lines, hint: Some(hint.to_owned()) }
         }
-        error => error,
+        PlanError::Instruction { .. } | PlanError::Parse(_) | PlanError::Request { .. } => error,
     }
 }

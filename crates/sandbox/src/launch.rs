@@ -113,7 +113,7 @@ fn no_limit(ulimit: &Ulimit, hard: u64, errno: Errno) -> Failure {
         (Some(most), _) if ulimit.resource == UlimitResource::Nofile && hard > most => {
             format!("the kernel allows {most} (fs.nr_open)")
         }
-        (_, Ok((_, RLIM_INFINITY))) | (_, Err(_)) => errno.desc().to_owned(),
+        (_, Ok((_, RLIM_INFINITY)) | Err(_)) => errno.desc().to_owned(),
         (_, Ok((_, most))) => format!("the hard limit of dcbuild's process is {most}"),
     };
     Failure::Limit { ulimit: text, reason }

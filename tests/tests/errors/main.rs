@@ -81,7 +81,7 @@ fn check_dockerfiles(cases: &[&str], want: &ExpectFile) {
         story.write("Dockerfile", case);
         let context = story.home.arg("context");
         let done = story.home.run(["build", "--progress=quiet", &context]);
-        let title = case.trim_end().replace('\n', "\n    ");
+        let title = case.trim_end().replace('\n', "\n    ").replace('\r', "\\r");
         all.push_str(&printed(&story, &title, &done));
     }
     want.assert_eq(&all);
