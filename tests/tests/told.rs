@@ -44,7 +44,9 @@ fn explained_after(harm: impl Fn(&Site, &str)) -> (Site, Value) {
     site.write("Dockerfile", &format!("{FIRST}{SECOND}"));
     site.submit();
     site.wait_until_sent();
-    harmed.iter().for_each(|blob| harm(&site, blob));
+    for blob in &harmed {
+        harm(&site, blob);
+    }
     site.fresh_worker();
     site.write("Dockerfile", &format!("{FIRST}{SECOND}RUN cat /two > /three\n"));
     let (_, said) = site.submit();
