@@ -133,6 +133,26 @@ fn a_coordinator_that_was_killed_in_a_build_keeps_nobody_from_pruning() {
 }
 
 #[test]
+fn what_was_pruned_does_not_come_back_with_a_coordinator_that_is_started_again() {
+    let mut site = Site::start(STEPS, &[("in.txt", "hello\n")]);
+    site.submit();
+    site.wait_until_sent();
+    let pruned = || Some(prune(&site)).filter(|said| said.contains("0B stay"));
+    wait_for("it is pruned", LONG, pruned, || site.cluster.said());
+    site.cluster.kill_coordinator();
+    site.cluster.start_coordinator();
+    let listed = || site.cluster.ask("cache", &["ls", "--format", "json"]).well().stdout;
+    let (mut looks, mut records) = (0, Vec::new());
+    // What is kept again is written behind the start.
+    while looks < 20 && records.is_empty() {
+        let told: Value = serde_json::from_str(&listed()).unwrap();
+        records.clone_from(told["records"].as_array().unwrap());
+        looks += 1;
+    }
+    assert!(records.is_empty(), "{records:#?}");
+}
+
+#[test]
 fn the_documents_of_another_key_are_one_line_of_a_build() {
     let site = Site::start(STEPS, &[("in.txt", "hello\n")]);
     let (store, context) = (site.s3.url("signed"), site.cluster.home.arg("context"));
