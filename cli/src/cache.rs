@@ -417,6 +417,10 @@ fn swept(swept: &SweptStore, word: &str) -> String {
                 "builds go on that began before the index was flushed, or lost something, and what they use is not known any \
                  more. Try again when they have ended (`dcbuild ps` lists them)"
             }
+            Some(PutOff::Foreign) => {
+                "not one document of the store carries the seal of the key that is given here, so that nobody can tell what needs \
+                 the blobs. Set DCBUILD_SIGNING_KEY to the key of this store"
+            }
             Some(PutOff::Elsewhere) | None => {
                 "builds or imports go on in other processes, of whose uses nothing is known here: they have another index, or it \
                  was flushed since they began. Ask the coordinator that they run on (--coordinator), or try again when they \

@@ -192,10 +192,8 @@ impl Local {
         let (serving, stopping) = (coordinator.clone(), stop_server.clone());
         server.spawn(async move {
             if let Err(error) = serving.serve(incoming, stopping).await {
-                tracing::error!(
-                    error = dcbuild_process::story(&error),
-                    "the coordinator of this process failed"
-                );
+                let error = dcbuild_process::story(&error);
+                tracing::error!(error, "the coordinator of this process failed");
             }
         });
         worker_task.spawn(worker.run(connector.channel(), stop_worker.clone()));

@@ -75,6 +75,8 @@ pub(crate) enum Effect {
     Want { build: Arc<Build>, attempt: AttemptId, wanted: Wanted },
     /// Keep a record for later builds.
     Keep(Scope, Arc<Record>),
+    /// The same after a restart: it may have been kept, and removed with its layers since.
+    KeepAgain(Scope, Arc<Record>),
     /// The build is forgotten: its events go.
     Forget(BuildId),
     /// Answer whoever asked.
@@ -285,7 +287,10 @@ impl Book {
         }
         book.replaying = false;
         book.entries.clear();
-        book.effects.extend(keeps);
+        book.effects.extend(keeps.into_iter().map(|effect| match effect {
+            Effect::Keep(scope, record) => Effect::KeepAgain(scope, record),
+            other => other,
+        }));
         book.recover();
         book
     }

@@ -110,6 +110,7 @@ fn told(report: &SweepReport) -> SweptStore {
             PutOff::Filling => cache::PutOff::Filling,
             PutOff::BegunBefore => cache::PutOff::BegunBefore,
             PutOff::Elsewhere => cache::PutOff::Elsewhere,
+            PutOff::Foreign => cache::PutOff::Foreign,
         }),
     }
 }

@@ -379,7 +379,8 @@ impl Core {
             Effect::Finish { build, outcome, steps } => self.finish(build, *outcome, steps),
             Effect::Drive(build) => self.drive(build),
             Effect::Want { build, attempt, wanted } => self.want(build, attempt, wanted),
-            Effect::Keep(scope, record) => self.keep(scope, record),
+            Effect::Keep(scope, record) => self.keep(&scope, record),
+            Effect::KeepAgain(scope, record) => self.keep_again(&scope, record),
             Effect::Forget(build) => (self.parts.forget)(build),
             Effect::Answer(answer) => answer(),
         }
@@ -482,14 +483,22 @@ impl Core {
         });
     }
 
-    fn keep(&self, scope: Scope, record: Arc<dcbuild_model::Record>) {
-        let records = self.parts.driver.records.of(&scope);
+    fn keep(&self, scope: &Scope, record: Arc<dcbuild_model::Record>) {
+        let records = self.parts.driver.records.of(scope);
         let underway = records.keeping.begin();
         self.parts.tracker.spawn(async move {
             let _underway = underway;
-            if let Err(error) = records.stores.steps.put(&records.scope, &record).await {
-                let error = dcbuild_process::story(&error);
-                tracing::warn!(error, "a record could not be kept; the step will run again");
+            records.put(&record).await;
+        });
+    }
+
+    fn keep_again(&self, scope: &Scope, record: Arc<dcbuild_model::Record>) {
+        let records = self.parts.driver.records.of(scope);
+        let underway = records.keeping.begin();
+        self.parts.tracker.spawn(async move {
+            let _underway = underway;
+            if records.is_whole(&record).await {
+                records.put(&record).await;
             }
         });
     }

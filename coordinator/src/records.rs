@@ -127,6 +127,25 @@ impl Records {
         }
     }
 
+    /// Keeps a record for later builds.
+    pub(crate) async fn put(&self, record: &Record) {
+        if let Err(error) = self.stores.steps.put(&self.scope, record).await {
+            let error = dcbuild_process::story(&error);
+            tracing::warn!(error, "a record could not be kept; the step will run again");
+        }
+    }
+
+    /// Whether all layers of a record are to be had, as far as the store says.
+    pub(crate) async fn is_whole(&self, record: &Record) -> bool {
+        let layers = record.result.layers.iter().map(|layer| (layer.layer, layer.clone()));
+        let layers: BTreeMap<LayerId, LayerRef> = layers.collect();
+        match self.available(&layers).await {
+            Ok(there) => layers.keys().all(|layer| there.contains(layer)),
+            // Nobody knows, and a record without its layers does no harm.
+            Err(_) => true,
+        }
+    }
+
     /// Finds a record for a result key and says it as one of the step that asked.
     ///
     /// The key is of the state below and of all that is read, so a record under it stands on the same; what it says

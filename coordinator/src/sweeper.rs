@@ -50,6 +50,9 @@ impl Sweeper {
                     PutOff::BegunBefore => {
                         "builds go on that began before the index was flushed, or lost something"
                     }
+                    PutOff::Foreign => {
+                        "not one document of the store carries our seal: is DCBUILD_SIGNING_KEY the one of this store?"
+                    }
                     PutOff::Elsewhere => {
                         "builds or imports go on in other processes, of whose uses this index does not know"
                     }

@@ -123,6 +123,8 @@ pub enum PutOff {
     BegunBefore,
     /// Builds or imports go on in other processes.
     Elsewhere,
+    /// Not one document of the store carries the seal of whoever was asked.
+    Foreign,
 }
 
 /// What went by one rule.

@@ -44,7 +44,9 @@ fn explained_after(harm: impl Fn(&Site, &str)) -> (Site, Value) {
     site.write("Dockerfile", &format!("{FIRST}{SECOND}"));
     site.submit();
     site.wait_until_sent();
-    harmed.iter().for_each(|blob| harm(&site, blob));
+    for blob in &harmed {
+        harm(&site, blob);
+    }
     site.fresh_worker();
     site.write("Dockerfile", &format!("{FIRST}{SECOND}RUN cat /two > /three\n"));
     let (_, said) = site.submit();
@@ -128,6 +130,26 @@ fn a_coordinator_that_was_killed_in_a_build_keeps_nobody_from_pruning() {
     let said = wait_for("it is pruned", LONG, pruned, || site.cluster.said());
     assert!(said.contains("removed "), "{said}");
     assert!(!site.s3.keys().iter().any(|key| key.contains("/use/")), "{:?}", site.s3.keys());
+}
+
+#[test]
+fn what_was_pruned_does_not_come_back_with_a_coordinator_that_is_started_again() {
+    let mut site = Site::start(STEPS, &[("in.txt", "hello\n")]);
+    site.submit();
+    site.wait_until_sent();
+    let pruned = || Some(prune(&site)).filter(|said| said.contains("0B stay"));
+    wait_for("it is pruned", LONG, pruned, || site.cluster.said());
+    site.cluster.kill_coordinator();
+    site.cluster.start_coordinator();
+    let listed = || site.cluster.ask("cache", &["ls", "--format", "json"]).well().stdout;
+    let (mut looks, mut records) = (0, Vec::new());
+    // What is kept again is written behind the start.
+    while looks < 20 && records.is_empty() {
+        let told: Value = serde_json::from_str(&listed()).unwrap();
+        records.clone_from(told["records"].as_array().unwrap());
+        looks += 1;
+    }
+    assert!(records.is_empty(), "{records:#?}");
 }
 
 #[test]

@@ -218,8 +218,8 @@ mod tests {
         ]
     }
 
-    #[test]
-    fn each_reason_has_its_words() {
+    /// A step for each reason.
+    fn all_reasons() -> Explanation {
         let at = UnixTime { secs: 1_700_000_000, nanos: 5 };
         let layer = LayerId(Digest([0; 32]));
         let since = BuildId::from_bits(1);
@@ -243,7 +243,11 @@ mod tests {
             step(11, Verdict::Miss, Some(Reason::LayerDamaged { layer, at })),
         ];
         let (build, title, submitted) = (BuildId::from_bits(2), "app:2".into(), at);
-        let explained = Explanation { build, title, submitted, compared: 7, steps };
+        Explanation { build, title, submitted, compared: 7, steps }
+    }
+
+    #[test]
+    fn each_reason_has_its_words() {
         expect![[r#"
             build 00000000000000000000000002 of app:2, submitted 2023-11-14T22:13:20Z
 
@@ -304,6 +308,7 @@ mod tests {
                 miss
                 because its layer sha256:0000000000000000000000000000000000000000000000000000000000000000 was damaged in the store:
                 what was left of it was put in quarantine at 2023-11-14T22:13:20Z
-        "#]].assert_eq(&explanation(&explained));
+        "#]]
+        .assert_eq(&explanation(&all_reasons()));
     }
 }

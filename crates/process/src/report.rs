@@ -8,12 +8,17 @@ pub trait Hint {
     fn hint(&self) -> Option<String>;
 }
 
-/// Prints an error and what caused it, a line each.
+/// Prints an error and what caused it, a line each; what a cause says again is left out.
 pub fn report(error: &(dyn Error + 'static)) -> String {
-    let mut text = format!("error: {error}\n");
+    let mut said = error.to_string();
+    let mut text = format!("error: {said}\n");
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(&format!("  caused by: {error}\n"));
+        let words = error.to_string();
+        if words != said {
+            text.push_str(&format!("  caused by: {words}\n"));
+        }
+        said = words;
         cause = error.source();
     }
     text
@@ -72,6 +77,16 @@ mod tests {
             hint: is the name right?
         "#]]
         .assert_eq(&report_with_hint(&Outer { name: "a", source }));
+    }
+
+    #[test]
+    fn a_cause_that_says_the_same_is_left_out() {
+        let wrapped = std::io::Error::other(std::io::Error::other("the disk is gone"));
+        expect![[r#"
+            error: could not read a
+              caused by: the disk is gone
+        "#]]
+        .assert_eq(&report(&Outer { name: "a", source: wrapped }));
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub enum PutOff {
     BegunBefore,
     /// Builds or imports go on in other processes, of whose uses this index does not know.
     Elsewhere,
+    /// Not one document carries our seal, so that nobody knows what needs the blobs.
+    Foreign,
 }
 
 /// A store that can be swept.

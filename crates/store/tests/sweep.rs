@@ -365,6 +365,24 @@ async fn while_nobody_knows_what_builds_use_nothing_goes() {
 }
 
 #[tokio::test]
+async fn nothing_goes_by_the_word_of_whoever_cannot_read_what_needs_it() {
+    let world = World::new();
+    let kept = world.make(9_000, "kept", None).await;
+    world.sweep(&Ceilings::default()).await;
+    let seal = Seal::keyed([&[7; 32][..]]).unwrap();
+    let (objects, index) = (world.objects.clone(), world.index.clone());
+    let now: Now = Arc::new(|| UnixTime { secs: 9_500, nanos: 0 });
+    let (tasks, unseen) = (world.tasks.clone(), Unseen::default());
+    let stranger = Catalog::new(CatalogParts { objects, index, seal, now, tasks, unseen });
+    let now = world.at(9_500);
+    for ceilings in [ALL, age(1)] {
+        let report = sweep(&stranger, &ceilings, SweepMode::Remove, now).await.unwrap();
+        assert_eq!(report.put_off, Some(PutOff::Foreign), "{report:?}");
+    }
+    world.check_whole(&[&kept]).await;
+}
+
+#[tokio::test]
 async fn a_process_says_that_its_own_builds_began_before_a_flush() {
     let world = World::new();
     world.make(2_000, "step", None).await;

@@ -32,6 +32,15 @@ const TURN_SECS: i64 = 300;
 /// Clocks of machines may differ by so much.
 const SKEW_SECS: i64 = 60;
 
+/// Whose documents a store has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Documents {
+    /// Some of them carry our seal, or there are none.
+    Ours,
+    /// None does: what they need is not known, and must not be taken for unneeded.
+    Foreign,
+}
+
 /// The objects of one key.
 struct Group {
     kind: ThingKind,
@@ -104,8 +113,8 @@ impl Catalog {
         Ok(false)
     }
 
-    /// Adds what records, forms, cache mounts and names of images need.
-    async fn add_needs(&self, things: &mut [Thing]) -> Result<(), StoreError> {
+    /// Adds what records, forms, cache mounts and names of images need; says whose their documents are.
+    async fn add_needs(&self, things: &mut [Thing]) -> Result<Documents, StoreError> {
         let places = things.iter().enumerate().map(|(at, thing)| (thing.name.clone(), at));
         let places = Places(places.collect());
         let documented = |thing: &Thing| {
@@ -115,11 +124,15 @@ impl Catalog {
             )
         };
         let asked: Vec<usize> = (0..things.len()).filter(|at| documented(&things[*at])).collect();
+        let mut whose = if asked.is_empty() { Documents::Ours } else { Documents::Foreign };
         for some in asked.chunks(KEYS_AT_ONCE) {
             let keys: Vec<IndexKey> =
                 some.iter().map(|at| IndexKey(things[*at].name.clone())).collect();
             let found = self.look(&keys).await?;
             for (at, documents) in some.iter().zip(found) {
+                if !documents.is_empty() {
+                    whose = Documents::Ours;
+                }
                 let needs = needs_of(&things[*at].kind, &documents, &places);
                 things[*at].needs = needs;
             }
@@ -131,7 +144,7 @@ impl Catalog {
             things[at].needs = needs;
         }
         self.add_needs_of_mounts(things, &places).await?;
-        Ok(())
+        Ok(whose)
     }
 
     /// The latest versions of cache mounts: the index does not have them.
@@ -306,8 +319,11 @@ impl Swept for Catalog {
             let scope = scope_of(&name);
             things.push(Thing { kind, scope, name, parts, size, written, used, hold, needs });
         }
-        self.add_needs(&mut things).await?;
-        let unknown_uses = marks.unknown.or((!knows_all).then_some(PutOff::Filling));
+        let documents = self.add_needs(&mut things).await?;
+        let unknown_uses = marks
+            .unknown
+            .or((!knows_all).then_some(PutOff::Filling))
+            .or((documents == Documents::Foreign).then_some(PutOff::Foreign));
         Ok(Inventory { things, unknown_uses })
     }
 
