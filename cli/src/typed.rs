@@ -49,12 +49,13 @@ const GROUPS: [&str; 3] = ["buildx", "builder", "image"];
 const SAME: [&str; 4] = ["build", "b", "du", "prune"];
 
 /// docker's words for commands that have other ones here.
-const OTHERS: [([&str; 2], &str); 5] = [
+const OTHERS: [([&str; 2], &str); 6] = [
     (["buildx", "version"], "version"),
     (["image", "ls"], "images"),
     (["image", "list"], "images"),
     (["image", "rm"], "rmi"),
     (["system", "df"], "du"),
+    (["system", "prune"], "prune"),
 ];
 
 impl Typed {
@@ -197,6 +198,7 @@ mod tests {
             ("image ls", "images"),
             ("image rm app", "rmi app"),
             ("system df", "du"),
+            ("system prune -af", "prune -af"),
             ("image", "image"),
             ("", ""),
         ] {

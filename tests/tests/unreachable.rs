@@ -2,7 +2,7 @@
 //! CI system tries again.
 
 use std::net::TcpListener;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dcbuild_tests::home::Home;
 use dcbuild_tests::registry::{Registry, free_port};
@@ -47,15 +47,15 @@ fn the_exit_code_says_whether_another_try_may_do() {
     }
     let target = format!("{closed}/app:1");
     let push = ["--push", "-t", &target];
-    let begun = Instant::now();
     check(&story, "FROM scratch\nCOPY Dockerfile /d\n", &push, (ANOTHER, "nothing listens at"));
-    assert!(begun.elapsed() < Duration::from_secs(20), "it is tried again and again");
+    let told = story.try_build(&push).failed().stderr;
+    assert!(!told.contains("attempt 1 of"), "it is tried on another worker:\n{told}");
 }
 
 /// A port that takes connections, and says nothing.
 fn mute() -> (TcpListener, String) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let host = listener.local_addr().unwrap().to_string();
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let host = listener.local_addr().expect("its address").to_string();
     (listener, host)
 }
 
@@ -82,9 +82,7 @@ fn a_registry_that_says_nothing_is_told_of_and_no_cache_holds_a_build() {
     push.finish(LONG).failed();
 
     let cache = format!("type=registry,ref={host}/cache:1");
-    let begun = Instant::now();
-    let done = build(&["--cache-from", &cache]).finish(LONG).well();
-    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    let done = build(&["--cache-from", &cache]).finish(Duration::from_secs(40)).well();
     let said = "could not be read: could not pull";
     assert!(done.stderr.contains(said), "no {said:?} in\n{}", done.stderr);
     assert!(done.stderr.contains("was silent for 10 seconds"), "{}", done.stderr);

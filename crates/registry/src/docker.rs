@@ -89,6 +89,8 @@ impl LoadError {
     /// Who can mend it.
     pub fn fault(&self) -> Fault {
         match self {
+            // One at a port may be about to start, as a service of a CI job does; a socket is there or not.
+            LoadError::NoDaemon { socket, source } if is_port(socket) => Fault::of_lookup(source),
             LoadError::Address { .. }
             | LoadError::NoDaemon { .. }
             | LoadError::Tls { .. }

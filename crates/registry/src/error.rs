@@ -247,6 +247,10 @@ impl HttpError {
             HttpError::Connect { asked, source } => {
                 Obstacle::of(source).map(|obstacle| obstacle.hint(&asked.host))
             }
+            HttpError::Stalled { asked, .. } => Some(format!(
+                "something takes connections at {} and says nothing: check the registry's name and port, and what stands between, such as a proxy",
+                asked.host
+            )),
             HttpError::Token { source, .. } | HttpError::Mirrored { source, .. } => source.hint(),
             _ => None,
         }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 /// Hears which registry says nothing, and for how long.
 pub type Ear = Arc<dyn Fn(&str, Duration) + Send + Sync>;
 
@@ -24,7 +26,7 @@ pub(crate) struct Patience {
     /// For an answer to begin to who has sent something.
     pub(crate) stored: Duration,
     /// For all tries together, where that matters.
-    pub(crate) whole: Option<Duration>,
+    whole: Option<Duration>,
     ear: Option<Ear>,
 }
 
@@ -39,6 +41,11 @@ impl Patience {
     pub(crate) fn little(&self) -> Patience {
         let (answer, whole) = (ANSWER_MAX_OF_EXTRAS, Some(ANSWER_MAX_OF_EXTRAS));
         Patience { answer, stored: answer, whole, ear: self.ear.clone() }
+    }
+
+    /// Whether it is over by the end of a pause, for what began at a time.
+    pub(crate) fn ends_before(&self, begun: Instant, pause: Duration) -> bool {
+        self.whole.is_some_and(|whole| begun.elapsed() + pause > whole)
     }
 
     /// The same, with somebody who hears of silence.

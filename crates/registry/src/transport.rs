@@ -155,7 +155,7 @@ impl Transport {
                 Err(error) => (error, None),
             };
             let pause = pause.unwrap_or_else(|| backoff(tries));
-            let is_late = self.patience.whole.is_some_and(|whole| begun.elapsed() + pause > whole);
+            let is_late = self.patience.ends_before(begun, pause);
             if tries >= TRIES_MAX || is_late || !error.is_transient() {
                 return Err(error);
             }
@@ -205,7 +205,7 @@ impl Transport {
 
     /// Sends a request that stands alone until something answers it; redirects are not followed.
     pub(crate) async fn patiently(&self, call: &Call) -> Result<Response, HttpError> {
-        let mut tries = 0;
+        let (mut tries, begun) = (0, Instant::now());
         loop {
             tries += 1;
             let outcome = self.exchange(call).await;
@@ -213,11 +213,12 @@ impl Transport {
                 Ok(response) => matches!(response.status().as_u16(), 429 | 500..=599),
                 Err(error) => error.is_transient(),
             };
-            if tries >= TRIES_MAX || !again {
+            let asked = outcome.as_ref().ok().and_then(|response| retry_after(response.headers()));
+            let pause = asked.unwrap_or_else(|| backoff(tries));
+            if tries >= TRIES_MAX || !again || self.patience.ends_before(begun, pause) {
                 return outcome;
             }
-            let asked = outcome.ok().and_then(|response| retry_after(response.headers()));
-            tokio::time::sleep(asked.unwrap_or_else(|| backoff(tries))).await;
+            tokio::time::sleep(pause).await;
         }
     }
 

@@ -96,7 +96,7 @@ async fn fetch(
     layer: BaseLayer,
 ) -> Result<HashedBase, Failed> {
     let digest = layer.digest;
-    let base = Base { layer, client: attempt.registry.clone() };
+    let base = Base { layer, client: attempt.registry.heard_by(task.progress.ear()) };
     let progress = task.progress.clone();
     let layers = attempt.shared.layers.clone();
     let unpack = task.runs && crate::shared::can_snapshot();

@@ -374,6 +374,7 @@ async fn a_registry_that_says_nothing_is_heard_of_and_waited_for_once() {
     assert_eq!(source.to_string(), want);
     assert_eq!(error.fault(), dcbuild_model::Fault::Cluster);
     assert!(error.is_lasting());
+    assert!(error.hint().unwrap().contains("takes connections at http://127.0.0.1:"), "{error}");
     let want: Vec<String> = [10, 20, 30, 40, 50].map(|time| format!("http://{host} {time}")).into();
     assert_eq!(*heard.lock().unwrap(), want);
 

@@ -170,4 +170,5 @@ async fn docker_may_listen_at_a_port() {
     drop(listener);
     let error = docker_load(&daemon, &b""[..]).await.unwrap_err();
     assert!(matches!(error, LoadError::NoDaemon { .. }), "{error}");
+    assert_eq!(error.fault(), dcbuild_model::Fault::Cluster);
 }
