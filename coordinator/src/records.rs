@@ -137,10 +137,9 @@ impl Records {
 
     /// Whether all layers of a record are to be had, as far as the store says.
     pub(crate) async fn is_whole(&self, record: &Record) -> bool {
-        let layers = record.result.layers.iter().map(|layer| (layer.layer, layer.clone()));
-        let layers: BTreeMap<LayerId, LayerRef> = layers.collect();
+        let layers: BTreeSet<Sought> = record.result.layers.iter().map(Sought::of).collect();
         match self.available(&layers).await {
-            Ok(there) => layers.keys().all(|layer| there.contains(layer)),
+            Ok(there) => layers.is_subset(&there),
             // Nobody knows, and a record without its layers does no harm.
             Err(_) => true,
         }

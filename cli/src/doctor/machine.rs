@@ -149,7 +149,7 @@ async fn try_cell(dir: &Path, name: &str) -> Result<(), String> {
         mounts: Vec::new(),
         hostname: "doctor".into(),
         hosts: Vec::new(),
-        network: Network::None,
+        network: Network::Host,
         security: Security::Default,
         limits: Limits::default(),
     };

@@ -227,7 +227,7 @@ fn is_short_commit(reference: &str) -> bool {
 }
 
 /// What git, curl and ssh say where it is the network that failed, or a server that is not well.
-const OF_NETWORK: [&str; 21] = [
+const OF_NETWORK: [&str; 22] = [
     "Failed to connect",
     "Couldn't connect",
     "Could not connect",
@@ -241,6 +241,7 @@ const OF_NETWORK: [&str; 21] = [
     "No route to host",
     "Network is unreachable",
     "Empty reply from server",
+    "The requested URL returned error: 429",
     "The requested URL returned error: 5",
     "RPC failed",
     "early EOF",
@@ -286,6 +287,10 @@ mod tests {
             ),
             (
                 "ssh: connect to host h port 22: Connection refused; fatal: Could not read from remote repository.",
+                Fault::Cluster,
+            ),
+            (
+                "fatal: unable to access 'http://h/': The requested URL returned error: 429",
                 Fault::Cluster,
             ),
             (

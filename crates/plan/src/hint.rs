@@ -80,6 +80,9 @@ pub(crate) fn of_quotes(error: PlanError) -> PlanError {
             let hint = "for names with spaces there is the JSON form: [\"a name\", \"/to/\"]";
             PlanError::Instruction { message, lines, hint: Some(hint.to_owned()) }
         }
-        PlanError::Instruction { .. } | PlanError::Parse(_) | PlanError::Request { .. } => error,
+        PlanError::Instruction { .. }
+        | PlanError::Unreachable { .. }
+        | PlanError::Parse(_)
+        | PlanError::Request { .. } => error,
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::limit::NotThere;
 use crate::gate::{self, Gate};
 use crate::spec::{Limits, Resources, Security};
 

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::cell::CELL_ARGUMENT;
-use crate::cgroup::{self, Cgroup, Hierarchy, Parent};
+use crate::cgroup::{self, Cgroup, Hierarchy, NotThere, Parent};
 use crate::error::{CellError, SandboxError};
 use crate::network::{IsolateError, IsolatedConfig, Loopbacks, Networks, Slot};
 use crate::privilege::able;
@@ -212,7 +212,14 @@ impl Sandbox {
         let security = spec.security;
         let (hierarchy, groups) = (Arc::clone(&self.hierarchy), self.groups.clone());
         let made = tokio::task::spawn_blocking(move || {
-            let failed = |attempt| move |source| CellError::Cgroup { attempt, source };
+            let failed = |attempt| {
+                move |source: std::io::Error| match source.get_ref() {
+                    Some(inner) if inner.is::<NotThere>() => {
+                        CellError::Refused { reason: inner.to_string() }
+                    }
+                    _ => CellError::Cgroup { attempt, source },
+                }
+            };
             let parent = limits.cgroup_parent.as_ref();
             let beneath = parent.map(|text| groups.beneath(text)).transpose()?;
             let hierarchy = beneath.as_ref().unwrap_or(&hierarchy);

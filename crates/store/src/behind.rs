@@ -252,15 +252,15 @@ impl Behind {
     async fn hurry<T>(
         &self,
         bytes: u64,
-        send: impl Future<Output = Result<T, StoreError>>,
+        work: impl Future<Output = Result<T, StoreError>>,
     ) -> Option<T> {
-        let sent = if bytes > HURRIED_BYTES_MAX {
-            Ok(send.await)
+        let ended = if bytes > HURRIED_BYTES_MAX {
+            Ok(work.await)
         } else {
-            tokio::time::timeout(HURRY, send).await
+            tokio::time::timeout(HURRY, work).await
         };
-        match sent {
-            Ok(Ok(sent)) => Some(sent),
+        match ended {
+            Ok(Ok(value)) => Some(value),
             Ok(Err(error)) => {
                 self.write_failed(&error);
                 None

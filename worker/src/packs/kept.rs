@@ -215,10 +215,10 @@ mod tests {
     #[test]
     fn what_one_fetches_others_read_as_it_comes() {
         let kept = kept("0123456789");
-        let (send, sent) = mpsc::channel();
-        let sent = Mutex::new(Some(sent));
+        let (send, receiver) = mpsc::channel();
+        let receiver = Mutex::new(Some(receiver));
         let open = move || -> io::Result<Box<dyn Read + Send>> {
-            Ok(Box::new(Sent(sent.lock().unwrap().take().unwrap(), Vec::new())))
+            Ok(Box::new(Sent(receiver.lock().unwrap().take().unwrap(), Vec::new())))
         };
         let mut first = kept.open(Box::new(open)).unwrap();
         let mut second = kept.open(none()).unwrap();

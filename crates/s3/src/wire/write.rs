@@ -32,9 +32,8 @@ fn is_etag_of(etag: &str, bytes: &Bytes) -> bool {
     if bytes.len() > ETAG_BYTES_MAX || etag.len() != 2 * Md5::output_size() {
         return false;
     }
-    let sum = Md5::digest(bytes);
-    let hex: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
-    etag.eq_ignore_ascii_case(&hex)
+    let byte_at = |at: usize| u8::from_str_radix(etag.get(2 * at..2 * at + 2)?, 16).ok();
+    (0..).zip(Md5::digest(bytes)).all(|(at, byte)| byte_at(at) == Some(byte))
 }
 
 impl Wire {

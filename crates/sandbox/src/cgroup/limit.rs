@@ -100,12 +100,37 @@ pub(super) fn sets_unified(root: &Path, group: &Path, limits: &Resources) -> io:
 }
 
 fn write_sets(group: &Path, limits: &Resources) -> io::Result<()> {
-    for (file, set) in SETS.into_iter().zip([&limits.cpus, &limits.memory_nodes]) {
-        if let Some(set) = set {
-            fs::write(group.join(file), set)?;
-        }
+    let flags = ["cpuset-cpus", "cpuset-mems"];
+    for ((file, flag), set) in SETS.iter().zip(flags).zip([&limits.cpus, &limits.memory_nodes]) {
+        let Some(set) = set else { continue };
+        fs::write(group.join(file), set).map_err(|error| {
+            let above = group.parent().unwrap_or(group);
+            let of = |file: String| fs::read_to_string(above.join(file)).ok();
+            match of(format!("{file}.effective")).or_else(|| of((*file).to_owned())) {
+                Some(there) if is_choice(&error) => {
+                    let (set, there) = (set.clone(), there.trim().to_owned());
+                    io::Error::other(NotThere { flag, set, there })
+                }
+                _ => error,
+            }
+        })?;
     }
     Ok(())
+}
+
+/// Whether the kernel refuses a set for what is in it.
+fn is_choice(error: &io::Error) -> bool {
+    let kinds = [libc::EINVAL, libc::ERANGE, libc::EDOM, libc::ENODEV];
+    error.raw_os_error().is_some_and(|it| kinds.contains(&it))
+}
+
+/// Says that a set of processors or memory is none of this machine's.
+#[derive(Debug, thiserror::Error)]
+#[error("--resource {flag}={set} asks for what is not here: there is {there}")]
+pub(crate) struct NotThere {
+    flag: &'static str,
+    set: String,
+    there: String,
 }
 
 #[cfg(test)]

@@ -160,6 +160,16 @@ pub(super) fn a_step_has_what_its_build_asks_for() {
             }
             tried.insert(what);
         }
+        if has("cpuset") {
+            let mut spec = fixture.spec("true");
+            spec.limits.resources = Resources { cpus: Some("4000".into()), ..Resources::default() };
+            let error = run(&open(), spec, CancellationToken::new()).exit.unwrap_err();
+            let said = "--resource cpuset-cpus=4000 asks for what is not here: there is 0";
+            assert!(
+                matches!(&error, CellError::Refused { reason } if reason.starts_with(said)),
+                "{error:?}"
+            );
+        }
         remove_groups(root, &fixture.dir.path().join("state"), &fixture.group).unwrap();
     }
     assert_eq!(tried.len(), 3, "this machine limits {tried:?} alone");
