@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dcbuild_tests::bucket::Site;
+use dcbuild_tests::image::Image;
 use dcbuild_tests::registry::free_port;
 use dcbuild_tests::running::Running;
 use dcbuild_tests::s3::faults::{Fault, Seen};
@@ -333,6 +334,26 @@ fn c01_whichever_blob_is_damaged_the_build_makes_it_again() {
     assert!(aside > 3, "{:?}", site.s3.keys());
     let said = build_on(&mut site, "mended\n");
     assert_eq!(said.matches("CACHED").count(), 5, "{said}");
+}
+
+/// Those of the context too: the client, who has its bytes, is asked for them again.
+#[test]
+fn c01_when_all_blobs_are_damaged_nobody_waits_for_what_cannot_come() {
+    let mut site = Site::start(DOCKERFILE, &[("in.txt", "hello\n")]);
+    let (first, _) = site.submit();
+    site.wait_until_sent();
+    let damaged = blobs(&site);
+    damaged.iter().for_each(|key| site.s3.flip_bit(key));
+    site.fresh_worker();
+    // The image that is there may be damaged as well, which shows only when it is read.
+    let mut tries = (0..4).map(|_| site.try_submit());
+    let done = tries.find(|done| done.status.success());
+    assert!(done.is_some(), "{}", site.cluster.said());
+    let image = Image::read_tar(&site.cluster.home.path("image.tar"));
+    assert_eq!(image.tree().text("count").unwrap(), first.tree().text("count").unwrap());
+    site.wait_until_sent();
+    assert!(site.s3.keys().iter().any(|key| key.contains("/quarantine/")), "{damaged:?}");
+    site.check_blobs();
 }
 
 #[test]

@@ -61,6 +61,14 @@ pub(crate) struct Publishing {
     pub(crate) tables: Vec<LayerId>,
 }
 
+impl Publishing {
+    /// Whether the layer itself is lost: nobody else makes it, so to look for it would be to wait for oneself.
+    fn is_lost(&self, error: &Failed) -> bool {
+        let (Publish::Recipe(own) | Publish::Snapshot(own)) = self.what else { return false };
+        matches!(error, Failed::Lost { layer } if *layer == own)
+    }
+}
+
 /// Makes a layer durable: as the blob that an output wants, where there is one; else as a snapshot in the process of its
 /// coordinator, as a blob in the store of a cluster.
 pub(crate) async fn publish(shared: &Arc<Shared>, result: &Publishing) -> Result<(), Failed> {
@@ -147,7 +155,7 @@ pub(crate) async fn again(
 ) -> Result<(), Failed> {
     let mut pause = PAUSE_FIRST;
     for _ in 0..TRIES {
-        if matches!(error, Failed::Stopped) || is_rejected(&error) {
+        if matches!(error, Failed::Stopped) || is_rejected(&error) || result.is_lost(&error) {
             break;
         }
         tracing::info!(%error, "a step's result is tried again to be kept");

@@ -218,8 +218,8 @@ enum Shown {
     Lost,
 }
 
-/// How often a build is repeated whose output the store has lost.
-const REPEATS_MAX: u32 = 2;
+/// How often a build is repeated whose output the store has lost: each time a damaged blob more may be found.
+const REPEATS_MAX: u32 = 8;
 
 /// How long a coordinator may take to answer for the first time.
 const FIRST_CONTACT: Duration = Duration::from_secs(3);

@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use dcbuild_model::Fault;
+use rustls::AlertDescription;
 
 use crate::names::NameError;
 
@@ -17,6 +18,8 @@ pub(crate) enum Obstacle {
     Refused,
     /// The certificate is signed by nobody whom we trust, or is another's.
     Certificate,
+    /// It wants to see a certificate of ours, or another one.
+    Identity,
     /// What listens there does not speak TLS.
     NoTls,
 }
@@ -53,6 +56,12 @@ impl Obstacle {
         match error {
             rustls::Error::InvalidCertificate(_) => Some(Obstacle::Certificate),
             rustls::Error::InvalidMessage(_) => Some(Obstacle::NoTls),
+            rustls::Error::AlertReceived(
+                AlertDescription::BadCertificate
+                | AlertDescription::CertificateRequired
+                | AlertDescription::CertificateUnknown
+                | AlertDescription::UnknownCA,
+            ) => Some(Obstacle::Identity),
             _ => None,
         }
     }
@@ -60,7 +69,9 @@ impl Obstacle {
     /// Who can mend it.
     pub(crate) fn fault(self) -> Fault {
         match self {
-            Obstacle::Unknown | Obstacle::Certificate | Obstacle::NoTls => Fault::Request,
+            Obstacle::Unknown | Obstacle::Certificate | Obstacle::Identity | Obstacle::NoTls => {
+                Fault::Request
+            }
             Obstacle::NoNames | Obstacle::Refused => Fault::Cluster,
         }
     }
@@ -79,6 +90,9 @@ impl Obstacle {
             }
             Obstacle::Certificate => format!(
                 "name the authority that signed its certificate with ca = [\"FILE\"] under [registry.\"{name}\"], or set insecure = true there"
+            ),
+            Obstacle::Identity => format!(
+                "the registry wants a certificate of ours that it knows: name its files with key and cert in [[registry.\"{name}\".keypair]], or put them where docker has them, /etc/docker/certs.d/{name}/client.cert and client.key"
             ),
             Obstacle::NoTls => format!(
                 "if the registry speaks plain http, set http = true under [registry.\"{name}\"]"

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use dcbuild_model::Fault;
 use dcbuild_oci::ImageRef;
 use dcbuild_registry::{Anonymous, PullError, RawRegistryConfig, RegistryClient, RegistryConfig};
 use dcbuild_testkit::tls::{Authority, Use, Valid};
@@ -103,8 +104,10 @@ async fn a_registry_is_shown_a_certificate_where_it_asks_who_we_are() {
     let pair = authority.certificate_for("client", Valid::Now, Use::Clients);
     let keypair = json!({ "key": pair.key, "cert": pair.cert });
     asks(config(host, json!({ "ca": [ca], "keypair": keypair })), host).await.unwrap();
-    let stranger = asks(config(host, json!({ "ca": [ca] })), host).await;
-    assert!(stranger.is_err(), "it asks nobody who they are");
+    let stranger = asks(config(host, json!({ "ca": [ca] })), host).await.unwrap_err();
+    assert_eq!(stranger.fault(), Fault::Request, "{stranger:?}");
+    let hint = stranger.hint().unwrap_or_else(|| panic!("no hint: {stranger:?}"));
+    assert!(hint.contains(&format!("[[registry.\"{host}\".keypair]]")), "{hint}");
 
     // As docker keeps it.
     let folder = tempfile::tempdir().unwrap();
