@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dcbuild_tests::bucket::Site;
-use dcbuild_tests::image::Image;
 use dcbuild_tests::registry::free_port;
 use dcbuild_tests::running::Running;
 use dcbuild_tests::s3::faults::{Fault, Seen};
@@ -336,24 +335,31 @@ fn c01_whichever_blob_is_damaged_the_build_makes_it_again() {
     assert_eq!(said.matches("CACHED").count(), 5, "{said}");
 }
 
-/// Those of the context too: the client, who has its bytes, is asked for them again.
-#[test]
-fn c01_when_all_blobs_are_damaged_nobody_waits_for_what_cannot_come() {
+/// Builds on a fresh worker after all blobs met this, those of the context too: the client, who has its bytes, is asked
+/// for them again. The image that is there is found to be lost when it is read.
+fn check_all_lost(harm: impl Fn(&Site, &str)) -> Site {
     let mut site = Site::start(DOCKERFILE, &[("in.txt", "hello\n")]);
     let (first, _) = site.submit();
     site.wait_until_sent();
-    let damaged = blobs(&site);
-    damaged.iter().for_each(|key| site.s3.flip_bit(key));
+    for key in blobs(&site) {
+        harm(&site, &key);
+    }
     site.fresh_worker();
-    // The image that is there may be damaged as well, which shows only when it is read.
-    let mut tries = (0..4).map(|_| site.try_submit());
-    let done = tries.find(|done| done.status.success());
-    assert!(done.is_some(), "{}", site.cluster.said());
-    let image = Image::read_tar(&site.cluster.home.path("image.tar"));
-    assert_eq!(image.tree().text("count").unwrap(), first.tree().text("count").unwrap());
+    let (again, _) = site.submit();
+    assert_eq!(again.tree().text("count"), first.tree().text("count"));
     site.wait_until_sent();
-    assert!(site.s3.keys().iter().any(|key| key.contains("/quarantine/")), "{damaged:?}");
-    site.check_blobs();
+    site
+}
+
+#[test]
+fn c01_when_all_blobs_are_damaged_nobody_waits_for_what_cannot_come() {
+    let site = check_all_lost(|site, key| site.s3.flip_bit(key));
+    assert!(site.s3.keys().iter().any(|key| key.contains("/quarantine/")), "{:?}", site.s3.keys());
+}
+
+#[test]
+fn c02_when_all_blobs_are_gone_nobody_waits_for_what_cannot_come() {
+    check_all_lost(|site, key| std::fs::remove_file(site.s3.file(key)).unwrap());
 }
 
 #[test]

@@ -17,11 +17,21 @@ pub(super) struct Unsent {
     pub(super) record: Arc<Record>,
     /// Whose it is.
     pub(super) scope: Scope,
-    /// The worker has given up to send it, and has it still.
-    pub(super) kept_back: bool,
+    pub(super) fate: Fate,
     pub(super) hold: Hold,
     /// Later builds are to find it.
     pub(super) wanted: bool,
+}
+
+/// What has become of a result so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fate {
+    /// It comes to the store, as far as is known.
+    Coming,
+    /// The same, and somebody who needed a layer of it did not get it, from nobody.
+    Missed,
+    /// The worker has given up to send it, and has it still.
+    KeptBack,
 }
 
 /// Whether a worker waits with sending a result.
@@ -92,7 +102,7 @@ impl Book {
         }
         for unsent in self.undurable.values().filter(|unsent| unsent.has(&layer)) {
             let Some(member) = self.workers.get(&unsent.worker) else { continue };
-            found.coming |= !unsent.kept_back;
+            found.coming |= unsent.fate != Fate::KeptBack;
             if found.peer.is_none() && member.session.is_some() && unsent.worker != asker {
                 found.peer = member.peer.clone().map(|peer| (unsent.worker, peer));
             }
@@ -104,9 +114,9 @@ impl Book {
     pub(crate) fn are_coming(&mut self, attempts: &BTreeSet<AttemptId>) -> bool {
         self.ask_for_all(|(attempt, _), _| attempts.contains(attempt));
         let unsent = self.undurable.iter().filter(|((attempt, _), _)| attempts.contains(attempt));
-        unsent
-            .into_iter()
-            .any(|(_, unsent)| !unsent.kept_back && self.workers.contains_key(&unsent.worker))
+        unsent.into_iter().any(|(_, unsent)| {
+            unsent.fate != Fate::KeptBack && self.workers.contains_key(&unsent.worker)
+        })
     }
 
     /// The records of an image that an attempt is making, as far as later builds may take them.
@@ -133,7 +143,19 @@ impl Book {
         if let Some(unsent) = self.undurable.get_mut(&result)
             && unsent.worker == worker
         {
-            unsent.kept_back = true;
+            let is_lost = unsent.fate == Fate::Missed;
+            unsent.fate = Fate::KeptBack;
+            if is_lost {
+                self.undurable.remove(&result);
+            }
+        }
+    }
+
+    /// Somebody needed a layer and did not get it; what its worker has given up to send is no result any more.
+    pub(super) fn missed(&mut self, layer: &LayerId) {
+        self.undurable.retain(|_, unsent| unsent.fate != Fate::KeptBack || !unsent.has(layer));
+        for unsent in self.undurable.values_mut().filter(|unsent| unsent.has(layer)) {
+            unsent.fate = Fate::Missed;
         }
     }
 

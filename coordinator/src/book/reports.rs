@@ -15,7 +15,7 @@ use dcbuild_remote::{CertificateDigest, PeerBytes};
 use dcbuild_scheduler::{Event, Fence, How, InfraFault, Refusal, Return, StepFault, Work};
 
 use super::actions::fault_of;
-use super::makers::{Hold, PeerPlace, Unsent};
+use super::makers::{Fate, Hold, PeerPlace, Unsent};
 use super::{Active, Attempt, Book, Order, Piece, Settled, Settling};
 use crate::build::Build;
 use crate::log::Entry;
@@ -155,6 +155,7 @@ impl Book {
         let (Some(build), Some(step), Some(Gone { layer, damaged })) = (build, lost, gone) else {
             return;
         };
+        self.missed(&layer);
         let damage = if damaged.is_some() { "damaged" } else { "missing" };
         tracing::info!(%build, step = step.0, %layer, damage, "a layer is not to be had; its step is made again");
         let why = match damaged {
@@ -294,7 +295,7 @@ impl Book {
         let Some(active) = self.builds.get(&build) else { return };
         let (wanted, scope) = (active.keeps(step), active.desk.scope.clone());
         let hold = if wanted { Hold::No } else { Hold::Held };
-        let unsent = Unsent { worker, record, scope, kept_back: false, hold, wanted };
+        let unsent = Unsent { worker, record, scope, fate: Fate::Coming, hold, wanted };
         self.undurable.insert((attempt, step), unsent);
     }
 

@@ -72,7 +72,14 @@ impl Copier {
             Some(entry) if entry.is_dir() => {}
             Some(_) => return Err(CopyError::FolderOverOther { path: top }),
         }
-        self.set_mtime(&top, found.entry.meta.mtime);
+        let mtime = found.entry.meta.mtime;
+        // The root of a context has no time of its own; a folder that it goes to is filled just now.
+        let is_untimed = found.path.is_root() && mtime == UnixTime::default();
+        if !is_untimed {
+            self.set_mtime(&top, mtime);
+        } else if !top.is_root() {
+            self.touch(&top);
+        }
         let mut groups: HashMap<LinkGroup, LinkGroup> = HashMap::new();
         for item in &found.items {
             let path = item.path.names().fold(top.clone(), |path, name| path.join(name));

@@ -255,6 +255,29 @@ fn an_archive_links_to_what_was_there() {
     assert_eq!(error.to_string(), "link /etc/group /etc: no such file or directory");
 }
 
+/// Programs that pack files refuse times of 1970.
+#[test]
+fn what_the_root_of_a_context_is_copied_to_has_the_time_of_the_step() {
+    let (source, dest) = (tree(&[("f", file("f"))]), tree(&[("app", dir()), ("old", dir())]));
+    let archives = BTreeMap::new();
+    for (from, to, want) in [
+        (".", "/app", NOW),
+        ("/", "/new/deep/", NOW),
+        // What stands for the root of an image is nobody's to change.
+        (".", "/", UnixTime::default()),
+        ("sub", "/app", UnixTime::default()),
+    ] {
+        let mut source = source.clone();
+        source.insert(&path("sub"), dir()).unwrap();
+        let paths = [from.to_owned()];
+        let changes = copy(&dest, &request(&source, &paths, &archives, to), NOW).unwrap();
+        let mut after = dest.clone();
+        after.apply(&changes);
+        let there = after.get(&path(to.trim_matches('/')));
+        assert_eq!(there.map(|it| it.meta.mtime), Some(want), "{from} to {to}");
+    }
+}
+
 #[test]
 fn only_folders_that_something_came_into_are_new() {
     let dest = tree(&[("a", dir()), ("a/b", dir()), ("c", dir())]);
