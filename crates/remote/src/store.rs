@@ -24,6 +24,9 @@ use crate::answer::{error_of, may_pass, unavailable};
 use crate::granted::{Granted, Spooled};
 use crate::service::pieces;
 
+/// How long a worker waits for the answer to a write of little: an image's last blobs are among them.
+const WORKERS_PATIENCE: Patience =
+    Patience { first: Duration::from_secs(2), stall: Duration::from_secs(4) };
 /// How often a read that makes no headway is taken up again.
 const TRIES: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -63,13 +66,14 @@ impl RemoteStore {
         RemoteStore::patient(channel, name, (store_ca, Patience::SMALL))
     }
 
-    /// The same for a worker, for whose writes no build waits: a store that takes its time is not left for the other side.
+    /// The same for a worker, for most of whose writes no build waits: a store that takes its time is not left for the
+    /// other side at once.
     pub fn of_worker(
         channel: Channel,
         name: impl Into<String>,
         store_ca: Option<PathBuf>,
     ) -> RemoteStore {
-        RemoteStore::patient(channel, name, (store_ca, Patience::BULK))
+        RemoteStore::patient(channel, name, (store_ca, WORKERS_PATIENCE))
     }
 
     fn patient(

@@ -15,6 +15,8 @@ pub const USE_LIFETIME: Duration = Duration::from_mins(15);
 const RENEW_SECS: i64 = 300;
 /// How long a store that failed is not asked again, in seconds: marks last much longer.
 const FAILED_SECS: i64 = 30;
+/// How long it may take to take the mark away.
+const CLEAR_MAX: Duration = Duration::from_secs(2);
 
 /// Sets and takes away the mark of this process.
 #[async_trait::async_trait]
@@ -147,11 +149,21 @@ impl Using {
         let moved = match &users.mark {
             None if users.by_build.is_empty() && !users.left => Ok(()),
             _ if users.by_build.is_empty() => {
-                let cleared = self.mark.clear().await;
-                if cleared.is_ok() {
-                    (users.mark, users.left) = (None, false);
+                // A build that begins now waits for this.
+                let cleared = tokio::time::timeout(CLEAR_MAX, self.mark.clear()).await;
+                match cleared {
+                    Ok(Ok(())) => {
+                        (users.mark, users.left) = (None, false);
+                        Ok(())
+                    }
+                    Ok(Err(error)) => Err(error),
+                    // It may be gone, and it may be there.
+                    Err(_late) => {
+                        (users.mark, users.left) = (None, true);
+                        let source = format!("nothing came within {CLEAR_MAX:?}").into();
+                        Err(StoreError::Unavailable { store: "of the mark".to_owned(), source })
+                    }
                 }
-                cleared
             }
             // Once the last build has ended of those that began before the index was flushed, a sweeper may go on.
             Some(Standing { set, epochs })
@@ -260,6 +272,43 @@ mod tests {
         async fn clear(&self) -> Result<(), StoreError> {
             self.0.clear().await
         }
+    }
+
+    /// Takes no mark away, and says nothing.
+    #[derive(Clone, Default)]
+    struct Silent(Arc<AtomicU64>);
+
+    #[async_trait::async_trait]
+    impl UseMark for Silent {
+        async fn epoch(&self) -> String {
+            String::new()
+        }
+
+        async fn set(&self, _: UnixTime, _: BTreeSet<String>) -> Result<(), StoreError> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        }
+
+        async fn clear(&self) -> Result<(), StoreError> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_build_begins_though_the_mark_of_others_cannot_be_taken_away() {
+        let silent = Silent::default();
+        let using = Using::new(Box::new(silent.clone()));
+        let at = |secs| UnixTime { secs, nanos: 0 };
+        let [one, two] = [1, 2].map(BuildId::from_bits);
+        using.begin(one, at(1)).await.unwrap();
+        let none = BTreeMap::new();
+        let (kept, begun) = tokio::join!(
+            using.keep(using.begun(), &none, at(2)),
+            tokio::time::timeout(Duration::from_secs(10), using.begin(two, at(3))),
+        );
+        assert!(matches!(kept, Err(StoreError::Unavailable { .. })), "{kept:?}");
+        begun.expect("it waits for the end of others").unwrap();
+        assert_eq!(silent.0.load(Ordering::SeqCst), 2, "what may be gone is set again");
     }
 
     #[tokio::test]
