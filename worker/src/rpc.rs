@@ -73,6 +73,9 @@ fn broken(status: &tonic::Status) -> String {
         TlsFault::OtherName => {
             "reach the coordinator by a name that its certificate has, or give it one with this name in coordinator.tls.cert"
         }
+        TlsFault::Authority => {
+            "name that certificate itself with worker.tls.ca, or have one made for the coordinator alone"
+        }
         TlsFault::Unusable | TlsFault::Another => {
             "give the coordinator another one in coordinator.tls.cert"
         }

@@ -142,6 +142,9 @@ fn of_daemon(fault: TlsFault) -> String {
         TlsFault::Untrusted | TlsFault::OtherName => {
             "DOCKER_CERT_PATH names the folder whose ca.pem vouches for the daemon, by the name or address that DOCKER_HOST has"
         }
+        TlsFault::Authority => {
+            "the ca.pem of DOCKER_CERT_PATH must hold that certificate itself, or the daemon have one that is no authority's"
+        }
         TlsFault::Plain => {
             "the daemon does without TLS: unset DOCKER_TLS_VERIFY and DOCKER_TLS, or name its other port in DOCKER_HOST"
         }

@@ -184,6 +184,9 @@ fn way_out(fault: TlsFault) -> &'static str {
         TlsFault::OtherName => {
             "reach the coordinator by a name that its certificate has, or give it one with this name"
         }
+        TlsFault::Authority => {
+            "name that certificate itself with submit.tls.ca or DCBUILD_TLS_CA, or have one made for the server alone"
+        }
         TlsFault::Unusable | TlsFault::Another => {
             "look at the coordinator's certificate with `openssl s_client -connect HOST:PORT`"
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use dcbuild_model::remote::shown;
 use dcbuild_model::{Digest, limits};
+use dcbuild_trust::Roots;
 use reqwest::header::{
     AUTHORIZATION, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, LAST_MODIFIED, LOCATION,
 };
@@ -66,10 +67,9 @@ impl reqwest::dns::Resolve for Names {
 
 impl Http {
     pub(crate) fn new(reach: Reach) -> Result<Http, FetchError> {
-        if rustls::crypto::CryptoProvider::get_default().is_none() {
-            // Another thread may install it first, which is as good.
-            let _installed = rustls::crypto::ring::default_provider().install_default();
-        }
+        let trusted = Roots::of_system().verifier();
+        let tls = trusted.and_then(|trusted| dcbuild_trust::client(trusted, None));
+        let tls = tls.map_err(|error| FetchError::Setup(error.with_cause()))?;
         let names = Names(reach.clone());
         let mut builder = Client::builder()
             .user_agent(concat!("dcbuild/", env!("CARGO_PKG_VERSION")))
@@ -77,7 +77,8 @@ impl Http {
             .retry(reqwest::retry::never())
             .referer(false)
             .connect_timeout(CONNECT_TIME_MAX)
-            .dns_resolver(Arc::new(names));
+            .dns_resolver(Arc::new(names))
+            .tls_backend_preconfigured(tls);
         if reach != Reach::Anywhere {
             // A proxy would look names up itself.
             builder = builder.no_proxy();

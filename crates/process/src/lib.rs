@@ -19,6 +19,6 @@ pub use docker::{Proxies, ProxiesError};
 pub use env::Env;
 pub use report::{Hint, report, report_with_hint, story};
 pub use signals::signals;
-pub use tls::{TlsFault, find_cause};
+pub use tls::{NOT_AN_AUTHORITY, TlsFault, find_cause};
 pub use trace::start_tracing;
 pub use units::{ByteSize, parse_duration};

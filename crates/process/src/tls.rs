@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::sync::Arc;
 
+use dcbuild_trust::is_authority;
 use rustls::{AlertDescription, CertificateError, InvalidMessage};
 
 /// Why a client and a server do not trust each other.
@@ -24,6 +25,9 @@ pub enum TlsFault {
     /// The server's certificate is not the one that it was to have.
     #[error("the server's certificate is another one than was announced")]
     Another,
+    /// The server's certificate is one by which others are signed.
+    #[error("the server's certificate is an authority's own (CA:TRUE)")]
+    Authority,
     /// There is something else wrong with the server's certificate.
     #[error("the server's certificate cannot be used")]
     Unusable,
@@ -55,6 +59,10 @@ pub enum TlsFault {
     #[error("client and server found no form of TLS that both speak")]
     Failed,
 }
+
+/// What to do about a server that shows an authority's certificate to a client that takes none of them.
+pub const NOT_AN_AUTHORITY: &str = "have one made that is no authority's, as with \
+     `openssl req -x509 -addext basicConstraints=critical,CA:FALSE`, and name it as ca";
 
 /// What a server says of a client's certificate.
 const ALERTS: [AlertDescription; 9] = [
@@ -134,7 +142,7 @@ impl TlsFault {
 
     fn of(error: &rustls::Error) -> Option<TlsFault> {
         Some(match error {
-            rustls::Error::InvalidCertificate(error) => match error {
+            rustls::Error::InvalidCertificate(refused) => match refused {
                 CertificateError::UnknownIssuer => TlsFault::Untrusted,
                 CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
                     TlsFault::Expired
@@ -145,6 +153,7 @@ impl TlsFault {
                 CertificateError::ApplicationVerificationFailure => TlsFault::Another,
                 CertificateError::NotValidForName
                 | CertificateError::NotValidForNameContext { .. } => TlsFault::OtherName,
+                _ if is_authority(error) => TlsFault::Authority,
                 _ => TlsFault::Unusable,
             },
             rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => TlsFault::Plain,

@@ -30,9 +30,7 @@ pub enum RedisFault {
         source: RedisError,
     },
     /// We do not trust each other.
-    #[error(
-        "{fault} ({address}): set the index's ca to the file of its CA, and cert and key if it asks for a certificate"
-    )]
+    #[error("{fault} ({address}): {}", way_out(*fault))]
     Untrusted {
         /// The server.
         address: String,
@@ -155,6 +153,16 @@ pub(crate) enum Aftermath {
     Replace,
     /// There will be no good one for a while.
     Down,
+}
+
+/// What to do about a server and a client that do not trust each other.
+fn way_out(fault: TlsFault) -> &'static str {
+    match fault {
+        TlsFault::Authority => dcbuild_process::NOT_AN_AUTHORITY,
+        _ => {
+            "set the index's ca to the file of its CA, and cert and key if it asks for a certificate"
+        }
+    }
 }
 
 impl RedisFault {

@@ -10,7 +10,7 @@ use dcbuild_process::TlsFault;
 use dcbuild_redis::{Credentials, RedisConfig, RedisFault, RedisFinding};
 use dcbuild_store::{KeyIndex as _, StoreError};
 use dcbuild_testkit::redis::{RedisServer, free_port};
-use dcbuild_testkit::tls::{Authority, Pair, Valid};
+use dcbuild_testkit::tls::{Authority, Pair, Valid, authority_of_server};
 
 /// Makes a certificate for 127.0.0.1 that vouches for itself, and its key.
 fn certificate(folder: &Path) {
@@ -67,6 +67,27 @@ async fn said(config: RedisConfig) -> String {
         next = cause.source();
     }
     text
+}
+
+#[tokio::test]
+async fn an_authority_s_certificate_is_not_taken_for_a_server_s() {
+    let folder = tempfile::tempdir().unwrap();
+    let Pair { cert, key } = authority_of_server(folder.path(), &["127.0.0.1"]);
+    let port = free_port();
+    let [cert, key] = [cert, key].map(|path| path.display().to_string());
+    let lines = [
+        "port 0".to_owned(),
+        format!("tls-port {port}"),
+        format!("tls-cert-file {cert}"),
+        format!("tls-key-file {key}"),
+        "tls-auth-clients no".to_owned(),
+    ];
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let _server = RedisServer::start_at(port, &lines);
+    let mut config = RedisConfig::from_url(&format!("rediss://127.0.0.1:{port}")).unwrap();
+    config.ca_file = Some(cert.into());
+    let said = said(config).await;
+    assert!(said.contains("an authority's own (CA:TRUE)") && said.contains("CA:FALSE"), "{said}");
 }
 
 #[tokio::test]

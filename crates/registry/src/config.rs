@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use dcbuild_trust::{certificates, pair};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::connections::{read_certificates, read_identity};
 use crate::origin::{Origin, is_local};
 
 /// The registries' part of a configuration file, as written: `[registry."HOST"]`.
@@ -237,19 +237,19 @@ impl Found {
         let mut found = Found::default();
         for path in files {
             match path.extension().and_then(|it| it.to_str()) {
-                Some("crt") => match read_certificates(&path) {
+                Some("crt") => match certificates(&path) {
                     Ok(_) => found.ca.push(path),
-                    Err(problem) => unused(problem),
+                    Err(error) => unused(error.with_cause()),
                 },
                 Some("cert") => {
                     let keypair = Keypair { key: path.with_extension("key"), cert: path };
-                    match read_identity(&keypair) {
+                    match pair(&keypair.cert, &keypair.key) {
                         Ok(_) if found.keypair.is_none() => found.keypair = Some(keypair),
                         Ok(_) => {
                             let cert = keypair.cert.display();
                             unused(format!("'{cert}' is the second of its registry"));
                         }
-                        Err(problem) => unused(problem),
+                        Err(error) => unused(error.with_cause()),
                     }
                 }
                 _ => {}

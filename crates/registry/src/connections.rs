@@ -1,11 +1,11 @@
 //! Connections to registries: which are in the clear, whose certificates are trusted, and which are shown.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use reqwest::{Client, Identity};
+use dcbuild_trust::{Roots, anybody, certificates};
+use reqwest::Client;
 
 use crate::config::{HostConfig, Keypair, RegistryConfig};
 use crate::error::HttpError;
@@ -19,7 +19,13 @@ pub(crate) struct Connections {
     plain: Client,
     local: Client,
     tls: OnceLock<Result<Client, String>>,
-    own: BTreeMap<String, Client>,
+    own: BTreeMap<String, Own>,
+}
+
+/// The client of a registry of which something is configured, made when it is first asked.
+struct Own {
+    host: HostConfig,
+    client: OnceLock<Result<Client, String>>,
 }
 
 impl Connections {
@@ -28,21 +34,23 @@ impl Connections {
             // Another thread may install it first, which is as good.
             let _installed = rustls::crypto::ring::default_provider().install_default();
         }
-        let setup = |host: &str, what: String| HttpError::Setup { host: host.to_owned(), what };
+        let setup = |error: reqwest::Error| HttpError::Setup {
+            host: "registries".into(),
+            what: chain(&error),
+        };
         // These two never speak TLS: https goes to `tls` or to a host's own client.
-        let plain = base_client().tls_danger_accept_invalid_certs(true).build();
-        let local = base_client().no_proxy().tls_danger_accept_invalid_certs(true).build();
-        let mut own = BTreeMap::new();
-        for (name, host) in config.hosts() {
-            if host.insecure || !host.ca.is_empty() || host.keypair.is_some() {
-                own.insert(name.clone(), own_client(name, host).map_err(|what| setup(name, what))?);
-            }
-        }
+        let plain = base_client().tls_danger_accept_invalid_certs(true).build().map_err(setup)?;
+        let local = base_client().no_proxy().tls_danger_accept_invalid_certs(true);
+        let is_own =
+            |host: &HostConfig| host.insecure || !host.ca.is_empty() || host.keypair.is_some();
+        let own = config.hosts().filter(|(_, host)| is_own(host)).map(|(name, host)| {
+            (name.clone(), Own { host: host.clone(), client: OnceLock::new() })
+        });
         Ok(Connections {
-            plain: plain.map_err(|error| setup("registries", error.to_string()))?,
-            local: local.map_err(|error| setup("registries", error.to_string()))?,
+            plain,
+            local: local.build().map_err(setup)?,
             tls: OnceLock::new(),
-            own,
+            own: own.collect(),
         })
     }
 
@@ -51,11 +59,12 @@ impl Connections {
         if !origin.is_tls() {
             return Ok(if is_local(origin.host()) { &self.local } else { &self.plain });
         }
-        if let Some(own) = self.own.get(&origin.name()) {
-            return Ok(own);
-        }
-        let tls = self.tls.get_or_init(|| base_client().build().map_err(|error| chain(&error)));
-        tls.as_ref().map_err(|what| HttpError::Setup { host: origin.name(), what: what.clone() })
+        let name = origin.name();
+        let made = match self.own.get(&name) {
+            Some(own) => own.client.get_or_init(|| own_client(&name, &own.host)),
+            None => self.tls.get_or_init(|| tls_client(base_client(), &HostConfig::default())),
+        };
+        made.as_ref().map_err(|what| HttpError::Setup { host: name, what: what.clone() })
     }
 }
 
@@ -72,49 +81,23 @@ fn base_client() -> reqwest::ClientBuilder {
 }
 
 fn own_client(name: &str, host: &HostConfig) -> Result<Client, String> {
-    let mut builder = base_client();
-    if is_local(name) {
-        builder = builder.no_proxy();
-    }
-    if host.insecure {
-        builder = builder.tls_danger_accept_invalid_certs(true);
-    }
-    let mut certificates = Vec::new();
-    for path in &host.ca {
-        certificates.extend(read_certificates(path)?);
-    }
-    if !certificates.is_empty() {
-        builder = builder.tls_certs_merge(certificates);
-    }
-    if let Some(keypair) = &host.keypair {
-        builder = builder.identity(read_identity(keypair)?);
-    }
-    builder.build().map_err(|error| chain(&error))
+    let builder = base_client();
+    tls_client(if is_local(name) { builder.no_proxy() } else { builder }, host)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    std::fs::read(path).map_err(|error| format!("could not read '{}': {error}", path.display()))
-}
-
-pub(crate) fn read_certificates(path: &Path) -> Result<Vec<reqwest::Certificate>, String> {
-    let shown = path.display();
-    match reqwest::Certificate::from_pem_bundle(&read(path)?) {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        Ok(_) => Err(format!("'{shown}' holds no certificate")),
-        Err(error) => Err(format!("'{shown}' holds no certificate: {}", chain(&error))),
-    }
-}
-
-/// A certificate to show and its key.
-pub(crate) fn read_identity(keypair: &Keypair) -> Result<Identity, String> {
-    let Keypair { key, cert } = keypair;
-    let mut pem = read(cert)?;
-    pem.push(b'\n');
-    pem.extend(read(key)?);
-    Identity::from_pem(&pem).map_err(|error| {
-        let (cert, key) = (cert.display(), key.display());
-        format!("'{cert}' and '{key}' are no certificate and its key: {}", chain(&error))
-    })
+/// Speaks TLS as a host's configuration says.
+fn tls_client(builder: reqwest::ClientBuilder, host: &HostConfig) -> Result<Client, String> {
+    let verifier = if host.insecure {
+        // A file that cannot be read is said all the same: who names it means it.
+        host.ca.iter().try_for_each(|path| certificates(path).map(drop)).map(|()| anybody())
+    } else {
+        let mut roots = Roots::of_system();
+        host.ca.iter().try_for_each(|path| roots.add(path)).and_then(|()| roots.verifier())
+    };
+    let shown = host.keypair.as_ref().map(|Keypair { key, cert }| (cert.as_path(), key.as_path()));
+    let tls = verifier.and_then(|verifier| dcbuild_trust::client(verifier, shown));
+    let tls = tls.map_err(|error| error.with_cause())?;
+    builder.tls_backend_preconfigured(tls).build().map_err(|error| chain(&error))
 }
 
 /// An error with all that caused it.

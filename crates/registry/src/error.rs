@@ -251,6 +251,13 @@ impl HttpError {
                 "something takes connections at {} and says nothing: check the registry's name and port, and what stands between, such as a proxy",
                 asked.host
             )),
+            // What servers of TLS answer to those who speak plain http.
+            HttpError::Status(api) if api.status == 400 => {
+                let name = api.asked.host.strip_prefix("http://")?;
+                Some(format!(
+                    "if the registry speaks TLS, name its certificate with ca = [\"FILE\"] under [registry.\"{name}\"], or set insecure = true there"
+                ))
+            }
             HttpError::Token { source, .. } | HttpError::Mirrored { source, .. } => source.hint(),
             _ => None,
         }

@@ -3,7 +3,8 @@
 use std::error::Error;
 
 use dcbuild_model::Fault;
-use rustls::AlertDescription;
+use dcbuild_trust::is_authority;
+use rustls::{AlertDescription, CertificateError};
 
 use crate::names::NameError;
 
@@ -16,8 +17,14 @@ pub(crate) enum Obstacle {
     NoNames,
     /// Nothing listens there.
     Refused,
-    /// The certificate is signed by nobody whom we trust, or is another's.
+    /// The certificate is signed by nobody whom we trust.
     Certificate,
+    /// The certificate is an authority's, and not itself trusted.
+    Authority,
+    /// The certificate is for other names.
+    OtherName,
+    /// The certificate does not count any more, or not yet.
+    Time,
     /// It wants to see a certificate of ours, or another one.
     Identity,
     /// What listens there does not speak TLS.
@@ -54,7 +61,16 @@ impl Obstacle {
 
     fn of_tls(error: &rustls::Error) -> Option<Obstacle> {
         match error {
-            rustls::Error::InvalidCertificate(_) => Some(Obstacle::Certificate),
+            rustls::Error::InvalidCertificate(refused) => Some(match refused {
+                CertificateError::NotValidForName
+                | CertificateError::NotValidForNameContext { .. } => Obstacle::OtherName,
+                CertificateError::Expired
+                | CertificateError::ExpiredContext { .. }
+                | CertificateError::NotValidYet
+                | CertificateError::NotValidYetContext { .. } => Obstacle::Time,
+                _ if is_authority(error) => Obstacle::Authority,
+                _ => Obstacle::Certificate,
+            }),
             rustls::Error::InvalidMessage(_) => Some(Obstacle::NoTls),
             rustls::Error::AlertReceived(
                 AlertDescription::BadCertificate
@@ -69,9 +85,13 @@ impl Obstacle {
     /// Who can mend it.
     pub(crate) fn fault(self) -> Fault {
         match self {
-            Obstacle::Unknown | Obstacle::Certificate | Obstacle::Identity | Obstacle::NoTls => {
-                Fault::Request
-            }
+            Obstacle::Unknown
+            | Obstacle::Certificate
+            | Obstacle::Authority
+            | Obstacle::OtherName
+            | Obstacle::Time
+            | Obstacle::Identity
+            | Obstacle::NoTls => Fault::Request,
             Obstacle::NoNames | Obstacle::Refused => Fault::Cluster,
         }
     }
@@ -91,6 +111,15 @@ impl Obstacle {
             Obstacle::Certificate => format!(
                 "name the authority that signed its certificate with ca = [\"FILE\"] under [registry.\"{name}\"], or set insecure = true there"
             ),
+            Obstacle::Authority => format!(
+                "its certificate is an authority's (CA:TRUE), such as `openssl req -x509` makes: it counts where it is itself in ca = [\"FILE\"] under [registry.\"{name}\"], or set insecure = true there"
+            ),
+            Obstacle::OtherName => format!(
+                "its certificate is not for {name}: give it a subjectAltName with that name or address (`openssl req -x509 -addext subjectAltName=DNS:NAME,IP:ADDRESS`; a common name alone does not count), or reach the registry by a name that it has"
+            ),
+            Obstacle::Time => {
+                "its certificate counts no more, or not yet: have it renewed, and look whether the clock of this machine is right".into()
+            }
             Obstacle::Identity => format!(
                 "the registry wants a certificate of ours that it knows: name its files with key and cert in [[registry.\"{name}\".keypair]], or put them where docker has them, /etc/docker/certs.d/{name}/client.cert and client.key"
             ),

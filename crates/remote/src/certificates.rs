@@ -1,15 +1,14 @@
 //! Certificates in files, which are read again when they change.
 
-use std::path::{Path, PathBuf};
+use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
-use std::{fmt, io};
 
 use dcbuild_model::Digest;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
-use rustls::{CertificateError, RootCertStore};
+use dcbuild_trust::TlsSetupError;
+use rustls::CertificateError;
+use rustls::pki_types::CertificateDer;
 
 /// Names a certificate by its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -42,85 +41,6 @@ impl CertificateDigest {
 pub struct InvalidCertificateDigest {
     /// How many it has.
     pub bytes: usize,
-}
-
-/// Says why certificates cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsSetupError {
-    /// A file cannot be read.
-    #[error("could not read {path}", path = path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The system's answer.
-        source: io::Error,
-    },
-    /// A file holds something else.
-    #[error("{path} holds no {what} in PEM", path = path.display())]
-    Pem {
-        /// The file.
-        path: PathBuf,
-        /// What it should hold.
-        what: &'static str,
-    },
-    /// They do not go together.
-    #[error(
-        "could not use the certificate {cert} with the key {key}",
-        cert = cert.display(), key = key.display()
-    )]
-    Pair {
-        /// The certificate's file.
-        cert: PathBuf,
-        /// The key's file.
-        key: PathBuf,
-        /// What is wrong with them.
-        source: rustls::Error,
-    },
-    /// Nobody can be checked by them.
-    #[error("could not check others by the certificates in {path}", path = path.display())]
-    Ca {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with them.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// The system has no certificates that it trusts.
-    #[error("this system trusts no certificate at all: name those to trust with the key ca")]
-    NoneTrusted,
-}
-
-/// Reads the certificates of a file.
-pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsSetupError> {
-    let bytes =
-        std::fs::read(path).map_err(|source| TlsSetupError::Read { path: path.into(), source })?;
-    let none = || TlsSetupError::Pem { path: path.into(), what: "certificate" };
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
-    found.ok().filter(|found| !found.is_empty()).ok_or_else(none)
-}
-
-pub(crate) fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsSetupError> {
-    let bytes =
-        std::fs::read(path).map_err(|source| TlsSetupError::Read { path: path.into(), source })?;
-    PrivateKeyDer::from_pem_slice(&bytes)
-        .map_err(|_| TlsSetupError::Pem { path: path.into(), what: "private key" })
-}
-
-/// Reads a certificate and its key, and sees that they belong together.
-pub(crate) fn pair(cert: &Path, key: &Path) -> Result<CertifiedKey, TlsSetupError> {
-    let wrong = |source| TlsSetupError::Pair { cert: cert.into(), key: key.into(), source };
-    let (chain, private) = (certificates(cert)?, private_key(key)?);
-    CertifiedKey::from_der(chain, private, &rustls::crypto::ring::default_provider()).map_err(wrong)
-}
-
-/// Reads whom to trust.
-pub(crate) fn authorities(path: &Path) -> Result<RootCertStore, TlsSetupError> {
-    let wrong =
-        |source: rustls::Error| TlsSetupError::Ca { path: path.into(), source: source.into() };
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
-        roots.add(certificate).map_err(wrong)?;
-    }
-    Ok(roots)
 }
 
 /// A certificate that is another one than was announced, as TLS words it.

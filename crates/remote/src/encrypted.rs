@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use dcbuild_trust::{Roots, TlsSetupError, certificates, private_key};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use rustls::ServerConfig;
@@ -16,9 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::certificates::{
-    CertificateDigest, Files, Kept, TlsSetupError, authorities, certificates, private_key,
-};
+use crate::certificates::{CertificateDigest, Files, Kept};
 use crate::incoming::incoming;
 use farewell::{FAREWELL, linger, say_goodbye};
 
@@ -103,7 +102,7 @@ impl Files for Served {
         let builder = match client_ca {
             None => builder.with_no_client_auth(),
             Some(path) => {
-                let roots = authorities(path)?.into();
+                let roots = Roots::of_file(path)?.authorities().clone();
                 let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
                 let verifier = match self.speech {
                     Speech::Calls => verifier,

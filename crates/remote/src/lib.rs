@@ -23,7 +23,8 @@ mod store;
 mod transfer;
 
 pub use answer::{Answer, status_of, told};
-pub use certificates::{CertificateDigest, InvalidCertificateDigest, TlsSetupError};
+pub use certificates::{CertificateDigest, InvalidCertificateDigest};
+pub use dcbuild_trust::TlsSetupError;
 pub use door::{Door, caller_names};
 pub use encrypted::{
     EncryptedIncoming, EncryptedStream, ServerCertificates, ServerTls, Speech, encrypted,

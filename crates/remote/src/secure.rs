@@ -12,14 +12,15 @@ use std::time::Duration;
 
 use dcbuild_process::config::ClientTls;
 use dcbuild_process::{TlsFault, find_cause};
-use rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
+use dcbuild_trust::{Roots, TlsSetupError, pair};
+use rustls::client::ResolvesClientCert;
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, SignatureScheme};
 use tonic::codegen::Service as _;
 use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::certificates::{CertificateDigest, Files, Kept, TlsSetupError, authorities, pair};
+use crate::certificates::{CertificateDigest, Files, Kept};
 use crate::reach::BoxError;
 pub use connector::HandshakeError;
 use connector::SecureConnector;
@@ -46,7 +47,7 @@ struct Known(ClientTls);
 
 /// What was read of it.
 struct Ready {
-    roots: Arc<RootCertStore>,
+    roots: Roots,
     identity: Option<(PathBuf, Arc<CertifiedKey>)>,
 }
 
@@ -63,25 +64,18 @@ impl Files for Known {
         let ClientTls { ca, identity } = &self.0;
         let roots = match ca {
             // These count instead of the system's: a company's CA is to vouch for nobody else's cluster.
-            Some(path) => authorities(path)?,
-            None => of_system()?,
+            Some(path) => Roots::of_file(path)?,
+            None => Roots::of_system(),
         };
         let identity = match identity {
             Some((cert, key)) => Some((cert.clone(), Arc::new(pair(cert, key)?))),
             None => None,
         };
-        Ok(Ready { roots: Arc::new(roots), identity })
+        if roots.is_empty() {
+            return Err(TlsSetupError::NoneTrusted);
+        }
+        Ok(Ready { roots, identity })
     }
-}
-
-fn of_system() -> Result<RootCertStore, TlsSetupError> {
-    let found = rustls_native_certs::load_native_certs();
-    if !found.errors.is_empty() {
-        tracing::debug!(errors = ?found.errors, "some certificates of the system cannot be read");
-    }
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
-    if roots.is_empty() { Err(TlsSetupError::NoneTrusted) } else { Ok(roots) }
 }
 
 /// Notes that the server asked who the client is.
@@ -109,25 +103,17 @@ impl Asked {
 }
 
 impl Ready {
-    fn config(&self, trust: Trust, asked: Arc<Asked>) -> Result<ClientConfig, rustls::Error> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()?
-            .dangerous();
-        let of_verifier =
-            |error: rustls::client::VerifierBuilderError| rustls::Error::General(error.to_string());
-        let builder = match trust {
-            Trust::Name => {
-                let roots = self.roots.clone();
-                let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider);
-                builder.with_custom_certificate_verifier(verifier.build().map_err(of_verifier)?)
-            }
+    fn config(&self, trust: Trust, asked: Arc<Asked>) -> Result<ClientConfig, TlsSetupError> {
+        let verifier = match trust {
+            Trust::Name => self.roots.verifier()?,
             Trust::Certificate(digest) => {
-                let pinned = Pinned::new(digest, self.roots.clone(), provider);
-                builder.with_custom_certificate_verifier(Arc::new(pinned.map_err(of_verifier)?))
+                let pinned = Pinned::new(digest, self.roots.authorities().clone());
+                Arc::new(pinned.map_err(|error| {
+                    TlsSetupError::Setup(rustls::Error::General(error.to_string()))
+                })?)
             }
         };
-        let mut config = builder.with_client_cert_resolver(asked);
+        let mut config = dcbuild_trust::client_with(verifier, asked)?;
         config.alpn_protocols = vec![b"h2".to_vec()];
         Ok(config)
     }

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use dcbuild_store::{Judged, Progress, Verdict};
+use dcbuild_trust::Roots;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, RANGE};
-use reqwest::{Certificate, Client, Method, Response, StatusCode};
+use reqwest::{Client, Method, Response, StatusCode};
 
 /// How long a connection may take, and how long one may be silent.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -66,18 +67,12 @@ pub(crate) struct Transfer {
 }
 
 fn new_client(ca: Option<&Path>) -> Result<Client, String> {
-    if rustls::crypto::CryptoProvider::get_default().is_none() {
-        // Another thread may install it first, which is as good.
-        let _installed = rustls::crypto::ring::default_provider().install_default();
-    }
-    let mut client = Client::builder().connect_timeout(CONNECT).read_timeout(SILENCE);
-    if let Some(path) = ca {
-        let wrong = |problem: String| format!("certificates in {}: {problem}", path.display());
-        let bytes = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
-        let trusted =
-            Certificate::from_pem_bundle(&bytes).map_err(|error| wrong(error.to_string()))?;
-        client = client.tls_certs_only(trusted);
-    }
+    let roots = ca.map_or_else(|| Ok(Roots::of_system()), Roots::of_file);
+    let trusted = roots.and_then(|roots| roots.verifier());
+    let tls = trusted.and_then(|trusted| dcbuild_trust::client(trusted, None));
+    let tls = tls.map_err(|error| error.with_cause())?;
+    let client = Client::builder().connect_timeout(CONNECT).read_timeout(SILENCE);
+    let client = client.tls_backend_preconfigured(tls);
     client.no_proxy().build().map_err(|error| error.to_string())
 }
 

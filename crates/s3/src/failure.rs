@@ -7,7 +7,7 @@ use std::time::Duration;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
-use dcbuild_process::TlsFault;
+use dcbuild_process::{NOT_AN_AUTHORITY, TlsFault};
 
 /// The kinds of failures that something different is done about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,6 +38,8 @@ pub enum FailureKind {
     Unreachable,
     /// The server's certificate is not trusted, or it has none.
     Untrusted,
+    /// The server's certificate is an authority's.
+    Authority,
     /// The server's own fault.
     Server,
     /// It failed too often just now, and was not asked.
@@ -73,6 +75,7 @@ impl FailureKind {
                 "name the CA of the server's certificate with AWS_CA_BUNDLE or the store's key `ca`; http:// in the \
                  endpoint is for a server without TLS"
             }
+            FailureKind::Authority => NOT_AN_AUTHORITY,
             FailureKind::Unreachable => {
                 "check the endpoint, its port and certificate, and what lies between; a server without names \
                  for its buckets wants ?path-style=true"
@@ -172,7 +175,11 @@ fn without_answer(error: &(dyn Error + 'static)) -> FailureKind {
         }
         next = cause.source();
     }
-    if TlsFault::find(error).is_some() { FailureKind::Untrusted } else { FailureKind::Unreachable }
+    match TlsFault::find(error) {
+        Some(TlsFault::Authority) => FailureKind::Authority,
+        Some(_) => FailureKind::Untrusted,
+        None => FailureKind::Unreachable,
+    }
 }
 
 fn kind(status: u16, code: &str) -> FailureKind {

@@ -74,6 +74,7 @@ impl Judged for Failure {
             FailureKind::Damaged
             | FailureKind::Unreachable
             | FailureKind::Untrusted
+            | FailureKind::Authority
             | FailureKind::Server => Verdict::Failed,
             FailureKind::Absent
             | FailureKind::PastEnd

@@ -1,6 +1,6 @@
 //! Certificates for servers and clients of a test, and who signs them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -37,6 +37,19 @@ pub struct Pair {
     pub cert: PathBuf,
     /// Its key.
     pub key: PathBuf,
+}
+
+/// Writes a certificate that signs itself, as `openssl req -x509` makes one: it is an authority's, and a server shows it.
+pub fn authority_of_server(folder: &Path, hosts: &[&str]) -> Pair {
+    let key = KeyPair::generate().expect("a key");
+    let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
+    let mut params = CertificateParams::new(hosts).expect("parameters");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let cert = params.self_signed(&key).expect("it signs itself");
+    let pair = Pair { cert: folder.join("tls.crt"), key: folder.join("tls.key") };
+    std::fs::write(&pair.key, key.serialize_pem()).expect("the key is written");
+    std::fs::write(&pair.cert, cert.pem()).expect("the certificate is written");
+    pair
 }
 
 /// Signs certificates; its files are gone when it is dropped.

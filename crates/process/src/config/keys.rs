@@ -81,7 +81,8 @@ pub(super) const KEYS: [Key; 71] = [
     key(
         "registry.HOST.ca",
         "[]",
-        "Files of certificates to trust besides the system's and docker's in `/etc/docker/certs.d/HOST/*.crt`.",
+        "Files of certificates to trust besides the system's and docker's in `/etc/docker/certs.d/HOST/*.crt`: of \
+         authorities, or the registry's own, such as `openssl req -x509` makes.",
     )
     .of(Kind::List),
     key(

@@ -1,14 +1,11 @@
 //! TLS to a docker daemon: by which certificates both ends know each other.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dcbuild_model::{DaemonTls, DaemonTrust};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::{self, PemObject as _};
-use rustls::pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use dcbuild_trust::{Roots, TlsSetupError, anybody};
+use rustls::ClientConfig;
+use rustls::pki_types::{InvalidDnsNameError, ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -16,28 +13,6 @@ use tokio_rustls::client::TlsStream;
 /// Says why TLS could not be spoken to a daemon.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonTlsError {
-    /// A file of certificates or keys cannot be used.
-    #[error("could not read '{}'", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: pem::Error,
-    },
-    /// A file holds no certificate.
-    #[error("'{}' holds no certificate", path.display())]
-    Empty {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A certificate cannot be used, or its key is another's.
-    #[error("could not use the certificate '{}'", path.display())]
-    Certificate {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: Error,
-    },
     /// The host has a name that no certificate could be for.
     #[error("'{host}' is no name of a host")]
     Host {
@@ -49,9 +24,9 @@ pub enum DaemonTlsError {
     /// The two do not come to an understanding.
     #[error("the two ends do not trust each other, or one does not speak TLS")]
     Handshake(#[source] std::io::Error),
-    /// The library could not be set up.
-    #[error("could not prepare TLS")]
-    Setup(#[source] Error),
+    /// Certificates or their keys cannot be used.
+    #[error(transparent)]
+    Setup(#[from] TlsSetupError),
 }
 
 /// Encrypts a connection to the daemon at HOST:PORT.
@@ -68,86 +43,13 @@ pub(super) async fn encrypt(
     connector.connect(name, stream).await.map_err(DaemonTlsError::Handshake)
 }
 
-fn settings(tls: &DaemonTls) -> Result<ClientConfig, DaemonTlsError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(DaemonTlsError::Setup)?;
-    let builder = match &tls.trust {
-        DaemonTrust::Anybody => builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anybody(provider.clone()))),
-        DaemonTrust::System => builder.with_root_certificates(of_system()),
-        DaemonTrust::Authority(path) => builder.with_root_certificates(authority(path)?),
+fn settings(tls: &DaemonTls) -> Result<ClientConfig, TlsSetupError> {
+    let verifier = match &tls.trust {
+        // As docker's client does without `DOCKER_TLS_VERIFY`.
+        DaemonTrust::Anybody => anybody(),
+        DaemonTrust::System => Roots::of_system().verifier()?,
+        DaemonTrust::Authority(path) => Roots::of_file(path)?.verifier()?,
     };
-    let Some((cert, key)) = &tls.identity else { return Ok(builder.with_no_client_auth()) };
-    let key = PrivateKeyDer::from_pem_file(key)
-        .map_err(|source| DaemonTlsError::File { path: key.clone(), source })?;
-    builder
-        .with_client_auth_cert(certificates(cert)?, key)
-        .map_err(|source| DaemonTlsError::Certificate { path: cert.clone(), source })
-}
-
-fn of_system() -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    // Where none can be read, the daemon's is trusted by nobody, which the handshake says.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    roots
-}
-
-fn authority(path: &Path) -> Result<RootCertStore, DaemonTlsError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
-        let wrong = |source| DaemonTlsError::Certificate { path: path.into(), source };
-        roots.add(certificate).map_err(wrong)?;
-    }
-    Ok(roots)
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, DaemonTlsError> {
-    let wrong = |source| DaemonTlsError::File { path: path.into(), source };
-    let found = CertificateDer::pem_file_iter(path).map_err(wrong)?;
-    let found: Vec<CertificateDer<'static>> = found.collect::<Result<_, _>>().map_err(wrong)?;
-    if found.is_empty() { Err(DaemonTlsError::Empty { path: path.into() }) } else { Ok(found) }
-}
-
-/// Takes any certificate, as docker's client does without `DOCKER_TLS_VERIFY`; that its owner has the key is still seen to.
-#[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signed, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+    let shown = tls.identity.as_ref().map(|(cert, key)| (cert.as_path(), key.as_path()));
+    dcbuild_trust::client(verifier, shown)
 }

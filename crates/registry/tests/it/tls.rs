@@ -6,20 +6,15 @@ use std::sync::Arc;
 use dcbuild_model::Fault;
 use dcbuild_oci::ImageRef;
 use dcbuild_registry::{Anonymous, PullError, RawRegistryConfig, RegistryClient, RegistryConfig};
-use dcbuild_testkit::tls::{Authority, Use, Valid};
-use rcgen::{CertifiedKey, generate_simple_self_signed};
+use dcbuild_testkit::tls::{Authority, Pair, Use, Valid, authority_of_server};
 use serde_json::{Value, json};
 
 use crate::server::RegistryServer;
 
 /// Writes a certificate for this machine and its key.
 fn certificate(folder: &Path) -> (PathBuf, PathBuf) {
-    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
-    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(names).unwrap();
-    let (file, key) = (folder.join("tls.crt"), folder.join("tls.key"));
-    std::fs::write(&file, cert.pem()).unwrap();
-    std::fs::write(&key, signing_key.serialize_pem()).unwrap();
-    (file, key)
+    let Pair { cert, key } = authority_of_server(folder, &["localhost", "127.0.0.1"]);
+    (cert, key)
 }
 
 async fn server(folder: &Path) -> Option<(RegistryServer, PathBuf)> {
@@ -51,6 +46,16 @@ async fn a_certificate_is_trusted_where_the_configuration_says_so() {
     asks(config(host, json!({ "ca": [file] })), host).await.unwrap();
     asks(config(host, json!({ "insecure": true })), host).await.unwrap();
 
+    // It is on this machine, where registries are plain http unless something else is said.
+    let plain = asks(RegistryConfig::default(), host).await.unwrap_err();
+    let hint = plain.hint().unwrap_or_else(|| panic!("no hint: {plain:?}"));
+    assert!(hint.contains("if the registry speaks TLS"), "{hint}");
+
+    // Another registry's file is no concern of this one.
+    let raw = json!({ host: { "ca": [file] }, "other.example": { "ca": ["/nonexistent.pem"] } });
+    let raw: RawRegistryConfig = serde_json::from_value(raw).unwrap();
+    asks(raw.resolve().unwrap(), host).await.unwrap();
+
     let other = tempfile::tempdir().unwrap();
     let (foreign, _) = certificate(other.path());
     let begun = tokio::time::Instant::now();
@@ -60,7 +65,30 @@ async fn a_certificate_is_trusted_where_the_configuration_says_so() {
     let want = format!("could not reach https://{host} for HEAD /v2/team/none/manifests/1");
     assert_eq!(source.to_string(), want);
     let hint = error.hint().unwrap();
+    assert!(hint.contains("`openssl req -x509` makes: it counts where it is itself"), "{hint}");
     assert!(hint.contains(&format!("under [registry.\"{host}\"]")), "{hint}");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_certificate_is_said() {
+    let authority = Authority::new("registry");
+    for (name, valid, said) in [
+        ("127.0.0.1", Valid::Formerly, "it renewed"),
+        ("127.0.0.1", Valid::Later, "or not yet"),
+        ("other.example", Valid::Now, "a subjectAltName with that name"),
+    ] {
+        let pair = authority.certificate(name, valid);
+        let lines = |_: &Path| {
+            let (cert, key) = (pair.cert.display(), pair.key.display());
+            format!("  tls:\n    certificate: {cert}\n    key: {key}\n")
+        };
+        let Some(server) = RegistryServer::start_with(lines).await else { return };
+        let config = config(&server.host, json!({ "ca": [authority.ca()] }));
+        let error = asks(config, &server.host).await.unwrap_err();
+        assert_eq!(error.fault(), Fault::Request, "{error:?}");
+        let hint = error.hint().unwrap();
+        assert!(hint.contains(said), "{hint}");
+    }
 }
 
 #[tokio::test]
@@ -121,8 +149,19 @@ async fn a_registry_is_shown_a_certificate_where_it_asks_who_we_are() {
     asks(RegistryConfig::default().with_certificates_of(folder.path()), host).await.unwrap();
 
     let broken = json!({ "ca": [ca], "keypair": { "key": pair.cert, "cert": pair.cert } });
-    let error = RegistryClient::new(config(host, broken), Arc::new(Anonymous)).err().unwrap();
-    assert!(error.to_string().contains("are no certificate and its key"), "{error}");
+    let error = asks(config(host, broken), host).await.unwrap_err();
+    let PullError::Http { source, .. } = &error else { panic!("{error:?}") };
+    let cert = pair.cert.display();
+    let want =
+        format!("could not prepare connections to {host}: {cert} holds no private key in PEM");
+    assert_eq!(source.to_string(), want);
+    let other = authority.certificate_for("client", Valid::Now, Use::Clients);
+    let mixed = json!({ "ca": [ca], "keypair": { "key": other.key, "cert": pair.cert } });
+    let error = asks(config(host, mixed), host).await.unwrap_err();
+    let PullError::Http { source, .. } = &error else { panic!("{error:?}") };
+    for file in [&pair.cert, &other.key] {
+        assert!(source.to_string().contains(&file.display().to_string()), "{source}");
+    }
 }
 
 /// As in `buildkitd.toml`, where both are often written together.
@@ -133,8 +172,9 @@ async fn http_and_insecure_together_mean_whichever_is_spoken() {
     let Some(plain) = RegistryServer::start().await else { return };
     for host in [&encrypted.host, &plain.host] {
         let both = json!({ "http": true, "insecure": true, "ca": ["/etc/config/myca.pem"] });
-        let error = RegistryClient::new(config(host, both), Arc::new(Anonymous)).err().unwrap();
-        assert!(error.to_string().contains("/etc/config/myca.pem"), "{error}");
+        let error = asks(config(host, both), host).await.unwrap_err();
+        let PullError::Http { source, .. } = &error else { panic!("{error:?}") };
+        assert!(source.to_string().contains("/etc/config/myca.pem"), "{source}");
         asks(config(host, json!({ "http": true, "insecure": true })), host).await.unwrap();
         asks(config(host, json!({ "insecure": true })), host).await.unwrap();
     }

@@ -20,7 +20,7 @@ pub(super) fn way_out(fault: TlsFault) -> &'static str {
         TlsFault::RefusedIssuer | TlsFault::Refused => {
             "worker.tls.cert of this worker must be from a CA in worker.tls.peer_ca, or worker.tls.ca, of that one"
         }
-        TlsFault::OtherName | TlsFault::Unusable => {
+        TlsFault::OtherName | TlsFault::Unusable | TlsFault::Authority => {
             "look at its certificate with `openssl s_client -connect HOST:PORT`"
         }
         TlsFault::Plain | TlsFault::Failed => "another program has its port now",

@@ -26,8 +26,8 @@ impl Pinned {
     pub(super) fn new(
         digest: CertificateDigest,
         roots: Arc<RootCertStore>,
-        provider: Arc<CryptoProvider>,
     ) -> Result<Pinned, VerifierBuilderError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
         let members =
             WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone()).build()?;
         Ok(Pinned { digest, roots, provider, members })
