@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const LINES: &[(&str, &[&str])] = &[
     ("words", &["model", "dockerfile", "oci"]),
     ("pure", &["plan", "scheduler", "tree", "progress", "explain", "attest"]),
-    ("trust", &["trust"]),
+    ("ground", &["trust"]),
     (
         "effects",
         &[
