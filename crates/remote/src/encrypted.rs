@@ -95,7 +95,7 @@ impl Files for Served {
     fn load(&self) -> Result<Ready, TlsSetupError> {
         let ServerTls { cert, key, client_ca } = &self.files;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let pair = |source| TlsSetupError::Pair { cert: cert.clone(), key: key.clone(), source };
+        let pair = |source| TlsSetupError::pair(cert, key, source);
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_safe_default_protocol_versions()
             .map_err(pair)?;

@@ -24,7 +24,7 @@ use crate::certificates::{CertificateDigest, Files, Kept};
 use crate::reach::BoxError;
 pub use connector::HandshakeError;
 use connector::SecureConnector;
-use pinned::Pinned;
+use pinned::pinned;
 
 /// Where a server is that does not say it.
 const HTTPS: u16 = 443;
@@ -106,12 +106,8 @@ impl Ready {
     fn config(&self, trust: Trust, asked: Arc<Asked>) -> Result<ClientConfig, TlsSetupError> {
         let verifier = match trust {
             Trust::Name => self.roots.verifier()?,
-            Trust::Certificate(digest) => {
-                let pinned = Pinned::new(digest, self.roots.authorities().clone());
-                Arc::new(pinned.map_err(|error| {
-                    TlsSetupError::Setup(rustls::Error::General(error.to_string()))
-                })?)
-            }
+            Trust::Certificate(digest) => pinned(digest, self.roots.authorities().clone())
+                .map_err(|error| TlsSetupError::Setup(rustls::Error::General(error.to_string())))?,
         };
         let mut config = dcbuild_trust::client_with(verifier, asked)?;
         config.alpn_protocols = vec![b"h2".to_vec()];

@@ -37,7 +37,7 @@ pub enum TlsSetupError {
         /// The key's file.
         key: PathBuf,
         /// What is wrong with them.
-        source: rustls::Error,
+        source: Box<rustls::Error>,
     },
     /// Nobody can be checked by them.
     #[error("could not check others by the certificates in {path}", path = path.display())]
@@ -58,6 +58,11 @@ pub enum TlsSetupError {
 }
 
 impl TlsSetupError {
+    /// A certificate and a key that do not go together.
+    pub fn pair(cert: &Path, key: &Path, source: rustls::Error) -> TlsSetupError {
+        TlsSetupError::Pair { cert: cert.into(), key: key.into(), source: Box::new(source) }
+    }
+
     /// What is wrong and why, in one line.
     pub fn with_cause(&self) -> String {
         match std::error::Error::source(self) {
@@ -87,7 +92,7 @@ pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsSetupError>
 
 /// Reads a certificate and its key, and sees that they belong together.
 pub fn pair(cert: &Path, key: &Path) -> Result<CertifiedKey, TlsSetupError> {
-    let wrong = |source| TlsSetupError::Pair { cert: cert.into(), key: key.into(), source };
+    let wrong = |source| TlsSetupError::pair(cert, key, source);
     let (chain, private) = (certificates(cert)?, private_key(key)?);
     CertifiedKey::from_der(chain, private, &crate::provider()).map_err(wrong)
 }

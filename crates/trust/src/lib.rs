@@ -14,7 +14,7 @@ use rustls::{ClientConfig, ConfigBuilder};
 
 pub use files::{TlsSetupError, certificates, pair, private_key};
 pub use roots::Roots;
-pub use verifier::{anybody, is_authority};
+pub use verifier::{Shown, anybody, is_authority, passing};
 
 /// What a client of servers needs, which shows the same certificate to each; with ring's algorithms.
 pub fn client(
@@ -23,7 +23,7 @@ pub fn client(
 ) -> Result<ClientConfig, TlsSetupError> {
     let builder = checked_by(verifier)?;
     let Some((cert, key)) = identity else { return Ok(builder.with_no_client_auth()) };
-    let wrong = |source| TlsSetupError::Pair { cert: cert.into(), key: key.into(), source };
+    let wrong = |source| TlsSetupError::pair(cert, key, source);
     builder.with_client_auth_cert(certificates(cert)?, private_key(key)?).map_err(wrong)
 }
 

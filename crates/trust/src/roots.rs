@@ -10,7 +10,7 @@ use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::CertificateDer;
 
 use crate::files::{TlsSetupError, certificates};
-use crate::verifier::{Known, nobody};
+use crate::verifier::{known, nobody};
 
 /// The certificates that are trusted: as authorities, and as those of servers.
 #[derive(Clone, Debug)]
@@ -87,6 +87,6 @@ impl Roots {
         let chains = chains
             .build()
             .map_err(|error| TlsSetupError::Setup(rustls::Error::General(error.to_string())))?;
-        Ok(Arc::new(Known { chains, roots: self.clone() }))
+        Ok(known(chains, self.clone()))
     }
 }

@@ -9,26 +9,29 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, Error};
 
-/// In what a server's certificate differs.
-#[derive(Clone, Copy, Default)]
-struct Kind {
-    is_authority: bool,
-    is_over: bool,
-    is_signed_by_other: bool,
+/// How a server's certificate was made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    /// It signs itself and is no authority's.
+    Plain,
+    /// It signs itself.
+    Authority,
+    /// An authority's that another signed.
+    Between,
 }
 
-fn make(kind: Kind) -> rcgen::Certificate {
+fn make(kind: Kind, is_over: bool) -> rcgen::Certificate {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(["registry.example".to_owned()]).unwrap();
     params.distinguished_name.push(DnType::CommonName, "registry");
-    if kind.is_authority {
+    if kind != Kind::Plain {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     }
-    if kind.is_over {
+    if is_over {
         params.not_before = date_time_ymd(2019, 1, 1);
         params.not_after = date_time_ymd(2020, 1, 1);
     }
-    if kind.is_signed_by_other {
+    if kind == Kind::Between {
         let mut other = CertificateParams::new(Vec::new()).unwrap();
         other.distinguished_name.push(DnType::CommonName, "other");
         other.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -52,19 +55,17 @@ fn what_is_trusted_itself_may_be_shown() {
     let folder = tempfile::tempdir().unwrap();
     let trusted = folder.path().join("ca.pem");
     let (own, other) = ("registry.example", "other.example");
-    let plain = Kind::default();
-    let authority = Kind { is_authority: true, ..plain };
-    for (kind, name, wanted) in [
-        (plain, own, "taken"),
-        (authority, own, "taken"),
-        (Kind { is_signed_by_other: true, ..authority }, own, "taken"),
-        (plain, other, "another name"),
-        (authority, other, "another name"),
-        (Kind { is_over: true, ..plain }, own, "over"),
-        (Kind { is_over: true, ..authority }, own, "over"),
-        (Kind { is_over: true, is_signed_by_other: true, ..authority }, own, "over"),
+    for (kind, is_over, name, wanted) in [
+        (Kind::Plain, false, own, "taken"),
+        (Kind::Authority, false, own, "taken"),
+        (Kind::Between, false, own, "taken"),
+        (Kind::Plain, false, other, "another name"),
+        (Kind::Authority, false, other, "another name"),
+        (Kind::Plain, true, own, "over"),
+        (Kind::Authority, true, own, "over"),
+        (Kind::Between, true, own, "over"),
     ] {
-        let shown = make(kind);
+        let shown = make(kind, is_over);
         std::fs::write(&trusted, shown.pem()).unwrap();
         let said = match check(&trusted, shown.der(), name) {
             Ok(()) => "taken",
@@ -74,7 +75,7 @@ fn what_is_trusted_itself_may_be_shown() {
             Err(Error::InvalidCertificate(CertificateError::ExpiredContext { .. })) => "over",
             Err(other) => panic!("{other:?}"),
         };
-        assert_eq!(said, wanted, "authority {}, over {}", kind.is_authority, kind.is_over);
+        assert_eq!(said, wanted, "{kind:?}, over {is_over}");
     }
 }
 
@@ -82,19 +83,19 @@ fn what_is_trusted_itself_may_be_shown() {
 fn an_authority_that_nobody_named_is_not_taken() {
     let folder = tempfile::tempdir().unwrap();
     let trusted = folder.path().join("ca.pem");
-    let authority = Kind { is_authority: true, ..Kind::default() };
-    std::fs::write(&trusted, make(authority).pem()).unwrap();
+    std::fs::write(&trusted, make(Kind::Authority, false).pem()).unwrap();
     // Of the same name, and with another key.
-    let error = check(&trusted, make(authority).der(), "registry.example").unwrap_err();
+    let error =
+        check(&trusted, make(Kind::Authority, false).der(), "registry.example").unwrap_err();
     assert!(is_authority(&error), "{error:?}");
-    let error = check(&trusted, make(Kind::default()).der(), "registry.example").unwrap_err();
+    let error = check(&trusted, make(Kind::Plain, false).der(), "registry.example").unwrap_err();
     assert!(!is_authority(&error), "{error:?}");
 }
 
 #[test]
 fn where_nobody_is_trusted_it_is_said_when_a_server_shows_itself() {
     let verifier = Roots::none().verifier().unwrap();
-    let shown = make(Kind::default());
+    let shown = make(Kind::Plain, false);
     let name = ServerName::try_from("registry.example").unwrap();
     let error = verifier.verify_server_cert(shown.der(), &[], &name, &[], UnixTime::now());
     let error = error.unwrap_err().to_string();
