@@ -197,11 +197,13 @@ impl Catalog {
             }
             found.push(documents);
         }
-        if let Err(error) = self.list_absent(keys, &absent, &mut missing).await {
-            self.store_failed(&error);
+        let listed = self.list_absent(keys, &absent, &mut missing).await;
+        let read = self.read_missing(keys, missing, &mut found).await;
+        for error in [&listed, &read].into_iter().filter_map(|done| done.as_ref().err()) {
+            self.store_failed(error);
         }
-        if let Err(error) = self.read_missing(keys, missing, &mut found).await {
-            self.store_failed(&error);
+        if listed.is_err() || read.is_err() {
+            self.take_waiting(keys, &mut found);
         }
         if !complete {
             self.fill_behind();
@@ -288,6 +290,20 @@ impl Catalog {
             self.index_failed(&error);
         }
         Ok(())
+    }
+
+    /// Adds what was not sent yet to a store that fails: a build that goes on without it finds what it made itself.
+    fn take_waiting(&self, keys: &[IndexKey], found: &mut [Vec<Found>]) {
+        for (key, documents) in keys.iter().zip(found) {
+            for (name, value) in self.objects().on_their_way(&format!("{}/", key.0)) {
+                let field = name.as_str().rsplit('/').next().unwrap_or_default();
+                let is_new = documents.iter().all(|(known, _)| known != field);
+                if let (true, Some(document)) = (is_new, self.open(&name, &value)) {
+                    documents.push((field.to_owned(), document));
+                }
+            }
+            documents.sort_by(|(one, _), (other, _)| one.cmp(other));
+        }
     }
 
     /// Writes a document to the store, then tells the index.

@@ -91,6 +91,12 @@ pub trait Objects: Send + Sync {
 
     /// Removes objects; one that is not there is no error.
     async fn delete(&self, names: &[ObjectName]) -> Result<(), StoreError>;
+
+    /// Those below `prefix` that are on this machine and still on their way, which are to be had even where `list` fails.
+    fn on_their_way(&self, prefix: &str) -> Vec<(ObjectName, Bytes)> {
+        let _ = prefix;
+        Vec::new()
+    }
 }
 
 #[cfg(test)]

@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dcbuild_model::{BlobDigest, Digest};
+use dcbuild_model::{BlobDigest, Digest, Scope, UnixTime};
 use dcbuild_store::{
-    Behind, BlobStore, BlobStream, ByteRange, Far, FolderStore, Grants, Near, ObjectName,
-    ObjectPage, Objects, Policy, StoreError, read_bytes, stream_of,
+    Behind, BlobStore, BlobStream, ByteRange, Catalog, CatalogParts, EmbeddedIndex, Far,
+    FolderStore, Grants, Near, ObjectName, ObjectPage, Objects, Policy, Seal, StepIndex,
+    StoreError, Unseen, read_bytes, stream_of,
 };
 use dcbuild_testkit::{MemoryBlobs, MemoryObjects, contract};
 use tokio_util::sync::CancellationToken;
@@ -560,4 +561,37 @@ async fn the_note_on_disk_is_of_what_was_written_last() {
     assert_eq!(found, Some(Bytes::from_static(b"two")));
     behind.delete(&[latest]).await.unwrap();
     assert_eq!(world.files("notes"), 0);
+}
+
+/// With neither store nor index, a build still finds what it made itself.
+#[tokio::test]
+async fn what_waits_is_found_where_the_store_fails_and_the_index_knows_nothing() {
+    let world = World::new();
+    let behind = world.sending(Policy::Failing);
+    // Each has an index of its own, which knows nothing yet.
+    let catalog = || {
+        Catalog::new(CatalogParts {
+            objects: Arc::new(behind.clone()),
+            index: Arc::new(EmbeddedIndex::new(1 << 20)),
+            seal: Seal::keyed([&[7_u8; 32][..]]).unwrap(),
+            now: Arc::new(|| UnixTime { secs: 1, nanos: 0 }),
+            tasks: world.tasks.clone(),
+            unseen: Unseen::default(),
+        })
+    };
+    let record = |text| contract::record(text, None, 7);
+    let (scope, before, after) = (Scope::local(), record("before"), record("after"));
+    let keys = [before.recipe, after.recipe];
+    StepIndex::put(&catalog(), &scope, &before).await.unwrap();
+    world.sky.dead.store(true, Ordering::SeqCst);
+    StepIndex::put(&catalog(), &scope, &after).await.unwrap();
+    let fired = world.sky.fired.load(Ordering::SeqCst);
+    let found = StepIndex::find(&catalog(), &scope, &keys).await.unwrap();
+    assert_eq!(found, [vec![], vec![after.clone()]]);
+    assert!(fired > 0, "the store did not fail");
+
+    world.sky.dead.store(false, Ordering::SeqCst);
+    assert_eq!(behind.drained(SOON).await.items, 0);
+    let found = StepIndex::find(&catalog(), &scope, &keys).await.unwrap();
+    assert_eq!(found, [vec![before], vec![after]]);
 }

@@ -163,4 +163,10 @@ impl Objects for Behind {
         }
         Ok(())
     }
+
+    fn on_their_way(&self, prefix: &str) -> Vec<(ObjectName, Bytes)> {
+        let queue = self.queue();
+        let names = queue.documents(prefix, None).map(|(name, _)| name.clone());
+        names.filter_map(|name| Some((name.clone(), queue.document(&name)?))).collect()
+    }
 }
