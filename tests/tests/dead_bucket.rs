@@ -86,6 +86,35 @@ fn c04_a_bucket_that_is_gone() {
     check(|site| site.s3.refuse(), |site| site.s3.serve_again());
 }
 
+/// As where the network to both is cut.
+#[test]
+fn c04_a_bucket_and_an_index_that_are_gone() {
+    let begin = |site: &mut Site| {
+        site.s3.refuse();
+        site.redis.kill();
+    };
+    let end = |site: &mut Site| {
+        site.redis.start_again();
+        site.s3.serve_again();
+    };
+    check(begin, end);
+}
+
+/// As where a firewall drops what is sent to either.
+#[test]
+fn c04_a_bucket_and_an_index_that_never_answer() {
+    let begin = |site: &mut Site| {
+        site.s3.fail(|_| Some(Fault::Stall));
+        site.redis.pause();
+    };
+    let end = |site: &mut Site| {
+        assert!(site.s3.fired() > 0, "the fault never fired");
+        site.redis.resume();
+        site.s3.heal();
+    };
+    check(begin, end);
+}
+
 #[test]
 fn c04_a_bucket_that_never_answers() {
     with(|_| Some(Fault::Stall));
