@@ -46,6 +46,8 @@ pub enum Fault {
     Late(Duration),
     /// All is well, and the answer does not say which checksum was found.
     NoChecksum,
+    /// All is well, and the answer's document has a name of its own, as moto's has for uploads in parts.
+    OwnName,
 }
 
 impl Fault {

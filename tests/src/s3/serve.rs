@@ -97,6 +97,13 @@ impl State {
         let length = length.filter(|_| !name.starts_with("Head"));
         self.sent.fetch_add(length.unwrap_or(0), Ordering::Relaxed);
         match fault {
+            Some(Fault::OwnName) => {
+                let (mut head, body) = answer.into_parts();
+                let text = BodyExt::collect(body).await?.to_bytes();
+                let text = String::from_utf8_lossy(&text).replace("UploadResult", "UploadResponse");
+                head.headers.remove(CONTENT_LENGTH);
+                Ok(Response::from_parts(head, Body::from(text)))
+            }
             Some(fault @ (Fault::StallInBody | Fault::BreakInBody | Fault::FlipBit)) => {
                 spoil(answer, &fault).await
             }

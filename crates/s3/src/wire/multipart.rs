@@ -1,5 +1,7 @@
 //! Uploads in parts: nothing is visible until the last request, which names all parts.
 
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::presigning::{PresignedRequest, PresigningConfig};
 use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
 use base64::Engine;
@@ -96,9 +98,18 @@ impl Wire {
             let request = self.client.complete_multipart_upload().bucket(&self.bucket);
             let request = request.key(&upload.key).upload_id(&upload.id);
             let completed = request.multipart_upload(parts.clone()).send().await;
-            completed.map_err(failed("CompleteMultipartUpload")).map(drop)
+            match completed {
+                Ok(_) => Ok(()),
+                // Some servers say yes in a document of their own; one that S3 calls an error has a code.
+                Err(error) if is_unread(&error) && self.is_there(&upload.key).await => Ok(()),
+                Err(error) => Err(failed("CompleteMultipartUpload")(error)),
+            }
         })
         .await
+    }
+
+    async fn is_there(&self, key: &str) -> bool {
+        self.client.head_object().bucket(&self.bucket).key(key).send().await.is_ok()
     }
 
     /// Throws an upload and its parts away.
@@ -150,4 +161,10 @@ impl Wire {
         let request = request.upload_id(&upload.id).part_number(number);
         request.presigned(signed).await.map_err(failed("UploadPart"))
     }
+}
+
+/// Whether a server said yes, and the rest of what it said was not understood.
+fn is_unread<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
+    let status = error.raw_response().map(|response| response.status());
+    status.is_some_and(|status| status.is_success()) && error.code().is_none()
 }

@@ -10,7 +10,7 @@ use aws_credential_types::provider::{
 use dcbuild_s3::{S3Config, S3Store};
 use dcbuild_store::{BlobStore, ByteRange, Objects, StoreError, read_bytes, stream_of};
 use dcbuild_tests::s3::S3Server;
-use dcbuild_tests::s3::faults::Fault;
+use dcbuild_tests::s3::faults::{Fault, Seen};
 use futures::StreamExt;
 use tokio::time::Instant;
 
@@ -100,6 +100,27 @@ async fn c03_a_server_that_names_no_checksum_is_asked_again_only_where_its_etag_
     let bytes = vec![7; 300 << 10];
     BlobStore::put(&store, &blob(&bytes), stream_of(bytes.clone())).await.unwrap();
     assert_eq!((server.fired(), server.count("HeadObject")), (2, 1));
+}
+
+/// An upload in parts is complete where the object is there, whatever the yes looks like; a no in a yes is a no.
+#[tokio::test(flavor = "multi_thread")]
+async fn c03_a_yes_that_is_not_understood_is_looked_after() {
+    let server = S3Server::start();
+    let store = connect(&server, small_parts).await;
+    let bytes = large();
+    let is_last = |seen: &Seen| seen.request == "CompleteMultipartUpload";
+    server.fail(move |seen| {
+        let no = Fault::Answer { status: 200, code: "InternalError", retry_after: None };
+        is_last(seen).then_some(no)
+    });
+    let refused = BlobStore::put(&store, &blob(&bytes), stream_of(bytes.clone())).await;
+    assert!(refused.is_err(), "{refused:?}");
+    assert_eq!(store.find_missing(&[blob(&bytes)]).await.unwrap(), [blob(&bytes)]);
+    let fired = server.fired();
+    server.fail(move |seen| is_last(seen).then_some(Fault::OwnName));
+    BlobStore::put(&store, &blob(&bytes), stream_of(bytes.clone())).await.unwrap();
+    assert_eq!(server.fired(), fired + 1, "it was asked once");
+    assert!(whole(&store, &bytes).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
