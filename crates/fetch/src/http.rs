@@ -168,7 +168,7 @@ impl Http {
             }
             at = next;
         }
-        Err(bad(format!("more than {} redirects", limits::FETCH_REDIRECTS_MAX)))
+        Err(FetchError::Redirects { url: shown(url), max: limits::FETCH_REDIRECTS_MAX })
     }
 
     /// The host of an address that may be reached; a host that is an address is never looked up, so it is checked here.
