@@ -1,5 +1,7 @@
 //! What a mistake may have meant, in a line of its own below the error.
 
+use crate::heredoc::Heredoc;
+
 /// The marks with which a version control leaves a conflict in a file.
 const CONFLICTS: [&str; 4] = ["<<<<<<<", "=======", ">>>>>>>", "|||||||"];
 /// The keys that a compose file has at its top.
@@ -64,7 +66,40 @@ pub fn of_sources(
         Whence::Context => missing().find_map(|source| of_place(source)),
         Whence::Stage => None,
     };
-    sources.iter().find_map(|source| of_word(source)).or_else(leads_out)
+    let home = || missing().find_map(|source| of_home(source, whence));
+    sources.iter().find_map(|source| of_word(source)).or_else(home).or_else(leads_out)
+}
+
+/// What a name is of which there is one in other letters.
+pub fn of_case(there: &str) -> String {
+    format!("upper and lower case differ in names of files: write {there}")
+}
+
+/// What a heredoc may lack that does not end. `first` is the line behind the one that opens it.
+pub(crate) fn of_heredoc(heredoc: &Heredoc, first: u32) -> String {
+    let name = &heredoc.name;
+    let near = heredoc.content.lines().position(|line| line.trim() == *name);
+    match near {
+        Some(at) => format!(
+            "line {} has {name} and spaces: the line that ends a heredoc is {name} alone (<<-{name} takes tabs before it away, and no spaces)",
+            u32::try_from(at).unwrap_or(u32::MAX).saturating_add(first)
+        ),
+        None => format!("a heredoc ends with a line that is {name} and nothing else"),
+    }
+}
+
+/// A home folder that no shell puts in its place.
+fn of_home(source: &str, whence: Whence) -> Option<String> {
+    if source != "~" && !source.starts_with("~/") {
+        return None;
+    }
+    Some(match whence {
+        Whence::Context => {
+            "~ is no home folder here, where no shell reads the line: copy what is needed into the context, or give its folder with --build-context NAME=DIR and copy with --from=NAME"
+        }
+        Whence::Stage => "~ is no home folder here, where no shell reads the line: write it out, such as /root",
+    }
+    .to_owned())
 }
 
 /// What a source is that was not meant as one.
@@ -88,6 +123,14 @@ fn of_word(source: &str) -> Option<String> {
 
 /// Where a source looks that no context reaches.
 fn of_place(source: &str) -> Option<String> {
+    if let [drive, b':', _, ..] = source.as_bytes()
+        && drive.is_ascii_alphabetic()
+    {
+        return Some(
+            "a source is a path in the context, with / between its names: there are no drives, and a backslash stands for the character behind it"
+                .to_owned(),
+        );
+    }
     if climbs(source) {
         return Some(format!(
             "a source cannot leave the context: give the folder by a name of its own (--build-context NAME={}), and copy with --from=NAME",
@@ -173,6 +216,15 @@ mod tests {
         assert_eq!(of(&["a.txt", "-x", "--what", "src/"], "a.txt", Whence::Context), None);
         assert_eq!(of(&["/there", "none"], "none", Whence::Context), None);
         assert_eq!(of(&["/a", "../b"], "/a", Whence::Stage), None);
+        assert_eq!(of(&["b:", "~b"], "~b", Whence::Context), None);
+        for (source, whence, said) in [
+            ("C:src", Whence::Context, "there are no drives"),
+            ("~/a", Whence::Context, "--build-context NAME=DIR"),
+            ("~/a", Whence::Stage, "write it out, such as /root"),
+        ] {
+            let hint = of(&[source], source, whence).unwrap();
+            assert!(hint.contains(said), "{hint}");
+        }
         let comment = of(&["a", "/x", "#", "why"], "/x", Whence::Context).unwrap();
         assert_eq!(comment, "a comment has a line of its own");
         assert_eq!(of_keyword("RNU"), None);
