@@ -330,6 +330,7 @@ impl Gathering<'_> {
                 env,
                 tokens: tokens(self.wanted, self.place)?,
                 cache: None,
+                ear: None,
             };
             self.fetcher = Some(Fetcher::new(config)?);
         }
