@@ -215,6 +215,7 @@ pub(crate) struct Builds {
 }
 
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of docker's")]
 pub(crate) struct Names {
     /// Only those of this name, with its tag or without; `*` and `?` stand for parts of names
     #[arg(value_name = "NAME[:TAG]", value_parser = Pick::name)]

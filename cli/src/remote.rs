@@ -66,7 +66,8 @@ async fn follow(app: &App, flags: OneBuild, usual: Mode) -> anyhow::Result<ExitC
 pub(crate) async fn ps(app: &App, flags: Builds) -> anyhow::Result<ExitCode> {
     match client(app, &flags.cluster)?.builds().await {
         Ok(builds) if flags.quiet => {
-            say(&builds.iter().map(|build| format!("{}\n", build.id)).collect::<String>())
+            let ids = builds.iter().map(|build| build.id.to_string() + "\n");
+            say(&ids.collect::<String>())
         }
         Ok(builds) => {
             // A column that says the same in each line says nothing.

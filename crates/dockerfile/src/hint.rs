@@ -11,6 +11,9 @@ const COMPOSE: [&str; 8] =
 const FLAGS: [&str; 9] =
     ["chmod", "checksum", "chown", "exclude", "from", "keep-git-dir", "link", "parents", "unpack"];
 
+/// The version of the language that is spoken here: 1 and this.
+const SPOKEN: u32 = 20;
+
 /// Where sources are looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Whence {
@@ -35,6 +38,24 @@ pub(crate) fn of_keyword(word: &str) -> Option<String> {
         );
     }
     odd_space(word)
+}
+
+/// What a word may be that is not known: something of a later version of the language, where the file asks for one.
+pub(crate) fn of_version(syntax: &str) -> Option<String> {
+    let (_, version) = syntax.rsplit_once(':')?;
+    let numbers = version.split('-').next().unwrap_or_default();
+    let mut numbers = numbers.split('.').map(str::parse::<u32>);
+    let minor = match (numbers.next(), numbers.next()) {
+        (Some(Ok(1)), Some(Ok(minor))) => Some(minor),
+        _ => None,
+    };
+    let is_later = minor.is_some_and(|minor| minor > SPOKEN);
+    let is_other = ["labs", "master", "experimental"].iter().any(|word| version.contains(word));
+    (is_later || is_other).then(|| {
+        format!(
+            "the file asks for Dockerfile {version} (# syntax), and dcbuild speaks 1.{SPOKEN}: docs/migrating.md lists what came later"
+        )
+    })
 }
 
 /// What words behind FROM were that are neither an image nor an image with a name.
@@ -205,6 +226,22 @@ mod tests {
         }
         assert_eq!(climbed("../shared/lib/*.so"), "../shared");
         assert_eq!(climbed("../../*.txt"), "../..");
+    }
+
+    #[test]
+    fn later_versions_are_told_from_ours() {
+        for (syntax, later) in [
+            ("docker/dockerfile:1", false),
+            ("docker/dockerfile:1.4", false),
+            ("docker/dockerfile:1.20.0", false),
+            ("docker/dockerfile:1.21", true),
+            ("docker.io/docker/dockerfile-upstream:1.29.0-rc1", true),
+            ("docker/dockerfile:1.7-labs", true),
+            ("docker/dockerfile:latest", false),
+            ("docker/dockerfile", false),
+        ] {
+            assert_eq!(of_version(syntax).is_some(), later, "{syntax}");
+        }
     }
 
     #[test]

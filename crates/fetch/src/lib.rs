@@ -91,9 +91,12 @@ impl Tokens {
     }
 }
 
+/// What is called with a server that says nothing, and for how long it has been silent.
+type Hears = dyn Fn(&str, Duration) + Send + Sync;
+
 /// Hears which server says nothing, and for how long.
 #[derive(Clone)]
-pub struct Ear(Arc<dyn Fn(&str, Duration) + Send + Sync>);
+pub struct Ear(Arc<Hears>);
 
 impl Ear {
     /// Somebody who hears it.
@@ -186,6 +189,11 @@ impl Fetcher {
     ) -> Result<Checkout, FetchError> {
         git::Git::start(&self.config, folder).await?.check_out(source).await
     }
+}
+
+/// When a commit was made, in seconds.
+pub fn commit_time(facts: &GitFacts) -> Option<i64> {
+    times::committed(&facts.commit_object)
 }
 
 /// The environment variables that [`FetchConfig::env`] should carry over where they are set.

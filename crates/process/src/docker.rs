@@ -115,8 +115,8 @@ impl Hint for NoDaemon {
                 "`docker context ls` lists those there are: set DOCKER_CONTEXT to one, or DOCKER_HOST to unix:///PATH"
             }
             NoDaemon::NoAuthority { .. } => {
-                "set DOCKER_CERT_PATH to the folder that has ca.pem, cert.pem and key.pem, or unset DOCKER_TLS_VERIFY where the \
-                 daemon does without TLS"
+                "set DOCKER_CERT_PATH to the folder that has ca.pem, cert.pem and key.pem, or name the files with --tlscacert, --tlscert \
+                 and --tlskey; or unset DOCKER_TLS_VERIFY where the daemon does without TLS"
             }
             NoDaemon::NoFolder { .. } => {
                 "name the folder that has ca.pem, cert.pem and key.pem, or unset DOCKER_TLS_VERIFY and DOCKER_TLS where the daemon \

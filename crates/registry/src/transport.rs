@@ -392,11 +392,11 @@ mod tests {
             let stream = first.chain(futures::stream::pending());
             let body = reqwest::Body::wrap_stream(stream);
             let response = Response::from(axum::http::Response::new(body));
-            let asked = Asked::new(&Method::GET, &Url::parse("http://h/v2/").unwrap());
+            let asked = Asked::new(&Method::GET, &Url::parse("http://h:80/v2/").unwrap());
             let begun = Instant::now();
             let error = read_limited(&patience, &asked, response, 100).await.unwrap_err();
             assert_eq!(begun.elapsed().as_secs(), seconds);
-            let want = format!("http://h did not get done with GET /v2/ in {seconds} seconds");
+            let want = format!("http://h:80 did not get done with GET /v2/ in {seconds} seconds");
             assert_eq!(error.to_string(), want);
             assert!(error.is_lasting() && error.fault() == dcbuild_model::Fault::Cluster);
         }

@@ -274,8 +274,9 @@ fn missing(tree: &Tree, written: &[u8]) -> SourceError {
     match tidy(written) {
         Err(error) => error,
         Ok(path) => match in_other_case(tree, &path) {
-            Some(there) => SourceError::OtherCase { path, there },
-            None => SourceError::NotFound { path },
+            // A link that leads nowhere is there itself.
+            Some(there) if there != path => SourceError::OtherCase { path, there },
+            _ => SourceError::NotFound { path },
         },
     }
 }

@@ -168,6 +168,9 @@ fn of_the_text_of_a_dockerfile() {
             "FROM busybox:golden\nADD --checksum=sha256:12 http://127.0.0.1:9/x /\n",
             "# escape=x\nFROM scratch\n",
             "# syntax=example.com/other:1\nFROM scratch\n",
+            "# syntax=docker/dockerfile:1.27\nFROM scratch\nCOPY --reflink app.txt /\n",
+            "# syntax=docker/dockerfile:1.27\nARG SOURCE_DATE_EPOCH=build\nFROM scratch AS build\n",
+            "ARG SOURCE_DATE_EPOCH=yesterday\nFROM scratch\n",
         ],
         &expect_file!["texts.txt"],
     );

@@ -28,10 +28,10 @@ const MANAGERS: [&str; 11] = [
 /// Words that are bash's own, and what other shells have.
 const OF_BASH: [&str; 6] = ["source", "[[", "pushd", "popd", "shopt", "mapfile"];
 /// Programs that many bases lack.
-const TOOLS: [&str; 34] = [
+const TOOLS: [&str; 33] = [
     "bash", "curl", "wget", "git", "make", "cmake", "gcc", "g++", "cc", "python", "python3", "pip",
     "pip3", "node", "npm", "yarn", "go", "java", "perl", "ruby", "unzip", "zip", "xz", "bzip2",
-    "tar", "gpg", "jq", "ssh", "rsync", "patch", "file", "openssl", "envsubst", "sh",
+    "tar", "gpg", "jq", "ssh", "rsync", "patch", "file", "openssl", "envsubst",
 ];
 /// The instructions of a Dockerfile.
 const INSTRUCTIONS: [&str; 18] = [
@@ -167,6 +167,12 @@ fn of_program(name: &str, has: &dyn Fn(&str) -> bool) -> Option<String> {
         let (own, flag) = if name == "useradd" { ("adduser", " -D") } else { ("addgroup", "") };
         return Some(format!("the base has no {name}, but {own}: `{own}{flag} NAME`"));
     }
+    if name == "sh" {
+        return Some(
+            "the base has no shell, as scratch and distroless images have none: run this in a stage whose base has one, and COPY --from that stage; or write RUN [\"/a/program\", \"its argument\"]"
+                .to_owned(),
+        );
+    }
     TOOLS.contains(&name).then(|| match installer {
         Some((.., add)) => {
             format!("the base has no {name}: install what it is in first (RUN {add} ...)")
@@ -229,6 +235,8 @@ mod tests {
             let said = of_shell(text, 127, files).unwrap_or_default();
             assert!(said.contains(want), "{text}: {said}");
         }
+        let shell = hint(&["/bin/sh", "-c", "true"], 127, &[]).unwrap();
+        assert!(shell.starts_with("the base has no shell, as scratch"), "{shell}");
         let bash = hint(&["/bin/bash", "-c", "true"], 127, ALPINE).unwrap();
         assert!(bash.starts_with("the base has no bash"), "{bash}");
         let script = of_interpreter("/w/run.sh", "/bin/bash", &|path| ALPINE.contains(&path));
