@@ -401,12 +401,15 @@ async fn nobody_who_is_in_a_hurry_tries_for_long() {
     assert!(fake.log().len() > 1, "it is tried once");
 }
 
+/// A push: what the registry answers, with which digest, what it answers who asks for the manifest then, and with which body;
+/// and what it comes to.
+type Push<'a> = (u16, Option<&'a str>, u16, &'a str, Option<&'a str>);
+
 #[tokio::test]
 async fn a_manifest_is_pushed_when_the_registry_has_it() {
     let digest = Small::new("tar").manifest.digest().to_string();
     let (mine, other) = (digest.clone(), format!("sha256:{}", "0".repeat(64)));
-    // What the registry answers to the PUT and to who asks for it, and what the push comes to.
-    let cases: [(u16, Option<&str>, u16, &str, Option<&str>); 6] = [
+    let cases: [Push<'_>; 6] = [
         (201, None, 404, "", None),
         (201, Some(&mine), 404, "", None),
         (200, Some(&mine), 404, "", None),
