@@ -403,7 +403,7 @@ async fn nobody_who_is_in_a_hurry_tries_for_long() {
 
 /// A push: what the registry answers, with which digest, what it answers who asks for the manifest then, and with which body;
 /// and what it comes to.
-type Push<'a> = (u16, Option<&'a str>, u16, &'a str, Option<&'a str>);
+type Push<'a> = (u16, Option<&'a str>, u16, &'static str, Option<&'static str>);
 
 #[tokio::test]
 async fn a_manifest_is_pushed_when_the_registry_has_it() {
