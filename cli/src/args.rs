@@ -14,6 +14,7 @@ use dcbuild_process::config::{CacheUpload, PeerAddress, PeerListen};
 use dcbuild_process::{ByteSize, parse_duration};
 
 use crate::cache::Cache;
+use crate::pick::Pick;
 use crate::prune::Prune;
 use crate::state::Format;
 use crate::stores::StoreFlags;
@@ -24,6 +25,9 @@ use crate::stores::StoreFlags;
 #[command(after_help = "\
 Exit codes: 0 done; 1 the Dockerfile, the context, a step or the configuration is wrong; 2 the command line is; \
 70 dcbuild is (a bug); 75 a machine, network or store failed, another try may do; 130 interrupted.
+
+Of docker's flags before a command, -D, -l, -c, -H, --tls, --tlsverify, --tlscacert, --tlscert and --tlskey are \
+understood, and its words buildx, builder, image and system.
 
 Documentation: README.md and docs/ of the source. `dcbuild help COMMAND` explains a command.")]
 pub(crate) struct Arguments {
@@ -50,7 +54,7 @@ pub(crate) enum Command {
     /// Print the log of a build of a cluster, from its first byte, and follow it to its end
     Logs(OneBuild),
     /// List the builds of a cluster
-    Ps(Cluster),
+    Ps(Builds),
     /// List the workers of a cluster, with their labels
     Workers(Cluster),
     /// End a build of a cluster
@@ -199,9 +203,34 @@ pub(crate) struct Explain {
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Names {
+pub(crate) struct Builds {
     #[command(flatten)]
     pub(crate) cluster: Cluster,
+    /// Print ids alone, which `attach`, `logs` and `cancel` take
+    #[arg(long, short)]
+    pub(crate) quiet: bool,
+    /// Taken for docker's sake: builds that have ended are listed in any case
+    #[arg(long, short, hide = true)]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of docker's")]
+pub(crate) struct Names {
+    /// Only those of this name, with its tag or without; `*` and `?` stand for parts of names
+    #[arg(value_name = "NAME[:TAG]", value_parser = Pick::name)]
+    pub(crate) name: Option<Pick>,
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
+    /// Only these: `reference=PATTERN`, or `dangling=true`, which none is
+    #[arg(long, short, value_name = "FILTER", value_parser = Pick::filter)]
+    pub(crate) filter: Vec<Pick>,
+    /// Taken for docker's sake: there are no images between those that have a name
+    #[arg(long, short, hide = true)]
+    pub(crate) all: bool,
+    /// Print digests whole
+    #[arg(long)]
+    pub(crate) no_trunc: bool,
     /// Print ids alone, which `rmi` takes as well
     #[arg(long, short, conflicts_with = "format")]
     pub(crate) quiet: bool,
@@ -218,6 +247,9 @@ pub(crate) struct RemoveNames {
     /// End well where there is no such image
     #[arg(long, short)]
     pub(crate) force: bool,
+    /// Taken for docker's sake: what an image was made of stays until it is pruned
+    #[arg(long, hide = true)]
+    pub(crate) no_prune: bool,
     #[command(flatten)]
     pub(crate) cluster: Cluster,
 }

@@ -78,8 +78,8 @@ enum Ask {
         /// Remove all of them
         #[arg(long, short)]
         all: bool,
-        /// Remove the longest unused until the rest fits, such as 10GiB
-        #[arg(long, value_name = "SIZE")]
+        /// Remove the longest unused until the rest fits, such as 10GB: units are powers of 1024, as docker reads them
+        #[arg(long, value_name = "SIZE", value_parser = crate::prune::size)]
         keep_storage: Option<ByteSize>,
         /// Remove what was not used for so long, such as 48h
         #[arg(long, value_name = "TIME", value_parser = parse_duration)]

@@ -183,9 +183,6 @@ const OF_BUILDX: &[Foreign] = &[
 /// Words of docker's behind which others of its commands stand.
 const GROUPS: [&str; 5] = ["buildx", "builder", "image", "container", "system"];
 
-/// docker's flags before a command that name a file each.
-const CERTIFICATES: [&str; 3] = ["--tlscacert", "--tlscert", "--tlskey"];
-
 /// What is said where the command line is one of docker's; nothing where it may be one of ours.
 pub(crate) fn said_of(typed: &Typed) -> Option<String> {
     let mut words = typed.command().peekable();
@@ -193,12 +190,6 @@ pub(crate) fn said_of(typed: &Typed) -> Option<String> {
     let command = words.next().unwrap_or_default();
     let of_buildx = if group == Some("buildx") { OF_BUILDX } else { &[] };
     let found = of_buildx.iter().chain(OF_DOCKER).find(|(word, ..)| *word == command);
-    if let Some(flag) = CERTIFICATES.iter().find(|flag| command.split('=').next() == Some(**flag)) {
-        return Some(format!(
-            "error: {flag} is not understood: dcbuild takes the certificates of a docker daemon by their folder\n\
-             hint: set DOCKER_CERT_PATH to the folder that has ca.pem, cert.pem and key.pem\n"
-        ));
-    }
     let typed = format!("{} {command}", group.unwrap_or_default());
     let typed = typed.trim();
     match found {
@@ -245,7 +236,7 @@ mod tests {
             ("container rm x", "error: there is no `dcbuild container rm`: "),
             ("buildx --builder x ls", "error: there is no `dcbuild buildx ls`: "),
             ("--config x bake", "error: there is no `dcbuild bake`: "),
-            ("--tlscacert=/ca build .", "error: --tlscacert is not understood: "),
+            ("--tlscacert=/ca bake", "error: there is no `dcbuild bake`: "),
             ("buildx nothing", "error: there is no `dcbuild buildx nothing`\nhint: "),
         ] {
             let said = said(line).unwrap_or_default();

@@ -12,6 +12,7 @@ mod explain;
 mod foreign;
 mod json;
 mod local;
+mod pick;
 mod prune;
 mod registries;
 mod remote;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dcbuild_process::{ByteSize, parse_duration};
+use dcbuild_process::{ByteSize, docker_size, parse_duration};
 use dcbuild_store::{EntryKind, PruneRequest};
 
 #[derive(Debug, clap::Args)]
@@ -11,11 +11,11 @@ pub(crate) struct Prune {
     /// Remove everything that no build and no named image needs
     #[arg(long, short)]
     all: bool,
-    /// Remove the longest unused until the rest fits, such as 10GiB
-    #[arg(long, value_name = "SIZE")]
+    /// Remove the longest unused until the rest fits, such as 10GB: units are powers of 1024, as docker reads them
+    #[arg(long, value_name = "SIZE", value_parser = size, visible_alias = "reserved-space")]
     keep_storage: Option<ByteSize>,
     /// The same, by docker's name for it
-    #[arg(long, value_name = "SIZE", conflicts_with = "keep_storage")]
+    #[arg(long, value_name = "SIZE", value_parser = size, conflicts_with = "keep_storage")]
     max_used_space: Option<ByteSize>,
     /// Remove what was not used for so long, such as 48h
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
@@ -29,6 +29,15 @@ pub(crate) struct Prune {
     /// Taken for docker's sake: what was removed is summed up in any case
     #[arg(long, hide = true)]
     verbose: bool,
+    /// Taken for docker's sake: a build has no volumes, and cache mounts go with the rest
+    #[arg(long, hide = true)]
+    volumes: bool,
+}
+
+/// A size as docker's own `prune` reads it.
+pub(crate) fn size(text: &str) -> Result<ByteSize, String> {
+    let read = docker_size(text).map(ByteSize);
+    read.ok_or_else(|| format!("'{text}' is not a size such as 512MB or 20GB"))
 }
 
 /// What narrows a removal.
@@ -110,10 +119,9 @@ mod tests {
             ("-a -f", PruneRequest { all: true, ..none.clone() }),
             ("--keep-storage 1KiB", PruneRequest { keep_bytes: Some(1024), ..none.clone() }),
             ("--max-used-space 1KiB -a", PruneRequest { keep_bytes: Some(1024), ..none.clone() }),
-            (
-                "--max-used-space 10gb",
-                PruneRequest { keep_bytes: Some(10_000_000_000), ..none.clone() },
-            ),
+            ("--max-used-space 10gb", PruneRequest { keep_bytes: Some(10 << 30), ..none.clone() }),
+            ("--reserved-space 1024", PruneRequest { keep_bytes: Some(1024), ..none.clone() }),
+            ("--volumes -f -a", PruneRequest { all: true, ..none.clone() }),
             ("--verbose -f -a", PruneRequest { all: true, ..none.clone() }),
             ("--filter until=24h", PruneRequest { max_age: hours(24), ..none.clone() }),
             (

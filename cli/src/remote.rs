@@ -13,7 +13,7 @@ use dcbuild_progress::Mode;
 use dcbuild_proto::document::Upload;
 use dcbuild_store::{ImageNames, NamedImage};
 
-use crate::args::{Cluster, EndBuild, Names, OneBuild, RemoveNames, Submit};
+use crate::args::{Builds, Cluster, EndBuild, Names, OneBuild, RemoveNames, Submit};
 use crate::build::{App, finish, request, working};
 use crate::secure::channel;
 use crate::state::Format;
@@ -63,8 +63,12 @@ async fn follow(app: &App, flags: OneBuild, usual: Mode) -> anyhow::Result<ExitC
     })
 }
 
-pub(crate) async fn ps(app: &App, flags: Cluster) -> anyhow::Result<ExitCode> {
-    match client(app, &flags)?.builds().await {
+pub(crate) async fn ps(app: &App, flags: Builds) -> anyhow::Result<ExitCode> {
+    match client(app, &flags.cluster)?.builds().await {
+        Ok(builds) if flags.quiet => {
+            let ids = builds.iter().map(|build| build.id.to_string() + "\n");
+            say(&ids.collect::<String>())
+        }
         Ok(builds) => {
             // A column that says the same in each line says nothing.
             let scoped = builds.iter().any(|build| build.scope != Scope::local().as_str());
@@ -153,16 +157,20 @@ async fn rows(app: &App, cluster: &Cluster) -> anyhow::Result<Result<Vec<Row>, E
 }
 
 pub(crate) async fn images(app: &App, flags: Names) -> anyhow::Result<ExitCode> {
-    let rows = match rows(app, &flags.cluster).await? {
+    let mut rows = match rows(app, &flags.cluster).await? {
         Ok(rows) => rows,
         Err(code) => return Ok(code),
     };
+    let picks = flags.name.iter().chain(&flags.filter);
+    rows.retain(|(name, ..)| picks.clone().all(|pick| pick.takes(name)));
+    let whole = flags.no_trunc;
     if flags.quiet {
-        let ids: BTreeSet<&str> = rows.iter().map(|(_, manifest, _)| short_id(manifest)).collect();
-        return say(&ids.into_iter().flat_map(|id| [id, "\n"]).collect::<String>());
+        let id = |row: &'_ Row| if whole { row.1.clone() } else { short_id(&row.1).to_owned() };
+        let ids: BTreeSet<String> = rows.iter().map(id).collect();
+        return say(&ids.into_iter().map(|id| id + "\n").collect::<String>());
     }
     say(&match flags.format {
-        Format::Text => table(&rows),
+        Format::Text => table(&rows, if whole { usize::MAX } else { 19 }),
         Format::Json => {
             let row = |(name, manifest, tagged): &Row| serde_json::json!({ "name": name, "manifest": manifest, "tagged": tagged });
             format!("{}\n", serde_json::Value::from(rows.iter().map(row).collect::<Vec<_>>()))
@@ -190,13 +198,13 @@ fn of_id(rows: &[Row], text: &str) -> Vec<String> {
     meant.map(|(name, ..)| name.clone()).collect()
 }
 
-fn table(rows: &[Row]) -> String {
+fn table(rows: &[Row], digest_chars: usize) -> String {
     let familiar = |name: &str| {
         name.parse().map_or_else(|_| name.to_owned(), |name: ImageRef| name.familiar())
     };
     let mut text = format!("{:<40} {:<20} {}\n", "NAME", "MANIFEST", "TAGGED");
     for (name, manifest, tagged) in rows {
-        let short: String = manifest.chars().take(19).collect();
+        let short: String = manifest.chars().take(digest_chars).collect();
         text.push_str(&format!("{:<40} {short:<20} {tagged}\n", familiar(name)));
     }
     text

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 
 use dcbuild_process::Env;
+use dcbuild_process::docker::{TLS_CA_FLAG, TLS_CERT_FLAG, TLS_KEY_FLAG};
 
 /// A command line in dcbuild's own words.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -19,8 +20,12 @@ pub(crate) struct Typed {
 enum Meaning {
     /// A variable with the flag's value.
     Variable(&'static str),
-    /// A variable that is set.
-    Switch(&'static str),
+    /// TLS to the daemon, or none.
+    Tls,
+    /// TLS to the daemon with a look at its certificate, or without.
+    TlsVerify,
+    /// dcbuild's own word for it.
+    Own(&'static str),
     /// A log of what dcbuild does.
     Debug,
     /// How much of a log.
@@ -30,11 +35,15 @@ enum Meaning {
 }
 
 /// docker's flags before a command, in all their spellings.
-const FLAGS: [(&[&str], Meaning); 7] = [
+const FLAGS: [(&[&str], Meaning); 11] = [
     (&["--context", "-c"], Meaning::Variable("DOCKER_CONTEXT")),
     (&["--host", "-H"], Meaning::Variable("DOCKER_HOST")),
-    (&["--tlsverify"], Meaning::Switch("DOCKER_TLS_VERIFY")),
-    (&["--tls"], Meaning::Switch("DOCKER_TLS")),
+    (&["--tlsverify"], Meaning::TlsVerify),
+    (&["--tls"], Meaning::Tls),
+    (&["--tlscacert"], Meaning::Variable(TLS_CA_FLAG)),
+    (&["--tlscert"], Meaning::Variable(TLS_CERT_FLAG)),
+    (&["--tlskey"], Meaning::Variable(TLS_KEY_FLAG)),
+    (&["-v"], Meaning::Own("--version")),
     (&["--debug", "-D"], Meaning::Debug),
     (&["--log-level", "-l"], Meaning::Level),
     (&["--builder"], Meaning::Builder),
@@ -112,10 +121,13 @@ impl Typed {
             };
             match meaning {
                 Meaning::Variable(variable) => self.variables.push((*variable, argument())),
-                Meaning::Switch(variable) => {
-                    let is_off = matches!(value.as_deref(), Some("false" | "0" | "f" | "F"));
-                    self.variables.push((*variable, if is_off { "" } else { "1" }.to_owned()));
+                Meaning::Tls => self.variables.push(("DOCKER_TLS", switch(value.as_deref()))),
+                Meaning::TlsVerify => {
+                    self.variables.push(("DOCKER_TLS_VERIFY", switch(value.as_deref())));
+                    // As with docker, `--tlsverify=false` means TLS without a look at the certificate.
+                    self.variables.push(("DOCKER_TLS", switch(None)));
                 }
+                Meaning::Own(word) => self.words.push(word.into()),
                 Meaning::Debug => self.log("debug"),
                 Meaning::Level => match argument().as_str() {
                     // Less than a warning dcbuild says only where it is asked for all.
@@ -165,6 +177,12 @@ impl Typed {
         }
         next.into_iter().chain(words)
     }
+}
+
+/// The value of a variable that stands for a switch.
+fn switch(value: Option<&str>) -> String {
+    let is_off = matches!(value, Some("false" | "False" | "FALSE" | "0" | "f" | "F"));
+    if is_off { "" } else { "1" }.to_owned()
 }
 
 #[cfg(test)]
@@ -224,6 +242,8 @@ mod tests {
             ("--tlsverify=false build .", "build ."),
             ("--config x build --builder ci .", "--config x build --builder ci ."),
             ("--help", "--help"),
+            ("-v", "--version"),
+            ("--tlscacert /ca --tlscert=/c --tlskey /k build .", "build ."),
             ("build -D .", "build -D ."),
             ("--context", ""),
         ] {
@@ -240,8 +260,20 @@ mod tests {
         assert_eq!(asked.get("DOCKER_TLS_VERIFY"), Some("1"));
         let asked = env("--tlsverify=false build -c 512 .");
         assert_eq!(asked.get("DOCKER_TLS_VERIFY"), Some(""));
+        assert_eq!(asked.get("DOCKER_TLS"), Some("1"));
         assert_eq!(asked.get("DOCKER_CONTEXT"), None);
         assert_eq!(asked.docker_host(), Some("unix:///s"));
+    }
+
+    #[test]
+    fn files_of_certificates_go_before_those_of_the_folder() {
+        let line = "--tls --tlscacert=ca --tlscert c.pem --tlskey k.pem -H tcp://d build .";
+        let asked = typed(line).env(Env::from_iter([("DOCKER_CERT_PATH", "/none")]));
+        let daemon = dcbuild_process::docker::daemon(&asked).unwrap();
+        let identity = Some(("c.pem".into(), "k.pem".into()));
+        assert_eq!(daemon.address, "tcp://d:2376");
+        assert_eq!(daemon.tls.map(|tls| tls.identity), Some(identity));
+        assert_eq!(typed("--tls=false build .").env(Env::default()).get("DOCKER_TLS"), Some(""));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use dcbuild_agent::{Ask, Served};
 use dcbuild_attest::Material;
 use dcbuild_context::LocalContext;
-use dcbuild_fetch::{FetchConfig, FetchError, FetchedFile, Fetcher, Tokens};
+use dcbuild_fetch::{Ear, FetchConfig, FetchError, FetchedFile, Fetcher, Tokens};
 use dcbuild_model::remote::file_name;
 use dcbuild_model::{Added, BlobDigest, Digest, Fault, Remote, Selection, SelectionDigest};
 use dcbuild_plan::policy::Facts;
@@ -16,7 +16,7 @@ use dcbuild_process::{Clock, story};
 use dcbuild_remote::{SendError, Sender, Sent};
 use dcbuild_tree::Ignore;
 use tempfile::TempDir;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, mpsc};
 
 use crate::build::{AskError, Build, Shown};
 use crate::config::Stores;
@@ -153,7 +153,7 @@ impl Fetching<'_> {
         let bad = || RemoteError::Name { name: name.to_owned() };
         let added = Added::of_context(name).ok_or_else(bad)?;
         let shown = Shown::start(self.build, self.clock, added.remote.to_string());
-        let fetched = self.fetch(&added).await;
+        let fetched = heard(&shown, |ear| self.fetch(&added, ear)).await;
         match &fetched {
             Ok(_) => shown.done(),
             Err(error) => shown.failed(story(error)),
@@ -165,7 +165,7 @@ impl Fetching<'_> {
     pub(crate) async fn look(&self, added: &Added) -> Result<Facts, RemoteError> {
         let name = format!("[internal] look at {} for the policy", added.remote);
         let shown = Shown::start(self.build, self.clock, name);
-        let found = self.look_now(added).await;
+        let found = heard(&shown, |ear| self.look_now(added, ear)).await;
         match &found {
             Ok(_) => shown.done(),
             Err(error) => shown.failed(story(error)),
@@ -173,8 +173,8 @@ impl Fetching<'_> {
         found
     }
 
-    async fn look_now(&self, added: &Added) -> Result<Facts, RemoteError> {
-        let Ready { fetcher, _agent } = self.ready(&added.remote)?;
+    async fn look_now(&self, added: &Added, ear: Ear) -> Result<Facts, RemoteError> {
+        let Ready { fetcher, _agent } = self.ready(&added.remote, ear)?;
         let folder = tempfile::Builder::new().prefix("dcbuild-").tempdir();
         let folder = folder.map_err(RemoteError::Folder)?;
         Ok(match &added.remote {
@@ -187,8 +187,9 @@ impl Fetching<'_> {
     }
 
     /// A fetcher with the credentials of the build.
-    fn ready(&self, remote: &Remote) -> Result<Ready, RemoteError> {
+    fn ready(&self, remote: &Remote, ear: Ear) -> Result<Ready, RemoteError> {
         let mut config = self.config.clone();
+        config.ear = Some(ear);
         config.tokens = self.tokens();
         let agent = self.agent(remote).map_err(RemoteError::Agent)?;
         if let Some(agent) = &agent {
@@ -198,8 +199,8 @@ impl Fetching<'_> {
         Ok(Ready { fetcher: Fetcher::new(config)?, _agent: agent })
     }
 
-    async fn fetch(&self, added: &Added) -> Result<Here, RemoteError> {
-        let Ready { fetcher, _agent } = self.ready(&added.remote)?;
+    async fn fetch(&self, added: &Added, ear: Ear) -> Result<Here, RemoteError> {
+        let Ready { fetcher, _agent } = self.ready(&added.remote, ear)?;
         let folder = tempfile::Builder::new().prefix("dcbuild-").tempdir();
         let folder = folder.map_err(RemoteError::Folder)?;
         let address = added.remote.to_string();
@@ -248,6 +249,26 @@ impl Fetching<'_> {
     }
 }
 
+/// Does some fetching, and shows meanwhile that its server says nothing.
+async fn heard<T, F: Future<Output = T>>(shown: &Shown<'_>, fetch: impl FnOnce(Ear) -> F) -> T {
+    let (told, mut lines) = mpsc::channel(TOLD_MAX);
+    let ear = Ear::new(move |server, silent| {
+        // Whoever does not keep up hears of the next silence.
+        drop(told.try_send(format!("{server} has said nothing for {} s", silent.as_secs())));
+    });
+    let fetching = fetch(ear);
+    tokio::pin!(fetching);
+    loop {
+        let line = tokio::select! {
+            done = &mut fetching => return done,
+            Some(line) = lines.recv() => line,
+        };
+        shown.log(&[line]);
+    }
+}
+
+/// How many lines of silence wait to be shown.
+const TOLD_MAX: usize = 8;
 /// The agent that git uses too.
 const DEFAULT_AGENT: &str = "default";
 const SSH_AUTH_SOCK: &str = "SSH_AUTH_SOCK";

@@ -75,7 +75,21 @@ fn images_with_a_name_are_counted_and_are_no_running_build() {
     assert!(said.contains(" stay\n") && !said.contains("running builds"), "{said}");
     let images = story.home.run(["images"]).well().stdout;
     assert!(images.contains("app:1") && images.contains("other"), "{images}");
-    story.home.run(["rmi", "app:1", "app:2", "other"]).well();
+    for (words, want) in [
+        (&["-a", "app"][..], &["app:1", "app:2"][..]),
+        (&["app:2"], &["app:2"]),
+        (&["o*"], &["other:latest"]),
+        (&["--filter", "reference=*:1"], &["app:1"]),
+        (&["-f", "dangling=true"], &[]),
+    ] {
+        let listed = story.home.run(["images"].iter().chain(words).copied()).well().stdout;
+        let names: Vec<&str> =
+            listed.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
+        assert_eq!(names, want, "{words:?}");
+    }
+    let whole = story.home.run(["images", "-q", "--no-trunc", "other"]).well().stdout;
+    assert!(whole.starts_with("sha256:") && whole.len() == 72, "{whole}");
+    story.home.run(["rmi", "--no-prune", "app:1", "app:2", "other"]).well();
     let said = story.home.run(["cache", "prune", "--all"]).well().stdout;
     assert!(said.contains("0B stay\n"), "{said}");
     let listed = story.home.run(["cache", "ls", "--format", "json"]).well().stdout;

@@ -174,6 +174,7 @@ fn a_detached_build_is_listed_followed_and_read() {
     assert!(!id.is_empty(), "{detached:?}");
     let list = site.cluster.ask("ps", &[]).well();
     assert!(list.stdout.contains(&id), "{}", list.stdout);
+    assert_eq!(site.cluster.ask("ps", &["-aq"]).well().stdout, format!("{id}\n"));
     let attached = site.cluster.ask("attach", &[&id, "--progress", "plain"]).well();
     assert!(attached.stderr.contains("spoken words"), "{}", attached.stderr);
     let logs = site.cluster.ask("logs", &[&id]).well();

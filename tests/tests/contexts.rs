@@ -205,6 +205,46 @@ fn a_git_repository_is_a_context() {
 }
 
 #[test]
+fn an_image_can_have_the_time_of_its_context() {
+    let user = User::new();
+    let created = || {
+        let image = Image::read_tar(&user.home.path("image.tar"));
+        image.config["created"].as_str().unwrap().to_owned()
+    };
+    let text = |secs: &str| {
+        let mut date = Command::new("date");
+        date.args(["-u", "-d", &format!("@{secs}"), "+%Y-%m-%dT%H:%M:%SZ"]);
+        String::from_utf8(date.output().unwrap().stdout).unwrap().trim().to_owned()
+    };
+    let asks = ["--build-arg", "SOURCE_DATE_EPOCH=context"];
+    let repository = user.web.repository("app");
+    let dockerfile = "ARG SOURCE_DATE_EPOCH=context\nFROM scratch\nCOPY . /all/\n";
+    repository.commit(&[("Dockerfile", DOCKERFILE), ("dated/Dockerfile", dockerfile)]);
+    let committed = text(&repository.run(&["log", "-1", "--format=%ct"]));
+    user.build(&[asks[0], asks[1], &user.web.url("app.git")]);
+    assert_eq!(created(), committed);
+    user.build(&[&user.web.url("app.git#main:dated")]);
+    assert_eq!(created(), committed);
+
+    // Of a context of another name, and of an archive: its newest file.
+    let lib = format!("lib={}", user.web.url("app.git"));
+    let here = folder(&[("Dockerfile", DOCKERFILE), ("old", "x")]);
+    let by_name = ["--build-context", &lib, "--build-arg", "SOURCE_DATE_EPOCH=lib"];
+    user.build(&[by_name[0], by_name[1], by_name[2], by_name[3], here.path().to_str().unwrap()]);
+    assert_eq!(created(), committed);
+    let since = std::time::UNIX_EPOCH;
+    for (name, secs) in [("Dockerfile", 1_000_000_000), ("old", 900_000_000)] {
+        let file = std::fs::File::options().write(true).open(here.path().join(name)).unwrap();
+        file.set_modified(since + std::time::Duration::from_secs(secs)).unwrap();
+    }
+    user.with_stdin(&[asks[0], asks[1], "-"], &archive(here.path(), "--gzip")).well();
+    assert_eq!(created(), text("1000000000"));
+    // A folder has no time of its own.
+    user.build(&[asks[0], asks[1], here.path().to_str().unwrap()]);
+    assert_ne!(created(), text("1000000000"));
+}
+
+#[test]
 fn a_repository_cannot_lead_out_of_itself() {
     let user = User::new();
     let repository = user.web.repository("app");

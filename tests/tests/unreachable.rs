@@ -1,6 +1,7 @@
 //! Registries, forges and servers that are not there, are not well or say nothing: what is said, and the exit code by which a
 //! CI system tries again.
 
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::time::Duration;
 
@@ -52,6 +53,48 @@ fn the_exit_code_says_whether_another_try_may_do() {
     assert!(!told.contains("attempt 1 of"), "it is tried on another worker:\n{told}");
 }
 
+/// A port at which everything is answered with the same.
+fn answering(answer: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let host = listener.local_addr().expect("its address").to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut stream = stream;
+            // Whoever hangs up early is told nothing.
+            let _asked = stream.read(&mut [0; 4096]);
+            let _told = stream.write_all(answer.as_bytes());
+        }
+    });
+    host
+}
+
+const ASTRAY: &str =
+    "HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+const YES: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+#[test]
+fn what_is_no_such_server_may_be_one_at_another_try() {
+    let story = Story::new("", &[]);
+    let (astray, other, yes) =
+        (answering(ASTRAY), answering("hello there\r\n\r\n"), answering(YES));
+    let (add, from) = ("FROM scratch\nADD", "FROM");
+    for (dockerfile, says) in [
+        (format!("{from} {astray}/app:1"), "redirected more than 10 times"),
+        (format!("{add} http://{astray}/x /x"), "it redirects more than 10 times"),
+        (format!("{add} http://{astray}/x.git /x"), "redirects followed"),
+        (format!("{from} {other}/app:1"), "could not reach"),
+        (format!("{add} http://{other}/x /x"), "could not fetch"),
+        (format!("{add} http://{other}/x.git /x"), "HTTP/0.9"),
+    ] {
+        check(&story, &format!("{dockerfile}\n"), &[], (ANOTHER, says));
+    }
+    let app = "FROM scratch\nCOPY Dockerfile /d\n";
+    for (host, says) in [(&astray, "redirected more than"), (&yes, "and does not have it")] {
+        let target = format!("{host}/app:1");
+        check(&story, app, &["--push", "-t", &target], (ANOTHER, says));
+    }
+}
+
 /// A port that takes connections, and says nothing.
 fn mute() -> (TcpListener, String) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -81,6 +124,13 @@ fn a_registry_that_says_nothing_is_told_of_and_no_cache_holds_a_build() {
     push.terminate();
     push.finish(LONG).failed();
 
+    story.write("Dockerfile", &format!("FROM scratch\nADD http://{host}/file /x\n"));
+    let add = build(&[]);
+    add.says(&told, LONG);
+    add.terminate();
+    add.finish(LONG).failed();
+
+    story.write("Dockerfile", "FROM scratch\nCOPY Dockerfile /d\n");
     let cache = format!("type=registry,ref={host}/cache:1");
     let done = build(&["--cache-from", &cache]).finish(Duration::from_secs(40)).well();
     let said = "could not be read: could not pull";

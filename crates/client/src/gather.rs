@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use dcbuild_agent::{Agent, KeyError, OpenAgentError, Served};
 use dcbuild_attest::Material;
-use dcbuild_fetch::{ENVIRONMENT, FetchConfig, FetchError, Fetcher, Reach, Tokens};
+use dcbuild_fetch::{
+    ENVIRONMENT, FetchConfig, FetchError, FetchedFile, Fetcher, Reach, Tokens, commit_time,
+};
 use dcbuild_layer::{ArchiveKind, as_tar, detect};
 use dcbuild_model::remote::file_name;
 use dcbuild_model::{Added, Digest, Fault, GitSource, Remote, limits};
@@ -185,6 +187,8 @@ pub struct Gathered {
     pub policies: Vec<SourcePolicy>,
     /// What was fetched, by the name of the context that it became; `dockerfile` is the Dockerfile alone.
     pub fetched: BTreeMap<String, Material>,
+    /// When it was made, in seconds and by the same names: a commit, what a server says, the newest file of an archive.
+    pub times: BTreeMap<String, i64>,
     /// The same, as policies that lie in it are asked about it.
     pub(crate) taken: Vec<(Added, Facts)>,
     /// Lives as long as the build.
@@ -265,13 +269,37 @@ fn dockerfile(input: Input, from: &str) -> Result<String, GatherError> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Unpacks an archive into a folder.
-fn unpacked(kind: ArchiveKind, input: Input, folder: &Path, from: &str) -> Result<(), GatherError> {
+/// Unpacks an archive into a folder; says when its newest file was changed.
+fn unpacked(
+    kind: ArchiveKind,
+    input: Input,
+    folder: &Path,
+    from: &str,
+) -> Result<Option<i64>, GatherError> {
     let failed = |source| GatherError::Unpack { from: from.to_owned(), source };
     let tar = as_tar(kind, input).map_err(|error| failed(UnpackError::Archive(error)))?;
     // What only root may make is nothing that an instruction could read.
     let unpacked = unpack(Limited { inner: tar, left: limits::FETCH_BYTES_MAX }, folder);
-    unpacked.map(drop).map_err(failed)
+    unpacked.map_err(failed)?;
+    newest(folder).map_err(|source| GatherError::Read { from: from.to_owned(), source })
+}
+
+/// When the newest file below a folder was changed, in seconds.
+fn newest(folder: &Path) -> io::Result<Option<i64>> {
+    use std::os::unix::fs::MetadataExt as _;
+    let (mut newest, mut open) = (None, vec![folder.to_owned()]);
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            let found = entry.metadata()?;
+            if found.is_dir() {
+                open.push(entry.path());
+            } else if found.is_file() {
+                newest = newest.max(Some(found.mtime()));
+            }
+        }
+    }
+    Ok(newest)
 }
 
 /// Ends with an error where more comes than may.
@@ -330,6 +358,7 @@ impl Gathering<'_> {
                 env,
                 tokens: tokens(self.wanted, self.place)?,
                 cache: None,
+                ear: None,
             };
             self.fetcher = Some(Fetcher::new(config)?);
         }
@@ -343,7 +372,11 @@ impl Gathering<'_> {
         let folder = self.folder()?;
         self.done.root = Some(folder.clone());
         match (kind, &self.wanted.dockerfile) {
-            (Some(kind), _) => blocking(move || unpacked(kind, input, &folder, FROM)).await,
+            (Some(kind), _) => {
+                let newest = blocking(move || unpacked(kind, input, &folder, FROM)).await?;
+                self.done.times.extend(newest.map(|time| (CONTEXT.to_owned(), time)));
+                Ok(())
+            }
             (None, DockerfilePlace::Usual) => {
                 let text = blocking(move || dockerfile(input, FROM)).await?;
                 let name = "Dockerfile".to_owned();
@@ -394,7 +427,8 @@ impl Gathering<'_> {
     ) -> Result<(), GatherError> {
         let shown = Remote::Http(url.to_owned()).to_string();
         (self.tell)(&shown);
-        let found = self.fetcher()?.file(url, file).await?.digest;
+        let FetchedFile { digest: found, modified, .. } = self.fetcher()?.file(url, file).await?;
+        self.done.times.extend(modified.map(|time| (name.to_owned(), time)));
         if let Some(wanted) = checksum.filter(|wanted| *wanted != found) {
             return Err(GatherError::Checksum { url: shown, wanted, found });
         }
@@ -417,6 +451,8 @@ impl Gathering<'_> {
         let found = self.fetcher()?.repository(source, &folder).await?;
         let material = Material::of_commit(address, &found.commit);
         let added = Added { remote: Remote::Git(source.clone()), checksum: None };
+        let committed = commit_time(&found.facts);
+        self.done.times.extend(committed.map(|time| (name.to_owned(), time)));
         self.done.taken.push((added, Facts::Git(found.facts)));
         self.done.fetched.insert(name.to_owned(), material);
         Ok(found.folder)
@@ -436,15 +472,17 @@ impl Gathering<'_> {
         let (folder, from) = (self.folder()?, remote.to_string());
         self.done.root = Some(folder.clone());
         let archive = file.clone();
-        let is_archive = blocking(move || {
+        let newest = blocking(move || {
             let Opened { kind, input } = opened(Box::new(open(&archive, &from)?), &from)?;
-            let Some(kind) = kind else { return Ok(false) };
-            unpacked(kind, input, &folder, &from)?;
-            Ok(true)
+            let Some(kind) = kind else { return Ok(None) };
+            unpacked(kind, input, &folder, &from).map(Some)
         })
         .await?;
-        if !is_archive {
-            self.done.dockerfile = Some(loose(file, url).await?);
+        match newest {
+            // What the server says goes first.
+            Some(Some(time)) => drop(self.done.times.entry(CONTEXT.to_owned()).or_insert(time)),
+            Some(None) => {}
+            None => self.done.dockerfile = Some(loose(file, url).await?),
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use dcbuild_model::{Named, Platform, Remote, limits};
 use dcbuild_oci::LayoutRef;
 use dcbuild_plan::{ContextSource, HOST_GATEWAY, RunNetwork, Ulimit};
-use dcbuild_process::Env;
+use dcbuild_process::{Env, docker_size};
 use dcbuild_proto::document::{Annotation, AnnotationPlace};
 
 use crate::FlagError;
@@ -323,27 +323,7 @@ pub(crate) fn ulimit(text: &str) -> Result<Ulimit, FlagError> {
 
 /// Reads `--shm-size`.
 pub(crate) fn shm_size(text: &str) -> Result<u64, FlagError> {
-    size(text).ok_or_else(|| malformed("shm-size", text, "it is no size", "--shm-size 128m"))
-}
-
-/// Reads a size as docker writes it: a number of bytes, or with a unit that is always a power of 1024.
-fn size(text: &str) -> Option<u64> {
-    let lower = text.trim().to_lowercase();
-    let end = lower.find(|ch: char| !ch.is_ascii_digit() && ch != '.').unwrap_or(lower.len());
-    let (number, unit) = lower.split_at(end);
-    let shift = match unit.trim_start() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 10,
-        "m" | "mb" | "mib" => 20,
-        "g" | "gb" | "gib" => 30,
-        "t" | "tb" | "tib" => 40,
-        _ => return None,
-    };
-    let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
-    let part = part.get(..part.len().min(9)).filter(|part| !part.is_empty())?;
-    let scale = 10_u128.pow(u32::try_from(part.len()).ok()?);
-    let exact = u128::from(whole.parse::<u64>().ok()?) * scale + part.parse::<u128>().ok()?;
-    u64::try_from((exact << shift) / scale).ok()
+    docker_size(text).ok_or_else(|| malformed("shm-size", text, "it is no size", "--shm-size 128m"))
 }
 
 /// Reads `--network`.

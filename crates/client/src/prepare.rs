@@ -134,6 +134,8 @@ pub struct Found {
     pub ignore: String,
     /// Labels of the image that come of the repository that the context's folder belongs to.
     pub labels: BTreeMap<String, String>,
+    /// When what was fetched was made, by the names of contexts.
+    pub times: BTreeMap<String, i64>,
 }
 
 /// A build that can be handed over.
@@ -167,8 +169,8 @@ pub fn prepare(
     gathered: Gathered,
     place: Place<'_>,
 ) -> Result<Prepared, PrepareError> {
-    let Gathered { root, dockerfile, named, agents, policies, fetched: materials, taken, mut kept } =
-        gathered;
+    let Gathered { root, dockerfile, named, agents, policies, fetched: materials, .. } = gathered;
+    let Gathered { taken, times, mut kept, .. } = gathered;
     let fetched = root.is_some();
     // The hashes of a folder that is gone with the build are of no use to the next one.
     let passing = tempfile::tempdir().map_err(PrepareError::Temporary)?;
@@ -227,6 +229,7 @@ pub fn prepare(
             asks: rego.is_some(),
             ignore: ignore.text,
             labels: said.labels,
+            times,
         },
         contexts,
         layouts,

@@ -226,7 +226,7 @@ impl Wanted {
 
     /// The submission of this build, now that its Dockerfile was read.
     pub fn submission(&self, found: Found, handover: Handover) -> Submission {
-        let Found { dockerfile, filename, proxies, policies, asks, ignore, labels } = found;
+        let Found { dockerfile, filename, proxies, policies, asks, ignore, labels, times } = found;
         let request = Request {
             // What a flag says goes before what the repository says.
             labels: labels.into_iter().chain(self.request.labels.clone()).collect(),
@@ -237,6 +237,7 @@ impl Wanted {
             asks,
             ignore,
             fetched: self.fetched(),
+            times,
             ..self.request.clone()
         };
         Submission {

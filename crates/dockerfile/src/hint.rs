@@ -1,5 +1,7 @@
 //! What a mistake may have meant, in a line of its own below the error.
 
+use crate::heredoc::Heredoc;
+
 /// The marks with which a version control leaves a conflict in a file.
 const CONFLICTS: [&str; 4] = ["<<<<<<<", "=======", ">>>>>>>", "|||||||"];
 /// The keys that a compose file has at its top.
@@ -8,6 +10,9 @@ const COMPOSE: [&str; 8] =
 /// The flags of COPY and ADD.
 const FLAGS: [&str; 9] =
     ["chmod", "checksum", "chown", "exclude", "from", "keep-git-dir", "link", "parents", "unpack"];
+
+/// The version of the language that is spoken here: 1 and this.
+const SPOKEN: u32 = 20;
 
 /// Where sources are looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +38,24 @@ pub(crate) fn of_keyword(word: &str) -> Option<String> {
         );
     }
     odd_space(word)
+}
+
+/// What a word may be that is not known: something of a later version of the language, where the file asks for one.
+pub(crate) fn of_version(syntax: &str) -> Option<String> {
+    let (_, version) = syntax.rsplit_once(':')?;
+    let numbers = version.split('-').next().unwrap_or_default();
+    let mut numbers = numbers.split('.').map(str::parse::<u32>);
+    let minor = match (numbers.next(), numbers.next()) {
+        (Some(Ok(1)), Some(Ok(minor))) => Some(minor),
+        _ => None,
+    };
+    let is_later = minor.is_some_and(|minor| minor > SPOKEN);
+    let is_other = ["labs", "master", "experimental"].iter().any(|word| version.contains(word));
+    (is_later || is_other).then(|| {
+        format!(
+            "the file asks for Dockerfile {version} (# syntax), and dcbuild speaks 1.{SPOKEN}: docs/migrating.md lists what came later"
+        )
+    })
 }
 
 /// What words behind FROM were that are neither an image nor an image with a name.
@@ -64,7 +87,40 @@ pub fn of_sources(
         Whence::Context => missing().find_map(|source| of_place(source)),
         Whence::Stage => None,
     };
-    sources.iter().find_map(|source| of_word(source)).or_else(leads_out)
+    let home = || missing().find_map(|source| of_home(source, whence));
+    sources.iter().find_map(|source| of_word(source)).or_else(home).or_else(leads_out)
+}
+
+/// What a name is of which there is one in other letters.
+pub fn of_case(there: &str) -> String {
+    format!("upper and lower case differ in names of files: write {there}")
+}
+
+/// What a heredoc may lack that does not end. `first` is the line behind the one that opens it.
+pub(crate) fn of_heredoc(heredoc: &Heredoc, first: u32) -> String {
+    let name = &heredoc.name;
+    let near = heredoc.content.lines().position(|line| line.trim() == *name);
+    match near {
+        Some(at) => format!(
+            "line {} has {name} and spaces: the line that ends a heredoc is {name} alone (<<-{name} takes tabs before it away, and no spaces)",
+            u32::try_from(at).unwrap_or(u32::MAX).saturating_add(first)
+        ),
+        None => format!("a heredoc ends with a line that is {name} and nothing else"),
+    }
+}
+
+/// A home folder that no shell puts in its place.
+fn of_home(source: &str, whence: Whence) -> Option<String> {
+    if source != "~" && !source.starts_with("~/") {
+        return None;
+    }
+    Some(match whence {
+        Whence::Context => {
+            "~ is no home folder here, where no shell reads the line: copy what is needed into the context, or give its folder with --build-context NAME=DIR and copy with --from=NAME"
+        }
+        Whence::Stage => "~ is no home folder here, where no shell reads the line: write it out, such as /root",
+    }
+    .to_owned())
 }
 
 /// What a source is that was not meant as one.
@@ -88,6 +144,14 @@ fn of_word(source: &str) -> Option<String> {
 
 /// Where a source looks that no context reaches.
 fn of_place(source: &str) -> Option<String> {
+    if let [drive, b':', _, ..] = source.as_bytes()
+        && drive.is_ascii_alphabetic()
+    {
+        return Some(
+            "a source is a path in the context, with / between its names: there are no drives, and a backslash stands for the character behind it"
+                .to_owned(),
+        );
+    }
     if climbs(source) {
         return Some(format!(
             "a source cannot leave the context: give the folder by a name of its own (--build-context NAME={}), and copy with --from=NAME",
@@ -165,6 +229,22 @@ mod tests {
     }
 
     #[test]
+    fn later_versions_are_told_from_ours() {
+        for (syntax, later) in [
+            ("docker/dockerfile:1", false),
+            ("docker/dockerfile:1.4", false),
+            ("docker/dockerfile:1.20.0", false),
+            ("docker/dockerfile:1.21", true),
+            ("docker.io/docker/dockerfile-upstream:1.29.0-rc1", true),
+            ("docker/dockerfile:1.7-labs", true),
+            ("docker/dockerfile:latest", false),
+            ("docker/dockerfile", false),
+        ] {
+            assert_eq!(of_version(syntax).is_some(), later, "{syntax}");
+        }
+    }
+
+    #[test]
     fn plain_words_have_no_hint() {
         let of = |sources: &[&str], missing: &str, whence| {
             let sources: Vec<String> = sources.iter().map(|it| (*it).to_owned()).collect();
@@ -173,6 +253,15 @@ mod tests {
         assert_eq!(of(&["a.txt", "-x", "--what", "src/"], "a.txt", Whence::Context), None);
         assert_eq!(of(&["/there", "none"], "none", Whence::Context), None);
         assert_eq!(of(&["/a", "../b"], "/a", Whence::Stage), None);
+        assert_eq!(of(&["b:", "~b"], "~b", Whence::Context), None);
+        for (source, whence, said) in [
+            ("C:src", Whence::Context, "there are no drives"),
+            ("~/a", Whence::Context, "--build-context NAME=DIR"),
+            ("~/a", Whence::Stage, "write it out, such as /root"),
+        ] {
+            let hint = of(&[source], source, whence).unwrap();
+            assert!(hint.contains(said), "{hint}");
+        }
         let comment = of(&["a", "/x", "#", "why"], "/x", Whence::Context).unwrap();
         assert_eq!(comment, "a comment has a line of its own");
         assert_eq!(of_keyword("RNU"), None);

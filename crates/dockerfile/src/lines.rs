@@ -3,9 +3,9 @@
 use crate::ast::{Escape, Span};
 use crate::directives::{DirectiveReader, Directives};
 use crate::error::{ParseError, ParseErrorKind};
-use crate::heredoc;
 use crate::limits::{INSTRUCTIONS_MAX, LINE_BYTES_MAX};
 use crate::node::Node;
+use crate::{heredoc, hint};
 
 const BOM: char = '\u{feff}';
 
@@ -131,10 +131,13 @@ impl<'a> Reader<'a> {
         node.comments.clone_from(&joined.comments);
         if node.may_open_heredocs() && joined.text.contains("<<") {
             for mut heredoc in heredoc::opened_by(&joined.text, span)? {
+                let first = self.number.saturating_add(1);
                 loop {
                     let Some(line) = self.next_line()? else {
                         span.end_line = self.number;
-                        return Err(ParseError::at(span, ParseErrorKind::UnterminatedHeredoc));
+                        let hint = hint::of_heredoc(&heredoc, first);
+                        let error = ParseError::at(span, ParseErrorKind::UnterminatedHeredoc);
+                        return Err(error.meant(Some(hint)));
                     };
                     if heredoc.ends_at(line) {
                         break;

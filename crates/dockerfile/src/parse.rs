@@ -5,8 +5,8 @@ use crate::directives::Directives;
 use crate::error::{ParseError, ParseErrorKind};
 use crate::instruction::{self, Statement};
 use crate::limits::{FILE_BYTES_MAX, STAGES_MAX};
-use crate::lines;
 use crate::node::Node;
+use crate::{hint, lines};
 
 /// A file as far as it could be read, and what stopped the reading.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,12 +50,29 @@ fn read(text: &[u8], dockerfile: &mut Dockerfile) -> Result<(), ParseError> {
     dockerfile.directives = lines.directives;
     dockerfile.empty_continuations = lines.empty_continuations;
     for node in lines.nodes {
-        add(dockerfile, node)?;
+        add(dockerfile, node).map_err(|error| of_later(error, &dockerfile.directives))?;
     }
     if dockerfile.stages.is_empty() {
         return Err(ParseError::whole(ParseErrorKind::NoStages));
     }
     Ok(())
+}
+
+/// Says of a word that is not known that a later version of the language may have it, where the file asks for one.
+fn of_later(error: ParseError, directives: &Directives) -> ParseError {
+    let is_word = matches!(
+        error.kind,
+        ParseErrorKind::UnknownInstruction(_)
+            | ParseErrorKind::UnknownFlag(_)
+            | ParseErrorKind::Network(_)
+            | ParseErrorKind::Security(_)
+            | ParseErrorKind::Mount(_)
+    );
+    if !is_word || error.suggestion.is_some() || error.meant.is_some() {
+        return error;
+    }
+    let meant = directives.syntax.as_deref().and_then(hint::of_version);
+    error.meant(meant)
 }
 
 /// Whether a file is in UTF-16: by its mark, also one that was read as UTF-8 before, or by the NULs beside its letters.

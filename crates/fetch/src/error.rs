@@ -44,6 +44,14 @@ pub enum FetchError {
         /// Whether another try may do.
         transient: bool,
     },
+    /// The server redirects without end.
+    #[error("could not fetch {url}: it redirects more than {max} times")]
+    Redirects {
+        /// The address, without credentials.
+        url: String,
+        /// How often it may.
+        max: usize,
+    },
     /// The exchange failed.
     #[error("could not fetch {url}")]
     Exchange {
@@ -140,6 +148,7 @@ impl FetchError {
             FetchError::Exchange { .. }
             | FetchError::Disk { .. }
             | FetchError::Slow { .. }
+            | FetchError::Redirects { .. }
             | FetchError::Setup(_)
             | FetchError::Answer { transient: true, .. } => Fault::Cluster,
             FetchError::Lookup { source, .. } => Fault::of_lookup(source),
@@ -227,7 +236,7 @@ fn is_short_commit(reference: &str) -> bool {
 }
 
 /// What git, curl and ssh say where it is the network that failed, or a server that is not well.
-const OF_NETWORK: [&str; 22] = [
+const OF_NETWORK: [&str; 26] = [
     "Failed to connect",
     "Couldn't connect",
     "Could not connect",
@@ -250,6 +259,11 @@ const OF_NETWORK: [&str; 22] = [
     "transfer closed",
     "Temporary failure in name resolution",
     "Recv failure",
+    // Something else than a git server answers, as what stands between does: so it is with registries and servers of ADD.
+    "redirects followed",
+    "Too many redirects",
+    "HTTP/0.9",
+    "Weird server reply",
 ];
 
 /// Who can mend what git failed of: git itself tells it by its words alone.
@@ -300,6 +314,14 @@ mod tests {
             (
                 "git@h: Permission denied (publickey).; fatal: the remote end hung up unexpectedly",
                 Fault::Request,
+            ),
+            (
+                "fatal: unable to access 'http://h/': Maximum (20) redirects followed",
+                Fault::Cluster,
+            ),
+            (
+                "fatal: unable to access 'http://h/': Received HTTP/0.9 when not allowed",
+                Fault::Cluster,
             ),
             ("fatal: repository 'http://h/' not found", Fault::Request),
         ] {

@@ -17,10 +17,12 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::{Instant, timeout};
 use url::Url;
 
-use crate::{FetchError, Reach, Tokens, io};
+use crate::{Ear, FetchError, Reach, Tokens, io};
 
 const TRIES_MAX: u32 = 4;
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(15);
+/// How often it is told that a server says nothing.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// A file that is here.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -47,6 +49,7 @@ pub(crate) enum Got {
 pub(crate) struct Http {
     client: Client,
     reach: Reach,
+    ear: Option<Ear>,
 }
 
 /// Looks names up as the reach says.
@@ -66,7 +69,7 @@ impl reqwest::dns::Resolve for Names {
 }
 
 impl Http {
-    pub(crate) fn new(reach: Reach) -> Result<Http, FetchError> {
+    pub(crate) fn new(reach: Reach, ear: Option<Ear>) -> Result<Http, FetchError> {
         let trusted = Roots::of_system().verifier();
         let tls = trusted.and_then(|trusted| dcbuild_trust::client(trusted, None));
         let tls = tls.map_err(|error| FetchError::Setup(error.with_cause()))?;
@@ -84,7 +87,7 @@ impl Http {
             builder = builder.no_proxy();
         }
         let client = builder.build().map_err(|error| FetchError::Setup(error.to_string()))?;
-        Ok(Http { client, reach })
+        Ok(Http { client, reach, ear })
     }
 
     pub(crate) async fn get(
@@ -127,7 +130,7 @@ impl Http {
         let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
         let etag = text(ETAG).map(str::to_owned);
         let modified = text(LAST_MODIFIED).and_then(http_date);
-        let (digest, size) = save(url, response, to).await?;
+        let (digest, size) = self.save(url, response, to).await?;
         Ok(Got::New { file: FetchedFile { digest, size, modified }, etag })
     }
 
@@ -155,9 +158,8 @@ impl Http {
                 own.insert(AUTHORIZATION, value);
             }
             let sent = self.client.get(at.clone()).headers(own).send();
-            let response = timeout(limits::FETCH_SILENCE_MAX, sent).await;
-            let response =
-                response.map_err(|_| silent(url))?.map_err(|error| refused(url, error))?;
+            let response = self.heard(&at, sent).await.ok_or_else(|| silent(url))?;
+            let response = response.map_err(|error| refused(url, error))?;
             let moved = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
             let Some(location) = response.headers().get(LOCATION).filter(|_| moved) else {
                 return Ok(response);
@@ -169,7 +171,7 @@ impl Http {
             }
             at = next;
         }
-        Err(bad(format!("more than {} redirects", limits::FETCH_REDIRECTS_MAX)))
+        Err(FetchError::Redirects { url: shown(url), max: limits::FETCH_REDIRECTS_MAX })
     }
 
     /// The host of an address that may be reached; a host that is an address is never looked up, so it is checked here.
@@ -186,6 +188,56 @@ impl Http {
             self.reach.look_up(host, url.port_or_known_default().unwrap_or(80)).await?;
         }
         Ok(host.to_owned())
+    }
+
+    /// Waits for what a server says next, and tells of its silence; none where that lasts too long.
+    async fn heard<T>(&self, at: &Url, next: impl Future<Output = T>) -> Option<T> {
+        tokio::pin!(next);
+        let mut silent = Duration::ZERO;
+        loop {
+            if let Ok(said) = timeout(TOLD_EVERY, &mut next).await {
+                return Some(said);
+            }
+            silent += TOLD_EVERY;
+            if silent >= limits::FETCH_SILENCE_MAX {
+                return None;
+            }
+            if let Some(ear) = &self.ear {
+                ear.tell(&at.origin().ascii_serialization(), silent);
+            }
+        }
+    }
+
+    async fn save(
+        &self,
+        url: &str,
+        mut response: Response,
+        to: &Path,
+    ) -> Result<(Digest, u64), FetchError> {
+        let at = response.url().clone();
+        let failed = || io("write", to);
+        let mut file = tokio::fs::File::create(to).await.map_err(failed())?;
+        let (mut hash, mut size) = (Sha256::new(), 0_u64);
+        let until = Instant::now() + limits::FETCH_TIME_MAX;
+        loop {
+            let chunk = self.heard(&at, response.chunk()).await.ok_or_else(|| silent(url))?;
+            let chunk = chunk.map_err(|error| refused(url, error))?;
+            let Some(chunk) = chunk else { break };
+            size = size.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
+            if size > limits::FETCH_BYTES_MAX {
+                let limit = format!("it is larger than {} bytes", limits::FETCH_BYTES_MAX);
+                return Err(FetchError::Limit { url: shown(url), limit });
+            }
+            if Instant::now() > until {
+                let minutes = limits::FETCH_TIME_MAX.as_secs() / 60;
+                let limit = format!("it takes longer than {minutes} minutes");
+                return Err(FetchError::Slow { url: shown(url), limit });
+            }
+            hash.update(&chunk);
+            file.write_all(&chunk).await.map_err(failed())?;
+        }
+        file.flush().await.map_err(failed())?;
+        Ok((Digest(hash.finalize().into()), size))
     }
 }
 
@@ -211,32 +263,6 @@ fn refused(url: &str, error: reqwest::Error) -> FetchError {
         cause = inner.source();
     }
     FetchError::Exchange { url: shown(url), source: error.without_url() }
-}
-
-async fn save(url: &str, mut response: Response, to: &Path) -> Result<(Digest, u64), FetchError> {
-    let failed = || io("write", to);
-    let mut file = tokio::fs::File::create(to).await.map_err(failed())?;
-    let (mut hash, mut size) = (Sha256::new(), 0_u64);
-    let until = Instant::now() + limits::FETCH_TIME_MAX;
-    loop {
-        let chunk = timeout(limits::FETCH_SILENCE_MAX, response.chunk()).await;
-        let chunk = chunk.map_err(|_| silent(url))?.map_err(|error| refused(url, error))?;
-        let Some(chunk) = chunk else { break };
-        size = size.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
-        if size > limits::FETCH_BYTES_MAX {
-            let limit = format!("it is larger than {} bytes", limits::FETCH_BYTES_MAX);
-            return Err(FetchError::Limit { url: shown(url), limit });
-        }
-        if Instant::now() > until {
-            let minutes = limits::FETCH_TIME_MAX.as_secs() / 60;
-            let limit = format!("it takes longer than {minutes} minutes");
-            return Err(FetchError::Slow { url: shown(url), limit });
-        }
-        hash.update(&chunk);
-        file.write_all(&chunk).await.map_err(failed())?;
-    }
-    file.flush().await.map_err(failed())?;
-    Ok((Digest(hash.finalize().into()), size))
 }
 
 /// Hashes a file that is here already.
@@ -278,6 +304,24 @@ fn http_date(text: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_says_nothing_is_heard_of() {
+        let told = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let heard = told.clone();
+        let ear = Ear::new(move |server, silent| {
+            heard.lock().unwrap().push(format!("{server} {}", silent.as_secs()));
+        });
+        let http = Http::new(Reach::Anywhere, Some(ear)).unwrap();
+        let at = Url::parse("http://h:81/x?y").unwrap();
+        let begun = Instant::now();
+        assert_eq!(http.heard(&at, std::future::pending::<()>()).await, None);
+        assert_eq!(begun.elapsed(), limits::FETCH_SILENCE_MAX);
+        assert_eq!(http.heard(&at, std::future::ready(7)).await, Some(7));
+        let want: Vec<String> =
+            [10, 20, 30, 40, 50].map(|time| format!("http://h:81 {time}")).into();
+        assert_eq!(*told.lock().unwrap(), want);
+    }
 
     #[test]
     fn dates_of_headers_are_read() {

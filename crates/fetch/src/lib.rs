@@ -16,6 +16,8 @@ mod times;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use dcbuild_model::remote::{GitSource, shown};
 use dcbuild_plan::policy::GitFacts;
@@ -89,6 +91,30 @@ impl Tokens {
     }
 }
 
+/// What is called with a server that says nothing, and for how long it has been silent.
+type Hears = dyn Fn(&str, Duration) + Send + Sync;
+
+/// Hears which server says nothing, and for how long.
+#[derive(Clone)]
+pub struct Ear(Arc<Hears>);
+
+impl Ear {
+    /// Somebody who hears it.
+    pub fn new(hears: impl Fn(&str, Duration) + Send + Sync + 'static) -> Ear {
+        Ear(Arc::new(hears))
+    }
+
+    pub(crate) fn tell(&self, server: &str, silent: Duration) {
+        (self.0)(server, silent);
+    }
+}
+
+impl std::fmt::Debug for Ear {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ear")
+    }
+}
+
 /// What a fetcher may do, and with what.
 #[derive(Clone, Debug, Default)]
 pub struct FetchConfig {
@@ -100,6 +126,8 @@ pub struct FetchConfig {
     pub tokens: Tokens,
     /// Where fetched files are kept for the next build, if anywhere.
     pub cache: Option<Cache>,
+    /// Who hears of a server of files that says nothing, if anybody.
+    pub ear: Option<Ear>,
 }
 
 /// Fetches files and repositories.
@@ -112,7 +140,7 @@ pub struct Fetcher {
 impl Fetcher {
     /// Gets ready; nothing is fetched yet.
     pub fn new(config: FetchConfig) -> Result<Fetcher, FetchError> {
-        let http = http::Http::new(config.reach.clone())?;
+        let http = http::Http::new(config.reach.clone(), config.ear.clone())?;
         Ok(Fetcher { config, http })
     }
 
@@ -161,6 +189,11 @@ impl Fetcher {
     ) -> Result<Checkout, FetchError> {
         git::Git::start(&self.config, folder).await?.check_out(source).await
     }
+}
+
+/// When a commit was made, in seconds.
+pub fn commit_time(facts: &GitFacts) -> Option<i64> {
+    times::committed(&facts.commit_object)
 }
 
 /// The environment variables that [`FetchConfig::env`] should carry over where they are set.

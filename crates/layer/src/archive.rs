@@ -101,6 +101,10 @@ struct Ordered(Archive);
 impl Ordered {
     fn try_take(&mut self, raw: &Raw) -> Result<Taken, &'static str> {
         let here = path(&raw.name)?;
+        // What an archive says of its own top, or puts under no name at all, counts for nothing.
+        if here.is_root() {
+            return Ok(Taken::Done);
+        }
         let member = match what(raw, &here)? {
             What::File => return Ok(Taken::File(here)),
             What::Nothing => return Ok(Taken::Done),

@@ -135,7 +135,10 @@ impl<R: Read> Parser<R> {
             raw.device = (narrow(block.unsigned(329, 8)?)?, narrow(block.unsigned(337, 8)?)?);
         }
         extra.apply(&mut raw)?;
-        if flag == b'0' && raw.name.ends_with(b"/") {
+        // A file that says it is one and has content is a file, however its name ends; without a type, as old archives
+        // have it, the slash alone makes a folder.
+        let is_plain = block.byte(156) == b'0' && raw.size > 0;
+        if flag == b'0' && raw.name.ends_with(b"/") && !is_plain {
             flag = b'5';
             raw.flag = flag;
         }

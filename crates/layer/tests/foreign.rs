@@ -273,6 +273,27 @@ fn an_endless_body_ends_with_the_error() {
 }
 
 #[test]
+fn odd_names_in_archives_are_taken_as_docker_takes_them() {
+    let tar = Tar::new()
+        .raw(b'0', "", "", b"nobody sees it")
+        .raw(b'2', "./", "away", b"")
+        .raw(b'0', "f/", "", b"content")
+        .raw(0, "old/", "", b"")
+        .file("after")
+        .end();
+    let archive = read_archive(&*tar, &mut SmallInline::new(1000, NoSink)).unwrap().unwrap();
+    let shown = archive.0.iter().map(|(path, member)| match member {
+        Member::Put(entry) => format!("{path} {}", if entry.is_dir() { "folder" } else { "file" }),
+        Member::Link { .. } => format!("{path} link"),
+    });
+    assert_eq!(shown.collect::<Vec<_>>(), ["/f file", "/old folder", "/after file"]);
+    let tar = Tar::new().raw(0, "old/", "", b"content").end();
+    let error = read_archive(&*tar, &mut NoSink).unwrap_err();
+    let error = std::error::Error::source(&error).unwrap().to_string();
+    assert!(error.contains("it has content though it is no file"), "{error}");
+}
+
+#[test]
 fn archives_are_known_by_content_and_stay_inside() {
     let tar = Tar::new().file("../../x").file("/y").file(".wh.z").end();
     let mut bz = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::new(6));

@@ -1,7 +1,11 @@
 //! What mistakes may have meant that show when a Dockerfile is planned or carried out.
 
+mod program;
+
+pub use program::{of_interpreter, of_run};
+
 use dcbuild_dockerfile::expand::{ExpandOptions, expand};
-use dcbuild_dockerfile::hint::{Whence, odd_space, of_sources};
+use dcbuild_dockerfile::hint::{Whence, odd_space, of_case, of_sources};
 use dcbuild_model::{Selection, SelectionForm, TreePath};
 
 use crate::op::{CopyOp, CopySource};
@@ -58,6 +62,9 @@ pub fn of_copy(op: &CopyOp, reason: &str) -> Option<String> {
 fn of_missing(sources: &[String], reason: &str, whence: Whence) -> Option<String> {
     if !reason.contains("not found") {
         return None;
+    }
+    if let Some((_, there)) = reason.split_once("not found: there is \"/") {
+        return Some(of_case(there.trim_end_matches('"')));
     }
     let is_missing = |source: &str| {
         let mut path = TreePath::clean(source.as_bytes()).ok();

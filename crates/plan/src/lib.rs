@@ -7,6 +7,7 @@
 
 pub mod choose;
 mod env;
+mod epoch;
 mod expose;
 mod globals;
 pub mod hint;

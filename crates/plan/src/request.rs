@@ -130,6 +130,10 @@ pub struct Request {
     /// The contexts that the client fetched from elsewhere: for them it has asked the policies itself.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub fetched: BTreeSet<String>,
+    /// When what the client fetched was made, in seconds and by the names of contexts: a commit, what a server says of a
+    /// file, the newest file of an archive.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub times: BTreeMap<String, i64>,
     /// `--sbom`.
     #[serde(default)]
     pub scan: Option<Scan>,
@@ -164,6 +168,7 @@ impl Request {
             asks: false,
             ignore: String::new(),
             fetched: BTreeSet::new(),
+            times: BTreeMap::new(),
             scan: None,
         }
     }

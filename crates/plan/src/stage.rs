@@ -10,7 +10,6 @@ use dcbuild_model::limits::CONFIG_BYTES_MAX;
 use dcbuild_oci::ImageRef;
 
 use crate::env::Env;
-use crate::globals;
 use crate::hint;
 use crate::lint::{self, Checks, Findings};
 use crate::plan::{ImageTemplate, Plan, PlanError, Planned};
@@ -18,6 +17,7 @@ use crate::policy::{Engine, Judged, Known, PolicyError};
 use crate::request::{ContextSource, NoCache, OnePlatform, Request};
 use crate::sources::{ImageAnswer, Need, ResolvedImage, Sources, Unresolved};
 use crate::walk::{self, Walked};
+use crate::{epoch, globals};
 
 /// What a stage stands on.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -101,6 +101,8 @@ pub(crate) struct Surveyed<'a> {
 
 pub(crate) fn plan(request: &Request, sources: &Sources) -> Result<Planned, PlanError> {
     let dockerfile = parse(request.dockerfile.as_bytes())?;
+    let dated = epoch::dated(request, &dockerfile)?;
+    let request: &Request = &dated;
     let checks = Checks::of(request, &dockerfile)?;
     let mut findings = Findings::new(checks.clone());
     lint::file::of_lines(&dockerfile, &mut findings);

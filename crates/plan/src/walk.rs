@@ -15,7 +15,6 @@ use dcbuild_model::{Added, Platform, Selection, SelectionForm, StageIndex, StepI
 use dcbuild_oci::ImageConfig;
 
 use crate::env::Env;
-use crate::globals;
 use crate::hint;
 use crate::key::{Parent, Seen, sees_parent, state_key, step_key};
 use crate::op::{CopyOp, CopySource, ImageOp, Input, InputSource, Op, WorkdirOp};
@@ -23,6 +22,7 @@ use crate::plan::{HistoryLine, ImageTemplate, Part, PlanError, PlannedImage, Pla
 use crate::policy::{Judged, Known};
 use crate::sources::{Need, ResolvedImage};
 use crate::stage::{Base, Command, Draft, Ground, StageDraft, expansion, lines, refused};
+use crate::{epoch, globals};
 
 pub(crate) const DEFAULT_PATH: &str =
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -118,8 +118,13 @@ pub(crate) fn walk(
     (target, needed): (usize, &BTreeSet<usize>),
     steps: &mut Steps,
 ) -> Result<Walked, PlanError> {
-    let mut walk =
-        Walk { draft, steps, done: BTreeMap::new(), needs: BTreeSet::new(), epoch: epoch(draft)? };
+    let mut walk = Walk {
+        draft,
+        steps,
+        done: BTreeMap::new(),
+        needs: BTreeSet::new(),
+        epoch: epoch::seconds(draft)?,
+    };
     // Images that `--from` names have no place in the Dockerfile: they come first, where every stage can read them.
     let written = |stage: &&usize| draft.stages[**stage].written;
     let unwritten = |stage: &&usize| !draft.stages[**stage].written;
@@ -131,17 +136,6 @@ pub(crate) fn walk(
         return Ok(Walked::Lacks(walk.needs.into_iter().collect()));
     }
     Ok(Walked::Ready(Box::new(walk.finish(target, sbom))))
-}
-
-fn epoch(draft: &Draft<'_>) -> Result<Option<i64>, PlanError> {
-    let given = draft.request.build_args.get("SOURCE_DATE_EPOCH").map(String::as_str);
-    let value = given.or(draft.globals.get("SOURCE_DATE_EPOCH")).filter(|value| !value.is_empty());
-    let parse = |value: &str| {
-        let hint = "give whole seconds since 1970, such as SOURCE_DATE_EPOCH=1577836800";
-        let message = format!("invalid SOURCE_DATE_EPOCH: {value}");
-        value.parse().map_err(|_| PlanError::Request { message, hint: Some(hint.into()) })
-    };
-    value.map(parse).transpose()
 }
 
 impl Walk<'_> {

@@ -64,6 +64,14 @@ const AUTHORITY: &str = "ca.pem";
 const CERTIFICATE: &str = "cert.pem";
 const KEY: &str = "key.pem";
 
+/// Docker's flags before a command that name a file of certificates each. An environment has them by these names, which no
+/// variable has that a system sets.
+pub const TLS_CA_FLAG: &str = "--tlscacert";
+/// See [`TLS_CA_FLAG`].
+pub const TLS_CERT_FLAG: &str = "--tlscert";
+/// See [`TLS_CA_FLAG`].
+pub const TLS_KEY_FLAG: &str = "--tlskey";
+
 /// Says why there is no daemon that could be spoken to.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum NoDaemon {
@@ -84,6 +92,20 @@ pub enum NoDaemon {
         /// The file that should be there.
         path: PathBuf,
     },
+    /// The certificates are to lie where there is nothing.
+    #[error("DOCKER_CERT_PATH names '{}', where there is no folder", path.display())]
+    NoFolder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Of a certificate and its key one is there.
+    #[error("there is '{}', and no '{}' that belongs to it", there.display(), missing.display())]
+    Half {
+        /// The file that is there.
+        there: PathBuf,
+        /// The one that is not.
+        missing: PathBuf,
+    },
 }
 
 impl Hint for NoDaemon {
@@ -93,8 +115,15 @@ impl Hint for NoDaemon {
                 "`docker context ls` lists those there are: set DOCKER_CONTEXT to one, or DOCKER_HOST to unix:///PATH"
             }
             NoDaemon::NoAuthority { .. } => {
-                "set DOCKER_CERT_PATH to the folder that has ca.pem, cert.pem and key.pem, or unset DOCKER_TLS_VERIFY where the \
-                 daemon does without TLS"
+                "set DOCKER_CERT_PATH to the folder that has ca.pem, cert.pem and key.pem, or name the files with --tlscacert, --tlscert \
+                 and --tlskey; or unset DOCKER_TLS_VERIFY where the daemon does without TLS"
+            }
+            NoDaemon::NoFolder { .. } => {
+                "name the folder that has ca.pem, cert.pem and key.pem, or unset DOCKER_TLS_VERIFY and DOCKER_TLS where the daemon \
+                 does without TLS"
+            }
+            NoDaemon::Half { .. } => {
+                "put both into the folder, or name both by --tlscert and --tlskey before the command"
             }
         };
         Some(words.to_owned())
@@ -143,9 +172,9 @@ fn of_environment(env: &Env, host: Option<&str>) -> Result<Daemon, NoDaemon> {
         return Ok(Daemon::plain(with_port(address, false)));
     }
     let address = with_port(address, true);
-    let folder = env.docker_cert_path().or_else(|| env.docker_config()).unwrap_or_default();
+    let files = Files::of(env)?;
     let trust = if verifies {
-        let path = folder.join(AUTHORITY);
+        let path = files.authority;
         if !path.exists() {
             return Err(NoDaemon::NoAuthority { address, path });
         }
@@ -153,7 +182,46 @@ fn of_environment(env: &Env, host: Option<&str>) -> Result<Daemon, NoDaemon> {
     } else {
         DaemonTrust::Anybody
     };
-    Ok(Daemon { address, tls: Some(DaemonTls { trust, identity: identity(&folder) }) })
+    Ok(Daemon { address, tls: Some(DaemonTls { trust, identity: files.identity }) })
+}
+
+/// The files that the environment names for TLS.
+struct Files {
+    authority: PathBuf,
+    identity: Option<(PathBuf, PathBuf)>,
+}
+
+impl Files {
+    /// Those that flags name, and otherwise those of a folder; a certificate of the folder's need not be there.
+    fn of(env: &Env) -> Result<Files, NoDaemon> {
+        let flag = |name| env.get_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
+        let named = [TLS_CA_FLAG, TLS_CERT_FLAG, TLS_KEY_FLAG].map(flag);
+        let folder = match env.docker_cert_path() {
+            Some(path) if named.iter().any(Option::is_none) && !path.is_dir() => {
+                return Err(NoDaemon::NoFolder { path });
+            }
+            path => path.or_else(|| env.docker_config()).unwrap_or_default(),
+        };
+        let [authority, cert, key] = named;
+        let authority = authority.unwrap_or_else(|| folder.join(AUTHORITY));
+        if cert.is_none() && key.is_none() {
+            return Ok(Files { authority, identity: whole_identity(&folder)? });
+        }
+        // What a flag names is used, and if it is not there, that is said by name.
+        let or = |named: Option<PathBuf>, usual: &str| named.unwrap_or_else(|| folder.join(usual));
+        Ok(Files { authority, identity: Some((or(cert, CERTIFICATE), or(key, KEY))) })
+    }
+}
+
+/// The certificate of a folder and its key, or neither.
+fn whole_identity(folder: &Path) -> Result<Option<(PathBuf, PathBuf)>, NoDaemon> {
+    let (cert, key) = (folder.join(CERTIFICATE), folder.join(KEY));
+    match (cert.exists(), key.exists()) {
+        (true, false) => Err(NoDaemon::Half { there: cert, missing: key }),
+        (false, true) => Err(NoDaemon::Half { there: key, missing: cert }),
+        (true, true) => Ok(Some((cert, key))),
+        (false, false) => Ok(None),
+    }
 }
 
 /// How the daemon of a context is spoken to; none where the context has no certificates.
@@ -333,6 +401,33 @@ mod tests {
         let tls = Some(DaemonTls { trust, identity });
         let want = Daemon { address: "tcp://docker:9".into(), tls };
         assert_eq!(asked(&[host, verify, path]), Ok(want));
+
+        // Flags before the command go before the folder.
+        let (flags, trust) =
+            ([(TLS_CA_FLAG, "/x/ca"), (TLS_CERT_FLAG, "/x/c")], DaemonTrust::Anybody);
+        let identity = Some((PathBuf::from("/x/c"), file("key.pem")));
+        let tls = asked(&[host, loose, path, flags[1]]).unwrap().tls;
+        assert_eq!(tls, Some(DaemonTls { trust, identity }));
+        let error = asked(&[host, verify, path, flags[0]]).unwrap_err().to_string();
+        assert!(error.ends_with("there is no /x/ca"), "{error}");
+
+        // What is half there, or not at all, is said.
+        std::fs::remove_file(file("key.pem")).unwrap();
+        let missing = file("key.pem");
+        let half = NoDaemon::Half { there: file("cert.pem"), missing };
+        assert_eq!(asked(&[host, loose, path]), Err(half));
+        for wants in [verify, loose] {
+            let error = asked(&[host, wants, ("DOCKER_CERT_PATH", "/none")]).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "DOCKER_CERT_PATH names '/none', where there is no folder"
+            );
+            assert!(error.hint().is_some());
+        }
+        assert_eq!(
+            asked(&[host, ("DOCKER_CERT_PATH", "/none")]),
+            Ok(Daemon::plain("tcp://docker:9"))
+        );
     }
 
     #[test]

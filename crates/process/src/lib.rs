@@ -21,4 +21,4 @@ pub use report::{Hint, report, report_with_hint, story};
 pub use signals::signals;
 pub use tls::{NOT_AN_AUTHORITY, TlsFault, find_cause};
 pub use trace::start_tracing;
-pub use units::{ByteSize, parse_duration};
+pub use units::{ByteSize, docker_size, parse_duration};

@@ -73,6 +73,25 @@ impl fmt::Display for ByteSize {
     }
 }
 
+/// Reads a size as docker's flags do: a number of bytes, or with a unit that is always a power of 1024, whether it is
+/// written `10g`, `10GB` or `10GiB`.
+pub fn docker_size(text: &str) -> Option<u64> {
+    let lower = text.trim().to_lowercase();
+    let (number, unit) = split(&lower);
+    let factor = match unit.trim_start() {
+        "" | "b" => 1,
+        "k" | "kb" | "kib" => 1 << 10,
+        "m" | "mb" | "mib" => 1 << 20,
+        "g" | "gb" | "gib" => 1 << 30,
+        "t" | "tb" | "tib" => 1 << 40,
+        _ => return None,
+    };
+    let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
+    // More digits than a unit has bytes say nothing.
+    let part = part.get(..part.len().min(9))?;
+    scaled(&format!("{whole}.{part}"), factor)
+}
+
 /// Reads a duration: numbers with units, the larger first, such as `10s`, `1h30m` or `250ms`; `0` needs no unit.
 pub fn parse_duration(text: &str) -> Result<Duration, InvalidDuration> {
     let parse = || {
@@ -142,6 +161,31 @@ mod tests {
             ("99999999999TiB", None),
         ] {
             assert_eq!(text.parse::<ByteSize>().ok().map(|size| size.0), want, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn docker_s_sizes_are_powers_of_1024() {
+        for (text, want) in [
+            ("7", Some(7)),
+            ("7b", Some(7)),
+            ("1k", Some(1 << 10)),
+            ("10gb", Some(10 << 30)),
+            ("10GB", Some(10 << 30)),
+            ("10 GiB", Some(10 << 30)),
+            ("1.5g", Some(3 << 29)),
+            ("1.333333333333g", Some(1_431_655_764)),
+            ("2t", Some(2 << 40)),
+            ("0", Some(0)),
+            ("", None),
+            ("g", None),
+            ("-1", None),
+            ("1.g", None),
+            ("much", None),
+            ("1.2.3g", None),
+            ("99999999t", None),
+        ] {
+            assert_eq!(docker_size(text), want, "{text:?}");
         }
     }
 

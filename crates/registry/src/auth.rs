@@ -201,9 +201,9 @@ async fn ask(
     // No redirect is followed with credentials in hand, and a token service has no reason to send one.
     let response = transport.patiently(call).await?;
     if !response.status().is_success() {
-        return Err(crate::transport::refusal(asked, response).await.into());
+        return Err(crate::transport::refusal(&transport.patience, asked, response).await.into());
     }
-    let body = read_limited(&asked, response, TOKEN_ANSWER_BYTES_MAX).await?;
+    let body = read_limited(&transport.patience, &asked, response, TOKEN_ANSWER_BYTES_MAX).await?;
     let nonsense =
         |what: &str| HttpError::Answer { host: asked.host.clone(), what: what.to_owned() };
     let answer: TokenAnswer =

@@ -83,6 +83,24 @@ pub enum HttpError {
         /// For how long.
         seconds: u64,
     },
+    /// The answer began, and took too long.
+    #[error("{} did not get done with {} in {seconds} seconds", asked.host, asked.what)]
+    Slow {
+        /// What was asked.
+        asked: Asked,
+        /// For how long.
+        seconds: u64,
+    },
+    /// It took something and does not have it.
+    #[error("{host} took it with status {status} and does not have it ({why})")]
+    Unkept {
+        /// The registry.
+        host: String,
+        /// What it answered when it was sent.
+        status: u16,
+        /// What it answers who asks for it.
+        why: String,
+    },
     /// The registry refused.
     #[error(transparent)]
     Status(Box<ApiError>),
@@ -191,6 +209,8 @@ impl HttpError {
                 Obstacle::of(source).map_or(Fault::Cluster, Obstacle::fault)
             }
             HttpError::Stalled { .. }
+            | HttpError::Slow { .. }
+            | HttpError::Unkept { .. }
             | HttpError::Answer { .. }
             | HttpError::Redirects { .. }
             | HttpError::Read { .. }
@@ -211,7 +231,7 @@ impl HttpError {
     pub(crate) fn is_lasting(&self) -> bool {
         match self {
             HttpError::Connect { source, .. } => Obstacle::of(source).is_some(),
-            HttpError::Stalled { .. } => true,
+            HttpError::Stalled { .. } | HttpError::Slow { .. } => true,
             HttpError::Token { source, .. } | HttpError::Mirrored { source, .. } => {
                 source.is_lasting()
             }
@@ -247,7 +267,7 @@ impl HttpError {
             HttpError::Connect { asked, source } => {
                 Obstacle::of(source).map(|obstacle| obstacle.hint(&asked.host))
             }
-            HttpError::Stalled { asked, .. } => Some(format!(
+            HttpError::Stalled { asked, .. } | HttpError::Slow { asked, .. } => Some(format!(
                 "something takes connections at {} and says nothing: check the registry's name and port, and what stands between, such as a proxy",
                 asked.host
             )),
@@ -258,6 +278,9 @@ impl HttpError {
                     "if the registry speaks TLS, name its certificate with ca = [\"FILE\"] under [registry.\"{name}\"], or set insecure = true there"
                 ))
             }
+            HttpError::Unkept { host, .. } => Some(format!(
+                "what answers there is perhaps no registry, but a proxy, or the page of a network that wants a login first: look at {host}/v2/ with a browser"
+            )),
             HttpError::Token { source, .. } | HttpError::Mirrored { source, .. } => source.hint(),
             _ => None,
         }

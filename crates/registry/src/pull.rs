@@ -26,7 +26,11 @@ fn scopes(repository: &Repository) -> Vec<String> {
     vec![format!("repository:{}:pull", repository.path())]
 }
 
-fn manifest_call(endpoint: &Endpoint, image: &ImageRef, method: Method) -> Result<Call, HttpError> {
+pub(crate) fn manifest_call(
+    endpoint: &Endpoint,
+    image: &ImageRef,
+    method: Method,
+) -> Result<Call, HttpError> {
     let url = url_in(endpoint, image.repository(), &format!("manifests/{}", image.target()))?;
     let accepted = [
         media_type::INDEX,
@@ -92,7 +96,7 @@ pub(crate) async fn manifest(
     let kind = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let media_type = kind.map(str::to_owned);
     let asked = Asked::new(&Method::GET, response.url());
-    let bytes = read_limited(&asked, response, MANIFEST_BYTES_MAX).await;
+    let bytes = read_limited(&transport.patience, &asked, response, MANIFEST_BYTES_MAX).await;
     let bytes = bytes.map_err(|error| PullError::of(&name, error))?;
     let got = Digest::of(&bytes);
     if let Some(wanted) = image.digest()

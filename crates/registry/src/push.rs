@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use dcbuild_model::limits::MANIFEST_BYTES_MAX;
 use dcbuild_model::{Digest, ManifestDigest};
 use dcbuild_oci::{ImageRef, Repository};
 use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE};
@@ -11,9 +12,10 @@ use url::Url;
 
 use crate::client::{endpoint, url_in};
 use crate::config::Endpoint;
-use crate::error::{HttpError, PushError};
+use crate::error::{Asked, HttpError, PushError};
+use crate::pull::manifest_call;
 use crate::source::BlobReader;
-use crate::transport::{Call, Payload, TRIES_MAX, Transport, backoff, location};
+use crate::transport::{Call, Payload, TRIES_MAX, Transport, backoff, location, read_limited};
 
 /// How a blob came to be in its repository.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -251,6 +253,42 @@ pub(crate) async fn push_manifest(
         payload: Payload::Bytes(bytes),
         scopes: vec![format!("repository:{}:pull,push", image.repository().path())],
     };
-    transport.send(&endpoint, &call).await.map_err(failed)?;
-    Ok(digest)
+    let response = transport.send(&endpoint, &call).await.map_err(failed)?;
+    let status = response.status().as_u16();
+    let unkept = |why| failed(HttpError::Unkept { host: endpoint.whole(), status, why });
+    match response.headers().get("docker-content-digest").and_then(|it| it.to_str().ok()) {
+        Some(named) if named == digest.to_string() => Ok(digest),
+        Some(named) => {
+            let named: String = named.chars().take(100).collect();
+            Err(unkept(format!("it has {named} instead of {digest}")))
+        }
+        // The specification's answer of success.
+        None if status == 201 => Ok(digest),
+        None => match has_manifest(transport, &endpoint, image, digest).await.map_err(failed)? {
+            None => Ok(digest),
+            Some(why) => Err(unkept(why)),
+        },
+    }
+}
+
+/// Asks a registry for a manifest that it took without a word of what it took; says why it does not have it. Whoever says
+/// yes to everything, such as the page of a network that wants a login, is no registry.
+async fn has_manifest(
+    transport: &Transport,
+    endpoint: &Endpoint,
+    image: &ImageRef,
+    digest: ManifestDigest,
+) -> Result<Option<String>, HttpError> {
+    let call = manifest_call(endpoint, &image.with_digest(digest), Method::GET)?;
+    let asked = Asked::new(&Method::GET, &call.url);
+    let response = match transport.send(endpoint, &call).await {
+        Ok(response) => response,
+        Err(HttpError::Status(refusal)) if refusal.status < 500 => {
+            return Ok(Some(format!("{} is answered with {}", asked.what, refusal.status)));
+        }
+        Err(error) => return Err(error),
+    };
+    let bytes = read_limited(&transport.patience, &asked, response, MANIFEST_BYTES_MAX).await?;
+    let is_it = Digest::of(&bytes) == digest.0;
+    Ok((!is_it).then(|| format!("{} is answered with something else", asked.what)))
 }

@@ -130,7 +130,7 @@ impl Transport {
     ) -> (HttpError, Option<Duration>) {
         let pause = retry_after(response.headers());
         let asked = Asked::new(&call.method, response.url());
-        let error = HttpError::from(refusal(asked, response).await);
+        let error = HttpError::from(refusal(&self.patience, asked, response).await);
         if !matches!(error.status(), Some(401 | 403)) {
             return (error, pause);
         }
@@ -316,9 +316,10 @@ struct RefusalItem {
 }
 
 /// Reads what a registry says when it refuses; a body that says nothing leaves the status.
-pub(crate) async fn refusal(asked: Asked, response: Response) -> ApiError {
+pub(crate) async fn refusal(patience: &Patience, asked: Asked, response: Response) -> ApiError {
     let status = response.status().as_u16();
-    let body = read_limited(&asked, response, REFUSAL_BYTES_MAX).await.unwrap_or_default();
+    let body =
+        read_limited(patience, &asked, response, REFUSAL_BYTES_MAX).await.unwrap_or_default();
     let parsed: Option<Refusal> = serde_json::from_slice(&body).ok();
     let first = parsed.and_then(|refusal| refusal.errors.into_iter().next());
     let plain = |text: Option<String>, max: usize| -> String {
@@ -332,11 +333,11 @@ pub(crate) async fn refusal(asked: Asked, response: Response) -> ApiError {
 
 /// Reads a small body whole.
 pub(crate) async fn read_limited(
+    patience: &Patience,
     asked: &Asked,
     mut response: Response,
     bytes_max: usize,
 ) -> Result<Bytes, HttpError> {
-    let asked = || asked.clone();
     let read = async {
         let mut bytes = Vec::new();
         while let Some(chunk) = response.chunk().await? {
@@ -348,17 +349,18 @@ pub(crate) async fn read_limited(
         Ok(bytes)
     };
     // A small body has a limit as a whole, so that a drip of bytes cannot hold a build.
-    match tokio::time::timeout(SILENCE_MAX, read).await {
-        Ok(Ok(bytes)) if bytes.len() > bytes_max => Err(HttpError::Answer {
-            host: asked().host,
-            what: format!("more than {bytes_max} bytes"),
-        }),
-        Ok(Ok(bytes)) => Ok(bytes.into()),
-        Ok(Err(source)) => {
-            let source: reqwest::Error = source;
-            Err(HttpError::Connect { asked: asked(), source: source.without_url() })
+    let (asked, limit, still) = (asked.clone(), patience.answer, AtomicU64::new(0));
+    match patience.while_moving((&asked.host, limit), &still, read).await {
+        Some(Ok(bytes)) if bytes.len() > bytes_max => {
+            let what = format!("more than {bytes_max} bytes");
+            Err(HttpError::Answer { host: asked.host, what })
         }
-        Err(_) => Err(HttpError::Stalled { asked: asked(), seconds: SILENCE_MAX.as_secs() }),
+        Some(Ok(bytes)) => Ok(bytes.into()),
+        Some(Err(source)) => {
+            let source: reqwest::Error = source;
+            Err(HttpError::Connect { asked, source: source.without_url() })
+        }
+        None => Err(HttpError::Slow { asked, seconds: limit.as_secs() }),
     }
 }
 
@@ -373,4 +375,31 @@ pub(crate) fn backoff(tries: u32) -> Duration {
     let full = BACKOFF_FIRST.saturating_mul(1 << tries.min(10)).min(BACKOFF_MAX);
     let chance = std::collections::hash_map::RandomState::new().build_hasher().finish();
     full / 2 + full.mul_f64(f64::from(u32::try_from(chance % 1000).unwrap_or(0)) / 2000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_stops_in_its_middle_is_waited_for_like_one_that_never_begins() {
+        let heard = Arc::new(std::sync::Mutex::new(0));
+        let count = heard.clone();
+        let ear = Arc::new(move |_: &str, _: Duration| *count.lock().unwrap() += 1);
+        let usual = Patience::default().heard_by(ear);
+        for (patience, seconds) in [(usual.little(), 10), (usual, 60)] {
+            let first = futures::stream::iter([Ok::<_, std::io::Error>(Bytes::from("{"))]);
+            let stream = first.chain(futures::stream::pending());
+            let body = reqwest::Body::wrap_stream(stream);
+            let response = Response::from(axum::http::Response::new(body));
+            let asked = Asked::new(&Method::GET, &Url::parse("http://h:80/v2/").unwrap());
+            let begun = Instant::now();
+            let error = read_limited(&patience, &asked, response, 100).await.unwrap_err();
+            assert_eq!(begun.elapsed().as_secs(), seconds);
+            let want = format!("http://h:80 did not get done with GET /v2/ in {seconds} seconds");
+            assert_eq!(error.to_string(), want);
+            assert!(error.is_lasting() && error.fault() == dcbuild_model::Fault::Cluster);
+        }
+        assert_eq!(*heard.lock().unwrap(), 5);
+    }
 }

@@ -33,6 +33,12 @@ pub enum CellError {
         /// What is wrong, in words for the step's author.
         reason: String,
     },
+    /// The user that the step is to run as is not there.
+    #[error("{reason}")]
+    Stranger {
+        /// Who is not there.
+        reason: String,
+    },
     /// This machine does not allow a limit that the step asks for.
     #[error("--ulimit {ulimit} is more than can be had here: {reason}")]
     Limit {
@@ -40,6 +46,8 @@ pub enum CellError {
         ulimit: String,
         /// What there is.
         reason: String,
+        /// Whether it is the kernel that has no more for anybody.
+        of_kernel: bool,
     },
     /// This machine lacks what every step needs.
     #[error("this machine cannot run a step: {reason}")]
@@ -110,6 +118,14 @@ impl CellError {
             | CellError::Network(IsolateError::Kernel { .. }) => {
                 Some(format!("{NEEDS}; `dcbuild doctor` looks at that"))
             }
+            CellError::Limit { of_kernel: true, .. } => Some(
+                "give a lower --ulimit, or have the machine's owner raise what its kernel allows (`sysctl -w fs.nr_open=N`)"
+                    .to_owned(),
+            ),
+            CellError::Stranger { .. } => Some(
+                "make it in a RUN before (adduser -D NAME in Alpine and busybox, useradd NAME elsewhere), or give its number, which needs no name"
+                    .to_owned(),
+            ),
             CellError::Limit { .. } => Some(
                 "give a lower --ulimit, or start dcbuild with a higher hard limit (`ulimit -H` shows those of a shell)"
                     .to_owned(),
@@ -124,6 +140,7 @@ impl CellError {
         match self {
             CellError::Refused { .. }
             | CellError::Limit { .. }
+            | CellError::Stranger { .. }
             | CellError::Unable { .. }
             | CellError::NetworkUnavailable { .. } => true,
             CellError::Machine { lasting, .. } => *lasting,

@@ -17,7 +17,7 @@ use crate::launch::{self, Program};
 use crate::report::{Failure, Order, Report};
 use crate::spec::Network;
 use crate::target::{Kind, Root};
-use crate::user::{Identity, resolve_user};
+use crate::user::{Identity, ResolveUserError, resolve_user};
 use crate::{devices, mounts, privilege, sys};
 
 /// The largest passwd or group file that is read.
@@ -92,8 +92,12 @@ fn identity(root: &Root, user: &str) -> Result<Identity, Failure> {
         }
         other => other.map_err(Failure::machine(format!("read {path}"))),
     };
-    resolve_user(user, &read("/etc/passwd")?, &read("/etc/group")?)
-        .map_err(|error| Failure::Refused(error.to_string()))
+    resolve_user(user, &read("/etc/passwd")?, &read("/etc/group")?).map_err(|error| match error {
+        ResolveUserError::NoUser { .. } => Failure::Stranger(error.to_string()),
+        ResolveUserError::NoGroup { .. } | ResolveUserError::Range => {
+            Failure::Refused(error.to_string())
+        }
+    })
 }
 
 /// Opens the working folder, made when missing; what is made there belongs to the step.

@@ -108,15 +108,17 @@ fn no_limit(ulimit: &Ulimit, hard: u64, errno: Errno) -> Failure {
     let text = format!("{name}={}:{}", limit(ulimit.soft), limit(ulimit.hard));
     let kernel = std::fs::read_to_string("/proc/sys/fs/nr_open").ok();
     let kernel = kernel.and_then(|text| text.trim().parse::<u64>().ok());
+    let of_kernel =
+        ulimit.resource == UlimitResource::Nofile && kernel.is_some_and(|most| hard > most);
     let reason = match (kernel, getrlimit(resource(ulimit.resource))) {
         _ if errno != Errno::EPERM => errno.desc().to_owned(),
-        (Some(most), _) if ulimit.resource == UlimitResource::Nofile && hard > most => {
+        (Some(most), _) if of_kernel => {
             format!("the kernel allows {most} (fs.nr_open)")
         }
         (_, Ok((_, RLIM_INFINITY)) | Err(_)) => errno.desc().to_owned(),
         (_, Ok((_, most))) => format!("the hard limit of dcbuild's process is {most}"),
     };
-    Failure::Limit { ulimit: text, reason }
+    Failure::Limit { ulimit: text, reason, of_kernel }
 }
 
 fn resource(resource: UlimitResource) -> Resource {

@@ -57,7 +57,10 @@ pub(crate) enum Failure {
     Refused(String),
     /// The machine gives no process of the step a limit that it asks for.
     #[error("--ulimit {ulimit} is more than can be had here: {reason}")]
-    Limit { ulimit: String, reason: String },
+    Limit { ulimit: String, reason: String, of_kernel: bool },
+    /// USER names nobody.
+    #[error("{0}")]
+    Stranger(String),
     /// The machine did not do as it was told.
     #[error("could not {action}: {reason}")]
     Machine { action: String, reason: String, lasting: bool },

@@ -401,8 +401,11 @@ fn conclude(reports: Vec<Report>, timings: CellTimings) -> Result<CellExit, Cell
         match report {
             Report::Made { stubs } => made = stubs,
             Report::Failed(Failure::Refused(reason)) => return Err(CellError::Refused { reason }),
-            Report::Failed(Failure::Limit { ulimit, reason }) => {
-                return Err(CellError::Limit { ulimit, reason });
+            Report::Failed(Failure::Stranger(reason)) => {
+                return Err(CellError::Stranger { reason });
+            }
+            Report::Failed(Failure::Limit { ulimit, reason, of_kernel }) => {
+                return Err(CellError::Limit { ulimit, reason, of_kernel });
             }
             Report::Failed(Failure::Machine { action, reason, lasting }) => {
                 return Err(CellError::Machine { action, reason, lasting });

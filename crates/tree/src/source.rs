@@ -16,6 +16,14 @@ pub enum SourceError {
         /// The path, from the tree's root.
         path: TreePath,
     },
+    /// There is nothing at a path, but at one that differs in upper and lower case alone.
+    #[error("\"{path}\": not found: there is \"{there}\"")]
+    OtherCase {
+        /// The path, from the tree's root.
+        path: TreePath,
+        /// What is there.
+        there: TreePath,
+    },
     /// A pattern looks for something in what is no folder.
     #[error("\"{path}\": not a directory")]
     NotAFolder {
@@ -105,7 +113,7 @@ pub fn find<'t>(
     for (name, written) in expand(tree, folder)? {
         let path = tree.resolve(&written, LastLink::Follow)?;
         let Some(entry) = tree.get(&path) else {
-            return Err(SourceError::NotFound { path: tidy(&written)? });
+            return Err(missing(tree, &written));
         };
         let items = match &include {
             Some(pattern) => included(tree, &path, pattern, filter)?,
@@ -132,7 +140,7 @@ fn included<'t>(
     written.extend_from_slice(pattern);
     let plain = !has_wildcard(pattern);
     if plain && tree.get(&tree.resolve(&written, LastLink::Follow)?).is_none() {
-        return Err(SourceError::NotFound { path: tidy(&written)? });
+        return Err(missing(tree, &written));
     }
     let include = Ignore::new([pattern]).map_err(SourceError::Exclude)?;
     Ok(below(tree, pivot, &include, &filter.exclude))
@@ -160,7 +168,7 @@ fn expand(tree: &Tree, source: &str) -> Result<Vec<Named>, SourceError> {
         Some(entry) if entry.is_dir() => {}
         _ if folder.is_root() => {}
         Some(_) => return Err(SourceError::NotAFolder { path: tidy(&base)? }),
-        None => return Err(SourceError::NotFound { path: tidy(&base)? }),
+        None => return Err(missing(tree, &base)),
     }
     let mut folders = vec![folder];
     let mut matches = Vec::new();
@@ -259,4 +267,29 @@ fn relative(source: &str) -> Vec<u8> {
 
 fn tidy(path: &[u8]) -> Result<TreePath, SourceError> {
     TreePath::clean(path).map_err(|invalid| SourceError::Resolve(invalid.into()))
+}
+
+/// Says that there is nothing at a path, and what there is instead.
+fn missing(tree: &Tree, written: &[u8]) -> SourceError {
+    match tidy(written) {
+        Err(error) => error,
+        Ok(path) => match in_other_case(tree, &path) {
+            // A link that leads nowhere is there itself.
+            Some(there) if there != path => SourceError::OtherCase { path, there },
+            _ => SourceError::NotFound { path },
+        },
+    }
+}
+
+/// What a path names where upper and lower case do not count.
+fn in_other_case(tree: &Tree, path: &TreePath) -> Option<TreePath> {
+    let lower = |name: &[u8]| String::from_utf8_lossy(name).to_lowercase();
+    path.names().try_fold(TreePath::root(), |folder, name| {
+        let whole = folder.join(name);
+        if tree.get(&whole).is_some() {
+            return Some(whole);
+        }
+        let alike = tree.names(&folder).find(|(there, _)| lower(there) == lower(name));
+        alike.map(|(there, _)| folder.join(there))
+    })
 }

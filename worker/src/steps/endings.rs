@@ -1,7 +1,9 @@
-//! Line ends of Windows: a shell takes the CR for part of a word, and the kernel for part of a program's name.
+//! What a command lacked that failed. Line ends of Windows: a shell takes the CR for part of a word, and the kernel for part
+//! of a program's name. Programs that the base has not.
 
 use std::io::{self, Read};
 
+use dcbuild_plan::hint::{of_interpreter, of_run};
 use dcbuild_plan::op::RunOp;
 use dcbuild_tree::{FileBody, Kind, LastLink, Tree};
 
@@ -25,16 +27,25 @@ pub(super) fn hint(op: &RunOp, code: i32, tree: &Tree, open: Open<'_>) -> Option
                 .to_owned(),
         );
     }
+    let has = |path: &str| {
+        let place = tree.resolve(path.as_bytes(), LastLink::Follow);
+        place.is_ok_and(|place| tree.get(&place).is_some_and(|entry| !entry.is_dir()))
+    };
     // What shells and the cell say where a program is not found or cannot be run.
-    if !matches!(code, 126 | 127) {
-        return None;
-    }
-    let script = words(op).take(WORDS_MAX).find_map(|word| script(op, word, tree, open))?;
-    let name = script.rsplit('/').next().unwrap_or_default();
-    Some(format!(
-        "the first line of '{script}' ends with CR LF, so that the program it names is not found: convert the script \
-         (sed -i 's/\\r$//' {name}; `*.sh text eol=lf` in .gitattributes keeps it so)"
-    ))
+    let scripts = matches!(code, 126 | 127).then(|| words(op).take(WORDS_MAX));
+    let mut scripts = scripts.into_iter().flatten().filter_map(|word| script(op, word, tree, open));
+    let of_script = scripts.find_map(|(script, line)| {
+        let name = script.rsplit('/').next().unwrap_or_default();
+        if line.ends_with("\r\n") {
+            return Some(format!(
+                "the first line of '{script}' ends with CR LF, so that the program it names is not found: convert the script \
+                 (sed -i 's/\\r$//' {name}; `*.sh text eol=lf` in .gitattributes keeps it so)"
+            ));
+        }
+        let program = line.trim_start_matches("#!").split_whitespace().next()?;
+        (!has(program)).then(|| of_interpreter(&script, program, &has))
+    });
+    of_script.or_else(|| of_run(op, code, &has))
 }
 
 fn has_them(text: &[u8]) -> bool {
@@ -48,8 +59,8 @@ fn words(op: &RunOp) -> impl Iterator<Item = &str> {
     op.argv.iter().flat_map(move |text| text.split(parts)).filter(|word| !word.is_empty())
 }
 
-/// The path of the script that a word names, if such a line end is behind its `#!`.
-fn script(op: &RunOp, word: &str, tree: &Tree, open: Open<'_>) -> Option<String> {
+/// The path of the script that a word names, and its first line.
+fn script(op: &RunOp, word: &str, tree: &Tree, open: Open<'_>) -> Option<(String, String)> {
     let path = op.env.iter().rev().find(|(name, _)| name == "PATH");
     let path = path.map_or(PATH, |(_, value)| value.as_str());
     let folders: Vec<&str> =
@@ -61,7 +72,8 @@ fn script(op: &RunOp, word: &str, tree: &Tree, open: Open<'_>) -> Option<String>
         let mut start = Vec::new();
         open(body).ok()?.take(FIRST_LINE_BYTES_MAX).read_to_end(&mut start).ok()?;
         let line = start.split_inclusive(|byte| *byte == b'\n').next()?;
-        (line.starts_with(b"#!") && line.ends_with(b"\r\n")).then(|| place.to_string())
+        let line = line.starts_with(b"#!").then(|| String::from_utf8_lossy(line).into_owned())?;
+        Some((place.to_string(), line))
     })
 }
 

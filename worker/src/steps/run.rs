@@ -336,7 +336,9 @@ fn cell_failed(config: &WorkerConfig, error: CellError) -> Failed {
     let failed = match &error {
         CellError::Stopped => return Failed::Stopped,
         CellError::TimedOut { .. } => Failed::of(StepErrorKind::TimeLimit {}, &error),
-        CellError::Refused { .. } | CellError::Limit { .. } => Failed::refused(&error),
+        CellError::Refused { .. } | CellError::Stranger { .. } | CellError::Limit { .. } => {
+            Failed::refused(&error)
+        }
         // Another worker may have what this one lacks; in one process there is none.
         error if config.in_process && error.is_lasting() => Failed::refused(error),
         _ => Failed::sandbox(&error),

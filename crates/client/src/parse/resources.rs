@@ -1,8 +1,9 @@
 //! The values of `--resource`.
 
 use dcbuild_plan::op::Resources;
+use dcbuild_process::docker_size;
 
-use super::{malformed, size};
+use super::malformed;
 use crate::FlagError;
 
 const FLAG: &str = "resource";
@@ -17,17 +18,19 @@ const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
 /// Reads limits of each RUN: `NAME=VALUE`, one in each flag; the last of a name counts.
 pub(crate) fn resources(given: &[String]) -> Result<Resources, FlagError> {
     let mut resources = Resources::default();
+    // What counts of these two, as it was written.
+    let (mut memory_text, mut swap_text) = ("", "");
     for text in given.iter().filter(|text| !text.is_empty()) {
         let bad = |problem: &str| malformed(FLAG, text, problem, EXAMPLE);
         let (name, value) = text.split_once('=').ok_or_else(|| bad("it is no NAME=VALUE"))?;
         let number = || value.parse::<u64>().map_err(|_| bad("it is no number"));
-        let memory = || size(value).ok_or_else(|| bad("it is no size"));
+        let memory = || docker_size(value).ok_or_else(|| bad("it is no size"));
         match name.trim() {
-            "memory" => resources.memory_bytes = memory()?,
+            "memory" => (resources.memory_bytes, memory_text) = (memory()?, text.as_str()),
             "memory-swap" if value == "-1" => resources.swap = Some(-1),
             "memory-swap" => {
                 let bytes = i64::try_from(memory()?).map_err(|_| bad("it is too large"))?;
-                resources.swap = Some(bytes);
+                (resources.swap, swap_text) = (Some(bytes), text.as_str());
             }
             "cpu-shares" => {
                 let shares = within(number()?, SHARES);
@@ -55,12 +58,17 @@ pub(crate) fn resources(given: &[String]) -> Result<Resources, FlagError> {
         }
     }
     let Resources { memory_bytes, swap, .. } = resources;
-    if let Some(total) = swap.and_then(|total| u64::try_from(total).ok())
-        && (memory_bytes == 0 || total < memory_bytes)
-    {
-        let problem =
-            "it is memory and swap together, and --resource memory=SIZE must be there and no more";
-        return Err(malformed(FLAG, &format!("memory-swap={total}"), problem, EXAMPLE));
+    let Some(total) = swap.and_then(|total| u64::try_from(total).ok()) else {
+        return Ok(resources);
+    };
+    let together = "it counts memory and swap together";
+    if memory_bytes == 0 {
+        let problem = format!("{together}: give --resource memory=SIZE beside it, as much or less");
+        return Err(malformed(FLAG, swap_text, &problem, EXAMPLE));
+    }
+    if total < memory_bytes {
+        let problem = format!("{together}, and is less than --resource {memory_text}");
+        return Err(malformed(FLAG, swap_text, &problem, EXAMPLE));
     }
     Ok(resources)
 }
@@ -128,8 +136,14 @@ mod tests {
             (&["cpu-quota=half"], "it is no number"),
             (&["cpuset-cpus=3-1"], "it is no list"),
             (&["cpuset-mems="], "it is no list"),
-            (&["memory-swap=1g"], "it is memory and swap together"),
-            (&["memory=2g", "memory-swap=1g"], "it is memory and swap together"),
+            (
+                &["memory-swap=10m"],
+                "'memory-swap=10m' is malformed: it counts memory and swap together: give",
+            ),
+            (
+                &["memory=2g", "memory-swap=1g"],
+                "'memory-swap=1g' is malformed: it counts memory and swap together, and is less than --resource memory=2g",
+            ),
         ] {
             let said = read(given).unwrap_err();
             assert!(said.starts_with("--resource '") && said.contains(problem), "{said}");

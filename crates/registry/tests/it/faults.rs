@@ -7,8 +7,8 @@ use axum::http::Response;
 use bytes::Bytes;
 use dcbuild_oci::{Descriptor, Index, media_type};
 use dcbuild_registry::{
-    Anonymous, Credential, HttpError, ImageSource as _, Login, PullError, RawRegistryConfig,
-    RegistryClient, RegistryConfig, Secret, StaticCredentials,
+    Anonymous, Credential, HttpError, ImageSource as _, Login, PullError, PushError,
+    RawRegistryConfig, RegistryClient, RegistryConfig, Secret, StaticCredentials,
 };
 use futures::TryStreamExt as _;
 
@@ -399,4 +399,49 @@ async fn nobody_who_is_in_a_hurry_tries_for_long() {
     anonymous().in_a_hurry().manifest(&image).await.unwrap_err();
     assert!(begun.elapsed().as_secs() <= 10, "{:?}", begun.elapsed());
     assert!(fake.log().len() > 1, "it is tried once");
+}
+
+/// A push: what the registry answers, with which digest, what it answers who asks for the manifest then, and with which body;
+/// and what it comes to.
+type Push<'a> = (u16, Option<&'a str>, u16, &'static str, Option<&'static str>);
+
+#[tokio::test]
+async fn a_manifest_is_pushed_when_the_registry_has_it() {
+    let digest = Small::new("tar").manifest.digest().to_string();
+    let (mine, other) = (digest.clone(), format!("sha256:{}", "0".repeat(64)));
+    let cases: [Push<'_>; 6] = [
+        (201, None, 404, "", None),
+        (201, Some(&mine), 404, "", None),
+        (200, Some(&mine), 404, "", None),
+        (202, None, 200, "manifest", None),
+        (200, None, 200, "<html>", Some("is answered with something else")),
+        (200, None, 404, "", Some("is answered with 404")),
+    ];
+    let wrong = (201, Some(other.as_str()), 200, "manifest", Some("it has sha256:0000"));
+    for (status, named, again, body, problem) in cases.into_iter().chain([wrong]) {
+        let named = named.map(str::to_owned);
+        let fake = Fake::start(move |_, seen| {
+            let headers: Vec<(&str, &str)> =
+                named.iter().map(|named| ("docker-content-digest", named.as_str())).collect();
+            match (seen.method.as_str(), body) {
+                ("PUT", _) => with(status, &headers, ""),
+                (_, "manifest") => answer(again, Small::new("tar").manifest.to_json()),
+                (_, body) => answer(again, body),
+            }
+        })
+        .await;
+        let image = format!("{}/team/app:v1", fake.host).parse().unwrap();
+        let bytes = Small::new("tar").manifest.to_json().into();
+        let pushed = anonymous().push_manifest(&image, media_type::MANIFEST, bytes).await;
+        match (pushed, problem) {
+            (Ok(pushed), None) => assert_eq!(pushed.to_string(), digest),
+            (Err(error), Some(problem)) => {
+                let PushError::Manifest { source, .. } = &error else { panic!("{error:?}") };
+                assert!(source.to_string().contains(problem), "{source}");
+                assert_eq!(error.fault(), dcbuild_model::Fault::Cluster);
+                assert!(error.hint().unwrap().contains("is perhaps no registry"), "{error}");
+            }
+            (pushed, problem) => panic!("{pushed:?} where {problem:?} was to come"),
+        }
+    }
 }

@@ -191,9 +191,18 @@ impl Unpacking<'_> {
             }
         }
         for (path, mtime) in &self.folders {
+            // As docker's unpacking ends: whatever took the place of a folder has the folder's time, under all its names.
             let real = self.end_of(path)?;
-            if self.is_folder(&real) == Some(true) {
+            let links = self.copier.tree().get(&real).and_then(|entry| entry.links);
+            let names = links.and_then(|group| Some((group, self.files.get(&group)?)));
+            let Some((group, file)) = names else {
                 self.copier.set_mtime(&real, *mtime);
+                continue;
+            };
+            for name in &file.names {
+                if self.copier.tree().get(name).is_some_and(|it| it.links == Some(group)) {
+                    self.copier.set_mtime(name, *mtime);
+                }
             }
         }
         Ok(())

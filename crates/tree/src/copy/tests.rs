@@ -212,6 +212,31 @@ fn links_of_an_archive_are_followed_below_the_destination() {
     assert_eq!(error, "too many links in 'l/x'");
 }
 
+#[test]
+fn what_took_the_place_of_an_archive_s_folder_has_its_time() {
+    let dated = |entry: Entry, secs| {
+        let mtime = UnixTime { secs, nanos: 0 };
+        Member::Put(Entry { meta: Meta { mtime, ..entry.meta.clone() }, ..entry })
+    };
+    let members = vec![
+        ("dot", dated(dir(), 9)),
+        ("dot", dated(file("x"), 1)),
+        ("q", hard("dot", 7)),
+        ("d", dated(dir(), 8)),
+        ("d", Member::Put(link("other"))),
+        ("other", dated(file("o"), 2)),
+    ];
+    let (after, shown) = unpacked(&Tree::scratch(), "/o/", members).unwrap();
+    assert_eq!(shown, ["/o/", "/o/d -> other", "/o/dot linked", "/o/other", "/o/q linked"]);
+    for (name, secs) in [("o/dot", 9), ("o/q", 9), ("o/other", 8)] {
+        assert_eq!(after.get(&path(name)).unwrap().meta.mtime.secs, secs, "{name}");
+    }
+    // Nothing is there to have a time: docker stops at that.
+    let members = vec![("d", dated(dir(), 8)), ("d", Member::Put(link("nowhere")))];
+    let (_, shown) = unpacked(&Tree::scratch(), "/o/", members).unwrap();
+    assert_eq!(shown, ["/o/", "/o/d -> nowhere"]);
+}
+
 /// What is a link while one member is unpacked may be a folder for the next.
 #[test]
 fn an_archive_is_unpacked_in_its_order() {

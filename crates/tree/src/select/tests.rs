@@ -65,6 +65,8 @@ fn the_folder_in_which_a_pattern_looks_must_be_there() {
     };
     for (source, error) in [
         ("none/*.jar", Some("\"/none\": not found")),
+        ("D/*", Some("\"/D\": not found: there is \"/d\"")),
+        ("D/none", Some("\"/D/none\": not found")),
         ("/d/none/deep/*", Some("\"/d/none/deep\": not found")),
         ("a.txt/*", Some("\"/a.txt\": not a directory")),
         ("d/f/x*/y", Some("\"/d/f\": not a directory")),
