@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::complain;
 
 /// A bucket that fails for so long gets the rest from the next build.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(4);
 /// How soon a person is told how far the sending is, and how often it is looked whether it goes on otherwise than was told.
 const LOOKED_EVERY: Duration = Duration::from_secs(1);
 /// How often it is told again where it goes on as was told.

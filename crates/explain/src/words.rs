@@ -19,7 +19,7 @@ pub(crate) fn words(part: &str, value: &str) -> Option<String> {
         },
         "mount" => read(value).and_then(|form| mount(&form)).or_else(plain),
         "chown" | "chmod" => match read(value) {
-            Some(Form::Named(name, fields)) if name == "None" && fields.is_empty() => None,
+            Some(Form::Bare(name)) if name == "None" => None,
             Some(form) => form.text().map(|text| format!("--{part} {text}")).or_else(plain),
             None => plain(),
         },
