@@ -79,10 +79,6 @@ fn mount(form: &Form) -> Option<String> {
     };
     let mut text = format!("--mount=type={}", kind.to_lowercase());
     for (name, value) in fields {
-        let value = match value {
-            Form::Named(some, inner) if some == "Some" && inner.len() == 1 => &inner[0].1,
-            value => value,
-        };
         // An input's place says nothing to people, and what is not there was not given.
         let Some(value) = value.text().filter(|_| name != "input") else { continue };
         match (name.as_str(), value.as_str()) {
@@ -161,7 +157,7 @@ impl Reader<'_> {
             return self.string().map(Form::Text);
         }
         if self.take("[") {
-            let items = self.until("]", |reader| reader.form())?;
+            let items = self.until("]", Reader::form)?;
             return Some(Form::List(items));
         }
         let name = self.word();

@@ -18,6 +18,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
@@ -144,6 +145,8 @@ pub struct Guard {
     limit: Limit,
     /// When bytes of any request have moved last.
     moved: Moment,
+    /// Set while the store is left alone.
+    silent: watch::Sender<Option<Duration>>,
     state: Mutex<State>,
 }
 
@@ -178,8 +181,8 @@ impl Guard {
             counts: GuardCounts::default(),
         };
         let limit = Limit::new(limits.calls_max);
-        let (store, moved) = (store.into(), Moment::default());
-        Guard { store, limits, limit, moved, state: Mutex::new(state) }
+        let (store, moved, silent) = (store.into(), Moment::default(), watch::Sender::new(None));
+        Guard { store, limits, limit, moved, silent, state: Mutex::new(state) }
     }
 
     /// What it saw so far.
@@ -251,7 +254,12 @@ impl Guard {
         };
         let asked = progress::hedged(|| work(progress.clone()), first / 2, may_hedge);
         let patience = Patience { first, ..patience };
-        let ended = match progress::watched(asked, &progress, patience).await {
+        let silent = match asking.leave {
+            Leave::Usual => self.silent.subscribe(),
+            // Whoever finds out whether it does better has a wait of his own.
+            Leave::Probe => watch::Sender::new(None).subscribe(),
+        };
+        let ended = match progress::watched(asked, &progress, patience, silent).await {
             Ok(answer) => Try::Answered(answer),
             Err(limit) => Try::Late(limit),
         };
@@ -350,8 +358,9 @@ impl Asking<'_> {
         let (leave, now) = (self.leave, Instant::now());
         let failures_max = self.guard.limits.failures_max;
         let moved_last = progress::last(&self.guard.moved);
-        let change = self.guard.with(|state| {
+        let (change, cut) = self.guard.with(|state| {
             let State { breaker, jitter, counts, pace, .. } = state;
+            let cut = pace.first(Patience::SMALL);
             if let Some(moved) = moved_last {
                 pace.heard(moved);
             }
@@ -363,7 +372,7 @@ impl Asking<'_> {
             let points = match (verdict, came) {
                 (Verdict::Settled, _) => {
                     pace.answered(moved.unwrap_or(now) - self.began, self.patience);
-                    return breaker.succeeded();
+                    return (breaker.succeeded(), cut);
                 }
                 (Verdict::Busy { .. }, _) => 1,
                 (Verdict::Failed, Came::Answer) => 2,
@@ -374,18 +383,25 @@ impl Asking<'_> {
                 // Who waited in vain has lost more than who was refused at once.
                 (Verdict::Failed, Came::Nothing) => 4,
             };
-            breaker.failed(leave, points, now, jitter)
+            if came == Came::Nothing {
+                pace.waited(self.began.elapsed());
+            }
+            (breaker.failed(leave, points, now, jitter), cut)
         });
         let store = &self.guard.store;
         match change {
             Change::Opened => {
                 self.guard.with(|state| state.counts.opened += 1);
+                self.guard.silent.send_replace(Some(cut));
                 warn!(
                     store,
                     "the store keeps failing; it is left alone, and work goes on without it"
                 );
             }
-            Change::Closed => info!(store, "the store answers again"),
+            Change::Closed => {
+                self.guard.silent.send_replace(None);
+                info!(store, "the store answers again");
+            }
             Change::None => {}
         }
     }

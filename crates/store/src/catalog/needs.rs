@@ -127,15 +127,12 @@ impl Catalog {
         let mut entries = Vec::new();
         while let Some((place, at, name, bytes)) = reads.try_next().await? {
             let Some(bytes) = bytes else { continue };
-            let document = match self.open(&name, &bytes) {
-                Some(document) => {
-                    entries.extend(entry_of(&things[at], &name, bytes));
-                    Document::Ours(document)
-                }
-                None => {
-                    self.unsealed(&name);
-                    Document::Unopened(bytes)
-                }
+            let document = if let Some(document) = self.open(&name, &bytes) {
+                entries.extend(entry_of(&things[at], &name, bytes));
+                Document::Ours(document)
+            } else {
+                self.unsealed(&name);
+                Document::Unopened(bytes)
             };
             found[place].1.push(document);
         }

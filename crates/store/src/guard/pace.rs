@@ -32,14 +32,20 @@ impl Pace {
         }
     }
 
-    /// After how long nobody would wait any more who does not know that there is much to do.
+    /// After how long without any sign of life a store may be taken for silent.
     pub(super) fn quick(&self) -> Duration {
-        self.first(Patience::SMALL)
+        if self.usual.is_some() { FIRST_MIN } else { QUICK_MAX }
     }
 
     /// Something came from the store just now: an answer, or bytes.
     pub(super) fn heard(&mut self, now: Instant) {
         self.heard = Some(now);
+    }
+
+    /// It was waited for in vain for so long: it may have become slow.
+    pub(super) fn waited(&mut self, limit: Duration) {
+        let usual = self.usual.unwrap_or_default();
+        self.usual = Some((usual * (WEIGHT - 1) + limit.min(QUICK_MAX)) / WEIGHT);
     }
 
     /// It began to answer after so long: what is written moves before the store says anything.

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 /// How long a try may be silent.
@@ -118,11 +119,15 @@ impl Progress {
     }
 }
 
+/// A store that others found to be silent: whoever waits for it waits no longer than this.
+pub(super) type Silent = watch::Receiver<Option<Duration>>;
+
 /// Waits for work as long as it gets on; fails with the limit that it met.
 pub(super) async fn watched<T>(
     work: impl Future<Output = T>,
     progress: &Progress,
     patience: Patience,
+    mut silent: Silent,
 ) -> Result<T, Duration> {
     let began = Instant::now();
     let mut work = std::pin::pin!(work);
@@ -131,6 +136,7 @@ pub(super) async fn watched<T>(
             None => (began, patience.first),
             Some(last) => (last, patience.stall),
         };
+        let limit = silent.borrow_and_update().map_or(limit, |quick| limit.min(quick));
         let until = since + limit;
         if until <= Instant::now() {
             return Err(limit);
@@ -139,6 +145,7 @@ pub(super) async fn watched<T>(
             biased;
             done = &mut work => return Ok(done),
             () = sleep_until(until) => {}
+            Ok(()) = silent.changed() => {}
         }
     }
 }

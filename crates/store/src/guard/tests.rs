@@ -173,6 +173,34 @@ async fn a_store_that_answers_others_is_not_silent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_longer_does_not_once_others_have_found_the_store_silent() {
+    let guard = guard();
+    answered(&guard, Duration::from_millis(10)).await.unwrap();
+    sleep(Duration::from_millis(10)).await;
+    let began = Instant::now();
+    let (slow, quick) =
+        tokio::join!(silent(&guard, Patience::SLOW), silent(&guard, Patience::READ));
+    assert!(slow.is_err() && quick.is_err());
+    assert_eq!(began.elapsed(), Duration::from_millis(1_080), "not half a minute");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_became_slow_is_waited_for_again() {
+    let guard = guard();
+    for _ in 0..50 {
+        answered(&guard, Duration::from_millis(10)).await.unwrap();
+    }
+    let began = Instant::now();
+    while answered(&guard, Duration::from_millis(1_700)).await.is_err() {
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!(began.elapsed() <= Duration::from_secs(15), "{:?}", began.elapsed());
+    for _ in 0..20 {
+        answered(&guard, Duration::from_millis(1_700)).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_this_machine_buffers_is_no_sign_of_life() {
     let guard = guard();
     // Bytes are written that nobody takes, while something is read.
@@ -185,9 +213,10 @@ async fn what_this_machine_buffers_is_no_sign_of_life() {
         silent(&guard, Patience::READ).await
     };
     let (written, read) = tokio::join!(tokio::time::timeout(Duration::from_secs(5), written), read);
-    assert!(written.is_err() && read.is_err());
+    assert!(written.is_ok_and(|written| written.is_err()) && read.is_err(), "neither waits on");
     let counts = guard.counts();
-    assert_eq!((counts.late, counts.opened), (1, 1), "{counts:?}");
+    // The write is late as well, and opens nothing a second time.
+    assert_eq!((counts.late, counts.opened), (2, 1), "{counts:?}");
 }
 
 #[tokio::test(start_paused = true)]

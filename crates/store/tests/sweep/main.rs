@@ -45,7 +45,7 @@ struct Dying {
 
 impl Dying {
     fn mute(&self, within: &str) {
-        *self.mute.lock().unwrap() = within.to_owned();
+        within.clone_into(&mut self.mute.lock().unwrap());
     }
 }
 
