@@ -14,6 +14,7 @@ use dcbuild_proto::document::{Aim, Answer, Failed, Outcome, OutputKind, Question
 use dcbuild_registry::RegistryConfig;
 use dcbuild_scheduler::Graph;
 use futures::StreamExt as _;
+use futures::future::{Either, select};
 
 use crate::account::{self, passed};
 use crate::borrow::borrow;
@@ -148,13 +149,13 @@ impl Driver {
                 let report = self.call(call).await?;
                 return Ok(Driven::Over(Box::new(Outcome::Reported { report })));
             }
-            Aim::Build {} | Aim::Plan {} => self.plan().await?,
+            Aim::Plan {} => {
+                let plan = self.plan().await?;
+                return Ok(Driven::Over(Box::new(Outcome::Planned { plan })));
+            }
+            Aim::Build {} => self.plan_in_use().await?,
         };
-        if submission.aim == (Aim::Plan {}) {
-            return Ok(Driven::Over(Box::new(Outcome::Planned { plan })));
-        }
         let wanted = plan.wanted();
-        self.parts.records.begin_use(self.build.id, self.parts.clock.now()).await;
         borrow(&self.build, &self.parts).await?;
         let probed = self.parts.records.probe(&plan).await;
         let Choice { mut taken, run: _ } = choose(&plan, &probed.found, &wanted);
@@ -192,6 +193,20 @@ impl Driver {
             return Ok(Driven::Found(Box::new(planned)));
         }
         Ok(Driven::Ready(Box::new((planned, graph))))
+    }
+
+    /// Plans while the store is told that a build goes on: one that is silent is known for it by the end of the plan.
+    async fn plan_in_use(&self) -> Result<Box<Plan>, Stop> {
+        let begun = self.parts.records.begin_use(self.build.id, self.parts.clock.now());
+        let (plan, begun) = (std::pin::pin!(self.plan()), std::pin::pin!(begun));
+        match select(plan, begun).await {
+            Either::Left((plan, begun)) => {
+                let plan = plan?;
+                begun.await;
+                Ok(plan)
+            }
+            Either::Right(((), plan)) => plan.await,
+        }
     }
 
     /// Refuses a build that asks for more than the operator grants.

@@ -64,7 +64,7 @@ impl Records {
 
     /// Finds all records for the steps of a plan that may take some; a store that fails costs hits, not the build.
     pub(crate) async fn probe(&self, plan: &Plan) -> Probed {
-        self.keeping.settled().await;
+        self.settled().await;
         let open: Vec<(StepIndex, StepKey)> = (0..)
             .map(StepIndex)
             .zip(&plan.steps)
@@ -81,6 +81,22 @@ impl Records {
         }
         let gone = self.keep_available(&mut found).await;
         Probed { found, gone }
+    }
+
+    /// Waits for the records that are being written, unless the store fails: then they wait, and nobody for them.
+    async fn settled(&self) {
+        let failing = async {
+            let Some(mut backlog) = self.stores.backlog.clone() else {
+                return std::future::pending().await;
+            };
+            if backlog.wait_for(|backlog| backlog.failure.is_some()).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = self.keeping.settled() => {}
+            () = failing => {}
+        }
     }
 
     /// Says that a build goes on, before it looks for anything: from then on nothing that it finds is removed.

@@ -115,7 +115,7 @@ impl Documents {
             let parts: Vec<&str> = name.as_str().split('/').collect();
             match *parts {
                 ["layer", hex, _] => layers.extend(digest(hex).map(LayerId)),
-                ["base", hex, "hashed"] => bases.extend(digest(hex).map(LayerDigest)),
+                ["base", hex, _] => bases.extend(digest(hex).map(LayerDigest)),
                 ["scope", .., "step", hex, _] => {
                     let scope = parts.get(1..parts.len() - 3).unwrap_or_default().join("/");
                     steps.extend(scope.parse::<Scope>().ok().zip(digest(hex).map(StepKey)));
@@ -124,6 +124,7 @@ impl Documents {
             }
         }
         layers.dedup();
+        bases.dedup();
         steps.dedup();
         let mut contents = Contents::default();
         let forms = catalog.find_forms(&layers).await?;

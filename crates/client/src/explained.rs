@@ -149,7 +149,8 @@ fn moved(before: Option<&str>, after: Option<&str>) -> String {
 }
 
 fn quoted(value: &str) -> String {
-    format!("\"{}\"", short(value))
+    // Flags are told as they are written.
+    if value.starts_with("--") { short(value) } else { format!("\"{}\"", short(value)) }
 }
 
 fn short(value: &str) -> String {
@@ -213,6 +214,11 @@ mod tests {
             Change::Files { input: "context src".into(), files: vec![file], more: 3 },
             Change::Files { input: "context x".into(), files: Vec::new(), more: 0 },
             Change::Part { name: "user".into(), before: text("root"), after: None },
+            Change::Part {
+                name: "hosts".into(),
+                before: None,
+                after: text("--add-host a:1.2.3.4"),
+            },
             Change::Stage { input: "stage /out".into(), step: 2, name: "RUN make".into() },
             Change::Parent { step: 1, name: "FROM busybox".into() },
         ]
@@ -267,6 +273,7 @@ mod tests {
                     and 3 more
                   the content of context x
                   user: gone, was "root"
+                  hosts: new, --add-host a:1.2.3.4
                   what it reads, stage /out: step 2, RUN make
                   what it stands on: step 1, FROM busybox
 

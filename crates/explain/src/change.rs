@@ -3,6 +3,7 @@
 use dcbuild_model::StepIndex;
 use serde::{Deserialize, Serialize};
 
+use crate::words::words;
 use crate::{Account, AccountInput, AccountStep, StepEnd};
 
 /// One difference between two keys.
@@ -61,7 +62,7 @@ pub enum Change {
         /// Its name.
         name: String,
     },
-    /// Another part of the key.
+    /// Another part of the key, in the words of the flag that it comes from.
     Part {
         /// Its name.
         name: String,
@@ -163,9 +164,7 @@ pub(crate) fn changes(account: &Account, now: &AccountStep, before: &AccountStep
                     after: now.instruction().to_owned(),
                 }
             }
-            About::Instruction | About::Other => {
-                Change::Part { name: name.to_owned(), before: owned(then), after: owned(value) }
-            }
+            About::Instruction | About::Other => part(name, then, value),
         };
         if !changes.contains(&change) {
             changes.push(change);
@@ -181,6 +180,21 @@ pub(crate) fn changes(account: &Account, now: &AccountStep, before: &AccountStep
         changes.push(base(now, before));
     }
     changes.sort_by_key(weight);
+    changes
+}
+
+/// What differs where the earlier step is another platform's: the base and all that stands on it is another for that alone.
+pub(crate) fn changes_across_platforms(
+    account: &Account,
+    now: &AccountStep,
+    before: &AccountStep,
+) -> Vec<Change> {
+    let mut changes = changes(account, now, before);
+    changes.retain(|change| {
+        !matches!(change, Change::Base { .. } | Change::Parent { .. } | Change::Stage { .. })
+    });
+    changes
+        .sort_by_key(|change| !matches!(change, Change::Part { name, .. } if name == "platform"));
     changes
 }
 
@@ -249,6 +263,10 @@ fn parent(
         let (step, name) = numbered(account, made_another(account, parent));
         return Change::Parent { step, name };
     }
-    let owned = |text: Option<&str>| text.map(str::to_owned);
-    Change::Part { name: name.to_owned(), before: owned(before), after: owned(after) }
+    part(name, before, after)
+}
+
+fn part(name: &str, before: Option<&str>, after: Option<&str>) -> Change {
+    let told = |value: Option<&str>| value.and_then(|value| words(name, value));
+    Change::Part { name: name.to_owned(), before: told(before), after: told(after) }
 }

@@ -3,8 +3,8 @@
 use dcbuild_model::{BuildId, Eviction, EvictionRule, LayerId, StepIndex, StepKey, UnixTime};
 use serde::{Deserialize, Serialize};
 
-use crate::change::changes;
-use crate::nearest::nearest;
+use crate::change::{changes, changes_across_platforms};
+use crate::nearest::{Platforms, nearest};
 use crate::{Account, AccountStep, Asked, Change, FileChange, Passed, StepEnd};
 
 /// What can be said of a build.
@@ -230,8 +230,11 @@ fn reason(
     {
         return Reason::Evicted { at, rule };
     }
-    let Some((since, before)) = nearest(account, step, evidence.earlier) else {
-        return Reason::Never {};
+    let found = |platforms| nearest(account, step, evidence.earlier, platforms);
+    let Some((since, before)) = found(Platforms::Same) else {
+        let Some((since, before)) = found(Platforms::Others) else { return Reason::Never {} };
+        let changes = changes_across_platforms(account, step, before);
+        return Reason::Changed { since: since.build, at: since.submitted, changes };
     };
     let (build, at) = (since.build, since.submitted);
     if before.recipe == step.recipe && before.held {

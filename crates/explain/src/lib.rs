@@ -10,6 +10,7 @@ pub mod change;
 pub mod explain;
 mod nearest;
 pub mod pick;
+mod words;
 
 pub use account::{
     Account, AccountImage, AccountInput, AccountStep, Asked, InvalidAccount, Passed, StepEnd,

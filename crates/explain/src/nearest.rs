@@ -3,6 +3,15 @@
 use crate::change::{distance, is_same_instruction};
 use crate::{Account, AccountStep};
 
+/// Which earlier steps are compared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Platforms {
+    /// Those of the same platform.
+    Same,
+    /// Those of others.
+    Others,
+}
+
 /// Finds the earlier step, with a result, whose key differs least; of two that are as near, the later one.
 ///
 /// A step of the same stage of the same project comes first. Of another project only the very same instruction counts, and
@@ -11,6 +20,7 @@ pub(crate) fn nearest<'a>(
     account: &Account,
     step: &AccountStep,
     earlier: &'a [Account],
+    platforms: Platforms,
 ) -> Option<(&'a Account, &'a AccountStep)> {
     let place = place_of(account, step);
     let is_elsewhere = |other: &AccountStep| {
@@ -28,7 +38,8 @@ pub(crate) fn nearest<'a>(
             let comparable = other.end.has_result()
                 && other.stage == step.stage
                 && other.component("operation") == step.component("operation")
-                && other.component("platform") == step.component("platform");
+                && (other.component("platform") == step.component("platform"))
+                    == (platforms == Platforms::Same);
             if !comparable || (!alike && (foreign || is_elsewhere(other))) {
                 continue;
             }

@@ -419,3 +419,75 @@ fn steps_are_found_by_number_stage_and_text() {
           4 [stage-1 1/1] COPY --from=build /out /"#]]
     .assert_eq(&error);
 }
+
+/// A build of one RUN with these parts of its key.
+fn run_with(number: u32, parts: &[(&str, &str)]) -> Account {
+    let id = BuildId::from_bits(u128::from(number));
+    let submitted = UnixTime { secs: i64::from(number) * 100, nanos: 0 };
+    let mut account = Account::new(id, "app:1".into(), submitted);
+    let mut components = vec![("operation", "run"), ("command", r#"["/bin/sh", "-c", "make"]"#)];
+    components.extend_from_slice(parts);
+    account.steps.push(step("[stage-0 2/2] RUN make", "stage-0", &components));
+    account
+}
+
+#[test]
+fn parts_are_told_in_the_words_of_their_flags() {
+    let before = [
+        ("network", "Default"),
+        ("hosts", "[]"),
+        ("shm size", "0"),
+        ("ulimits", r#"[Ulimit { name: "nofile", soft: 10, hard: 20 }]"#),
+        ("user", "root"),
+    ];
+    let now = [
+        ("network", "None"),
+        ("hosts", r#"[("a", "1.2.3.4")]"#),
+        ("shm size", "10485760"),
+        ("ulimits", "[]"),
+        ("user", "me"),
+    ];
+    check(
+        &[run_with(1, &before)],
+        &[],
+        &run_with(2, &now),
+        expect![[r#"
+            1 Miss: since 1 Part { name: "network", before: Some("--network default"), after: Some("--network none") }, Part { name: "hosts", before: None, after: Some("--add-host a:1.2.3.4") }, Part { name: "shm size", before: None, after: Some("--shm-size 10MB") }, Part { name: "ulimits", before: Some("--ulimit nofile=10:20"), after: None }, Part { name: "user", before: Some("root"), after: Some("me") }
+        "#]],
+    );
+}
+
+#[test]
+fn a_step_that_another_platform_has_is_not_one_that_nobody_made() {
+    let of = |number, platform: &'static str, manifest: &str, user: &str| {
+        let mut account = run_with(number, &[("platform", platform), ("user", user)]);
+        let mut base = image(manifest);
+        base.components.push(Component { name: "platform".into(), value: platform.into() });
+        base.stage = "stage-0".into();
+        account.steps.insert(0, base);
+        let run = account.steps.remove(1);
+        let run = on(0, &account, run);
+        account.steps.push(run);
+        account
+    };
+    let other = of(1, "linux/amd64", "one", "root");
+    check(
+        std::slice::from_ref(&other),
+        &[],
+        &of(2, "linux/386", "two", "me"),
+        expect![[r#"
+            1 Miss: since 1 Part { name: "platform", before: Some("--platform linux/amd64"), after: Some("--platform linux/386") }
+            2 Miss: since 1 Part { name: "platform", before: Some("--platform linux/amd64"), after: Some("--platform linux/386") }, Part { name: "user", before: Some("root"), after: Some("me") }
+        "#]],
+    );
+    // One of the same platform is nearer, however old.
+    check(
+        &[of(1, "linux/386", "two", "root"), of(2, "linux/amd64", "one", "me")],
+        &[],
+        &of(3, "linux/386", "two", "me"),
+        expect![[r#"
+            1 Miss: lost, 1 had it
+            2 Miss: since 1 Part { name: "user", before: Some("root"), after: Some("me") }
+        "#]],
+    );
+}

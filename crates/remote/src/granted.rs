@@ -227,10 +227,10 @@ impl Granted {
                 Tried::Transfer(error)
             })
         };
-        let mut part = self.guard.call("read", Patience::BULK, read).await;
+        let mut part = self.guard.call("read", Patience::READ, read).await;
         if let Err(CallError::Answered(Tried::Transfer(TransferError::Refused { .. }))) = part {
             // The grant may have grown too old; the next one has not.
-            part = self.guard.call("read", Patience::BULK, read).await;
+            part = self.guard.call("read", Patience::READ, read).await;
         }
         part.map_err(|error| self.failed(blob, error))
     }

@@ -12,7 +12,7 @@ use dcbuild_proto::document::{from_bytes, to_bytes};
 use dcbuild_proto::pb;
 use dcbuild_proto::pb::store_client::StoreClient;
 use dcbuild_store::{
-    BlobStore, BlobStream, ByteRange, CacheVersion, CacheVersions, HashedBase, LayerIndex,
+    BlobStore, BlobStream, ByteRange, CacheVersion, CacheVersions, HashedBase, Hedge, LayerIndex,
     Patience, StoreError, StoredBlob, Verified,
 };
 use futures::stream::BoxStream;
@@ -26,7 +26,7 @@ use crate::service::pieces;
 
 /// How long a worker waits for the answer to a write of little: an image's last blobs are among them.
 const WORKERS_PATIENCE: Patience =
-    Patience { first: Duration::from_secs(2), stall: Duration::from_secs(4) };
+    Patience { first: Duration::from_secs(2), stall: Duration::from_secs(4), hedge: Hedge::Never };
 /// How often a read that makes no headway is taken up again.
 const TRIES: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);

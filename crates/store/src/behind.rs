@@ -28,7 +28,7 @@ use crate::{
 const HELD_BYTES_MAX: u64 = 32 << 30;
 
 /// How long a writer waits for a far store that may do well: what takes longer goes there behind its back.
-const HURRY: Duration = Duration::from_secs(2);
+const HURRY: Duration = Duration::from_millis(1_200);
 /// What is longer may take its time, as long as it gets on.
 const HURRIED_BYTES_MAX: u64 = 1 << 20;
 

@@ -8,7 +8,9 @@
 mod caches;
 mod fill;
 mod images;
+mod latest;
 mod layers;
+mod needs;
 mod notes;
 mod seal;
 mod steps;
@@ -174,6 +176,10 @@ impl Catalog {
         let mut missing: Vec<(usize, ObjectName, String)> = Vec::new();
         let mut absent: Vec<usize> = Vec::new();
         for (at, (key, fields)) in keys.iter().zip(known).enumerate() {
+            // What another key sealed is nothing to us, and no word on what else there is.
+            let seal = &self.inner.parts.seal;
+            let fields: Vec<Found> =
+                fields.into_iter().filter(|(field, _)| !seal.is_foreign(field)).collect();
             if fields.is_empty() && !complete {
                 absent.push(at);
             }
@@ -245,8 +251,10 @@ impl Catalog {
         let mut lists = futures::stream::iter(lists).buffer_unordered(AT_ONCE);
         while let Some((at, objects)) = lists.try_next().await? {
             for object in objects {
-                let field = object.name.as_str().rsplit('/').next().unwrap_or_default().to_owned();
-                missing.push((at, object.name, field));
+                let field = field_of(&object.name).to_owned();
+                if !self.inner.parts.seal.is_foreign(&field) {
+                    missing.push((at, object.name, field));
+                }
             }
         }
         Ok(())
@@ -397,6 +405,11 @@ impl Catalog {
 fn name_of(key: &IndexKey, field: &str) -> Result<ObjectName, StoreError> {
     let name = format!("{}/{field}", key.0).parse::<ObjectName>();
     name.map_err(|error| StoreError::Name { source: error })
+}
+
+/// The last part of an object's name.
+fn field_of(name: &ObjectName) -> &str {
+    name.as_str().rsplit('/').next().unwrap_or_default()
 }
 
 /// One document of each kind, newest last, from documents that were found.

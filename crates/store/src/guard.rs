@@ -3,12 +3,14 @@
 //! It goes round one request, not round a whole `get` or `put`: a stream that was half sent cannot be sent again, while
 //! one of its parts can. Whatever happens to the store costs a caller a bounded time: a request has a deadline, and one
 //! for its progress; requests are repeated after a random pause, out of one budget for all of them; a store that keeps
-//! failing is left alone for a while and then probed by a single request; a store that is busy gets fewer at once.
+//! failing is left alone for a while and then probed by a single request; a store that is busy gets fewer at once. One that
+//! has said nothing at all to anybody for as long as its pace allows is left alone from that first silence on.
 
 mod breaker;
 mod budget;
 mod jitter;
 mod limit;
+mod pace;
 mod progress;
 
 use std::collections::BTreeMap;
@@ -16,6 +18,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
@@ -23,7 +26,9 @@ use self::breaker::{Breaker, Change, Leave};
 use self::budget::Budget;
 use self::jitter::Jitter;
 use self::limit::Limit;
-pub use self::progress::{Patience, Progress};
+use self::pace::Pace;
+use self::progress::Moment;
+pub use self::progress::{Hedge, Patience, Progress};
 
 /// What an error of a request says about the store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,9 +63,9 @@ pub enum CallError<E> {
         limit: Duration,
     },
     /// The store failed too often just now; it was not asked.
-    #[error("the store failed {failures} times in a row and is left alone for a moment")]
+    #[error("the store keeps failing, and is left alone for a moment")]
     Resting {
-        /// How often it failed.
+        /// What its failures in a row count for.
         failures: u32,
     },
 }
@@ -138,6 +143,10 @@ pub struct Guard {
     store: String,
     limits: GuardLimits,
     limit: Limit,
+    /// When bytes of any request have moved last.
+    moved: Moment,
+    /// Set while the store is left alone.
+    silent: watch::Sender<Option<Duration>>,
     state: Mutex<State>,
 }
 
@@ -145,6 +154,7 @@ pub struct Guard {
 struct State {
     breaker: Breaker,
     budget: Budget,
+    pace: Pace,
     jitter: Jitter,
     counts: GuardCounts,
 }
@@ -166,11 +176,13 @@ impl Guard {
         let state = State {
             breaker: Breaker::new(&limits),
             budget: Budget::new(&limits),
+            pace: Pace::default(),
             jitter: Jitter::new(seed),
             counts: GuardCounts::default(),
         };
         let limit = Limit::new(limits.calls_max);
-        Guard { store: store.into(), limits, limit, state: Mutex::new(state) }
+        let (store, moved, silent) = (store.into(), Moment::default(), watch::Sender::new(None));
+        Guard { store, limits, limit, moved, silent, state: Mutex::new(state) }
     }
 
     /// What it saw so far.
@@ -208,6 +220,9 @@ impl Guard {
                 // Waiting was the first try; waiting once more is all that a caller's time is good for.
                 Try::Late(limit) => {
                     tries += 1;
+                    if self.with(|state| state.breaker.is_open()) {
+                        return Err(CallError::Late { limit });
+                    }
                     (CallError::Late { limit }, Verdict::Failed)
                 }
             };
@@ -230,29 +245,50 @@ impl Guard {
         W: Future<Output = Result<T, E>>,
     {
         let turn = self.limit.turn().await;
+        let asking = self.ask(request, patience)?;
+        let progress = Progress::new(&self.moved, patience);
+        let first = asking.first;
+        let may_hedge = || {
+            let is_silent = patience.hedge == Hedge::Once && progress.first().is_none();
+            is_silent && self.with(|state| state.hedges(request))
+        };
+        let asked = progress::hedged(|| work(progress.clone()), first / 2, may_hedge);
+        let patience = Patience { first, ..patience };
+        let silent = match asking.leave {
+            Leave::Usual => self.silent.subscribe(),
+            // Whoever finds out whether it does better has a wait of his own.
+            Leave::Probe => watch::Sender::new(None).subscribe(),
+        };
+        let ended = match progress::watched(asked, &progress, patience, silent).await {
+            Ok(answer) => Try::Answered(answer),
+            Err(limit) => Try::Late(limit),
+        };
+        let (verdict, came) = match &ended {
+            Try::Answered(Ok(_)) => (Verdict::Settled, Came::Answer),
+            Try::Answered(Err(error)) => (error.verdict(), Came::Answer),
+            Try::Late(_) => (Verdict::Failed, Came::Nothing),
+        };
+        asking.settle(verdict, came, progress.first());
+        turn.end(matches!(verdict, Verdict::Busy { .. }));
+        Ok(ended)
+    }
+
+    /// Leave for one request, if the store is not left alone.
+    fn ask<E>(
+        &self,
+        request: &'static str,
+        patience: Patience,
+    ) -> Result<Asking<'_>, CallError<E>> {
         let leave = self.with(|state| {
             let leave = state.breaker.leave(Instant::now());
             match leave {
                 Ok(_) => *state.counts.requests.entry(request).or_default() += 1,
                 Err(_) => state.counts.spared += 1,
             }
-            leave
+            leave.map(|leave| (leave, state.breaker.wait(leave, state.pace.first(patience))))
         });
-        let leave = leave.map_err(|failures| CallError::Resting { failures })?;
-        let asking = Asking { guard: self, leave, is_settled: false };
-        let progress = Progress::new();
-        let ended = match progress::watched(work(progress.clone()), &progress, patience).await {
-            Ok(answer) => Try::Answered(answer),
-            Err(limit) => Try::Late(limit),
-        };
-        let verdict = match &ended {
-            Try::Answered(Ok(_)) => Verdict::Settled,
-            Try::Answered(Err(error)) => error.verdict(),
-            Try::Late(_) => Verdict::Failed,
-        };
-        asking.settle(verdict, matches!(ended, Try::Late(_)));
-        turn.end(matches!(verdict, Verdict::Busy { .. }));
-        Ok(ended)
+        let (leave, first) = leave.map_err(|failures| CallError::Resting { failures })?;
+        Ok(Asking { guard: self, leave, first, patience, began: Instant::now(), is_settled: false })
     }
 
     /// How long to wait before another try; none if there is to be none.
@@ -280,39 +316,92 @@ impl Guard {
     }
 }
 
-/// A request under way; one that is given up by its caller says nothing about the store.
+impl State {
+    /// Whether a request that is silent may be made a second time: out of the same budget as further tries.
+    fn hedges(&mut self, request: &'static str) -> bool {
+        let may = self.budget.spend();
+        if may {
+            *self.counts.requests.entry(request).or_default() += 1;
+            self.counts.retries += 1;
+        }
+        may
+    }
+}
+
+/// What came of a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Came {
+    Answer,
+    Nothing,
+}
+
+/// A request under way; one that is given up by its caller says nothing about the store, unless nobody would have waited
+/// longer.
 struct Asking<'a> {
     guard: &'a Guard,
     leave: Leave,
+    /// How long its first bytes are waited for.
+    first: Duration,
+    patience: Patience,
+    began: Instant,
     is_settled: bool,
 }
 
 impl Asking<'_> {
-    fn settle(mut self, verdict: Verdict, is_late: bool) {
+    /// It has ended; its first bytes moved at `moved`, if it told so.
+    fn settle(mut self, verdict: Verdict, came: Came, moved: Option<Instant>) {
         self.is_settled = true;
-        let leave = self.leave;
-        let change = self.guard.with(|state| {
-            let State { breaker, jitter, counts, .. } = state;
-            counts.late += u64::from(is_late);
-            counts.busy += u64::from(matches!(verdict, Verdict::Busy { .. }));
-            match verdict {
-                Verdict::Settled => breaker.succeeded(),
-                Verdict::Busy { .. } => breaker.failed(leave, 1, Instant::now(), jitter),
-                // Who waited in vain has lost more than who was refused at once.
-                Verdict::Failed if is_late => breaker.failed(leave, 4, Instant::now(), jitter),
-                Verdict::Failed => breaker.failed(leave, 2, Instant::now(), jitter),
+        self.note(verdict, came, moved);
+    }
+
+    fn note(&self, verdict: Verdict, came: Came, moved: Option<Instant>) {
+        let (leave, now) = (self.leave, Instant::now());
+        let failures_max = self.guard.limits.failures_max;
+        let moved_last = progress::last(&self.guard.moved);
+        let (change, cut) = self.guard.with(|state| {
+            let State { breaker, jitter, counts, pace, .. } = state;
+            let cut = pace.first(Patience::SMALL);
+            if let Some(moved) = moved_last {
+                pace.heard(moved);
             }
+            counts.late += u64::from(came == Came::Nothing);
+            counts.busy += u64::from(matches!(verdict, Verdict::Busy { .. }));
+            if came == Came::Answer {
+                pace.heard(now);
+            }
+            let points = match (verdict, came) {
+                (Verdict::Settled, _) => {
+                    pace.answered(moved.unwrap_or(now) - self.began, self.patience);
+                    return (breaker.succeeded(), cut);
+                }
+                (Verdict::Busy { .. }, _) => 1,
+                (Verdict::Failed, Came::Answer) => 2,
+                // Nobody has had an answer meanwhile.
+                (Verdict::Failed, Came::Nothing) if pace.is_silent_since(self.began) => {
+                    failures_max
+                }
+                // Who waited in vain has lost more than who was refused at once.
+                (Verdict::Failed, Came::Nothing) => 4,
+            };
+            if came == Came::Nothing {
+                pace.waited(self.began.elapsed());
+            }
+            (breaker.failed(leave, points, now, jitter), cut)
         });
         let store = &self.guard.store;
         match change {
             Change::Opened => {
                 self.guard.with(|state| state.counts.opened += 1);
+                self.guard.silent.send_replace(Some(cut));
                 warn!(
                     store,
                     "the store keeps failing; it is left alone, and work goes on without it"
                 );
             }
-            Change::Closed => info!(store, "the store answers again"),
+            Change::Closed => {
+                self.guard.silent.send_replace(None);
+                info!(store, "the store answers again");
+            }
             Change::None => {}
         }
     }
@@ -320,7 +409,18 @@ impl Asking<'_> {
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
-        if !self.is_settled {
+        if self.is_settled {
+            return;
+        }
+        let moved = progress::last(&self.guard.moved);
+        let is_silent = self.guard.with(|state| {
+            let has_waited = self.began.elapsed() >= state.pace.quick();
+            let moved = moved.is_some_and(|moved| moved >= self.began);
+            has_waited && !moved && state.pace.is_silent_since(self.began)
+        });
+        if is_silent {
+            self.note(Verdict::Failed, Came::Nothing, None);
+        } else {
             self.guard.with(|state| state.breaker.given_up(self.leave));
         }
     }

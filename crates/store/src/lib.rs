@@ -40,7 +40,9 @@ pub use folder::records::Confirmed;
 pub use folder::writer::BlobWriter;
 pub use folder::{FolderStore, InUse, StoreCounts};
 pub use grants::{Grant, GrantMethod, Grants, WriteGrant, Written};
-pub use guard::{CallError, Guard, GuardCounts, GuardLimits, Judged, Patience, Progress, Verdict};
+pub use guard::{
+    CallError, Guard, GuardCounts, GuardLimits, Hedge, Judged, Patience, Progress, Verdict,
+};
 pub use index::{
     HashedBase, ImageNames, LayerIndex, NamedImage, StepIndex, StoredBlob, base_of, form_of,
     forms_of,

@@ -82,7 +82,8 @@ struct Standing {
 struct Users {
     by_build: BTreeMap<BuildId, User>,
     mark: Option<Standing>,
-    /// Whether the mark of an earlier process of the same name may stand.
+    /// Whether a mark may stand of which nothing is known: that of an earlier process of the same name, or one whose
+    /// setting was given up on.
     left: bool,
     /// When the mark could last not be moved.
     failed: Option<UnixTime>,
@@ -180,7 +181,11 @@ impl Using {
     async fn set(&self, users: &mut Users, now: UnixTime) -> Result<(), StoreError> {
         let since = users.by_build.values().map(|user| user.since).min().unwrap_or(now);
         let epochs = users.epochs();
-        self.mark.set(since, epochs.clone()).await?;
+        // Of one whose setting is given up on nobody knows whether it stands.
+        let left = std::mem::replace(&mut users.left, true);
+        let set = self.mark.set(since, epochs.clone()).await;
+        users.left = left && set.is_err();
+        set?;
         users.mark = Some(Standing { set: now, epochs });
         Ok(())
     }
@@ -251,6 +256,36 @@ mod tests {
             "since 700 {\"\"}",
         ];
         assert_eq!(*told.0.lock().unwrap(), want);
+    }
+
+    /// Sets no mark for as long as anybody waits, and takes it away.
+    #[derive(Clone, Default)]
+    struct Slow(Told);
+
+    #[async_trait::async_trait]
+    impl UseMark for Slow {
+        async fn epoch(&self) -> String {
+            String::new()
+        }
+
+        async fn set(&self, _: UnixTime, _: BTreeSet<String>) -> Result<(), StoreError> {
+            std::future::pending().await
+        }
+
+        async fn clear(&self) -> Result<(), StoreError> {
+            self.0.clear().await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_mark_that_was_given_up_on_while_it_was_set_is_taken_away() {
+        let told = Told::default();
+        let using = Using::new(Box::new(Slow(told.clone())));
+        let at = UnixTime { secs: 1, nanos: 0 };
+        // The plan of a build failed meanwhile.
+        assert!(futures::FutureExt::now_or_never(using.begin(BuildId::from_bits(1), at)).is_none());
+        using.keep(using.begun(), &BTreeMap::new(), at).await.unwrap();
+        assert_eq!(*told.0.lock().unwrap(), ["cleared"]);
     }
 
     /// A mark of an index that is flushed between two builds.

@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytes::Bytes;
 use dcbuild_model::{
-    BlobDigest, ChangeDigest, Compression, DiffId, Digest, LayerBlob, LayerDigest, LayerId, Record,
-    Scope, StepKey, UnixTime,
+    BlobDigest, ChangeDigest, Compression, DiffId, Digest, LayerBlob, LayerDigest, LayerId,
+    ManifestDigest, Record, Scope, StepKey, UnixTime,
 };
 use dcbuild_store::{
-    Catalog, CatalogParts, EmbeddedIndex, HashedBase, IndexEntry, IndexKey, KeyIndex, LayerIndex,
-    Now, Objects, Seal, StepIndex, StoredBlob, Unseen, UseMark, base_of, forms_of,
+    CacheVersion, CacheVersions, Catalog, CatalogParts, EmbeddedIndex, HashedBase, ImageNames,
+    IndexEntry, IndexKey, KeyIndex, LayerIndex, NamedImage, Now, Objects, Seal, StepIndex,
+    StoredBlob, Unseen, UseMark, base_of, forms_of,
 };
 use dcbuild_testkit::{MemoryObjects, contract};
 use tokio_util::task::TaskTracker;
@@ -186,4 +187,118 @@ async fn lies_of_the_index_are_looked_up_in_the_store() {
         let counts = catalog.counts();
         assert_eq!((counts.store_reads, counts.refused), (1, u64::from(!lie.is_empty())));
     }
+}
+
+fn form(text: &[u8]) -> StoredBlob {
+    let digest = Digest::of(text);
+    let (diff_id, compression) = (DiffId(digest), Compression::Zstd);
+    let blob = LayerBlob { digest: LayerDigest(digest), diff_id, size: 7, compression };
+    StoredBlob { blob, index: BlobDigest(digest) }
+}
+
+fn image(name: &str, text: &[u8], secs: i64) -> NamedImage {
+    let manifest = ManifestDigest(Digest::of(text));
+    NamedImage { name: name.into(), manifest, tagged: UnixTime { secs, nanos: 0 } }
+}
+
+fn version(secs: i64) -> CacheVersion {
+    CacheVersion {
+        id: "/c".into(),
+        parcel: BlobDigest(Digest::of(&secs.to_be_bytes())),
+        packs: Vec::new(),
+        pieces: Vec::new(),
+        entries: 0,
+        bytes: 0,
+        written: UnixTime { secs, nanos: 0 },
+        emptied: None,
+    }
+}
+
+#[tokio::test]
+async fn nobody_overwrites_what_another_key_sealed() {
+    let (world, scope) = (World::new(), Scope::local());
+    let digest = Digest::of(b"x");
+    let (layer, base) = (LayerId(digest), LayerDigest(digest));
+    let hashed = |entries| {
+        let (diff_id, change) = (DiffId(digest), ChangeDigest(digest));
+        HashedBase { layer, diff_id, change, entries, bytes: 3 }
+    };
+    let two = Seal::keyed([&[8; 32][..]]).unwrap();
+    let catalogs = [world.catalog(), world.sealed(two), world.sealed(Seal::unkeyed())];
+    for (catalog, at) in catalogs.iter().zip(1_u8..) {
+        let secs = i64::from(at);
+        catalog.put_form(&layer, &form(&[at])).await.unwrap();
+        catalog.put_base(&base, &hashed(at.into())).await.unwrap();
+        ImageNames::put(catalog, &scope, &image("app:1", &[at], secs)).await.unwrap();
+        CacheVersions::put(catalog, &scope, &version(secs)).await.unwrap();
+    }
+    // With the index as it is, and after it has lost all.
+    let flushed = World {
+        objects: world.objects.clone(),
+        index: Arc::new(EmbeddedIndex::new(1 << 20)),
+        tasks: world.tasks.clone(),
+    };
+    for world in [&world, &flushed] {
+        for (seal, at) in [
+            (Seal::keyed([KEY]).unwrap(), 1_u8),
+            (Seal::keyed([&[8; 32][..]]).unwrap(), 2),
+            (Seal::unkeyed(), 3),
+        ] {
+            let (catalog, secs) = (world.sealed(seal), i64::from(at));
+            assert_eq!(forms_of(&catalog, &layer).await.unwrap(), [form(&[at])]);
+            assert_eq!(base_of(&catalog, &base).await.unwrap(), Some(hashed(at.into())));
+            let named = image("app:1", &[at], secs);
+            let found = ImageNames::find(&catalog, &scope, "app:1").await.unwrap();
+            assert_eq!(found.as_ref(), Some(&named));
+            assert_eq!(ImageNames::list(&catalog, &scope).await.unwrap(), [named]);
+            let found = CacheVersions::find(&catalog, &scope, "/c").await.unwrap();
+            assert_eq!(found, Some(version(secs)));
+        }
+    }
+    let mine = world.catalog();
+    assert!(ImageNames::remove(&mine, &scope, "app:1").await.unwrap());
+    assert!(!ImageNames::remove(&mine, &scope, "app:1").await.unwrap());
+    let others = world.sealed(Seal::unkeyed());
+    assert!(ImageNames::find(&others, &scope, "app:1").await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn who_holds_a_key_that_was_rotated_takes_the_newest_and_replaces_it() {
+    let (world, scope) = (World::new(), Scope::local());
+    let old = || world.catalog();
+    let new: &[u8] = &[9; 32];
+    let both = || world.sealed(Seal::keyed([new, KEY]).unwrap());
+    let find = async |catalog: Catalog| {
+        ImageNames::find(&catalog, &scope, "app:1").await.unwrap().map(|it| it.tagged.secs)
+    };
+    ImageNames::put(&old(), &scope, &image("app:1", b"1", 1)).await.unwrap();
+    assert_eq!(find(both()).await, Some(1), "by the former key");
+    ImageNames::put(&both(), &scope, &image("app:1", b"2", 2)).await.unwrap();
+    assert_eq!((find(both()).await, find(old()).await), (Some(2), None));
+    // One that was not given the new key yet goes on with the old one.
+    ImageNames::put(&old(), &scope, &image("app:1", b"3", 3)).await.unwrap();
+    assert_eq!(find(both()).await, Some(3));
+    assert_eq!(ImageNames::list(&both(), &scope).await.unwrap(), [image("app:1", b"3", 3)]);
+    assert!(ImageNames::remove(&both(), &scope, "app:1").await.unwrap());
+    assert_eq!((find(both()).await, find(old()).await), (None, None));
+}
+
+#[tokio::test]
+async fn what_was_sealed_before_names_of_keys_is_found_and_replaced() {
+    let (world, scope) = (World::new(), Scope::local());
+    CacheVersions::put(&world.catalog(), &scope, &version(1)).await.unwrap();
+    let named =
+        world.objects.names().into_iter().find(|it| it.as_str().contains("/latest.")).unwrap();
+    // As an earlier version of dcbuild named it.
+    let former: dcbuild_store::ObjectName =
+        named.as_str().rsplit_once('.').unwrap().0.parse().unwrap();
+    let document = serde_json::to_vec(&version(1)).unwrap();
+    let sealed = Seal::keyed([KEY]).unwrap().close(&former, &document);
+    world.objects.put(&former, sealed).await.unwrap();
+    world.objects.delete(std::slice::from_ref(&named)).await.unwrap();
+    let find = async || CacheVersions::find(&world.catalog(), &scope, "/c").await.unwrap();
+    assert_eq!(find().await, Some(version(1)));
+    CacheVersions::put(&world.catalog(), &scope, &version(2)).await.unwrap();
+    assert_eq!(find().await, Some(version(2)));
+    assert!(!world.objects.names().contains(&former), "two would be one too many");
 }

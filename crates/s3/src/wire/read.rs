@@ -30,7 +30,7 @@ pub(crate) struct ListedPage {
 impl Wire {
     /// The size of an object.
     pub(crate) async fn head(&self, key: &str) -> Result<u64, Failure> {
-        self.call("HeadObject", Patience::SMALL, |_| async {
+        self.call("HeadObject", Patience::READ, |_| async {
             let request = self.client.head_object().bucket(&self.bucket).key(key);
             let found = request.send().await.map_err(failed("HeadObject"))?;
             Ok(unsigned(found.content_length))
@@ -41,7 +41,7 @@ impl Wire {
     /// Reads at most `length` bytes of an object, at least one; none where they would begin behind its end.
     pub(crate) async fn get(&self, key: &str, start: u64, length: u64) -> Result<Fetched, Failure> {
         let fetched = self
-            .call("GetObject", Patience::BULK, |progress| self.fetch(key, start, length, progress));
+            .call("GetObject", Patience::READ, |progress| self.fetch(key, start, length, progress));
         match fetched.await {
             Err(failure) if failure.kind == FailureKind::PastEnd => {
                 Ok(Fetched { bytes: Bytes::new(), size: start })
@@ -93,7 +93,8 @@ impl Wire {
         prefix: &str,
         after: Option<&str>,
     ) -> Result<ListedPage, Failure> {
-        self.call("ListObjectsV2", Patience::SLOW, |_| async {
+        let patience = if is_of_one_key(prefix) { Patience::READ } else { Patience::SLOW };
+        self.call("ListObjectsV2", patience, |_| async {
             let request = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix);
             let request = request.set_start_after(after.map(Into::into));
             let listed = request.send().await.map_err(failed("ListObjectsV2"))?;
@@ -109,6 +110,12 @@ impl Wire {
         })
         .await
     }
+}
+
+/// Whether a listing is of what lies right below one digest, which is little: whoever asks for it waits for it.
+fn is_of_one_key(prefix: &str) -> bool {
+    let last = prefix.strip_suffix('/').and_then(|above| above.rsplit('/').next());
+    last.is_some_and(|last| last.len() == 64 && last.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 /// A size, which the client gives a sign that it never has.
@@ -130,6 +137,20 @@ fn size_in(content_range: &str, start: u64) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn listings_of_one_key_are_told_from_long_ones() {
+        let hex = "0a".repeat(32);
+        for (prefix, want) in [
+            (format!("p/scope/local/step/{hex}/"), true),
+            (format!("p/layer/{hex}"), false),
+            ("p/scope/".into(), false),
+            (String::new(), false),
+            ("/".into(), false),
+        ] {
+            assert_eq!(is_of_one_key(&prefix), want, "{prefix}");
+        }
+    }
 
     #[test]
     fn a_range_tells_the_size_of_the_whole() {

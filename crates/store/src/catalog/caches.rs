@@ -2,13 +2,20 @@
 //! index knows when they were used.
 
 use bytes::Bytes;
-use dcbuild_model::{Digest, Scope};
+use dcbuild_model::{Digest, Scope, UnixTime};
 
 use super::Catalog;
+use super::latest::Latest;
 use crate::{CacheVersion, CacheVersions, IndexEntry, IndexKey, StoreError};
 
-pub(super) const LATEST: &str = "latest";
-pub(super) const WHAT: &str = "a cache mount";
+impl Latest for CacheVersion {
+    const WHAT: &'static str = "a cache mount";
+    const WORD: &'static str = "latest";
+
+    fn written(&self) -> UnixTime {
+        self.written
+    }
+}
 
 fn key_of(scope: &Scope, id: &str) -> IndexKey {
     IndexKey(format!("scope/{scope}/cache/{}", Digest::of(id.as_bytes()).hex()))
@@ -17,7 +24,8 @@ fn key_of(scope: &Scope, id: &str) -> IndexKey {
 impl Catalog {
     /// Notes a use, also in an index that does not know of the mount yet. Without a value: the store has the last word.
     async fn note_mount(&self, key: IndexKey) {
-        let (field, value, used) = (LATEST.to_owned(), Bytes::new(), self.now());
+        let field = self.inner.parts.seal.field(CacheVersion::WORD);
+        let (value, used) = (Bytes::new(), self.now());
         if let Err(error) = self.index().put(&[IndexEntry { key, field, value, used }]).await {
             self.index_failed(&error);
         }
@@ -28,7 +36,7 @@ impl Catalog {
 impl CacheVersions for Catalog {
     async fn find(&self, scope: &Scope, id: &str) -> Result<Option<CacheVersion>, StoreError> {
         let key = key_of(scope, id);
-        let version = self.read_latest(WHAT, &super::name_of(&key, LATEST)?).await?;
+        let version = self.read_latest(&key).await?;
         let version = version.filter(|version: &CacheVersion| version.id == id);
         if version.is_some() {
             let catalog = self.clone();
@@ -39,7 +47,7 @@ impl CacheVersions for Catalog {
 
     async fn put(&self, scope: &Scope, version: &CacheVersion) -> Result<(), StoreError> {
         let key = key_of(scope, &version.id);
-        self.put_latest(WHAT, &super::name_of(&key, LATEST)?, version).await?;
+        self.put_latest(&key, version).await?;
         self.note_mount(key).await;
         Ok(())
     }

@@ -1,9 +1,12 @@
-//! Forms of layers: `layer/LAYER/COMPRESSION`, and what is known of base images' layers: `base/DIGEST/hashed`.
+//! Forms of layers: `layer/LAYER/COMPRESSION`, and what is known of base images' layers: `base/DIGEST/hashed`, each with the
+//! name of its key.
+
+use std::collections::BTreeMap;
 
 use dcbuild_model::{Compression, LayerDigest, LayerId};
 use serde::{Deserialize, Serialize};
 
-use super::{Catalog, decode, encode};
+use super::{Catalog, Seal, decode, encode};
 use crate::{HashedBase, IndexKey, LayerIndex, StoreError, StoredBlob};
 
 const VERSION: u32 = 1;
@@ -34,7 +37,7 @@ impl LayerIndex for Catalog {
         let forms = |documents| {
             let mut forms = decode::<Versioned<StoredBlob>>(self, "a layer's form", documents);
             let form = |compression: Compression| {
-                let stored = forms.remove(compression.name())?;
+                let stored = self.take_own(&mut forms, compression.name())?;
                 let right =
                     stored.version == VERSION && stored.value.blob.compression == compression;
                 right.then_some(stored.value)
@@ -46,8 +49,8 @@ impl LayerIndex for Catalog {
 
     async fn put_form(&self, layer: &LayerId, stored: &StoredBlob) -> Result<(), StoreError> {
         let document = Versioned { version: VERSION, value: stored };
-        let field = stored.blob.compression.name();
-        self.put(&layer_key(layer), field, &encode("a layer's form", &document)?).await
+        let field = self.inner.parts.seal.field(stored.blob.compression.name());
+        self.put(&layer_key(layer), &field, &encode("a layer's form", &document)?).await
     }
 
     async fn find_bases(
@@ -58,7 +61,7 @@ impl LayerIndex for Catalog {
         let found = self.find(&keys).await?;
         let base = |documents| {
             let mut bases = decode::<Versioned<HashedBase>>(self, "a base layer", documents);
-            let stored = bases.remove(HASHED)?;
+            let stored = self.take_own(&mut bases, HASHED)?;
             (stored.version == VERSION).then_some(stored.value)
         };
         Ok(found.into_iter().map(base).collect())
@@ -66,6 +69,17 @@ impl LayerIndex for Catalog {
 
     async fn put_base(&self, digest: &LayerDigest, base: &HashedBase) -> Result<(), StoreError> {
         let document = Versioned { version: VERSION, value: base };
-        self.put(&base_key(digest), HASHED, &encode("a base layer", &document)?).await
+        let field = self.inner.parts.seal.field(HASHED);
+        self.put(&base_key(digest), &field, &encode("a base layer", &document)?).await
+    }
+}
+
+impl Catalog {
+    /// The document of this word: that of our own key, else one of another that we hold.
+    fn take_own<T>(&self, documents: &mut BTreeMap<String, T>, word: &str) -> Option<T> {
+        let own = documents.remove(&self.inner.parts.seal.field(word));
+        own.or_else(|| {
+            documents.extract_if(.., |field, _| Seal::word(field) == word).next().map(|it| it.1)
+        })
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! A sealed document is one line, `dcbuild-sealed-1 KIND HEX`, and the document behind it. The kind is `hmac-sha256` with a
 //! key and `sha256` without one; the second finds damage and no forger.
+//!
+//! What changes under a fixed name has a name of its own for each key, so that processes with different keys on one store
+//! never overwrite what they cannot read.
 
 use bytes::Bytes;
 use dcbuild_model::Digest;
@@ -11,6 +14,10 @@ use sha2::{Digest as _, Sha256};
 use crate::ObjectName;
 
 const FORM: &str = "dcbuild-sealed-1";
+/// What a key's name is made from.
+const KEY_NAME: &[u8] = b"dcbuild-key-name-1";
+/// Its hex digits.
+const KEY_NAME_CHARS: usize = 12;
 /// A shorter key could be guessed.
 const KEY_BYTES_MIN: usize = 32;
 
@@ -27,7 +34,24 @@ pub struct InvalidSealKey {
 /// Seals documents and opens them again; the keys are never printed.
 #[derive(Clone, Default)]
 pub struct Seal {
-    keys: Vec<Hmac<Sha256>>,
+    keys: Vec<Key>,
+}
+
+#[derive(Clone)]
+struct Key {
+    mac: Hmac<Sha256>,
+    /// Tells it from others, and says nothing of it.
+    name: String,
+}
+
+impl Key {
+    fn new(mac: Hmac<Sha256>) -> Key {
+        let mut named = mac.clone();
+        named.update(KEY_NAME);
+        let mut name = Digest(named.finalize().into_bytes().into()).hex();
+        name.truncate(KEY_NAME_CHARS);
+        Key { mac, name }
+    }
 }
 
 impl std::fmt::Debug for Seal {
@@ -45,7 +69,7 @@ impl Seal {
     /// Seals with the first key; what any of them sealed is opened. To take a key away disowns what it sealed.
     pub fn keyed<'k>(keys: impl IntoIterator<Item = &'k [u8]>) -> Result<Seal, InvalidSealKey> {
         let key = |key: &[u8]| match Hmac::new_from_slice(key) {
-            Ok(mac) if key.len() >= KEY_BYTES_MIN => Ok(mac),
+            Ok(mac) if key.len() >= KEY_BYTES_MIN => Ok(Key::new(mac)),
             _ => Err(InvalidSealKey { bytes: key.len() }),
         };
         Ok(Seal { keys: keys.into_iter().map(key).collect::<Result<_, _>>()? })
@@ -56,11 +80,38 @@ impl Seal {
         !self.keys.is_empty()
     }
 
+    /// The last part of the name of a document that is written anew under a fixed name: the word, and the key's name.
+    pub fn field(&self, word: &str) -> String {
+        match self.keys.first() {
+            Some(key) => format!("{word}.{}", key.name),
+            None => word.to_owned(),
+        }
+    }
+
+    /// What a field of a document is called whatever its key.
+    pub fn word(field: &str) -> &str {
+        field.split_once('.').map_or(field, |(word, _)| word)
+    }
+
+    /// Whether a field names a key that is none of ours: nobody need read what it seals.
+    pub fn is_foreign(&self, field: &str) -> bool {
+        field.split_once('.').is_some_and(|(_, name)| self.keys.iter().all(|key| key.name != name))
+    }
+
+    /// Whether what other keys sealed is opened as well, or was sealed before fields had the names of keys.
+    pub(super) fn opens_others(&self) -> OpensOthers {
+        match self.keys.len() {
+            0 => OpensOthers::No,
+            1 => OpensOthers::OfOld,
+            _ => OpensOthers::Yes,
+        }
+    }
+
     /// The sealed form of a document under this name.
     pub fn close(&self, name: &ObjectName, document: &[u8]) -> Bytes {
         let (kind, hex) = match self.keys.first() {
             Some(key) => {
-                let mut mac = key.clone();
+                let mut mac = key.mac.clone();
                 feed(name, document, |bytes| mac.update(bytes));
                 ("hmac-sha256", Digest(mac.finalize().into_bytes().into()).hex())
             }
@@ -80,7 +131,7 @@ impl Seal {
         let (document, found) = (sealed.slice(line + 1..), Digest::from_hex(hex).ok()?);
         let ours = match kind {
             "hmac-sha256" => self.keys.iter().any(|key| {
-                let mut mac = key.clone();
+                let mut mac = key.mac.clone();
                 feed(name, &document, |bytes| mac.update(bytes));
                 mac.verify_slice(&found.0).is_ok()
             }),
@@ -89,6 +140,17 @@ impl Seal {
         };
         (ours && words.next().is_none()).then_some(document)
     }
+}
+
+/// What a seal opens under other fields than its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum OpensOthers {
+    /// Nothing.
+    No,
+    /// What was sealed before fields had the names of keys, if there is nothing newer.
+    OfOld,
+    /// What another of its keys sealed, which may be newer.
+    Yes,
 }
 
 /// What is sealed: the form, the name and the document, each with its length before it.
@@ -136,6 +198,19 @@ mod tests {
             assert_eq!(opens.open(&a, &sealed), want, "{closes:?} {opens:?}");
             assert_eq!(opens.open(&b, &sealed), None, "copied to another name");
         }
+    }
+
+    #[test]
+    fn each_key_has_fields_of_its_own_that_do_not_tell_it() {
+        let (one, two) = (keyed(&[ONE]), keyed(&[TWO, ONE]));
+        assert_eq!(Seal::unkeyed().field("latest"), "latest");
+        let field = one.field("latest");
+        assert_eq!((field.len(), Seal::word(&field)), ("latest.".len() + KEY_NAME_CHARS, "latest"));
+        assert_ne!(two.field("latest"), field);
+        assert_eq!(keyed(&[ONE, TWO]).field("latest"), field);
+        assert!(!one.is_foreign(&field) && !two.is_foreign(&field) && !one.is_foreign("latest"));
+        assert!(one.is_foreign(&two.field("latest")) && Seal::unkeyed().is_foreign(&field));
+        assert_eq!(name(&format!("x/{field}")).as_str(), format!("x/{field}"));
     }
 
     #[test]

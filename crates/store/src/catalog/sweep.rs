@@ -1,29 +1,22 @@
 //! What a store of objects holds, and its removal. Objects of one key of the index are one thing: their uses are known
 //! together.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bytes::Bytes;
-use dcbuild_model::limits::MANIFEST_BYTES_MAX;
 use dcbuild_model::{BlobDigest, Digest, LayerId, Record, Scope, StepKey, UnixTime};
 use futures::{StreamExt as _, TryStreamExt as _};
 
-use super::caches;
 use super::fill::Filled;
-use super::layers::Versioned;
+use super::needs::Documents;
 use super::steps::StoredRecord;
-use super::{AT_ONCE, Catalog, DOCUMENT_BYTES_MAX};
-use crate::manifest::blobs_named_by;
+use super::{AT_ONCE, Catalog};
 use crate::sweep::{Hold, Inventory, PutOff, Removal, Removed, Swept, Thing, ThingKind};
-use crate::{
-    CacheVersion, HashedBase, IndexKey, ListedObject, NamedImage, ObjectName, StoreError,
-    StoredBlob,
-};
+use crate::{IndexKey, ListedObject, ObjectName, StoreError};
 
 const PREFIXES: [&str; 5] = ["blob/", "layer/", "base/", "scope/", "quarantine/"];
 /// Keys that are looked up at a time.
-const KEYS_AT_ONCE: usize = 1_000;
+pub(super) const KEYS_AT_ONCE: usize = 1_000;
 /// How long another's filling of the index is waited for: so many times this pause.
 const FILL_LOOKS: u32 = 50;
 const FILL_PAUSE: Duration = Duration::from_millis(200);
@@ -32,37 +25,10 @@ const TURN_SECS: i64 = 300;
 /// Clocks of machines may differ by so much.
 const SKEW_SECS: i64 = 60;
 
-/// Whose documents a store has.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Documents {
-    /// Some of them carry our seal, or there are none.
-    Ours,
-    /// None does: what they need is not known, and must not be taken for unneeded.
-    Foreign,
-}
-
 /// The objects of one key.
 struct Group {
     kind: ThingKind,
     objects: Vec<ListedObject>,
-}
-
-/// Things by their names, while what they need is looked up.
-#[derive(Default)]
-struct Places(HashMap<String, usize>);
-
-impl Places {
-    fn blob(&self, digest: &Digest) -> Option<usize> {
-        self.0.get(&format!("blob/sha256/{}", digest.hex())).copied()
-    }
-
-    fn layer(&self, layer: &LayerId) -> Option<usize> {
-        self.0.get(&format!("layer/{}", layer.0.hex())).copied()
-    }
-
-    fn base(&self, digest: &Digest) -> Option<usize> {
-        self.0.get(&format!("base/{}", digest.hex())).copied()
-    }
 }
 
 impl Catalog {
@@ -113,94 +79,6 @@ impl Catalog {
         Ok(false)
     }
 
-    /// Adds what records, forms, cache mounts and names of images need; says whose their documents are.
-    async fn add_needs(&self, things: &mut [Thing]) -> Result<Documents, StoreError> {
-        let places = things.iter().enumerate().map(|(at, thing)| (thing.name.clone(), at));
-        let places = Places(places.collect());
-        let documented = |thing: &Thing| {
-            matches!(
-                thing.kind,
-                ThingKind::Record { .. } | ThingKind::Form { .. } | ThingKind::Base
-            )
-        };
-        let asked: Vec<usize> = (0..things.len()).filter(|at| documented(&things[*at])).collect();
-        let mut whose = if asked.is_empty() { Documents::Ours } else { Documents::Foreign };
-        for some in asked.chunks(KEYS_AT_ONCE) {
-            let keys: Vec<IndexKey> =
-                some.iter().map(|at| IndexKey(things[*at].name.clone())).collect();
-            let found = self.look(&keys).await?;
-            for (at, documents) in some.iter().zip(found) {
-                if !documents.is_empty() {
-                    whose = Documents::Ours;
-                }
-                let needs = needs_of(&things[*at].kind, &documents, &places);
-                things[*at].needs = needs;
-            }
-        }
-        let images: Vec<usize> =
-            (0..things.len()).filter(|at| things[*at].kind == ThingKind::Image).collect();
-        for at in images {
-            let needs = self.needs_of_image(&things[at], &places).await?;
-            things[at].needs = needs;
-        }
-        self.add_needs_of_mounts(things, &places).await?;
-        Ok(whose)
-    }
-
-    /// The latest versions of cache mounts: the index does not have them.
-    async fn add_needs_of_mounts(
-        &self,
-        things: &mut [Thing],
-        places: &Places,
-    ) -> Result<(), StoreError> {
-        let mounts = things.iter().enumerate().filter(|(_, it)| it.kind == ThingKind::CacheMount);
-        let reads = mounts.map(|(at, thing)| {
-            let latest = format!("{}/{}", thing.name, caches::LATEST);
-            async move {
-                let latest = object(&latest)?;
-                let version = self.read_latest::<CacheVersion>(caches::WHAT, &latest).await?;
-                Ok::<_, StoreError>((at, version))
-            }
-        });
-        let reads: Vec<_> = reads.collect();
-        let reads = futures::stream::iter(reads).buffer_unordered(AT_ONCE);
-        for (at, version) in reads.try_collect::<Vec<_>>().await? {
-            let Some(version) = version else { continue };
-            let blobs = version.pieces.iter().chain([&version.parcel]);
-            let mut needs: Vec<usize> = blobs.filter_map(|blob| places.blob(&blob.0)).collect();
-            needs.extend(version.packs.iter().filter_map(|pack| places.layer(pack)));
-            needs.sort_unstable();
-            needs.dedup();
-            things[at].needs = needs;
-        }
-        Ok(())
-    }
-
-    async fn needs_of_image(
-        &self,
-        thing: &Thing,
-        places: &Places,
-    ) -> Result<Vec<usize>, StoreError> {
-        let Some(name) = thing.parts.first() else { return Ok(Vec::new()) };
-        let image: Option<NamedImage> = self.read_latest("an image name", &object(name)?).await?;
-        let Some(image) = image else { return Ok(Vec::new()) };
-        let max = u64::try_from(MANIFEST_BYTES_MAX).unwrap_or(u64::MAX).min(DOCUMENT_BYTES_MAX);
-        let (mut open, mut needs) = (vec![image.manifest.0], Vec::new());
-        while let Some(digest) = open.pop() {
-            let Some(place) = places.blob(&digest) else { continue };
-            if needs.contains(&place) {
-                continue;
-            }
-            needs.push(place);
-            let blob = object(&format!("blob/sha256/{}", digest.hex()))?;
-            // What is larger is a layer.
-            if let Ok(Some(bytes)) = self.objects().get(&blob, max).await {
-                open.extend(blobs_named_by(&bytes));
-            }
-        }
-        Ok(needs)
-    }
-
     /// Which of these were used since they were listed, or are not known any more.
     async fn unused_still(&self, things: &[&Thing]) -> Result<Vec<bool>, StoreError> {
         let names: Vec<String> = things.iter().map(|thing| thing.name.clone()).collect();
@@ -212,7 +90,7 @@ impl Catalog {
     }
 }
 
-fn object(name: &str) -> Result<ObjectName, StoreError> {
+pub(super) fn object(name: &str) -> Result<ObjectName, StoreError> {
     name.parse().map_err(|source| StoreError::Name { source })
 }
 
@@ -256,41 +134,6 @@ fn thing_of(name: &ObjectName) -> Option<(String, ThingKind)> {
         }
         _ => None,
     }
-}
-
-fn needs_of(kind: &ThingKind, documents: &[(String, Bytes)], places: &Places) -> Vec<usize> {
-    let mut needs = Vec::new();
-    for (_, document) in documents {
-        match kind {
-            ThingKind::Record { .. } => {
-                let Ok(stored) = serde_json::from_slice::<StoredRecord>(document) else { continue };
-                for layer in &stored.record.result.layers {
-                    needs.extend(places.blob(&layer.layer.0));
-                    needs.extend(places.layer(&layer.layer));
-                    if let Some(base) = &layer.base {
-                        needs.extend(places.base(&base.digest.0));
-                        needs.extend(places.blob(&base.digest.0));
-                    }
-                }
-            }
-            ThingKind::Form { .. } => {
-                let form = serde_json::from_slice::<Versioned<StoredBlob>>(document);
-                let Ok(Versioned { value, .. }) = form else { continue };
-                needs.extend(places.blob(&value.blob.digest.0));
-                needs.extend(places.blob(&value.index.0));
-            }
-            ThingKind::Base => {
-                let base = serde_json::from_slice::<Versioned<HashedBase>>(document);
-                let Ok(Versioned { value, .. }) = base else { continue };
-                needs.extend(places.blob(&value.layer.0));
-            }
-            ThingKind::Image | ThingKind::CacheMount | ThingKind::Blob | ThingKind::Quarantined => {
-            }
-        }
-    }
-    needs.sort_unstable();
-    needs.dedup();
-    needs
 }
 
 #[async_trait::async_trait]

@@ -45,6 +45,8 @@ pub(super) struct Breaker {
     rest: Duration,
     rest_first: Duration,
     rest_max: Duration,
+    /// Probes that failed since the store answered last.
+    probes: u32,
 }
 
 impl Breaker {
@@ -56,7 +58,22 @@ impl Breaker {
             rest: limits.rest,
             rest_first: limits.rest,
             rest_max: limits.rest_max,
+            probes: 0,
         }
+    }
+
+    /// How long whoever has this leave waits, of the time that he would: who probes waits in vain most times, so the first
+    /// wait is short, and each further one longer, lest a store that has become slow is never found again.
+    pub(super) fn wait(&self, leave: Leave, first: Duration) -> Duration {
+        match leave {
+            Leave::Usual => first,
+            Leave::Probe => first.min(first / 4 * (1 << self.probes.min(2))),
+        }
+    }
+
+    /// Whether it is left alone.
+    pub(super) fn is_open(&self) -> bool {
+        self.stand != Stand::Closed
     }
 
     /// Asks for leave; refused with the failures so far.
@@ -73,7 +90,7 @@ impl Breaker {
 
     /// The store answered.
     pub(super) fn succeeded(&mut self) -> Change {
-        self.failures = 0;
+        (self.failures, self.probes) = (0, 0);
         self.rest = self.rest_first;
         let was = std::mem::replace(&mut self.stand, Stand::Closed);
         if was == Stand::Closed { Change::None } else { Change::Closed }
@@ -88,6 +105,7 @@ impl Breaker {
         jitter: &mut Jitter,
     ) -> Change {
         self.failures = self.failures.saturating_add(points);
+        self.probes = self.probes.saturating_add(u32::from(leave == Leave::Probe));
         let opens = match (leave, self.stand) {
             (Leave::Probe, _) => true,
             (Leave::Usual, Stand::Closed) => self.failures >= self.failures_max,

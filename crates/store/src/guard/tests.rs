@@ -96,9 +96,152 @@ async fn silence_ends_at_the_deadline() {
         guard.call("Ask", Patience::SMALL, |_| std::future::pending::<Result<u32, Faulty>>());
     let limit = Duration::from_secs(2);
     assert_eq!(silent.await, Err(CallError::Late { limit }));
-    assert!(began.elapsed() < Duration::from_secs(5), "two tries: {:?}", began.elapsed());
+    assert_eq!(began.elapsed(), limit);
     let counts = guard.counts();
-    assert_eq!((counts.late, counts.requests["Ask"]), (2, 2));
+    assert_eq!((counts.late, counts.requests["Ask"], counts.opened), (1, 1, 1));
+}
+
+fn guard() -> Guard {
+    Guard::seeded("test", GuardLimits::default(), 7)
+}
+
+async fn silent(guard: &Guard, patience: Patience) -> Result<u32, CallError<Faulty>> {
+    guard.call("Ask", patience, |_| std::future::pending()).await
+}
+
+/// Answers after this time.
+async fn answered(guard: &Guard, after: Duration) -> Result<u32, CallError<Faulty>> {
+    let work = |_| async move {
+        sleep(after).await;
+        Ok(1)
+    };
+    guard.call("Ask", Patience::READ, work).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn c04_a_store_that_fell_silent_costs_a_second_and_some_of_its_usual_times() {
+    let guard = guard();
+    for _ in 0..20 {
+        answered(&guard, Duration::from_millis(50)).await.unwrap();
+    }
+    let began = Instant::now();
+    assert!(silent(&guard, Patience::READ).await.is_err());
+    assert_eq!(began.elapsed(), Duration::from_millis(1_400));
+    // From then on nobody waits.
+    for _ in 0..50 {
+        assert!(matches!(silent(&guard, Patience::READ).await, Err(CallError::Resting { .. })));
+    }
+    assert_eq!(began.elapsed(), Duration::from_millis(1_400));
+    let counts = guard.counts();
+    assert_eq!((counts.opened, counts.spared), (1, 50));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_lost_connection_is_no_silent_store() {
+    let guard = guard();
+    let asked = AtomicU32::new(0);
+    let work = |_| async {
+        match asked.fetch_add(1, Ordering::SeqCst) {
+            0 => std::future::pending::<Result<u32, Faulty>>().await,
+            number => Ok(number),
+        }
+    };
+    let began = Instant::now();
+    assert_eq!(guard.call("Ask", Patience::READ, work).await, Ok(1));
+    assert_eq!(began.elapsed(), Duration::from_secs(1));
+    let counts = guard.counts();
+    assert_eq!((counts.opened, counts.late, counts.retries, counts.requests["Ask"]), (0, 0, 1, 2));
+    // Who waits long as a rule is not asked twice.
+    asked.store(0, Ordering::SeqCst);
+    let late = guard.call("Ask", Patience { hedge: Hedge::Never, ..Patience::READ }, work);
+    assert!(tokio::time::timeout(Duration::from_millis(900), late).await.is_err());
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_answers_others_is_not_silent() {
+    let guard = guard();
+    let others = async {
+        for _ in 0..100 {
+            answered(&guard, Duration::from_millis(50)).await.unwrap();
+        }
+    };
+    let (late, ()) = tokio::join!(silent(&guard, Patience::SMALL), others);
+    assert!(matches!(late, Err(CallError::Late { .. })), "{late:?}");
+    let counts = guard.counts();
+    assert_eq!((counts.opened, counts.late), (0, 2), "it was asked once more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_longer_does_not_once_others_have_found_the_store_silent() {
+    let guard = guard();
+    answered(&guard, Duration::from_millis(10)).await.unwrap();
+    sleep(Duration::from_millis(10)).await;
+    let began = Instant::now();
+    let (slow, quick) =
+        tokio::join!(silent(&guard, Patience::SLOW), silent(&guard, Patience::READ));
+    assert!(slow.is_err() && quick.is_err());
+    assert_eq!(began.elapsed(), Duration::from_millis(1_080), "not half a minute");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_became_slow_is_waited_for_again() {
+    let guard = guard();
+    for _ in 0..50 {
+        answered(&guard, Duration::from_millis(10)).await.unwrap();
+    }
+    let began = Instant::now();
+    while answered(&guard, Duration::from_millis(1_700)).await.is_err() {
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!(began.elapsed() <= Duration::from_secs(15), "{:?}", began.elapsed());
+    for _ in 0..20 {
+        answered(&guard, Duration::from_millis(1_700)).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_this_machine_buffers_is_no_sign_of_life() {
+    let guard = guard();
+    // Bytes are written that nobody takes, while something is read.
+    let written = guard.call("Write", Patience::BULK, |progress: Progress| async move {
+        progress.made();
+        std::future::pending::<Result<u32, Faulty>>().await
+    });
+    let read = async {
+        sleep(Duration::from_millis(1)).await;
+        silent(&guard, Patience::READ).await
+    };
+    let (written, read) = tokio::join!(tokio::time::timeout(Duration::from_secs(5), written), read);
+    assert!(written.is_ok_and(|written| written.is_err()) && read.is_err(), "neither waits on");
+    let counts = guard.counts();
+    // The write is late as well, and opens nothing a second time.
+    assert_eq!((counts.late, counts.opened), (2, 1), "{counts:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_gave_up_on_silence_has_found_out_that_the_store_is_silent() {
+    let guard = guard();
+    for (waited, opened) in [(1_900, 0), (2_100, 1)] {
+        let asked = silent(&guard, Patience::SLOW);
+        assert!(tokio::time::timeout(Duration::from_millis(waited), asked).await.is_err());
+        assert_eq!(guard.counts().opened, opened, "after {waited} ms");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_waits_little_and_a_store_that_became_slow_is_found_all_the_same() {
+    let guard = guard();
+    assert!(silent(&guard, Patience::SMALL).await.is_err());
+    sleep(Duration::from_secs(1)).await;
+    let began = Instant::now();
+    assert!(silent(&guard, Patience::SMALL).await.is_err());
+    assert_eq!(began.elapsed(), Duration::from_millis(500));
+    let well = Instant::now();
+    while answered(&guard, Duration::from_millis(1_500)).await.is_err() {
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!(well.elapsed() <= Duration::from_secs(15), "{:?}", well.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,6 +2,8 @@
 //! go on, and after the index was flushed.
 #![expect(clippy::unwrap_used, reason = "test")]
 
+mod keys;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,6 +39,14 @@ struct Dying {
     /// None are served from this one on; 0 serves all.
     dies_at: AtomicU64,
     fired: AtomicU64,
+    /// Objects with this in their name are not given.
+    mute: std::sync::Mutex<String>,
+}
+
+impl Dying {
+    fn mute(&self, within: &str) {
+        within.clone_into(&mut self.mute.lock().unwrap());
+    }
 }
 
 #[async_trait::async_trait]
@@ -46,6 +56,10 @@ impl Objects for Dying {
     }
 
     async fn get(&self, name: &ObjectName, max: u64) -> Result<Option<Bytes>, StoreError> {
+        let mute = self.mute.lock().unwrap().clone();
+        if !mute.is_empty() && name.as_str().contains(&mute) {
+            return Err(StoreError::Stopped);
+        }
         self.objects.get(name, max).await
     }
 
@@ -117,8 +131,17 @@ impl World {
 
     /// Stores a step's result at this time: a table, a blob, its index, a form and a record.
     async fn make(&self, secs: i64, name: &str, shared: Option<&str>) -> Record {
+        self.make_by(&self.catalog(), secs, name, shared).await
+    }
+
+    async fn make_by(
+        &self,
+        catalog: &Catalog,
+        secs: i64,
+        name: &str,
+        shared: Option<&str>,
+    ) -> Record {
         self.at(secs);
-        let catalog = self.catalog();
         let layer = LayerId(self.blob(&format!("table of {}", shared.unwrap_or(name))).await);
         let blob = LayerDigest(self.blob(&format!("blob of {}", shared.unwrap_or(name))).await);
         let index = BlobDigest(self.blob(&format!("index of {}", shared.unwrap_or(name))).await);
@@ -129,7 +152,7 @@ impl World {
         let layer = LayerRef { layer, change, entries: 1, bytes: 7, base: None };
         let mut record = contract::record(name, None, 1);
         record.result.layers.push(layer);
-        StepIndex::put(&catalog, &Scope::local(), &record).await.unwrap();
+        StepIndex::put(catalog, &Scope::local(), &record).await.unwrap();
         self.settle().await;
         record
     }
@@ -649,7 +672,7 @@ impl Swept for Late {
     }
 
     async fn remove(&self, things: &[&Thing]) -> Result<Removal, StoreError> {
-        self.catalog.remove(things).await
+        Swept::remove(&self.catalog, things).await
     }
 
     async fn put_aside(&self, blobs: &[BlobDigest]) -> Result<Vec<Option<UnixTime>>, StoreError> {
