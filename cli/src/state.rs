@@ -1,5 +1,6 @@
 //! The state folder of builds on this machine: where each part of it lies, what it takes, and taking it back.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -87,17 +88,10 @@ impl State {
     /// Removes what the request names; all kinds count against one ceiling.
     pub(crate) fn prune(&self, request: &PruneRequest) -> anyhow::Result<String> {
         let kept = self.open()?;
+        kept.sweep()?;
         let entries = kept.entries(&kept.caches.list()?)?;
         let total: u64 = entries.iter().map(|entry| entry.size).sum();
-        let (mut count, mut bytes) = (0u64, 0u64);
-        let victims = victims(&entries, request, SystemClock.now());
-        kept.store.note_victims(&victims, request)?;
-        for entry in victims {
-            if kept.remove(&entry)? {
-                count += 1;
-                bytes += entry.size;
-            }
-        }
+        let (count, bytes) = kept.remove_all(&entries, request)?;
         let stay = bytes_text(total.saturating_sub(bytes));
         if count == 0 && !request.all {
             return Ok(format!("nothing to remove: {stay} stay; --all removes what nobody uses\n"));
@@ -110,12 +104,7 @@ impl State {
         let request = PruneRequest { keep_bytes: Some(keep.0), ..PruneRequest::default() };
         let kept = self.open()?;
         let entries = kept.entries(&kept.caches.list()?)?;
-        let victims = victims(&entries, &request, SystemClock.now());
-        kept.store.note_victims(&victims, &request)?;
-        for entry in victims {
-            kept.remove(&entry)?;
-        }
-        Ok(())
+        kept.remove_all(&entries, &request).map(drop)
     }
 }
 
@@ -127,6 +116,38 @@ struct Kept {
 }
 
 impl Kept {
+    /// Removes what dead processes left half done.
+    fn sweep(&self) -> anyhow::Result<()> {
+        // No attempt of a machine's own builds outlives its process.
+        self.snapshots.sweep(&BTreeSet::new()).context("could not sweep the snapshots")
+    }
+
+    /// Removes what the request names of these, and says how many that were and their bytes.
+    fn remove_all(
+        &self,
+        entries: &[StoreEntry],
+        request: &PruneRequest,
+    ) -> anyhow::Result<(u64, u64)> {
+        let victims = victims(entries, request, SystemClock.now());
+        // Nothing goes of which nobody can say why; where there is no space for a word, it is said when there is.
+        let noted = self.store.note_victims(&victims, request);
+        let is_late = matches!(&noted, Err(error) if error.is_for_want_of_space());
+        if !is_late {
+            noted?;
+        }
+        let (mut count, mut bytes) = (0, 0);
+        for entry in &victims {
+            if self.remove(entry)? {
+                count += 1;
+                bytes += entry.size;
+            }
+        }
+        if is_late {
+            self.store.note_victims(&victims, request)?;
+        }
+        Ok((count, bytes))
+    }
+
     fn entries(&self, caches: &[CacheMount]) -> anyhow::Result<Vec<StoreEntry>> {
         let mut entries = self.store.entries()?;
         for usage in self.snapshots.usage()? {

@@ -55,6 +55,36 @@ fn a_full_state_folder_is_one_clear_error() {
 }
 
 #[test]
+fn a_full_state_folder_is_pruned() {
+    // The RUN keeps it to itself that the disk was full.
+    let dockerfile = "FROM busybox:golden\nRUN echo kept > /kept\n\
+        RUN dd if=/dev/zero of=/big bs=1M count=90 || true\n";
+    let story = Story::new(dockerfile, &[]);
+    let disk = story.home.path("disk");
+    let _mounted = SmallDisk::mount(&disk, 48);
+    let state = story.home.arg("disk");
+    let done = build_on(&story, &state, &[]).failed();
+    has_one_error(&done);
+    has(&done, &[&format!("no space left in {state}"), "hint: make room with `dcbuild prune`"]);
+    let count = |folder: &str| std::fs::read_dir(disk.join(folder)).unwrap().count();
+    assert_eq!(count("worker/snapshots/tmp"), 0, "what could not be kept takes no space");
+    let snapshots = count("worker/snapshots");
+
+    // Others take what is left, to the last byte, and a dead process left something as well.
+    std::fs::create_dir(disk.join("worker/snapshots/tmp/x-dead")).unwrap();
+    let mut others = std::fs::File::create(disk.join("others")).unwrap();
+    let full = std::io::copy(&mut std::io::repeat(7), &mut others).unwrap_err();
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    let mut prune = story.home.command(["prune", "--all", "--force"]);
+    prune.env("DCBUILD_STATE_DIR", &state);
+    let pruned = Running::start(prune).finish(LONG).well();
+    assert!(pruned.stdout.starts_with("removed "), "{}", pruned.stdout);
+    assert!(pruned.stdout.contains("; 0B stay"), "{}", pruned.stdout);
+    assert_eq!(count("worker/snapshots/tmp"), 0, "what a dead process left takes no space");
+    assert!(count("worker/snapshots") < snapshots);
+}
+
+#[test]
 fn a_full_store_is_one_clear_error() {
     let story = Story::new("FROM scratch\nCOPY big /big\n", &[]);
     // Bytes that do not compress.

@@ -52,6 +52,11 @@ pub enum CommitError {
 impl Snapshots {
     /// Turns an upper folder into the snapshot of the layer that it is; what equals the lower tree is dropped.
     pub fn commit(&self, upper: Upper, form: &CommitForm<'_>) -> Result<Committed, CommitError> {
+        let name = upper.temp.name.clone();
+        self.try_commit(upper, form).inspect_err(|_| self.forget(&name))
+    }
+
+    fn try_commit(&self, upper: Upper, form: &CommitForm<'_>) -> Result<Committed, CommitError> {
         let path = upper.upper();
         let root = beneath::open_child(&upper.temp.fd, b"fs").map_err(at("open", &path))?;
         let found = scan(&root, form.threads)?;

@@ -265,6 +265,18 @@ impl Snapshots {
         layer: LayerId,
         changes: &Changes,
     ) -> Result<Snapshot, At> {
+        let name = temp.name.clone();
+        self.place(temp, layer, changes).inspect_err(|_| self.forget(&name))
+    }
+
+    /// Removes what came to nothing, as far as that goes: on a full disk it is what takes the space.
+    pub(crate) fn forget(&self, name: &str) {
+        if let Err(error) = reap::remove(&self.tmp, name.as_bytes()) {
+            tracing::warn!(folder = name, %error, "what came to nothing is left to the next sweep");
+        }
+    }
+
+    fn place(&self, temp: Temp, layer: LayerId, changes: &Changes) -> Result<Snapshot, At> {
         let path = self.dir.join(layer.0.hex());
         let lasts = Lasts::Boot(self.boot.clone());
         let mark = Marker { lasts, bytes: disk_bytes(changes) };

@@ -108,6 +108,13 @@ impl StoreError {
         matches!(self, StoreError::NotFound { .. } | StoreError::Corrupt { .. })
     }
 
+    /// Whether the disk under the store is full, or may not take more of this user's.
+    pub fn is_for_want_of_space(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        let StoreError::Io { source, .. } = self else { return false };
+        matches!(source.kind(), StorageFull | QuotaExceeded)
+    }
+
     /// Who can mend it.
     pub fn fault(&self) -> Fault {
         match self {

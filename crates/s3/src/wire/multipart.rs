@@ -165,6 +165,6 @@ impl Wire {
 
 /// Whether a server said yes, and the rest of what it said was not understood.
 fn is_unread<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
-    let status = error.raw_response().map(|response| response.status());
-    status.is_some_and(|status| status.is_success()) && error.code().is_none()
+    let status = error.raw_response().map(|response| response.status().as_u16());
+    status.is_some_and(|status| (200..300).contains(&status)) && error.code().is_none()
 }
