@@ -1,11 +1,12 @@
 //! Finds the images that a plan asks for: by name in the store, at a registry, or in a layout of the client.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use dcbuild_model::limits::{CONFIG_BYTES_MAX, MANIFEST_BYTES_MAX};
-use dcbuild_model::{BlobDigest, LayerDigest, ManifestDigest, Platform, Scope};
+use dcbuild_model::{BlobDigest, Fault, LayerDigest, ManifestDigest, Platform, Scope};
 use dcbuild_oci::{Descriptor, ImageRef, ParseReferenceError};
 use dcbuild_plan as plan;
 use dcbuild_process::story;
@@ -76,7 +77,7 @@ impl Images {
             return self.in_layout(context, platform).await;
         }
         if self.build.submission.request.pull == plan::PullPolicy::IfMissing
-            && let Some(found) = self.by_name(reference, platform).await
+            && let Some(found) = self.by_name(reference, platform).await?
         {
             return Ok(found);
         }
@@ -105,32 +106,46 @@ impl Images {
         Ok(None)
     }
 
-    /// An image that was kept under this name, if all of it can still be had.
-    async fn by_name(&self, reference: &str, platform: &Platform) -> Option<plan::ResolvedImage> {
+    /// An image that was kept under this name. One of which something is lost is an error: whoever named it does not mean
+    /// what a registry may have under the same name.
+    async fn by_name(
+        &self,
+        reference: &str,
+        platform: &Platform,
+    ) -> Result<Option<plan::ResolvedImage>, plan::Unresolved> {
         let NamedImage { manifest, .. } = match self.named(reference).await {
-            Ok(found) => found?,
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(None),
             Err(error) => {
                 tracing::warn!(error = story(&error), "no image names");
-                return None;
+                return Ok(None);
             }
         };
         let image = StoredImage::new(&self.stores, reference.into(), manifest);
         let found = match image.resolve(platform).await {
             Ok(found) => found,
+            Err(_) if image.is_lost() => return Err(not_whole(reference)),
             Err(error) => {
                 tracing::debug!(reference, error = story(&error), "the kept image does not do");
-                return None;
+                return Ok(None);
             }
         };
-        let layers: Vec<BlobDigest> =
-            found.layers().iter().map(|layer| BlobDigest(layer.digest)).collect();
-        let missing = self.stores.blobs.find_missing(&layers).await.ok()?;
-        let bases: Vec<LayerDigest> = missing.iter().map(|blob| LayerDigest(blob.0)).collect();
-        let known = self.stores.layers.find_bases(&bases).await.ok()?;
-        if known.iter().any(Option::is_none) {
-            return None;
+        match self.has_layers(&found).await {
+            Ok(true) => Ok(Some(resolved(found, plan::ImageSource::Store {}))),
+            Ok(false) => Err(not_whole(reference)),
+            Err(error) => {
+                tracing::warn!(error = story(&error), reference, "the kept image is not had");
+                Ok(None)
+            }
         }
-        Some(resolved(found, plan::ImageSource::Store {}))
+    }
+
+    /// Whether all layers are in the store, or known from where they came.
+    async fn has_layers(&self, image: &ResolvedImage) -> Result<bool, StoreError> {
+        let layers = image.layers().iter().map(|layer| BlobDigest(layer.digest));
+        let missing = self.stores.blobs.find_missing(&layers.collect::<Vec<_>>()).await?;
+        let bases: Vec<LayerDigest> = missing.iter().map(|blob| LayerDigest(blob.0)).collect();
+        Ok(self.stores.layers.find_bases(&bases).await?.iter().all(Option::is_some))
     }
 
     async fn at_registry(
@@ -146,6 +161,18 @@ impl Images {
         let found = client.image(image).resolve(platform).await;
         let found = found.map_err(|error| unresolved(&error))?;
         Ok(resolved(found, plan::ImageSource::Registry { repository }))
+    }
+}
+
+fn not_whole(reference: &str) -> plan::Unresolved {
+    plan::Unresolved {
+        reason: format!(
+            "the image that was kept under the name {reference} is not whole: the store lost a part of it, or has it damaged"
+        ),
+        hint: Some(format!(
+            "build it again with -t {reference}; `dcbuild rmi {reference}` forgets it, and --pull takes the one of a registry"
+        )),
+        fault: Fault::Request,
     }
 }
 
@@ -176,11 +203,17 @@ struct StoredImage {
     stores: Stores,
     name: String,
     manifest: ManifestDigest,
+    lost: AtomicBool,
 }
 
 impl StoredImage {
     fn new(stores: &Stores, name: String, manifest: ManifestDigest) -> StoredImage {
-        StoredImage { stores: stores.clone(), name, manifest }
+        StoredImage { stores: stores.clone(), name, manifest, lost: AtomicBool::new(false) }
+    }
+
+    /// Whether something of it was found not to be there any more, or damaged.
+    fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
     }
 
     async fn read(&self, digest: dcbuild_model::Digest, max: usize) -> Result<Bytes, PullError> {
@@ -192,6 +225,9 @@ impl StoredImage {
 
     fn missing(&self, digest: dcbuild_model::Digest, error: StoreError) -> PullError {
         tracing::debug!(error = story(&error), "a blob of a stored image is missing");
+        if error.is_miss() {
+            self.lost.store(true, Ordering::Relaxed);
+        }
         PullError::NoBlob { image: self.name.clone(), digest }
     }
 }

@@ -358,6 +358,23 @@ fn c01_when_all_blobs_are_damaged_nobody_waits_for_what_cannot_come() {
 }
 
 #[test]
+fn c01_damaged_blobs_are_not_pushed() {
+    let mut site = Site::start(DOCKERFILE, &[("in.txt", "hello\n")]);
+    site.submit();
+    site.wait_until_sent();
+    for key in blobs(&site) {
+        site.s3.flip_bit(&key);
+    }
+    site.fresh_worker();
+    let name = format!("{}/pushed:1", site.registry.host);
+    let context = site.cluster.home.arg("context");
+    site.cluster.ask("submit", &["--tag", &name, "--push", &context]).well();
+    assert!(site.cluster.metric("dcbuild_store_quarantined_total") > Some(0));
+    let pushed = site.registry.get("pushed:1");
+    assert_eq!(pushed.tree().text("out.txt").unwrap(), "hello\nhello\n");
+}
+
+#[test]
 fn c02_when_all_blobs_are_gone_nobody_waits_for_what_cannot_come() {
     check_all_lost(|site, key| std::fs::remove_file(site.s3.file(key)).unwrap());
 }

@@ -42,6 +42,26 @@ pub(crate) fn of_layer(stream: dcbuild_store::BlobStream, layer: LayerId) -> Pie
     stream.map(move |piece| piece.map_err(|error| lost(layer, error))).boxed()
 }
 
+/// The same pieces, each when the next has come: who stops reading once he has all bytes sees no last piece of a stream that
+/// ends with an error, as one does whose bytes were wrong.
+pub(crate) fn held_back(pieces: Pieces) -> Pieces {
+    let start = (pieces, None);
+    futures::stream::unfold(start, |(mut pieces, mut held)| async move {
+        loop {
+            match (pieces.next().await, held.take()) {
+                (Some(Ok(piece)), None) => held = Some(piece),
+                (Some(Ok(piece)), Some(before)) => {
+                    return Some((Ok(before), (pieces, Some(piece))));
+                }
+                (Some(Err(error)), _) => return Some((Err(error), (pieces, None))),
+                (None, Some(last)) => return Some((Ok(last), (pieces, None))),
+                (None, None) => return None,
+            }
+        }
+    })
+    .boxed()
+}
+
 /// A store's failure to give a part of a layer, for readers.
 pub(crate) fn lost(layer: LayerId, error: StoreError) -> io::Error {
     if error.is_miss() {

@@ -14,6 +14,7 @@ use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use crate::attempt::Attempt;
 use crate::attest::Attested;
 use crate::base;
+use crate::blobs::held_back;
 use crate::error::Failed;
 use crate::output::{Image, Job, MadeImages};
 use crate::report::Progress;
@@ -27,6 +28,17 @@ struct StoreBlob {
     layer: LayerId,
     digest: Digest,
     size: u64,
+}
+
+impl StoreBlob {
+    /// Reads it to its end; bytes that are not the blob's are put aside, and the layer is lost.
+    async fn check(&self) -> Result<(), Failed> {
+        let mut content = self.open(0).await.map_err(|error| Failed::refused(&error))?;
+        while let Some(piece) = content.next().await {
+            piece.map_err(|error| Failed::refused(&error))?;
+        }
+        Ok(())
+    }
 }
 
 #[async_trait]
@@ -43,7 +55,7 @@ impl BlobReader for StoreBlob {
         let range = ByteRange { start: offset, length: None };
         let stream = self.store.get(&BlobDigest(self.digest), range).await;
         let stream = stream.map_err(|error| crate::blobs::lost(self.layer, error))?;
-        Ok(crate::blobs::of_layer(stream, self.layer))
+        Ok(held_back(crate::blobs::of_layer(stream, self.layer)))
     }
 }
 
@@ -165,13 +177,19 @@ async fn push_layer(
         .map(|(repository, _)| repository.clone())
         .filter(|repository| repository.host() == to.host())
         .collect();
-    let blob: Arc<dyn BlobReader> = match from {
-        Some((repository, base)) if !here => {
-            let descriptor = Descriptor::new(&base.media_type, digest, size);
-            Arc::new(RemoteBlob { client: attempt.registry.clone(), repository, descriptor })
-        }
-        Some(_) | None => Arc::new(StoreBlob { store, layer: state.layer, digest, size }),
-    };
-    registry.push_blob(to, blob, &mounts).await?;
-    Ok(())
+    if let Some((repository, base)) = from
+        && !here
+    {
+        let descriptor = Descriptor::new(&base.media_type, digest, size);
+        let blob = RemoteBlob { client: attempt.registry.clone(), repository, descriptor };
+        registry.push_blob(to, Arc::new(blob), &mounts).await?;
+        return Ok(());
+    }
+    let blob = Arc::new(StoreBlob { store, layer: state.layer, digest, size });
+    let Err(refused) = registry.push_blob(to, blob.clone(), &mounts).await else { return Ok(()) };
+    if refused.is_of_content() {
+        // Sent piece by piece, nobody but the registry saw all of it.
+        blob.check().await?;
+    }
+    Err(refused.into())
 }

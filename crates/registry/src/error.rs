@@ -492,6 +492,11 @@ pub enum PushError {
 }
 
 impl PushError {
+    /// Whether a registry says that what it got is not what it was to get, or is wrong in another way.
+    pub fn is_of_content(&self) -> bool {
+        matches!(self, PushError::Blob { source, .. } if source.status() == Some(400))
+    }
+
     pub(crate) fn blob(target: &str, digest: Digest, source: HttpError) -> PushError {
         let target = target.to_owned();
         match source.status() {
