@@ -76,6 +76,9 @@ pub(crate) fn passed(
         if taken.contains_key(step) {
             return None;
         }
+        if probed.unreachable {
+            return Some((*step, Passed::Unreachable {}));
+        }
         if probed.found.get(step).is_some_and(|records| !records.is_empty()) {
             return Some((*step, Passed::OtherResults {}));
         }

@@ -39,6 +39,8 @@ pub(crate) struct Probed {
     pub(crate) found: BTreeMap<StepIndex, Vec<Record>>,
     /// Steps of which there are only records without a layer that is to be had, with the layer.
     pub(crate) gone: BTreeMap<StepIndex, LayerId>,
+    /// Whether the store failed meanwhile: what was not found may be there.
+    pub(crate) unreachable: bool,
 }
 
 /// The scopes in which notes were written since somebody asked.
@@ -65,6 +67,8 @@ impl Records {
     /// Finds all records for the steps of a plan that may take some; a store that fails costs hits, not the build.
     pub(crate) async fn probe(&self, plan: &Plan) -> Probed {
         self.settled().await;
+        let faults = || (self.stores.met)().store_faults;
+        let faults_before = faults();
         let open: Vec<(StepIndex, StepKey)> = (0..)
             .map(StepIndex)
             .zip(&plan.steps)
@@ -80,7 +84,12 @@ impl Records {
             }
         }
         let gone = self.keep_available(&mut found).await;
-        Probed { found, gone }
+        let unreachable = faults() > faults_before || self.is_unreadable();
+        Probed { found, gone, unreachable }
+    }
+
+    fn is_unreadable(&self) -> bool {
+        self.stores.backlog.as_ref().is_some_and(|backlog| backlog.borrow().unreadable)
     }
 
     /// Waits for the records that are being written, unless the store fails: then they wait, and nobody for them.

@@ -68,6 +68,9 @@ fn lines(reason: &Reason, compared: u64) -> Vec<String> {
             "because its record was made from other results of the steps before than this build took"
                 .into(),
         ],
+        Reason::Unreachable { since, at } => vec![
+            format!("because the store could not be asked for it; build {since} of {} had it", time(*at)),
+        ],
         Reason::Changed { since, at, changes } => {
             let head = format!("because of what changed since build {since} of {}:", time(*at));
             let changes = changes.iter().flat_map(change).map(|line| format!("  {line}"));
@@ -247,6 +250,7 @@ mod tests {
             step(9, Verdict::Miss, Some(Reason::Never {})),
             step(10, Verdict::Miss, Some(Reason::Held { since, at })),
             step(11, Verdict::Miss, Some(Reason::LayerDamaged { layer, at })),
+            step(12, Verdict::Miss, Some(Reason::Unreachable { since, at })),
         ];
         let (build, title, submitted) = (BuildId::from_bits(2), "app:2".into(), at);
         Explanation { build, title, submitted, compared: 7, steps }
@@ -315,6 +319,10 @@ mod tests {
                 miss
                 because its layer sha256:0000000000000000000000000000000000000000000000000000000000000000 was damaged in the store:
                 what was left of it was put in quarantine at 2023-11-14T22:13:20Z
+
+             12 [build 12/9] RUN step 12
+                miss
+                because the store could not be asked for it; build 00000000000000000000000001 of 2023-11-14T22:13:20Z had it
         "#]]
         .assert_eq(&explanation(&all_reasons()));
     }

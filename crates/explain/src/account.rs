@@ -56,6 +56,8 @@ pub enum Passed {
     },
     /// It was made from other results than those that this build took.
     OtherResults {},
+    /// The store could not be asked for it, or for its layers.
+    Unreachable {},
 }
 
 /// How a step ended.

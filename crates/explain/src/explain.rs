@@ -97,6 +97,13 @@ pub enum Reason {
     },
     /// There is a record, and it was made from other results than those of this build.
     OtherResults {},
+    /// An earlier build had a result under this very key, and the store could not be asked for it.
+    Unreachable {
+        /// The build.
+        since: BuildId,
+        /// When that was submitted.
+        at: UnixTime,
+    },
     /// Parts of its key are not what they were.
     Changed {
         /// The build that it is compared with.
@@ -223,7 +230,8 @@ fn reason(
         }
         Some(Passed::LayerDamaged { layer, at }) => return Reason::LayerDamaged { layer, at },
         Some(Passed::OtherResults {}) => return Reason::OtherResults {},
-        None => {}
+        // Nobody made some of the steps that were asked for.
+        Some(Passed::Unreachable {}) | None => {}
     }
     if let Some((at, rule)) = newest(notes().filter(|it| it.records.contains(&step.recipe)))
         && !was_made_since(step, evidence.earlier, at)
@@ -237,6 +245,9 @@ fn reason(
         return Reason::Changed { since: since.build, at: since.submitted, changes };
     };
     let (build, at) = (since.build, since.submitted);
+    if before.recipe == step.recipe && step.passed == Some(Passed::Unreachable {}) {
+        return Reason::Unreachable { since: build, at };
+    }
     if before.recipe == step.recipe && before.held {
         return Reason::Held { since: build, at };
     }

@@ -343,6 +343,13 @@ fn an_eviction_is_told_unless_it_came_later_or_the_record_was_made_again() {
     let evicted = Some((UnixTime { secs: 120, nanos: 0 }, bytes));
     assert_eq!(one(&account, &notes, &earlier), Reason::LayerGone { layer, evicted });
     assert_eq!(one(&account, &[], &earlier), Reason::LayerGone { layer, evicted: None });
+    // Nobody knows what the store has that was not to be asked.
+    account.steps[1].passed = Some(Passed::Unreachable {});
+    let unreachable = one(&account, &[], &earlier);
+    assert!(matches!(unreachable, Reason::Unreachable { .. }), "{unreachable:?}");
+    let other = Build { content: "B", ..Build::new(1) }.account();
+    let changed = one(&account, &[], &[other]);
+    assert!(matches!(changed, Reason::Changed { .. }), "it is another step: {changed:?}");
     // It was found while the build went on.
     let at = UnixTime { secs: 250, nanos: 0 };
     account.steps[1].passed = Some(Passed::LayerDamaged { layer, at });

@@ -16,6 +16,7 @@ use std::time::Duration;
 use dcbuild_model::BlobDigest;
 use futures::StreamExt as _;
 use tokio::sync::{Notify, watch};
+use tokio::time::sleep;
 
 use self::disk::Disk;
 use self::queue::{Item, Queue};
@@ -29,6 +30,9 @@ const HELD_BYTES_MAX: u64 = 32 << 30;
 
 /// How long a writer waits for a far store that may do well: what takes longer goes there behind its back.
 const HURRY: Duration = Duration::from_millis(1_200);
+/// A writer who has waited for so long has the store asked for something small as well: one that answers is busy with what is
+/// written, one that does not is silent, and nobody need wait for it.
+const DOUBTED: Duration = Duration::from_millis(150);
 /// What is longer may take its time, as long as it gets on.
 const HURRIED_BYTES_MAX: u64 = 1 << 20;
 
@@ -254,6 +258,17 @@ impl Behind {
         bytes: u64,
         work: impl Future<Output = Result<T, StoreError>>,
     ) -> Option<T> {
+        let doubted = async {
+            sleep(DOUBTED).await;
+            self.ask_alive().await;
+            std::future::pending::<()>().await;
+        };
+        let work = async {
+            tokio::select! {
+                done = work => done,
+                () = doubted => unreachable!("whoever doubts waits for the work"),
+            }
+        };
         let ended = if bytes > HURRIED_BYTES_MAX {
             Ok(work.await)
         } else {

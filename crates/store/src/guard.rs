@@ -207,10 +207,14 @@ impl Guard {
         W: Future<Output = Result<T, E>>,
     {
         self.with(|state| state.budget.earn());
-        let mut tries = 0;
+        let (mut tries, mut last) = (0, None);
         loop {
             tries += 1;
-            let ended = self.attempt(request, patience, &work).await?;
+            let ended = match self.attempt(request, patience, &work).await {
+                Ok(ended) => ended,
+                // What was wrong with the store tells more than that it is left alone for it.
+                Err(resting) => return Err(last.unwrap_or(resting)),
+            };
             let (error, verdict) = match ended {
                 Try::Answered(Ok(value)) => return Ok(value),
                 Try::Answered(Err(error)) => {
@@ -227,7 +231,10 @@ impl Guard {
                 }
             };
             match self.pause(verdict, tries) {
-                Some(pause) => sleep(pause).await,
+                Some(pause) => {
+                    last = Some(error);
+                    sleep(pause).await;
+                }
                 None => return Err(error),
             }
         }
@@ -246,7 +253,7 @@ impl Guard {
     {
         let turn = self.limit.turn().await;
         let asking = self.ask(request, patience)?;
-        let progress = Progress::new(&self.moved, patience);
+        let progress = asking.progress.clone();
         let first = asking.first;
         let may_hedge = || {
             let is_silent = patience.hedge == Hedge::Once && progress.first().is_none();
@@ -268,7 +275,7 @@ impl Guard {
             Try::Answered(Err(error)) => (error.verdict(), Came::Answer),
             Try::Late(_) => (Verdict::Failed, Came::Nothing),
         };
-        asking.settle(verdict, came, progress.first());
+        asking.settle(verdict, came);
         turn.end(matches!(verdict, Verdict::Busy { .. }));
         Ok(ended)
     }
@@ -288,7 +295,8 @@ impl Guard {
             leave.map(|leave| (leave, state.breaker.wait(leave, state.pace.first(patience))))
         });
         let (leave, first) = leave.map_err(|failures| CallError::Resting { failures })?;
-        Ok(Asking { guard: self, leave, first, patience, began: Instant::now(), is_settled: false })
+        let (progress, began) = (Progress::new(&self.moved, patience), Instant::now());
+        Ok(Asking { guard: self, leave, first, patience, progress, began, is_settled: false })
     }
 
     /// How long to wait before another try; none if there is to be none.
@@ -343,18 +351,19 @@ struct Asking<'a> {
     /// How long its first bytes are waited for.
     first: Duration,
     patience: Patience,
+    progress: Progress,
     began: Instant,
     is_settled: bool,
 }
 
 impl Asking<'_> {
-    /// It has ended; its first bytes moved at `moved`, if it told so.
-    fn settle(mut self, verdict: Verdict, came: Came, moved: Option<Instant>) {
+    fn settle(mut self, verdict: Verdict, came: Came) {
         self.is_settled = true;
-        self.note(verdict, came, moved);
+        self.note(verdict, came);
     }
 
-    fn note(&self, verdict: Verdict, came: Came, moved: Option<Instant>) {
+    fn note(&self, verdict: Verdict, came: Came) {
+        let moved = self.progress.first();
         let (leave, now) = (self.leave, Instant::now());
         let failures_max = self.guard.limits.failures_max;
         let moved_last = progress::last(&self.guard.moved);
@@ -414,12 +423,14 @@ impl Drop for Asking<'_> {
         }
         let moved = progress::last(&self.guard.moved);
         let is_silent = self.guard.with(|state| {
-            let has_waited = self.began.elapsed() >= state.pace.quick();
+            // A store that took bytes may well be busy with them.
+            let took_some = self.progress.first().is_some();
+            let has_waited = self.began.elapsed() >= state.pace.quick() && !took_some;
             let moved = moved.is_some_and(|moved| moved >= self.began);
             has_waited && !moved && state.pace.is_silent_since(self.began)
         });
         if is_silent {
-            self.note(Verdict::Failed, Came::Nothing, None);
+            self.note(Verdict::Failed, Came::Nothing);
         } else {
             self.guard.with(|state| state.breaker.given_up(self.leave));
         }

@@ -110,12 +110,17 @@ impl Behind {
 
     /// Asks for something small, to see whether a store that nothing waits for can be read again.
     async fn probe(&self) -> bool {
-        let Ok(name) = PROBE.parse() else { return false };
-        let answer = self.inner.far.objects.get(&name, 1 << 10).await;
-        if answer.is_ok() {
+        let answers = self.ask_alive().await;
+        if answers {
             self.reads_again();
         }
-        answer.is_ok()
+        answers
+    }
+
+    /// Whether the far store answers at all.
+    pub(super) async fn ask_alive(&self) -> bool {
+        let Ok(name) = PROBE.parse() else { return false };
+        self.inner.far.objects.get(&name, 1 << 10).await.is_ok()
     }
 
     async fn sent(&self, number: u64) {

@@ -61,6 +61,16 @@ async fn tries_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_was_told_what_is_wrong_says_so_when_the_store_is_left_alone() {
+    let store = Store::new(|_| FAILED);
+    let ended = join_all((0..8).map(|_| store.ask())).await;
+    assert_eq!(store.guard.counts().opened, 1);
+    for ended in ended {
+        assert_eq!(ended, Err(CallError::Answered(Faulty(Verdict::Failed))));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_refused_is_not_tried_again_and_opens_nothing() {
     let store = Store::new(|_| DENIED);
     for _ in 0..50 {
@@ -227,6 +237,17 @@ async fn who_gave_up_on_silence_has_found_out_that_the_store_is_silent() {
         assert!(tokio::time::timeout(Duration::from_millis(waited), asked).await.is_err());
         assert_eq!(guard.counts().opened, opened, "after {waited} ms");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_gave_up_on_a_write_does_not_know_whether_the_store_is_busy_with_it() {
+    let guard = guard();
+    let written = guard.call("Write", Patience::BULK, |progress: Progress| async move {
+        progress.made();
+        std::future::pending::<Result<u32, Faulty>>().await
+    });
+    assert!(tokio::time::timeout(Duration::from_secs(5), written).await.is_err());
+    assert_eq!(guard.counts().opened, 0);
 }
 
 #[tokio::test(start_paused = true)]
