@@ -86,6 +86,8 @@ mod tests {
     use super::*;
 
     const FILES: &[(&str, &str)] = &[
+        ("bin", ""),
+        ("bin/sh", "a program"),
         ("usr", ""),
         ("usr/bin", ""),
         ("usr/bin/deploy", "#!/bin/sh\r\ntrue\r\n"),
