@@ -228,12 +228,16 @@ impl Records {
 
     async fn available(&self, layers: &BTreeSet<Sought>) -> Result<BTreeSet<Sought>, StoreError> {
         let ids: Vec<LayerId> = layers.iter().map(|sought| sought.layer).collect();
-        let mut there = BTreeSet::new();
+        // For each layer the blobs without which it cannot be had, perhaps in several forms.
+        let mut wanted: Vec<(Sought, Vec<BlobDigest>)> = Vec::new();
+        let mut held = BTreeSet::new();
         if let Some(holds) = &self.holds {
-            let held = holds.holds(&ids).await;
-            there.extend(layers.iter().zip(held).filter(|(_, held)| *held).map(|(it, _)| *it));
+            let here = layers.iter().zip(holds.holds(&ids).await);
+            held.extend(here.filter(|(_, held)| *held).map(|(sought, _)| *sought));
         }
-        let open = || layers.iter().filter(|sought| !there.contains(*sought)).copied();
+        // Its files are at hand; what it is made of stands in its table.
+        wanted.extend(held.iter().map(|sought| (*sought, vec![BlobDigest(sought.layer.0)])));
+        let open = || layers.iter().filter(|sought| !held.contains(*sought)).copied();
         let own: Vec<Sought> = open().filter(|sought| sought.base.is_none()).collect();
         let bases: Vec<(Sought, LayerDigest)> =
             open().filter_map(|sought| Some((sought, sought.base?))).collect();
@@ -242,8 +246,6 @@ impl Records {
         let index = &self.stores.layers;
         let (forms, known) =
             tokio::try_join!(index.find_forms(&own_ids), index.find_bases(&digests))?;
-        // For each layer that is not held: the blobs without which it cannot be had.
-        let mut wanted: Vec<(Sought, Vec<BlobDigest>)> = Vec::new();
         for (sought, forms) in own.iter().zip(forms) {
             for stored in forms {
                 let blob = BlobDigest(stored.blob.digest.0);
@@ -259,8 +261,7 @@ impl Records {
         let missing: BTreeSet<BlobDigest> =
             self.stores.blobs.find_missing(&blobs).await?.into_iter().collect();
         let whole = wanted.iter().filter(|(_, blobs)| blobs.iter().all(|it| !missing.contains(it)));
-        there.extend(whole.map(|(sought, _)| *sought));
-        Ok(there)
+        Ok(whole.map(|(sought, _)| *sought).collect())
     }
 }
 
