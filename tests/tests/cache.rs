@@ -194,3 +194,61 @@ fn a_cluster_lists_counts_and_prunes_its_cache() {
     let said = cluster.ask("explain", &["last", "RUN cat /in.txt"]).well().stdout;
     contains(&said, &["its record was removed", "everything that nobody used was to go"]);
 }
+
+/// Every blob of a folder's store, a bit of each turned.
+fn damage_blobs(state: &Path) -> usize {
+    let mut count = 0;
+    for folder in std::fs::read_dir(state.join("store/blobs/sha256")).unwrap() {
+        for blob in std::fs::read_dir(folder.unwrap().path()).unwrap() {
+            let path = blob.unwrap().path();
+            let mut bytes = std::fs::read(&path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+            count += 1;
+        }
+    }
+    count
+}
+
+/// An image that was kept by name is mended by building it again, and is never taken from a registry in silence.
+#[test]
+fn c01_a_kept_image_that_is_damaged_is_mended() {
+    let story = Story::new("FROM busybox:golden\nRUN echo ours > /whose\n", &[]);
+    story.write("Dockerfile.on", "FROM app:1\nRUN cat /whose > /read\n");
+    let context = story.home.arg("context");
+    let keep = ["build", "-t", "app:1", &context];
+    story.home.run(keep).well();
+    assert!(damage_blobs(&story.home.path("state")) > 5);
+    let file = format!("{context}/Dockerfile.on");
+    let mut refused = 0;
+    loop {
+        let done = story.try_build(&["--file", &file]);
+        if done.status.success() {
+            break;
+        }
+        refused += 1;
+        assert!(refused < 6, "{}", done.stderr);
+        assert!(!done.stderr.contains("could not pull"), "{}", done.stderr);
+        assert!(done.stderr.contains("build it again with -t"), "{}", done.stderr);
+        story.home.run(keep).well();
+    }
+    assert!(refused > 0, "nothing of it was damaged");
+    let built = story.build(&["--file", &file]);
+    assert_eq!(built.image.tree().text("read").unwrap(), "ours\n");
+}
+
+/// Whichever two blobs of the layers are damaged, the build makes them again.
+#[test]
+fn c01_damaged_layers_are_made_again_for_a_push() {
+    let story = Story::new("FROM busybox:golden\nCOPY f /f\nRUN cat /f > /g\n", &[("f", "x\n")]);
+    let context = story.home.arg("context");
+    let push = |name: &str| {
+        let name = format!("{}/{name}", story.registry.host);
+        story.home.run(["build", "-t", &name, "--push", &context]).well()
+    };
+    push("one:1");
+    assert!(damage_blobs(&story.home.path("state")) > 5);
+    push("two:1");
+    assert_eq!(story.registry.get("two:1").tree().text("g").unwrap(), "x\n");
+}

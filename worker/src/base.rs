@@ -43,10 +43,7 @@ impl Base {
             }
         }
         if self.layer.repository.is_empty() {
-            return Err(Failed::rejected(format!(
-                "the base image's layer {} is no longer in the store",
-                self.layer.digest
-            )));
+            return Err(self.gone());
         }
         let repository = repository(&self.layer.repository)?;
         let (digest, size) = (self.layer.digest.0, self.layer.size);
@@ -63,14 +60,24 @@ impl Base {
         let blob = BlobDigest(self.layer.digest.0);
         let first = read(layers.handle.block_on(self.open(layers))?);
         let Err(error) = first else { return first };
-        let stored = layers.handle.block_on(layers.blobs.find_missing(&[blob]))?.is_empty();
-        if !stored || self.layer.repository.is_empty() || matches!(error, Failed::Stopped) {
+        let lacks = || layers.handle.block_on(layers.blobs.find_missing(&[blob]));
+        if matches!(error, Failed::Stopped) || !lacks()?.is_empty() {
             return Err(error);
         }
-        tracing::warn!(%blob, %error, "a base layer is read again, from its registry");
         layers.examine(&blob);
+        if self.layer.repository.is_empty() {
+            return Err(if lacks()?.is_empty() { error } else { self.gone() });
+        }
+        tracing::warn!(%blob, %error, "a base layer is read again, from its registry");
         layers.doubt(LayerId(blob.0));
         read(layers.handle.block_on(self.open(layers))?)
+    }
+
+    /// A layer of an image that was kept by name, and that no registry has.
+    fn gone(&self) -> Failed {
+        let digest = self.layer.digest;
+        Failed::rejected(format!("the base image's layer {digest} is not in the store any more"))
+            .with_hint(Some("the image is not whole: build it again with -t under its name"))
     }
 
     /// Unpacks the blob; blocks.
