@@ -369,10 +369,17 @@ pub(crate) async fn worker(flags: args::WorkerFlags, app: &App) -> anyhow::Resul
         contexts: Arc::new(NoContexts),
         clock: Arc::new(SystemClock),
     };
+    let runs = dcbuild_worker::is_able_to_run();
+    if !runs {
+        tracing::warn!(
+            "this worker takes no RUN, for which it needs root: other workers do those; FROM, COPY, ADD and WORKDIR need none"
+        );
+    }
     let settings = WorkerConfig {
         id,
         slots: flags.slots.unwrap_or(settings.slots),
-        platforms: dcbuild_sandbox::platforms(),
+        // Who runs for no platform is sent no RUN.
+        platforms: if runs { dcbuild_sandbox::platforms() } else { Vec::new() },
         emulated: dcbuild_sandbox::emulated(),
         data_dir,
         exe: executable()?,

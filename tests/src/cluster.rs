@@ -113,6 +113,16 @@ impl Cluster {
         number
     }
 
+    /// The same as an ordinary user.
+    pub fn start_ordinary_worker(&mut self, slots: u32) -> usize {
+        let number = self.workers.len();
+        let data = self.home.arg(&format!("worker-{number}"));
+        let slots = slots.to_string();
+        let words = ["worker", "--coordinator", &self.url, "--data-dir", &data, "--slots", &slots];
+        self.workers.push(Some(Running::start(self.home.ordinary_command(&words))));
+        number
+    }
+
     /// Starts a worker that was killed, on what it left on its disk.
     pub fn start_worker_again(&mut self, number: usize, slots: u32) {
         let process = self.worker(number, slots, &[]);

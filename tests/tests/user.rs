@@ -362,36 +362,9 @@ fn switches_and_flags_of_old_are_taken_as_docker_takes_them() {
     assert!(!done.stderr.contains("--rm "), "{}", done.stderr);
 }
 
-/// Makes an ordinary user's of a story, who has a copy of the binary that they can read.
+/// Runs something as an ordinary user.
 fn ordinary(story: &Story, arguments: &[&str]) -> dcbuild_tests::running::Finished {
-    let binary = story.home.path("dcbuild");
-    if !binary.exists() {
-        let from = dcbuild_tests::home::binary();
-        std::fs::hard_link(&from, &binary)
-            .or_else(|_| std::fs::copy(&from, &binary).map(drop))
-            .unwrap();
-    }
-    let mut chown = std::process::Command::new("chown");
-    assert!(
-        chown.args(["-R", "65534:65534"]).arg(story.home.path(".")).status().unwrap().success()
-    );
-    let mut command = std::process::Command::new("setpriv");
-    command.args([
-        "--reuid",
-        "65534",
-        "--regid",
-        "65534",
-        "--clear-groups",
-        "--bounding-set",
-        "-all",
-    ]);
-    let asked = story.home.command(arguments);
-    command.arg(&binary).args(asked.get_args()).env_clear().current_dir(story.home.path("."));
-    for (name, value) in asked.get_envs() {
-        if let Some(value) = value {
-            command.env(name, value);
-        }
-    }
+    let command = story.home.ordinary_command(arguments);
     dcbuild_tests::running::Running::start(command).finish(LONG)
 }
 
@@ -418,4 +391,24 @@ fn an_ordinary_user_builds_all_but_what_runs() {
     story.write("Dockerfile", "FROM busybox:golden\nRUN ls -l /bin/busybox > /l\n");
     let listed = story.build(&[]).image.tree().text("l").unwrap();
     assert!(listed.starts_with("-rwxr-xr-x ") && listed.contains(" root "), "{listed}");
+}
+
+/// A worker without root gets what it can do, and says at its start that this is less than another could.
+#[test]
+fn an_ordinary_user_s_worker_gets_no_run() {
+    let story = Story::new("FROM busybox:golden\nCOPY in.txt /in.txt\n", &[("in.txt", "hello\n")]);
+    let Story { home, registry: _registry } = story;
+    let mut cluster = dcbuild_tests::cluster::Cluster::start(home, 0, 1);
+    cluster.start_ordinary_worker(4);
+    let context = cluster.home.arg("context");
+    cluster.ask("submit", &[&context]).well();
+    assert!(cluster.said().contains("this worker takes no RUN"), "{}", cluster.said());
+
+    let dockerfile = "FROM busybox:golden\nCOPY in.txt /in.txt\nRUN cat /in.txt > /out.txt\n";
+    std::fs::write(cluster.home.path("context/Dockerfile"), dockerfile).unwrap();
+    cluster.start_worker(1);
+    let output = format!("type=oci,dest={}", cluster.home.arg("image.tar"));
+    cluster.ask("submit", &["--output", &output, &context]).well();
+    let image = dcbuild_tests::image::Image::read_tar(&cluster.home.path("image.tar"));
+    assert_eq!(image.tree().text("out.txt").unwrap(), "hello\n");
 }

@@ -49,6 +49,7 @@ use tonic::transport::Channel;
 
 pub use contexts::{ContextError, ContextTree, Contexts, Finds, NoContexts};
 pub use peers::Door;
+pub use shared::is_able_to_run;
 
 /// The network of a RUN that asks for the usual one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

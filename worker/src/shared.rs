@@ -202,6 +202,11 @@ fn with_networks(sandbox: Sandbox) -> Sandbox {
     }
 }
 
+/// Whether a RUN is anything for this process; what else one needs is seen when it begins.
+pub fn is_able_to_run() -> bool {
+    can_snapshot()
+}
+
 /// Whether snapshots can be made here: only root of a namespace may own files as an image wants.
 pub(crate) fn can_snapshot() -> bool {
     rustix::process::geteuid().is_root()

@@ -46,7 +46,7 @@ pub(crate) async fn make(
     task: &Arc<Task>,
     op: &RunOp,
 ) -> Result<Made, Failed> {
-    allowed(rustix::process::geteuid().is_root())?;
+    allowed(crate::shared::is_able_to_run())?;
     granted(&attempt.shared.config, op)?;
     able(&attempt.shared.config, op)?;
     let mut mounts = tokio::select! {
