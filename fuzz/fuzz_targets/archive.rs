@@ -20,10 +20,11 @@ fuzz_target!(|bytes: &[u8]| {
         let mut source = Tree::scratch();
         source.insert(&name, file).expect("the root is there");
         let archives = BTreeMap::from([(name, archive)]);
+        let paths = ["t.tar".to_owned()];
         let request = CopyRequest {
             sources: vec![CopySource::Tree {
                 tree: &source,
-                paths: &["t.tar".to_owned()],
+                paths: &paths,
                 owners: SourceOwners::Reset,
                 archives: &archives,
             }],
