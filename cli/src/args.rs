@@ -217,7 +217,7 @@ pub(crate) struct Builds {
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of docker's")]
 pub(crate) struct Names {
-    /// Only those of this name, with its tag or without; `*` and `?` stand for parts of names
+    /// Only those of this name, with its tag or without; `*`, `?` and `[a-z]` stand for parts of names
     #[arg(value_name = "NAME[:TAG]", value_parser = Pick::name)]
     pub(crate) name: Option<Pick>,
     #[command(flatten)]

@@ -114,6 +114,7 @@ mod tests {
         );
         assert_eq!(unsent(&Backlog::default()), None);
     }
+
     #[test]
     fn what_goes_on_as_was_told_is_told_again_only_after_a_while() {
         let hangs = Some("the store s3://b gave no answer in time".to_owned());

@@ -1,12 +1,13 @@
 //! Which of the images that have a name are meant: by a pattern of names, as `docker images NAME` has it, or by a filter.
 
 use dcbuild_oci::ImageRef;
+use dcbuild_tree::Pattern;
 
 /// What an image must be like to be listed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Pick {
     /// Its name is one of a pattern's.
-    Named(String),
+    Named(Pattern),
     /// It has no name, or it has one.
     Dangling(bool),
 }
@@ -14,10 +15,7 @@ pub(crate) enum Pick {
 impl Pick {
     /// Reads a name or a pattern of names.
     pub(crate) fn name(text: &str) -> Result<Pick, String> {
-        if text.contains('[') {
-            return Err("of patterns, * and ? are understood".into());
-        }
-        Ok(Pick::Named(text.to_owned()))
+        Pattern::parse(text.as_bytes()).map(Pick::Named).map_err(|error| error.to_string())
     }
 
     /// Reads a filter of docker's.
@@ -33,33 +31,28 @@ impl Pick {
     }
 
     /// Whether an image of a name is meant.
-    pub(crate) fn takes(&self, name: &str) -> bool {
+    fn takes(&self, name: &str) -> bool {
         let Pick::Named(pattern) = self else {
             // What is kept has a name.
             return *self == Pick::Dangling(false);
         };
-        let Ok(image) = name.parse::<ImageRef>() else { return matches(pattern, name) };
+        let Ok(image) = name.parse::<ImageRef>() else {
+            return pattern.matches(name.as_bytes());
+        };
         let repository = image.repository();
         // As docker: the name with its tag, or without; and each as it is written in full.
         [image.familiar(), repository.familiar(), image.to_string(), repository.to_string()]
             .iter()
-            .any(|name| matches(pattern, name))
+            .any(|name| pattern.matches(name.as_bytes()))
     }
 }
 
-/// Whether a name is one of a pattern's, in which `*` is any part and `?` any character but a slash.
-fn matches(pattern: &str, name: &str) -> bool {
-    let Some(first) = pattern.chars().next() else { return name.is_empty() };
-    let rest = pattern.get(first.len_utf8()..).unwrap_or_default();
-    let next = name.chars().next();
-    let after = || next.and_then(|next| name.get(next.len_utf8()..)).unwrap_or_default();
-    match (first, next) {
-        ('*', None) => matches(rest, name),
-        ('*', Some(next)) => matches(rest, name) || (next != '/' && matches(pattern, after())),
-        ('?', Some(next)) => next != '/' && matches(rest, after()),
-        (first, Some(next)) => first == next && matches(rest, after()),
-        (_, None) => false,
-    }
+/// Whether an image is meant: of several names or patterns it may be any, as with docker, and of a filter that it is one.
+pub(crate) fn takes<'p>(picks: impl Iterator<Item = &'p Pick>, name: &str) -> bool {
+    let (names, others): (Vec<&Pick>, Vec<&Pick>) =
+        picks.partition(|pick| matches!(pick, Pick::Named(_)));
+    let any = |kind: &Vec<&Pick>| kind.is_empty() || kind.iter().any(|pick| pick.takes(name));
+    any(&names) && any(&others)
 }
 
 #[cfg(test)]
@@ -81,6 +74,7 @@ mod tests {
             ("*/*", "docker.io/team/app:1", true),
             ("docker.io/library/app", "docker.io/library/app:1", true),
             ("h:5000/app", "h:5000/app:1", true),
+            ("a[p-q]p", "docker.io/library/app:1", true),
             ("", "docker.io/library/app:1", false),
         ] {
             let pick = Pick::name(pattern).unwrap();
@@ -89,8 +83,25 @@ mod tests {
         }
         assert!(!Pick::filter("dangling=true").unwrap().takes("docker.io/library/app:1"));
         assert!(Pick::filter("dangling=false").unwrap().takes("docker.io/library/app:1"));
-        for wrong in ["dangling", "label=x", "reference=[a]", "before=x"] {
+        for wrong in ["dangling", "label=x", "reference=[a", "before=x"] {
             assert!(Pick::filter(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn of_several_names_any_counts_and_each_kind_of_filter() {
+        let (app, base) = (Pick::name("app").unwrap(), Pick::name("base").unwrap());
+        let (named, none) = (Pick::Dangling(false), Pick::Dangling(true));
+        for (picks, want) in [
+            (vec![], true),
+            (vec![&base], false),
+            (vec![&base, &app], true),
+            (vec![&app, &named], true),
+            (vec![&app, &none], false),
+            (vec![&none, &named], true),
+        ] {
+            let name = "docker.io/library/app:1";
+            assert_eq!(takes(picks.iter().copied(), name), want, "{picks:?}");
         }
     }
 }

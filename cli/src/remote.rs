@@ -15,6 +15,7 @@ use dcbuild_store::{ImageNames, NamedImage};
 
 use crate::args::{Builds, Cluster, EndBuild, Names, OneBuild, RemoveNames, Submit};
 use crate::build::{App, finish, request, working};
+use crate::pick;
 use crate::secure::channel;
 use crate::state::Format;
 use crate::{complain, say};
@@ -162,7 +163,7 @@ pub(crate) async fn images(app: &App, flags: Names) -> anyhow::Result<ExitCode> 
         Err(code) => return Ok(code),
     };
     let picks = flags.name.iter().chain(&flags.filter);
-    rows.retain(|(name, ..)| picks.clone().all(|pick| pick.takes(name)));
+    rows.retain(|(name, ..)| pick::takes(picks.clone(), name));
     let whole = flags.no_trunc;
     if flags.quiet {
         let id = |row: &'_ Row| if whole { row.1.clone() } else { short_id(&row.1).to_owned() };

@@ -369,18 +369,20 @@ pub(crate) async fn worker(flags: args::WorkerFlags, app: &App) -> anyhow::Resul
         contexts: Arc::new(NoContexts),
         clock: Arc::new(SystemClock),
     };
-    let runs = dcbuild_worker::is_able_to_run();
-    if !runs {
+    // Who runs for no platform is sent no RUN.
+    let (platforms, emulated) = if dcbuild_worker::is_able_to_run() {
+        (dcbuild_sandbox::platforms(), dcbuild_sandbox::emulated())
+    } else {
         tracing::warn!(
             "this worker takes no RUN, for which it needs root: other workers do those; FROM, COPY, ADD and WORKDIR need none"
         );
-    }
+        (Vec::new(), Vec::new())
+    };
     let settings = WorkerConfig {
         id,
         slots: flags.slots.unwrap_or(settings.slots),
-        // Who runs for no platform is sent no RUN.
-        platforms: if runs { dcbuild_sandbox::platforms() } else { Vec::new() },
-        emulated: dcbuild_sandbox::emulated(),
+        platforms,
+        emulated,
         data_dir,
         exe: executable()?,
         registries: registries(config)?,
