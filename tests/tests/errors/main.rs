@@ -310,7 +310,7 @@ const LINES: &[&str] = &[
     "attach nonsense --coordinator http://127.0.0.1:9",
     "ps",
     "images -f label=x",
-    "images [a]",
+    "images [a",
     "cancel 01arz3ndektsv4rrffq69g5fav --coordinator http://127.0.0.1:9",
     "prune --keep-storage much",
     "rmi none",
