@@ -260,7 +260,7 @@ impl Walk<'_> {
                 None => return Ok(None),
             },
         };
-        let id = self.cache_id(cache.id.unwrap_or_else(|| target.clone()));
+        let id = self.cache_id(cache.id.unwrap_or_else(|| default_id(&cache.target)));
         let (mode, uid, gid) = owned(cache.access, 0o755);
         let sharing = match cache.sharing {
             dcbuild_dockerfile::CacheSharing::Shared => CacheSharing::Shared,
@@ -338,9 +338,22 @@ fn ssh_mount(stage: &Stage, mounts: &Mounts, ssh: SshMount) -> MountKind {
     MountKind::Ssh { id, target, required: ssh.required, mode, uid, gid }
 }
 
+/// The id of a cache that names none: its target as it is written, in whatever folder the RUN works.
+fn default_id(target: &str) -> String {
+    let full = join("/", target);
+    if target.starts_with('/') {
+        return full;
+    }
+    match full.strip_prefix('/') {
+        Some("") | None => ".".to_owned(),
+        Some(relative) => relative.to_owned(),
+    }
+}
+
+/// Where a mount goes; without a target it covers the folder in which the RUN works.
 fn mount_target(stage: &Stage, target: &str) -> Result<String, PlanError> {
     let full = join(stage.cwd(), target);
-    if target.is_empty() || full == "/" {
+    if full == "/" {
         return Err(PlanError::at(stage.at, "invalid mount target \"/\""));
     }
     Ok(full)
