@@ -18,7 +18,7 @@ use crate::report::{Failure, Order, Report};
 use crate::spec::Network;
 use crate::target::{Kind, Root};
 use crate::user::{Identity, ResolveUserError, resolve_user};
-use crate::{devices, mounts, privilege, sys};
+use crate::{devices, hierarchies, mounts, privilege, sys};
 
 /// The largest passwd or group file that is read.
 const ACCOUNTS_BYTES_MAX: u64 = dcbuild_model::limits::PASSWD_BYTES_MAX;
@@ -46,11 +46,11 @@ fn prepare(caller: &mut UnixStream, order: &Order, groups: Groups) -> Result<Pro
     enter_namespaces(order)?;
     let mut root = mounts::mount_root(order)?;
     devices::mount_system(&mut root, order)?;
+    // What a kernel does not let us show is not shown.
+    let _absent = hierarchies::mount(&root, spec.security);
     mounts::mount_all(&mut root, order)?;
     let identity = identity(&root, &spec.user)?;
     let cwd = working_folder(&mut root, &spec.cwd)?;
-    sys::unshare(CloneFlags::CLONE_NEWCGROUP)
-        .map_err(Failure::machine("make a control group namespace"))?;
     enter_root(&root, &cwd)?;
     launch::null_stdin()?;
     launch::set_ulimits(&spec.limits.ulimits)?;
@@ -65,7 +65,10 @@ fn prepare(caller: &mut UnixStream, order: &Order, groups: Groups) -> Result<Pro
 
 fn enter_namespaces(order: &Order) -> Result<(), Failure> {
     let spec = &order.spec;
-    let flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS;
+    let flags = CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWCGROUP;
     sys::unshare(flags).map_err(Failure::machine("make namespaces"))?;
     if spec.network != Network::Host {
         enter_network(order).map_err(Failure::io("enter the step's network"))?;

@@ -15,6 +15,7 @@ mod compat;
 mod devices;
 mod error;
 mod gate;
+mod hierarchies;
 mod inside;
 mod launch;
 mod mounts;

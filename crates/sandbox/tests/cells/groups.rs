@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use dcbuild_sandbox::{
-    CellError, Outcome, Resources, Sandbox, SandboxConfig, Stream, Swap, remove_groups,
+    CellError, Outcome, Resources, Sandbox, SandboxConfig, Security, Stream, Swap, remove_groups,
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +41,22 @@ pub(super) fn groups_of_version_2() {
         assert!(matches!(exit, Err(CellError::Stopped)), "{exit:?}");
     });
     std::fs::remove_dir(&group).unwrap();
+}
+
+/// Of the version that this machine limits memory with.
+pub(super) fn a_step_reads_its_own_limits() {
+    let fixture = Fixture::new("own");
+    let script = "cd /sys/fs/cgroup; cat memory.max memory/memory.limit_in_bytes 2>/dev/null
+        cd memory 2>/dev/null; (mkdir x && rmdir x && echo written) 2>&1 | sed 's/.*: //'";
+    for (security, said) in
+        [(Security::Default, "Read-only file system"), (Security::Insecure, "written")]
+    {
+        let mut spec = fixture.spec(script);
+        spec.limits.memory_bytes_max = Some(32 << 20);
+        spec.security = security;
+        let ran = fixture.run(spec);
+        assert_eq!(ran.stdout, format!("33554432\n{said}\n"), "{security:?} {}", ran.stderr);
+    }
 }
 
 /// Of both versions, where this machine has both.

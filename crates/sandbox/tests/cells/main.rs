@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 const TESTS: &[(&str, fn())] = &[
     ("what_a_step_sees", what_a_step_sees),
+    ("a_step_reads_its_own_limits", groups::a_step_reads_its_own_limits),
     ("exit_codes_and_signals", exit_codes_and_signals),
     ("outputs_stay_apart", outputs_stay_apart),
     ("users", users),
