@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use dcbuild_model::{Selection, SelectionForm, TreePath};
-use dcbuild_tree::source::{Filter, find};
+use dcbuild_tree::source::{Filter, find, looks_in};
 use dcbuild_tree::{Kind, LastLink, SelectError, Tree, select};
 
 /// The tree less what the selection does not see. Links stay: a path may lead through any of them.
@@ -27,6 +27,7 @@ pub(crate) fn pruned(tree: &Tree, selection: &Selection) -> Result<Tree, SelectE
         SelectionForm::Copy => {
             let filter = Filter::new(&selection.exclude, selection.parents)?;
             for source in &selection.sources {
+                looks_in(tree, source, &filter)?.into_iter().for_each(&mut keep);
                 for found in find(tree, source, &filter)? {
                     for item in &found.items {
                         keep(
@@ -48,8 +49,9 @@ pub(crate) fn pruned(tree: &Tree, selection: &Selection) -> Result<Tree, SelectE
     }
     let entries = tree.walk().filter(|(path, _)| kept.contains(path));
     let smaller = Tree::from_entries(entries.map(|(path, entry)| (path, entry.clone())));
+    let whole = select(tree, selection)?;
     match smaller {
-        Ok(smaller) if select(&smaller, selection)? == select(tree, selection)? => Ok(smaller),
+        Ok(smaller) if select(&smaller, selection) == Ok(whole) => Ok(smaller),
         // Whatever was cut away wrongly, the whole tree has it.
         Ok(_) | Err(_) => Ok(tree.clone()),
     }
@@ -93,6 +95,10 @@ mod tests {
         };
         check(SelectionForm::Copy, "d", &["/d", "/link"]);
         check(SelectionForm::Copy, "link", &["/link", "/src", "/src/deep", "/src/deep/b"]);
+        check(SelectionForm::Copy, "src/*.none", &["/link", "/src"]);
+        check(SelectionForm::Copy, "src/*/*.none", &["/link", "/src"]);
+        check(SelectionForm::Copy, "link/*.none", &["/link", "/src", "/src/deep"]);
+        check(SelectionForm::Copy, "*.none", &["/link"]);
         check(
             SelectionForm::Mount,
             "src",

@@ -59,6 +59,15 @@ impl Filter {
     pub fn new(exclude: &[String], parents: bool) -> Result<Filter, SourceError> {
         Ok(Filter { exclude: Ignore::new(exclude).map_err(SourceError::Exclude)?, parents })
     }
+
+    /// What of a source is looked up, and with `--parents` the pattern of what is taken below that.
+    fn pivot<'s>(&self, source: &'s str) -> (&'s str, Option<&'s str>) {
+        if !self.parents {
+            return (source, None);
+        }
+        let (folder, pattern) = source.split_once("/./").unwrap_or(("/", source));
+        (folder, Some(pattern))
+    }
 }
 
 /// One path that a source names.
@@ -103,12 +112,8 @@ pub fn find<'t>(
     source: &str,
     filter: &Filter,
 ) -> Result<Vec<Match<'t>>, SourceError> {
-    let (folder, include) = if filter.parents {
-        let (folder, pattern) = source.split_once("/./").unwrap_or(("/", source));
-        (folder, Some(relative(pattern)))
-    } else {
-        (source, None)
-    };
+    let (folder, pattern) = filter.pivot(source);
+    let include = pattern.map(relative);
     let mut found = Vec::new();
     for (name, written) in expand(tree, folder)? {
         let path = tree.resolve(&written, LastLink::Follow)?;
@@ -122,6 +127,46 @@ pub fn find<'t>(
         found.push(Match { name, path, entry, items });
     }
     Ok(found)
+}
+
+/// The folder in which a source with wildcards looks: it must be there, also where nothing in it matches.
+pub fn looks_in(
+    tree: &Tree,
+    source: &str,
+    filter: &Filter,
+) -> Result<Option<TreePath>, SourceError> {
+    let (folder, _) = filter.pivot(source);
+    let whole = relative(folder);
+    let Written { fixed, open } = Written::read(&whole);
+    if open.is_empty() { Ok(None) } else { folder_of(tree, &fixed.join(&b'/')).map(Some) }
+}
+
+/// The names of a source.
+struct Written<'s> {
+    /// Those before the first with a wildcard.
+    fixed: Vec<&'s [u8]>,
+    open: Vec<&'s [u8]>,
+}
+
+impl Written<'_> {
+    fn read(source: &[u8]) -> Written<'_> {
+        let mut fixed: Vec<&[u8]> =
+            source.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect();
+        let literal = fixed.iter().take_while(|name| !has_wildcard(name)).count();
+        let open = fixed.split_off(literal);
+        Written { fixed, open }
+    }
+}
+
+/// Finds a folder that must be there.
+fn folder_of(tree: &Tree, base: &[u8]) -> Result<TreePath, SourceError> {
+    let folder = tree.resolve(base, LastLink::Follow)?;
+    match tree.get(&folder) {
+        Some(entry) if entry.is_dir() => Ok(folder),
+        _ if folder.is_root() => Ok(folder),
+        Some(_) => Err(SourceError::NotAFolder { path: tidy(base)? }),
+        None => Err(missing(tree, base)),
+    }
 }
 
 /// The entries that a `--parents` pattern takes below its pivot.
@@ -152,10 +197,7 @@ type Named = (Vec<u8>, Vec<u8>);
 /// Every path that a source may mean, with its last name.
 fn expand(tree: &Tree, source: &str) -> Result<Vec<Named>, SourceError> {
     let whole = relative(source);
-    let names: Vec<&[u8]> =
-        whole.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect();
-    let literal = names.iter().take_while(|name| !has_wildcard(name)).count();
-    let (fixed, open) = names.split_at(literal);
+    let Written { fixed, open } = Written::read(&whole);
     let base = fixed.join(&b'/');
     if open.is_empty() {
         return Ok(vec![(fixed.last().map(|name| name.to_vec()).unwrap_or_default(), base)]);
@@ -163,14 +205,7 @@ fn expand(tree: &Tree, source: &str) -> Result<Vec<Named>, SourceError> {
     Pattern::parse(&whole)?;
     let levels: Vec<Pattern> =
         open.iter().map(|name| Pattern::parse(name)).collect::<Result<_, _>>()?;
-    let folder = tree.resolve(&base, LastLink::Follow)?;
-    match tree.get(&folder) {
-        Some(entry) if entry.is_dir() => {}
-        _ if folder.is_root() => {}
-        Some(_) => return Err(SourceError::NotAFolder { path: tidy(&base)? }),
-        None => return Err(missing(tree, &base)),
-    }
-    let mut folders = vec![folder];
+    let mut folders = vec![folder_of(tree, &base)?];
     let mut matches = Vec::new();
     for (level, pattern) in levels.iter().enumerate() {
         let last = level + 1 == levels.len();
