@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use dcbuild_carry::Packs;
 use dcbuild_client::{Client, ClientConfig, environment};
 use dcbuild_context::LocalContexts;
@@ -258,7 +258,15 @@ async fn open_bucket(
 ) -> anyhow::Result<Option<Bucket>> {
     let settings = &app.config.build;
     let configured = (settings.store.as_ref(), &settings.index);
-    let Some(named) = BucketSettings::find(flags, &app.env, configured)? else { return Ok(None) };
+    let Some(named) = BucketSettings::find(flags, &app.env, configured)? else {
+        let Some(store) = flags.store.as_deref().or_else(|| app.env.store()) else {
+            return Ok(None);
+        };
+        bail!(
+            "a build keeps what it makes in the state folder, and has no other store than a bucket, s3://BUCKET/PREFIX, \
+             beside it: {store} is none; DCBUILD_STATE_DIR says where the state folder is"
+        );
+    };
     let notes = app.state.waiting(&named.url);
     let policy = if upload == CacheUpload::None { Policy::Never } else { Policy::Always };
     let folder = FolderStore::clone(store);

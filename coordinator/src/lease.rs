@@ -238,8 +238,7 @@ impl Writer<'_> {
         let images = (0..).zip(&planned.plan.images);
         let images = images.map(|(number, image)| self.image((number, image), &spec, hosts));
         let images = images.collect::<Result<_, _>>()?;
-        // What is said of an image stands beside it, and only an index has room for that.
-        let index = planned.plan.index || !spec.attest.is_empty();
+        let index = planned.plan.index || spec.needs_index();
         Ok(Work::Output { output, spec, images, index })
     }
 

@@ -208,6 +208,11 @@ impl Attests {
 }
 
 impl OutputSpec {
+    /// Whether an image of one platform stands in an index nonetheless: only that has room for what is said beside it.
+    pub fn needs_index(&self) -> bool {
+        !self.attest.is_empty() || self.annotations.iter().any(Annotation::needs_index)
+    }
+
     /// The annotations of a place, for a platform where the place has one; what names the platform goes before.
     pub fn annotations_of(
         &self,
@@ -235,6 +240,13 @@ pub struct Annotation {
     pub name: String,
     /// What it says.
     pub value: String,
+}
+
+impl Annotation {
+    /// Whether only an index has a place for it.
+    pub fn needs_index(&self) -> bool {
+        self.place != AnnotationPlace::Manifest
+    }
 }
 
 /// Where a remark on an image stands.

@@ -1,7 +1,7 @@
 //! Every golden case is built with the binary, and must come out as BuildKit's did.
 
 use dcbuild_tests::golden::case::{families, read};
-use dcbuild_tests::golden::run::{Open, check_family};
+use dcbuild_tests::golden::run::{Builder, Open, check_family};
 
 /// Cases that are open or differ on purpose: a family or a case, and the reason.
 const OPEN: &Open = &[
@@ -62,7 +62,7 @@ macro_rules! families {
         const FAMILIES: &[&str] = &[$(stringify!($family)),*];
         $(#[test]
         fn $family() {
-            check_family(stringify!($family), OPEN);
+            check_family(stringify!($family), OPEN, Builder::Machine);
         })*
     };
 }
@@ -70,6 +70,22 @@ macro_rules! families {
 families! {
     add arg chmod chown cmd copy copyfrom entrypoint env errors exclude expand expose healthcheck heredoc ignore label
     lex link mount multistage network onbuild parents runenv runfs shell stopsignal user volume workdir workdirfs
+}
+
+/// On a cluster, what a step reads is cut out of the context and of stages, sent, and put together elsewhere.
+mod on_a_cluster {
+    use super::{Builder, OPEN, check_family};
+
+    macro_rules! families {
+        ($($family:ident)*) => {
+            $(#[test]
+            fn $family() {
+                check_family(stringify!($family), OPEN, Builder::Cluster);
+            })*
+        };
+    }
+
+    families! { add copy copyfrom exclude link mount parents }
 }
 
 #[test]

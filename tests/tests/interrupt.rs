@@ -6,6 +6,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use dcbuild_tests::cluster::Cluster;
+use dcbuild_tests::files::{ContextEntry, write_context};
 use dcbuild_tests::home::Home;
 use dcbuild_tests::running::{Running, process_with_argument};
 use dcbuild_tests::story::Story;
@@ -85,6 +87,23 @@ fn twice_ends_it_whatever_it_does() {
     let _open = silent.asked();
     running.interrupt();
     ends_at_once(running);
+}
+
+/// As `timeout -s INT` sends it, to the process and then to its group.
+#[test]
+fn a_signal_that_comes_twice_at_once_still_cancels() {
+    let cluster = Cluster::start(Home::new(""), 0, 1);
+    let files = [ContextEntry::file("Dockerfile", "FROM scratch\nCOPY Dockerfile /d\n")];
+    write_context(&cluster.home.path("context"), &files);
+    let context = cluster.home.arg("context");
+    let build = cluster.client("submit", &["--progress", "plain", &context]);
+    build.says("waits for a worker", SOON);
+    (0..5).for_each(|_| build.interrupt());
+    let done = build.finish(SOON);
+    assert_eq!(done.status.code(), Some(130), "{}", done.stderr);
+    assert!(done.stderr.contains("cancelled"), "{}", done.stderr);
+    let listed = cluster.ask("ps", &[]).well().stdout;
+    assert!(listed.contains("canceled"), "{listed}");
 }
 
 #[test]

@@ -118,6 +118,18 @@ fn an_index_is_written_and_kept_by_name() {
     assert_eq!(built.image.tree().text("arch").as_deref(), Some("arm\n"));
 }
 
+/// As it is with buildx, whose provenance makes an index of every image.
+#[test]
+fn an_annotation_of_an_index_makes_one_of_one_platform() {
+    let story = Story::new("FROM scratch\nCOPY a /a\n", FILES);
+    let output = format!("type=oci,dest={}", story.home.arg("one.tar"));
+    story.try_build(&["-t", "app", "-o", &output, "--annotation", "index:who=me"]).well();
+    let archive = format!("oci-archive:{}", story.home.arg("one.tar"));
+    let index = skopeo(&["inspect", "--raw", &archive]);
+    assert_eq!(index["annotations"], json!({ "who": "me" }), "{index}");
+    assert_eq!(index["manifests"].as_array().map(Vec::len), Some(1), "{index}");
+}
+
 #[test]
 fn files_of_each_platform_lie_in_a_folder_of_their_own() {
     let story = Story::new(DOCKERFILE, FILES);

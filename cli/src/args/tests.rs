@@ -133,9 +133,6 @@ fn every_flag_of_docker_is_understood_or_refused_by_its_name() {
         writeln!(all, "{line}\n{said}").unwrap();
     }
     expect![[r#"
-        --annotation index:a=b -t app
-        error: an annotation of an index or of a descriptor needs an index: several platforms (--platform linux/amd64,linux/arm64), or an attestation
-
         --output type=local,dest=out,mode=delete
         error: --output 'type=local,dest=out,mode=delete' is not supported
         hint: empty the folder yourself before the build, and write mode=copy

@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 use dcbuild_attest::Storage;
 use dcbuild_model::Compression;
 use dcbuild_oci::ImageRef;
-use dcbuild_proto::document::{
-    Annotation, AnnotationPlace, Attests, LayerCompression, OutputKind, OutputSpec,
-};
+use dcbuild_proto::document::{Annotation, Attests, LayerCompression, OutputKind, OutputSpec};
 
 use crate::FlagError;
 use crate::attest::{Attesting, Places};
@@ -19,6 +17,16 @@ use crate::parse;
 use crate::variables::switch;
 
 const EXAMPLE: &str = "-o DIR, -o type=oci,dest=app.tar or -o type=image,name=app:1,push=true";
+/// What makes an index, and what to do where docker would be given it.
+const SEVERAL: (&str, &str) = (
+    "several platforms",
+    "the docker exporter does not support manifest lists: write type=oci, push the image, or build one platform for \
+     docker",
+);
+const OF_INDEX: (&str, &str) = (
+    "an annotation of an index or of a descriptor",
+    "the docker exporter does not support manifest lists: write type=oci or push the image",
+);
 
 /// Where the bytes of an output go.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -388,10 +396,15 @@ impl Asked {
     ) -> Result<Output, FlagError> {
         let client = self.client()?;
         let attest = self.attests(&client, &naming.attesting)?;
-        // What is said of an image stands beside it, and only an index has room for that.
-        let index = naming.index || (self.kind.is_image() && !attest.is_empty());
+        let mut annotations = naming.annotations.clone();
+        annotations.extend(self.annotations.iter().cloned());
+        if !self.kind.is_image() {
+            annotations.clear();
+        }
         if naming.index {
-            self.refuse_index(&client)?;
+            self.refuse_index(&client, SEVERAL)?;
+        } else if annotations.iter().any(Annotation::needs_index) {
+            self.refuse_index(&client, OF_INDEX)?;
         }
         let mut layers = self.layers()?;
         if let (ClientOutput::Load, None) = (&client, self.compression) {
@@ -406,18 +419,6 @@ impl Asked {
         };
         // Docker's media types have no word for zstd.
         let oci = layers.compression == Compression::Zstd || self.kind != Type::Docker;
-        let mut annotations = naming.annotations.clone();
-        annotations.extend(self.annotations);
-        if !matches!(kind, OutputKind::Image { .. }) {
-            annotations.clear();
-        }
-        let of_index = |annotation: &Annotation| annotation.place != AnnotationPlace::Manifest;
-        if !index && annotations.iter().any(of_index) {
-            return Err(FlagError::Needs {
-                what: "an annotation of an index or of a descriptor".into(),
-                needs: "an index: several platforms (--platform linux/amd64,linux/arm64), or an attestation",
-            });
-        }
         let needs_oci = !annotations.is_empty() || !attest.is_empty();
         let oci_media_types = self.oci_media_types.unwrap_or(oci) || needs_oci;
         let rewrite_timestamp = self.rewrite_timestamp;
@@ -467,15 +468,18 @@ impl Asked {
     }
 
     /// Docker's archives, and what it loads, hold one platform.
-    fn refuse_index(&self, client: &ClientOutput) -> Result<(), FlagError> {
+    fn refuse_index(
+        &self,
+        client: &ClientOutput,
+        (what, instead): (&str, &'static str),
+    ) -> Result<(), FlagError> {
         if !self.is_docker(client) {
             return Ok(());
         }
         Err(FlagError::Conflict {
-            first: "several platforms".into(),
+            first: what.into(),
             second: format!("'{}'", self.written),
-            instead: "the docker exporter does not support manifest lists: write type=oci, push the image, or \
-                      build one platform for docker",
+            instead,
         })
     }
 

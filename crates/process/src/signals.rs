@@ -1,14 +1,19 @@
 //! Ctrl-C and SIGTERM.
 
 use std::io;
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// What a shell reports of a process that Ctrl-C ended.
 const INTERRUPTED: i32 = 130;
 
-/// Returns a token that the first Ctrl-C or SIGTERM cancels; the second ends the process at once.
+/// Signals that come so soon after the first are the same wish: `timeout` sends its own to the process and to its group.
+const SAME: Duration = Duration::from_secs(1);
+
+/// Returns a token that the first Ctrl-C or SIGTERM cancels; a second one, a moment later, ends the process at once.
 pub fn signals() -> io::Result<CancellationToken> {
     let stop = CancellationToken::new();
     let token = stop.clone();
@@ -17,7 +22,10 @@ pub fn signals() -> io::Result<CancellationToken> {
     drop(TaskTracker::new().spawn(async move {
         waiting.next().await;
         token.cancel();
-        waiting.next().await;
+        let first = Instant::now();
+        while first.elapsed() < SAME {
+            waiting.next().await;
+        }
         leave();
     }));
     Ok(stop)

@@ -5,11 +5,13 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::base::{busybox, busybox_layer};
+use crate::cluster::Cluster;
 use crate::golden::case::{Case, read};
 use crate::golden::{compare, failure};
 use crate::home::Home;
 use crate::image::Image;
 use crate::registry::Registry;
+use crate::running::Running;
 
 /// How long one case may take.
 const CASE: Duration = Duration::from_mins(1);
@@ -21,31 +23,67 @@ const LINES_MAX: usize = 40;
 /// Cases or families that differ, and why.
 pub type Open = [(&'static str, &'static str)];
 
+/// What builds the cases.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Builder {
+    /// `build`, on this machine alone.
+    Machine,
+    /// `submit`, to a coordinator with two workers, to whom the context has to be sent.
+    Cluster,
+}
+
+enum Place {
+    Machine(Home),
+    Cluster(Cluster),
+}
+
+impl Place {
+    fn home(&self) -> &Home {
+        match self {
+            Place::Machine(home) => home,
+            Place::Cluster(cluster) => &cluster.home,
+        }
+    }
+
+    fn build(&self, flags: &[&str]) -> Running {
+        match self {
+            Place::Machine(home) => home.start(["build"].iter().chain(flags)),
+            Place::Cluster(cluster) => cluster.client("submit", flags),
+        }
+    }
+}
+
 struct Bench {
-    home: Home,
+    place: Place,
     base: compare::Base,
     _registry: Registry,
 }
 
 impl Bench {
-    fn new() -> Bench {
+    fn new(builder: Builder) -> Bench {
         let registry = Registry::start();
         registry.put("library/busybox:golden", &busybox());
         let home = Home::new(&registry.as_docker_io());
         busybox().write(&home.path("base"));
-        Bench { home, base: compare::Base::new(&busybox_layer()), _registry: registry }
+        let place = match builder {
+            Builder::Machine => Place::Machine(home),
+            Builder::Cluster => Place::Cluster(Cluster::start(home, 2, 2)),
+        };
+        Bench { place, base: compare::Base::new(&busybox_layer()), _registry: registry }
     }
 
     fn difference(&self, case: &Case) -> Option<String> {
-        let folder = self.home.path(&format!("cases/{}", case.name));
+        let home = self.place.home();
+        let folder = home.path(&format!("cases/{}", case.name));
         std::fs::create_dir_all(&folder).unwrap();
         case.write(&folder);
         let made = folder.join("image.tar");
-        let base = format!("busybox:golden=oci-layout://{}", self.home.arg("base"));
+        let base = format!("busybox:golden=oci-layout://{}", home.arg("base"));
         let output = format!("type=oci,dest={}", made.display());
-        let fixed = ["build", "--progress", "plain", "--build-context", &base, "--output", &output];
-        let arguments = fixed.into_iter().map(str::to_owned).chain(case.arguments(&folder));
-        let done = self.home.start(arguments).finish(CASE);
+        let fixed = ["--progress", "plain", "--build-context", &base, "--output", &output];
+        let given = case.arguments(&folder);
+        let flags: Vec<&str> = fixed.into_iter().chain(given.iter().map(String::as_str)).collect();
+        let done = self.place.build(&flags).finish(CASE);
         let found = if done.status.success() {
             compare::difference(case, &Image::read_tar(&made), &self.base)
         } else {
@@ -65,7 +103,7 @@ fn stands_for(word: &str, family: &str, case: &Case) -> bool {
 }
 
 /// Checks all cases of a family but the open ones; of these, each must differ still.
-pub fn check_family(family: &str, open: &Open) {
+pub fn check_family(family: &str, open: &Open, builder: Builder) {
     let only = std::env::var_os("GOLDEN").map(|name| name.to_string_lossy().into_owned());
     let cases: VecDeque<Case> = read(family)
         .into_iter()
@@ -75,7 +113,7 @@ pub fn check_family(family: &str, open: &Open) {
         return;
     }
     let count = cases.len();
-    let bench = Bench::new();
+    let bench = Bench::new(builder);
     let todo = Mutex::new(cases);
     let results: Mutex<Vec<(Case, Option<String>)>> = Mutex::new(Vec::new());
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 4));

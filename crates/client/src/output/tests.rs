@@ -478,8 +478,17 @@ fn docker_is_handed_one_platform() {
         NO,
         &["n"],
         &expect![[r#"
-            error: an annotation of an index or of a descriptor needs an index: several platforms (--platform linux/amd64,linux/arm64), or an attestation
+            image ["docker.io/library/n:latest"] keep oci; gzip Index a=b; Image
         "#]],
+    );
+    check(
+        &["type=docker,dest=d,annotation-index.a=b"],
+        NO,
+        &["n"],
+        &expect![[r#"
+        error: an annotation of an index or of a descriptor and 'type=docker,dest=d,annotation-index.a=b' do not go together
+        hint: the docker exporter does not support manifest lists: write type=oci or push the image
+    "#]],
     );
 }
 
