@@ -38,7 +38,7 @@ impl Scheduler {
         let Some(build) = self.builds.get(&id) else { return };
         let Some(node) = build.graph.steps.get(step.index()) else { return };
         if node.needs().all(|on| flag(solid, on)) {
-            let steps = segment(build, step, needed, solid);
+            let steps = self.within_reach(build, segment(build, step, needed, solid));
             self.add_job(id, Work::Steps(steps));
         }
     }

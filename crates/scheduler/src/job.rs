@@ -72,18 +72,14 @@ impl Scheduler {
     pub(crate) fn add_job(&mut self, id: BuildId, work: Work) {
         let job_id = JobId::from_bits(self.id_bits());
         let Some(build) = self.builds.get_mut(&id) else { return };
-        let mut shape = Shape { platform: None, requests: Requests::default() };
         let priority = build.priority;
+        let mut shape = Shape { platform: None, requests: Requests::default() };
         let mut ahead = false;
         match &work {
             Work::Steps(steps) => {
+                shape = Shape::of(build, steps);
                 for step in steps {
                     if let Some(node) = build.graph.steps.get(step.index()) {
-                        // What works on trees does so anywhere: only a process needs its own kind of machine.
-                        if node.kind == StepKind::Run {
-                            shape.platform = Some(node.platform.clone());
-                        }
-                        shape.requests = shape.requests.max(node.requests);
                         self.in_flight.entry(node.key).or_default().insert((id, *step));
                     }
                     if let Some(step) = build.steps.get_mut(step.index()) {

@@ -17,6 +17,7 @@ mod lifecycle;
 mod queue;
 mod report;
 mod result;
+mod shape;
 mod state;
 mod subscribe;
 mod worker;

@@ -139,6 +139,7 @@ impl Scheduler {
             self.workers.insert(id, worker);
         }
         self.count_free(id);
+        self.cut_anew();
     }
 
     /// Keeps the set of free workers true after a worker changed.
@@ -190,6 +191,7 @@ impl Scheduler {
         {
             worker.duty = Duty::IsFull;
             self.count_free(id);
+            self.cut_anew();
         }
     }
 
@@ -200,6 +202,7 @@ impl Scheduler {
         if worker.duty == Duty::IsFull {
             worker.duty = Duty::Works;
             self.count_free(id);
+            self.cut_anew();
         }
     }
 
@@ -209,6 +212,7 @@ impl Scheduler {
         };
         worker.duty = Duty::Drains;
         self.count_free(id);
+        self.cut_anew();
     }
 
     pub(crate) fn worker_lost(&mut self, id: WorkerId) {
@@ -220,5 +224,6 @@ impl Scheduler {
             self.attempt_lost(*job, InfraFault::WorkerLost);
         }
         self.lose_held(id, worker.results);
+        self.cut_anew();
     }
 }

@@ -228,6 +228,7 @@ impl Player {
                     "hit" => node.taken = Some(made(name)),
                     "net" => node.sees = Sees::More,
                     "locks" => node.locked.push(CacheMount(Digest::of(b"a mount"))),
+                    "tree" => node.kind = StepKind::Files,
                     "fresh" => node.freshness = Freshness::Fresh,
                     other => panic!("no flag {other}"),
                 }

@@ -128,3 +128,77 @@ fn a_result_on_its_way_to_the_store_is_there_for_builds_that_come_meanwhile() {
         assert!(said.contains("b.x") && !said.contains("b.x shares"), "{said}");
     }
 }
+
+/// A COPY goes anywhere, also where the RUN behind it waits for a worker of its platform.
+#[test]
+fn what_can_run_does_not_wait_with_what_cannot() {
+    check(
+        "worker 1 joins platform=linux/arm64\nbuild a: x:tree y<x =>y\nbuild b: x:tree =>x\nt1 done x\n\
+         build c: x:tree y<x =>y\nunmet\nworker 2 joins\nt3 done y",
+        &expect![[r#"
+            > worker 1 joins platform=linux/arm64
+            > build a: x:tree y<x =>y
+              accepted a
+              lease t1 to worker 1: a.x
+            > build b: x:tree =>x
+              accepted b
+              b.x shares a.x
+            > t1 done x
+              a.x ran as t1
+              b.x shared t1
+              lease t2 to worker 1: b output 0
+            > build c: x:tree y<x =>y
+              accepted c
+              c.x shared t1
+              c.y shares a.y
+            > unmet
+              a lacks linux/amd64
+              c lacks linux/amd64
+            > worker 2 joins
+              lease t3 to worker 2: a.y
+            > t3 done y
+              a.y ran as t3
+              c.y shared t3
+              lease t4 to worker 2: a output 0
+        "#]],
+    );
+    // Nobody knows who will come before the first is there; and the last that could run a job may leave.
+    check(
+        "build a: x:tree y<x =>y\nbuild b: x:tree =>x\nworker 1 joins platform=linux/arm64\nt1 done x\nunmet",
+        &expect![[r#"
+            > build a: x:tree y<x =>y
+              accepted a
+            > build b: x:tree =>x
+              accepted b
+              b.x shares a.x
+            > worker 1 joins platform=linux/arm64
+              b.x shares a.x
+              lease t1 to worker 1: a.x
+            > t1 done x
+              a.x ran as t1
+              b.x shared t1
+              lease t2 to worker 1: b output 0
+            > unmet
+              a lacks linux/amd64
+        "#]],
+    );
+    check(
+        "worker 1 joins\nworker 2 joins platform=linux/arm64\nbuild z: w =>w\nbuild a: x:tree y<x =>y\nbuild b: x:tree =>x\n\
+         worker 1 drains",
+        &expect![[r#"
+            > worker 1 joins
+            > worker 2 joins platform=linux/arm64
+            > build z: w =>w
+              accepted 0000000000000000000000003t
+              lease t1 to worker 1: 0000000000000000000000003t.w
+            > build a: x:tree y<x =>y
+              accepted a
+            > build b: x:tree =>x
+              accepted b
+              b.x shares a.x
+            > worker 1 drains
+              b.x shares a.x
+              lease t2 to worker 2: a.x
+        "#]],
+    );
+}
