@@ -278,6 +278,9 @@ async fn carry(
                 let Exported { records, left, sent } =
                     export(stores, &scope, packs, &*there).await?;
                 let size = bytes(sent.bytes);
+                if let Some(replaced) = &sent.replaced {
+                    complain(&format!("warning: {from_to}: {replaced}\n"));
+                }
                 let text = format!("exported {records} records and {} blobs, {size}\n", sent.blobs);
                 Told { text, left, refused: (Vec::new(), ""), damaged: BTreeMap::new() }
             }

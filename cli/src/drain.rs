@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::complain;
 
-/// A bucket that fails for so long gets the rest from the next build.
+/// A bucket that answers, but takes nothing for so long, gets the rest from the next build.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// How soon a person is told how far the sending is, and how often it is looked whether it goes on otherwise than was told.
 const LOOKED_EVERY: Duration = Duration::from_secs(1);
@@ -85,8 +85,9 @@ fn unsent(left: &Backlog) -> Option<String> {
     }
     let bytes = text::bytes(left.bytes);
     let why = left.failure.as_ref().map_or(String::new(), |failure| format!(": {failure}"));
+    let then = if left.needs_hand { "once that is mended, " } else { "" };
     Some(format!(
-        "warning: {bytes} of the cache were not sent{why}; the next build on this store sends them\n"
+        "warning: {bytes} of the cache were not sent{why}; {then}the next build on this store sends them\n"
     ))
 }
 

@@ -29,6 +29,7 @@ use crate::drain;
 use crate::registries::registries;
 use crate::remote::scope_here;
 use crate::roles::executable;
+use crate::silence::Silence;
 use crate::stores::{Aside, Bucket, BucketSettings, StoreFlags, seal_of};
 
 /// How long a worker may take to let go of its work once nobody wants it any more.
@@ -270,7 +271,8 @@ async fn open_bucket(
     let notes = app.state.waiting(&named.url);
     let policy = if upload == CacheUpload::None { Policy::Never } else { Policy::Always };
     let folder = FolderStore::clone(store);
-    let aside = Aside { folder, notes, policy, mark: None };
+    let silence = Some(Silence::beside(&notes));
+    let aside = Aside { folder, notes, policy, mark: None, silence };
     Ok(Some(Bucket::open(&named, &app.env, aside).await?))
 }
 

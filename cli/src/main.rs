@@ -18,6 +18,7 @@ mod registries;
 mod remote;
 mod roles;
 mod secure;
+mod silence;
 mod state;
 mod stores;
 mod typed;

@@ -299,7 +299,7 @@ async fn open_store(flags: &StoreFlags, aside: &Path, app: &App) -> anyhow::Resu
         Place::Bucket(settings) => {
             let folder = open_folder(aside)?;
             let (notes, mark) = (aside.join("waiting"), Some(aside.join("mark-of-use")));
-            let aside = Aside { folder, notes, policy: Policy::Failing, mark };
+            let aside = Aside { folder, notes, policy: Policy::Failing, mark, silence: None };
             Ok(Opened::Bucket(Bucket::open(&settings, &app.env, aside).await?))
         }
     }

@@ -19,6 +19,8 @@ use dcbuild_store::{
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::silence::Silence;
+
 /// What an index in memory may take.
 const INDEX_BYTES_MAX: usize = 256 << 20;
 /// How long notes to the index and the like may take once nobody needs the store any more.
@@ -48,6 +50,7 @@ pub(crate) struct Bucket {
     pub(crate) behind: Arc<Behind>,
     sending: TaskTracker,
     stop_sending: CancellationToken,
+    silence: Option<Silence>,
     ends: Ends,
 }
 
@@ -59,6 +62,8 @@ pub(crate) struct Aside {
     /// The file that names this process's mark of use, where one process after another has the folder: each takes away what
     /// the one before has left, if that was killed.
     pub(crate) mark: Option<PathBuf>,
+    /// Where it is remembered that the bucket gave no answer, for the next process.
+    pub(crate) silence: Option<Silence>,
 }
 
 /// How long an index in memory goes on with what it has seen.
@@ -357,16 +362,33 @@ impl Bucket {
         let Reached { name, s3, index, is_alone, unseen, blobs, now, ends } = reached;
         let (sending, stop_sending) = (TaskTracker::new(), CancellationToken::new());
         let far = Far { name, blobs: blobs.clone(), objects: s3.clone(), grants: Some(blobs) };
-        let Aside { folder, notes, policy, mark } = aside;
+        let Aside { folder, notes, policy, mark, silence } = aside;
         let mark = mark.map(|path| mark_id(&path)).transpose()?;
         let behind = Behind::open(folder, &notes, far, policy);
         let behind = Arc::new(behind.context("could not open what waits to be sent to the store")?);
+        if silence.as_ref().is_some_and(|silence| silence.is_fresh(SystemClock.now())) {
+            behind.doubt().await;
+        } else {
+            let (asker, stopped) = (behind.clone(), stop_sending.clone());
+            sending.spawn(async move { stopped.run_until_cancelled(asker.greet()).await });
+        }
         let (sender, stopped) = (behind.clone(), stop_sending.clone());
         sending.spawn(async move { sender.send(stopped).await });
         let (objects, tasks, seal) = (behind.clone(), ends.tasks.clone(), settings.seal(env)?);
         let parts = CatalogParts { objects, index, seal: seal.clone(), now, tasks, unseen };
         let catalog = Arc::new(Catalog::new(parts));
-        Ok(Bucket { is_alone, mark, seal, s3, catalog, behind, sending, stop_sending, ends })
+        Ok(Bucket {
+            is_alone,
+            mark,
+            seal,
+            s3,
+            catalog,
+            behind,
+            sending,
+            stop_sending,
+            silence,
+            ends,
+        })
     }
 
     /// The mark that keeps what builds of this process use from being swept.
@@ -401,6 +423,10 @@ impl Bucket {
 
     /// Lets the last notes to the index out, and closes; what was not sent waits for the next process.
     pub(crate) async fn close(self) {
+        if let Some(silence) = &self.silence {
+            let backlog = self.behind.backlog().borrow().clone();
+            silence.note(backlog.unreadable && !backlog.needs_hand, SystemClock.now());
+        }
         self.stop_sending.cancel();
         self.sending.close();
         self.sending.wait().await;

@@ -99,7 +99,7 @@ async fn one(
         Ok(borrowed) => borrowed,
         Err(error) => return Ok(Some(Said::Warning(dcbuild_process::story(&error)))),
     };
-    let foreign = borrowed.documents.keep_opened(&stores.seal);
+    let foreign = borrowed.keep_opened(&stores.seal);
     let records = borrowed.documents.records();
     let lender = ClientLender { build: build.clone(), source };
     match Loan::new(borrowed, stores.seal.clone(), Arc::new(lender)).await {

@@ -11,7 +11,7 @@ use dcbuild_store::sweep::ThingKind;
 use crate::config::Stores;
 
 /// What was exported.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Exported {
     /// Records.
     pub records: u64,

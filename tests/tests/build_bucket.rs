@@ -14,7 +14,7 @@ use dcbuild_tests::running::{Finished, Running};
 use dcbuild_tests::s3::S3Server;
 use dcbuild_tests::s3::faults::Fault;
 use dcbuild_tests::story::fill;
-use dcbuild_tests::wait::{LONG, wait_for};
+use dcbuild_tests::wait::{LONG, Stopwatch, wait_for};
 
 const DOCKERFILE: &str = "FROM busybox:golden AS build\nCOPY in.txt /in.txt\n\
     RUN cat /in.txt /in.txt > /out.txt\nFROM busybox:golden\nCOPY --from=build /out.txt /out.txt\n\
@@ -176,6 +176,93 @@ fn a_build_on_a_dead_bucket_is_done_and_the_next_one_sends_what_is_missing() {
     let (elsewhere, done) = shared.build(&shared.machine(), &[]);
     assert_eq!(elsewhere.digest, first.digest, "{}", done.stderr);
     assert_eq!(done.stderr.matches("CACHED").count(), 3, "{}", done.stderr);
+}
+
+/// How long a build takes, and what it says.
+fn timed(shared: &Shared, on: &Machine) -> (Duration, String) {
+    let watch = Stopwatch::start();
+    let done = shared.build(on, &[]).1;
+    (watch.passed(), done.stderr)
+}
+
+#[test]
+fn c04_a_dead_or_silent_bucket_holds_no_build_that_is_done() {
+    let mut shared = Shared::start();
+    let machine = shared.machine();
+    let steps = |text: &str| std::fs::write(machine.0.path("context/in.txt"), text).unwrap();
+    let (well, _) = timed(&shared, &machine);
+    // Of which something waits each time.
+    let budget = |extra| well + Duration::from_millis(extra);
+    shared.s3.refuse();
+    shared.redis.kill();
+    steps("refused\n");
+    let (took, said) = timed(&shared, &machine);
+    assert!(said.contains("were not sent") && said.contains("the next build"), "{said}");
+    assert!(took < budget(2_500), "{took:?}, and {well:?} with a bucket\n{said}");
+    shared.s3.serve_again();
+    shared.redis.start_again();
+    timed(&shared, &machine);
+    shared.s3.fail(|_| Some(Fault::Stall));
+    steps("silent\n");
+    let (took, said) = timed(&shared, &machine);
+    assert!(shared.s3.fired() > 0 && said.contains("were not sent"), "{said}");
+    assert!(took < budget(4_500), "{took:?}, and {well:?} with a bucket\n{said}");
+    // The next one knows.
+    for text in ["silent again\n", "and again\n"] {
+        steps(text);
+        let (took, said) = timed(&shared, &machine);
+        assert!(said.contains("were not sent"), "{said}");
+        assert!(took < budget(1_500), "{took:?}, and {well:?} with a bucket\n{said}");
+    }
+    // One that answers is not passed over for it.
+    shared.s3.heal();
+    let (_, said) = timed(&shared, &machine);
+    assert!(!said.contains("were not sent"), "{said}");
+    let (elsewhere, done) = shared.build(&shared.machine(), &[]);
+    assert_eq!(elsewhere.tree().text("kept.txt").unwrap(), "hello\n", "{}", done.stderr);
+    let other = shared.machine();
+    std::fs::write(other.0.path("context/in.txt"), "and again\n").unwrap();
+    let (_, said) = timed(&shared, &other);
+    assert_eq!(said.matches("CACHED").count(), 3, "{said}");
+}
+
+#[test]
+fn c05_a_full_bucket_holds_no_build_and_is_read() {
+    let shared = Shared::start();
+    let (first, _) = shared.build(&shared.machine(), &[]);
+    let writes = ["PutObject", "UploadPart", "CreateMultipartUpload"];
+    shared.s3.fail(move |seen| writes.contains(&seen.request).then_some(Fault::QUOTA_IS_REACHED));
+    let machine = shared.machine();
+    let (again, done) = shared.build(&machine, &[]);
+    assert_eq!(again.digest, first.digest, "{}", done.stderr);
+    assert_eq!(done.stderr.matches("CACHED").count(), 3, "{}", done.stderr);
+    std::fs::write(machine.0.path("context/in.txt"), "more\n").unwrap();
+    let (took, said) = timed(&shared, &machine);
+    assert!(shared.s3.fired() > 0 && took < Duration::from_secs(20), "{took:?}\n{said}");
+    let warned = said.matches("takes nothing more").count();
+    assert!(warned == 1 && said.contains("`dcbuild cache prune`"), "{said}");
+    assert!(
+        said.contains("once that is mended, the next build on this store sends them"),
+        "{said}"
+    );
+    shared.s3.heal();
+    let (_, said) = timed(&shared, &machine);
+    assert!(!said.contains("were not sent"), "{said}");
+}
+
+#[test]
+fn c04_a_mistake_of_the_configuration_is_said_by_a_build() {
+    let shared = Shared::start();
+    let machine = shared.machine();
+    shared.s3.fail(|_| Some(Fault::NO_BUCKET));
+    let (image, done) = shared.build(&machine, &[]);
+    assert_eq!(image.tree().text("kept.txt").unwrap(), "hello\n");
+    let said = &done.stderr;
+    assert!(
+        shared.s3.fired() > 0 && said.matches("`dcbuild doctor` says what is wrong").count() == 1,
+        "{said}"
+    );
+    assert!(said.contains("create the bucket, or mend its name"), "{said}");
 }
 
 #[test]

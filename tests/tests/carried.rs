@@ -297,8 +297,30 @@ fn what_was_tampered_with_is_a_miss() {
 }
 
 #[test]
-fn caches_of_others_are_named_and_skipped() {
+fn what_is_written_over_is_named() {
     let story = Story::new(DOCKERFILE, FILES);
+    let (theirs, image) = (format!("{}/caches/theirs:1", story.registry.host), "caches/image:1");
+    story.registry.put("caches/theirs:1", &buildkits());
+    story.registry.put(image, &busybox_with(LayerTar::default()));
+    let to = |name: &str| format!("type=registry,ref={name}");
+    let write = |name: &str| story.try_build(&["--cache-to", &to(name)]).well().stderr;
+    contains(
+        &write(&theirs),
+        &[&format!("warning: cache at {theirs}: a cache of BuildKit lay there and is replaced")],
+    );
+    let image = format!("{}/{image}", story.registry.host);
+    contains(
+        &write(&image),
+        &[&format!("warning: cache at {image}: an image lay there and is replaced")],
+    );
+    // One's own is what it is for.
+    for name in [&theirs, &image] {
+        assert!(!write(name).contains("replaced"));
+    }
+}
+
+/// A cache as BuildKit leaves it, with nothing in it.
+fn buildkits() -> MadeImage {
     let config = json!({ "layers": [], "records": [] }).to_string().into_bytes();
     let config = Blob { digest: digest(&config), bytes: config };
     let manifest = json!({
@@ -313,7 +335,13 @@ fn caches_of_others_are_named_and_skipped() {
     });
     let manifest = manifest.to_string().into_bytes();
     let manifest = Blob { digest: digest(&manifest), bytes: manifest };
-    story.registry.put("caches/theirs:1", &MadeImage { blobs: vec![config], manifest });
+    MadeImage { blobs: vec![config], manifest }
+}
+
+#[test]
+fn caches_of_others_are_named_and_skipped() {
+    let story = Story::new(DOCKERFILE, FILES);
+    story.registry.put("caches/theirs:1", &buildkits());
     let theirs = format!("{}/caches/theirs:1", story.registry.host);
     let missing = format!("{}/caches/none:1", story.registry.host);
     let flags = ["--cache-from", &theirs, "--cache-from", &missing];
@@ -436,6 +464,47 @@ fn clusters_share_a_place_where_they_share_a_key() {
         assert!(!said.contains("CACHED"), "{said}");
         let said = other.ask("submit", &["--detach", "--cache-from", &name, &context]);
         contains(&said.failed().stderr, &["--detach and --cache-from"]);
+    }
+}
+
+/// Two who alternate at one name, in a registry, a folder and a bucket, take nothing from each other, and nothing away.
+#[test]
+fn clusters_with_keys_of_their_own_keep_their_caches_side_by_side_at_one_place() {
+    let (registry, s3) = (Registry::start(), S3Server::start());
+    fill(&registry);
+    let folder = tempfile::tempdir().unwrap();
+    let bucket = format!(
+        "type=s3,bucket={BUCKET},region=us-east-1,endpoint_url={},use_path_style=true,access_key_id={KEY},\
+         secret_access_key={SECRET},name=app",
+        s3.endpoint()
+    );
+    let name = format!("{}/caches/app:1", registry.host);
+    let dir = folder.path().display();
+    let places = [
+        (format!("type=registry,ref={name},mode=max"), format!("type=registry,ref={name}")),
+        (format!("type=local,dest={dir},mode=max"), format!("type=local,src={dir}")),
+        (format!("{bucket},mode=max"), bucket),
+    ];
+    let to: Vec<&str> = places.iter().flat_map(|(to, _)| ["--cache-to", to]).collect();
+    let keys = [ONE_KEY, OTHER_KEY];
+    let mut ids = Vec::new();
+    // The first writes once more, behind the other.
+    for key in [ONE_KEY, OTHER_KEY, ONE_KEY] {
+        let cluster = cluster(&registry, Some(key));
+        let from = ["--cache-from", &*places[0].1];
+        let flags = if ids.len() < 2 { to.clone() } else { [&from[..], &to[..]].concat() };
+        let (_, id, said) = submit(&cluster, &flags);
+        assert!(!said.contains("could not") && !said.contains("replaced"), "{said}");
+        ids.push(id);
+    }
+    assert_ne!(ids[0], ids[1], "each made its own");
+    for ((_, from), (key, id)) in
+        places.iter().flat_map(|it| keys.iter().zip(&ids).map(move |of| (it, of)))
+    {
+        let reader = cluster(&registry, Some(key));
+        let (ran, found, said) = submit(&reader, &["--cache-from", from]);
+        assert_eq!((ran, &found), (Vec::new(), id), "{from}\n{said}");
+        assert!(!said.contains("do not carry the seal"), "{said}");
     }
 }
 

@@ -9,10 +9,11 @@ use dcbuild_tests::cluster::{Cluster, Store};
 use dcbuild_tests::files::{ContextEntry, write_context};
 use dcbuild_tests::home::Home;
 use dcbuild_tests::registry::Registry;
+use dcbuild_tests::running::Running;
 use dcbuild_tests::s3::S3Server;
 use dcbuild_tests::s3::faults::{Fault, Seen};
 use dcbuild_tests::story::fill;
-use dcbuild_tests::wait::Stopwatch;
+use dcbuild_tests::wait::{LONG, Stopwatch, wait_for};
 
 const DOCKERFILE: &str = "FROM busybox:golden AS build\nCOPY in.txt /in.txt\n\
     RUN cat /in.txt /in.txt > /out.txt\nFROM busybox:golden\nCOPY --from=build /out.txt /out.txt\n\
@@ -137,6 +138,105 @@ fn c04_a_bucket_that_is_full() {
         let full = Fault::Answer { status: 507, code: "StorageFull", retry_after: None };
         writes.contains(&seen.request).then_some(full)
     });
+}
+
+#[test]
+fn c04_a_bucket_that_is_not_there() {
+    with(|_| Some(Fault::NO_BUCKET));
+}
+
+#[test]
+fn c04_a_bucket_that_is_in_another_region() {
+    with(|_| Some(Fault::REDIRECTED));
+}
+
+#[test]
+fn c04_a_key_that_the_bucket_does_not_know() {
+    with(|_| Some(Fault::UNKNOWN_KEY));
+}
+
+/// Somebody has to mend the configuration: a coordinator says so before anybody builds, as an error and once.
+#[test]
+fn c04_a_mistake_of_the_configuration_is_said_at_once() {
+    let mut site = Site::start(DOCKERFILE, &[("in.txt", "first\n")]);
+    for (fault, names) in [
+        (Fault::NO_BUCKET, "create the bucket, or mend its name in the store's address"),
+        (Fault::REDIRECTED, "its region is eu-west-1; name the bucket's region with ?region="),
+        (Fault::UNKNOWN_KEY, "check AWS_ACCESS_KEY_ID"),
+    ] {
+        let before = site.s3.fired();
+        site.cluster.kill_coordinator();
+        site.s3.fail(move |_| Some(fault.clone()));
+        site.cluster.start_coordinator();
+        site.wait_until_failing();
+        assert!(site.s3.fired() > before, "the fault never fired");
+        let told = |log: &str| {
+            let errors =
+                log.lines().filter(|line| line.contains(" ERROR ") && line.contains(names));
+            errors.filter(|line| line.contains("`dcbuild doctor` says what is wrong")).count()
+        };
+        wait_for(
+            "it is said",
+            LONG,
+            || (told(&site.cluster.said()) == 1).then_some(()),
+            || site.cluster.said(),
+        );
+        site.submit();
+        assert_eq!(told(&site.cluster.said()), 1, "{}", site.cluster.said());
+        assert!(site.cluster.metric("dcbuild_store_faults_total") > Some(0));
+    }
+}
+
+/// Whether a request writes bytes; what is removed takes none.
+fn writes(seen: &Seen) -> bool {
+    ["PutObject", "UploadPart", "CreateMultipartUpload", "CopyObject"].contains(&seen.request)
+}
+
+/// As Garage says it: in the words of who may not.
+#[test]
+fn c05_a_bucket_whose_quota_is_used_up() {
+    with(|seen| writes(seen).then_some(Fault::QUOTA_IS_REACHED));
+}
+
+#[test]
+fn c05_a_full_bucket_is_read_by_fresh_workers_and_can_be_pruned() {
+    let mut site = Site::start(DOCKERFILE, &[("in.txt", "before\n")]);
+    let (first, _) = site.submit();
+    site.wait_until_sent();
+    site.s3.fail(|seen| writes(seen).then_some(Fault::QUOTA_IS_REACHED));
+    site.write("in.txt", "meanwhile\n");
+    let watch = Stopwatch::start();
+    let (other, said) = site.submit();
+    assert_eq!(other.tree().text("out.txt").unwrap(), "meanwhile\nmeanwhile\n", "{said}");
+    assert!(watch.passed() < LATE, "{:?}", watch.passed());
+    site.wait_until_failing();
+    assert!(site.s3.fired() > 0);
+    // What is there is still taken.
+    site.fresh_worker();
+    site.write("in.txt", "before\n");
+    let (again, said) = site.submit();
+    assert_eq!(again.digest, first.digest, "{said}\n{}", site.cluster.said());
+    assert_eq!(said.matches("CACHED").count(), 3, "{said}\n{}", site.cluster.said());
+    let log = site.cluster.said();
+    let warned: Vec<&str> =
+        log.lines().filter(|line| line.contains("takes nothing more")).collect();
+    assert!(warned.len() == 1 && warned[0].contains("`dcbuild cache prune`"), "{log}");
+    assert!(!log.contains("refused access") && !log.contains(" ERROR "), "{log}");
+    // The way out works though nothing can be written.
+    let (store, index) = (site.s3.url("acme"), site.redis.url());
+    let flags = ["prune", "--all", "--store", &store, "--index", &index];
+    let before = site.s3.keys().len();
+    let prune = || {
+        let mut command = site.cluster.home.command(["cache"].iter().chain(&flags));
+        command.envs(site.s3.environment());
+        let done = Running::start(command).finish(LONG).well();
+        // The mark of the last build goes when it goes.
+        (site.s3.keys().len() < before).then_some(done)
+    };
+    let done = wait_for("there is room", LONG, prune, || site.cluster.said());
+    assert!(done.stderr.contains("no space for notes of what is removed"), "{}", done.stderr);
+    site.s3.heal();
+    site.wait_until_sent();
 }
 
 #[test]

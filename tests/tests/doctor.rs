@@ -65,6 +65,28 @@ fn what_is_wrong_is_said_with_the_way_out_and_an_exit_code() {
         "{}",
         done.stdout
     );
+    for (fault, names) in [
+        (
+            Fault::NO_BUCKET,
+            "is not where its address says: ListObjectsV2 failed: 404 NoSuchBucket told to; create the bucket",
+        ),
+        (Fault::REDIRECTED, "its region is eu-west-1; name the bucket's region with ?region="),
+        (
+            Fault::UNKNOWN_KEY,
+            "refused access: ListObjectsV2 failed: 403 InvalidAccessKeyId told to; check AWS_ACCESS_KEY_ID",
+        ),
+    ] {
+        s3.fail(move |_| Some(fault.clone()));
+        let done = ask(&home, &s3, &flags);
+        assert_eq!(done.status.code(), Some(1));
+        assert!(findings(&done, "store").1.contains(names), "{}", done.stdout);
+    }
+    s3.heal();
+    // What can be read can be full.
+    s3.fail(|seen| (seen.request == "PutObject").then_some(Fault::QUOTA_IS_REACHED));
+    let said = findings(&ask(&home, &s3, &flags), "store").1;
+    assert!(said.contains("is full") && said.contains("`dcbuild cache prune`"), "{said}");
+    s3.heal();
     s3.refuse();
     let done = ask(&home, &s3, &flags);
     assert!(findings(&done, "store").1.contains("check the endpoint"), "{}", done.stdout);

@@ -1,6 +1,9 @@
 //! The manifest of a cache, and what a manifest that is found somewhere is (pure).
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
+use dcbuild_model::limits::MANIFEST_BYTES_MAX;
 use dcbuild_model::{BlobDigest, Digest};
 use dcbuild_oci::Descriptor;
 use dcbuild_oci::manifest::media_type;
@@ -22,6 +25,10 @@ pub const BUILDKIT_INLINE: &str = "moby.buildkit.cache.v0";
 const ATTESTS: &str = "vnd.docker.reference.type";
 /// A manifest with more layers is none of ours.
 const BLOBS_MAX: usize = 100_000;
+/// Whose the documents of a cache are: the name of the key that sealed them.
+const KEY: &str = "dcbuild.cache.key";
+/// Caches of other keys that may stand in one manifest beside one's own.
+pub const OTHERS_MAX: usize = 7;
 
 /// A blob, and how many bytes it has.
 pub type Measured = (BlobDigest, u64);
@@ -29,6 +36,8 @@ pub type Measured = (BlobDigest, u64);
 /// A cache, ready to be sent.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Artifact {
+    /// The name of the key that sealed the documents; none where that is not known.
+    pub key: Option<String>,
     /// The manifest.
     pub manifest: Bytes,
     /// The documents, as the manifest's config.
@@ -47,27 +56,89 @@ struct Written {
     artifact_type: &'static str,
     config: Descriptor,
     layers: Vec<Descriptor>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: BTreeMap<String, String>,
+}
+
+/// What one key's documents and blobs are in a manifest in which several keys have theirs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Section {
+    /// The key's name.
+    pub key: String,
+    /// The documents.
+    pub config: Measured,
+    /// The blobs that they speak of.
+    pub blobs: Vec<Measured>,
+}
+
+fn named(key: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([(KEY.to_owned(), key.to_owned())])
 }
 
 impl Artifact {
     /// Writes the manifest of what was packed.
     pub fn new(packed: &Packed) -> Artifact {
         let config = Bytes::from(packed.documents.to_json());
-        let size = u64::try_from(config.len()).unwrap_or(u64::MAX);
         let blobs: Vec<Measured> = packed.blobs.iter().map(|(blob, size)| (*blob, *size)).collect();
+        let key = Some(packed.key.clone());
+        let mut artifact = Artifact { key, manifest: Bytes::new(), config, blobs };
+        artifact.manifest = artifact.written(&[]);
+        artifact
+    }
+
+    /// A manifest in which the caches of others stand behind this one, and how many of them: those that came last, as
+    /// far as there is room.
+    pub fn beside(&self, others: &[Section]) -> (Bytes, usize) {
+        let counts = (0..=others.len().min(OTHERS_MAX)).rev();
+        let fits = |others: &[Section], manifest: &Bytes| {
+            let blobs: usize = others.iter().map(|it| it.blobs.len() + 1).sum();
+            manifest.len() <= MANIFEST_BYTES_MAX && blobs + self.blobs.len() <= BLOBS_MAX
+        };
+        let with = |count: usize| {
+            let some = others.get(..count)?;
+            let manifest = self.written(some);
+            fits(some, &manifest).then_some((manifest, count))
+        };
+        counts.filter(|count| *count > 0).find_map(with).unwrap_or((self.manifest.clone(), 0))
+    }
+
+    /// Each of the others is a layer with its documents, and then its blobs.
+    fn written(&self, others: &[Section]) -> Bytes {
+        let size = u64::try_from(self.config.len()).unwrap_or(u64::MAX);
+        let blob = |(blob, size): &Measured| Descriptor::new(BLOB_TYPE, blob.0, *size);
+        let section = |section: &Section| {
+            let (config, size) = section.config;
+            let mut first = Descriptor::new(CONFIG_TYPE, config.0, size);
+            first.annotations = named(&section.key);
+            std::iter::once(first).chain(section.blobs.iter().map(blob)).collect::<Vec<_>>()
+        };
         let written = Written {
             schema: 2,
             media_type: media_type::MANIFEST,
             artifact_type: ARTIFACT_TYPE,
-            config: Descriptor::new(CONFIG_TYPE, Digest::of(&config), size),
-            layers: blobs
-                .iter()
-                .map(|(blob, size)| Descriptor::new(BLOB_TYPE, blob.0, *size))
-                .collect(),
+            config: Descriptor::new(CONFIG_TYPE, Digest::of(&self.config), size),
+            layers: self.blobs.iter().map(blob).chain(others.iter().flat_map(section)).collect(),
+            annotations: self.key.as_deref().map(named).unwrap_or_default(),
         };
-        let manifest = serde_json::to_vec(&written).expect("a manifest has string keys").into();
-        Artifact { manifest, config, blobs }
+        serde_json::to_vec(&written).expect("a manifest has string keys").into()
     }
+}
+
+/// Takes the layers of a cache of ours apart: its own blobs, and the caches of other keys.
+fn sections(layers: &[Pointed]) -> (Vec<Measured>, Vec<Section>) {
+    let (mut own, mut others) = (Vec::new(), Vec::<Section>::new());
+    for layer in layers {
+        if layer.media_type == CONFIG_TYPE
+            && let Some(key) = layer.annotations.get(KEY)
+        {
+            let (key, config) = (key.clone(), layer.measured());
+            others.push(Section { key, config, blobs: Vec::new() });
+        } else {
+            let of = others.last_mut().map_or(&mut own, |section| &mut section.blobs);
+            of.push(layer.measured());
+        }
+    }
+    (own, others)
 }
 
 /// What a manifest is.
@@ -75,10 +146,14 @@ impl Artifact {
 pub enum Seen {
     /// A cache of ours.
     Records {
+        /// The name of the key that sealed the documents, where it is said.
+        key: Option<String>,
         /// The documents.
         config: Measured,
         /// The blobs that they may speak of.
         blobs: Vec<Measured>,
+        /// What other keys have beside them.
+        others: Vec<Section>,
     },
     /// An image, whose config may hold documents.
     Image {
@@ -103,7 +178,7 @@ struct Pointed {
     #[serde(default)]
     size: u64,
     #[serde(default)]
-    annotations: std::collections::BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
 }
 
 impl Pointed {
@@ -146,7 +221,9 @@ pub fn recognise(manifest: &[u8]) -> Seen {
         _ if blobs.len() > BLOBS_MAX => Seen::Other("a manifest of too many layers".into()),
         (_, BUILDKIT_CONFIG) => Seen::BuildKit,
         (ARTIFACT_TYPE, _) | ("", CONFIG_TYPE) => {
-            Seen::Records { config: config.measured(), blobs }
+            let (blobs, others) = sections(&layers);
+            let key = document.get("annotations").and_then(|it| it.get(KEY)?.as_str());
+            Seen::Records { key: key.map(str::to_owned), config: config.measured(), blobs, others }
         }
         (kind, _) if kind.starts_with(ARTIFACT_FAMILY) => {
             Seen::Other("a cache of another version of dcbuild".into())
@@ -181,9 +258,38 @@ mod tests {
     }
 
     #[test]
+    fn caches_of_other_keys_stand_behind_as_many_as_there_is_room_for() {
+        let sized = |number: u8, size| (BlobDigest(Digest::of(&[number])), size);
+        let section = |number: u8, blobs: u64| {
+            let blobs = (0..blobs).map(|at| sized(number, at)).collect();
+            Section { key: format!("key-{number}"), config: sized(number, 1), blobs }
+        };
+        let (config, blobs) = (Bytes::from("{}"), vec![sized(200, 7)]);
+        let key = Some("own".to_owned());
+        let mut artifact = Artifact { key: key.clone(), manifest: Bytes::new(), config, blobs };
+        artifact.manifest = artifact.written(&[]);
+        let config = (BlobDigest(Digest::of(b"{}")), 2);
+        let records = |others: &[Section]| {
+            let (key, blobs) = (key.clone(), artifact.blobs.clone());
+            Seen::Records { key, config, blobs, others: others.to_vec() }
+        };
+        let others: Vec<Section> = (0..9).map(|number| section(number, 2)).collect();
+        for count in [0, 1, OTHERS_MAX, OTHERS_MAX + 2] {
+            let (manifest, kept) = artifact.beside(&others[..count]);
+            assert_eq!(kept, count.min(OTHERS_MAX));
+            assert_eq!(recognise(&manifest), records(&others[..kept]));
+        }
+        // One that is too large for any registry is left out, and so is what came before it.
+        let others = [section(1, 2), section(2, 40_000), section(3, 2)];
+        let (manifest, kept) = artifact.beside(&others);
+        assert_eq!((kept, recognise(&manifest)), (1, records(&others[..1])));
+    }
+
+    #[test]
     fn what_lies_at_a_place_is_told_apart() {
         let sized = (BlobDigest(Digest::from_hex(HEX).unwrap()), 7);
-        let records = Seen::Records { config: sized, blobs: vec![sized] };
+        let (key, others) = (None, Vec::new());
+        let records = Seen::Records { key, config: sized, blobs: vec![sized], others };
         assert_eq!(manifest(ARTIFACT_TYPE, CONFIG_TYPE), records);
         // Tools that copy images may drop the artifact's type.
         assert_eq!(manifest("", CONFIG_TYPE), records);

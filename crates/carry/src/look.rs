@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 use dcbuild_model::{BlobDigest, ManifestDigest, limits};
-use dcbuild_store::Seal;
+use dcbuild_store::{ObjectName, Seal};
 use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 
-use crate::artifact::{Measured, Seen, recognise};
+use crate::artifact::{Measured, Section, Seen, recognise};
 use crate::documents::{DOCUMENTS_BYTES_MAX, Documents, InvalidDocuments};
 use crate::inline;
 use crate::place::{Place, PlaceError};
@@ -40,6 +40,10 @@ pub struct Borrowed {
     pub offered: BTreeMap<BlobDigest, u64>,
     /// Small blobs that came with the documents.
     pub embedded: BTreeMap<BlobDigest, Bytes>,
+    /// The name of the key that sealed the documents, where it is said.
+    pub key: Option<String>,
+    /// The documents of other keys that lie at the same place, by the names of these.
+    pub others: Vec<(String, Documents)>,
 }
 
 /// As a client hands it to its coordinator.
@@ -48,17 +52,25 @@ pub struct Borrowed {
 struct Told {
     documents: String,
     offered: Vec<(BlobDigest, u64)>,
+    /// Said where there are others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    others: Vec<(String, String)>,
 }
 
 impl Borrowed {
     /// The document that tells a coordinator of it; what is embedded goes another way.
     pub fn to_json(&self) -> Vec<u8> {
-        let documents = String::from_utf8_lossy(&self.documents.to_json()).into_owned();
+        let text = |it: &Documents| String::from_utf8_lossy(&it.to_json()).into_owned();
+        let documents = text(&self.documents);
+        let others: Vec<_> = self.others.iter().map(|(key, it)| (key.clone(), text(it))).collect();
+        let key = self.key.clone().filter(|_| !others.is_empty());
         let blobs = self.offered.iter().map(|(blob, size)| (*blob, *size));
         let embedded = self.embedded.iter();
         let embedded =
             embedded.map(|(blob, bytes)| (*blob, u64::try_from(bytes.len()).unwrap_or(u64::MAX)));
-        let told = Told { documents, offered: blobs.chain(embedded).collect() };
+        let told = Told { documents, offered: blobs.chain(embedded).collect(), key, others };
         serde_json::to_vec(&told).expect("texts and numbers are JSON")
     }
 
@@ -67,7 +79,24 @@ impl Borrowed {
         let told: Told = serde_json::from_slice(bytes)?;
         let documents = Documents::parse(told.documents.as_bytes())?;
         let offered = told.offered.into_iter().collect();
-        Ok(Borrowed { documents, offered, embedded: BTreeMap::new() })
+        let other = |(key, text): (String, String)| Ok((key, Documents::parse(text.as_bytes())?));
+        let others: Result<_, InvalidDocuments> = told.others.into_iter().map(other).collect();
+        let embedded = BTreeMap::new();
+        Ok(Borrowed { documents, offered, embedded, key: told.key, others: others? })
+    }
+
+    /// Leaves what a seal opens, and says which documents are dropped for it. What other keys have beside what is the
+    /// reader's own is none of his, and no loss.
+    pub fn keep_opened(&self, seal: &Seal) -> Vec<ObjectName> {
+        let refused = self.documents.keep_opened(seal);
+        let mut own = self.others.iter().filter(|(key, _)| seal.has_key(key)).peekable();
+        let is_own = self.key.as_ref().is_none_or(|key| seal.has_key(key));
+        let mut dropped = if is_own || own.peek().is_none() { refused } else { Vec::new() };
+        for (_, documents) in own {
+            dropped.extend(documents.keep_opened(seal));
+            self.documents.join(documents);
+        }
+        dropped
     }
 }
 
@@ -84,12 +113,26 @@ pub fn why_unopened(seal: &Seal) -> &'static str {
 pub async fn look(place: &dyn Place) -> Result<Found, PlaceError> {
     let Some(root) = place.manifest(None).await? else { return Ok(Found::Nothing) };
     match recognise(&root) {
-        Seen::Records { config, blobs } => {
+        Seen::Records { key, config, blobs, others: sections } => {
             let bytes = small(place, config, DOCUMENTS_BYTES_MAX).await?;
             let documents = Documents::parse(&bytes)
                 .map_err(|source| PlaceError::Records { place: place.name(), source })?;
-            let offered = blobs.into_iter().collect();
-            let borrowed = Borrowed { documents, offered, embedded: BTreeMap::new() };
+            let mut offered: BTreeMap<BlobDigest, u64> = blobs.into_iter().collect();
+            let mut others = Vec::new();
+            for section in sections {
+                // What is wrong with one key's is nothing to the others.
+                match of_other(place, &section).await {
+                    Ok(documents) => {
+                        others.push((section.key, documents));
+                        offered.extend(section.blobs);
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, key = section.key, "a cache of another key");
+                    }
+                }
+            }
+            let embedded = BTreeMap::new();
+            let borrowed = Borrowed { documents, offered, embedded, key, others };
             Ok(Found::Records(Box::new(borrowed)))
         }
         Seen::BuildKit => Ok(Found::BuildKit),
@@ -108,6 +151,12 @@ pub async fn look(place: &dyn Place) -> Result<Found, PlaceError> {
             images(place, all).await
         }
     }
+}
+
+/// The documents of another key that lie at a place beside the first one's.
+async fn of_other(place: &dyn Place, section: &Section) -> Result<Documents, PlaceError> {
+    let bytes = small(place, section.config, DOCUMENTS_BYTES_MAX).await?;
+    Documents::parse(&bytes).map_err(|source| PlaceError::Records { place: place.name(), source })
 }
 
 /// Looks for records in the configs of images.

@@ -62,6 +62,8 @@ pub struct Wish {
 /// Records with all that they speak of.
 #[derive(Clone, Debug)]
 pub struct Packed {
+    /// The name of the key that sealed them.
+    pub key: String,
     /// The sealed documents.
     pub documents: Documents,
     /// The blobs, with their sizes.
@@ -178,7 +180,8 @@ pub async fn pack(
     let documents = write(&known, &whole, wish).await?;
     let blobs = measure(shelf, &known, &whole).await?;
     let count = |list: &[&Record]| u64::try_from(list.len()).unwrap_or(u64::MAX);
-    Ok(Packed { documents, blobs, records: count(&whole), left: count(&left) })
+    let key = wish.seal.key_name().to_owned();
+    Ok(Packed { key, documents, blobs, records: count(&whole), left: count(&left) })
 }
 
 /// Writes the documents; their bytes depend on what they say alone.

@@ -106,6 +106,9 @@ pub trait Place: Send + Sync {
     /// The manifest that the place itself means, or one that its index lists; none if it is not there.
     async fn manifest(&self, digest: Option<ManifestDigest>) -> Result<Option<Bytes>, PlaceError>;
 
+    /// The manifest in whose place [`Place::finish`] puts another.
+    async fn former(&self) -> Result<Option<Bytes>, PlaceError>;
+
     /// A blob; whether its bytes are right is its reader's to say.
     async fn get(&self, blob: &BlobDigest, size: u64) -> Result<BlobStream, PlaceError>;
 

@@ -7,19 +7,23 @@ use dcbuild_registry::{BlobReader, ByteStream, BytesBlob};
 use dcbuild_store::{BlobStore, ByteRange};
 use futures::{StreamExt as _, TryStreamExt as _};
 
-use crate::artifact::{Artifact, Measured};
+use crate::artifact::{Artifact, Measured, Section, Seen, recognise};
 use crate::place::{Place, PlaceError};
 
 /// Blobs under way at a time.
 const AT_ONCE: usize = 8;
 
 /// What was sent.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Sent {
     /// Blobs that the place lacked.
     pub blobs: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Caches of other signing keys that lie there still.
+    pub kept: usize,
+    /// What lay there and does not any more, and what follows from it; none if it was nothing, or one's own.
+    pub replaced: Option<String>,
 }
 
 /// Says why a cache was not sent.
@@ -94,8 +98,62 @@ pub async fn send(
                 sent.bytes = sent.bytes.saturating_add(size);
             }
         }
-        place.finish(artifact.manifest.clone()).await?;
+        drop(puts);
+        (sent.kept, sent.replaced) = finish(artifact, place).await?;
         Ok(sent)
     };
     sent.await.map_err(|source| SendError { place: place.name(), source })
+}
+
+/// Puts the manifest in the place of what is there: beside the caches of other keys; says how many these are, and what is
+/// not there any more.
+async fn finish(
+    artifact: &Artifact,
+    place: &dyn Place,
+) -> Result<(usize, Option<String>), PlaceError> {
+    // Who cannot be read is written as if nothing were there; what is wrong with him the writing shows.
+    let former = place.former().await.ok().flatten();
+    let (others, replaced) = match former.as_deref().map(recognise) {
+        None => (Vec::new(), None),
+        Some(Seen::Records { key, config, blobs, others }) => {
+            (foreign(artifact, key.map(|key| Section { key, config, blobs }), others), None)
+        }
+        Some(Seen::BuildKit) => {
+            let text = "a cache of BuildKit lay there and is replaced: builds of BuildKit find nothing there any more, and \
+                        replace this one in turn; give each a name of its own";
+            (Vec::new(), Some(text.to_owned()))
+        }
+        Some(Seen::Image { .. } | Seen::Index(_)) => {
+            let text = "an image lay there and is replaced: who pulls that name gets no image any more; give the cache a \
+                        name of its own";
+            (Vec::new(), Some(text.to_owned()))
+        }
+        Some(Seen::Other(what)) => (Vec::new(), Some(format!("{what} lay there and is replaced"))),
+    };
+    let (manifest, kept) = artifact.beside(&others);
+    let kept = match place.finish(manifest).await {
+        Ok(()) => kept,
+        // A registry may have lost blobs of others.
+        Err(error) if kept > 0 => {
+            tracing::debug!(%error, place = place.name(), "caches of other keys are left out");
+            place.finish(artifact.manifest.clone()).await?;
+            0
+        }
+        Err(error) => return Err(error),
+    };
+    let lost = others.len() - kept;
+    let lost = (lost > 0).then(|| {
+        format!(
+            "caches of {lost} other signing keys lay there and are replaced: there is no room for them beside this one, or \
+             the place has not all of them; give each key a name of its own"
+        )
+    });
+    Ok((kept, replaced.or(lost)))
+}
+
+/// The caches of other keys, the one that was written last before the others; what was written without the name of a key
+/// counts as one's own, and so does all where one's own key is not known.
+fn foreign(artifact: &Artifact, last: Option<Section>, others: Vec<Section>) -> Vec<Section> {
+    let Some(own) = &artifact.key else { return Vec::new() };
+    last.into_iter().chain(others).filter(|section| section.key != *own).collect()
 }

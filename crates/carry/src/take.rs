@@ -77,7 +77,7 @@ pub async fn take(
     seal: &Seal,
 ) -> Result<Carried, TakeError> {
     let failed = |source| TakeError::Store { place: place.name(), source };
-    let refused = borrowed.documents.keep_opened(seal);
+    let refused = borrowed.keep_opened(seal);
     if borrowed.documents.records() == 0 && !refused.is_empty() {
         let (documents, why) = (refused.len(), crate::look::why_unopened(seal));
         return Err(TakeError::Sealed { place: place.name(), documents, why });

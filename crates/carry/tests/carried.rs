@@ -252,6 +252,44 @@ async fn other_seals_and_damaged_blobs_are_misses() {
 }
 
 #[tokio::test]
+async fn caches_of_several_keys_lie_at_one_place_and_each_reader_takes_his_own() {
+    let folders = tempfile::tempdir().unwrap();
+    let one = shelf(&folders.path().join("one"));
+    let (records, blob) = fill(&one).await;
+    let place = FolderPlace::new(folders.path().join("place"), None, None);
+    let key = |number: u8| Seal::keyed([&[number; 32][..]]).unwrap();
+    let write = async |seal: Seal, records: &[Record]| {
+        let packed = pack(&one, &NoPacks, records, &Wish { seal, ..wish() }).await.unwrap();
+        send(&Artifact::new(&packed), &one.blobs, &place).await.unwrap()
+    };
+    for (number, kept) in [(1, 0), (2, 1), (1, 1), (3, 2)] {
+        let sent = write(key(number), &records).await;
+        assert_eq!((sent.kept, sent.replaced), (kept, None), "{number}");
+    }
+    // What one's own key wrote before is replaced.
+    let sent = write(key(2), &records[1..2]).await;
+    assert_eq!((sent.kept, sent.replaced), (2, None));
+    for (seal, taken) in [(key(1), 2), (key(2), 1), (key(3), 2)] {
+        let told = Borrowed::parse(&borrowed(&place).await.to_json()).unwrap();
+        assert!(told.offered.contains_key(&blob));
+        let own = shelf(&folders.path().join(seal.key_name()));
+        let carried = take(&told, &place, &own, &Scope::local(), &seal).await.unwrap();
+        assert_eq!((carried.records, carried.refused, carried.left), (taken, vec![], 0));
+    }
+    // Who has none of the keys is told so.
+    let own = shelf(&folders.path().join("none"));
+    let refused = take(&borrowed(&place).await, &place, &own, &Scope::local(), &key(9)).await;
+    assert!(refused.unwrap_err().to_string().contains("nothing is taken from"));
+    // There is room for so many, and what had to go is said.
+    for number in 10..15 {
+        assert_eq!(write(key(number), &records).await.replaced, None, "{number}");
+    }
+    let sent = write(key(15), &records).await;
+    assert_eq!(sent.kept, 7);
+    assert!(sent.replaced.unwrap().contains("caches of 1 other signing keys lay there"));
+}
+
+#[tokio::test]
 async fn a_document_that_was_changed_is_named_and_what_stands_on_it_stays_behind() {
     let folders = tempfile::tempdir().unwrap();
     let one = shelf(&folders.path().join("one"));

@@ -232,7 +232,7 @@ impl Dest {
         &self,
         made: &MadeCache,
         (caches, blobs): (&Arc<Caches>, &Arc<dyn BlobStore>),
-    ) -> Result<Option<String>, CacheError> {
+    ) -> Result<Vec<String>, CacheError> {
         let source = OrSource { store: blobs.clone(), caches: caches.clone() };
         let blobs: Arc<dyn BlobStore> = Arc::new(source);
         let title = || self.title.clone();
@@ -245,19 +245,22 @@ impl Dest {
         let failed = |source| CacheError::Store { title: title(), source };
         let manifest_max = u64::try_from(limits::MANIFEST_BYTES_MAX).unwrap_or(u64::MAX);
         let manifest = read_bytes(&*blobs, manifest, 8 * manifest_max).await.map_err(failed)?;
-        let Seen::Records { config, blobs: carried } = recognise(&manifest) else {
+        let Seen::Records { key, config, blobs: carried, .. } = recognise(&manifest) else {
             return Err(CacheError::OtherKind { title: title() });
         };
         let config = read_bytes(&*blobs, &config.0, DOCUMENTS_BYTES_MAX).await.map_err(failed)?;
-        let artifact = Artifact { manifest, config, blobs: carried };
+        let artifact = Artifact { key, manifest, config, blobs: carried };
         let sent = send(&artifact, &blobs, &*self.place).await?;
         tracing::debug!(title = self.title, ?sent, "a cache is at its place");
-        Ok((left > 0).then(|| {
+        let left = (left > 0).then(|| {
             format!(
                 "{left} records are not in the cache of {title}: their layers are not to be had",
                 title = self.title
             )
-        }))
+        });
+        let replaced =
+            sent.replaced.map(|what| format!("cache at {title}: {what}", title = title()));
+        Ok(replaced.into_iter().chain(left).collect())
     }
 }
 

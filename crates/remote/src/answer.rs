@@ -29,7 +29,7 @@ pub fn status_of(error: &StoreError) -> Status {
         StoreError::TooLarge { .. } | StoreError::ObjectTooLarge { .. } => Code::OutOfRange,
         StoreError::Content { .. } => Code::Aborted,
         StoreError::Encode { .. } | StoreError::Name { .. } => Code::Internal,
-        StoreError::Denied { .. } => Code::PermissionDenied,
+        StoreError::Denied { .. } | StoreError::Misplaced { .. } => Code::PermissionDenied,
         StoreError::Full { .. } => Code::ResourceExhausted,
         StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
             Code::ResourceExhausted

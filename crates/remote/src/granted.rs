@@ -19,7 +19,7 @@ use dcbuild_store::{
     Verdict, stream_of,
 };
 use futures::{StreamExt as _, TryStreamExt as _};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
 
 use crate::answer::{error_of, unavailable};
@@ -31,6 +31,10 @@ const READS_AT_ONCE: usize = 4;
 /// What is held in memory of content whose length is not known yet.
 const MEMORY_BYTES_MAX: usize = 8 << 20;
 const WRITES_AT_ONCE: usize = 4;
+/// A write of no more than this is done in a moment. One that takes longer than a moment has the other side asked whether
+/// it still grants such.
+const SMALL_BYTES_MAX: u64 = 1 << 20;
+const DOUBTED_EVERY: Duration = Duration::from_millis(700);
 /// Read grants that are remembered.
 const GRANTS_KEPT: usize = 10_000;
 
@@ -286,12 +290,31 @@ impl Granted {
             }
         });
         let parts: Vec<_> = parts.collect();
-        let etags: Vec<String> =
-            futures::stream::iter(parts).buffered(WRITES_AT_ONCE).try_collect().await?;
+        let written = futures::stream::iter(parts).buffered(WRITES_AT_ONCE).try_collect();
+        let etags: Vec<String> = tokio::select! {
+            written = written => written?,
+            error = self.no_more_granted(blob), if size <= SMALL_BYTES_MAX => return Err(error),
+        };
         let request = pb::FinishPutRequest { blob: blob.to_string(), size, upload, etags };
         let finished = self.client.clone().finish_put(request).await;
         finished.map_err(|status| error_of(&self.name, blob, status))?;
         Ok(true)
+    }
+
+    /// Waits until the other side grants no writes any more: it has found the store to be silent before we have.
+    async fn no_more_granted(&self, blob: &BlobDigest) -> StoreError {
+        loop {
+            sleep(DOUBTED_EVERY).await;
+            // The smallest write of all: nothing is begun for it.
+            let request = pb::GrantRequest { blob: blob.to_string(), write_bytes: Some(0) };
+            match self.client.clone().grant(request).await {
+                // Not that the other side cannot be reached: that says nothing of the store.
+                Err(status) if std::error::Error::source(&status).is_none() => {
+                    return unavailable(&self.name, status);
+                }
+                _ => {}
+            }
+        }
     }
 
     async fn write_part(

@@ -157,10 +157,8 @@ impl BlobStore for Paths {
 
 /// Whether the other side may reach the store where we cannot, or keep what the store has no room for.
 fn may_go_through(error: &StoreError) -> bool {
-    matches!(
-        error,
-        StoreError::Unavailable { .. } | StoreError::Denied { .. } | StoreError::Full { .. }
-    )
+    matches!(error, StoreError::Unavailable { .. } | StoreError::Full { .. })
+        || error.is_of_configuration()
 }
 
 fn text_of(error: &StoreError) -> String {

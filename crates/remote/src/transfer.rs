@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use dcbuild_store::{Judged, Progress, Verdict};
+use dcbuild_store::{Judged, Progress, Verdict, says_full};
 use dcbuild_trust::Roots;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, RANGE};
 use reqwest::{Client, Method, Response, StatusCode};
@@ -179,11 +179,16 @@ fn total_of(response: &Response) -> Option<u64> {
 async fn refusal(response: Response) -> TransferError {
     let status = response.status();
     let text = response.text().await.unwrap_or_default();
+    let is_full = says_full(status.as_u16(), &text);
     let text: String = text.chars().filter(|c| !c.is_control()).take(TEXT_MAX).collect();
     match status {
+        _ if is_full => TransferError::Full { text },
+        // What is written is not missed: the bucket is.
+        StatusCode::NOT_FOUND if text.contains("NoSuchBucket") => {
+            TransferError::Answer { status, text }
+        }
         StatusCode::NOT_FOUND => TransferError::Absent,
         StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => TransferError::Refused { status, text },
-        StatusCode::INSUFFICIENT_STORAGE => TransferError::Full { text },
         _ => TransferError::Answer { status, text },
     }
 }

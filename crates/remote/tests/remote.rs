@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use dcbuild_model::limits::CHUNK_BYTES;
 use dcbuild_model::{
@@ -10,18 +11,22 @@ use dcbuild_model::{
 };
 use dcbuild_remote::{RemoteStore, StoreService};
 use dcbuild_store::{
-    BlobStore, BlobStream, ByteRange, HashedBase, LayerIndex, StoreError, StoredBlob, base_of,
-    form_of, forms_of, read_bytes, stream_of,
+    BlobStore, BlobStream, ByteRange, Grant, GrantMethod, Grants, HashedBase, LayerIndex,
+    StoreError, StoredBlob, WriteGrant, Written, base_of, form_of, forms_of, read_bytes, stream_of,
 };
 use dcbuild_testkit::{MemoryBlobs, MemoryLayers, contract};
 use futures::StreamExt as _;
 use hyper_util::rt::TokioIo;
 use tokio_util::task::TaskTracker;
-use tonic::transport::{Endpoint, Server};
+use tonic::transport::{Channel, Endpoint, Server};
 
 async fn remote(blobs: Arc<dyn BlobStore>) -> RemoteStore {
-    let (ours, theirs) = tokio::io::duplex(1 << 16);
     let service = StoreService::new(blobs, Arc::new(MemoryLayers::default()));
+    RemoteStore::new(serve(service).await, "remote")
+}
+
+async fn serve(service: StoreService) -> Channel {
+    let (ours, theirs) = tokio::io::duplex(1 << 16);
     let streams = futures::stream::iter([Ok::<_, std::io::Error>(theirs)]);
     let server = Server::builder().add_service(service.into_server());
     drop(TaskTracker::new().spawn(async move { server.serve_with_incoming(streams).await }));
@@ -31,8 +36,54 @@ async fn remote(blobs: Arc<dyn BlobStore>) -> RemoteStore {
         std::future::ready(stream)
     });
     let endpoint = Endpoint::from_static("http://store");
-    let channel = endpoint.connect_with_connector(connector).await.unwrap();
-    RemoteStore::new(channel, "remote")
+    endpoint.connect_with_connector(connector).await.unwrap()
+}
+
+/// Grants writes at a server that never answers, as long as it does not know that.
+struct Silent {
+    url: String,
+    asked: AtomicU32,
+}
+
+#[async_trait::async_trait]
+impl Grants for Silent {
+    async fn read(&self, blob: &BlobDigest) -> Result<Grant, StoreError> {
+        Err(StoreError::NotFound { blob: *blob })
+    }
+
+    async fn write(&self, _: &BlobDigest, _: u64) -> Result<WriteGrant, StoreError> {
+        if self.asked.fetch_add(1, Ordering::SeqCst) > 0 {
+            return Err(StoreError::Unavailable {
+                store: "sky".into(),
+                source: "it is silent".into(),
+            });
+        }
+        let (method, url, headers) = (GrantMethod::Put, self.url.clone(), Vec::new());
+        Ok(WriteGrant::Whole(Grant { method, url, headers, valid_for: Duration::from_mins(1) }))
+    }
+
+    async fn finish(&self, _: &BlobDigest, _: &Written) -> Result<(), StoreError> {
+        panic!("nothing was written")
+    }
+}
+
+#[tokio::test]
+async fn a_write_under_way_is_given_up_once_the_other_side_knows_the_store_to_be_silent() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/b/k", listener.local_addr().unwrap());
+    let silent = Arc::new(Silent { url, asked: AtomicU32::new(0) });
+    let memory = Arc::new(MemoryBlobs::default());
+    let service = StoreService::new(memory.clone(), Arc::new(MemoryLayers::default()));
+    let store = RemoteStore::of_worker(
+        serve(service.with_grants(Some(silent.clone()))).await,
+        "remote",
+        None,
+    );
+    let (blob, began) = (BlobDigest(Digest::of(b"small")), tokio::time::Instant::now());
+    store.put(&blob, stream_of(&b"small"[..])).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert_eq!(read_bytes(&*memory, &blob, 10).await.unwrap(), "small", "by the other side");
+    assert!(silent.asked.load(Ordering::SeqCst) > 1);
 }
 
 #[tokio::test]

@@ -8,6 +8,10 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use dcbuild_process::{NOT_AN_AUTHORITY, TlsFault};
+use dcbuild_store::says_full;
+
+/// Where S3 says in which region a bucket is.
+const BUCKET_REGION: &str = "x-amz-bucket-region";
 
 /// The kinds of failures that something different is done about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,7 +73,8 @@ impl FailureKind {
                 "name the bucket's region with ?region= in the store's address"
             }
             FailureKind::Full => {
-                "make space, or sweep the store: `dcbuild cache prune`, coordinator.keep_storage"
+                "make space: `dcbuild cache prune` removes what was not used for longest, and coordinator.keep_storage is a \
+                 ceiling below the server's own"
             }
             FailureKind::Untrusted => {
                 "name the CA of the server's certificate with AWS_CA_BUNDLE or the store's key `ca`; http:// in the \
@@ -135,7 +140,9 @@ impl Failure {
         };
         let status = response.status().as_u16();
         let code = error.code().unwrap_or_default();
-        let words = [code, error.message().unwrap_or_default()];
+        let message = error.message().unwrap_or_default();
+        let kind = kind(status, code, message);
+        let words = [code, message];
         let mut answer = status.to_string();
         for word in words.iter().filter(|word| !word.is_empty()) {
             answer.push(' ');
@@ -144,9 +151,14 @@ impl Failure {
         if code.is_empty() && !matches!(error, SdkError::ServiceError(_)) {
             answer = format!("{answer} {}", chain(error));
         }
+        if kind == FailureKind::WrongRegion
+            && let Some(region) = region_of(response)
+        {
+            answer = format!("{answer}; its region is {region}");
+        }
         let after = response.headers().get("retry-after").and_then(|text| text.parse().ok());
         let retry_after = after.map(Duration::from_secs);
-        Failure { kind: kind(status, code), request, answer, retry_after }
+        Failure { kind, request, answer, retry_after }
     }
 }
 
@@ -182,7 +194,22 @@ fn without_answer(error: &(dyn Error + 'static)) -> FailureKind {
     }
 }
 
-fn kind(status: u16, code: &str) -> FailureKind {
+/// The region in which the bucket is, where the server says so: in a header, or in its error's document.
+fn region_of(response: &HttpResponse) -> Option<String> {
+    let body = || {
+        let body = std::str::from_utf8(response.body().bytes()?).ok()?;
+        Some(body.split_once("<Region>")?.1.split_once("</Region>")?.0)
+    };
+    let region = response.headers().get(BUCKET_REGION).or_else(body)?;
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    (!region.is_empty() && region.len() < 64 && region.bytes().all(is_plain))
+        .then(|| region.to_owned())
+}
+
+fn kind(status: u16, code: &str, message: &str) -> FailureKind {
+    if says_full(status, &format!("{code} {message}")) {
+        return FailureKind::Full;
+    }
     match (status, code) {
         (_, "NoSuchBucket") => FailureKind::NoBucket,
         (_, "RequestTimeTooSkewed") => FailureKind::ClockSkew,
@@ -193,14 +220,14 @@ fn kind(status: u16, code: &str) -> FailureKind {
             | "InvalidToken"
             | "ExpiredToken"
             | "InvalidClientTokenId"
-            | "TokenRefreshRequired",
+            | "TokenRefreshRequired"
+            | "UserSuspended"
+            | "AccountProblem",
         ) => FailureKind::Unknown,
         (301 | 307, _)
         | (400, "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException") => {
             FailureKind::WrongRegion
         }
-        (_, "XMinioStorageFull" | "QuotaExceeded" | "QuotaExceededException" | "StorageFull")
-        | (507, _) => FailureKind::Full,
         (429, _)
         | (_, "SlowDown" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded") => {
             FailureKind::SlowDown
@@ -237,6 +264,7 @@ mod tests {
             (404, "", FailureKind::Absent),
             (404, "NoSuchBucket", FailureKind::NoBucket),
             (403, "AccessDenied", FailureKind::Denied),
+            (403, "QuotaExceeded", FailureKind::Full),
             (403, "RequestTimeTooSkewed", FailureKind::ClockSkew),
             (403, "InvalidAccessKeyId", FailureKind::Unknown),
             (403, "SignatureDoesNotMatch", FailureKind::Unknown),
@@ -251,7 +279,7 @@ mod tests {
             (500, "InternalError", FailureKind::Server),
             (400, "InvalidArgument", FailureKind::Refused),
         ] {
-            assert_eq!(kind(status, code), expected, "{status} {code}");
+            assert_eq!(kind(status, code, ""), expected, "{status} {code}");
         }
     }
 }

@@ -175,6 +175,9 @@ impl Inner {
             | FailureKind::Unknown
             | FailureKind::NoCredentials
             | FailureKind::ClockSkew => StoreError::Denied { store, source },
+            FailureKind::NoBucket | FailureKind::WrongRegion => {
+                StoreError::Misplaced { store, source }
+            }
             FailureKind::Full => StoreError::Full { store, source },
             _ => StoreError::Unavailable { store, source },
         }

@@ -9,7 +9,9 @@ mod documents;
 mod queue;
 mod send;
 
+use std::mem::Discriminant;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +35,8 @@ const HURRY: Duration = Duration::from_millis(1_200);
 /// A writer who has waited for so long has the store asked for something small as well: one that answers is busy with what is
 /// written, one that does not is silent, and nobody need wait for it.
 const DOUBTED: Duration = Duration::from_millis(150);
+/// How long a store is waited for at all that was silent a moment ago.
+const GLIMPSE: Duration = Duration::from_millis(300);
 /// What is longer may take its time, as long as it gets on.
 const HURRIED_BYTES_MAX: u64 = 1 << 20;
 
@@ -73,6 +77,8 @@ pub struct Backlog {
     pub failure: Option<String>,
     /// Whether nothing is read either: the far store is taken for empty then.
     pub unreadable: bool,
+    /// Whether it goes on like this until somebody makes space or mends the configuration.
+    pub needs_hand: bool,
 }
 
 struct Inner {
@@ -86,6 +92,12 @@ struct Inner {
     came: Notify,
     /// A document is not under way any more.
     ended: Notify,
+    /// The kind of trouble that was told last.
+    told: Mutex<Option<Discriminant<StoreError>>>,
+    /// Whether the far store has answered anything yet.
+    answered: AtomicBool,
+    /// Whether an earlier process got no answer a moment ago.
+    doubted: AtomicBool,
 }
 
 /// A far store behind a folder; clones share it.
@@ -113,7 +125,21 @@ impl Behind {
         let backlog = Backlog { items: queue.len(), bytes: queue.bytes(), ..Backlog::default() };
         let (backlog, came, ended) = (watch::Sender::new(backlog), Notify::new(), Notify::new());
         let queue = Mutex::new(queue);
-        let inner = Inner { far, folder, policy, disk, queue, backlog, came, ended };
+        let (told, answered, doubted) =
+            (Mutex::default(), AtomicBool::new(false), AtomicBool::new(false));
+        let inner = Inner {
+            far,
+            folder,
+            policy,
+            disk,
+            queue,
+            backlog,
+            came,
+            ended,
+            told,
+            answered,
+            doubted,
+        };
         Ok(Behind { inner: Arc::new(inner) })
     }
 
@@ -136,12 +162,13 @@ impl Behind {
 
     /// Notes that something could not be written; a store that is full or refuses writes may still be read.
     fn write_failed(&self, error: &StoreError) {
-        self.fails(error, matches!(error, StoreError::Unavailable { .. }));
+        use StoreError::{Misplaced, Unavailable};
+        self.fails(error, matches!(error, Unavailable { .. } | Misplaced { .. }));
     }
 
     /// Notes that something could not be read, if that says something of the store as a whole.
     fn read_failed(&self, error: &StoreError) {
-        if matches!(error, StoreError::Unavailable { .. } | StoreError::Denied { .. }) {
+        if says_all(error) {
             self.fails(error, true);
         }
     }
@@ -149,32 +176,36 @@ impl Behind {
     /// A store that does not answer has nothing: what was to be read is made again.
     fn missed(&self, blob: &BlobDigest, error: StoreError) -> StoreError {
         self.read_failed(&error);
-        match error {
-            StoreError::Unavailable { .. } | StoreError::Denied { .. } => {
-                StoreError::NotFound { blob: *blob }
-            }
-            error => error,
-        }
+        if says_all(&error) { StoreError::NotFound { blob: *blob } } else { error }
     }
 
     fn fails(&self, error: &StoreError, unreadable: bool) {
-        let text = story(error);
+        let (text, kind) = (story(error), std::mem::discriminant(error));
+        let before = {
+            let mut told = self.inner.told.lock().unwrap_or_else(PoisonError::into_inner);
+            told.replace(kind)
+        };
+        // What one request is answered differs a little from what another is: it is one trouble, told once.
+        if before == Some(kind) {
+            tracing::debug!(error = text, "the store still fails");
+        } else if error.is_of_configuration() {
+            tracing::error!(
+                error = text,
+                "the store is not used; `dcbuild doctor` says what is wrong"
+            );
+        } else if matches!(error, StoreError::Full { .. }) {
+            tracing::warn!(
+                error = text,
+                "the store takes nothing more: what is made waits here until there is space, and what it has is read as before"
+            );
+        } else {
+            tracing::warn!(error = text, "builds go on without the store until it does better");
+        }
         self.inner.backlog.send_modify(|backlog| {
-            if backlog.failure.as_ref() != Some(&text) {
-                if let StoreError::Denied { .. } = error {
-                    tracing::error!(
-                        error = text,
-                        "the store is not used; `dcbuild doctor` says what is wrong"
-                    );
-                } else {
-                    tracing::warn!(
-                        error = text,
-                        "builds go on without the store until it does better"
-                    );
-                }
-            }
             backlog.failure = Some(text);
             backlog.unreadable |= unreadable;
+            backlog.needs_hand =
+                error.is_of_configuration() || matches!(error, StoreError::Full { .. });
         });
         self.inner.came.notify_one();
     }
@@ -182,12 +213,32 @@ impl Behind {
     /// Notes that the store can be read again; if nothing waits, all is well.
     fn reads_again(&self) {
         let all = self.queue().is_empty();
+        self.answers();
         self.inner.backlog.send_modify(|backlog| {
             backlog.unreadable = false;
             if all {
-                backlog.failure = None;
+                (backlog.failure, backlog.needs_hand) = (None, false);
             }
         });
+        if all {
+            self.is_well();
+        }
+    }
+
+    /// Notes that the far store has answered.
+    fn answers(&self) {
+        self.inner.answered.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was silent before this process and in all its time.
+    fn given_up_on(&self) -> bool {
+        let Inner { answered, doubted, .. } = &*self.inner;
+        doubted.load(Ordering::Relaxed) && !answered.load(Ordering::Relaxed)
+    }
+
+    /// Whatever goes wrong next is told.
+    fn is_well(&self) {
+        *self.inner.told.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Says how much waits now, and what was just sent.
@@ -200,9 +251,13 @@ impl Behind {
             (backlog.items, backlog.bytes) = (items, bytes);
             if let Some(sent) = sent {
                 backlog.sent_bytes += sent;
-                (backlog.failure, backlog.unreadable) = (None, false);
+                (backlog.failure, backlog.unreadable, backlog.needs_hand) = (None, false, false);
             }
         });
+        if sent.is_some() {
+            self.answers();
+            self.is_well();
+        }
     }
 
     /// Has something wait to be sent.
@@ -260,7 +315,7 @@ impl Behind {
     ) -> Option<T> {
         let doubted = async {
             sleep(DOUBTED).await;
-            self.ask_alive().await;
+            drop(self.ask_alive().await);
             std::future::pending::<()>().await;
         };
         let work = async {
@@ -307,6 +362,11 @@ impl Behind {
         }
         self.inner.far.grants.as_ref().ok_or(StoreError::Stopped)
     }
+}
+
+/// Whether an error of one question says something of the store as a whole.
+fn says_all(error: &StoreError) -> bool {
+    matches!(error, StoreError::Unavailable { .. }) || error.is_of_configuration()
 }
 
 /// Removes blobs of which nobody noted that they wait: a process that wrote them died just then.

@@ -83,6 +83,14 @@ pub enum StoreError {
         /// What it answered.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// There is no such store, or not where it is looked for; trying again is of no use.
+    #[error("the store {store} is not where its address says")]
+    Misplaced {
+        /// The store, as the configuration names it.
+        store: String,
+        /// What was answered.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The store has no space left.
     #[error("the store {store} is full")]
     Full {
@@ -108,6 +116,11 @@ impl StoreError {
         matches!(self, StoreError::NotFound { .. } | StoreError::Corrupt { .. })
     }
 
+    /// Whether somebody has to mend the configuration: the store's address or the credentials for it.
+    pub fn is_of_configuration(&self) -> bool {
+        matches!(self, StoreError::Denied { .. } | StoreError::Misplaced { .. })
+    }
+
     /// Whether the disk under the store is full, or may not take more of this user's.
     pub fn is_for_want_of_space(&self) -> bool {
         use std::io::ErrorKind::{QuotaExceeded, StorageFull};
@@ -126,5 +139,53 @@ impl StoreError {
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> StoreError {
         let path = path.into();
         move |source| StoreError::Io { path, source }
+    }
+}
+
+/// Whether a server of S3 says that it has no space left for what is to be written: `text` is its answer's code and message.
+///
+/// There is no agreed way to say so: 507 and 400 (`MinIO`'s disk and quota), 403 with a code of its own (Ceph and others) or
+/// with the one for who may not (Garage's quota, Backblaze's cap), 500 where the server met the end of its disk.
+pub fn says_full(status: u16, text: &str) -> bool {
+    const WORDS: [&str; 5] = [
+        "quotaexceeded",
+        "storagefull",
+        "quota is reached",
+        "storage cap exceeded",
+        "no space left on device",
+    ];
+    let text = text.to_ascii_lowercase();
+    status == 507 || (status >= 400 && WORDS.iter().any(|word| text.contains(word)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_server_is_told_from_one_that_refuses() {
+        for (status, text, full) in [
+            (507, "", true),
+            (
+                507,
+                "XMinioStorageFull Storage backend has reached its minimum free drive threshold",
+                true,
+            ),
+            (400, "XMinioAdminBucketQuotaExceeded Bucket quota exceeded", true),
+            (
+                500,
+                "InternalError We encountered an internal error: cause(no space left on device)",
+                true,
+            ),
+            (403, "QuotaExceeded", true),
+            (403, "AccessDenied Forbidden: Bucket size quota is reached, maximum size: 100", true),
+            (403, "AccessDenied Cannot upload files, storage cap exceeded.", true),
+            (403, "AccessDenied Access Denied.", false),
+            (403, "AccessDenied Transaction cap exceeded", false),
+            (400, "InvalidRequest", false),
+            (503, "SlowDown Please reduce your request rate", false),
+        ] {
+            assert_eq!(says_full(status, text), full, "{status} {text}");
+        }
     }
 }

@@ -34,7 +34,7 @@ pub use catalog::{
     Catalog, CatalogCounts, CatalogMark, CatalogParts, InvalidSealKey, Now, Seal, Unseen,
 };
 pub use embedded::EmbeddedIndex;
-pub use error::StoreError;
+pub use error::{StoreError, says_full};
 pub use folder::prune::{EntryKind, PruneReport, PruneRequest, StoreEntry, victims};
 pub use folder::records::Confirmed;
 pub use folder::writer::BlobWriter;

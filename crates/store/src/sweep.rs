@@ -181,7 +181,17 @@ pub async fn sweep(
             }
         }
         SweepMode::Remove => {
-            report.noted = note_all(store, things, &chosen, now).await?;
+            report.noted = match note_all(store, things, &chosen, now).await {
+                // Who makes space is not kept from it for want of space.
+                Err(error @ StoreError::Full { .. }) => {
+                    tracing::warn!(
+                        error = %std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string),
+                        "the store has no space for notes of what is removed: `dcbuild explain` will not know of it"
+                    );
+                    0
+                }
+                noted => noted?,
+            };
             let mut sparing = Sparing { store, things, spared: BTreeSet::new() };
             sparing.remove(chosen, &mut report).await?;
         }

@@ -70,6 +70,8 @@ struct Sky {
     objects: MemoryObjects,
     dead: AtomicBool,
     full: AtomicBool,
+    misplaced: AtomicBool,
+    silent: AtomicBool,
     fired: AtomicU64,
     /// Where documents and their removals wait before they are done, if they are to.
     gate: std::sync::Mutex<Option<Gate>>,
@@ -82,6 +84,10 @@ impl Sky {
         if self.dead.load(Ordering::SeqCst) {
             self.fired.fetch_add(1, Ordering::SeqCst);
             return Err(StoreError::Unavailable { store: store(), source: "told to".into() });
+        }
+        if self.misplaced.load(Ordering::SeqCst) {
+            self.fired.fetch_add(1, Ordering::SeqCst);
+            return Err(StoreError::Misplaced { store: store(), source: "told to".into() });
         }
         if write && self.full.load(Ordering::SeqCst) {
             self.fired.fetch_add(1, Ordering::SeqCst);
@@ -151,6 +157,9 @@ impl Objects for Sky {
 
     async fn get(&self, name: &ObjectName, max: u64) -> Result<Option<Bytes>, StoreError> {
         self.check(false)?;
+        if self.silent.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         self.objects.get(name, max).await
     }
 
@@ -365,8 +374,14 @@ async fn a_full_store_is_still_read_and_a_dead_one_is_empty_until_it_answers_aga
     put(&behind, "waits").await;
     assert_eq!(behind.find_missing(&[there]).await.unwrap(), []);
     assert_eq!(read_bytes(&behind, &there, 10).await.unwrap(), "there");
+    // Only somebody's hand makes space: whoever has to end does not wait for it.
+    let left = tokio::time::timeout(SOON, behind.drained(Duration::MAX)).await.unwrap();
+    assert_eq!((left.items, left.needs_hand, left.unreadable), (1, true, false), "{left:?}");
     world.sky.full.store(false, Ordering::SeqCst);
-    assert_eq!(behind.drained(SOON).await.items, 0);
+    let mut backlog = behind.backlog();
+    let sent = tokio::time::timeout(SOON, backlog.wait_for(|it| it.items == 0)).await;
+    let sent = sent.unwrap().unwrap().clone();
+    assert_eq!((sent.failure, sent.needs_hand), (None, false));
 
     world.sky.dead.store(true, Ordering::SeqCst);
     assert!(read_bytes(&behind, &there, 10).await.is_err());
@@ -382,6 +397,42 @@ async fn a_full_store_is_still_read_and_a_dead_one_is_empty_until_it_answers_aga
     let well = tokio::time::timeout(SOON, backlog.wait_for(|it| !it.unreadable)).await;
     assert_eq!(well.unwrap().unwrap().failure, None);
     assert_eq!(behind.find_missing(&[there]).await.unwrap(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_a_store_that_an_earlier_process_found_silent() {
+    let world = World::new();
+    let behind = world.behind(Policy::Always);
+    put(&behind, "waits").await;
+    world.sky.silent.store(true, Ordering::SeqCst);
+    let began = tokio::time::Instant::now();
+    behind.doubt().await;
+    assert!(Objects::get(&behind, &name("x/record"), 10).await.is_err());
+    assert_eq!(behind.find_missing(&[digest("there")]).await.unwrap(), [digest("there")]);
+    let left = behind.drained(SOON).await;
+    assert_eq!((left.items, left.unreadable, left.needs_hand), (1, true, false));
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_store_that_answers_again_is_doubted_by_nobody() {
+    let world = World::new();
+    let behind = world.sending(Policy::Always);
+    behind.doubt().await;
+    assert_eq!(behind.backlog().borrow().failure, None);
+    put(&behind, "blob").await;
+    assert_eq!(behind.drained(SOON).await.items, 0);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_store_is_known_before_anybody_needs_it() {
+    let world = World::new();
+    let behind = world.behind(Policy::Always);
+    world.sky.misplaced.store(true, Ordering::SeqCst);
+    behind.greet().await;
+    let backlog = behind.backlog().borrow().clone();
+    assert!(backlog.needs_hand && backlog.unreadable, "{backlog:?}");
+    assert!(backlog.failure.unwrap().contains("not where its address says"));
 }
 
 #[tokio::test]

@@ -30,6 +30,17 @@ pub enum Fault {
         /// The header that asks for patience, in seconds.
         retry_after: Option<u64>,
     },
+    /// The same with words of the server's own, and headers.
+    Said {
+        /// The status.
+        status: u16,
+        /// The code, as S3 names it.
+        code: &'static str,
+        /// What it says, with further parts of its document where there are any.
+        message: &'static str,
+        /// A header beside it.
+        header: Option<(&'static str, &'static str)>,
+    },
     /// The connection is closed without an answer.
     Close,
     /// No answer ever comes.
@@ -53,6 +64,38 @@ pub enum Fault {
 impl Fault {
     /// What S3 answers when it has too much to do.
     pub const SLOW_DOWN: Fault = Fault::Answer { status: 503, code: "SlowDown", retry_after: None };
+
+    /// What S3 answers where there is no such bucket.
+    pub const NO_BUCKET: Fault =
+        Fault::Answer { status: 404, code: "NoSuchBucket", retry_after: None };
+
+    /// What S3 answers where the bucket is in another region.
+    pub const REDIRECTED: Fault = Fault::Said {
+        status: 301,
+        code: "PermanentRedirect",
+        message: "The bucket you are attempting to access must be addressed using the specified endpoint.",
+        header: Some(("x-amz-bucket-region", "eu-west-1")),
+    };
+
+    /// What S3 answers to a signature for another region.
+    pub const OTHER_REGION: Fault = Fault::Said {
+        status: 400,
+        code: "AuthorizationHeaderMalformed",
+        message: "the region 'us-east-1' is wrong; expecting 'eu-west-1'</Message><Region>eu-west-1</Region><Message>",
+        header: None,
+    };
+
+    /// What S3 answers to a key that it does not know.
+    pub const UNKNOWN_KEY: Fault =
+        Fault::Answer { status: 403, code: "InvalidAccessKeyId", retry_after: None };
+
+    /// What Garage answers to a write where the bucket's quota is used up.
+    pub const QUOTA_IS_REACHED: Fault = Fault::Said {
+        status: 403,
+        code: "AccessDenied",
+        message: "Forbidden: Bucket size quota is reached, maximum total size of objects for this bucket: 1000",
+        header: None,
+    };
 
     /// What S3 answers to who may not.
     pub const DENIED: Fault =

@@ -79,13 +79,13 @@ impl State {
             Some(Fault::Answer { status, code, retry_after }) => {
                 // Who does not read the request to its end breaks the connection, and the answer may never be seen.
                 BodyExt::collect(body).await?;
-                let text = format!("<Error><Code>{code}</Code><Message>told to</Message></Error>");
-                let mut answer = Response::builder().status(*status);
-                if let Some(seconds) = retry_after {
-                    answer = answer.header("retry-after", *seconds);
-                }
-                let text = if name.starts_with("Head") { String::new() } else { text };
-                return Ok(answer.body(text.into())?);
+                let seconds = retry_after.map(|seconds| seconds.to_string());
+                let header = seconds.as_deref().map(|seconds| ("retry-after", seconds));
+                return refusal(name, *status, (code, "told to"), header);
+            }
+            Some(Fault::Said { status, code, message, header }) => {
+                BodyExt::collect(body).await?;
+                return refusal(name, *status, (code, message), *header);
             }
             _ => {}
         }
@@ -119,6 +119,22 @@ impl State {
             _ => Ok(answer),
         }
     }
+}
+
+/// An error's answer, without a document where only the head is asked for.
+fn refusal(
+    request: &str,
+    status: u16,
+    (code, message): (&str, &str),
+    header: Option<(&str, &str)>,
+) -> Result<Response<Body>, Failed> {
+    let text = format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>");
+    let mut answer = Response::builder().status(status);
+    if let Some((name, value)) = header {
+        answer = answer.header(name, value);
+    }
+    let text = if request.starts_with("Head") { String::new() } else { text };
+    Ok(answer.body(text.into())?)
 }
 
 /// Does to an answer's body what it is told.

@@ -87,13 +87,17 @@ impl Place for BucketPlace {
         if digest.is_some() {
             return Ok(None);
         }
-        if let Some(ours) = self.object(&self.settings.ours()?).await? {
+        if let Some(ours) = self.former().await? {
             return Ok(Some(ours));
         }
         let BucketSettings { manifests, name, .. } = &self.settings;
         let theirs = format!("{manifests}{name}").parse();
         let theirs = theirs.map_err(|source| StoreError::Name { source })?;
         Ok(self.object(&theirs).await?)
+    }
+
+    async fn former(&self) -> Result<Option<Bytes>, PlaceError> {
+        Ok(self.object(&self.settings.ours()?).await?)
     }
 
     async fn get(&self, blob: &BlobDigest, _: u64) -> Result<BlobStream, PlaceError> {

@@ -1,11 +1,11 @@
 //! A cache in a folder: an OCI layout, which may hold several under their tags.
 
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dcbuild_model::{BlobDigest, Digest, ManifestDigest};
+use dcbuild_model::{BlobDigest, Digest, ManifestDigest, limits};
 use dcbuild_oci::layout::{
     INDEX_FILE, LAYOUT_FILE, LAYOUT_JSON, REF_NAME, blob_path, parse_index_file,
 };
@@ -79,15 +79,43 @@ impl FolderPlace {
         parse_index_file(&bytes).map_err(|source| PlaceError::Index { path, source })
     }
 
+    /// What a cache is listed as that is written here.
+    fn own_tag(&self) -> &str {
+        self.tag.as_deref().unwrap_or(USUAL_TAG)
+    }
+
+    fn is_listed_as(&self, entry: &Descriptor) -> bool {
+        entry.annotations.get(REF_NAME).is_some_and(|tag| tag == self.own_tag())
+    }
+
+    /// The manifest that the list has under the tag.
+    fn listed(&self) -> Result<Option<Bytes>, PlaceError> {
+        let index = self.index()?;
+        let Some(entry) = index.manifests.iter().find(|entry| self.is_listed_as(entry)) else {
+            return Ok(None);
+        };
+        let max = u64::try_from(limits::MANIFEST_BYTES_MAX).unwrap_or(u64::MAX);
+        let path = self.folder.join(blob_path(&entry.digest));
+        let read = || {
+            let mut bytes = Vec::new();
+            std::fs::File::open(&path)?.take(max + 1).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        match read() {
+            Ok(bytes) => Ok(Some(bytes.into())),
+            Err(source) if io::Error::kind(&source) == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(PlaceError::File { path, source }),
+        }
+    }
+
     /// Names a manifest in the list; another one of the tag leaves it.
     fn list(&self, manifest: &[u8]) -> Result<(), PlaceError> {
         let mut index = self.index()?;
-        let tag = self.tag.as_deref().unwrap_or(USUAL_TAG);
-        index.manifests.retain(|entry| entry.annotations.get(REF_NAME).is_none_or(|it| it != tag));
+        index.manifests.retain(|entry| !self.is_listed_as(entry));
         let size = u64::try_from(manifest.len()).unwrap_or(u64::MAX);
         let mut entry = Descriptor::new(media_type::MANIFEST, Digest::of(manifest), size);
         entry.artifact_type = crate::artifact::ARTIFACT_TYPE.into();
-        entry.annotations.insert(REF_NAME.into(), tag.into());
+        entry.annotations.insert(REF_NAME.into(), self.own_tag().into());
         index.manifests.push(entry);
         self.write(&blob_path(&Digest::of(manifest)), manifest)?;
         self.write(LAYOUT_FILE, LAYOUT_JSON.as_bytes())?;
@@ -139,6 +167,10 @@ impl Place for FolderPlace {
             }) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    async fn former(&self) -> Result<Option<Bytes>, PlaceError> {
+        self.blocking(FolderPlace::listed).await
     }
 
     async fn get(&self, blob: &BlobDigest, size: u64) -> Result<BlobStream, PlaceError> {

@@ -51,6 +51,10 @@ impl Place for RegistryPlace {
         }
     }
 
+    async fn former(&self) -> Result<Option<Bytes>, PlaceError> {
+        self.manifest(None).await
+    }
+
     async fn get(&self, blob: &BlobDigest, size: u64) -> Result<BlobStream, PlaceError> {
         let descriptor = Descriptor::new("application/octet-stream", blob.0, size);
         Ok(for_store(self.client.blob(self.image.repository(), &descriptor).await?))

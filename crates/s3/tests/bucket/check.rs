@@ -70,7 +70,7 @@ async fn a_server_is_known_by_its_certificate() {
 async fn what_is_wrong_is_said_with_what_to_do() {
     let mut server = S3Server::start();
     check(&server, |config| config.bucket = "nosuch".into(), expect![[r#"
-        list the bucket: the store s3://nosuch/some/prefix at SERVER failed: ListObjectsV2 failed: 404 NoSuchBucket; create the bucket, or mend its name in the store's address
+        list the bucket: the store s3://nosuch/some/prefix at SERVER is not where its address says: ListObjectsV2 failed: 404 NoSuchBucket; create the bucket, or mend its name in the store's address
         write an object: skipped
         read a part of it: skipped
         sign leave to read it: skipped
@@ -106,7 +106,7 @@ async fn what_is_wrong_is_said_with_what_to_do() {
             301,
             "PermanentRedirect",
             expect![[r#"
-            list the bucket: the store s3://cache/some/prefix at SERVER failed: ListObjectsV2 failed: 301 PermanentRedirect told to; name the bucket's region with ?region= in the store's address
+            list the bucket: the store s3://cache/some/prefix at SERVER is not where its address says: ListObjectsV2 failed: 301 PermanentRedirect told to; name the bucket's region with ?region= in the store's address
             write an object: skipped
             read a part of it: skipped
             sign leave to read it: skipped

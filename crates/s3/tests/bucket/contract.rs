@@ -81,7 +81,7 @@ async fn a_bucket_that_is_not_there_is_named() {
     let server = S3Server::start();
     let store = connect(&server, |config| config.bucket = "nosuch".into()).await;
     let error = store.put(&crate::common::blob(b"x"), dcbuild_store::stream_of(&b"x"[..])).await;
-    let Err(StoreError::Unavailable { store, source }) = error else { panic!("{error:?}") };
+    let Err(StoreError::Misplaced { store, source }) = error else { panic!("{error:?}") };
     assert!(store.starts_with("s3://nosuch/some/prefix at http://127.0.0.1"), "{store}");
     assert!(source.to_string().contains("create the bucket"), "{source}");
 }

@@ -223,6 +223,80 @@ async fn c04_who_may_not_is_told_so_once_and_loudly() {
     assert_eq!(store.counts().guard.retries, 0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn c04_a_mistake_of_the_configuration_is_told_as_one_with_the_setting_to_change() {
+    let server = S3Server::start();
+    let name = "some/object".parse().unwrap();
+    for (fault, names) in [
+        (Fault::NO_BUCKET, "404 NoSuchBucket told to; create the bucket, or mend its name"),
+        (Fault::REDIRECTED, "its region is eu-west-1; name the bucket's region with ?region="),
+        (Fault::OTHER_REGION, "its region is eu-west-1; name the bucket's region with ?region="),
+        (Fault::UNKNOWN_KEY, "403 InvalidAccessKeyId told to; check AWS_ACCESS_KEY_ID"),
+    ] {
+        let store = connect(&server, small_parts).await;
+        let before = server.fired();
+        server.fail(move |_| Some(fault.clone()));
+        let error = Objects::get(&store, &name, 100).await.unwrap_err();
+        assert!(error.is_of_configuration(), "{error:?}");
+        let text = std::error::Error::source(&error).unwrap().to_string();
+        assert!(text.contains(names), "{text}");
+        let put = BlobStore::put(&store, &blob(b"x"), stream_of(&b"x"[..])).await.unwrap_err();
+        assert!(put.is_of_configuration(), "{put:?}");
+        let counts = store.counts();
+        assert_eq!(
+            (server.fired() - before, counts.guard.retries),
+            (2, 0),
+            "nothing is tried again"
+        );
+        assert_eq!((counts.faults, counts.guard.opened), (2, 0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c05_a_full_bucket_is_full_whatever_it_is_called_and_is_read() {
+    let server = S3Server::start();
+    let store = connect(&server, small_parts).await;
+    BlobStore::put(&store, &blob(b"there"), stream_of(&b"there"[..])).await.unwrap();
+    let answer = |status, code| Fault::Answer { status, code, retry_after: None };
+    let no_space = Fault::Said {
+        status: 500,
+        code: "InternalError",
+        message: "We encountered an internal error, please try again.: cause(no space left on device)",
+        header: None,
+    };
+    for fault in [
+        answer(507, "XMinioStorageFull"),
+        answer(400, "XMinioAdminBucketQuotaExceeded"),
+        answer(403, "QuotaExceeded"),
+        Fault::QUOTA_IS_REACHED,
+        no_space,
+    ] {
+        let before = server.fired();
+        let full = fault.clone();
+        let writes = ["PutObject", "CreateMultipartUpload", "UploadPart"];
+        server.fail(move |seen| writes.contains(&seen.request).then_some(full.clone()));
+        for bytes in [b"small".to_vec(), large()] {
+            let put = BlobStore::put(&store, &blob(&bytes), stream_of(bytes)).await;
+            let Err(StoreError::Full { source, .. }) = put else { panic!("{fault:?}: {put:?}") };
+            assert!(source.to_string().contains("`dcbuild cache prune`"), "{source}");
+        }
+        assert_eq!(server.fired() - before, 2, "nothing is tried again");
+        assert!(whole(&store, b"there").await.unwrap());
+    }
+    assert_eq!(store.counts().guard.opened, 0);
+    // In the middle of parts.
+    let first = server.fired();
+    server.fail(|seen| {
+        (seen.request == "UploadPart" && seen.number > 1).then_some(Fault::QUOTA_IS_REACHED)
+    });
+    let put = BlobStore::put(&store, &blob(&large()), stream_of(large())).await;
+    assert!(matches!(put, Err(StoreError::Full { .. })), "{put:?}");
+    assert!(server.fired() > first);
+    server.heal();
+    store.close().await;
+    assert_eq!(server.open_uploads(), 0, "what was begun is given up");
+}
+
 /// What the usual chain answers on a machine that has no credentials.
 #[derive(Debug)]
 struct Nobody;

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use dcbuild_model::UnixTime;
 
-use super::Behind;
 use super::queue::Item;
+use super::{Behind, GLIMPSE};
 use crate::{ListedObject, ObjectName, ObjectPage, Objects, StoreError};
 
 /// What has become of a document while it was on its way.
@@ -115,7 +115,7 @@ impl Objects for Behind {
             None if self.is_unreadable() => Err(self.kept_here()),
             None => {
                 let found = self.inner.far.objects.get(name, max).await;
-                found.inspect_err(|error| self.read_failed(error))
+                found.inspect(|_| self.answers()).inspect_err(|error| self.read_failed(error))
             }
         }
     }
@@ -129,7 +129,8 @@ impl Objects for Behind {
             return Err(self.kept_here());
         }
         let listed = self.inner.far.objects.list(prefix, after).await;
-        let listed = listed.inspect_err(|error| self.read_failed(error));
+        let listed =
+            listed.inspect(|_| self.answers()).inspect_err(|error| self.read_failed(error));
         let ObjectPage { mut objects, more } = listed?;
         let last = if more { objects.last().map(|object| object.name.clone()) } else { None };
         let modified = UnixTime { secs: 0, nanos: 0 };
@@ -156,8 +157,19 @@ impl Objects for Behind {
             self.note(&item)?;
         }
         self.tell(None);
-        deletion.nothing_is_under_way().await;
-        self.inner.far.objects.delete(names).await?;
+        let remove = async {
+            deletion.nothing_is_under_way().await;
+            self.inner.far.objects.delete(names).await
+        };
+        // Nobody waits long to hear once more that it gives no answer.
+        if !self.is_unreadable() {
+            remove.await?;
+        } else if self.given_up_on() {
+            return Err(self.kept_here());
+        } else {
+            let removed = tokio::time::timeout(GLIMPSE, remove).await;
+            removed.unwrap_or_else(|_late| Err(self.kept_here()))?;
+        }
         if self.is_unreadable() {
             self.reads_again();
         }

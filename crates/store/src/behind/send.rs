@@ -1,15 +1,16 @@
 //! Sends what waits.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use dcbuild_model::BlobDigest;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::queue::Item;
-use super::{Backlog, Behind, Policy, story};
+use super::{Backlog, Behind, GLIMPSE, Policy, story};
 use crate::{BlobStore as _, ByteRange, StoreError};
 
 /// How much is sent at once; of each blob the far store has a bounded number of bytes under way.
@@ -17,6 +18,10 @@ const SENT_AT_ONCE: usize = 8;
 /// The pauses of a far store that fails.
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// How long one that has answered, and fails now, has to do better before it is taken for dead, and how often it is asked.
+const REVIVAL: Duration = Duration::from_secs(1);
+const REVIVAL_PAUSE: Duration = Duration::from_millis(200);
 
 /// An object that need not be there.
 const PROBE: &str = "check/alive";
@@ -110,17 +115,64 @@ impl Behind {
 
     /// Asks for something small, to see whether a store that nothing waits for can be read again.
     async fn probe(&self) -> bool {
-        let answers = self.ask_alive().await;
-        if answers {
-            self.reads_again();
+        match self.ask_alive().await {
+            Ok(()) => {
+                self.reads_again();
+                true
+            }
+            Err(error) => {
+                self.read_failed(&error);
+                false
+            }
         }
-        answers
     }
 
     /// Whether the far store answers at all.
-    pub(super) async fn ask_alive(&self) -> bool {
-        let Ok(name) = PROBE.parse() else { return false };
-        self.inner.far.objects.get(&name, 1 << 10).await.is_ok()
+    pub(super) async fn ask_alive(&self) -> Result<(), StoreError> {
+        let name = PROBE.parse().map_err(|source| StoreError::Name { source })?;
+        self.inner.far.objects.get(&name, 1 << 10).await.map(drop)
+    }
+
+    /// Asks the far store for something small before anybody needs it, so that what is wrong with it is told at once.
+    pub async fn greet(&self) {
+        if let Err(error) = self.ask_alive().await {
+            self.read_failed(&error);
+        } else {
+            self.answers();
+        }
+    }
+
+    /// Begins with a store that gave an earlier process no answer a moment ago: one that does not answer at once is taken
+    /// for empty until it does, and nobody waits for it.
+    pub async fn doubt(&self) {
+        self.inner.doubted.store(true, Ordering::Relaxed);
+        match timeout(GLIMPSE, self.ask_alive()).await {
+            Ok(Ok(())) => self.answers(),
+            Ok(Err(error)) => self.read_failed(&error),
+            Err(_late) => {
+                let source = "it gave no answer a moment ago, and gives none now".into();
+                let store = self.inner.far.name.clone();
+                self.read_failed(&StoreError::Unavailable { store, source });
+            }
+        }
+    }
+
+    /// Whether a store that fails answers something at least: one that has done so before gets a moment for it.
+    async fn is_alive(&self) -> bool {
+        if self.given_up_on() {
+            return false;
+        }
+        if !self.inner.answered.load(Ordering::Relaxed) {
+            return self.ask_alive().await.is_ok();
+        }
+        let until = Instant::now() + REVIVAL;
+        loop {
+            match timeout(REVIVAL, self.ask_alive()).await {
+                Ok(Ok(())) => return true,
+                Ok(Err(_)) if Instant::now() + REVIVAL_PAUSE < until => sleep(REVIVAL_PAUSE).await,
+                Ok(Err(_)) | Err(_) => return false,
+            }
+        }
     }
 
     async fn sent(&self, number: u64) {
@@ -137,7 +189,8 @@ impl Behind {
         self.tell(Some(item.map_or(0, |item| item.bytes())));
     }
 
-    /// Waits until nothing waits any more, or the far store has failed for so long; says what is left.
+    /// Waits until nothing waits any more, or the far store has failed for so long; says what is left. For one that is
+    /// dead or silent, or that somebody has to look after, nobody waits.
     pub async fn drained(&self, patience: Duration) -> Backlog {
         if self.inner.policy == Policy::Never {
             return Backlog::default();
@@ -149,10 +202,13 @@ impl Behind {
                 return now;
             }
             let fails = now.failure.is_some();
+            if now.needs_hand || (fails && !self.is_alive().await) {
+                return self.inner.backlog.borrow().clone();
+            }
             let turned = |it: &Backlog| it.items == 0 || it.failure.is_some() != fails;
             let turn = backlog.wait_for(turned);
             let turned = if fails {
-                tokio::time::timeout(patience, turn).await.is_ok_and(|turn| turn.is_ok())
+                timeout(patience, turn).await.is_ok_and(|turn| turn.is_ok())
             } else {
                 turn.await.is_ok()
             };

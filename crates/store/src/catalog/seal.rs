@@ -16,6 +16,8 @@ use crate::ObjectName;
 const FORM: &str = "dcbuild-sealed-1";
 /// What a key's name is made from.
 const KEY_NAME: &[u8] = b"dcbuild-key-name-1";
+/// In place of one where there is no key.
+const UNKEYED: &str = "none";
 /// Its hex digits.
 const KEY_NAME_CHARS: usize = 12;
 /// A shorter key could be guessed.
@@ -78,6 +80,20 @@ impl Seal {
     /// Whether a forger would need a key.
     pub fn is_keyed(&self) -> bool {
         !self.keys.is_empty()
+    }
+
+    /// What tells the key that seals from others, and says nothing of it.
+    pub fn key_name(&self) -> &str {
+        self.keys.first().map_or(UNKEYED, |key| &key.name)
+    }
+
+    /// Whether a key of this name is one that it has: what that one sealed is opened.
+    pub fn has_key(&self, name: &str) -> bool {
+        if self.keys.is_empty() {
+            name == UNKEYED
+        } else {
+            self.keys.iter().any(|key| key.name == name)
+        }
     }
 
     /// The last part of the name of a document that is written anew under a fixed name: the word, and the key's name.
@@ -211,6 +227,14 @@ mod tests {
         assert!(!one.is_foreign(&field) && !two.is_foreign(&field) && !one.is_foreign("latest"));
         assert!(one.is_foreign(&two.field("latest")) && Seal::unkeyed().is_foreign(&field));
         assert_eq!(name(&format!("x/{field}")).as_str(), format!("x/{field}"));
+    }
+
+    #[test]
+    fn a_seal_knows_the_names_of_all_its_keys_and_seals_with_the_first() {
+        let (one, both) = (keyed(&[ONE]), keyed(&[TWO, ONE]));
+        assert!(both.has_key(one.key_name()) && both.has_key(both.key_name()));
+        assert!(!one.has_key(both.key_name()) && !one.has_key(Seal::unkeyed().key_name()));
+        assert!(Seal::unkeyed().has_key("none") && !Seal::unkeyed().has_key(one.key_name()));
     }
 
     #[test]
