@@ -53,7 +53,7 @@ pub(crate) enum Command {
     Attach(OneBuild),
     /// Print the log of a build of a cluster, from its first byte, and follow it to its end
     Logs(OneBuild),
-    /// List the builds of a cluster
+    /// List the builds of a cluster that wait or run, or all of them
     Ps(Builds),
     /// List the workers of a cluster, with their labels
     Workers(Cluster),
@@ -206,11 +206,11 @@ pub(crate) struct Explain {
 pub(crate) struct Builds {
     #[command(flatten)]
     pub(crate) cluster: Cluster,
-    /// Print ids alone, which `attach`, `logs` and `cancel` take
+    /// Print ids alone, which `attach`, `logs` and `cancel` take; with `--all` those of ended builds too
     #[arg(long, short)]
     pub(crate) quiet: bool,
-    /// Taken for docker's sake: builds that have ended are listed in any case
-    #[arg(long, short, hide = true)]
+    /// Builds that have ended too
+    #[arg(long, short)]
     pub(crate) all: bool,
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use dcbuild_client::{Client, ClientConfig, Console, Handover, Purpose, RpcError};
+use dcbuild_client::{Client, ClientConfig, Console, Handover, ListedBuild, Purpose, RpcError};
 use dcbuild_model::{BuildId, Scope};
 use dcbuild_oci::ImageRef;
 use dcbuild_process::config::CacheUpload;
@@ -65,7 +65,12 @@ async fn follow(app: &App, flags: OneBuild, usual: Mode) -> anyhow::Result<ExitC
 }
 
 pub(crate) async fn ps(app: &App, flags: Builds) -> anyhow::Result<ExitCode> {
-    match client(app, &flags.cluster)?.builds().await {
+    let listed = client(app, &flags.cluster)?.builds().await;
+    let listed = listed.map(|mut builds| {
+        builds.retain(|build| flags.all || goes_on(build));
+        builds
+    });
+    match listed {
         Ok(builds) if flags.quiet => {
             let ids = builds.iter().map(|build| build.id.to_string() + "\n");
             say(&ids.collect::<String>())
@@ -94,6 +99,10 @@ pub(crate) async fn ps(app: &App, flags: Builds) -> anyhow::Result<ExitCode> {
         }
         Err(error) => Ok(failed(&error)),
     }
+}
+
+fn goes_on(build: &ListedBuild) -> bool {
+    matches!(build.state.as_str(), "waiting" | "running")
 }
 
 pub(crate) async fn workers(app: &App, flags: Cluster) -> anyhow::Result<ExitCode> {
@@ -283,7 +292,7 @@ pub(crate) fn scope_here(app: &App, flag: Option<Scope>) -> Scope {
 }
 
 fn id(text: &str) -> anyhow::Result<BuildId> {
-    text.parse().with_context(|| format!("there is no build '{text}' (`dcbuild ps` lists them)"))
+    text.parse().with_context(|| format!("there is no build '{text}' (`dcbuild ps -a` lists them)"))
 }
 
 pub(crate) fn failed(error: &RpcError) -> ExitCode {

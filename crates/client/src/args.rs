@@ -18,7 +18,7 @@ pub struct BuildFlags {
     #[arg(value_name = "CONTEXT")]
     pub context: String,
 
-    /// Name of the image, `NAME[:TAG]`; may be given more than once
+    /// Name of the image, `[REGISTRY/]NAME[:TAG]`; may be given more than once
     #[arg(short = 't', long = "tag", value_name = "NAME", help_heading = "What is built")]
     pub tags: Vec<String>,
     /// The Dockerfile: a file, a URL, or `-` for standard input [default: CONTEXT/Dockerfile]
@@ -30,14 +30,15 @@ pub struct BuildFlags {
     /// Value of an ARG; without `=VALUE` the environment's
     #[arg(long = "build-arg", value_name = "NAME[=VALUE]", help_heading = "What is built")]
     pub build_args: Vec<String>,
-    /// Further context: a folder, a URL, a git repository, `docker-image://REF` or `oci-layout://DIR[:TAG]`
+    /// Further context, which FROM and `--from` find by its name: a folder, a URL, a git repository, `docker-image://REF`,
+    /// `oci-layout://DIR[:TAG]` or `target:STAGE`
     #[arg(long = "build-context", value_name = "NAME=VALUE", help_heading = "What is built")]
     pub build_contexts: Vec<String>,
     /// The platform to build for, such as `linux/arm64`; several, separated by commas or given again, make an index of
     /// images [default: `DOCKER_DEFAULT_PLATFORM` of the environment, or the builder's]
     #[arg(long, value_name = "OS/ARCH", help_heading = "What is built")]
     pub platform: Vec<String>,
-    /// Label of the image
+    /// Label of the image; may be given more than once, as build arguments, contexts, secrets and all others of the kind
     #[arg(long = "label", value_name = "NAME=VALUE", help_heading = "What is built")]
     pub labels: Vec<String>,
     /// Annotation of the image's manifest; behind `index:` of the index of several platforms, behind
@@ -46,14 +47,16 @@ pub struct BuildFlags {
     #[arg(long = "annotation", value_name = "[PLACE:]NAME=VALUE", help_heading = "What is built")]
     pub annotations: Vec<String>,
 
-    /// What becomes of the result: `DIR`, `-`, or `type=TYPE[,KEY=VALUE]` with the types image, registry, docker, oci,
-    /// tar, local and cacheonly; may be given more than once
+    /// What becomes of the result: `DIR` for its files, `-` for a tar of them on standard output, or
+    /// `type=TYPE[,KEY=VALUE]` with the types image, registry, docker, oci, tar, local and cacheonly, such as
+    /// `type=oci,dest=app.tar`; may be given more than once
     #[arg(short, long = "output", value_name = "DEST", help_heading = "What becomes of it")]
     pub outputs: Vec<String>,
     /// Push the image under its names; short for `--output=type=registry`
     #[arg(long, help_heading = "What becomes of it")]
     pub push: bool,
-    /// Load the image into the docker daemon; short for `--output=type=docker`
+    /// Load the image into the docker daemon at `DOCKER_HOST`, or that of docker's context; short for
+    /// `--output=type=docker`
     #[arg(long, help_heading = "What becomes of it")]
     pub load: bool,
     /// Write the image's id into this file
@@ -113,10 +116,11 @@ pub struct BuildFlags {
     /// Network of each RUN: default, none or host
     #[arg(long, value_name = "MODE", help_heading = "What a RUN sees")]
     pub network: Option<String>,
-    /// Permit what a Dockerfile may ask for: `network.host`, `security.insecure` or `device`; a cluster must grant it too
-    #[arg(long, value_name = "WHAT", help_heading = "What a RUN sees")]
+    /// Permit what a Dockerfile may ask for: `network.host`, `security.insecure` or `device`, which a cluster must grant
+    /// too; or `buildx.local.delete`, so that `-o type=local,mode=delete` may empty a folder outside this one
+    #[arg(long, value_name = "WHAT", help_heading = "What is permitted")]
     pub allow: Vec<String>,
-    /// Line of /etc/hosts; the address `host-gateway` is that of the machine which runs the step, where its network
+    /// Line of /etc/hosts, such as `db:10.0.0.7`; the address `host-gateway` is that of the machine which runs the step, where its network
     /// reaches it
     #[arg(long = "add-host", value_name = "HOST:IP", help_heading = "What a RUN sees")]
     pub add_hosts: Vec<String>,
@@ -138,13 +142,14 @@ pub struct BuildFlags {
     /// `EXPERIMENTAL_BUILDKIT_SOURCE_POLICY` names it. `Dockerfile.rego` beside the Dockerfile is asked by itself:
     /// `reset=true` asks only the named ones, `disabled=true` none in Rego, `strict=true` refuses a build without any;
     /// `log-level=debug` shows what they see
-    #[arg(long = "policy", value_name = "[filename=]FILE", help_heading = "What may be reused")]
+    #[arg(long = "policy", value_name = "[filename=]FILE", help_heading = "What is permitted")]
     pub policies: Vec<String>,
     /// The control group below which each RUN has its own: a path, or a slice of systemd's; a cluster must grant it
     #[arg(long, value_name = "CGROUP", help_heading = "What a RUN sees")]
     pub cgroup_parent: Option<String>,
 
-    /// How progress is shown: auto, tty, plain, quiet, rawjson or none
+    /// How progress is shown: auto, tty, plain (each line that a step writes), quiet, rawjson or none [default:
+    /// `BUILDKIT_PROGRESS` of the environment, or auto]
     #[arg(long, value_name = "MODE", help_heading = "What is shown")]
     pub progress: Option<String>,
     /// Log what dcbuild itself does; short for `--log debug`

@@ -60,7 +60,19 @@ pub enum ClientOutput {
     Local {
         /// The folder.
         dest: PathBuf,
+        /// What becomes of what is in it already.
+        standing: Standing,
     },
+}
+
+/// What becomes of what a folder has already where files are written into it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Standing {
+    /// It stays, where no file takes its place.
+    #[default]
+    Stays,
+    /// It goes.
+    Goes,
 }
 
 impl ClientOutput {
@@ -70,7 +82,7 @@ impl ClientOutput {
             ClientOutput::OciTar { dest: Dest::File(path) }
             | ClientOutput::DockerTar { dest: Dest::File(path) }
             | ClientOutput::Tar { dest: Dest::File(path) } => Some(path.parent().unwrap_or(path)),
-            ClientOutput::OciFolder { dest } | ClientOutput::Local { dest } => Some(dest),
+            ClientOutput::OciFolder { dest } | ClientOutput::Local { dest, .. } => Some(dest),
             ClientOutput::OciTar { dest: Dest::Stdout }
             | ClientOutput::DockerTar { dest: Dest::Stdout }
             | ClientOutput::Tar { dest: Dest::Stdout }
@@ -196,6 +208,7 @@ struct Asked {
     artifact: Option<bool>,
     prefix: Option<String>,
     store: bool,
+    standing: Standing,
 }
 
 impl Asked {
@@ -218,6 +231,7 @@ impl Asked {
             artifact: None,
             prefix: None,
             store: true,
+            standing: Standing::default(),
         }
     }
 
@@ -319,12 +333,8 @@ impl Asked {
                 return Err(unsupported("set DOCKER_HOST to the address of that context's daemon"));
             }
             "mode" if self.kind == Type::Local => match value {
-                "copy" => {}
-                "delete" => {
-                    return Err(unsupported(
-                        "empty the folder yourself before the build, and write mode=copy",
-                    ));
-                }
+                "copy" => self.standing = Standing::Stays,
+                "delete" => self.standing = Standing::Goes,
                 _ => return Err(self.malformed_value(key, value)),
             },
             _ => return Ok(false),
@@ -541,7 +551,10 @@ impl Asked {
             (Type::Docker, _) => Ok(ClientOutput::DockerTar { dest: dest() }),
             (Type::Oci, _) => Ok(ClientOutput::OciTar { dest: dest() }),
             (Type::Tar, _) => Ok(ClientOutput::Tar { dest: dest() }),
-            (Type::Local, _) => Ok(ClientOutput::Local { dest: folder("type=local")? }),
+            (Type::Local, _) => {
+                let dest = folder("type=local")?;
+                Ok(ClientOutput::Local { dest, standing: self.standing })
+            }
         }
     }
 }
