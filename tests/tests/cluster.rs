@@ -184,7 +184,11 @@ fn a_detached_build_is_listed_followed_and_read() {
     assert_eq!(site.cluster.ask("ps", &["-q"]).well().stdout, "");
     let all = site.cluster.ask("ps", &["--all"]).well().stdout;
     assert!(all.contains(&id) && all.contains("done"), "{all}");
-    let logs = site.cluster.ask("logs", &[&id]).well();
+    let json = site.cluster.ask("ps", &["-a", "--no-trunc", "--format", "json"]).well().stdout;
+    let builds: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let (name, ended) = (&builds[0]["name"], &builds[0]["ended"]);
+    assert!(name == "team/own:1" && ended.is_string() && builds[0]["id"] == id, "{json}");
+    let logs = site.cluster.ask("logs", &["-f", &id]).well();
     let all = logs.stdout + &logs.stderr;
     assert!(all.contains("spoken words"), "{all}");
 }

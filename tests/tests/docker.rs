@@ -1,4 +1,5 @@
 //! Images in a docker daemon: one daemon, started by the one test that needs it.
+#![expect(clippy::unwrap_used, reason = "test")]
 
 use dcbuild_tests::docker::Docker;
 use dcbuild_tests::layout::digest;
@@ -68,8 +69,23 @@ fn an_image_is_loaded_and_runs() {
     story.home.run(["build", "--load", "-t", "by-context:1", &context]).well();
     assert_eq!(docker.inspect("by-context:1")["Id"], image["Id"]);
 
-    // Of a daemon on another machine docker's own client is asked there, by way of ssh.
-    let far = Far::new(&story);
+    it_is_loaded_by_ssh(&story, &docker);
+
+    // A push that fails does not keep the image out of docker.
+    let closed = format!("127.0.0.1:{}/app:4", dcbuild_tests::registry::free_port());
+    let done = build(&story, &host, &["--load", "--push", "-t", &closed]).failed();
+    assert!(
+        done.stderr.contains("delivered all the same: loaded image into docker"),
+        "{}",
+        done.stderr
+    );
+    assert_eq!(docker.inspect(&closed)["Id"], image["Id"]);
+}
+
+/// Of a daemon on another machine docker's own client is asked there, by way of ssh.
+fn it_is_loaded_by_ssh(story: &Story, docker: &Docker) {
+    let (host, id) = (docker.host(), docker.inspect("app:1")["Id"].clone());
+    let far = Far::new(story);
     let socket = host.trim_start_matches("unix://");
     for (address, arguments) in [
         (
@@ -85,7 +101,7 @@ fn an_image_is_loaded_and_runs() {
     ] {
         far.replies(&format!("export DOCKER_HOST={host}; while [ \"$1\" != -- ]; do shift; done; shift 2; exec sh -c \"$*\""));
         far.build(&address, &["-t", "by-ssh:1"]).well();
-        assert_eq!(docker.inspect("by-ssh:1")["Id"], image["Id"]);
+        assert_eq!(docker.inspect("by-ssh:1")["Id"], id);
         assert_eq!(far.asked(), arguments);
         docker.ask(&["rmi", "by-ssh:1"]).well();
     }
@@ -99,16 +115,6 @@ fn an_image_is_loaded_and_runs() {
     ] {
         assert!(said.contains(part), "no {part:?} in\n{said}");
     }
-
-    // A push that fails does not keep the image out of docker.
-    let closed = format!("127.0.0.1:{}/app:4", dcbuild_tests::registry::free_port());
-    let done = build(&story, &host, &["--load", "--push", "-t", &closed]).failed();
-    assert!(
-        done.stderr.contains("delivered all the same: loaded image into docker"),
-        "{}",
-        done.stderr
-    );
-    assert_eq!(docker.inspect(&closed)["Id"], image["Id"]);
 }
 
 /// As GitLab's service docker:dind is set up.

@@ -1,9 +1,10 @@
 //! The flags of a build, as the command line has them: those of `docker buildx build`, with docker's spelling.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{Arg, ArgAction};
+use clap::builder::{OsStringValueParser, PossibleValue, StringValueParser, TypedValueParser};
+use clap::{Arg, ArgAction, Command};
 
 use crate::legacy::LegacyFlags;
 use crate::variables;
@@ -36,7 +37,13 @@ pub struct BuildFlags {
     pub build_contexts: Vec<String>,
     /// The platform to build for, such as `linux/arm64`; several, separated by commas or given again, make an index of
     /// images [default: `DOCKER_DEFAULT_PLATFORM` of the environment, or the builder's]
-    #[arg(long, value_name = "OS/ARCH", help_heading = "What is built")]
+    #[arg(
+        long,
+        value_name = "OS/ARCH",
+        value_parser = Words(&["linux/amd64", "linux/arm64", "local"]),
+        hide_possible_values = true,
+        help_heading = "What is built"
+    )]
     pub platform: Vec<String>,
     /// Label of the image; may be given more than once, as build arguments, contexts, secrets and all others of the kind
     #[arg(long = "label", value_name = "NAME=VALUE", help_heading = "What is built")]
@@ -72,11 +79,23 @@ pub struct BuildFlags {
     pub attests: Vec<String>,
     /// Attest how it was built: `true`, or `mode=min|max`, `version=v1|v0.2`, `builder-id=URI`, `reproducible=true`,
     /// `filename=NAME` and `inline-only=true`, separated by commas [default: false]
-    #[arg(long, value_name = "SPEC", help_heading = "What becomes of it")]
+    #[arg(
+        long,
+        value_name = "SPEC",
+        value_parser = Words(&["true", "false", "mode=min", "mode=max"]),
+        hide_possible_values = true,
+        help_heading = "What becomes of it"
+    )]
     pub provenance: Option<String>,
     /// Attest what it holds: `true`, or `generator=IMAGE`, a scanner by BuildKit's protocol, and what it is told
     /// [default: false]
-    #[arg(long, value_name = "SPEC", help_heading = "What becomes of it")]
+    #[arg(
+        long,
+        value_name = "SPEC",
+        value_parser = Words(&["true", "false"]),
+        hide_possible_values = true,
+        help_heading = "What becomes of it"
+    )]
     pub sbom: Option<String>,
 
     /// Take nothing from the cache; cache mounts begin empty, unless `--keep-cache-mounts` is given
@@ -114,11 +133,23 @@ pub struct BuildFlags {
     #[arg(long = "ssh", value_name = "SPEC", help_heading = "What a RUN sees")]
     pub ssh: Vec<String>,
     /// Network of each RUN: default, none or host
-    #[arg(long, value_name = "MODE", help_heading = "What a RUN sees")]
+    #[arg(
+        long,
+        value_name = "MODE",
+        value_parser = Words(&["default", "none", "host"]),
+        hide_possible_values = true,
+        help_heading = "What a RUN sees"
+    )]
     pub network: Option<String>,
     /// Permit what a Dockerfile may ask for: `network.host`, `security.insecure` or `device`, which a cluster must grant
     /// too; or `buildx.local.delete`, so that `-o type=local,mode=delete` may empty a folder outside this one
-    #[arg(long, value_name = "WHAT", help_heading = "What is permitted")]
+    #[arg(
+        long,
+        value_name = "WHAT",
+        value_parser = Words(&["network.host", "security.insecure", "device", "buildx.local.delete"]),
+        hide_possible_values = true,
+        help_heading = "What is permitted"
+    )]
     pub allow: Vec<String>,
     /// Line of /etc/hosts, such as `db:10.0.0.7`; the address `host-gateway` is that of the machine which runs the step, where its network
     /// reaches it
@@ -150,7 +181,13 @@ pub struct BuildFlags {
 
     /// How progress is shown: auto, tty, plain (each line that a step writes), quiet, rawjson or none [default:
     /// `BUILDKIT_PROGRESS` of the environment, or auto]
-    #[arg(long, value_name = "MODE", help_heading = "What is shown")]
+    #[arg(
+        long,
+        value_name = "MODE",
+        value_parser = Words(&MODES),
+        hide_possible_values = true,
+        help_heading = "What is shown"
+    )]
     pub progress: Option<String>,
     /// Log what dcbuild itself does; short for `--log debug`
     #[arg(short = 'D', long, help_heading = "What is shown")]
@@ -163,7 +200,13 @@ pub struct BuildFlags {
     pub check: bool,
     /// Ask about the Dockerfile instead of building it: `check`, `advice` (check, and what could be smaller or
     /// safer), `outline` or `targets`, and `,format=json` or `,ignorestatus=true`; `subrequests.describe` lists them
-    #[arg(long, value_name = "METHOD", help_heading = "What is shown")]
+    #[arg(
+        long,
+        value_name = "METHOD",
+        value_parser = Words(&["build", "check", "advice", "outline", "targets", "subrequests.describe"]),
+        hide_possible_values = true,
+        help_heading = "What is shown"
+    )]
     pub call: Option<String>,
     /// The old name of `--call`
     #[arg(long, value_name = "METHOD", hide = true)]
@@ -175,6 +218,30 @@ pub struct BuildFlags {
     #[command(flatten)]
     /// What a command line of old may hold besides.
     pub legacy: LegacyFlags,
+}
+
+/// How progress may be shown.
+pub const MODES: [&str; 6] = ["auto", "tty", "plain", "quiet", "rawjson", "none"];
+
+/// A text of which a shell may complete these words; what else it can be, and what is wrong, whoever reads it says.
+#[derive(Clone, Copy, Debug)]
+pub struct Words(pub &'static [&'static str]);
+
+impl TypedValueParser for Words {
+    type Value = String;
+
+    fn parse_ref(
+        &self,
+        command: &Command,
+        arg: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<String, clap::Error> {
+        StringValueParser::new().parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(self.0.iter().map(PossibleValue::new)))
+    }
 }
 
 /// A path, which may be empty: so CI writes a flag whose variable is not set.

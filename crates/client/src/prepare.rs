@@ -221,6 +221,10 @@ pub fn prepare(
     place: Place<'_>,
 ) -> Result<Prepared, PrepareError> {
     check_deletes(wanted, place.working)?;
+    opened(wanted, gathered, place)
+}
+
+fn opened(wanted: &Wanted, gathered: Gathered, place: Place<'_>) -> Result<Prepared, PrepareError> {
     let Gathered { root, dockerfile, named, agents, policies, fetched: materials, .. } = gathered;
     let Gathered { taken, mut times, is_archive, mut kept, .. } = gathered;
     let fetched = root.is_some();
@@ -241,8 +245,7 @@ pub fn prepare(
         let working = if fetched { main.root() } else { place.working };
         read_dockerfile(wanted, &main, working).map_err(|error| in_place(wanted, error))?
     };
-    let archive = is_archive.then(|| main.root());
-    date(&mut times, archive, wanted, &dockerfile)?;
+    date(&mut times, is_archive.then(|| main.root()), wanted, &dockerfile)?;
     let beside =
         policy::Beside { context: main.root(), dockerfile: path.as_deref(), filename: &filename };
     let rego = policy::rego(wanted, place, beside, &taken)?;

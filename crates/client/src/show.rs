@@ -424,7 +424,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(2)).await;
         show.update(&vertex(VertexState::Cached { completed: at(10_008) }));
         show.sum_up();
-        assert!(page.0.contains("Built in 10.0s and 2 tries: 1 ran, 1 cached"), "{}", page.0);
+        assert!(page.0.contains("Built in 10.0s (2 tries): 1 ran, 1 cached"), "{}", page.0);
         // What a message takes on its way is no difference of clocks.
         let mut show = Show::new(Mode::Plain, &mut page, Arc::new(Stands(at(10_008))));
         show.tell_time(UnixTime { secs: 10_007, nanos: 900_000_000 });

@@ -101,6 +101,7 @@ impl Summary {
     }
 
     /// What a build did that was begun again after an earlier try.
+    #[must_use]
     pub fn after(mut self, earlier: Summary) -> Summary {
         self.took += earlier.took;
         self.ran += earlier.ran;
@@ -128,7 +129,7 @@ impl Summary {
         }
         let tries = match self.earlier {
             0 => String::new(),
-            earlier => format!(" and {} tries", earlier.saturating_add(1)),
+            earlier => format!(" ({} tries)", earlier.saturating_add(1)),
         };
         let (took, counts) = (seconds(self.took), counts.join(", "));
         line(&mut out, format_args!("Built in {took}{tries}: {counts}"));
@@ -196,7 +197,7 @@ mod tests {
             ..Summary::default()
         };
         expect![[r#"
-            Built in 7.0s and 2 tries: 4 ran, 2 cached, 1.00kB moved
+            Built in 7.0s (2 tries): 4 ran, 2 cached, 1.00kB moved
                 6.0s  [a 2/2] RUN make test
                 4.0s  [a 1/2] RUN make
                 1.0s  [b 1/1] RUN true

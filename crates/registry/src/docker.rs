@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dcbuild_model::Daemon;
+use dcbuild_model::remote::shown;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -38,7 +39,7 @@ where
         });
     };
     let place =
-        place.map_err(|source| LoadError::SshAddress { address: address.clone(), source })?;
+        place.map_err(|source| LoadError::SshAddress { address: shown(address), source })?;
     let (tunnel, stream) = ssh::Tunnel::open(&place)
         .map_err(|source| LoadError::NoSsh { address: address.clone(), source })?;
     let spoken = tokio::select! {

@@ -89,7 +89,7 @@ fn folders_and_standard_output_need_no_type() {
         NO,
         &["a"],
         &expect![[r#"
-        files; gzip; Local { dest: "out" }
+        files; gzip; Local { dest: "out", standing: Stays }
     "#]],
     );
     check(
@@ -105,7 +105,7 @@ fn folders_and_standard_output_need_no_type() {
         NO,
         &[],
         &expect![[r#"
-        files; gzip; Local { dest: "out.tar" }
+        files; gzip; Local { dest: "out.tar", standing: Stays }
     "#]],
     );
 }
