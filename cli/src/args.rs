@@ -6,9 +6,11 @@ mod tests;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use clap::builder::TypedValueParser;
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 use dcbuild_client::BuildFlags;
+use dcbuild_client::args::{MODES, Words};
 use dcbuild_model::Scope;
 use dcbuild_process::config::{CacheUpload, PeerAddress, PeerListen};
 use dcbuild_process::{ByteSize, parse_duration};
@@ -53,7 +55,7 @@ pub(crate) enum Command {
     Attach(OneBuild),
     /// Print the log of a build of a cluster, from its first byte, and follow it to its end
     Logs(OneBuild),
-    /// List the builds of a cluster
+    /// List the builds of a cluster that wait or run, or all of them
     Ps(Builds),
     /// List the workers of a cluster, with their labels
     Workers(Cluster),
@@ -102,7 +104,7 @@ pub(crate) struct LocalBuild {
     #[command(flatten)]
     pub(crate) store: StoreFlags,
     /// What goes to the bucket: all results, what the outputs are made of, or nothing
-    #[arg(long, value_name = "WHAT", value_parser = cache_upload)]
+    #[arg(long, value_name = "WHAT", value_parser = cache_upload(), hide_possible_values = true)]
     pub(crate) cache_upload: Option<CacheUpload>,
     /// Whose records are read and written, such as `acme/shop`; else `$DCBUILD_SCOPE` or the configuration
     #[arg(long, value_name = "SCOPE")]
@@ -114,13 +116,13 @@ pub(crate) struct LocalBuild {
     pub(crate) build: BuildFlags,
 }
 
-fn cache_upload(text: &str) -> Result<CacheUpload, String> {
-    match text {
+fn cache_upload() -> impl TypedValueParser<Value = CacheUpload> {
+    Words(&["all", "outputs", "none"]).try_map(|text| match text.as_str() {
         "all" => Ok(CacheUpload::All),
         "outputs" => Ok(CacheUpload::Outputs),
         "none" => Ok(CacheUpload::None),
-        _ => Err("it is all, outputs or none".into()),
-    }
+        _ => Err("it is all, outputs or none"),
+    })
 }
 
 /// Which coordinator is meant.
@@ -142,7 +144,7 @@ pub(crate) struct Submit {
     #[arg(long)]
     pub(crate) detach: bool,
     /// What later builds find in the coordinator's store: all results, what the outputs are made of, or nothing
-    #[arg(long, value_name = "WHAT", value_parser = cache_upload)]
+    #[arg(long, value_name = "WHAT", value_parser = cache_upload(), hide_possible_values = true)]
     pub(crate) cache_upload: Option<CacheUpload>,
     #[command(flatten)]
     pub(crate) build: BuildFlags,
@@ -171,10 +173,13 @@ pub(crate) struct OneBuild {
     /// The build's id, as `submit --detach` or `ps` printed it
     #[arg(value_name = "ID")]
     pub(crate) build: String,
+    /// It is followed in any case
+    #[arg(long, short, hide = true)]
+    pub(crate) follow: bool,
     #[command(flatten)]
     pub(crate) cluster: Cluster,
     /// How progress is shown: auto, tty, plain, quiet, rawjson or none
-    #[arg(long, value_name = "MODE")]
+    #[arg(long, value_name = "MODE", value_parser = Words(&MODES), hide_possible_values = true)]
     pub(crate) progress: Option<String>,
 }
 
@@ -203,15 +208,22 @@ pub(crate) struct Explain {
 }
 
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of docker's")]
 pub(crate) struct Builds {
     #[command(flatten)]
     pub(crate) cluster: Cluster,
-    /// Print ids alone, which `attach`, `logs` and `cancel` take
+    /// Print ids alone, which `attach`, `logs` and `cancel` take; with `--all` those of ended builds too
     #[arg(long, short)]
     pub(crate) quiet: bool,
-    /// Taken for docker's sake: builds that have ended are listed in any case
-    #[arg(long, short, hide = true)]
+    /// Builds that have ended too
+    #[arg(long, short)]
     pub(crate) all: bool,
+    /// How the list is printed
+    #[arg(long, value_enum, default_value = "text")]
+    pub(crate) format: Format,
+    /// Ids are whole in any case
+    #[arg(long, hide = true)]
+    pub(crate) no_trunc: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -228,6 +240,9 @@ pub(crate) struct Names {
     /// Taken for docker's sake: there are no images between those that have a name
     #[arg(long, short, hide = true)]
     pub(crate) all: bool,
+    /// The digests are there in any case
+    #[arg(long, hide = true)]
+    pub(crate) digests: bool,
     /// Print digests whole
     #[arg(long)]
     pub(crate) no_trunc: bool,
@@ -271,7 +286,7 @@ pub(crate) struct Du {
     #[arg(long, value_enum, default_value = "text")]
     pub(crate) format: Format,
     /// List each cache mount, too
-    #[arg(long)]
+    #[arg(short, long)]
     pub(crate) verbose: bool,
 }
 

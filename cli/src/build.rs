@@ -139,9 +139,9 @@ pub(crate) async fn request(
     let place =
         Place { working: &working, stat_cache: &stat_cache, now: SystemClock.now(), env: &app.env };
     let shows = matches!(wanted.mode, Mode::Auto | Mode::Tty | Mode::Plain);
-    let mut tell = |what: &str| {
+    let mut tell = |line: &str| {
         if shows {
-            complain(&format!("fetching {what}\n"));
+            complain(&format!("{line}\n"));
         }
     };
     let gathered = tokio::select! {

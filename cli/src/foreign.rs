@@ -169,7 +169,7 @@ const OF_BUILDX: &[Foreign] = &[
     (
         "history",
         "dcbuild keeps no such history",
-        "`dcbuild explain` says what became of the steps of a build, `dcbuild ps` lists the builds of a cluster",
+        "`dcbuild explain` says what became of the steps of a build, `dcbuild ps -a` lists the builds of a cluster",
     ),
     ("debug", DEBUGGER, NO_DEBUGGER),
     ("dap", DEBUGGER, NO_DEBUGGER),

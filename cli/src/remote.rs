@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use dcbuild_client::{Client, ClientConfig, Console, Handover, Purpose, RpcError};
-use dcbuild_model::{BuildId, Scope};
+use dcbuild_client::{Client, ClientConfig, Console, Handover, ListedBuild, Purpose, RpcError};
+use dcbuild_model::{BuildId, Scope, UnixTime};
 use dcbuild_oci::ImageRef;
 use dcbuild_process::config::CacheUpload;
 use dcbuild_process::report_with_hint;
@@ -65,35 +65,61 @@ async fn follow(app: &App, flags: OneBuild, usual: Mode) -> anyhow::Result<ExitC
 }
 
 pub(crate) async fn ps(app: &App, flags: Builds) -> anyhow::Result<ExitCode> {
-    match client(app, &flags.cluster)?.builds().await {
-        Ok(builds) if flags.quiet => {
-            let ids = builds.iter().map(|build| build.id.to_string() + "\n");
-            say(&ids.collect::<String>())
-        }
-        Ok(builds) => {
-            // A column that says the same in each line says nothing.
-            let scoped = builds.iter().any(|build| build.scope != Scope::local().as_str());
-            let scope = |text: &str| if scoped { format!("{text:<22}") } else { String::new() };
-            let (id, state, submitted) = ("ID", "STATE", "SUBMITTED");
-            let head = scope("SCOPE");
-            let mut text = format!("{id:<28}{state:<11}{submitted:<22}{head}NAME\n");
-            for build in builds {
-                let submitted = build
-                    .submitted
-                    .map(|time| dcbuild_model::UnixTime { nanos: 0, ..time }.rfc3339());
-                let submitted = submitted.unwrap_or_default();
-                text.push_str(&format!(
-                    "{:<28}{:<11}{submitted:<22}{}{}\n",
-                    build.id,
-                    build.state,
-                    scope(&build.scope),
-                    build.name
-                ));
-            }
-            say(&text)
-        }
-        Err(error) => Ok(failed(&error)),
+    let listed = client(app, &flags.cluster)?.builds().await;
+    let listed = listed.map(|mut builds| {
+        builds.retain(|build| flags.all || goes_on(build));
+        builds
+    });
+    let builds = match listed {
+        Ok(builds) => builds,
+        Err(error) => return Ok(failed(&error)),
+    };
+    if flags.quiet {
+        let ids = builds.iter().map(|build| build.id.to_string() + "\n");
+        return say(&ids.collect::<String>());
     }
+    say(&match flags.format {
+        Format::Text => listed_builds(&builds),
+        Format::Json => {
+            let all: Vec<_> = builds.iter().map(build_json).collect();
+            format!("{}\n", serde_json::Value::from(all))
+        }
+    })
+}
+
+fn listed_builds(builds: &[ListedBuild]) -> String {
+    // A column that says the same in each line says nothing.
+    let scoped = builds.iter().any(|build| build.scope != Scope::local().as_str());
+    let scope = |text: &str| if scoped { format!("{text:<22}") } else { String::new() };
+    let (id, state, submitted) = ("ID", "STATE", "SUBMITTED");
+    let head = scope("SCOPE");
+    let mut text = format!("{id:<28}{state:<11}{submitted:<22}{head}NAME\n");
+    for build in builds {
+        let (id, state, name) = (build.id, &build.state, &build.name);
+        let submitted = build.submitted.map(in_seconds).unwrap_or_default();
+        let scope = scope(&build.scope);
+        text.push_str(&format!("{id:<28}{state:<11}{submitted:<22}{scope}{name}\n"));
+    }
+    text
+}
+
+fn build_json(build: &ListedBuild) -> serde_json::Value {
+    serde_json::json!({
+        "id": build.id.to_string(),
+        "state": build.state,
+        "name": build.name,
+        "scope": build.scope,
+        "submitted": build.submitted.map(in_seconds),
+        "ended": build.ended.map(in_seconds),
+    })
+}
+
+fn in_seconds(time: UnixTime) -> String {
+    UnixTime { nanos: 0, ..time }.rfc3339()
+}
+
+fn goes_on(build: &ListedBuild) -> bool {
+    matches!(build.state.as_str(), "waiting" | "running")
 }
 
 pub(crate) async fn workers(app: &App, flags: Cluster) -> anyhow::Result<ExitCode> {
@@ -137,14 +163,12 @@ type Row = (String, String, String);
 
 /// The images that have a name; an exit code if they could not be had, which is said already.
 async fn rows(app: &App, cluster: &Cluster) -> anyhow::Result<Result<Vec<Row>, ExitCode>> {
-    let time =
-        |time: dcbuild_model::UnixTime| dcbuild_model::UnixTime { nanos: 0, ..time }.rfc3339();
     if let Some(url) = address(app, cluster) {
         return Ok(match client_at(app, &url, cluster.scope.clone())?.images().await {
             Ok(images) => Ok(images
                 .into_iter()
                 .map(|image| {
-                    let tagged = image.tagged.map(time).unwrap_or_default();
+                    let tagged = image.tagged.map(in_seconds).unwrap_or_default();
                     (image.name, image.manifest.to_string(), tagged)
                 })
                 .collect()),
@@ -153,7 +177,8 @@ async fn rows(app: &App, cluster: &Cluster) -> anyhow::Result<Result<Vec<Row>, E
     }
     let scope = scope_here(app, cluster.scope.clone());
     let images = ImageNames::list(&app.state.open_store()?, &scope).await?;
-    let row = |image: NamedImage| (image.name, image.manifest.to_string(), time(image.tagged));
+    let row =
+        |image: NamedImage| (image.name, image.manifest.to_string(), in_seconds(image.tagged));
     Ok(Ok(images.into_iter().map(row).collect()))
 }
 
@@ -283,7 +308,7 @@ pub(crate) fn scope_here(app: &App, flag: Option<Scope>) -> Scope {
 }
 
 fn id(text: &str) -> anyhow::Result<BuildId> {
-    text.parse().with_context(|| format!("there is no build '{text}' (`dcbuild ps` lists them)"))
+    text.parse().with_context(|| format!("there is no build '{text}' (`dcbuild ps -a` lists them)"))
 }
 
 pub(crate) fn failed(error: &RpcError) -> ExitCode {

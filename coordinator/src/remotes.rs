@@ -249,12 +249,12 @@ impl Fetching<'_> {
     }
 }
 
-/// Does some fetching, and shows meanwhile that its server says nothing.
+/// Does some fetching, and shows meanwhile what it waits for.
 async fn heard<T, F: Future<Output = T>>(shown: &Shown<'_>, fetch: impl FnOnce(Ear) -> F) -> T {
     let (told, mut lines) = mpsc::channel(TOLD_MAX);
-    let ear = Ear::new(move |server, silent| {
+    let ear = Ear::new(move |line| {
         // Whoever does not keep up hears of the next silence.
-        drop(told.try_send(format!("{server} has said nothing for {} s", silent.as_secs())));
+        drop(told.try_send(line.to_owned()));
     });
     let fetching = fetch(ear);
     tokio::pin!(fetching);
@@ -267,7 +267,7 @@ async fn heard<T, F: Future<Output = T>>(shown: &Shown<'_>, fetch: impl FnOnce(E
     }
 }
 
-/// How many lines of silence wait to be shown.
+/// How many lines of that wait to be shown.
 const TOLD_MAX: usize = 8;
 /// The agent that git uses too.
 const DEFAULT_AGENT: &str = "default";

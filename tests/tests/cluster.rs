@@ -169,15 +169,26 @@ fn a_detached_build_is_listed_followed_and_read() {
     let seconds = own_seconds(2, 5);
     let context =
         site.context(&format!("FROM busybox:golden\nRUN echo spoken words; sleep {seconds}\n"));
-    let detached = site.cluster.ask("submit", &["--detach", &context]).well();
+    let flags = ["--detach", "-t", "team/own:1", &context];
+    let detached = site.cluster.ask("submit", &flags).well();
     let id = detached.stdout.split_whitespace().last().unwrap_or_default().to_owned();
     assert!(!id.is_empty(), "{detached:?}");
     let list = site.cluster.ask("ps", &[]).well();
     assert!(list.stdout.contains(&id), "{}", list.stdout);
     assert_eq!(site.cluster.ask("ps", &["-aq"]).well().stdout, format!("{id}\n"));
     let attached = site.cluster.ask("attach", &[&id, "--progress", "plain"]).well();
-    assert!(attached.stderr.contains("spoken words"), "{}", attached.stderr);
-    let logs = site.cluster.ask("logs", &[&id]).well();
+    for part in ["spoken words", "naming to docker.io/team/own:1", "\nBuilt in ", ": 2 ran, "] {
+        assert!(attached.stderr.contains(part), "no {part:?} in\n{}", attached.stderr);
+    }
+    // As docker: what has ended is listed where it is asked for.
+    assert_eq!(site.cluster.ask("ps", &["-q"]).well().stdout, "");
+    let all = site.cluster.ask("ps", &["--all"]).well().stdout;
+    assert!(all.contains(&id) && all.contains("done"), "{all}");
+    let json = site.cluster.ask("ps", &["-a", "--no-trunc", "--format", "json"]).well().stdout;
+    let builds: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let (name, ended) = (&builds[0]["name"], &builds[0]["ended"]);
+    assert!(name == "team/own:1" && ended.is_string() && builds[0]["id"] == id, "{json}");
+    let logs = site.cluster.ask("logs", &["-f", &id]).well();
     let all = logs.stdout + &logs.stderr;
     assert!(all.contains("spoken words"), "{all}");
 }

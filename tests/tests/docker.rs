@@ -1,10 +1,11 @@
 //! Images in a docker daemon: one daemon, started by the one test that needs it.
+#![expect(clippy::unwrap_used, reason = "test")]
 
 use dcbuild_tests::docker::Docker;
 use dcbuild_tests::layout::digest;
 use dcbuild_tests::running::{Finished, Running};
 use dcbuild_tests::story::Story;
-use dcbuild_tests::wait::LONG;
+use dcbuild_tests::wait::{LONG, wait_for};
 use serde_json::json;
 
 const DOCKERFILE: &str = "FROM busybox:golden\nENV GREETING=hello\nRUN echo made > /made\n\
@@ -68,6 +69,8 @@ fn an_image_is_loaded_and_runs() {
     story.home.run(["build", "--load", "-t", "by-context:1", &context]).well();
     assert_eq!(docker.inspect("by-context:1")["Id"], image["Id"]);
 
+    it_is_loaded_by_ssh(&story, &docker);
+
     // A push that fails does not keep the image out of docker.
     let closed = format!("127.0.0.1:{}/app:4", dcbuild_tests::registry::free_port());
     let done = build(&story, &host, &["--load", "--push", "-t", &closed]).failed();
@@ -77,6 +80,41 @@ fn an_image_is_loaded_and_runs() {
         done.stderr
     );
     assert_eq!(docker.inspect(&closed)["Id"], image["Id"]);
+}
+
+/// Of a daemon on another machine docker's own client is asked there, by way of ssh.
+fn it_is_loaded_by_ssh(story: &Story, docker: &Docker) {
+    let (host, id) = (docker.host(), docker.inspect("app:1")["Id"].clone());
+    let far = Far::new(story);
+    let socket = host.trim_start_matches("unix://");
+    for (address, arguments) in [
+        (
+            format!("ssh://me@far:2222{socket}"),
+            format!(
+                "-l me -p 2222 -o ConnectTimeout=30 -T -- far docker --host=unix://{socket} system dial-stdio"
+            ),
+        ),
+        (
+            "ssh://far".to_owned(),
+            "-o ConnectTimeout=30 -T -- far docker system dial-stdio".to_owned(),
+        ),
+    ] {
+        far.replies(&format!("export DOCKER_HOST={host}; while [ \"$1\" != -- ]; do shift; done; shift 2; exec sh -c \"$*\""));
+        far.build(&address, &["-t", "by-ssh:1"]).well();
+        assert_eq!(docker.inspect("by-ssh:1")["Id"], id);
+        assert_eq!(far.asked(), arguments);
+        docker.ask(&["rmi", "by-ssh:1"]).well();
+    }
+    // What docker says of its daemon there comes through.
+    far.replies("export DOCKER_HOST=unix:///none.sock; exec docker system dial-stdio");
+    let said = far.build("ssh://far", &["-t", "by-ssh:1"]).failed().stderr;
+    for part in [
+        "ssh to the docker daemon at 'ssh://far' ended with exit code 1: ",
+        "none.sock",
+        "hint: the user there must reach the daemon",
+    ] {
+        assert!(said.contains(part), "no {part:?} in\n{said}");
+    }
 }
 
 /// As GitLab's service docker:dind is set up.
@@ -148,6 +186,103 @@ fn without_a_daemon_the_error_says_what_to_do() {
     for part in parts {
         assert!(done.stderr.contains(part), "no {part:?} in\n{}", done.stderr);
     }
-    let done = build(&story, "ssh://host", &["--load"]).failed();
+    let done = build(&story, "npipe:////./pipe/docker_engine", &["--load"]).failed();
     assert!(done.stderr.contains("is neither unix:///PATH nor tcp://"), "{}", done.stderr);
+}
+
+/// An `ssh` of a test's own, first on the PATH.
+struct Far<'a> {
+    story: &'a Story,
+    folder: std::path::PathBuf,
+}
+
+impl Far<'_> {
+    fn new(story: &Story) -> Far<'_> {
+        let folder = story.home.path("far");
+        std::fs::create_dir_all(&folder).unwrap();
+        Far { story, folder }
+    }
+
+    /// What it does once it has noted what it was asked.
+    fn replies(&self, script: &str) {
+        use std::os::unix::fs::PermissionsExt as _;
+        let file = self.folder.join("ssh");
+        let note = self.folder.join("asked");
+        let text = format!("#!/bin/sh\necho \"$*\" > {}\n{script}\n", note.display());
+        std::fs::write(&file, text).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn asked(&self) -> String {
+        std::fs::read_to_string(self.folder.join("asked")).unwrap().trim().to_owned()
+    }
+
+    fn start(&self, address: &str, flags: &[&str]) -> Running {
+        let context = self.story.home.arg("context");
+        let fixed = ["build", "--progress", "plain", "--load"];
+        let all = fixed.into_iter().chain(flags.iter().copied()).chain([context.as_str()]);
+        let mut command = self.story.home.command(all);
+        let path = std::env::var_os("PATH").unwrap();
+        let path = format!("{}:{}", self.folder.display(), path.to_str().unwrap());
+        command.env("DOCKER_HOST", address).env("PATH", path);
+        Running::start(command)
+    }
+
+    fn build(&self, address: &str, flags: &[&str]) -> Finished {
+        self.start(address, flags).finish(LONG)
+    }
+}
+
+#[test]
+fn what_ssh_says_is_said_and_one_that_hangs_keeps_nobody() {
+    let story = Story::new("FROM scratch\nCOPY Dockerfile /d\n", &[]);
+    let far = Far::new(&story);
+    for (script, code, parts) in [
+        (
+            "echo 'me@far: Permission denied (publickey).' >&2; exit 255",
+            1,
+            &[
+                "error: could not load the image into docker: ssh to the docker daemon at 'ssh://me@far' ended with exit code 255: me@far: Permission denied (publickey).",
+                "hint: ssh must be let in by a key",
+            ][..],
+        ),
+        (
+            "echo 'ssh: Could not resolve hostname far: Name or service not known' >&2; exit 255",
+            75,
+            &["Could not resolve hostname far", "hint: see whether the host is spelt right"],
+        ),
+        (
+            "echo 'sh: 1: docker: not found' >&2; exit 127",
+            1,
+            &[
+                "ended with exit code 127: sh: 1: docker: not found",
+                "hint: the other machine needs docker's client",
+            ],
+        ),
+        ("exit 3", 1, &["ended with exit code 3: it said nothing"]),
+    ] {
+        far.replies(script);
+        let done = far.build("ssh://me@far", &[]).failed();
+        assert_eq!(done.status.code(), Some(code), "{}", done.stderr);
+        for part in parts {
+            assert!(done.stderr.contains(part), "no {part:?} in\n{}", done.stderr);
+        }
+    }
+    // Whoever does not want to wait for it any longer ends it as well.
+    far.replies(&format!("echo $$ > {}; exec sleep 1000", story.home.arg("id")));
+    let running = far.start("ssh://me@far", &[]);
+    let id = wait_for(
+        "ssh runs",
+        LONG,
+        || std::fs::read_to_string(story.home.path("id")).ok().filter(|id| id.ends_with('\n')),
+        || running.stderr(),
+    );
+    running.interrupt();
+    let done = running.finish(LONG);
+    assert_eq!(done.status.code(), Some(130), "{}", done.stderr);
+    let gone =
+        || (!std::path::Path::new("/proc").join(id.trim()).join("fd").exists()).then_some(());
+    wait_for("ssh is gone", LONG, gone, String::new);
+    let done = far.build("ssh://me:secret@far", &[]).failed();
+    assert!(done.stderr.contains("ssh is let in by a key"), "{}", done.stderr);
 }

@@ -78,6 +78,28 @@ fn while_an_image_is_pushed() {
     ends_at_once(running);
 }
 
+/// What speaks to a server for git ends too: it would not notice before the server said something.
+#[test]
+fn while_a_git_server_is_asked() {
+    for is_context in [true, false] {
+        let silent = Silent::start();
+        let url = format!("http://{}/app.git", silent.host);
+        let story = Story::new(&format!("FROM scratch\nADD {url} /app\n"), &[]);
+        let running = if is_context {
+            story.home.start(["build", "--progress", "plain", &url])
+        } else {
+            build(&story.home, &[])
+        };
+        let _open = silent.asked();
+        let helper = || process_with_argument(&url).then_some(());
+        wait_for("git asks", SOON, helper, || running.stderr());
+        assert!(!is_context || running.stderr().contains(&format!("fetching {url}")));
+        ends_at_once(running);
+        let gone = || (!process_with_argument(&url)).then_some(());
+        wait_for("git is gone", SOON, gone, String::new);
+    }
+}
+
 #[test]
 fn twice_ends_it_whatever_it_does() {
     let silent = Silent::start();

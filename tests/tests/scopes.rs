@@ -162,7 +162,7 @@ fn names_and_builds_are_seen_by_their_scope_and_its_parents_names_can_be_built_u
     assert_eq!(removed.status.code(), Some(1), "{}", removed.stderr);
     assert!(images("acme/shop").contains("base:1"));
 
-    let ps = |scope: &[&str]| site.ask("ps", scope);
+    let ps = |scope: &[&str]| site.ask("ps", &[&["-a"], scope].concat());
     let all = ps(&[]);
     assert!(all.contains("acme/shop ") && all.contains("acme/shop/pr/7 "), "{all}");
     let own = ps(&["--scope", "acme/shop/pr"]);

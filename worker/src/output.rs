@@ -72,7 +72,7 @@ pub(crate) async fn make(attempt: &Arc<Attempt>, job: &Job) -> Result<OutputResu
                 push::push(attempt, job, &made, *push_by_digest, &progress).await?;
             }
             if *keep {
-                keep_names(attempt, names, made.root()).await?;
+                keep_names(attempt, names, (made.root(), &progress)).await?;
             }
             Ok(made.into_result(names.clone()))
         }
@@ -350,14 +350,17 @@ async fn own_blobs(attempt: &Attempt, leased: &LeasedImage, image: &Image) -> Re
 async fn keep_names(
     attempt: &Attempt,
     names: &[String],
-    manifest: ManifestDigest,
+    (manifest, progress): (ManifestDigest, &Progress),
 ) -> Result<(), Failed> {
-    // Without it, the coordinator gives the names.
-    let Some(images) = &attempt.shared.parts.images else { return Ok(()) };
     let tagged = attempt.shared.parts.clock.now();
     for name in names {
-        let image = NamedImage { name: name.clone(), manifest, tagged };
-        images.put(&attempt.scope, &image).await?;
+        let line = progress.begin(format!("naming to {name}"), None);
+        // Without it, the coordinator gives the names.
+        if let Some(images) = &attempt.shared.parts.images {
+            let image = NamedImage { name: name.clone(), manifest, tagged };
+            images.put(&attempt.scope, &image).await?;
+        }
+        line.done();
     }
     Ok(())
 }

@@ -1,9 +1,10 @@
 //! The flags of a build, as the command line has them: those of `docker buildx build`, with docker's spelling.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{Arg, ArgAction};
+use clap::builder::{OsStringValueParser, PossibleValue, StringValueParser, TypedValueParser};
+use clap::{Arg, ArgAction, Command};
 
 use crate::legacy::LegacyFlags;
 use crate::variables;
@@ -18,7 +19,7 @@ pub struct BuildFlags {
     #[arg(value_name = "CONTEXT")]
     pub context: String,
 
-    /// Name of the image, `NAME[:TAG]`; may be given more than once
+    /// Name of the image, `[REGISTRY/]NAME[:TAG]`; may be given more than once
     #[arg(short = 't', long = "tag", value_name = "NAME", help_heading = "What is built")]
     pub tags: Vec<String>,
     /// The Dockerfile: a file, a URL, or `-` for standard input [default: CONTEXT/Dockerfile]
@@ -30,14 +31,21 @@ pub struct BuildFlags {
     /// Value of an ARG; without `=VALUE` the environment's
     #[arg(long = "build-arg", value_name = "NAME[=VALUE]", help_heading = "What is built")]
     pub build_args: Vec<String>,
-    /// Further context: a folder, a URL, a git repository, `docker-image://REF` or `oci-layout://DIR[:TAG]`
+    /// Further context, which FROM and `--from` find by its name: a folder, a URL, a git repository, `docker-image://REF`,
+    /// `oci-layout://DIR[:TAG]` or `target:STAGE`
     #[arg(long = "build-context", value_name = "NAME=VALUE", help_heading = "What is built")]
     pub build_contexts: Vec<String>,
     /// The platform to build for, such as `linux/arm64`; several, separated by commas or given again, make an index of
     /// images [default: `DOCKER_DEFAULT_PLATFORM` of the environment, or the builder's]
-    #[arg(long, value_name = "OS/ARCH", help_heading = "What is built")]
+    #[arg(
+        long,
+        value_name = "OS/ARCH",
+        value_parser = Words(&["linux/amd64", "linux/arm64", "local"]),
+        hide_possible_values = true,
+        help_heading = "What is built"
+    )]
     pub platform: Vec<String>,
-    /// Label of the image
+    /// Label of the image; may be given more than once, as build arguments, contexts, secrets and all others of the kind
     #[arg(long = "label", value_name = "NAME=VALUE", help_heading = "What is built")]
     pub labels: Vec<String>,
     /// Annotation of the image's manifest; behind `index:` of the index of several platforms, behind
@@ -46,14 +54,16 @@ pub struct BuildFlags {
     #[arg(long = "annotation", value_name = "[PLACE:]NAME=VALUE", help_heading = "What is built")]
     pub annotations: Vec<String>,
 
-    /// What becomes of the result: `DIR`, `-`, or `type=TYPE[,KEY=VALUE]` with the types image, registry, docker, oci,
-    /// tar, local and cacheonly; may be given more than once
+    /// What becomes of the result: `DIR` for its files, `-` for a tar of them on standard output, or
+    /// `type=TYPE[,KEY=VALUE]` with the types image, registry, docker, oci, tar, local and cacheonly, such as
+    /// `type=oci,dest=app.tar`; may be given more than once
     #[arg(short, long = "output", value_name = "DEST", help_heading = "What becomes of it")]
     pub outputs: Vec<String>,
     /// Push the image under its names; short for `--output=type=registry`
     #[arg(long, help_heading = "What becomes of it")]
     pub push: bool,
-    /// Load the image into the docker daemon; short for `--output=type=docker`
+    /// Load the image into the docker daemon at `DOCKER_HOST`, or that of docker's context; short for
+    /// `--output=type=docker`
     #[arg(long, help_heading = "What becomes of it")]
     pub load: bool,
     /// Write the image's id into this file
@@ -69,11 +79,23 @@ pub struct BuildFlags {
     pub attests: Vec<String>,
     /// Attest how it was built: `true`, or `mode=min|max`, `version=v1|v0.2`, `builder-id=URI`, `reproducible=true`,
     /// `filename=NAME` and `inline-only=true`, separated by commas [default: false]
-    #[arg(long, value_name = "SPEC", help_heading = "What becomes of it")]
+    #[arg(
+        long,
+        value_name = "SPEC",
+        value_parser = Words(&["true", "false", "mode=min", "mode=max"]),
+        hide_possible_values = true,
+        help_heading = "What becomes of it"
+    )]
     pub provenance: Option<String>,
     /// Attest what it holds: `true`, or `generator=IMAGE`, a scanner by BuildKit's protocol, and what it is told
     /// [default: false]
-    #[arg(long, value_name = "SPEC", help_heading = "What becomes of it")]
+    #[arg(
+        long,
+        value_name = "SPEC",
+        value_parser = Words(&["true", "false"]),
+        hide_possible_values = true,
+        help_heading = "What becomes of it"
+    )]
     pub sbom: Option<String>,
 
     /// Take nothing from the cache; cache mounts begin empty, unless `--keep-cache-mounts` is given
@@ -111,12 +133,25 @@ pub struct BuildFlags {
     #[arg(long = "ssh", value_name = "SPEC", help_heading = "What a RUN sees")]
     pub ssh: Vec<String>,
     /// Network of each RUN: default, none or host
-    #[arg(long, value_name = "MODE", help_heading = "What a RUN sees")]
+    #[arg(
+        long,
+        value_name = "MODE",
+        value_parser = Words(&["default", "none", "host"]),
+        hide_possible_values = true,
+        help_heading = "What a RUN sees"
+    )]
     pub network: Option<String>,
-    /// Permit what a Dockerfile may ask for: `network.host`, `security.insecure` or `device`; a cluster must grant it too
-    #[arg(long, value_name = "WHAT", help_heading = "What a RUN sees")]
+    /// Permit what a Dockerfile may ask for: `network.host`, `security.insecure` or `device`, which a cluster must grant
+    /// too; or `buildx.local.delete`, so that `-o type=local,mode=delete` may empty a folder outside this one
+    #[arg(
+        long,
+        value_name = "WHAT",
+        value_parser = Words(&["network.host", "security.insecure", "device", "buildx.local.delete"]),
+        hide_possible_values = true,
+        help_heading = "What is permitted"
+    )]
     pub allow: Vec<String>,
-    /// Line of /etc/hosts; the address `host-gateway` is that of the machine which runs the step, where its network
+    /// Line of /etc/hosts, such as `db:10.0.0.7`; the address `host-gateway` is that of the machine which runs the step, where its network
     /// reaches it
     #[arg(long = "add-host", value_name = "HOST:IP", help_heading = "What a RUN sees")]
     pub add_hosts: Vec<String>,
@@ -138,14 +173,21 @@ pub struct BuildFlags {
     /// `EXPERIMENTAL_BUILDKIT_SOURCE_POLICY` names it. `Dockerfile.rego` beside the Dockerfile is asked by itself:
     /// `reset=true` asks only the named ones, `disabled=true` none in Rego, `strict=true` refuses a build without any;
     /// `log-level=debug` shows what they see
-    #[arg(long = "policy", value_name = "[filename=]FILE", help_heading = "What may be reused")]
+    #[arg(long = "policy", value_name = "[filename=]FILE", help_heading = "What is permitted")]
     pub policies: Vec<String>,
     /// The control group below which each RUN has its own: a path, or a slice of systemd's; a cluster must grant it
     #[arg(long, value_name = "CGROUP", help_heading = "What a RUN sees")]
     pub cgroup_parent: Option<String>,
 
-    /// How progress is shown: auto, tty, plain, quiet, rawjson or none
-    #[arg(long, value_name = "MODE", help_heading = "What is shown")]
+    /// How progress is shown: auto, tty, plain (each line that a step writes), quiet, rawjson or none [default:
+    /// `BUILDKIT_PROGRESS` of the environment, or auto]
+    #[arg(
+        long,
+        value_name = "MODE",
+        value_parser = Words(&MODES),
+        hide_possible_values = true,
+        help_heading = "What is shown"
+    )]
     pub progress: Option<String>,
     /// Log what dcbuild itself does; short for `--log debug`
     #[arg(short = 'D', long, help_heading = "What is shown")]
@@ -158,7 +200,13 @@ pub struct BuildFlags {
     pub check: bool,
     /// Ask about the Dockerfile instead of building it: `check`, `advice` (check, and what could be smaller or
     /// safer), `outline` or `targets`, and `,format=json` or `,ignorestatus=true`; `subrequests.describe` lists them
-    #[arg(long, value_name = "METHOD", help_heading = "What is shown")]
+    #[arg(
+        long,
+        value_name = "METHOD",
+        value_parser = Words(&["build", "check", "advice", "outline", "targets", "subrequests.describe"]),
+        hide_possible_values = true,
+        help_heading = "What is shown"
+    )]
     pub call: Option<String>,
     /// The old name of `--call`
     #[arg(long, value_name = "METHOD", hide = true)]
@@ -170,6 +218,30 @@ pub struct BuildFlags {
     #[command(flatten)]
     /// What a command line of old may hold besides.
     pub legacy: LegacyFlags,
+}
+
+/// How progress may be shown.
+pub const MODES: [&str; 6] = ["auto", "tty", "plain", "quiet", "rawjson", "none"];
+
+/// A text of which a shell may complete these words; what else it can be, and what is wrong, whoever reads it says.
+#[derive(Clone, Copy, Debug)]
+pub struct Words(pub &'static [&'static str]);
+
+impl TypedValueParser for Words {
+    type Value = String;
+
+    fn parse_ref(
+        &self,
+        command: &Command,
+        arg: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<String, clap::Error> {
+        StringValueParser::new().parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(self.0.iter().map(PossibleValue::new)))
+    }
 }
 
 /// A path, which may be empty: so CI writes a flag whose variable is not set.

@@ -266,16 +266,21 @@ impl Client {
         }
         // What went to standard output cannot be taken back.
         let mut repeats = if archive { 0 } else { REPEATS_MAX };
+        let mut earlier = None;
         loop {
             for (name, context) in &request.contexts {
                 self.contexts.insert(request.id, name.clone(), context.clone());
             }
-            let mut show = Show::new(request.mode, screen, self.clock.clone());
+            let show = Show::new(request.mode, screen, self.clock.clone());
+            let mut show = show.after(earlier.take());
             let ended = self.build_shown(&request, (&mut show, repeats), stop).await;
             self.contexts.remove(request.id);
             match ended? {
                 Shown::Ended(ended) => return Ok(ended),
-                Shown::Lost => repeats -= 1,
+                Shown::Lost => {
+                    repeats -= 1;
+                    earlier = Some(show.summary());
+                }
             }
             request.id = BuildId::from_bits(new_bits(&*self.clock));
         }
@@ -408,6 +413,7 @@ impl Client {
         (screen, stop): (&mut dyn Screen, &CancellationToken),
     ) -> Result<Ended, ClientError> {
         let mut show = Show::new(mode, screen, self.clock.clone());
+        let is_attached = matches!(presence, Presence::Attached { .. });
         let followed = Follow { client: self, id, presence }.run(&mut show, stop).await;
         show.finish();
         let outcome = match followed? {
@@ -416,6 +422,10 @@ impl Client {
         };
         let ending = Ending { request: None, notes: Vec::new() };
         let code = failed(&outcome, ending, &mut show, stop).unwrap_or(0);
+        // A log ends with its last line.
+        if is_attached && matches!(outcome, Outcome::Done { .. }) {
+            show.sum_up_joined();
+        }
         Ok(Ended { outcome: Some(outcome), stdout: String::new(), code })
     }
 

@@ -9,15 +9,16 @@ use std::sync::Arc;
 use dcbuild_agent::{Agent, KeyError, OpenAgentError, Served};
 use dcbuild_attest::Material;
 use dcbuild_fetch::{
-    ENVIRONMENT, FetchConfig, FetchError, FetchedFile, Fetcher, Reach, Tokens, commit_time,
+    ENVIRONMENT, Ear, FetchConfig, FetchError, FetchedFile, Fetcher, Reach, Tokens, commit_time,
 };
 use dcbuild_layer::{ArchiveKind, as_tar, detect};
-use dcbuild_model::remote::file_name;
+use dcbuild_model::remote::{GitTime, file_name};
 use dcbuild_model::{Added, Digest, Fault, GitSource, Remote, limits};
 use dcbuild_plan::SourcePolicy;
 use dcbuild_plan::policy::{Engine, Facts};
 use dcbuild_process::{Env, Hint};
 use tempfile::TempDir;
+use tokio::sync::mpsc;
 
 use crate::parse::{AgentSource, NamedContext};
 use crate::policy::{self, PolicyRefusal};
@@ -187,15 +188,17 @@ pub struct Gathered {
     pub policies: Vec<SourcePolicy>,
     /// What was fetched, by the name of the context that it became; `dockerfile` is the Dockerfile alone.
     pub fetched: BTreeMap<String, Material>,
-    /// When it was made, in seconds and by the same names: a commit, what a server says, the newest file of an archive.
+    /// When it was made, in seconds and by the same names: a commit, or what a server says.
     pub times: BTreeMap<String, i64>,
+    /// Whether the main context came as an archive.
+    pub is_archive: bool,
     /// The same, as policies that lie in it are asked about it.
     pub(crate) taken: Vec<(Added, Facts)>,
     /// Lives as long as the build.
     pub(crate) kept: Vec<TempDir>,
 }
 
-/// Brings everything here; `tell` hears what is fetched.
+/// Brings everything here; `tell` hears what is fetched and what is waited for, in lines for people.
 pub async fn gather(
     wanted: &Wanted,
     place: Place<'_>,
@@ -205,7 +208,10 @@ pub async fn gather(
     let (policies, policy) = policy::load(wanted, place)?;
     let agents = open_agents(wanted, place).await?;
     let done = Gathered { agents, policies, ..Gathered::default() };
-    let mut gathering = Gathering { wanted, place, policy, tell, fetcher: None, agent: None, done };
+    let (told, lines) = mpsc::channel(TOLD_MAX);
+    let news = News { told, lines };
+    let mut gathering =
+        Gathering { wanted, place, policy, tell, news, fetcher: None, agent: None, done };
     match &wanted.context {
         MainContext::Folder(_) => {}
         MainContext::Remote(remote) => gathering.context(remote).await?,
@@ -223,7 +229,7 @@ pub async fn gather(
 }
 
 /// What provenance calls the build's own context, and a Dockerfile that lies in no context.
-const CONTEXT: &str = "context";
+pub(crate) const CONTEXT: &str = "context";
 const DOCKERFILE: &str = "dockerfile";
 
 struct Gathering<'a> {
@@ -231,11 +237,21 @@ struct Gathering<'a> {
     place: Place<'a>,
     policy: Engine,
     tell: &'a mut (dyn FnMut(&str) + Send),
-    fetcher: Option<Fetcher>,
+    news: News,
+    fetcher: Option<Arc<Fetcher>>,
     /// Where git finds the keys of `--ssh default`.
     agent: Option<Served>,
     done: Gathered,
 }
+
+/// What a fetcher tells while it waits.
+struct News {
+    told: mpsc::Sender<String>,
+    lines: mpsc::Receiver<String>,
+}
+
+/// How many lines of that wait to be shown.
+const TOLD_MAX: usize = 8;
 
 type Input = Box<dyn Read + Send>;
 
@@ -269,37 +285,14 @@ fn dockerfile(input: Input, from: &str) -> Result<String, GatherError> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Unpacks an archive into a folder; says when its newest file was changed.
-fn unpacked(
-    kind: ArchiveKind,
-    input: Input,
-    folder: &Path,
-    from: &str,
-) -> Result<Option<i64>, GatherError> {
+/// Unpacks an archive into a folder.
+fn unpacked(kind: ArchiveKind, input: Input, folder: &Path, from: &str) -> Result<(), GatherError> {
     let failed = |source| GatherError::Unpack { from: from.to_owned(), source };
     let tar = as_tar(kind, input).map_err(|error| failed(UnpackError::Archive(error)))?;
     // What only root may make is nothing that an instruction could read.
     let unpacked = unpack(Limited { inner: tar, left: limits::FETCH_BYTES_MAX }, folder);
     unpacked.map_err(failed)?;
-    newest(folder).map_err(|source| GatherError::Read { from: from.to_owned(), source })
-}
-
-/// When the newest file below a folder was changed, in seconds.
-fn newest(folder: &Path) -> io::Result<Option<i64>> {
-    use std::os::unix::fs::MetadataExt as _;
-    let (mut newest, mut open) = (None, vec![folder.to_owned()]);
-    while let Some(folder) = open.pop() {
-        for entry in std::fs::read_dir(folder)? {
-            let entry = entry?;
-            let found = entry.metadata()?;
-            if found.is_dir() {
-                open.push(entry.path());
-            } else if found.is_file() {
-                newest = newest.max(Some(found.mtime()));
-            }
-        }
-    }
-    Ok(newest)
+    Ok(())
 }
 
 /// Ends with an error where more comes than may.
@@ -344,25 +337,41 @@ impl Gathering<'_> {
         Ok(path)
     }
 
-    fn fetcher(&mut self) -> Result<&Fetcher, GatherError> {
-        if self.fetcher.is_none() {
-            let mut env = environment(self.place.env);
-            if let Some(agent) = self.done.agents.get(DEFAULT_AGENT) {
-                let served = Served::start(Arc::new(agent.clone())).map_err(GatherError::Folder)?;
-                env.retain(|(name, _)| name != SSH_AUTH_SOCK);
-                env.push((SSH_AUTH_SOCK.into(), served.socket().into_os_string()));
-                self.agent = Some(served);
-            }
-            let config = FetchConfig {
-                reach: Reach::Anywhere,
-                env,
-                tokens: tokens(self.wanted, self.place)?,
-                cache: None,
-                ear: None,
-            };
-            self.fetcher = Some(Fetcher::new(config)?);
+    fn fetcher(&mut self) -> Result<Arc<Fetcher>, GatherError> {
+        if let Some(fetcher) = &self.fetcher {
+            return Ok(fetcher.clone());
         }
-        Ok(self.fetcher.as_ref().expect("it was made just now, if not before"))
+        let mut env = environment(self.place.env);
+        if let Some(agent) = self.done.agents.get(DEFAULT_AGENT) {
+            let served = Served::start(Arc::new(agent.clone())).map_err(GatherError::Folder)?;
+            env.retain(|(name, _)| name != SSH_AUTH_SOCK);
+            env.push((SSH_AUTH_SOCK.into(), served.socket().into_os_string()));
+            self.agent = Some(served);
+        }
+        let told = self.news.told.clone();
+        // Whoever does not keep up hears of the next silence.
+        let ear = Ear::new(move |line| drop(told.try_send(line.to_owned())));
+        let config = FetchConfig {
+            reach: Reach::Anywhere,
+            env,
+            tokens: tokens(self.wanted, self.place)?,
+            cache: None,
+            ear: Some(ear),
+        };
+        let fetcher = Arc::new(Fetcher::new(config)?);
+        Ok(self.fetcher.insert(fetcher).clone())
+    }
+
+    /// Does some fetching, and tells meanwhile what it waits for.
+    async fn heard<T>(&mut self, fetching: impl Future<Output = T> + Send) -> T {
+        tokio::pin!(fetching);
+        loop {
+            let line = tokio::select! {
+                done = &mut fetching => return done,
+                Some(line) = self.news.lines.recv() => line,
+            };
+            (self.tell)(&line);
+        }
     }
 
     /// Standard input is an archive with everything, or the Dockerfile alone.
@@ -373,9 +382,8 @@ impl Gathering<'_> {
         self.done.root = Some(folder.clone());
         match (kind, &self.wanted.dockerfile) {
             (Some(kind), _) => {
-                let newest = blocking(move || unpacked(kind, input, &folder, FROM)).await?;
-                self.done.times.extend(newest.map(|time| (CONTEXT.to_owned(), time)));
-                Ok(())
+                self.done.is_archive = true;
+                blocking(move || unpacked(kind, input, &folder, FROM)).await
             }
             (None, DockerfilePlace::Usual) => {
                 let text = blocking(move || dockerfile(input, FROM)).await?;
@@ -426,8 +434,10 @@ impl Gathering<'_> {
         file: &Path,
     ) -> Result<(), GatherError> {
         let shown = Remote::Http(url.to_owned()).to_string();
-        (self.tell)(&shown);
-        let FetchedFile { digest: found, modified, .. } = self.fetcher()?.file(url, file).await?;
+        (self.tell)(&format!("fetching {shown}"));
+        let fetcher = self.fetcher()?;
+        let FetchedFile { digest: found, modified, .. } =
+            self.heard(fetcher.file(url, file)).await?;
         self.done.times.extend(modified.map(|time| (name.to_owned(), time)));
         if let Some(wanted) = checksum.filter(|wanted| *wanted != found) {
             return Err(GatherError::Checksum { url: shown, wanted, found });
@@ -446,10 +456,13 @@ impl Gathering<'_> {
         source: &GitSource,
     ) -> Result<PathBuf, GatherError> {
         let address = source.to_string();
-        (self.tell)(&address);
+        (self.tell)(&format!("fetching {address}"));
         let folder = self.folder()?;
-        let found = self.fetcher()?.repository(source, &folder).await?;
-        let material = Material::of_commit(address, &found.commit);
+        let fetcher = self.fetcher()?;
+        let found = self.heard(fetcher.repository(source, &folder)).await?;
+        // The times of files are no part of where they come from.
+        let place = GitSource { mtime: GitTime::Usual, ..source.clone() }.to_string();
+        let material = Material::of_commit(place, &found.commit);
         let added = Added { remote: Remote::Git(source.clone()), checksum: None };
         let committed = commit_time(&found.facts);
         self.done.times.extend(committed.map(|time| (name.to_owned(), time)));
@@ -472,17 +485,14 @@ impl Gathering<'_> {
         let (folder, from) = (self.folder()?, remote.to_string());
         self.done.root = Some(folder.clone());
         let archive = file.clone();
-        let newest = blocking(move || {
+        self.done.is_archive = blocking(move || {
             let Opened { kind, input } = opened(Box::new(open(&archive, &from)?), &from)?;
-            let Some(kind) = kind else { return Ok(None) };
-            unpacked(kind, input, &folder, &from).map(Some)
+            let Some(kind) = kind else { return Ok(false) };
+            unpacked(kind, input, &folder, &from).map(|()| true)
         })
         .await?;
-        match newest {
-            // What the server says goes first.
-            Some(Some(time)) => drop(self.done.times.entry(CONTEXT.to_owned()).or_insert(time)),
-            Some(None) => {}
-            None => self.done.dockerfile = Some(loose(file, url).await?),
+        if !self.done.is_archive {
+            self.done.dockerfile = Some(loose(file, url).await?);
         }
         Ok(())
     }

@@ -353,13 +353,18 @@ pub(crate) fn allow(given: &[String]) -> Result<BTreeSet<String>, FlagError> {
                 "device" | "buildx.local.delete" => {}
                 device if device.starts_with("device=") => {}
                 other => {
-                    let problem = "it is none of network.host, security.insecure and device";
+                    let problem = "it is none of network.host, security.insecure, device and buildx.local.delete";
                     return Err(malformed("allow", other, problem, "--allow network.host"));
                 }
             }
         }
     }
     Ok(allowed)
+}
+
+/// Whether an output may empty a folder outside the one that the build was started in.
+pub(crate) fn allows_delete(given: &[String]) -> bool {
+    given.iter().flat_map(|text| text.split(',')).any(|what| what.trim() == "buildx.local.delete")
 }
 
 /// Reads `--cgroup-parent`: a path of control groups, or a slice.

@@ -165,6 +165,8 @@ pub(crate) struct Show<'s> {
     warnings: Warnings,
     /// All that was warned of, for programs.
     warned: Vec<Warning>,
+    /// What the tries before this one came to.
+    earlier: Option<Summary>,
     /// Whether a summary is for people, and this display is.
     sums_up: bool,
     ticks: Interval,
@@ -178,7 +180,7 @@ impl<'s> Show<'s> {
         let sums_up = matches!(mode, Mode::Auto | Mode::Tty | Mode::Plain);
         let tails = BTreeMap::new();
         let (tally, warnings) = (Tally::default(), Warnings::default());
-        let warned = Vec::new();
+        let (warned, earlier) = (Vec::new(), None);
         let (ahead_nanos, began) = (0, Instant::now());
         Show {
             screen,
@@ -190,6 +192,7 @@ impl<'s> Show<'s> {
             tally,
             warnings,
             warned,
+            earlier,
             sums_up,
             ticks,
         }
@@ -233,12 +236,38 @@ impl<'s> Show<'s> {
         &self.warned
     }
 
+    /// Goes on from a try that came to nothing.
+    pub(crate) fn after(self, earlier: Option<Summary>) -> Show<'s> {
+        Show { earlier, ..self }
+    }
+
+    /// What this build came to so far, with the tries before this one.
+    pub(crate) fn summary(&self) -> Summary {
+        // How long it took is measured here, by whom it took time.
+        let took = self.began.elapsed();
+        let summary = Summary { took, ..self.tally.summary(self.now()) };
+        match &self.earlier {
+            Some(earlier) => summary.after(earlier.clone()),
+            None => summary,
+        }
+    }
+
     /// What ran, what was a hit, and where the time went.
     pub(crate) fn sum_up(&mut self) {
+        let summary = self.summary();
+        self.say(&summary);
+    }
+
+    /// The same of a build that was joined on its way, or after its end.
+    pub(crate) fn sum_up_joined(&mut self) {
+        let ended = self.tally.ended().unwrap_or_else(|| self.now());
+        let summary = self.tally.summary(ended);
+        self.say(&summary);
+    }
+
+    fn say(&mut self, summary: &Summary) {
         if self.sums_up {
-            // How long it took is measured here, by whom it took time.
-            let took = self.began.elapsed();
-            let text = Summary { took, ..self.tally.summary(self.now()) }.render();
+            let text = summary.render();
             match self.screen.output() {
                 Output::Stream => self.write(&text),
                 // A name that wraps is hard to tell from the next one.
@@ -381,8 +410,21 @@ mod tests {
         show.update(&vertex(VertexState::Running { started: at(6_400) }));
         tokio::time::advance(Duration::from_secs(8)).await;
         show.sum_up();
+        // One that was joined late took as long as its steps did, by the clock of the coordinator.
+        show.update(&vertex(VertexState::Done { started: at(6_400), completed: at(6_403) }));
+        let earlier = show.summary();
+        show.sum_up_joined();
         assert!(page.0.contains("Built in 8.0s"), "{}", page.0);
         assert!(page.0.contains("8.0s  [a 1/1] RUN make"), "{}", page.0);
+        let joined = "Built in 3.0s: 1 ran, 0 cached\n    3.0s  [a 1/1] RUN make\n";
+        assert!(page.0.ends_with(joined), "{}", page.0);
+        // One that goes on from a try that came to nothing has taken the time of both.
+        let mut show = Show::new(Mode::Plain, &mut page, Arc::new(Stands(at(10_008))));
+        show = show.after(Some(earlier));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        show.update(&vertex(VertexState::Cached { completed: at(10_008) }));
+        show.sum_up();
+        assert!(page.0.contains("Built in 10.0s (2 tries): 1 ran, 1 cached"), "{}", page.0);
         // What a message takes on its way is no difference of clocks.
         let mut show = Show::new(Mode::Plain, &mut page, Arc::new(Stands(at(10_008))));
         show.tell_time(UnixTime { secs: 10_007, nanos: 900_000_000 });

@@ -6,6 +6,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use dcbuild_model::remote::GitTime;
 use dcbuild_model::{GitSource, Remote};
 use dcbuild_plan::{NoCache, PullPolicy, Request, RunNetwork};
 use dcbuild_process::Env;
@@ -84,6 +85,8 @@ pub struct Wanted {
     /// How much provenance the metadata file is to have.
     told: Option<dcbuild_attest::Mode>,
     git: GitAsked,
+    /// Whether an output may empty a folder anywhere.
+    pub(crate) deletes_anywhere: bool,
 }
 
 /// What a build is handed over for.
@@ -135,6 +138,7 @@ impl Wanted {
         };
         let request = request(flags, env, &contexts)?;
         let context = with_git_dir(context, parse::keeps_git_dir(&request.build_args)?);
+        let context = dated(context, &request.build_args);
         let attesting = Attesting::new(flags, env)?;
         let scanner = attesting.sbom.as_ref().map(|(scan, _)| scan.generator.as_str());
         variables::refuse_unchecked(env, scanner)?;
@@ -168,6 +172,7 @@ impl Wanted {
             method,
             tells_warnings: variables::tells_warnings(env)?,
             git: GitAsked::read(env)?,
+            deletes_anywhere: parse::allows_delete(&flags.allow),
             told: attest::told(env)?.filter(|_| flags.metadata_file.is_some()),
             title,
         })
@@ -369,6 +374,19 @@ fn with_git_dir(context: MainContext, kept: Option<bool>) -> MainContext {
     }
 }
 
+/// The files of a repository are of the commit's time where the image has a time at all, if its address says nothing else.
+fn dated(context: MainContext, build_args: &BTreeMap<String, String>) -> MainContext {
+    let is_asked = build_args.get(EPOCH).is_some_and(|value| !value.is_empty());
+    match context {
+        MainContext::Remote(Remote::Git(source)) if is_asked && source.mtime == GitTime::Usual => {
+            MainContext::Remote(Remote::Git(GitSource { mtime: GitTime::Commit, ..source }))
+        }
+        other => other,
+    }
+}
+
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
 fn request(
     flags: &BuildFlags,
     env: &Env,
@@ -376,7 +394,7 @@ fn request(
 ) -> Result<Request, FlagError> {
     let mut build_args = parse::build_args(&flags.build_args, env)?;
     if let Some(epoch) = env.source_date_epoch() {
-        build_args.entry("SOURCE_DATE_EPOCH".into()).or_insert_with(|| epoch.to_owned());
+        build_args.entry(EPOCH.into()).or_insert_with(|| epoch.to_owned());
     }
     let platforms = match (flags.platform.as_slice(), env.default_platform()) {
         ([], Some(default)) => {

@@ -3,6 +3,8 @@
 //! It works in a folder of its own, without the user's and the system's configuration, hooks, filters and templates;
 //! protocols are named one by one, and where not every address may be reached all goes through [`Proxy`].
 
+mod listen;
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -11,15 +13,15 @@ use dcbuild_model::remote::{GitSource, GitTime, shown};
 use dcbuild_model::{Fault, limits};
 use dcbuild_plan::policy::GitFacts;
 use tokio::process::Command;
-use tokio::time::timeout;
 use url::Url;
 
 use crate::error::fault_of_git;
 use crate::proxy::Proxy;
 use crate::{FetchConfig, FetchError, Reach, io, times};
+use listen::{Gone, Listener, silence_max};
 
 /// Settings that each call gets, over whatever a repository may say.
-const SETTINGS: [&str; 20] = [
+const SETTINGS: [&str; 19] = [
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
     "core.symlinks=true",
@@ -36,7 +38,6 @@ const SETTINGS: [&str; 20] = [
     "protocol.https.allow=always",
     "protocol.http.allow=always",
     "http.lowSpeedLimit=1000",
-    "http.lowSpeedTime=60",
     "gc.auto=0",
     "maintenance.auto=false",
     "safe.directory=*",
@@ -111,7 +112,8 @@ impl Git {
         let found = facts.commit.clone();
         self.run("check out", url, &["checkout", "--quiet", "--force", &found]).await?;
         if source.submodules && self.tree.join(".gitmodules").symlink_metadata().is_ok() {
-            let update = ["submodule", "update", "--init", "--recursive", "--depth=1", "--quiet"];
+            let update =
+                ["submodule", "update", "--init", "--recursive", "--depth=1", "--progress"];
             self.run("fetch the submodules of", url, &update).await?;
         }
         if source.keep_git_dir == Some(true) {
@@ -146,7 +148,7 @@ impl Git {
         let commit_object = self.run("read", url, &["cat-file", "commit", &commit]).await?;
         let is_tag = name.starts_with("refs/tags/") && object != commit;
         let tag_object = if is_tag {
-            let fetch = ["fetch", "--quiet", "--depth=1", "--no-tags", "origin", &name];
+            let fetch = ["fetch", "--progress", "--depth=1", "--no-tags", "origin", &name];
             self.run("fetch a tag of", url, &fetch).await?;
             Some(self.run("read", url, &["cat-file", "tag", &object]).await?)
         } else {
@@ -203,11 +205,20 @@ impl Git {
     /// Fetches a commit, as little around it as the server allows, and gives its whole name.
     async fn commit_of(&self, source: &GitSource, commit: &str) -> Result<String, FetchError> {
         let url = source.url.as_str();
-        let one = ["fetch", "--quiet", "--depth=1", "--no-tags", "origin", commit];
-        if commit.len() < 40 || self.run("fetch", url, &one).await.is_err() {
-            // Some servers give no commit by its name: then all that has a name is fetched.
+        let one = ["fetch", "--progress", "--depth=1", "--no-tags", "origin", commit];
+        let found = if commit.len() < 40 {
+            None
+        } else {
+            match self.run("fetch", url, &one).await {
+                Ok(_) => Some(()),
+                // Some servers give no commit by its name: then all that has a name is fetched.
+                Err(FetchError::Git { .. }) => None,
+                Err(error) => return Err(error),
+            }
+        };
+        if found.is_none() {
             let all =
-                ["fetch", "--quiet", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*"];
+                ["fetch", "--progress", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*"];
             self.run("fetch", url, &all).await?;
         }
         let spec = format!("{commit}^{{commit}}");
@@ -266,12 +277,22 @@ impl Git {
         arguments: &[&str],
     ) -> Result<String, FetchError> {
         let failed = |words: String, fault| FetchError::Git { what, url: shown(url), words, fault };
-        let child = self.command(url, arguments).spawn().map_err(FetchError::NoGit)?;
-        let output = timeout(limits::FETCH_TIME_MAX, child.wait_with_output()).await;
-        let minutes = limits::FETCH_TIME_MAX.as_secs() / 60;
-        let output = output
-            .map_err(|_| failed(format!("it takes longer than {minutes} minutes"), Fault::Cluster))?
-            .map_err(FetchError::NoGit)?;
+        let server = server(url);
+        let silence_max = silence_max(arguments);
+        let listener = Listener { server: &server, ear: self.config.ear.as_ref(), silence_max };
+        let output = match listener.run(self.command(url, arguments)).await {
+            Ok(output) => output,
+            Err(Gone::System(source)) => return Err(FetchError::NoGit(source)),
+            Err(Gone::Silent(time)) => {
+                let limit = format!("{server} said nothing for {} seconds", time.as_secs());
+                return Err(FetchError::Slow { url: shown(url), limit });
+            }
+            Err(Gone::Slow) => {
+                let minutes = limits::FETCH_TIME_MAX.as_secs() / 60;
+                let words = format!("it takes longer than {minutes} minutes");
+                return Err(failed(words, Fault::Cluster));
+            }
+        };
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }
@@ -311,6 +332,10 @@ impl Git {
             .env("LC_ALL", "C");
         for setting in SETTINGS {
             command.args([OsStr::new("-c"), OsStr::new(setting)]);
+        }
+        if let Some(max) = silence_max(arguments) {
+            // What git itself notices over HTTP, in the same time.
+            command.args(["-c", &format!("http.lowSpeedTime={}", max.as_secs())]);
         }
         match &self.proxy {
             None => {
@@ -382,12 +407,39 @@ const PHRASES: [&str; 2] =
 /// The last lines of what git said, without control characters.
 fn last_words(stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(stderr);
-    let says = |line: &&str| !line.is_empty() && !PHRASES.contains(line);
-    let lines: Vec<&str> = text.lines().map(str::trim).filter(says).collect();
+    let says = |line: &&str| !line.is_empty() && !PHRASES.contains(line) && !is_progress(line);
+    let lines: Vec<&str> = text.split(['\r', '\n']).map(str::trim).filter(says).collect();
     let from = lines.len().saturating_sub(3);
     let words = lines.get(from..).unwrap_or_default().join("; ");
     let plain: String = words.chars().filter(|ch| !ch.is_control()).take(WORDS_MAX).collect();
     if plain.is_empty() { "git failed without a word".into() } else { plain }
+}
+
+/// Whether git tells in it how far it has come, as in `Receiving objects:  50% (1/2)` or `* branch X -> FETCH_HEAD`.
+fn is_progress(line: &str) -> bool {
+    let line = line.strip_prefix("remote: ").unwrap_or(line);
+    let is_count = line.split_once(": ").is_some_and(|(what, count)| {
+        const COUNTED: [&str; 5] =
+            ["ing objects", "ing deltas", "ing files", "ing commits", "ing refs"];
+        COUNTED.iter().any(|known| what.ends_with(known))
+            && count.trim_start().starts_with(|ch: char| ch.is_ascii_digit())
+    });
+    is_count || line.starts_with("From ") || line.starts_with("* ") || line.contains(" -> ")
+}
+
+/// What a repository's URL says of its server, without credentials.
+fn server(url: &str) -> String {
+    match Url::parse(url) {
+        Ok(parsed) if parsed.has_host() => {
+            let port = parsed.port().map(|port| format!(":{port}")).unwrap_or_default();
+            format!("{}://{}{port}", parsed.scheme(), parsed.host_str().unwrap_or_default())
+        }
+        // As in git@host:path.
+        _ => {
+            let place = url.split(':').next().unwrap_or(url);
+            place.rsplit('@').next().unwrap_or(place).to_owned()
+        }
+    }
 }
 
 async fn remove(path: PathBuf) -> Result<(), FetchError> {
@@ -418,4 +470,33 @@ fn forget_links(folder: &Path) -> Result<(), FetchError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_git_said_last_is_told_without_its_progress() {
+        let said = "remote: Enumerating objects: 3, done.\nremote: Counting objects:  33% (1/3)\rremote: Counting objects: 100% (3/3), done.\n\
+                    Receiving objects:  50% (1/2), 1.00 KiB | 1.00 KiB/s\rfatal: early EOF\nfatal: fetch-pack: invalid index-pack output\n\
+                    Please make sure you have the correct access rights\n";
+        let words = last_words(said.as_bytes());
+        assert_eq!(words, "fatal: early EOF; fatal: fetch-pack: invalid index-pack output");
+        assert_eq!(last_words(b" * branch x -> FETCH_HEAD\n"), "git failed without a word");
+        let told = "remote: the objects: of your desire are gone";
+        assert_eq!(last_words(told.as_bytes()), told);
+    }
+
+    #[test]
+    fn a_server_is_named_without_credentials() {
+        for (url, want) in [
+            ("https://me:secret@forge.example/a.git", "https://forge.example"),
+            ("git://[::1]:9418/a", "git://[::1]:9418"),
+            ("ssh://git@forge.example:22/a", "ssh://forge.example:22"),
+            ("git@forge.example:team/a.git", "forge.example"),
+        ] {
+            assert_eq!(server(url), want);
+        }
+    }
 }

@@ -17,12 +17,10 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::{Instant, timeout};
 use url::Url;
 
-use crate::{Ear, FetchError, Reach, Tokens, io};
+use crate::{Ear, FetchError, Reach, TOLD_EVERY, Tokens, has_said_nothing, io};
 
 const TRIES_MAX: u32 = 4;
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(15);
-/// How often it is told that a server says nothing.
-const TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// A file that is here.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -203,7 +201,8 @@ impl Http {
                 return None;
             }
             if let Some(ear) = &self.ear {
-                ear.tell(&at.origin().ascii_serialization(), silent);
+                let server = at.origin().ascii_serialization();
+                ear.tell(&has_said_nothing(&server, silent, limits::FETCH_SILENCE_MAX));
             }
         }
     }
@@ -309,17 +308,16 @@ mod tests {
     async fn a_server_that_says_nothing_is_heard_of() {
         let told = Arc::new(std::sync::Mutex::new(Vec::new()));
         let heard = told.clone();
-        let ear = Ear::new(move |server, silent| {
-            heard.lock().unwrap().push(format!("{server} {}", silent.as_secs()));
-        });
+        let ear = Ear::new(move |line| heard.lock().unwrap().push(line.to_owned()));
         let http = Http::new(Reach::Anywhere, Some(ear)).unwrap();
         let at = Url::parse("http://h:81/x?y").unwrap();
         let begun = Instant::now();
         assert_eq!(http.heard(&at, std::future::pending::<()>()).await, None);
         assert_eq!(begun.elapsed(), limits::FETCH_SILENCE_MAX);
         assert_eq!(http.heard(&at, std::future::ready(7)).await, Some(7));
-        let want: Vec<String> =
-            [10, 20, 30, 40, 50].map(|time| format!("http://h:81 {time}")).into();
+        let want = [10, 20, 30, 40, 50].map(|time| {
+            format!("http://h:81 has said nothing for {time} s; after 60 s it is given up")
+        });
         assert_eq!(*told.lock().unwrap(), want);
     }
 

@@ -91,21 +91,29 @@ impl Tokens {
     }
 }
 
-/// What is called with a server that says nothing, and for how long it has been silent.
-type Hears = dyn Fn(&str, Duration) + Send + Sync;
+/// How often is told what is waited for.
+pub(crate) const TOLD_EVERY: Duration = Duration::from_secs(10);
 
-/// Hears which server says nothing, and for how long.
+/// What is told of a server that says nothing.
+pub(crate) fn has_said_nothing(server: &str, silent: Duration, max: Duration) -> String {
+    let (silent, max) = (silent.as_secs(), max.as_secs());
+    format!("{server} has said nothing for {silent} s; after {max} s it is given up")
+}
+
+type Hears = dyn Fn(&str) + Send + Sync;
+
+/// Hears, in lines for people, what is waited for and for how long.
 #[derive(Clone)]
 pub struct Ear(Arc<Hears>);
 
 impl Ear {
     /// Somebody who hears it.
-    pub fn new(hears: impl Fn(&str, Duration) + Send + Sync + 'static) -> Ear {
+    pub fn new(hears: impl Fn(&str) + Send + Sync + 'static) -> Ear {
         Ear(Arc::new(hears))
     }
 
-    pub(crate) fn tell(&self, server: &str, silent: Duration) {
-        (self.0)(server, silent);
+    pub(crate) fn tell(&self, line: &str) {
+        (self.0)(line);
     }
 }
 
@@ -126,7 +134,7 @@ pub struct FetchConfig {
     pub tokens: Tokens,
     /// Where fetched files are kept for the next build, if anywhere.
     pub cache: Option<Cache>,
-    /// Who hears of a server of files that says nothing, if anybody.
+    /// Who hears of a server that says nothing or takes long, if anybody.
     pub ear: Option<Ear>,
 }
 

@@ -35,8 +35,10 @@ pub struct GitSource {
 /// Which time the files of a repository get.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub enum GitTime {
-    /// When they are checked out.
+    /// Nothing is said: when they are checked out, if nothing else asks for the commit's.
     #[default]
+    Usual,
+    /// When they are checked out.
     Checkout,
     /// When the commit was made: the same each time.
     Commit,
@@ -262,7 +264,8 @@ fn git(text: &str) -> Result<Remote, InvalidRemote> {
 
 fn time(value: &str) -> Result<GitTime, InvalidRemote> {
     match value {
-        "" | "checkout" => Ok(GitTime::Checkout),
+        "" => Ok(GitTime::Usual),
+        "checkout" => Ok(GitTime::Checkout),
         "commit" => Ok(GitTime::Commit),
         value => Err(InvalidRemote::Value { key: "mtime", value: value.to_owned() }),
     }
@@ -330,7 +333,8 @@ fn percent_encoded(text: &str) -> String {
         .collect()
 }
 
-fn percent_decoded(text: &str) -> String {
+/// A text with what stands behind each `%` in its place.
+pub fn percent_decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((first, after)) = rest.split_first() {

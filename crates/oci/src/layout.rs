@@ -45,16 +45,20 @@ pub enum InvalidLayout {
     #[error("file '{INDEX_FILE}' is a manifest, not an index")]
     NotAnIndex,
     /// The layout has no such entry.
-    #[error("layout has no image '{wanted}'")]
+    #[error("layout has no image '{wanted}'{tags}")]
     NoEntry {
         /// The tag or digest.
         wanted: String,
+        /// Those that it has.
+        tags: Tags,
     },
     /// The layout has several images, and none was named.
-    #[error("layout has {count} images and none was named")]
+    #[error("layout has {count} images and none was named{tags}")]
     Several {
         /// How many there are.
         count: usize,
+        /// What they are called.
+        tags: Tags,
     },
     /// The text after the folder is no tag or digest.
     #[error("'{text}' names no layout (DIR, DIR:TAG, DIR@DIGEST or DIR:TAG@DIGEST)")]
@@ -65,6 +69,47 @@ pub enum InvalidLayout {
     /// The digest is wrong.
     #[error("layout reference has a wrong digest")]
     Digest(#[source] ParseDigestError),
+}
+
+/// What the images of a layout are called, as somebody is told who did not know.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Tags(Vec<String>);
+
+/// How many of them are told.
+const TAGS_TOLD_MAX: usize = 10;
+
+impl Tags {
+    fn of(index: &Index) -> Tags {
+        let tag = |entry: &Descriptor| {
+            let full = || {
+                let (_, tag) = entry.annotations.get(IMAGE_NAME)?.rsplit_once(':')?;
+                Some(tag.to_owned()).filter(|tag| !tag.contains('/'))
+            };
+            entry.annotations.get(REF_NAME).cloned().or_else(full)
+        };
+        let mut tags = Vec::new();
+        for tag in index.manifests.iter().filter_map(tag) {
+            if !tags.contains(&tag) {
+                tags.push(tag);
+            }
+        }
+        Tags(tags)
+    }
+}
+
+impl std::fmt::Display for Tags {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (told, more) = self.0.split_at(self.0.len().min(TAGS_TOLD_MAX));
+        if told.is_empty() {
+            return Ok(());
+        }
+        let told: Vec<String> = told.iter().map(|tag| tag.escape_default().to_string()).collect();
+        write!(f, " (it has {}", told.join(", "))?;
+        match more.len() {
+            0 => f.write_str(")"),
+            more => write!(f, " and {more} more)"),
+        }
+    }
 }
 
 /// Where an image lies in a layout: `oci-layout://DIR[:TAG][@DIGEST]`.
@@ -169,12 +214,12 @@ pub fn find_entry<'a>(
     match (&wanted.tag, index.manifests.as_slice()) {
         (Some(tag), _) => match named(tag) {
             Some(entry) => Ok(Some(entry)),
-            None => Err(InvalidLayout::NoEntry { wanted: tag.clone() }),
+            None => Err(InvalidLayout::NoEntry { wanted: tag.clone(), tags: Tags::of(index) }),
         },
         (None, [only]) => Ok(Some(only)),
         (None, several) => match named("latest") {
             Some(entry) => Ok(Some(entry)),
-            None => Err(InvalidLayout::Several { count: several.len() }),
+            None => Err(InvalidLayout::Several { count: several.len(), tags: Tags::of(index) }),
         },
     }
 }

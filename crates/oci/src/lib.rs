@@ -11,7 +11,7 @@ pub mod platform;
 pub mod reference;
 
 pub use config::{ContainerConfig, Healthcheck, History, ImageConfig, InvalidConfig};
-pub use layout::{ArchiveItem, InvalidLayout, LayoutRef, Repositories};
+pub use layout::{ArchiveItem, InvalidLayout, LayoutRef, Repositories, Tags};
 pub use manifest::{
     CountMismatch, Descriptor, Index, InvalidManifest, Manifest, ManifestOrIndex, OciPlatform,
     check_counts, media_type,

@@ -36,6 +36,8 @@ pub struct Summary {
     pub moved: u64,
     /// The slowest vertices by name, slowest first.
     pub slowest: Vec<(String, Duration)>,
+    /// How many tries came before the last one.
+    pub earlier: usize,
 }
 
 impl Tally {
@@ -50,6 +52,11 @@ impl Tally {
             }
             Update::Log(_) | Update::Warning(_) => {}
         }
+    }
+
+    /// When the last vertex ended.
+    pub fn ended(&self) -> Option<UnixTime> {
+        self.trace.ended()
     }
 
     /// The summary as of now.
@@ -77,8 +84,7 @@ impl Tally {
             }
         }
         summary.slowest.retain(|(_, took)| *took >= Duration::from_millis(50));
-        summary.slowest.sort_by_key(|(_, took)| std::cmp::Reverse(*took));
-        summary.slowest.truncate(TOP);
+        summary.rank();
         summary
     }
 }
@@ -89,6 +95,26 @@ fn is_step(name: &str) -> bool {
 }
 
 impl Summary {
+    fn rank(&mut self) {
+        self.slowest.sort_by_key(|(_, took)| std::cmp::Reverse(*took));
+        self.slowest.truncate(TOP);
+    }
+
+    /// What a build did that was begun again after an earlier try.
+    #[must_use]
+    pub fn after(mut self, earlier: Summary) -> Summary {
+        self.took += earlier.took;
+        self.ran += earlier.ran;
+        self.cached += earlier.cached;
+        self.failed += earlier.failed;
+        self.canceled += earlier.canceled;
+        self.moved = self.moved.saturating_add(earlier.moved);
+        self.slowest.extend(earlier.slowest);
+        self.rank();
+        self.earlier += earlier.earlier + 1;
+        self
+    }
+
     /// The block that is printed below a build.
     pub fn render(&self) -> String {
         let mut out = String::new();
@@ -101,7 +127,12 @@ impl Summary {
         if self.moved > 0 {
             counts.push(format!("{} moved", bytes(self.moved)));
         }
-        line(&mut out, format_args!("Built in {}: {}", seconds(self.took), counts.join(", ")));
+        let tries = match self.earlier {
+            0 => String::new(),
+            earlier => format!(" ({} tries)", earlier.saturating_add(1)),
+        };
+        let (took, counts) = (seconds(self.took), counts.join(", "));
+        line(&mut out, format_args!("Built in {took}{tries}: {counts}"));
         for (name, took) in &self.slowest {
             line(&mut out, format_args!("{:>8}  {}", seconds(*took), printable(name)));
         }
@@ -146,5 +177,31 @@ mod tests {
                 0.9s  [b 1/1] RUN false
         "#]]
         .assert_eq(&tally.summary(at(3000)).render());
+    }
+
+    #[test]
+    fn a_build_of_several_tries_is_summed_up_as_a_whole() {
+        let slow = |name: &str, secs| (name.to_owned(), Duration::from_secs(secs));
+        let first = Summary {
+            took: Duration::from_secs(5),
+            ran: 3,
+            moved: 1000,
+            slowest: vec![slow("[a 1/2] RUN make", 4)],
+            ..Summary::default()
+        };
+        let second = Summary {
+            took: Duration::from_secs(2),
+            ran: 1,
+            cached: 2,
+            slowest: vec![slow("[a 2/2] RUN make test", 6), slow("[b 1/1] RUN true", 1)],
+            ..Summary::default()
+        };
+        expect![[r#"
+            Built in 7.0s (2 tries): 4 ran, 2 cached, 1.00kB moved
+                6.0s  [a 2/2] RUN make test
+                4.0s  [a 1/2] RUN make
+                1.0s  [b 1/1] RUN true
+        "#]]
+        .assert_eq(&second.after(first).render());
     }
 }

@@ -61,6 +61,11 @@ impl Trace {
         self.vertices.values().filter(|vertex| vertex.state.completed().is_some()).count()
     }
 
+    /// When the last vertex ended that has ended.
+    pub(crate) fn ended(&self) -> Option<UnixTime> {
+        self.vertices.values().filter_map(|vertex| vertex.state.completed()).max()
+    }
+
     /// When the first vertex began.
     pub(crate) fn started(&self) -> Option<UnixTime> {
         self.started

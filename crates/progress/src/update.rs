@@ -166,6 +166,11 @@ impl Warning {
     pub fn of(vertex: VertexId, short: impl Into<String>) -> Warning {
         Warning { vertex, short: short.into(), detail: Vec::new(), url: None, lines: None }
     }
+
+    /// Whether it is a finding in the Dockerfile, which a check of that shows too.
+    pub fn is_finding(&self) -> bool {
+        self.lines.is_some() || self.url.is_some()
+    }
 }
 
 /// One thing that happened.

@@ -1,14 +1,20 @@
-//! Loads an archive into a running docker daemon, over its unix socket or its port, there with TLS if it is asked for.
+//! Loads an archive into a running docker daemon, over its unix socket, its port, there with TLS if it is asked for, or
+//! through ssh.
 
+mod error;
+mod ssh;
 mod tls;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dcbuild_model::{Daemon, Fault};
+use dcbuild_model::Daemon;
+use dcbuild_model::remote::shown;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 
+pub use error::LoadError;
+pub use ssh::SshAddressError;
 pub use tls::DaemonTlsError;
 
 const HEAD_BYTES_MAX: usize = 64 << 10;
@@ -17,150 +23,68 @@ const PIECE_BYTES: usize = 256 << 10;
 /// The daemon unpacks layers before it answers; large images take it minutes.
 const SILENCE_MAX: Duration = Duration::from_mins(10);
 
-/// Says why an image could not be loaded into docker.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// The address is of a kind that is not spoken.
-    #[error("docker's address '{address}' is neither unix:///PATH nor tcp://HOST:PORT")]
-    Address {
-        /// The address.
-        address: String,
-    },
-    /// There is no daemon.
-    #[error("could not reach the docker daemon at '{}'", socket.display())]
-    NoDaemon {
-        /// Where it listens.
-        socket: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The daemon could not be spoken to over TLS.
-    #[error("could not speak TLS to the docker daemon at '{}'", socket.display())]
-    Tls {
-        /// Where it listens.
-        socket: PathBuf,
-        /// Why not.
-        source: DaemonTlsError,
-    },
-    /// The archive could not be made or read.
-    #[error("could not read the archive for docker")]
-    Archive(#[source] std::io::Error),
-    /// The connection broke.
-    #[error("the docker daemon at '{}' broke off", socket.display())]
-    Broken {
-        /// Where it listens.
-        socket: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The connection broke after the two ends had agreed to speak TLS.
-    #[error("the docker daemon at '{}' broke off", socket.display())]
-    Cut {
-        /// Where it listens.
-        socket: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The daemon took too long.
-    #[error("the docker daemon at '{}' was silent for {seconds} seconds", socket.display())]
-    Stalled {
-        /// Where it listens.
-        socket: PathBuf,
-        /// For how long.
-        seconds: u64,
-    },
-    /// The daemon answered something that is no HTTP.
-    #[error("the docker daemon at '{}' gave an answer that makes no sense", socket.display())]
-    Answer {
-        /// Where it listens.
-        socket: PathBuf,
-    },
-    /// The daemon refused the image.
-    #[error("docker refused the image: {message}")]
-    Refused {
-        /// The HTTP status.
-        status: u16,
-        /// The daemon's words, cut at 1,000 characters.
-        message: String,
-    },
-}
-
-impl LoadError {
-    /// Who can mend it.
-    pub fn fault(&self) -> Fault {
-        match self {
-            // One at a port may be about to start, as a service of a CI job does; a socket is there or not.
-            LoadError::NoDaemon { socket, source } if is_port(socket) => Fault::of_lookup(source),
-            LoadError::Address { .. }
-            | LoadError::NoDaemon { .. }
-            | LoadError::Tls { .. }
-            | LoadError::Refused { .. } => Fault::Request,
-            LoadError::Archive(_)
-            | LoadError::Broken { .. }
-            | LoadError::Cut { .. }
-            | LoadError::Stalled { .. }
-            | LoadError::Answer { .. } => Fault::Cluster,
-        }
-    }
-
-    /// What the user could do.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            LoadError::Address { .. } => {
-                Some("set DOCKER_HOST to unix:///PATH, or write the image with -o type=docker,dest=FILE".into())
-            }
-            LoadError::NoDaemon { source, .. }
-                if source.kind() == std::io::ErrorKind::PermissionDenied =>
-            {
-                Some("join the group that owns the socket, or write the image with -o type=docker,dest=FILE".into())
-            }
-            LoadError::Broken { socket, .. } if is_port(socket) => Some(FOR_TLS.into()),
-            LoadError::Cut { .. } => Some(FOR_DAEMON.into()),
-            LoadError::Refused { message, .. } if message.contains(WANTS_TLS) => {
-                Some(FOR_TLS.into())
-            }
-            LoadError::NoDaemon { .. } => {
-                Some("start docker, set DOCKER_HOST, or write the image with -o type=docker,dest=FILE".into())
-            }
-            _ => None,
-        }
-    }
-}
-
-/// What a daemon behind TLS says to who does not speak it, if it says anything.
-const WANTS_TLS: &str = "HTTP request to an HTTPS server";
-const FOR_TLS: &str = "if the daemon is behind TLS, set DOCKER_TLS_VERIFY=1, and DOCKER_CERT_PATH to the folder that has ca.pem, \
-                       cert.pem and key.pem";
-
-/// A daemon that does not take what it is shown says so, or goes without a word.
-const FOR_DAEMON: &str = "if the daemon asks who we are: DOCKER_CERT_PATH names the folder with cert.pem and key.pem, which the \
-                          daemon's authority must have signed";
-
-fn is_port(socket: &Path) -> bool {
-    !socket.is_absolute()
-}
-
 /// Streams a docker archive into a daemon and returns what it says.
 pub async fn docker_load<R>(daemon: &Daemon, archive: R) -> Result<String, LoadError>
 where
     R: AsyncRead + Unpin + Send,
 {
-    let (socket, stream) = Box::pin(connect(daemon)).await?;
+    let address = &daemon.address;
+    let Some(place) = ssh::Place::of(address) else {
+        let (socket, stream) = Box::pin(connect(daemon)).await?;
+        return speak(&socket, stream, archive).await.map_err(|error| match error {
+            LoadError::Broken { socket, source } if daemon.tls.is_some() => {
+                LoadError::Cut { socket, source }
+            }
+            error => error,
+        });
+    };
+    let place =
+        place.map_err(|source| LoadError::SshAddress { address: shown(address), source })?;
+    let (tunnel, stream) = ssh::Tunnel::open(&place)
+        .map_err(|source| LoadError::NoSsh { address: address.clone(), source })?;
+    let spoken = tokio::select! {
+        spoken = speak(Path::new(address), stream, archive) => spoken,
+        never = tunnel.hear() => match never {},
+    };
+    match spoken {
+        Err(
+            error @ (LoadError::Broken { .. }
+            | LoadError::Answer { .. }
+            | LoadError::Stalled { .. }),
+        ) => Err(behind_ssh(address, tunnel, error).await),
+        spoken => spoken,
+    }
+}
+
+/// What ssh itself says goes before what was noticed of it on this side.
+async fn behind_ssh(address: &str, tunnel: ssh::Tunnel, error: LoadError) -> LoadError {
+    let (status, words) = tunnel.part().await;
+    if words.is_empty() && status.is_none_or(|status| status.success()) {
+        return error;
+    }
+    let ended = match status.map(|status| status.code()) {
+        None => "broke off".to_owned(),
+        Some(Some(code)) => format!("ended with exit code {code}"),
+        Some(None) => "was ended by a signal".to_owned(),
+    };
+    let words = if words.is_empty() { "it said nothing".to_owned() } else { words };
+    LoadError::Ssh { address: address.to_owned(), ended, words }
+}
+
+/// Sends the archive and hears the answer.
+async fn speak<R, S>(socket: &Path, stream: S, archive: R) -> Result<String, LoadError>
+where
+    R: AsyncRead + Unpin + Send,
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
     let (read, write) = tokio::io::split(stream);
-    let mut answer = Answer { read, socket: &socket, buffer: Vec::new() };
+    let mut answer = Answer { read, socket, buffer: Vec::new() };
     // A daemon that refuses answers before it has all; its answer then tells more than the broken pipe.
-    let sent = send(&socket, archive, write).await;
+    let sent = send(socket, archive, write).await;
     let (status, body) = match (sent, answer.receive().await) {
         (Err(LoadError::Archive(source)), _) => return Err(LoadError::Archive(source)),
         (_, Ok(answer)) => answer,
-        (Err(error), Err(_)) | (Ok(()), Err(error)) => {
-            return Err(match error {
-                LoadError::Broken { socket, source } if daemon.tls.is_some() => {
-                    LoadError::Cut { socket, source }
-                }
-                error => error,
-            });
-        }
+        (Err(error), Err(_)) | (Ok(()), Err(error)) => return Err(error),
     };
     outcome(status, &body)
 }

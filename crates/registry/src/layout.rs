@@ -12,7 +12,7 @@ use dcbuild_model::{Digest, Fault, ManifestDigest};
 use dcbuild_oci::layout::{
     INDEX_FILE, LAYOUT_FILE, blob_path, check_layout_file, find_entry, parse_index_file,
 };
-use dcbuild_oci::{Descriptor, InvalidLayout, LayoutRef};
+use dcbuild_oci::{Descriptor, InvalidLayout, LayoutRef, Tags};
 use futures::StreamExt as _;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 
@@ -146,7 +146,9 @@ impl ImageSource for LayoutImage {
             (None, Some(digest)) => (digest, None),
             (None, None) => {
                 let wanted = self.name();
-                return Err(self.failed(InvalidLayout::NoEntry { wanted }.into()));
+                return Err(
+                    self.failed(InvalidLayout::NoEntry { wanted, tags: Tags::default() }.into())
+                );
             }
         };
         let fetched = self.manifest(digest).await?;

@@ -32,7 +32,7 @@ pub use credentials::{
     Anonymous, Credential, CredentialError, CredentialSource, DockerConfig, DockerLogins, Login,
     Secret, StaticCredentials,
 };
-pub use docker::{DaemonTlsError, LoadError, docker_load};
+pub use docker::{DaemonTlsError, LoadError, SshAddressError, docker_load};
 pub use error::{ApiError, Asked, HttpError, PullError, PushError};
 pub use layout::{LayoutImage, LayoutOpenError, OciLayout};
 pub use patience::Ear;

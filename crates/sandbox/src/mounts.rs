@@ -91,29 +91,48 @@ fn overlay(
     while stack.len() < least {
         stack.push(empty);
     }
+    let stack: Vec<Word> = stack.into_iter().map(Word::of).collect::<Result<_, _>>()?;
     let one_by_one =
-        stack.iter().try_for_each(|lower| fsconfig_set_string(&context, "lowerdir+", *lower));
+        stack.iter().try_for_each(|lower| fsconfig_set_string(&context, "lowerdir+", &*lower.text));
     if one_by_one.is_err() {
         // Kernels before 6.7 take all of them as one text, with a colon between.
-        let mut text = Vec::new();
-        for lower in &stack {
-            use std::os::unix::ffi::OsStrExt;
-            if !text.is_empty() {
-                text.push(b':');
-            }
-            text.extend_from_slice(lower.as_os_str().as_bytes());
-        }
-        fsconfig_set_string(&context, "lowerdir", text)?;
+        let all: Vec<&[u8]> = stack.iter().map(|lower| lower.text.as_slice()).collect();
+        fsconfig_set_string(&context, "lowerdir", all.join(&b':'))?;
     }
     if let Some((upper, work, volatile)) = upper {
-        fsconfig_set_string(&context, "upperdir", upper)?;
-        fsconfig_set_string(&context, "workdir", work)?;
+        fsconfig_set_string(&context, "upperdir", &*Word::of(upper)?.text)?;
+        fsconfig_set_string(&context, "workdir", &*Word::of(work)?.text)?;
         if volatile {
             fsconfig_set_flag(&context, "volatile")?;
         }
     }
     fsconfig_create(&context)?;
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+/// How much of a word the kernel reads.
+const WORD_BYTES_MAX: usize = 255;
+
+/// What names a folder to the kernel: its path, or, where that would be read as something else or not at all, a descriptor.
+struct Word {
+    text: Vec<u8>,
+    _open: Option<OwnedFd>,
+}
+
+impl Word {
+    fn of(path: &Path) -> Result<Word, Errno> {
+        use std::os::fd::AsRawFd as _;
+        use std::os::unix::ffi::OsStrExt as _;
+        let bytes = path.as_os_str().as_bytes();
+        // Which of them divide words, and before which a backslash counts, differs by kernel and by key.
+        let is_plain = !bytes.iter().any(|byte| b"\\:,\n".contains(byte));
+        if is_plain && bytes.len() <= WORD_BYTES_MAX {
+            return Ok(Word { text: bytes.to_vec(), _open: None });
+        }
+        let open = open_path(path)?;
+        let text = format!("/proc/self/fd/{}", open.as_raw_fd()).into_bytes();
+        Ok(Word { text, _open: Some(open) })
+    }
 }
 
 /// Mounts the cell's own files and what the step asks for, shallow targets first.

@@ -8,6 +8,8 @@ mod tests;
 pub enum Accounts<'a> {
     /// Nowhere: the stage is still `FROM scratch` without a layer.
     Scratch,
+    /// Nowhere: a step with `--link` does not see the stage.
+    Linked,
     /// In the files of the stage, as far as they are there.
     Files {
         /// `/etc/passwd`.
@@ -26,6 +28,14 @@ pub enum OwnerError {
         /// The name.
         name: String,
     },
+    /// A name, and a step that does not see where it could be looked up.
+    #[error(
+        "'{name}' cannot be looked up: --link does not see the stage's /etc/passwd; write the number, or leave --link out"
+    )]
+    Linked {
+        /// The name.
+        name: String,
+    },
     /// A number past 32 bits.
     #[error("'{text}' is too large for a user or group id")]
     TooLarge {
@@ -36,7 +46,7 @@ pub enum OwnerError {
 
 /// Finds the ids of `user`, `user:group` and the like.
 ///
-/// Digits are never looked up, and a number alone is the group too. A name brings its group along; an unknown user is
+/// Digits are never looked up, nor is `root`, which is 0 whatever the files say; a number alone is the group too. A name brings its group along; an unknown user is
 /// 0, an unknown group is the user's. Nothing after the colon is group 0.
 pub fn resolve_owner(spec: &str, accounts: Accounts<'_>) -> Result<(u32, u32), OwnerError> {
     let (user, group) = match spec.split_once(':') {
@@ -59,6 +69,9 @@ pub fn resolve_owner(spec: &str, accounts: Accounts<'_>) -> Result<(u32, u32), O
 }
 
 fn number(text: &str) -> Result<Option<u32>, OwnerError> {
+    if text == "root" {
+        return Ok(Some(0));
+    }
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Ok(None);
     }
@@ -70,8 +83,9 @@ fn number(text: &str) -> Result<Option<u32>, OwnerError> {
 
 fn user_ids(name: &str, accounts: Accounts<'_>) -> Result<(u32, u32), OwnerError> {
     let passwd = match accounts {
-        Accounts::Scratch if name.is_empty() => None,
+        Accounts::Scratch | Accounts::Linked if name.is_empty() => None,
         Accounts::Scratch => return Err(OwnerError::NoAccounts { name: name.to_owned() }),
+        Accounts::Linked => return Err(OwnerError::Linked { name: name.to_owned() }),
         Accounts::Files { passwd, .. } => passwd,
     };
     let ids = |fields: &[&str]| Some((fields.get(2)?.parse().ok()?, fields.get(3)?.parse().ok()?));
@@ -81,6 +95,7 @@ fn user_ids(name: &str, accounts: Accounts<'_>) -> Result<(u32, u32), OwnerError
 fn group_id(name: &str, accounts: Accounts<'_>) -> Result<Option<u32>, OwnerError> {
     let group = match accounts {
         Accounts::Scratch => return Err(OwnerError::NoAccounts { name: name.to_owned() }),
+        Accounts::Linked => return Err(OwnerError::Linked { name: name.to_owned() }),
         Accounts::Files { group, .. } => group,
     };
     Ok(group.and_then(|file| line_of(name, file, |fields| fields.get(2)?.parse().ok())))

@@ -177,7 +177,9 @@ pub(crate) fn owner(
     let numeric = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     let (user, group) = spec.split_once(':').unwrap_or((spec, ""));
     let needs_files = !(numeric(user) && (group.is_empty() || numeric(group)));
-    let resolved = if alone || task.below.is_empty() || !needs_files {
+    let resolved = if alone {
+        resolve_owner(spec, Accounts::Linked)
+    } else if task.below.is_empty() || !needs_files {
         resolve_owner(spec, Accounts::Scratch)
     } else {
         let passwd = layers.read_file(tree, "etc/passwd", PASSWD_BYTES_MAX)?;

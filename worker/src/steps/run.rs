@@ -46,7 +46,7 @@ pub(crate) async fn make(
     task: &Arc<Task>,
     op: &RunOp,
 ) -> Result<Made, Failed> {
-    allowed(crate::shared::is_able_to_run())?;
+    allowed(crate::shared::is_able_to_run(), way_out(attempt.shared.config.in_process))?;
     granted(&attempt.shared.config, op)?;
     able(&attempt.shared.config, op)?;
     let mut mounts = tokio::select! {
@@ -104,13 +104,21 @@ async fn explained(attempt: &Attempt, op: &RunOp, tree: &Tree, error: Failed) ->
 }
 
 /// Says at once what an ordinary user cannot do yet, instead of which of its many parts the kernel refused first.
-fn allowed(root: bool) -> Result<(), Failed> {
+fn allowed(root: bool, hint: &str) -> Result<(), Failed> {
     if root {
         return Ok(());
     }
-    let hint = "run dcbuild as root (sudo), or submit the build to a cluster; COPY, ADD and WORKDIR need no root";
     let message = "a RUN needs root on this machine, to make its folders and its namespaces";
     Err(Failed::rejected(message).with_hint(Some(hint)))
+}
+
+/// Whoever has submitted a build already is not told to submit it.
+fn way_out(in_process: bool) -> &'static str {
+    if in_process {
+        "run dcbuild as root (sudo), or submit the build to a cluster; COPY, ADD and WORKDIR need no root"
+    } else {
+        "whoever runs the cluster can start this worker as root, or add one that has root; COPY, ADD and WORKDIR need no root"
+    }
 }
 
 /// Refuses what this worker's own configuration does not grant, whatever the coordinator says.
@@ -391,10 +399,16 @@ mod tests {
 
     #[test]
     fn an_ordinary_user_is_told_what_is_lacking() {
-        assert!(allowed(true).is_ok());
-        let Err(Failed::Step(error)) = allowed(false) else { panic!("it was allowed") };
-        assert!(error.message.contains("needs root"), "{error:?}");
-        assert!(error.hint.unwrap_or_default().contains("sudo"));
+        for (in_process, can, cannot) in
+            [(true, "sudo", "whoever runs"), (false, "whoever runs the cluster", "submit")]
+        {
+            assert!(allowed(true, way_out(in_process)).is_ok());
+            let refused = allowed(false, way_out(in_process));
+            let Err(Failed::Step(error)) = refused else { panic!("it was allowed") };
+            assert!(error.message.contains("needs root"), "{error:?}");
+            let hint = error.hint.unwrap_or_default();
+            assert!(hint.contains(can) && !hint.contains(cannot), "{hint}");
+        }
     }
 
     #[test]

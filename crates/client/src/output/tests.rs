@@ -89,7 +89,7 @@ fn folders_and_standard_output_need_no_type() {
         NO,
         &["a"],
         &expect![[r#"
-        files; gzip; Local { dest: "out" }
+        files; gzip; Local { dest: "out", standing: Stays }
     "#]],
     );
     check(
@@ -105,7 +105,7 @@ fn folders_and_standard_output_need_no_type() {
         NO,
         &[],
         &expect![[r#"
-        files; gzip; Local { dest: "out.tar" }
+        files; gzip; Local { dest: "out.tar", standing: Stays }
     "#]],
     );
 }
@@ -128,15 +128,15 @@ fn every_type_is_understood() {
         NO,
         &["a:1"],
         &expect![[r#"
-        image ["docker.io/library/a:1"] keep oci; gzip; Image
-        image ["docker.io/library/a:1"] push oci; gzip; Image
-        image ["docker.io/library/a:1"] keep docker; gzip; Load
-        image ["docker.io/library/a:1"] docker; gzip; DockerTar { dest: File("d.tar") }
-        image ["docker.io/library/a:1"] oci; gzip; OciTar { dest: File("o.tar") }
-        image ["docker.io/library/a:1"] oci; gzip; OciFolder { dest: "o" }
-        files; gzip; Tar { dest: File("f.tar") }
-        files; gzip; Local { dest: "f" }
-    "#]],
+            image ["docker.io/library/a:1"] keep oci; gzip; Image
+            image ["docker.io/library/a:1"] push oci; gzip; Image
+            image ["docker.io/library/a:1"] keep docker; gzip; Load
+            image ["docker.io/library/a:1"] docker; gzip; DockerTar { dest: File("d.tar") }
+            image ["docker.io/library/a:1"] oci; gzip; OciTar { dest: File("o.tar") }
+            image ["docker.io/library/a:1"] oci; gzip; OciFolder { dest: "o" }
+            files; gzip; Tar { dest: File("f.tar") }
+            files; gzip; Local { dest: "f", standing: Stays }
+        "#]],
     );
 }
 
@@ -202,14 +202,13 @@ fn what_buildx_does_with_an_image_elsewhere_is_understood() {
     one(
         "type=local,dest=out,mode=copy",
         expect![[r#"
-            files; gzip; Local { dest: "out" }
+            files; gzip; Local { dest: "out", standing: Stays }
         "#]],
     );
     one(
         "type=local,dest=out,mode=delete",
         expect![[r#"
-            error: --output 'type=local,dest=out,mode=delete' is not supported
-            hint: empty the folder yourself before the build, and write mode=copy
+            files; gzip; Local { dest: "out", standing: Goes }
         "#]],
     );
     one(
@@ -428,7 +427,7 @@ fn several_platforms_are_an_index_or_folders() {
         &["n"],
         &expect![[r#"
             image ["docker.io/library/n:latest"] keep oci; gzip Index a=b Manifest[linux/arm64] c=d; Image
-            files in folders; gzip; Local { dest: "out" }
+            files in folders; gzip; Local { dest: "out", standing: Stays }
             image ["docker.io/library/n:latest"] oci; gzip; OciTar { dest: File("f") }
         "#]],
     );
@@ -437,9 +436,9 @@ fn several_platforms_are_an_index_or_folders() {
         NO,
         &[],
         &expect![[r#"
-        files; gzip; Local { dest: "d" }
-        files in folders; gzip; Tar { dest: Stdout }
-    "#]],
+            files; gzip; Local { dest: "d", standing: Stays }
+            files in folders; gzip; Tar { dest: Stdout }
+        "#]],
     );
 }
 

@@ -133,7 +133,7 @@ fn what_is_not_done_says_so() {
         ),
         (
             "--allow all .",
-            "--allow 'all' is malformed: it is none of network.host, security.insecure and device",
+            "--allow 'all' is malformed: it is none of network.host, security.insecure, device and buildx.local.delete",
         ),
         (
             "--cgroup-parent /x/../y .",
@@ -506,4 +506,20 @@ proptest::proptest! {
             proptest::prop_assert!(!error.to_string().is_empty());
         }
     }
+}
+
+#[test]
+fn files_of_a_repository_are_as_old_as_its_commit_where_the_image_has_an_age() {
+    let mtime = |context: &str, env: &[(&str, &str)]| {
+        let MainContext::Remote(Remote::Git(source)) = wanted(context, env).unwrap().context else {
+            panic!("{context} is a repository")
+        };
+        source.mtime
+    };
+    let (url, epoch) = ("https://example.com/a.git", [("SOURCE_DATE_EPOCH", "7")]);
+    assert_eq!(mtime(url, &[]), GitTime::Usual);
+    assert_eq!(mtime(url, &epoch), GitTime::Commit);
+    assert_eq!(mtime(url, &[("SOURCE_DATE_EPOCH", "")]), GitTime::Usual);
+    assert_eq!(mtime(&format!("{url}?mtime=checkout"), &epoch), GitTime::Checkout);
+    assert_eq!(mtime(&format!("{url}?mtime=commit"), &[]), GitTime::Commit);
 }

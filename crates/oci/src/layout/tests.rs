@@ -37,9 +37,14 @@ fn entries_are_found_by_name() {
         (&["v1", "v2"][..], "d:v2", "v2"),
         (&["v1"], "d", "v1"),
         (&["v1", "latest"], "d", "latest"),
-        (&["v1", "v2"], "d", "layout has 2 images and none was named"),
+        (&["v1", "v2"], "d", "layout has 2 images and none was named (it has v1, v2)"),
         (&[], "d", "layout has 0 images and none was named"),
-        (&["v1"], "d:v3", "layout has no image 'v3'"),
+        (&["v1"], "d:v3", "layout has no image 'v3' (it has v1)"),
+        (
+            &["a", "b", "c", "d", "e", "f", "g", "h", "i\u{1b}", "j", "k", "k", "l"],
+            "d:v3",
+            "layout has no image 'v3' (it has a, b, c, d, e, f, g, h, i\\u{1b}, j and 2 more)",
+        ),
     ] {
         let index = index(names);
         let got = match find_entry(&index, &wanted.parse().unwrap()) {
@@ -48,6 +53,18 @@ fn entries_are_found_by_name() {
         };
         assert_eq!(got, want);
     }
+}
+
+#[test]
+fn a_full_name_gives_a_tag_too() {
+    let mut entry = Descriptor::new(media_type::MANIFEST, Digest::of(b"a"), 1);
+    let unnamed = Descriptor::new(media_type::MANIFEST, Digest::of(b"b"), 1);
+    entry.annotations.insert(IMAGE_NAME.into(), "host:5000/app:v7".into());
+    let mut index = Index { manifests: vec![entry, unnamed], ..Index::default() };
+    let error = |index: &Index| find_entry(index, &"d".parse().unwrap()).unwrap_err().to_string();
+    assert_eq!(error(&index), "layout has 2 images and none was named (it has v7)");
+    index.manifests[0].annotations.clear();
+    assert_eq!(error(&index), "layout has 2 images and none was named");
 }
 
 #[test]

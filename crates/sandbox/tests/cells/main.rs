@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 const TESTS: &[(&str, fn())] = &[
     ("what_a_step_sees", what_a_step_sees),
     ("a_step_reads_its_own_limits", groups::a_step_reads_its_own_limits),
+    ("folders_of_any_name", folders_of_any_name),
     ("exit_codes_and_signals", exit_codes_and_signals),
     ("outputs_stay_apart", outputs_stay_apart),
     ("users", users),
@@ -300,6 +301,25 @@ fn what_a_step_sees() {
         Exited(0)
     "#]],
     );
+}
+
+/// What divides words in the options of a mount, or does not fit into one.
+fn folders_of_any_name() {
+    let fixture = Fixture::new("names");
+    let long = format!("{}/{}", "x".repeat(200), "y".repeat(100));
+    for name in ["back\\slash", "col:on", "com,ma", "sp ace\nline", "q\"uote", &long] {
+        let odd = fixture.dir.path().join(name);
+        std::fs::create_dir_all(odd.join("second/own")).unwrap();
+        std::fs::rename(fixture.lower(""), odd.join("lower")).unwrap();
+        let mut spec = spec(&odd, "echo made > /made; ls -d /own /bin");
+        spec.rootfs.lowers.push(odd.join("second"));
+        let ran = run(&sandbox(&odd, &fixture.group), spec, CancellationToken::new());
+        let exit = ran.exit.map(|exit| format!("{:?}", exit.outcome));
+        assert!(matches!(exit.as_deref(), Ok("Exited(0)")), "{name:?}: {exit:?} {}", ran.stderr);
+        assert_eq!(ran.stdout, "/bin\n/own\n", "{name:?}");
+        assert_eq!(std::fs::read_to_string(odd.join("upper/made")).unwrap(), "made\n", "{name:?}");
+        std::fs::rename(odd.join("lower"), fixture.lower("")).unwrap();
+    }
 }
 
 fn exit_codes_and_signals() {

@@ -30,6 +30,16 @@ fn owners_are_found_as_buildkit_finds_them() {
 fn an_empty_stage_knows_no_names() {
     assert_eq!(resolve_owner("5:6", Accounts::Scratch), Ok((5, 6)));
     assert!(resolve_owner("nobody", Accounts::Scratch).is_err());
+    // It is 0 wherever it is looked for.
+    for spec in ["root", "root:root", "0:root"] {
+        for accounts in [Accounts::Scratch, Accounts::Linked] {
+            assert_eq!(resolve_owner(spec, accounts), Ok((0, 0)), "{spec}");
+        }
+    }
+    let other = Accounts::Files { passwd: Some(b"root:x:7:8::/:"), group: Some(b"root:x:9:") };
+    assert_eq!(resolve_owner("root", other), Ok((0, 0)));
+    let error = resolve_owner("5:nobody", Accounts::Linked).unwrap_err().to_string();
+    assert!(error.contains("--link does not see"), "{error}");
     let gone = Accounts::Files { passwd: None, group: None };
     assert_eq!(resolve_owner("nobody", gone), Ok((0, 0)));
     assert!(check("99999999999").is_err());
