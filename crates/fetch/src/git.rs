@@ -424,7 +424,7 @@ fn is_progress(line: &str) -> bool {
         COUNTED.iter().any(|known| what.ends_with(known))
             && count.trim_start().starts_with(|ch: char| ch.is_ascii_digit())
     });
-    is_count || line.starts_with("From ") || line.starts_with("* ") || line.contains(" -> ")
+    is_count || line.starts_with("From ") || line.starts_with("* ") || line.contains("-> origin/")
 }
 
 /// What a repository's URL says of its server, without credentials.
