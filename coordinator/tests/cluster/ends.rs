@@ -118,9 +118,14 @@ async fn a_build_without_a_worker_says_what_it_waits_for_and_goes_on_when_one_co
     let mut dockerfile = submission("FROM scratch\nCOPY a /a\nRUN [\"/a\"]\n");
     dockerfile.in_place = false;
     dockerfile.request.platforms = vec!["linux/riscv64".parse().unwrap()];
-    let own = cluster.worker(1, &[]).await.platform();
+    let mut near = cluster.worker(1, &[]).await;
+    let own = near.platform();
     let build = cluster.submit(10, &dockerfile).await;
     let mut client = cluster.attach(build).await;
+    client.until("done: [internal] send build context").await;
+    // What works on trees alone is done by whoever is there.
+    let lease = near.lease().await;
+    near.run(&lease).await;
     let waits = format!("waits for a worker of linux/riscv64; connected: 1 of {own}");
     client.until(&format!("running: {waits}")).await;
     client.until(&format!("log still {waits}, after 31 s\n")).await;

@@ -88,6 +88,7 @@ pub fn read_archive(
         Ok(read)
     });
     match streamed {
+        Ok(streamed) if streamed.is_empty() => Ok(None),
         Ok(streamed) => Ok(Some(streamed.whole)),
         Err(ReadLayerError::NotATar) if kind != ArchiveKind::Tar => Ok(None),
         Err(source) => Err(ReadArchiveError::Read { kind, source }),

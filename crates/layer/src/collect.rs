@@ -1,6 +1,7 @@
 //! Gathers the members of a foreign layer into changes: names checked, links on the way followed inside the layer,
 //! whiteouts understood, hard links tied.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -89,6 +90,23 @@ pub(crate) fn path(name: &[u8]) -> Result<TreePath, &'static str> {
         return Err("a name in it is longer than 255 bytes");
     }
     Ok(path)
+}
+
+/// A name without `..`, which takes the name before it away wherever that leads, as Go cleans names.
+fn lexical(name: &[u8]) -> Result<Cow<'_, [u8]>, &'static str> {
+    let parts = || name.split(|byte| *byte == b'/');
+    if !parts().any(|part| part == b"..") {
+        return Ok(name.into());
+    }
+    let mut kept: Vec<&[u8]> = Vec::new();
+    for part in parts().filter(|part| !part.is_empty() && *part != b".") {
+        if part == b".." {
+            kept.pop().ok_or("it leads out of the layer")?;
+        } else {
+            kept.push(part);
+        }
+    }
+    Ok(kept.join(&b'/').into())
 }
 
 /// A refusal of this member.
@@ -180,10 +198,7 @@ impl Collector {
 
     /// Where a name of this layer lies: links of the layer above its last name are followed, inside the layer.
     fn place(&mut self, name: &[u8]) -> Result<TreePath, &'static str> {
-        if name.split(|byte| *byte == b'/').any(|part| part == b"..") {
-            return Err("it leads out of the layer");
-        }
-        let path = path(name)?;
+        let path = path(&lexical(name)?)?;
         let (Some(written), Some(name)) = (path.parent(), path.name()) else { return Ok(path) };
         if let Some(Folder { written: last, real }) = &self.folder
             && *last == written

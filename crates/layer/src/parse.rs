@@ -66,7 +66,8 @@ impl<R: Read> Parser<R> {
         let start = self.offset;
         let mut block = Block([0; BLOCK]);
         let len = self.fill(&mut block.0)?;
-        if len == 0 && start > 0 && extra.is_empty() {
+        // Nothing at all is a layer without entries, as Go reads it.
+        if len == 0 && extra.is_empty() {
             return Ok(None);
         }
         if len < BLOCK {

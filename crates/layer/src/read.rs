@@ -160,6 +160,13 @@ pub(crate) struct Streamed<T> {
     size: u64,
 }
 
+impl<T> Streamed<T> {
+    /// Whether not a byte came out.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tar == Digest::of(b"")
+    }
+}
+
 /// Decompresses on one thread, hashes the tar on a second, and parses here.
 pub(crate) fn stream<I: Read + Send, G: Gather>(
     input: I,

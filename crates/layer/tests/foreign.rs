@@ -210,6 +210,15 @@ fn devices_stay_and_whiteout_devices_go() {
     assert_eq!(entry.meta.xattrs.iter().collect::<Vec<_>>(), [(&b"user.a"[..], &b"b"[..])]);
 }
 
+/// As Go cleans names: what stands before `..` is not looked at.
+#[test]
+fn names_that_turn_back_stay_in_the_layer() {
+    let tar = Tar::new().file("./etc/../etc/zz").file("a/../b");
+    let read = read_layer(&*tar.end(), FORM, &mut NoSink).unwrap();
+    let paths: Vec<String> = read.changes.0.keys().map(ToString::to_string).collect();
+    assert_eq!(paths, ["/b", "/etc/zz"]);
+}
+
 #[test]
 fn what_leads_out_is_refused() {
     for tar in [
@@ -236,10 +245,12 @@ fn malformed_tars_are_named() {
         let result = read_layer(&*tar.end(), FORM, &mut NoSink);
         assert!(matches!(result, Err(ReadLayerError::Header { .. })), "{result:?}");
     }
-    for bytes in [&b""[..], b"hello", &[7; 4096]] {
+    for bytes in [&b"hello"[..], &[7; 4096]] {
         let result = read_layer(bytes, FORM, &mut NoSink);
         assert!(matches!(result, Err(ReadLayerError::NotATar)), "{result:?}");
     }
+    let nothing = read_layer(&b""[..], FORM, &mut NoSink).unwrap();
+    assert!(nothing.changes.0.is_empty(), "{nothing:?}");
     let whole = Tar::new().file("a").file("b").end();
     for cut in [513, 600, 1500] {
         let result = read_layer(&whole[..cut], FORM, &mut NoSink);

@@ -15,19 +15,6 @@ use crate::manifest::OciPlatform;
 /// What a config's history may have at most, empty entries included.
 const HISTORY_MAX: usize = 20_000;
 
-/// Fields that speak of how the image was built, and would be false of an image made from it.
-const BUILD_TRACES: [&str; 9] = [
-    "container",
-    "container_config",
-    "docker_version",
-    "id",
-    "parent",
-    "Size",
-    "throwaway",
-    "moby.buildkit.buildinfo.v1",
-    "moby.buildkit.cache.v0",
-];
-
 /// Says why bytes are no image config.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidConfig {
@@ -237,10 +224,12 @@ impl ImageConfig {
         .to_model()
     }
 
-    /// Forgets the fields that tell how this image was built, for an image that is made from it.
+    /// The config for an image that is made from this one: as with `BuildKit`, fields that no specification has, and those
+    /// of docker's own that tell how this image was built, are not its.
     #[must_use]
-    pub fn without_build_traces(mut self) -> ImageConfig {
-        self.unknown.retain(|name, _| !BUILD_TRACES.contains(&name.as_str()));
+    pub fn inherited(mut self) -> ImageConfig {
+        self.unknown.clear();
+        self.config.unknown.clear();
         self
     }
 }

@@ -202,7 +202,7 @@ impl Walk<'_> {
     }
 
     fn stand_on_image(&mut self, stage: &mut Stage, name: String, image: &ResolvedImage) {
-        stage.image = image.config.clone().without_build_traces();
+        stage.image = image.config.clone().inherited();
         stage.image.created = None;
         stage.image.diff_ids.clear();
         stage.image.config.on_build.clear();

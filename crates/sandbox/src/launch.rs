@@ -30,6 +30,8 @@ pub(crate) struct Program {
 /// Writes down a step's program.
 pub(crate) fn program(spec: &CellSpec, identity: &Identity) -> Program {
     let mut env = spec.env.clone();
+    // One that is set to nothing counts as not set, as with runc.
+    env.retain(|(name, value)| name != "HOME" || !value.is_empty());
     if !env.iter().any(|(name, _)| name == "HOME") {
         env.push(("HOME".to_owned(), identity.home.clone()));
     }

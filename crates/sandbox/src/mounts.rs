@@ -163,7 +163,7 @@ pub(crate) fn mount_all(root: &mut Root, order: &Order) -> Result<(), Failure> {
     all.sort_by_key(|mount| depth(mount.target()));
     for (number, mount) in all.iter().enumerate() {
         check_target(mount.target())?;
-        let source = source(mount, number, &files, order)?;
+        let source = source(mount, (root, number), &files, order)?;
         let folder = FileType::from_raw_mode(
             fstat(&source).map_err(Failure::machine("look at a mount"))?.st_mode,
         ) == FileType::Directory;
@@ -196,7 +196,7 @@ fn check_target(target: &str) -> Result<(), Failure> {
 /// Makes the mount that is going to be attached.
 fn source(
     mount: &Mount,
-    number: usize,
+    (root, number): (&Root, usize),
     files: &OwnedFd,
     order: &Order,
 ) -> Result<OwnedFd, Failure> {
@@ -222,7 +222,10 @@ fn source(
         }
         Mount::Tmpfs { bytes_max, readonly, .. } => {
             let size = bytes_max.map(|bytes| bytes.to_string());
-            let mut options = vec![("mode", Some("1777"))];
+            // As runc does it: the mode of the folder that it covers.
+            let mode = root.folder_mode(target).map_or(0o1777, Mode::as_raw_mode) & 0o7777;
+            let mode = format!("{mode:04o}");
+            let mut options = vec![("mode", Some(mode.as_str()))];
             if let Some(size) = &size {
                 options.push(("size", Some(size.as_str())));
             }

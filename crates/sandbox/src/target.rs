@@ -184,6 +184,12 @@ impl Root {
         }
     }
 
+    /// The mode of a folder, if the path is one.
+    pub(crate) fn folder_mode(&self, path: &str) -> Option<Mode> {
+        let folder = open_in(&self.fd, path, OFlags::PATH | OFlags::DIRECTORY).ok()?;
+        Some(Mode::from_raw_mode(rustix::fs::fstat(&folder).ok()?.st_mode))
+    }
+
     /// Whether a path of the tree is there at all.
     pub(crate) fn has(&self, path: &str) -> bool {
         rustix::fs::statat(&self.fd, path, AtFlags::SYMLINK_NOFOLLOW).is_ok()

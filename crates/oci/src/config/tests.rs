@@ -35,13 +35,17 @@ fn a_config_is_written_as_buildkit_writes_it() {
 }
 
 #[test]
-fn nulls_are_read_as_go_reads_them_and_unknown_fields_stay() {
+fn nulls_are_read_as_go_reads_them_and_unknown_fields_are_not_inherited() {
     let text = r#"{"os":null,"config":{"Env":null,"Cmd":["a",null],"Labels":{"x":null},
         "Volumes":{"/v":null},"Healthcheck":{"Interval":null,"Test":null},"Image":"sha256:x"},
         "history":[null,{"created":null}],"rootfs":null,"container_config":{"a":1},"extra":[1,2]}"#;
-    let config = ImageConfig::parse(text.as_bytes()).unwrap().without_build_traces();
-    let text = String::from_utf8(config.to_json()).unwrap();
-    expect![[r#"{"architecture":"","config":{"Cmd":["a",""],"Volumes":{"/v":{}},"Labels":{"x":""},"Healthcheck":{},"Image":"sha256:x"},"extra":[1,2],"history":[{},{}],"os":"","rootfs":{"type":"layers","diff_ids":[]}}"#]].assert_eq(&text);
+    let config = ImageConfig::parse(text.as_bytes()).unwrap();
+    let whole = String::from_utf8(config.to_json()).unwrap();
+    for unknown in [r#""Image":"sha256:x""#, r#""extra":[1,2]"#, r#""container_config":{"a":1}"#] {
+        assert!(whole.contains(unknown), "{whole}");
+    }
+    let text = String::from_utf8(config.inherited().to_json()).unwrap();
+    expect![[r#"{"architecture":"","config":{"Cmd":["a",""],"Volumes":{"/v":{}},"Labels":{"x":""},"Healthcheck":{}},"history":[{},{}],"os":"","rootfs":{"type":"layers","diff_ids":[]}}"#]].assert_eq(&text);
     assert_eq!(ImageConfig::parse(b"null").unwrap(), ImageConfig::default());
 }
 

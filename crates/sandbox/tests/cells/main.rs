@@ -32,6 +32,8 @@ const TESTS: &[(&str, fn())] = &[
     ("users", users),
     ("capabilities", capabilities),
     ("mounts", mounts),
+    ("a_tmpfs_has_the_mode_of_what_it_covers", a_tmpfs_has_the_mode_of_what_it_covers),
+    ("a_home_of_nothing_is_none", a_home_of_nothing_is_none),
     ("stubs_are_named_and_leave_times_alone", stubs_are_named_and_leave_times_alone),
     ("filtered_calls", filtered_calls),
     ("devices_made_by_a_step_open_what_is_usual", devices::those_that_are_usual_open),
@@ -404,6 +406,37 @@ fn capabilities() {
         Exited(0)
     "#]],
     );
+}
+
+fn a_tmpfs_has_the_mode_of_what_it_covers() {
+    let fixture = Fixture::new("modes");
+    let private = fixture.dir.path().join("lower/private");
+    std::fs::create_dir(&private).unwrap();
+    std::fs::set_permissions(&private, PermissionsExt::from_mode(0o700)).unwrap();
+    let tmpfs = |target: &str, readonly| {
+        let target = target.to_owned();
+        Mount::Tmpfs { target, bytes_max: None, readonly }
+    };
+    let mut spec = fixture.spec("stat -c '%n %a' /private /private/in /new");
+    spec.mounts = vec![tmpfs("/private", false), tmpfs("/private/in", true), tmpfs("/new", false)];
+    fixture.check(
+        spec,
+        &expect![[r#"
+            /private 700
+            /private/in 1777
+            /new 1777
+            Exited(0)
+        "#]],
+    );
+}
+
+fn a_home_of_nothing_is_none() {
+    let fixture = Fixture::new("home");
+    for (home, seen) in [("", "/root\n"), ("/else", "/else\n")] {
+        let mut spec = fixture.spec("echo $HOME");
+        spec.env.push(("HOME".to_owned(), home.to_owned()));
+        assert_eq!(fixture.run(spec).stdout, seen);
+    }
 }
 
 fn mounts() {
