@@ -321,7 +321,8 @@ impl Asked {
             "unpack" | "name-canonical" if self.kind.is_image() => {
                 self.flag(key, value)?;
             }
-            "dangling-name-prefix" if self.kind.is_image() => {}
+            // Of what BuildKit wrote into configs before 0.11, nothing is left to switch off.
+            "dangling-name-prefix" | "buildinfo" | "buildinfo-attrs" if self.kind.is_image() => {}
             "store" if self.kind.is_image() => self.store = self.flag(key, value)?,
             "registry.insecure" if self.kind.is_image() => {
                 if self.flag(key, value)? {

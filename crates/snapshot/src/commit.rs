@@ -204,7 +204,13 @@ impl<'a> Differ<'a> {
         if opaque {
             self.clear_opaque(path)?;
         }
-        if self.kept.contains(path) && !path.is_root() {
+        if let Some(lower) = below.as_ref().filter(|_| path.is_root()) {
+            // As with BuildKit, what a RUN does to `/` itself goes with the RUN.
+            entries::set_meta(self.root, &lower.meta)
+                .map_err(inside("set the metadata of", path))?;
+            return Ok(None);
+        }
+        if self.kept.contains(path) {
             return Ok(Some(Change::Put(entry)));
         }
         let stub = below.is_none() && self.form.stubs.contains(path);
@@ -216,13 +222,7 @@ impl<'a> Differ<'a> {
         if stub {
             self.touched.extend(path.parent());
         }
-        match below {
-            Some(lower) if path.is_root() => {
-                entries::set_meta(self.root, &lower.meta)
-                    .map_err(inside("set the metadata of", path))?;
-            }
-            _ => self.unlink(path, AtFlags::REMOVEDIR)?,
-        }
+        self.unlink(path, AtFlags::REMOVEDIR)?;
         Ok(None)
     }
 

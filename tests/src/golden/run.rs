@@ -34,7 +34,7 @@ pub enum Builder {
 
 enum Place {
     Machine(Home),
-    Cluster(Cluster),
+    Cluster(Box<Cluster>),
 }
 
 impl Place {
@@ -67,7 +67,7 @@ impl Bench {
         busybox().write(&home.path("base"));
         let place = match builder {
             Builder::Machine => Place::Machine(home),
-            Builder::Cluster => Place::Cluster(Cluster::start(home, 2, 2)),
+            Builder::Cluster => Place::Cluster(Box::new(Cluster::start(home, 2, 2))),
         };
         Bench { place, base: compare::Base::new(&busybox_layer()), _registry: registry }
     }

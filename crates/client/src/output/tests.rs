@@ -188,7 +188,7 @@ fn what_buildx_does_with_an_image_elsewhere_is_understood() {
         "#]],
     );
     one(
-        "type=registry,unpack=false,store=true,dangling-name-prefix=x",
+        "type=registry,unpack=false,store=true,dangling-name-prefix=x,buildinfo=false",
         expect![[r#"
             image ["docker.io/library/app:latest"] push oci; gzip; Image
         "#]],
