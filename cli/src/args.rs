@@ -344,6 +344,11 @@ pub(crate) struct WorkerFlags {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Where shells look for it:
+  bash: dcbuild completion bash > ~/.local/share/bash-completion/completions/dcbuild
+  zsh:  dcbuild completion zsh > /usr/local/share/zsh/site-functions/_dcbuild
+  fish: dcbuild completion fish > ~/.config/fish/completions/dcbuild.fish")]
 pub(crate) struct Completion {
     /// The shell
     #[arg(value_enum)]

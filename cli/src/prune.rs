@@ -17,6 +17,9 @@ pub(crate) struct Prune {
     /// The same, by docker's name for it
     #[arg(long, value_name = "SIZE", value_parser = size, conflicts_with = "keep_storage")]
     max_used_space: Option<ByteSize>,
+    /// Docker's for how much of a disk is to be free
+    #[arg(long, value_name = "SIZE", value_parser = no_free_space, hide = true)]
+    min_free_space: Option<ByteSize>,
     /// Remove what was not used for so long, such as 48h
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     older_than: Option<Duration>,
@@ -38,6 +41,11 @@ pub(crate) struct Prune {
 pub(crate) fn size(text: &str) -> Result<ByteSize, String> {
     let read = docker_size(text).map(ByteSize);
     read.ok_or_else(|| format!("'{text}' is not a size such as 512MB or 20GB"))
+}
+
+/// Refuses what docker's `prune` has and this one has not.
+fn no_free_space(_: &str) -> Result<ByteSize, &'static str> {
+    Err("dcbuild is told how much may stay, not how much must be free: give --keep-storage SIZE")
 }
 
 /// What narrows a removal.
@@ -144,6 +152,8 @@ mod tests {
         for (line, want) in cases {
             assert_eq!(request(line), want, "{line:?}");
         }
+        let error = Line::try_parse_from(["prune", "--min-free-space", "1GB"]).unwrap_err();
+        assert!(error.to_string().contains("give --keep-storage SIZE"), "{error}");
         let error = Line::try_parse_from(["prune", "--max-used-space", "much"]).unwrap_err();
         assert!(error.to_string().contains("for '--max-used-space <SIZE>'"), "{error}");
         for filter in ["type=frontend", "until=soon", "id"] {

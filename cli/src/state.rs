@@ -94,7 +94,7 @@ impl State {
         let (count, bytes) = kept.remove_all(&entries, request)?;
         let stay = bytes_text(total.saturating_sub(bytes));
         if count == 0 && !request.all {
-            return Ok(format!("nothing to remove: {stay} stay; --all removes what nobody uses\n"));
+            return Ok(format!("nothing to remove: {stay} stay{}\n", more(request)));
         }
         Ok(format!("removed {count} entries, {}; {stay} stay\n", bytes_text(bytes)))
     }
@@ -105,6 +105,16 @@ impl State {
         let kept = self.open()?;
         let entries = kept.entries(&kept.caches.list()?)?;
         kept.remove_all(&entries, &request).map(drop)
+    }
+}
+
+/// What would remove more than a request that found nothing.
+fn more(request: &PruneRequest) -> &'static str {
+    match (request.max_age, request.keep_bytes) {
+        (Some(_), _) => "; all of it was used since then",
+        // The usual ceiling.
+        (None, _) if request.kinds.is_empty() => "; --all removes what nobody uses",
+        (None, _) => "",
     }
 }
 
@@ -272,4 +282,18 @@ fn usage_json(entries: &[StoreEntry], caches: &[CacheMount]) -> String {
 
 fn second(time: UnixTime) -> String {
     UnixTime { nanos: 0, ..time }.rfc3339()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_named_an_age_is_not_told_of_all() {
+        let age = Some(std::time::Duration::from_hours(24));
+        let with =
+            |max_age, keep_bytes| PruneRequest { max_age, keep_bytes, ..PruneRequest::default() };
+        assert!(more(&with(age, None)).contains("used since then"));
+        assert!(more(&with(None, Some(7))).contains("--all"));
+    }
 }

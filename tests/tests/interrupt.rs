@@ -124,7 +124,7 @@ fn a_signal_that_comes_twice_at_once_still_cancels() {
     let done = build.finish(SOON);
     assert_eq!(done.status.code(), Some(130), "{}", done.stderr);
     assert!(done.stderr.contains("cancelled"), "{}", done.stderr);
-    let listed = cluster.ask("ps", &[]).well().stdout;
+    let listed = cluster.ask("ps", &["-a"]).well().stdout;
     assert!(listed.contains("canceled"), "{listed}");
 }
 
