@@ -10,7 +10,7 @@ use url::{Host, Url};
 /// How requests name the bucket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AddressStyle {
-    /// In the path where the endpoint is an IP address or localhost, else in the host.
+    /// In the path where the endpoint is an IP address or a name without dots, else in the host.
     Automatic,
     /// `https://ENDPOINT/BUCKET/KEY`
     Path,
@@ -147,7 +147,7 @@ impl fmt::Display for S3Config {
 
 fn has_no_subdomains(endpoint: &str) -> bool {
     match Url::parse(endpoint).ok().as_ref().and_then(Url::host) {
-        Some(Host::Domain(name)) => name == "localhost" || name.parse::<IpAddr>().is_ok(),
+        Some(Host::Domain(name)) => !name.contains('.') || name.parse::<IpAddr>().is_ok(),
         Some(Host::Ipv4(_) | Host::Ipv6(_)) => true,
         None => false,
     }
@@ -330,9 +330,13 @@ mod tests {
     #[test]
     fn a_local_server_has_the_bucket_in_the_path() {
         let style = |endpoint| S3Config::new("bucket").is_path_style(endpoint);
-        for local in
-            ["http://127.0.0.1:9000", "http://localhost:1", "http://[::1]:9", "https://10.0.0.1"]
-        {
+        for local in [
+            "http://127.0.0.1:9000",
+            "http://localhost:1",
+            "http://minio:9000",
+            "http://[::1]:9",
+            "https://10.0.0.1",
+        ] {
             assert!(style(Some(local)), "{local}");
         }
         assert!(!style(Some("https://s3.example")) && !style(None));

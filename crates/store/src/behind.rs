@@ -9,6 +9,7 @@ mod documents;
 mod queue;
 mod send;
 
+use std::collections::HashSet;
 use std::mem::Discriminant;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,6 +30,9 @@ use crate::{
 
 /// More bytes than these do not wait: who writes then is told that the store failed.
 const HELD_BYTES_MAX: u64 = 32 << 30;
+
+/// Granted writes that are remembered.
+const GRANTED_MAX: usize = 10_000;
 
 /// How long a writer waits for a far store that may do well: what takes longer goes there behind its back.
 const HURRY: Duration = Duration::from_millis(1_200);
@@ -98,6 +102,8 @@ struct Inner {
     answered: AtomicBool,
     /// Whether an earlier process got no answer a moment ago.
     doubted: AtomicBool,
+    /// Blobs whose writers were to take them to the far store themselves.
+    granted: Mutex<HashSet<BlobDigest>>,
 }
 
 /// A far store behind a folder; clones share it.
@@ -139,6 +145,7 @@ impl Behind {
             told,
             answered,
             doubted,
+            granted: Mutex::default(),
         };
         Ok(Behind { inner: Arc::new(inner) })
     }
@@ -150,6 +157,10 @@ impl Behind {
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.inner.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn granted(&self) -> MutexGuard<'_, HashSet<BlobDigest>> {
+        self.inner.granted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_failing(&self) -> bool {
@@ -434,7 +445,9 @@ impl BlobStore for Behind {
 
     async fn put(&self, blob: &BlobDigest, content: BlobStream) -> Result<u64, StoreError> {
         let size = self.inner.folder.put(blob, content).await?;
-        if self.tries_first() && self.hurry(size, self.send_blob(blob)).await.is_some() {
+        // Who could have taken it there himself, and comes here with it, has found the store wanting.
+        let tries = !self.granted().remove(blob) && self.tries_first();
+        if tries && self.hurry(size, self.send_blob(blob)).await.is_some() {
             self.remove(blob).await;
             return Ok(size);
         }
@@ -460,10 +473,18 @@ impl Grants for Behind {
     }
 
     async fn write(&self, blob: &BlobDigest, size: u64) -> Result<WriteGrant, StoreError> {
-        self.grants(self.is_failing())?.write(blob, size).await
+        let grant = self.grants(self.is_failing())?.write(blob, size).await?;
+        let mut granted = self.granted();
+        if granted.len() >= GRANTED_MAX {
+            granted.clear();
+        }
+        granted.insert(*blob);
+        Ok(grant)
     }
 
     async fn finish(&self, blob: &BlobDigest, written: &Written) -> Result<(), StoreError> {
-        self.grants(false)?.finish(blob, written).await
+        self.grants(false)?.finish(blob, written).await?;
+        self.granted().remove(blob);
+        Ok(())
     }
 }

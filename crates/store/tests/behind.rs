@@ -11,8 +11,8 @@ use bytes::Bytes;
 use dcbuild_model::{BlobDigest, Digest, Scope, UnixTime};
 use dcbuild_store::{
     Behind, BlobStore, BlobStream, ByteRange, Catalog, CatalogParts, EmbeddedIndex, Far,
-    FolderStore, Grants, Near, ObjectName, ObjectPage, Objects, Policy, Seal, StepIndex,
-    StoreError, Unseen, read_bytes, stream_of,
+    FolderStore, Grant, GrantMethod, Grants, Near, ObjectName, ObjectPage, Objects, Policy, Seal,
+    StepIndex, StoreError, Unseen, WriteGrant, Written, read_bytes, stream_of,
 };
 use dcbuild_testkit::{MemoryBlobs, MemoryObjects, contract};
 use tokio_util::sync::CancellationToken;
@@ -140,9 +140,28 @@ impl BlobStore for Sky {
 
     async fn put(&self, blob: &BlobDigest, content: BlobStream) -> Result<u64, StoreError> {
         self.check(true)?;
+        if self.silent.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         let size = self.blobs.put(blob, content).await?;
         self.note("blob");
         Ok(size)
+    }
+}
+
+#[async_trait::async_trait]
+impl Grants for Sky {
+    async fn read(&self, blob: &BlobDigest) -> Result<Grant, StoreError> {
+        Err(StoreError::NotFound { blob: *blob })
+    }
+
+    async fn write(&self, _: &BlobDigest, _: u64) -> Result<WriteGrant, StoreError> {
+        let (method, url, headers) = (GrantMethod::Put, "sky:".to_owned(), Vec::new());
+        Ok(WriteGrant::Whole(Grant { method, url, headers, valid_for: Duration::from_secs(9) }))
+    }
+
+    async fn finish(&self, _: &BlobDigest, _: &Written) -> Result<(), StoreError> {
+        Ok(())
     }
 }
 
@@ -204,7 +223,7 @@ impl World {
             name: "sky".into(),
             blobs: self.sky.clone(),
             objects: self.sky.clone(),
-            grants: None,
+            grants: Some(self.sky.clone()),
         };
         Behind::open(folder, &self.path("notes"), far, policy).unwrap()
     }
@@ -397,6 +416,29 @@ async fn a_full_store_is_still_read_and_a_dead_one_is_empty_until_it_answers_aga
     let well = tokio::time::timeout(SOON, backlog.wait_for(|it| !it.unreadable)).await;
     assert_eq!(well.unwrap().unwrap().failure, None);
     assert_eq!(behind.find_missing(&[there]).await.unwrap(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_could_not_take_it_there_himself_does_not_wait_for_another_try() {
+    let world = World::new();
+    let behind = world.sending(Policy::Failing);
+    let written = Written { size: 4, upload: None, etags: Vec::new() };
+    Grants::write(&behind, &digest("done"), 4).await.unwrap();
+    Grants::finish(&behind, &digest("done"), &written).await.unwrap();
+    Grants::write(&behind, &digest("back"), 4).await.unwrap();
+    world.sky.silent.store(true, Ordering::SeqCst);
+    let began = tokio::time::Instant::now();
+    let blob = put(&behind, "back").await;
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert_eq!(read_bytes(&behind, &blob, 10).await.unwrap(), "back");
+    // Nobody was to take this one there, and nobody is any more.
+    let other = World::new();
+    let behind = other.sending(Policy::Failing);
+    Grants::write(&behind, &digest("done"), 4).await.unwrap();
+    Grants::finish(&behind, &digest("done"), &written).await.unwrap();
+    other.sky.silent.store(true, Ordering::SeqCst);
+    put(&behind, "done").await;
+    assert!(began.elapsed() > Duration::from_secs(1), "the store is tried first");
 }
 
 #[tokio::test(start_paused = true)]
