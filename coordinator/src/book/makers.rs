@@ -100,10 +100,12 @@ impl Book {
         if !self.workers.contains_key(&asker) {
             return found;
         }
-        for unsent in self.undurable.values().filter(|unsent| unsent.has(&layer)) {
+        // What the asker itself is sending it cannot wait for: it asks because it lacks the layer.
+        let others = self.undurable.values().filter(|unsent| unsent.worker != asker);
+        for unsent in others.filter(|unsent| unsent.has(&layer)) {
             let Some(member) = self.workers.get(&unsent.worker) else { continue };
             found.coming |= unsent.fate != Fate::KeptBack;
-            if found.peer.is_none() && member.session.is_some() && unsent.worker != asker {
+            if found.peer.is_none() && member.session.is_some() {
                 found.peer = member.peer.clone().map(|peer| (unsent.worker, peer));
             }
         }

@@ -80,9 +80,9 @@ async fn made(cluster: &Cluster, upload: Upload) -> (Worker, Worker, Lease) {
 async fn a_layer_is_its_maker_s_until_it_is_durable() {
     let cluster = Cluster::in_memory();
     let (worker, asker, lease) = coming(&cluster).await;
-    // It does not ask itself, and others get nothing.
+    // It neither asks itself nor waits for itself, and others get nothing.
     let own = maker(&worker).await;
-    assert_eq!((own.coming, own.peer), (true, None));
+    assert_eq!((own.coming, own.peer), (false, None));
     let unknown = pb::FindMakerRequest {
         worker: dcbuild_model::WorkerId::from_bits(99).to_string(),
         layer: layer().to_string(),
