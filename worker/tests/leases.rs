@@ -579,7 +579,7 @@ fn run_sees_and_leaves() {
         assert_eq!(ended.error, None);
         assert!(ended.log.contains("said\n") && ended.log.contains("wrong\n"), "{}", ended.log);
         let [.., last] = &ended.records[..] else { panic!() };
-        // The file, and the root whose names it changed.
+        // The file alone: the root, whose names it changed, is not of the layer.
         assert_eq!((last.result.layers[0].entries, last.result.layers[0].bytes), (1, 12));
         let kind = OutputKind::Files { split: false };
         let created = last.result.created;
