@@ -16,7 +16,6 @@ const FLAGS: &[&str] = &[
     "--add-host a:10.0.0.7,b=[2001:db8::1] --add-host host.docker.internal:host-gateway",
     "--allow network.host --allow security.insecure",
     "--allow device=vendor.com/gpu,alias=gpu",
-    "--allow buildx.local.delete",
     "--annotation a=b --annotation manifest[linux/amd64]:c=d",
     "--annotation index:a=b -t app",
     "--attest type=provenance,mode=max --attest type=sbom,generator=a/scanner:1",
@@ -206,7 +205,7 @@ fn shells_complete_the_words_of_flags() {
         "default none host",
         "all outputs none",
         "build check advice outline targets subrequests.describe",
-        "network.host security.insecure device buildx.local.delete",
+        "network.host security.insecure device",
         "mode=min mode=max",
     ] {
         assert!(script.contains(words), "no {words:?}");

@@ -142,11 +142,11 @@ pub struct BuildFlags {
     )]
     pub network: Option<String>,
     /// Permit what a Dockerfile may ask for: `network.host`, `security.insecure` or `device`, which a cluster must grant
-    /// too; or `buildx.local.delete`, so that `-o type=local,mode=delete` may empty a folder outside this one
+    /// too
     #[arg(
         long,
         value_name = "WHAT",
-        value_parser = Words(&["network.host", "security.insecure", "device", "buildx.local.delete"]),
+        value_parser = Words(&["network.host", "security.insecure", "device"]),
         hide_possible_values = true,
         help_heading = "What is permitted"
     )]

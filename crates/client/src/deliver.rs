@@ -20,8 +20,8 @@ use tokio::io::{AsyncWrite, AsyncWriteExt as _, BufWriter};
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::caches::CacheError;
-use crate::output::{ClientOutput, Dest, Standing};
-use crate::unpack::{UnpackError, unpack, unpack_alone};
+use crate::output::{ClientOutput, Dest};
+use crate::unpack::{UnpackError, unpack};
 
 const PIPE_BYTES: usize = 1 << 20;
 
@@ -178,7 +178,7 @@ pub(crate) fn title(output: &ClientOutput) -> Option<String> {
         ClientOutput::DockerTar { dest: to } => format!("writing docker image to {}", dest(to)),
         ClientOutput::Load => "loading image into docker".to_owned(),
         ClientOutput::Tar { dest: to } => format!("writing files to {}", dest(to)),
-        ClientOutput::Local { dest, .. } => format!("writing files to {}", dest.display()),
+        ClientOutput::Local { dest } => format!("writing files to {}", dest.display()),
     })
 }
 
@@ -205,9 +205,7 @@ impl Deliverer {
         made: &OutputResult,
     ) -> Result<Option<String>, DeliverError> {
         let put = match output {
-            ClientOutput::Local { dest, standing } => {
-                return self.local((dest, *standing), made).await;
-            }
+            ClientOutput::Local { dest } => return self.local(dest, made).await,
             ClientOutput::Image => Ok(()),
             ClientOutput::OciTar { dest } => {
                 let image = self.image(made).await?;
@@ -323,7 +321,7 @@ impl Deliverer {
 
     async fn local(
         &self,
-        (dest, standing): (&Path, Standing),
+        dest: &Path,
         made: &OutputResult,
     ) -> Result<Option<String>, DeliverError> {
         let content = self.files(made).await?;
@@ -331,11 +329,7 @@ impl Deliverer {
         let reader = SyncIoBridge::new(reader);
         let folder = self.working.join(dest);
         let failed = |source| DeliverError::Unpack { path: dest.to_owned(), source };
-        let unpacked = tokio::task::spawn_blocking(move || match standing {
-            Standing::Stays => unpack(reader, &folder),
-            Standing::Goes => unpack_alone(reader, &folder),
-        })
-        .await?;
+        let unpacked = tokio::task::spawn_blocking(move || unpack(reader, &folder)).await?;
         Ok(unpacked.map_err(failed)?.warning(dest))
     }
 

@@ -36,7 +36,7 @@ pub use client::{BuildRequest, Client, ClientConfig, ClientError, Ended};
 pub use deliver::DeliverError;
 pub use flag_error::FlagError;
 pub use gather::{GatherError, Gathered, environment, gather};
-pub use output::{ClientOutput, Dest, Output, Standing};
+pub use output::{ClientOutput, Dest, Output};
 pub use parse::{NamedContext, SecretSource};
 pub use policy::{PolicyFlags, PolicyRefusal, RegoReach};
 pub use prepare::{Found, Place, PrepareError, Prepared, prepare};

@@ -68,19 +68,7 @@ pub enum ClientOutput {
     Local {
         /// The folder.
         dest: PathBuf,
-        /// What becomes of what is in it already.
-        standing: Standing,
     },
-}
-
-/// What becomes of what a folder has already where files are written into it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Standing {
-    /// It stays, where no file takes its place.
-    #[default]
-    Stays,
-    /// It goes.
-    Goes,
 }
 
 impl ClientOutput {
@@ -90,7 +78,7 @@ impl ClientOutput {
             ClientOutput::OciTar { dest: Dest::File(path) }
             | ClientOutput::DockerTar { dest: Dest::File(path) }
             | ClientOutput::Tar { dest: Dest::File(path) } => Some(path.parent().unwrap_or(path)),
-            ClientOutput::OciFolder { dest } | ClientOutput::Local { dest, .. } => Some(dest),
+            ClientOutput::OciFolder { dest } | ClientOutput::Local { dest } => Some(dest),
             ClientOutput::OciTar { dest: Dest::Stdout }
             | ClientOutput::DockerTar { dest: Dest::Stdout }
             | ClientOutput::Tar { dest: Dest::Stdout }
@@ -216,7 +204,6 @@ struct Asked {
     artifact: Option<bool>,
     prefix: Option<String>,
     store: bool,
-    standing: Standing,
 }
 
 impl Asked {
@@ -239,7 +226,6 @@ impl Asked {
             artifact: None,
             prefix: None,
             store: true,
-            standing: Standing::default(),
         }
     }
 
@@ -342,8 +328,12 @@ impl Asked {
                 return Err(unsupported("set DOCKER_HOST to the address of that context's daemon"));
             }
             "mode" if self.kind == Type::Local => match value {
-                "copy" => self.standing = Standing::Stays,
-                "delete" => self.standing = Standing::Goes,
+                "copy" => {}
+                "delete" => {
+                    return Err(unsupported(
+                        "empty the folder yourself before the build, and write mode=copy",
+                    ));
+                }
                 _ => return Err(self.malformed_value(key, value)),
             },
             _ => return Ok(false),
@@ -556,10 +546,7 @@ impl Asked {
             (Type::Docker, _) => Ok(ClientOutput::DockerTar { dest: dest() }),
             (Type::Oci, _) => Ok(ClientOutput::OciTar { dest: dest() }),
             (Type::Tar, _) => Ok(ClientOutput::Tar { dest: dest() }),
-            (Type::Local, _) => {
-                let dest = folder("type=local")?;
-                Ok(ClientOutput::Local { dest, standing: self.standing })
-            }
+            (Type::Local, _) => Ok(ClientOutput::Local { dest: folder("type=local")? }),
         }
     }
 }

@@ -350,21 +350,16 @@ pub(crate) fn allow(given: &[String]) -> Result<BTreeSet<String>, FlagError> {
                 "network.host" | "security.insecure" => {
                     allowed.insert(what.to_owned());
                 }
-                "device" | "buildx.local.delete" => {}
+                "device" => {}
                 device if device.starts_with("device=") => {}
                 other => {
-                    let problem = "it is none of network.host, security.insecure, device and buildx.local.delete";
+                    let problem = "it is none of network.host, security.insecure and device";
                     return Err(malformed("allow", other, problem, "--allow network.host"));
                 }
             }
         }
     }
     Ok(allowed)
-}
-
-/// Whether an output may empty a folder outside the one that the build was started in.
-pub(crate) fn allows_delete(given: &[String]) -> bool {
-    given.iter().flat_map(|text| text.split(',')).any(|what| what.trim() == "buildx.local.delete")
 }
 
 /// Reads `--cgroup-parent`: a path of control groups, or a slice.

@@ -18,7 +18,6 @@ use dcbuild_tree::{Ignore, IgnoreError};
 
 use crate::dated;
 use crate::gather::{CONTEXT, Gathered};
-use crate::output::{ClientOutput, Standing};
 use crate::parse::{NamedContext, SecretSource};
 use crate::policy::{self, PolicyRefusal};
 use crate::vcs;
@@ -75,14 +74,6 @@ pub enum PrepareError {
     /// A policy cannot be asked, or refuses something.
     #[error(transparent)]
     Policy(#[from] PolicyRefusal),
-    /// An output would empty a folder that nobody may have meant.
-    #[error("-o with mode=delete would remove what else is in '{}'{why}", path.display())]
-    Delete {
-        /// The folder.
-        path: PathBuf,
-        /// Why that is not done.
-        why: &'static str,
-    },
     /// The time of the context could not be found.
     #[error("could not look for the newest file below '{}'", path.display())]
     Newest {
@@ -115,10 +106,6 @@ impl Hint for PrepareError {
             }
             PrepareError::Open(error) => error.hint()?,
             PrepareError::Policy(error) => return error.hint(),
-            PrepareError::Delete { why: OUTSIDE, .. } => {
-                "give it a folder below this one, or --allow buildx.local.delete if that is meant"
-            }
-            PrepareError::Delete { .. } => "give it a folder of its own",
             PrepareError::LargeSecret { .. } => "give the secret itself, not a file that holds it",
             _ => return None,
         };
@@ -185,46 +172,12 @@ pub struct Prepared {
     pub(crate) kept: Vec<tempfile::TempDir>,
 }
 
-const OUTSIDE: &str = ", which is not below the folder that this is started in";
-const AROUND: &str = ", this folder among it";
-
-/// Refuses to empty a folder that is not below the one that the build is started in, unless that is allowed.
-fn check_deletes(wanted: &Wanted, working: &Path) -> Result<(), PrepareError> {
-    // What a path leads to by its links and dots, as far as it is there.
-    let real = |path: &Path| {
-        let there = path.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
-        let (above, found) = there?;
-        Some(found.join(path.strip_prefix(above).ok()?))
-    };
-    let working = real(working).unwrap_or_else(|| working.to_owned());
-    for output in &wanted.outputs {
-        let ClientOutput::Local { dest, standing: Standing::Goes } = &output.client else {
-            continue;
-        };
-        let path = working.join(dest);
-        let found = real(&path);
-        let refused = |why| Err(PrepareError::Delete { path: path.clone(), why });
-        match found {
-            Some(found) if working.starts_with(&found) => return refused(AROUND),
-            Some(found) if found.starts_with(&working) => {}
-            _ if wanted.deletes_anywhere => {}
-            _ => return refused(OUTSIDE),
-        }
-    }
-    Ok(())
-}
-
 /// Opens what a build reads. Blocks.
 pub fn prepare(
     wanted: &Wanted,
     gathered: Gathered,
     place: Place<'_>,
 ) -> Result<Prepared, PrepareError> {
-    check_deletes(wanted, place.working)?;
-    opened(wanted, gathered, place)
-}
-
-fn opened(wanted: &Wanted, gathered: Gathered, place: Place<'_>) -> Result<Prepared, PrepareError> {
     let Gathered { root, dockerfile, named, agents, policies, fetched: materials, .. } = gathered;
     let Gathered { taken, mut times, is_archive, mut kept, .. } = gathered;
     let fetched = root.is_some();

@@ -96,34 +96,6 @@ pub fn unpack(archive: impl Read, folder: &Path) -> Result<LeftOut, UnpackError>
     unpacker.finish()
 }
 
-/// The same, after which nothing else is in the folder: what was there goes when the archive has come whole. Blocks.
-pub fn unpack_alone(archive: impl Read, folder: &Path) -> Result<LeftOut, UnpackError> {
-    std::fs::create_dir_all(folder).map_err(UnpackError::Folder)?;
-    // On the file system that it stays on, so that it need not be copied.
-    let fresh = tempfile::Builder::new().prefix(".dcbuild-").tempdir_in(folder);
-    let fresh = fresh.map_err(UnpackError::Folder)?;
-    let left = unpack(archive, fresh.path())?;
-    replace(folder, fresh.path()).map_err(UnpackError::Folder)?;
-    Ok(left)
-}
-
-/// Removes what is in a folder, and moves what is in one of its own folders there.
-fn replace(folder: &Path, fresh: &Path) -> std::io::Result<()> {
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        match entry.file_type()?.is_dir() {
-            _ if entry.path() == fresh => {}
-            true => std::fs::remove_dir_all(entry.path())?,
-            false => std::fs::remove_file(entry.path())?,
-        }
-    }
-    for entry in std::fs::read_dir(fresh)? {
-        let entry = entry?;
-        std::fs::rename(entry.path(), folder.join(entry.file_name()))?;
-    }
-    Ok(())
-}
-
 struct Unpacker {
     root: OwnedFd,
     /// Folders whose mode and time are set when nothing is written into them any more.

@@ -85,8 +85,6 @@ pub struct Wanted {
     /// How much provenance the metadata file is to have.
     told: Option<dcbuild_attest::Mode>,
     git: GitAsked,
-    /// Whether an output may empty a folder anywhere.
-    pub(crate) deletes_anywhere: bool,
 }
 
 /// What a build is handed over for.
@@ -172,7 +170,6 @@ impl Wanted {
             method,
             tells_warnings: variables::tells_warnings(env)?,
             git: GitAsked::read(env)?,
-            deletes_anywhere: parse::allows_delete(&flags.allow),
             told: attest::told(env)?.filter(|_| flags.metadata_file.is_some()),
             title,
         })

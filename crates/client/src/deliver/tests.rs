@@ -130,29 +130,9 @@ async fn files_become_a_tar_or_a_folder() {
     let dest = Dest::File("out.tar".into());
     deliverer.deliver(&ClientOutput::Tar { dest }, &made).await.unwrap();
     assert_eq!(std::fs::read(folder.path().join("out.tar")).unwrap(), bytes);
-    let local = |standing| ClientOutput::Local { dest: "out".into(), standing };
-    deliverer.deliver(&local(Standing::Stays), &made).await.unwrap();
+    deliverer.deliver(&ClientOutput::Local { dest: "out".into() }, &made).await.unwrap();
     let mut text = String::new();
     let mut file = std::fs::File::open(folder.path().join("out/bin/app")).unwrap();
     file.read_to_string(&mut text).unwrap();
     assert_eq!(text, "hi");
-
-    // What is there already stays, or goes as soon as all else has come.
-    let out = folder.path().join("out");
-    std::fs::create_dir(out.join("old")).unwrap();
-    std::os::unix::fs::symlink("/etc", out.join("link")).unwrap();
-    std::fs::write(out.join("bin/more"), "x").unwrap();
-    let names = |folder: &std::path::Path| {
-        let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
-        let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
-        names.sort();
-        names
-    };
-    deliverer.deliver(&local(Standing::Stays), &made).await.unwrap();
-    assert_eq!(names(&out), ["bin", "link", "old"]);
-    let lost = OutputResult::Files { tar: LayerDigest(Digest::of(b"none")), size };
-    assert!(deliverer.deliver(&local(Standing::Goes), &lost).await.is_err());
-    assert_eq!(names(&out), ["bin", "link", "old"]);
-    deliverer.deliver(&local(Standing::Goes), &made).await.unwrap();
-    assert_eq!((names(&out), names(&out.join("bin"))), (vec!["bin".into()], vec!["app".into()]));
 }

@@ -89,7 +89,7 @@ fn folders_and_standard_output_need_no_type() {
         NO,
         &["a"],
         &expect![[r#"
-        files; gzip; Local { dest: "out", standing: Stays }
+        files; gzip; Local { dest: "out" }
     "#]],
     );
     check(
@@ -105,7 +105,7 @@ fn folders_and_standard_output_need_no_type() {
         NO,
         &[],
         &expect![[r#"
-        files; gzip; Local { dest: "out.tar", standing: Stays }
+        files; gzip; Local { dest: "out.tar" }
     "#]],
     );
 }
@@ -135,7 +135,7 @@ fn every_type_is_understood() {
             image ["docker.io/library/a:1"] oci; gzip; OciTar { dest: File("o.tar") }
             image ["docker.io/library/a:1"] oci; gzip; OciFolder { dest: "o" }
             files; gzip; Tar { dest: File("f.tar") }
-            files; gzip; Local { dest: "f", standing: Stays }
+            files; gzip; Local { dest: "f" }
         "#]],
     );
 }
@@ -202,7 +202,7 @@ fn what_buildx_does_with_an_image_elsewhere_is_understood() {
     one(
         "type=local,dest=out,mode=copy",
         expect![[r#"
-            files; gzip; Local { dest: "out", standing: Stays }
+            files; gzip; Local { dest: "out" }
         "#]],
     );
     one(
@@ -427,7 +427,7 @@ fn several_platforms_are_an_index_or_folders() {
         &["n"],
         &expect![[r#"
             image ["docker.io/library/n:latest"] keep oci; gzip Index a=b Manifest[linux/arm64] c=d; Image
-            files in folders; gzip; Local { dest: "out", standing: Stays }
+            files in folders; gzip; Local { dest: "out" }
             image ["docker.io/library/n:latest"] oci; gzip; OciTar { dest: File("f") }
         "#]],
     );
@@ -436,7 +436,7 @@ fn several_platforms_are_an_index_or_folders() {
         NO,
         &[],
         &expect![[r#"
-            files; gzip; Local { dest: "d", standing: Stays }
+            files; gzip; Local { dest: "d" }
             files in folders; gzip; Tar { dest: Stdout }
         "#]],
     );

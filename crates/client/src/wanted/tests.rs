@@ -133,7 +133,7 @@ fn what_is_not_done_says_so() {
         ),
         (
             "--allow all .",
-            "--allow 'all' is malformed: it is none of network.host, security.insecure, device and buildx.local.delete",
+            "--allow 'all' is malformed: it is none of network.host, security.insecure and device",
         ),
         (
             "--cgroup-parent /x/../y .",
