@@ -436,11 +436,23 @@ fn remove(group: &Path) -> io::Result<()> {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) if tries == REMOVE_TRIES_MAX => return Err(error),
-            Err(_) => kill(group),
+            Err(_) => {
+                kill(group);
+                // A step that may do everything makes groups below its own.
+                for below in folders(group) {
+                    remove(&below)?;
+                }
+            }
         }
         tries += 1;
         std::thread::sleep(REMOVE_PAUSE);
     }
+}
+
+fn folders(group: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(group) else { return Vec::new() };
+    let folders = entries.flatten().filter(|it| it.file_type().is_ok_and(|kind| kind.is_dir()));
+    folders.map(|entry| entry.path()).collect()
 }
 
 fn field(file: &Path, name: &str) -> u64 {

@@ -33,23 +33,29 @@ pub(crate) fn mount(root: &Root, security: Security) -> Result<(), Errno> {
     let folders =
         make_mount("tmpfs", &[("mode", Some("0755")), ("size", Some("64k"))], attributes)?;
     cover(root, &folders)?;
+    let filled = fill(&folders, &older, own);
+    match security {
+        Security::Default => sys::mount_setattr(folders.as_fd(), attr::RDONLY).and(filled),
+        Security::Insecure => filled,
+    }
+}
+
+/// Mounts hierarchies of version 1, each in a folder of its name.
+fn fill(folders: &OwnedFd, older: &[&str], own: MountAttrFlags) -> Result<(), Errno> {
     for controllers in older {
         let (name, options) = match controllers.strip_prefix("name=") {
             Some(name) => (name, vec![("none", None), ("name", Some(name))]),
-            None => (controllers, controllers.split(',').map(|each| (each, None)).collect()),
+            None => (*controllers, controllers.split(',').map(|each| (each, None)).collect()),
         };
         // One that cannot be mounted leaves the others.
         let Ok(hierarchy) = make_mount("cgroup", &options, own) else { continue };
-        mkdirat(&folders, name, Mode::from_raw_mode(0o755))?;
+        mkdirat(folders, name, Mode::from_raw_mode(0o755))?;
         attach(hierarchy, open_in(folders.as_fd(), name, OFlags::PATH | OFlags::DIRECTORY)?)?;
         for alone in name.split(',').filter(|alone| *alone != name) {
-            symlinkat(name, &folders, alone)?;
+            symlinkat(name, folders, alone)?;
         }
     }
-    match security {
-        Security::Default => sys::mount_setattr(folders.as_fd(), attr::RDONLY),
-        Security::Insecure => Ok(()),
-    }
+    Ok(())
 }
 
 fn cover(root: &Root, mount: &OwnedFd) -> Result<(), Errno> {

@@ -99,14 +99,20 @@ fn overlay(
         let all: Vec<&[u8]> = stack.iter().map(|lower| lower.text.as_slice()).collect();
         fsconfig_set_string(&context, "lowerdir", all.join(&b':'))?;
     }
+    // Some kernels look for what the words name when the overlay is made: all stay open until then.
+    let mut own = Vec::new();
     if let Some((upper, work, volatile)) = upper {
-        fsconfig_set_string(&context, "upperdir", &*Word::of(upper)?.text)?;
-        fsconfig_set_string(&context, "workdir", &*Word::of(work)?.text)?;
+        for (key, path) in [("upperdir", upper), ("workdir", work)] {
+            let word = Word::of(path)?;
+            fsconfig_set_string(&context, key, &*word.text)?;
+            own.push(word);
+        }
         if volatile {
             fsconfig_set_flag(&context, "volatile")?;
         }
     }
     fsconfig_create(&context)?;
+    drop((stack, own));
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 

@@ -47,7 +47,7 @@ pub(super) fn groups_of_version_2() {
 pub(super) fn a_step_reads_its_own_limits() {
     let fixture = Fixture::new("own");
     let script = "cd /sys/fs/cgroup; cat memory.max memory/memory.limit_in_bytes 2>/dev/null
-        cd memory 2>/dev/null; (mkdir x && rmdir x && echo written) 2>&1 | sed 's/.*: //'";
+        cd memory 2>/dev/null; (mkdir -p x/y && echo written) 2>&1 | sed 's/.*: //'";
     for (security, said) in
         [(Security::Default, "Read-only file system"), (Security::Insecure, "written")]
     {
@@ -56,6 +56,8 @@ pub(super) fn a_step_reads_its_own_limits() {
         spec.security = security;
         let ran = fixture.run(spec);
         assert_eq!(ran.stdout, format!("33554432\n{said}\n"), "{security:?} {}", ran.stderr);
+        assert!(ran.exit.is_ok(), "{:?}", ran.exit);
+        assert!(fixture.groups_left().is_empty(), "{:?}", fixture.groups_left());
     }
 }
 
