@@ -138,6 +138,8 @@ fn sections(layers: &[Pointed]) -> (Vec<Measured>, Vec<Section>) {
             of.push(layer.measured());
         }
     }
+    // More than are ever written need not be fetched.
+    others.truncate(OTHERS_MAX);
     (own, others)
 }
 

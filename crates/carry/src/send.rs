@@ -111,8 +111,13 @@ async fn finish(
     artifact: &Artifact,
     place: &dyn Place,
 ) -> Result<(usize, Option<String>), PlaceError> {
-    // Who cannot be read is written as if nothing were there; what is wrong with him the writing shows.
-    let former = place.former().await.ok().flatten();
+    let former = match place.former().await {
+        Ok(former) => former,
+        // Caches of others may lie there: nobody knows while it cannot be looked at.
+        Err(error) if error.fault() == Fault::Cluster => return Err(error),
+        // What is damaged is written anew.
+        Err(_) => None,
+    };
     let (others, replaced) = match former.as_deref().map(recognise) {
         None => (Vec::new(), None),
         Some(Seen::Records { key, config, blobs, others }) => {
@@ -134,7 +139,7 @@ async fn finish(
     let kept = match place.finish(manifest).await {
         Ok(()) => kept,
         // A registry may have lost blobs of others.
-        Err(error) if kept > 0 => {
+        Err(error) if kept > 0 && error.fault() != Fault::Cluster => {
             tracing::debug!(%error, place = place.name(), "caches of other keys are left out");
             place.finish(artifact.manifest.clone()).await?;
             0
