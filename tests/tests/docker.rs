@@ -91,12 +91,12 @@ fn it_is_loaded_by_ssh(story: &Story, docker: &Docker) {
         (
             format!("ssh://me@far:2222{socket}"),
             format!(
-                "-l me -p 2222 -o ConnectTimeout=30 -T -- far docker --host=unix://{socket} system dial-stdio"
+                "-l me -p 2222 -o BatchMode=yes -o ConnectTimeout=30 -T -- far docker --host=unix://{socket} system dial-stdio"
             ),
         ),
         (
             "ssh://far".to_owned(),
-            "-o ConnectTimeout=30 -T -- far docker system dial-stdio".to_owned(),
+            "-o BatchMode=yes -o ConnectTimeout=30 -T -- far docker system dial-stdio".to_owned(),
         ),
     ] {
         far.replies(&format!("export DOCKER_HOST={host}; while [ \"$1\" != -- ]; do shift; done; shift 2; exec sh -c \"$*\""));

@@ -59,13 +59,11 @@ where
 /// What ssh itself says goes before what was noticed of it on this side.
 async fn behind_ssh(address: &str, tunnel: ssh::Tunnel, error: LoadError) -> LoadError {
     let (status, words) = tunnel.part().await;
-    if words.is_empty() && status.is_none_or(|status| status.success()) {
-        return error;
-    }
-    let ended = match status.map(|status| status.code()) {
-        None => "broke off".to_owned(),
-        Some(Some(code)) => format!("ended with exit code {code}"),
-        Some(None) => "was ended by a signal".to_owned(),
+    // Words alone, such as a banner, are no reason.
+    let Some(status) = status.filter(|status| !status.success()) else { return error };
+    let ended = match status.code() {
+        Some(code) => format!("ended with exit code {code}"),
+        None => "was ended by a signal".to_owned(),
     };
     let words = if words.is_empty() { "it said nothing".to_owned() } else { words };
     LoadError::Ssh { address: address.to_owned(), ended, words }

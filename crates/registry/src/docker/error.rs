@@ -171,7 +171,7 @@ const FOR_DAEMON: &str = "if the daemon asks who we are: DOCKER_CERT_PATH names 
                           daemon's authority must have signed";
 
 /// What ssh says of a machine that is not to be had now.
-const OF_NETWORK: [&str; 7] = [
+const OF_NETWORK: [&str; 11] = [
     "Could not resolve hostname",
     "Connection refused",
     "Connection timed out",
@@ -179,6 +179,10 @@ const OF_NETWORK: [&str; 7] = [
     "Connection closed by",
     "No route to host",
     "Network is unreachable",
+    "closed by remote host",
+    "Broken pipe",
+    "not responding",
+    "Operation timed out",
 ];
 
 /// What to do about an ssh that does not come through.

@@ -85,7 +85,9 @@ impl Place {
         if let Some(port) = self.port {
             all.extend(["-p".to_owned(), port.to_string()]);
         }
-        all.extend(["-o", "ConnectTimeout=30", "-T", "--"].map(str::to_owned));
+        all.extend(
+            ["-o", "BatchMode=yes", "-o", "ConnectTimeout=30", "-T", "--"].map(str::to_owned),
+        );
         all.extend([self.host.clone(), "docker".to_owned()]);
         // A shell reads it at the other end.
         all.extend(self.socket.iter().map(|path| quoted(&format!("--host=unix://{path}"))));
@@ -178,19 +180,25 @@ mod tests {
     #[test]
     fn ssh_is_called_as_docker_s_client_calls_it() {
         for (address, want) in [
-            ("ssh://far", "-o ConnectTimeout=30 -T -- far docker system dial-stdio"),
+            (
+                "ssh://far",
+                "-o BatchMode=yes -o ConnectTimeout=30 -T -- far docker system dial-stdio",
+            ),
             (
                 "ssh://me@far:2222",
-                "-l me -p 2222 -o ConnectTimeout=30 -T -- far docker system dial-stdio",
+                "-l me -p 2222 -o BatchMode=yes -o ConnectTimeout=30 -T -- far docker system dial-stdio",
             ),
-            ("ssh://me@[::1]/", "-l me -o ConnectTimeout=30 -T -- ::1 docker system dial-stdio"),
+            (
+                "ssh://me@[::1]/",
+                "-l me -o BatchMode=yes -o ConnectTimeout=30 -T -- ::1 docker system dial-stdio",
+            ),
             (
                 "ssh://far/run/user/1/docker.sock",
-                "-o ConnectTimeout=30 -T -- far docker --host=unix:///run/user/1/docker.sock system dial-stdio",
+                "-o BatchMode=yes -o ConnectTimeout=30 -T -- far docker --host=unix:///run/user/1/docker.sock system dial-stdio",
             ),
             (
                 "ssh://a%40b@Far/own%20one/it's.sock",
-                r"-l a@b -o ConnectTimeout=30 -T -- Far docker '--host=unix:///own one/it'\''s.sock' system dial-stdio",
+                r"-l a@b -o BatchMode=yes -o ConnectTimeout=30 -T -- Far docker '--host=unix:///own one/it'\''s.sock' system dial-stdio",
             ),
         ] {
             assert_eq!(arguments(address), want, "{address}");
