@@ -252,6 +252,9 @@ impl Local {
     }
 }
 
+const ONLY_BUCKETS: &str = "a build keeps what it makes in the state folder, and has no other store than a bucket, \
+                            s3://BUCKET/PREFIX, beside it; DCBUILD_STATE_DIR says where the state folder is";
+
 async fn open_bucket(
     app: &App,
     flags: &StoreFlags,
@@ -260,13 +263,14 @@ async fn open_bucket(
     let settings = &app.config.build;
     let configured = (settings.store.as_ref(), &settings.index);
     let Some(named) = BucketSettings::find(flags, &app.env, configured)? else {
-        let Some(store) = flags.store.as_deref().or_else(|| app.env.store()) else {
-            return Ok(None);
-        };
-        bail!(
-            "a build keeps what it makes in the state folder, and has no other store than a bucket, s3://BUCKET/PREFIX, \
-             beside it: {store} is none; DCBUILD_STATE_DIR says where the state folder is"
-        );
+        if let Some(store) = &flags.store {
+            bail!("--store {store}: {ONLY_BUCKETS}");
+        }
+        // A coordinator of this machine may be meant.
+        if let Some(store) = app.env.store() {
+            tracing::warn!(DCBUILD_STORE = store, "not used: {ONLY_BUCKETS}");
+        }
+        return Ok(None);
     };
     let notes = app.state.waiting(&named.url);
     let policy = if upload == CacheUpload::None { Policy::Never } else { Policy::Always };

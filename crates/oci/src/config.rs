@@ -225,11 +225,11 @@ impl ImageConfig {
     }
 
     /// The config for an image that is made from this one: as with `BuildKit`, fields that no specification has, and those
-    /// of docker's own that tell how this image was built, are not its.
+    /// of docker's own that tell how this image was built, are not its; how long a container may take to stop is.
     #[must_use]
     pub fn inherited(mut self) -> ImageConfig {
         self.unknown.clear();
-        self.config.unknown.clear();
+        self.config.unknown.retain(|name, _| name == "StopTimeout");
         self
     }
 }

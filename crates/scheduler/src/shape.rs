@@ -56,6 +56,8 @@ impl Scheduler {
         let queued = of_processes.flat_map(|(_, places)| places.values());
         let cut: Vec<JobId> = queued.copied().filter(|job| self.can_be_cut(*job)).collect();
         for job in cut {
+            // What is left of it has waited as long.
+            self.put_ahead(job);
             self.drop_job(job);
         }
     }

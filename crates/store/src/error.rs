@@ -155,7 +155,9 @@ pub fn says_full(status: u16, text: &str) -> bool {
         "no space left on device",
     ];
     let text = text.to_ascii_lowercase();
-    status == 507 || (status >= 400 && WORDS.iter().any(|word| text.contains(word)))
+    // A rate that is exceeded is no space that is used up.
+    let may_be = status >= 400 && !matches!(status, 429 | 503);
+    status == 507 || (may_be && WORDS.iter().any(|word| text.contains(word)))
 }
 
 #[cfg(test)]
@@ -166,6 +168,7 @@ mod tests {
     fn a_full_server_is_told_from_one_that_refuses() {
         for (status, text, full) in [
             (507, "", true),
+            (429, "RequestQuotaExceeded Slow down", false),
             (
                 507,
                 "XMinioStorageFull Storage backend has reached its minimum free drive threshold",

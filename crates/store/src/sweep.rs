@@ -183,7 +183,9 @@ pub async fn sweep(
         SweepMode::Remove => {
             report.noted = match note_all(store, things, &chosen, now).await {
                 // Who makes space is not kept from it for want of space.
-                Err(error @ StoreError::Full { .. }) => {
+                Err(error)
+                    if matches!(error, StoreError::Full { .. }) || error.is_for_want_of_space() =>
+                {
                     tracing::warn!(
                         error = %std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string),
                         "the store has no space for notes of what is removed: `dcbuild explain` will not know of it"

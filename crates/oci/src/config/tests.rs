@@ -37,7 +37,7 @@ fn a_config_is_written_as_buildkit_writes_it() {
 #[test]
 fn nulls_are_read_as_go_reads_them_and_unknown_fields_are_not_inherited() {
     let text = r#"{"os":null,"config":{"Env":null,"Cmd":["a",null],"Labels":{"x":null},
-        "Volumes":{"/v":null},"Healthcheck":{"Interval":null,"Test":null},"Image":"sha256:x"},
+        "Volumes":{"/v":null},"Healthcheck":{"Interval":null,"Test":null},"Image":"sha256:x","StopTimeout":9},
         "history":[null,{"created":null}],"rootfs":null,"container_config":{"a":1},"extra":[1,2]}"#;
     let config = ImageConfig::parse(text.as_bytes()).unwrap();
     let whole = String::from_utf8(config.to_json()).unwrap();
@@ -45,7 +45,7 @@ fn nulls_are_read_as_go_reads_them_and_unknown_fields_are_not_inherited() {
         assert!(whole.contains(unknown), "{whole}");
     }
     let text = String::from_utf8(config.inherited().to_json()).unwrap();
-    expect![[r#"{"architecture":"","config":{"Cmd":["a",""],"Volumes":{"/v":{}},"Labels":{"x":""},"Healthcheck":{}},"history":[{},{}],"os":"","rootfs":{"type":"layers","diff_ids":[]}}"#]].assert_eq(&text);
+    expect![[r#"{"architecture":"","config":{"Cmd":["a",""],"Volumes":{"/v":{}},"Labels":{"x":""},"Healthcheck":{},"StopTimeout":9},"history":[{},{}],"os":"","rootfs":{"type":"layers","diff_ids":[]}}"#]].assert_eq(&text);
     assert_eq!(ImageConfig::parse(b"null").unwrap(), ImageConfig::default());
 }
 
