@@ -50,4 +50,4 @@ done
 export DCBUILD_COORDINATOR=http://127.0.0.1:$port
 "$dcbuild" submit "${context[@]}" --output "type=local,dest=$out/cluster" "$here"
 "$out/cluster/hello" "${1:-dcbuild}, built on a cluster"
-"$dcbuild" ps
+"$dcbuild" ps -a
