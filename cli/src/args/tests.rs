@@ -132,6 +132,10 @@ fn every_flag_of_docker_is_understood_or_refused_by_its_name() {
         writeln!(all, "{line}\n{said}").unwrap();
     }
     expect![[r#"
+        --output type=local,dest=out,mode=delete
+        error: --output 'type=local,dest=out,mode=delete' is not supported
+        hint: empty the folder yourself before the build, and write mode=copy
+
         --resource cpus=2
         error: --resource 'cpus=2' is malformed: there is none but memory, memory-swap, cpu-shares, cpu-period, cpu-quota, cpuset-cpus and cpuset-mems
         hint: such as --resource memory=2g or --resource cpu-quota=50000

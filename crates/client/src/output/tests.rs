@@ -208,7 +208,8 @@ fn what_buildx_does_with_an_image_elsewhere_is_understood() {
     one(
         "type=local,dest=out,mode=delete",
         expect![[r#"
-            files; gzip; Local { dest: "out", standing: Goes }
+            error: --output 'type=local,dest=out,mode=delete' is not supported
+            hint: empty the folder yourself before the build, and write mode=copy
         "#]],
     );
     one(
