@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dcbuild_model::Daemon;
-use dcbuild_model::remote::shown;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -39,7 +38,7 @@ where
         });
     };
     let place =
-        place.map_err(|source| LoadError::SshAddress { address: shown(address), source })?;
+        place.map_err(|source| LoadError::SshAddress { address: unsigned(address), source })?;
     let (tunnel, stream) = ssh::Tunnel::open(&place)
         .map_err(|source| LoadError::NoSsh { address: address.clone(), source })?;
     let spoken = tokio::select! {
@@ -53,6 +52,14 @@ where
             | LoadError::Stalled { .. }),
         ) => Err(behind_ssh(address, tunnel, error).await),
         spoken => spoken,
+    }
+}
+
+/// An address that is none, without whatever stands before its host: a password may be in it, with any sign.
+fn unsigned(address: &str) -> String {
+    match address.rsplit_once('@') {
+        Some((_, host)) => format!("ssh://{host}"),
+        None => address.to_owned(),
     }
 }
 

@@ -339,6 +339,7 @@ fn of_the_environment() {
         ("DOCKER_DEFAULT_PLATFORM", "amd", ""),
         ("DOCKER_HOST", "npipe:////./pipe/docker_engine", "--load -t x"),
         ("DOCKER_HOST", "ssh://me:secret@host", "--load -t x"),
+        ("DOCKER_HOST", "ssh://me:sec/ret@host", "--load -t x"),
         ("DOCKER_CONTEXT", "nowhere", "--load -t x"),
         ("EXPERIMENTAL_BUILDKIT_SOURCE_POLICY", "none.json", ""),
         ("BUILDX_BUILDER", "ci", "--check"),

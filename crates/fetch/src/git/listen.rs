@@ -57,6 +57,15 @@ impl Drop for Group {
     }
 }
 
+/// How the lines begin with which git ends a transfer, and what it does of its own after that.
+const OVER: [&str; 5] = [
+    "Receiving objects: 100%",
+    "Resolving deltas: 100%",
+    "Unpacking objects: 100%",
+    "Updating files: ",
+    "Checking out files: ",
+];
+
 /// What git is waited for with.
 pub(super) struct Listener<'a> {
     pub(super) server: &'a str,
@@ -109,13 +118,18 @@ impl Listener<'_> {
     /// Tells what git waits for, or how far it has come.
     fn tell(&self, silent: Duration, words: &[u8]) -> Result<(), Gone> {
         let Some(max) = self.silence_max else { return Ok(()) };
-        if silent >= max {
+        let words = String::from_utf8_lossy(words);
+        let last = words.rsplit(['\r', '\n']).map(str::trim).find(|line| !line.is_empty());
+        // Once all has come, git says nothing while it looks over it, and no server is waited for.
+        let has_come = last.is_some_and(|line| OVER.iter().any(|over| line.starts_with(over)));
+        if silent >= max && !has_come {
             return Err(Gone::Silent(max));
         }
         let Some(ear) = self.ear else { return Ok(()) };
-        let words = String::from_utf8_lossy(words);
-        let last = words.rsplit(['\r', '\n']).map(str::trim).find(|line| !line.is_empty());
         match last {
+            Some(_) if has_come && silent >= TOLD_EVERY => {
+                ear.tell(&format!("{}: git looks over what has come", self.server));
+            }
             Some(line) if silent < TOLD_EVERY => {
                 let line: String = line.chars().filter(|ch| !ch.is_control()).collect();
                 ear.tell(&format!("{}: {line}", self.server));
@@ -182,6 +196,21 @@ mod tests {
             format!("git://h has said nothing for {secs} s; after 30 s it is given up")
         });
         assert_eq!(told, want);
+    }
+
+    #[test]
+    fn what_git_does_without_its_server_is_no_silence_of_that() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let heard = told.clone();
+        let ear = Ear::new(move |line| heard.lock().unwrap().push(line.to_owned()));
+        let max = Duration::from_secs(60);
+        let listener = Listener { server: "git://h", ear: Some(&ear), silence_max: Some(max) };
+        let come = b"Receiving objects: 100% (9/9), done.\nResolving deltas: 100% (3/3), done.\n";
+        listener.tell(Duration::from_secs(90), come).unwrap_or_else(|_| panic!("it is given up"));
+        assert_eq!(*told.lock().unwrap(), ["git://h: git looks over what has come"]);
+        let coming = b"Receiving objects: 100% (9/9), done.\rReceiving objects:  10% (1/9)\r";
+        let given_up = listener.tell(Duration::from_secs(90), coming);
+        assert!(matches!(given_up, Err(Gone::Silent(_))));
     }
 
     #[tokio::test]
