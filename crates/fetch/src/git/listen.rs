@@ -203,7 +203,7 @@ mod tests {
         let told = Arc::new(Mutex::new(Vec::new()));
         let heard = told.clone();
         let ear = Ear::new(move |line| heard.lock().unwrap().push(line.to_owned()));
-        let max = Duration::from_secs(60);
+        let max = Duration::from_mins(1);
         let listener = Listener { server: "git://h", ear: Some(&ear), silence_max: Some(max) };
         let come = b"Receiving objects: 100% (9/9), done.\nResolving deltas: 100% (3/3), done.\n";
         listener.tell(Duration::from_secs(90), come).unwrap_or_else(|_| panic!("it is given up"));
