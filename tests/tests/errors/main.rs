@@ -304,6 +304,7 @@ const LINES: &[&str] = &[
     "build -o type=image,compression-level=99,name=x @",
     "build --opt target=x @",
     "build --cache-upload some @",
+    "build --store dir:/elsewhere @",
     "submit --detach --ssh x=none -o out @",
     "submit @",
     "submit --coordinator http://127.0.0.1:9 @",
