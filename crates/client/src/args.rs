@@ -151,8 +151,8 @@ pub struct BuildFlags {
         help_heading = "What is permitted"
     )]
     pub allow: Vec<String>,
-    /// Line of /etc/hosts, such as `db:10.0.0.7`; the address `host-gateway` is that of the machine which runs the step, where its network
-    /// reaches it
+    /// Line of /etc/hosts, such as `db:10.0.0.7`; the address `host-gateway` is that of the machine which runs the step,
+    /// where its network reaches it
     #[arg(long = "add-host", value_name = "HOST:IP", help_heading = "What a RUN sees")]
     pub add_hosts: Vec<String>,
     /// Limit such as `nofile=1024:2048`
