@@ -10,16 +10,11 @@ out=$target/example-out
 dcbuild=${DCBUILD:-$target/debug/dcbuild}
 cd "$root"
 
-if ! command -v mmdebstrap >/dev/null; then
-    echo "== installing mmdebstrap with apt-get: it makes the base image, a Debian with gcc"
-    apt-get update --quiet
-    DEBIAN_FRONTEND=noninteractive apt-get install --quiet --yes --no-install-recommends mmdebstrap
-fi
 if [ -z "${DCBUILD:-}" ]; then
     echo "== building dcbuild"
     cargo build --quiet --package dcbuild
 fi
-cargo xtask base-image "$base"
+DCBUILD=$dcbuild examples/base.sh "$base"
 context=(--build-context "debian-gcc=oci-layout://$base")
 
 echo "== on this machine"

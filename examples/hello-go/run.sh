@@ -10,6 +10,6 @@ dcbuild=${DCBUILD:-$target/debug/dcbuild}
 
 cd "$root"
 [ -n "${DCBUILD:-}" ] || cargo build --quiet --package dcbuild
-cargo xtask base-image --include golang-go "$base"
+DCBUILD=$dcbuild examples/base.sh "$base" golang-go
 "$dcbuild" build --build-context "golang:1.24=oci-layout://$base" --output "type=local,dest=$out" "$here"
 "$out/bin/hello"

@@ -1,8 +1,6 @@
 //! Chores: everything that is done to this source and not by it.
 #![expect(clippy::print_stdout, reason = "its user is a person at a terminal, or the log of CI")]
 
-mod base_image;
-mod bench;
 mod ci;
 mod setup;
 mod step;
@@ -16,18 +14,25 @@ enum Chore {
     /// Check everything that CI checks
     Ci,
     /// Measure builds against Debian's docker.io
-    Bench(bench::Flags),
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// What the benchmark is to do: `--help` says it
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        flags: Vec<String>,
+    },
     /// Install what tests, examples and measurements need, with apt
     Setup(setup::Flags),
-    /// Make a Debian base image with a C compiler, as an OCI layout
-    BaseImage(base_image::Flags),
 }
 
 fn main() -> anyhow::Result<()> {
     match Chore::parse() {
         Chore::Ci => ci::run(),
-        Chore::Bench(flags) => bench::run(&flags),
+        // A program of its own: the other chores come without the servers that it measures against.
+        Chore::Bench { flags } => {
+            let cargo = ["run", "--quiet", "--package", "dcbuild-bench", "--"];
+            let flags = flags.iter().map(String::as_str);
+            step::step("cargo", &cargo.into_iter().chain(flags).collect::<Vec<_>>())
+        }
         Chore::Setup(flags) => setup::run(&flags),
-        Chore::BaseImage(flags) => base_image::run(&flags),
     }
 }

@@ -13,11 +13,20 @@ pub(crate) fn root() -> PathBuf {
 
 /// Runs the command in the workspace's folder; an exit code that is not 0 is an error.
 pub(crate) fn step(program: &str, arguments: &[&str]) -> anyhow::Result<()> {
-    let shown = format!("{program} {}", arguments.join(" "));
+    run(Command::new(program).args(arguments))
+}
+
+/// The same of a command whose environment is more than this program's own.
+pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let variables = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
+    let variables =
+        variables.map(|(name, value)| format!("{}={}", name.display(), value.display()));
+    let arguments = command.get_args().map(|argument| argument.display().to_string());
+    let words: Vec<String> = variables.chain([program.clone()]).chain(arguments).collect();
+    let shown = words.join(" ");
     println!("$ {shown}");
-    let mut command = Command::new(program);
     let status = command
-        .args(arguments)
         .current_dir(root())
         .status()
         .with_context(|| format!("could not start {program}"))?;

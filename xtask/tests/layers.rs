@@ -27,7 +27,7 @@ const MEANT: &[(&str, &str, &str)] = &[
     ("oci", "model", "an image is made of digests and platforms"),
     ("plan", "tree", "one reading of .dockerignore says what is copied and what is checked"),
     ("snapshot", "layer", "a snapshot is made of layers and becomes one"),
-    ("xtask", "tests", "measuring takes the same registry, base image and cluster as testing"),
+    ("bench", "tests", "measuring takes the same registry, base image and cluster as testing"),
     ("tests", "testkit", "both start Redis in the same way"),
     ("s3", "tests", "a server of S3 that fails as told serves both kinds of tests"),
     ("testkit", "model", "fakes speak the words"),
@@ -35,7 +35,7 @@ const MEANT: &[(&str, &str, &str)] = &[
 ];
 
 /// Stand beside the drawing: nobody may need them to run.
-const BESIDE: &[&str] = &["testkit", "tests", "xtask"];
+const BESIDE: &[&str] = &["testkit", "tests", "xtask", "bench"];
 
 /// What the pure crates and the words may not know: clocks, networks, chance.
 const IMPURE: &[&str] = &["tokio", "rand", "reqwest", "tonic", "hyper", "rustix", "nix", "libc"];
@@ -67,7 +67,8 @@ fn names(manifest: &toml::Value, table: &str) -> Vec<String> {
 }
 
 fn packages() -> BTreeMap<String, Package> {
-    let folders = ["cli", "coordinator", "worker", "proto", "tests", "xtask"].map(PathBuf::from);
+    let folders = ["cli", "coordinator", "worker", "proto", "tests", "xtask", "xtask/bench"];
+    let folders = folders.map(PathBuf::from);
     let crates = std::fs::read_dir(root().join("crates")).unwrap();
     let crates = crates.map(|entry| Path::new("crates").join(entry.unwrap().file_name()));
     let manifests = folders.into_iter().chain(crates).map(|folder| {

@@ -1,5 +1,6 @@
 //! Measures whole builds, from the command to the image in a registry, against the builder of Debian's docker.io; and the
-//! writing of a layer against its parts alone.
+//! writing of a layer against its parts alone. `cargo xtask bench` runs it.
+#![expect(clippy::print_stdout, reason = "its user is a person at a terminal")]
 
 mod case;
 mod fresh;
@@ -11,9 +12,11 @@ mod split;
 mod store;
 mod theirs;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use clap::Parser;
 use dcbuild_tests::base::busybox;
 use dcbuild_tests::registry::Registry;
 
@@ -23,9 +26,10 @@ use measure::{Sample, disk_bytes, median, sample};
 use ours::Ours;
 use theirs::Theirs;
 
-/// What is measured.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Flags {
+/// Measure builds against Debian's docker.io
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask bench")]
+struct Flags {
     /// The binary; else the release one, which is built first
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
@@ -50,7 +54,8 @@ struct Row {
 
 /// Measures all cases and prints a table: `there` is when the command has ended, with the image in the registry;
 /// `drained` is when nothing is left to compress, to upload or to write.
-pub(crate) fn run(flags: &Flags) -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
+    let flags = &Flags::parse();
     let chosen = |name: &str| flags.only.as_ref().is_none_or(|text| name.contains(text));
     if layer::NAMES.iter().any(|name| chosen(name)) {
         layer::run(flags.only.as_deref(), flags.rounds)?;
@@ -140,6 +145,14 @@ fn binary(flags: &Flags) -> anyhow::Result<PathBuf> {
     if let Some(path) = &flags.binary {
         return path.canonicalize().with_context(|| format!("there is no {}", path.display()));
     }
-    crate::step::step("cargo", &["build", "--release", "--package", "dcbuild"])?;
-    Ok(crate::step::root().join("target/release/dcbuild"))
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut cargo = Command::new(cargo);
+    let status = cargo
+        .args(["build", "--release", "--package", "dcbuild"])
+        .current_dir(&root)
+        .status()
+        .context("could not start cargo")?;
+    ensure!(status.success(), "cargo build --release --package dcbuild: {status}");
+    Ok(root.join("target/release/dcbuild"))
 }

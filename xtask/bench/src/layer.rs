@@ -26,7 +26,8 @@ mod tests {
 
     #[test]
     fn the_names_are_those_of_the_program() {
-        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/snapshot/benches/layer.rs");
+        let program =
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../../crates/snapshot/benches/layer.rs");
         let text = std::fs::read_to_string(program).unwrap();
         assert_eq!(text.matches("Case { name: ").count(), NAMES.len());
         for name in NAMES {
