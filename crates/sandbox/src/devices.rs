@@ -3,17 +3,25 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, mkdirat, openat, symlinkat};
+use rustix::fs::{FileType, Mode, OFlags, makedev, mkdirat, mknodat, openat, symlinkat};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use crate::mounts::{attach, copy_mount, make_mount, open_path};
 use crate::report::{Failure, Order};
-use crate::spec::{CellSpec, Security};
+use crate::spec::Security;
 use crate::sys::attr;
 use crate::target::{Root, open_in};
 
-const NODES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+/// The usual devices, and the numbers that the kernel knows them by.
+const NODES: [(&str, u32, u32); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
 const LINKS: [(&str, &str); 5] = [
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
@@ -53,12 +61,11 @@ pub(crate) fn mount_system(root: &mut Root, order: &Order) -> Result<(), Failure
     };
     cover(root, "proc", || make_mount("proc", &[], plain()))?;
     cover(root, "sys", || make_mount("sysfs", &[], sys))?;
-    // The usual nodes are mounts of their own, so that they open what they stand for in any case.
     let dev = MountAttrFlags::MOUNT_ATTR_NOSUID | order.node_attributes();
     cover(root, "dev", || {
         make_mount("tmpfs", &[("mode", Some("0755")), ("size", Some("64m"))], dev)
     })?;
-    fill_dev(root, spec).map_err(Failure::machine("fill /dev"))?;
+    fill_dev(root, order).map_err(Failure::machine("fill /dev"))?;
     if spec.security == Security::Default {
         hide(root)?;
     }
@@ -78,14 +85,32 @@ fn cover(
         .map_err(Failure::machine(format!("mount /{name}")))
 }
 
-fn fill_dev(root: &Root, spec: &CellSpec) -> Result<(), Errno> {
+/// Makes a device. As a node a RUN can remove it or put another in its place, as some do with `/dev/random`; where none
+/// would open, or none may be made, the machine's own is mounted there.
+fn device(
+    dev: &OwnedFd,
+    order: &Order,
+    (name, major, minor): (&str, u32, u32),
+) -> Result<(), Errno> {
+    let mode = Mode::from_raw_mode(0o666);
+    if order.node_attributes().is_empty() {
+        let number = makedev(major, minor);
+        match mknodat(dev, name, FileType::CharacterDevice, mode, number) {
+            Err(Errno::PERM) => {}
+            other => return other,
+        }
+    }
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    drop(openat(dev, name, flags, mode)?);
+    let target = open_in(dev, name, OFlags::PATH)?;
+    let node = open_path(&Path::new("/dev").join(name))?;
+    attach(copy_mount(node.as_fd(), attr::NOSUID | attr::NOEXEC)?, target)
+}
+
+fn fill_dev(root: &Root, order: &Order) -> Result<(), Errno> {
     let dev = open_in(root.as_fd(), "/dev", OFlags::RDONLY | OFlags::DIRECTORY)?;
-    for name in NODES {
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-        drop(openat(&dev, name, flags, Mode::from_raw_mode(0o666))?);
-        let target = open_in(&dev, name, OFlags::PATH)?;
-        let node = open_path(&Path::new("/dev").join(name))?;
-        attach(copy_mount(node.as_fd(), attr::NOSUID | attr::NOEXEC)?, target)?;
+    for node in NODES {
+        device(&dev, order, node)?;
     }
     for (name, to) in LINKS {
         symlinkat(to, &dev, name)?;
@@ -102,7 +127,7 @@ fn fill_dev(root: &Root, spec: &CellSpec) -> Result<(), Errno> {
         ("gid", Some("5")),
     ];
     folder("pts", make_mount("devpts", &terminals, quiet)?)?;
-    let size = spec.limits.shm_bytes_max.to_string();
+    let size = order.spec.limits.shm_bytes_max.to_string();
     let memory = [("mode", Some("1777")), ("size", Some(size.as_str()))];
     folder("shm", make_mount("tmpfs", &memory, plain())?)?;
     folder("mqueue", make_mount("mqueue", &[], plain())?)

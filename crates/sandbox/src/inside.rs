@@ -9,14 +9,16 @@ use nix::sched::CloneFlags;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
-use rustix::process::{Signal, chdir, fchdir, pivot_root, set_parent_process_death_signal};
+use rustix::process::{
+    Gid, Signal, Uid, chdir, fchdir, pivot_root, set_parent_process_death_signal,
+};
 
 use crate::cell::tell;
 use crate::cgroup::Groups;
 use crate::launch::{self, Program};
 use crate::report::{Failure, Order, Report};
 use crate::spec::Network;
-use crate::target::{Kind, Root};
+use crate::target::Root;
 use crate::user::{Identity, ResolveUserError, resolve_user};
 use crate::{devices, hierarchies, mounts, privilege, sys};
 
@@ -50,9 +52,10 @@ fn prepare(caller: &mut UnixStream, order: &Order, groups: Groups) -> Result<Pro
     let _absent = hierarchies::mount(&root, spec.security);
     mounts::mount_all(&mut root, order)?;
     let identity = identity(&root, &spec.user)?;
-    let cwd = working_folder(&mut root, &spec.cwd)?;
+    let cwd = working_folder(&mut root, &spec.cwd, &identity)?;
     enter_root(&root, &cwd)?;
     launch::null_stdin()?;
+    launch::own_output(&identity)?;
     launch::set_ulimits(&spec.limits.ulimits)?;
     let program = launch::program(spec, &identity);
     tell(caller, &Report::Made { stubs: root.into_stubs() });
@@ -103,15 +106,14 @@ fn identity(root: &Root, user: &str) -> Result<Identity, Failure> {
     })
 }
 
-/// Opens the working folder, made when missing; what is made there belongs to the step.
-fn working_folder(root: &mut Root, cwd: &str) -> Result<OwnedFd, Failure> {
+/// Opens the working folder, made when missing; what is made there belongs to the step, and is its user's.
+fn working_folder(root: &mut Root, cwd: &str, identity: &Identity) -> Result<OwnedFd, Failure> {
     let cwd = if cwd.is_empty() { "/" } else { cwd };
     let refused = |errno: Errno| {
         Failure::Refused(format!("the working folder '{cwd}' cannot be entered: {errno}"))
     };
-    let stubs = root.stub_count();
-    let folder = root.target(cwd, Kind::Folder).map_err(refused)?;
-    root.keep_stubs(stubs);
+    let owner = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+    let folder = root.working_folder(cwd, owner).map_err(refused)?;
     rustix::fs::openat(
         &folder,
         ".",

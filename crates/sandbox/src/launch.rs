@@ -5,7 +5,8 @@ use std::io::Write;
 
 use nix::errno::Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, fchown};
+use rustix::process::Uid;
 
 use crate::report::Failure;
 use crate::spec::{CellSpec, Ulimit, UlimitResource};
@@ -90,6 +91,14 @@ pub(crate) fn null_stdin() -> Result<(), Failure> {
         reason: errno.to_string(),
         lasting: false,
     })
+}
+
+/// Makes what the step says its user's, who may then open it once more by its name: `/dev/stdout`.
+pub(crate) fn own_output(identity: &Identity) -> Result<(), Failure> {
+    let user = Some(Uid::from_raw(identity.uid));
+    fchown(std::io::stdout(), user, None)
+        .and_then(|()| fchown(std::io::stderr(), user, None))
+        .map_err(Failure::machine("give the step its output"))
 }
 
 /// Sets the limits of each process.

@@ -165,12 +165,35 @@ pub(crate) fn close_rest_on_exec() -> Result<(), Errno> {
     if done == 0 { Ok(()) } else { Err(errno()) }
 }
 
-/// Gives every signal its default action, which exec would otherwise not do for ignored ones.
+/// Gives every signal its default action, which exec would otherwise not do for ignored ones, and holds none back: what
+/// whoever called dcbuild did with its signals is not the step's.
 pub(crate) fn default_signals() {
+    // Handler, flags, restorer and mask, in any order: all zero is the default action. The library's own call refuses two.
+    let default = [0_u64; 4];
+    let none_held: u64 = 0;
     for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL installs no code; signals that cannot be changed are refused by the kernel.
-        let _before = unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: the kernel reads no more than these 32 bytes, and installs no code; signals that cannot be changed are
+        // refused.
+        let _refused = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                size_of::<u64>(),
+            )
+        };
     }
+    // SAFETY: the mask is as long as the kernel is told, and outlives the call.
+    let _done = unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const none_held,
+            std::ptr::null_mut::<u64>(),
+            size_of::<u64>(),
+        )
+    };
 }
 
 /// Changes attributes of the mount that a descriptor stands for.

@@ -9,9 +9,10 @@ use std::path::PathBuf;
 use dcbuild_model::TreePath;
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, Timespec, Timestamps,
-    UTIME_OMIT, fstat, futimens, mkdirat, openat, openat2, readlinkat,
+    UTIME_OMIT, chownat, fstat, futimens, mkdirat, openat, openat2, readlinkat,
 };
 use rustix::io::Errno;
+use rustix::process::{Gid, Uid};
 
 /// Links that one target may lead through where something has to be made.
 const LINKS_MAX: u32 = 40;
@@ -30,6 +31,8 @@ pub(crate) struct Root {
     place: PathBuf,
     device: u64,
     stubs: Vec<Vec<u8>>,
+    /// Whose the folders are that are made now.
+    owner: Option<(Uid, Gid)>,
 }
 
 /// Opens an untrusted path below a folder as if the folder were `/`.
@@ -49,20 +52,25 @@ impl Root {
     /// Takes the root that is attached at `place`.
     pub(crate) fn new(fd: OwnedFd, place: PathBuf) -> Result<Root, Errno> {
         let device = fstat(&fd)?.st_dev;
-        Ok(Root { fd, place, device, stubs: Vec::new() })
+        Ok(Root { fd, place, device, stubs: Vec::new(), owner: None })
     }
 
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 
-    pub(crate) fn stub_count(&self) -> usize {
-        self.stubs.len()
-    }
-
-    /// Forgets the stubs made since there were `count`: they stay in the tree.
-    pub(crate) fn keep_stubs(&mut self, count: usize) {
-        self.stubs.truncate(count);
+    /// Opens the working folder. It and its parents are made when missing: they are the step's user's, and stay.
+    pub(crate) fn working_folder(
+        &mut self,
+        path: &str,
+        owner: (Uid, Gid),
+    ) -> Result<OwnedFd, Errno> {
+        let stubs = self.stubs.len();
+        self.owner = Some(owner);
+        let folder = self.target(path, Kind::Folder);
+        self.owner = None;
+        self.stubs.truncate(stubs);
+        folder
     }
 
     pub(crate) fn into_stubs(self) -> Vec<Vec<u8>> {
@@ -139,6 +147,9 @@ impl Root {
         let made = match kind {
             Kind::Folder => {
                 mkdirat(folder, name, Mode::from_raw_mode(0o755))?;
+                if let Some((uid, gid)) = self.owner {
+                    chownat(folder, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+                }
                 openat(folder, name, flags | OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?
             }
             Kind::File => {

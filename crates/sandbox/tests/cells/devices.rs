@@ -1,4 +1,5 @@
-//! Device nodes that a step makes: the usual ones open what they stand for, as with docker, and others nothing.
+//! Device nodes that a step makes: the usual ones open what they stand for, as with docker, and others nothing;
+//! those that are there can be replaced.
 
 use std::path::Path;
 
@@ -13,9 +14,10 @@ const SCRIPT: &str =
     for node in /c/null /dev/null2; do echo hi > $node && echo $node takes; done
     head -c 3 /c/zero | tr '\\0' z; echo
     for node in /c/log /c/disk /c/null-block /c/misc; do head -c 1 $node; done
-    mknod /w c 0 0";
+    mknod /w c 0 0
+    rm /dev/random && ln -s urandom /dev/random && head -c 1 /dev/random | wc -c";
 
-const USUAL: &str = "/c/null takes\n/dev/null2 takes\nzzz\n\
+const USUAL: &str = "/c/null takes\n/dev/null2 takes\nzzz\n1\n\
     head: /c/log: Operation not permitted\nhead: /c/disk: Operation not permitted\n\
     head: /c/null-block: Operation not permitted\nhead: /c/misc: Operation not permitted\n\
     mknod: /w: Operation not permitted\n";

@@ -30,6 +30,7 @@ const TESTS: &[(&str, fn())] = &[
     ("exit_codes_and_signals", exit_codes_and_signals),
     ("outputs_stay_apart", outputs_stay_apart),
     ("users", users),
+    ("signals_are_as_usual", signals_are_as_usual),
     ("capabilities", capabilities),
     ("mounts", mounts),
     ("a_tmpfs_has_the_mode_of_what_it_covers", a_tmpfs_has_the_mode_of_what_it_covers),
@@ -364,9 +365,31 @@ fn users() {
         let got = ran.exit.map_or_else(|error| error.to_string(), |_| ran.stdout);
         assert_eq!(got, expected, "{user}");
     }
+    // Each may open by its name what it says.
+    for user in ["bob", "12:34"] {
+        let mut spec =
+            fixture.spec("echo out > /dev/stdout; echo said > /dev/stderr; echo fd > /dev/fd/2");
+        user.clone_into(&mut spec.user);
+        let ran = fixture.run(spec);
+        assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("out\n", "said\nfd\n"), "{user}");
+    }
     std::fs::remove_file(fixture.lower("etc/passwd")).unwrap();
     symlink("/dev/zero", fixture.lower("etc/passwd")).unwrap();
     assert!(fixture.run(fixture.spec("true")).exit.is_err(), "a device is no passwd file");
+}
+
+/// Whatever whoever called has done with its own.
+fn signals_are_as_usual() {
+    use nix::sys::signal::{SigSet, Signal};
+    let fixture = Fixture::new("signals");
+    let ours: SigSet = [Signal::SIGTERM, Signal::SIGUSR1].into_iter().collect();
+    ours.thread_block().unwrap();
+    let mut spec = fixture.spec("");
+    // Without a shell, which has habits of its own.
+    spec.argv = ["grep", "-E", "Sig(Blk|Ign)", "/proc/self/status"].map(str::to_owned).to_vec();
+    let ran = fixture.run(spec);
+    ours.thread_unblock().unwrap();
+    assert_eq!(ran.stdout, "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n");
 }
 
 fn capabilities() {
