@@ -283,6 +283,43 @@ fn who_has_a_cache_mounted_keeps_it_while_another_build_begins_with_an_empty_one
     }
 }
 
+/// As with `BuildKit`, in whatever way each of them is shared.
+#[test]
+fn mounts_of_one_id_are_one_cache() {
+    let ways = ["shared", "locked", "private"];
+    let runs = ways.iter().flat_map(|first| ways.iter().map(move |second| (first, second)));
+    let runs = runs.map(|(first, second)| {
+        let mount = |way: &str, target: &str| {
+            format!("--mount=type=cache,id=x,sharing={way},target={target}")
+        };
+        let (one, other) = (mount(first, "/c"), mount(second, "/d"));
+        let name = format!("/out/{first}-{second}");
+        format!("RUN {one} {other} echo {name} > /c/said && mkdir -p /out && cp /d/said {name}\n")
+    });
+    let story = Story::new(&format!("FROM busybox:golden\n{}", runs.collect::<String>()), &[]);
+    let tree = story.build(&[]).image.tree();
+    for name in ways.iter().flat_map(|first| ways.map(|second| format!("out/{first}-{second}"))) {
+        assert_eq!(tree.text(&name), Some(format!("/{name}\n")));
+    }
+}
+
+/// Each RUN would have what the other waits for.
+#[test]
+fn runs_that_name_their_caches_in_another_order_do_not_wait_for_each_other() {
+    let mount =
+        |id: char, way: &str| format!("--mount=type=cache,id={id},sharing={way},target=/{id}");
+    let stages = (0..24).map(|stage| {
+        let (a, b) =
+            (mount('a', if stage % 3 == 0 { "private" } else { "locked" }), mount('b', "locked"));
+        let mounts = if stage % 2 == 0 { format!("{a} {b}") } else { format!("{b} {a}") };
+        format!("FROM busybox:golden AS s{stage}\nRUN {mounts} echo {stage} > /said\n")
+    });
+    let copies = (0..24).map(|stage| format!("COPY --from=s{stage} /said /{stage}\n"));
+    let dockerfile: String = stages.chain(["FROM scratch\n".to_owned()]).chain(copies).collect();
+    let tree = Story::new(&dockerfile, &[]).build(&[]).image.tree();
+    assert_eq!(tree.text("23"), Some("23\n".to_owned()));
+}
+
 #[test]
 fn what_nobody_goes_on_from_is_removed() {
     let site = Caching::start();

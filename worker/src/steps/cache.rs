@@ -28,6 +28,7 @@ const BETWEEN_STEPS_MAX: Duration = Duration::from_hours(1);
 const COPIES_MAX: u32 = 64;
 
 /// A cache mount, as a RUN asks for it.
+#[derive(Clone, Copy)]
 pub(crate) struct Cache<'a> {
     pub(crate) id: &'a str,
     pub(crate) sharing: CacheSharing,
@@ -51,7 +52,8 @@ pub(crate) enum Begins {
 
 /// A cache's name, and the lock that is held while it is mounted.
 pub(crate) struct Taken {
-    name: String,
+    /// The name of its folder.
+    pub(crate) name: String,
     pub(crate) lock: KeyLock,
     /// Set where it follows its builds from worker to worker.
     pub(crate) portable: Option<Portable>,
@@ -76,6 +78,19 @@ impl Cache<'_> {
             portable.will_change(&by).map_err(|error| Failed::sandbox(&error))?;
         }
         Ok(Taken { name, lock, portable })
+    }
+
+    /// What the mounts of one RUN are one cache by.
+    pub(crate) fn first_name(&self, attempt: &Attempt, inputs: &Inputs) -> Result<String, Failed> {
+        self.name(attempt, inputs, None)
+    }
+
+    /// Takes in another mount of the same cache: the first says how it is shared, unless one wants it locked.
+    pub(crate) fn join(&mut self, other: &Cache<'_>) {
+        if other.sharing == CacheSharing::Locked {
+            self.sharing = other.sharing;
+        }
+        self.readonly &= other.readonly;
     }
 
     /// What this worker knows the id by.
@@ -255,14 +270,14 @@ impl Cache<'_> {
         &self,
         attempt: &Attempt,
         task: &Arc<Task>,
-        taken: &Taken,
+        name: &str,
     ) -> Result<Mount, Failed> {
         let failed = |error: std::io::Error| Failed::sandbox(&error);
         let caches = &attempt.shared.caches;
-        let folder = caches.folders().path_of(&taken.name);
+        let folder = caches.folders().path_of(name);
         let source = folder.join("fs");
         std::fs::create_dir_all(&folder).map_err(failed)?;
-        caches.mark(&taken.name, self.id)?;
+        caches.mark(name, self.id)?;
         let mut subpath = self.source.trim_matches('/').to_owned();
         if let Some(input) = self.input {
             if !source.exists() {

@@ -1,5 +1,6 @@
 //! The mounts of a RUN: inputs, caches, secrets, ssh agents, scripts.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ pub(crate) struct Mounts {
     locks: Vec<KeyLock>,
     folders: Vec<tempfile::TempDir>,
     /// Caches that are to be written back.
-    pub(crate) caches: Vec<Portable>,
+    pub(crate) write_back: Vec<Portable>,
     /// Their sockets are closed with the step.
     agents: Vec<DropGuard>,
 }
@@ -40,6 +41,7 @@ pub(crate) async fn prepare(
 ) -> Result<Mounts, Failed> {
     let mut mounts = Mounts::default();
     mounts.env.extend(agent_variable(op));
+    let mut caches = mounts.caches(attempt, task, op).await?.into_iter();
     for mount in &op.mounts {
         match mount {
             MountKind::Bind { input, source, writable, target } => {
@@ -56,20 +58,7 @@ pub(crate) async fn prepare(
                 mounts.all.push(Mount::Overlay { lowers, scratch, subpath, target });
                 mounts.lowers.push(shown.lowers);
             }
-            MountKind::Cache { id, sharing, input, source, readonly, mode, uid, gid, target } => {
-                let cache = Cache {
-                    id,
-                    sharing: *sharing,
-                    input: *input,
-                    source,
-                    readonly: *readonly,
-                    mode: *mode,
-                    owner: (*uid, *gid),
-                    target,
-                    begins: if op.empty_caches { Begins::Empty } else { Begins::AsItWasLeft },
-                };
-                mounts.cache(attempt, task, &cache).await?;
-            }
+            MountKind::Cache { .. } => mounts.all.extend(caches.next()),
             MountKind::Tmpfs { size, readonly, target } => {
                 let bytes_max = (*size > 0).then_some(*size);
                 let (target, readonly) = (target.clone(), *readonly);
@@ -90,6 +79,25 @@ pub(crate) async fn prepare(
     }
     mounts.scripts(attempt, &op.scripts).map_err(|error| Failed::sandbox(&error))?;
     Ok(mounts)
+}
+
+/// The cache that a mount asks for, if it is one.
+fn asked<'a>(op: &RunOp, mount: &'a MountKind) -> Option<Cache<'a>> {
+    let MountKind::Cache { id, sharing, input, source, readonly, mode, uid, gid, target } = mount
+    else {
+        return None;
+    };
+    Some(Cache {
+        id,
+        sharing: *sharing,
+        input: *input,
+        source,
+        readonly: *readonly,
+        mode: *mode,
+        owner: (*uid, *gid),
+        target,
+        begins: if op.empty_caches { Begins::Empty } else { Begins::AsItWasLeft },
+    })
 }
 
 /// What tells programs of the first agent's socket, unless the Dockerfile tells them of another. Without an agent it names
@@ -133,17 +141,35 @@ impl Mounts {
         Ok(())
     }
 
-    async fn cache(
+    /// Takes each cache of a RUN, once however many mounts show it, and makes its mounts. All RUNs take them in the order
+    /// of their names, so that no two ever wait for each other.
+    async fn caches(
         &mut self,
         attempt: &Arc<Attempt>,
         task: &Arc<Task>,
-        cache: &Cache<'_>,
-    ) -> Result<(), Failed> {
-        let taken = cache.take(attempt, &task.inputs, &task.progress).await?;
-        self.all.push(cache.mount(attempt, task, &taken).await?);
-        self.locks.push(taken.lock);
-        self.caches.extend(taken.portable.filter(|_| !cache.readonly));
-        Ok(())
+        op: &RunOp,
+    ) -> Result<Vec<Mount>, Failed> {
+        let mut asked = Vec::new();
+        for cache in op.mounts.iter().filter_map(|mount| self::asked(op, mount)) {
+            asked.push((cache.first_name(attempt, &task.inputs)?, cache));
+        }
+        let mut wanted: BTreeMap<&str, Cache<'_>> = BTreeMap::new();
+        for (name, cache) in &asked {
+            wanted.entry(name).and_modify(|first| first.join(cache)).or_insert(*cache);
+        }
+        let mut folders = BTreeMap::new();
+        for (name, cache) in wanted {
+            let taken = cache.take(attempt, &task.inputs, &task.progress).await?;
+            folders.insert(name, taken.name);
+            self.locks.push(taken.lock);
+            self.write_back.extend(taken.portable.filter(|_| !cache.readonly));
+        }
+        let mut mounts = Vec::new();
+        for (name, cache) in &asked {
+            let Some(folder) = folders.get(name.as_str()) else { continue };
+            mounts.push(cache.mount(attempt, task, folder).await?);
+        }
+        Ok(mounts)
     }
 
     fn agent(
