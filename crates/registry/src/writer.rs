@@ -219,7 +219,7 @@ async fn put_file(folder: &Path, name: &str, blob: &dyn BlobReader) -> Result<()
     let partial = folder.join(format!("{name}.{}.partial", std::process::id()));
     let mut file = tokio::fs::File::create(&partial).await.map_err(failed)?;
     let written = match copy_blob(blob, name, &mut file).await {
-        Ok(()) => file.sync_all().await.map_err(failed),
+        Ok(()) => settled(&mut file).await.map_err(failed),
         Err(error) => Err(error),
     };
     let put = match written {
@@ -231,6 +231,12 @@ async fn put_file(folder: &Path, name: &str, blob: &dyn BlobReader) -> Result<()
         let _removed = tokio::fs::remove_file(&partial).await;
     }
     put
+}
+
+/// Waits for all that was written. To sync alone would not say that the last write has failed.
+async fn settled(file: &mut tokio::fs::File) -> std::io::Result<()> {
+    file.flush().await?;
+    file.sync_all().await
 }
 
 async fn write_tar<W>(entries: BTreeMap<String, Content>, mut out: W) -> Result<W, WriteError>
