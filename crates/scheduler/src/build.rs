@@ -50,8 +50,6 @@ pub(crate) struct Shape {
 pub(crate) struct Tries {
     /// Attempts that were lost to faults of machines.
     pub(crate) lost: u32,
-    /// Times that an input was not to be had.
-    pub(crate) returned: u32,
     /// The workers of lost attempts.
     pub(crate) workers: BTreeSet<WorkerId>,
     /// Leases so far.
@@ -67,6 +65,8 @@ pub(crate) struct Step {
     /// The state of a result that was withdrawn; what was made of it holds only if the next is the same.
     pub(crate) former: Option<StateDigest>,
     pub(crate) tries: Tries,
+    /// How often its result was not to be had.
+    pub(crate) losses: u32,
     /// Steps that share the attempt, in the order in which they came.
     pub(crate) subscribers: Vec<At>,
 }

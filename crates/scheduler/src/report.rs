@@ -13,8 +13,9 @@ use crate::result::{Kept, Pooled};
 use crate::state::{At, Scheduler};
 use crate::worker::{Duty, Worker};
 
-/// How often a job may be handed back for a lost input before its build fails.
-const RETURNS_MAX: u32 = 8;
+/// How often the result of one step may be lost to a build before that fails. Results that lie on each other are missed
+/// one after the other, so the jobs that miss them are not counted.
+const LOSSES_MAX: u32 = 8;
 
 impl Scheduler {
     fn fenced(&mut self, fence: Fence) -> Option<(JobId, Tenure)> {
@@ -328,10 +329,9 @@ impl Scheduler {
         let Some(job) = self.jobs.get(&id) else { return };
         let build = job.build;
         let lost = self.builds.get(&build).and_then(|it| it.done(input));
-        let mut returned = 0;
-        self.each_tries(id, |tries| {
-            tries.returned += 1;
-            returned = returned.max(tries.returned);
+        let losses = self.step_mut((build, input)).map_or(0, |step| {
+            step.losses += 1;
+            step.losses
         });
         self.put_ahead(id);
         self.drop_job(id);
@@ -340,7 +340,7 @@ impl Scheduler {
             Some(Source::Record(_)) => self.withdraw((build, input)),
             None => {}
         }
-        if returned > RETURNS_MAX {
+        if losses > LOSSES_MAX {
             let failure = Failure::InputsExhausted { input };
             self.end_build(build, Outcome::Failed(failure));
         }

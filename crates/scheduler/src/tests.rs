@@ -711,3 +711,22 @@ fn a_lost_layer_deep_below_is_made_again_and_what_lies_on_it_stays() {
         "#]],
     );
 }
+
+/// Who lost a bucket's blobs misses the layers of an image one after the other.
+#[test]
+fn many_lost_layers_are_made_again_and_one_that_stays_lost_ends_the_build() {
+    let losses = |lost: &dyn Fn(usize) -> String, count: usize| -> String {
+        let loss = |at: usize| {
+            let (output, again, step) = (2 * at + 1, 2 * at + 2, lost(at));
+            format!("\nt{output} returns lost={step}\nt{again} done {step}")
+        };
+        (0..count).map(loss).collect()
+    };
+    let chain = (1..20).map(|at| format!("x{at}<x{}:hit", at - 1)).collect::<Vec<_>>().join(" ");
+    let each = losses(&|at| format!("x{at}"), 20);
+    let said = play(&format!("worker 1 joins\nbuild a: x0:hit {chain} =>x19{each}\nt41 output"));
+    assert!(said.ends_with("a ended: Done\n"), "{said}");
+    let same = losses(&|_| "x".to_owned(), 8);
+    let said = play(&format!("worker 1 joins\nbuild a: x:hit =>x{same}\nt17 returns lost=x"));
+    assert!(said.ends_with("a failed: INPUT_LOST_TOO_OFTEN\n"), "{said}");
+}
