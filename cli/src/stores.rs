@@ -14,7 +14,7 @@ use dcbuild_redis::{Credentials, RedisConfig, RedisIndex};
 use dcbuild_s3::{S3Config, S3Store};
 use dcbuild_store::{
     Behind, Catalog, CatalogParts, EmbeddedIndex, Far, FolderStore, Indexed, KeyIndex, Now, Policy,
-    Seal, StoreError, Unseen, Using,
+    RememberedNames, Seal, StoreError, Unseen, Using,
 };
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -48,6 +48,8 @@ pub(crate) struct Bucket {
     pub(crate) s3: Arc<S3Store>,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) behind: Arc<Behind>,
+    /// Remembers the names of images while the bucket fails.
+    near: FolderStore,
     sending: TaskTracker,
     stop_sending: CancellationToken,
     silence: Option<Silence>,
@@ -364,6 +366,7 @@ impl Bucket {
         let far = Far { name, blobs: blobs.clone(), objects: s3.clone(), grants: Some(blobs) };
         let Aside { folder, notes, policy, mark, silence } = aside;
         let mark = mark.map(|path| mark_id(&path)).transpose()?;
+        let near = folder.clone();
         let behind = Behind::open(folder, &notes, far, policy);
         let behind = Arc::new(behind.context("could not open what waits to be sent to the store")?);
         if silence.as_ref().is_some_and(|silence| silence.is_fresh(SystemClock.now())) {
@@ -384,6 +387,7 @@ impl Bucket {
             s3,
             catalog,
             behind,
+            near,
             sending,
             stop_sending,
             silence,
@@ -407,7 +411,10 @@ impl Bucket {
             blobs: self.behind.clone(),
             steps: self.catalog.clone(),
             layers: self.catalog.clone(),
-            names: self.catalog.clone(),
+            names: Arc::new(RememberedNames::new(
+                self.catalog.clone(),
+                Arc::new(self.near.clone()),
+            )),
             notes: self.catalog.clone(),
             using: Some(self.using()),
             swept: self.catalog.clone(),

@@ -22,6 +22,9 @@ use crate::build::Build;
 use crate::config::Stores;
 use crate::questions::Reply;
 
+/// How often a client is asked for the image of a layout that the store has lost a part of.
+const LAYOUT_TRIES: u32 = 3;
+
 /// Asks the build's client for credentials when a registry wants some.
 struct ClientCredentials(Arc<Build>);
 
@@ -84,16 +87,31 @@ impl Images {
         self.at_registry(reference, platform, ear).await
     }
 
+    /// Asks the client, which sends what the store lacks; and again where that turns out to be more than was known.
     async fn in_layout(&self, context: &str, platform: &Platform) -> plan::ImageAnswer {
-        let question = Question::Layout { context: context.into(), platform: platform.to_string() };
-        let manifest = match self.build.ask(question).await {
-            Ok(Reply::Answer(Answer::Layout { manifest })) => manifest,
-            Ok(_) => return Err("the client gave another answer".into()),
-            Err(error) => return Err(error.to_string().into()),
-        };
-        let image = StoredImage::new(&self.stores, format!("layout {context}"), manifest);
-        let found = image.resolve(platform).await.map_err(|error| unresolved(&error))?;
-        Ok(resolved(found, plan::ImageSource::Layout { context: context.into() }))
+        let mut tries = LAYOUT_TRIES;
+        loop {
+            let (context, platform_text) = (context.to_owned(), platform.to_string());
+            let name = format!("layout {context}");
+            let question = Question::Layout { context: context.clone(), platform: platform_text };
+            let manifest = match self.build.ask(question).await {
+                Ok(Reply::Answer(Answer::Layout { manifest })) => manifest,
+                Ok(_) => return Err("the client gave another answer".into()),
+                Err(error) => return Err(error.to_string().into()),
+            };
+            let image = StoredImage::new(&self.stores, name, manifest);
+            tries -= 1;
+            match image.resolve(platform).await {
+                Ok(found) => return Ok(resolved(found, plan::ImageSource::Layout { context })),
+                Err(_) if image.is_lost() && tries > 0 => {
+                    tracing::warn!(
+                        context,
+                        "the store has lost a part of a layout's image: it is sent again"
+                    );
+                }
+                Err(error) => return Err(unresolved(&error)),
+            }
+        }
     }
 
     /// What has the name in the build's scope, else in the nearest of its parents that has one of that name.
@@ -116,10 +134,8 @@ impl Images {
         let NamedImage { manifest, .. } = match self.named(reference).await {
             Ok(Some(found)) => found,
             Ok(None) => return Ok(None),
-            Err(error) => {
-                tracing::warn!(error = story(&error), "no image names");
-                return Ok(None);
-            }
+            // A registry may have another image of that name.
+            Err(error) => return Err(unnamed(reference, &error)),
         };
         let image = StoredImage::new(&self.stores, reference.into(), manifest);
         let found = match image.resolve(platform).await {
@@ -133,10 +149,7 @@ impl Images {
         match self.has_layers(&found).await {
             Ok(true) => Ok(Some(resolved(found, plan::ImageSource::Store {}))),
             Ok(false) => Err(not_whole(reference)),
-            Err(error) => {
-                tracing::warn!(error = story(&error), reference, "the kept image is not had");
-                Ok(None)
-            }
+            Err(error) => Err(unnamed(reference, &error)),
         }
     }
 
@@ -161,6 +174,19 @@ impl Images {
         let found = client.image(image).resolve(platform).await;
         let found = found.map_err(|error| unresolved(&error))?;
         Ok(resolved(found, plan::ImageSource::Registry { repository }))
+    }
+}
+
+fn unnamed(reference: &str, error: &StoreError) -> plan::Unresolved {
+    plan::Unresolved {
+        reason: format!(
+            "an image was kept under the name {reference}, and the store does not give it: {}",
+            story(error)
+        ),
+        hint: Some(format!(
+            "try again when the store does well; `dcbuild rmi {reference}` forgets it, and --pull takes the one of a registry"
+        )),
+        fault: Fault::Cluster,
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use dcbuild_model::{Digest, Scope, UnixTime};
 
-use super::latest::Latest;
+use super::latest::{Found, Latest};
 use super::{Catalog, field_of};
 use crate::{ImageNames, IndexKey, NamedImage, ObjectName, StoreError};
 
@@ -24,8 +24,16 @@ impl Latest for NamedImage {
 #[async_trait::async_trait]
 impl ImageNames for Catalog {
     async fn find(&self, scope: &Scope, name: &str) -> Result<Option<NamedImage>, StoreError> {
-        let image: Option<NamedImage> = self.read_latest(&key_of(scope, name)).await?;
-        Ok(image.filter(|image| image.name == name))
+        let key = key_of(scope, name);
+        match self.look_for::<NamedImage>(&key).await? {
+            Found::Said(image) => Ok(Some(image).filter(|image| image.name == name)),
+            Found::Nothing => Ok(None),
+            // An image has the name, and nobody can say which.
+            Found::Damaged => {
+                let store = format!("{}/{}", key.0, NamedImage::WORD);
+                Err(StoreError::Unavailable { store, source: "the name is damaged".into() })
+            }
+        }
     }
 
     async fn list(&self, scope: &Scope) -> Result<Vec<NamedImage>, StoreError> {

@@ -21,22 +21,50 @@ pub(super) trait Latest: serde::Serialize + serde::de::DeserializeOwned {
     fn written(&self) -> UnixTime;
 }
 
+/// What is under a name.
+pub(super) enum Found<T> {
+    Nothing,
+    /// Something that does not open, or says nothing.
+    Damaged,
+    Said(T),
+}
+
+impl<T: Latest> Found<T> {
+    fn said(self) -> Option<T> {
+        match self {
+            Found::Said(value) => Some(value),
+            Found::Nothing | Found::Damaged => None,
+        }
+    }
+
+    fn is_as_new_as(&self, other: &T) -> bool {
+        matches!(self, Found::Said(value) if value.written() >= other.written())
+    }
+}
+
 impl Catalog {
     /// The latest document under a key, if our seal opens one.
     pub(super) async fn read_latest<T: Latest>(
         &self,
         key: &IndexKey,
     ) -> Result<Option<T>, StoreError> {
+        Ok(self.look_for(key).await?.said())
+    }
+
+    /// The same, which tells what is damaged from what is not there.
+    pub(super) async fn look_for<T: Latest>(&self, key: &IndexKey) -> Result<Found<T>, StoreError> {
         let seal = &self.inner.parts.seal;
         let own = self.read_one::<T>(&name_of(key, &seal.field(T::WORD))?).await?;
-        let others = match seal.opens_others() {
-            OpensOthers::No => return Ok(own),
-            OpensOthers::OfOld if own.is_some() => return Ok(own),
-            OpensOthers::OfOld | OpensOthers::Yes => self.other_names::<T>(key).await?,
+        let others = match (seal.opens_others(), &own) {
+            (OpensOthers::No, _) | (OpensOthers::OfOld, Found::Said(_)) => return Ok(own),
+            (OpensOthers::OfOld | OpensOthers::Yes, _) => self.other_names::<T>(key).await?,
         };
         let others = self.read_all::<T>(others).await?.into_iter().map(|(_, it)| it);
-        // Of two that are as new, our own.
-        Ok(others.chain(own).max_by_key(T::written))
+        Ok(match others.max_by_key(T::written) {
+            // Of two that are as new, our own.
+            Some(other) if !own.is_as_new_as(&other) => Found::Said(other),
+            Some(_) | None => own,
+        })
     }
 
     /// Writes a document under our own key, and takes away what else of ours was there.
@@ -84,7 +112,7 @@ impl Catalog {
         names: Vec<ObjectName>,
     ) -> Result<Vec<(ObjectName, T)>, StoreError> {
         let reads = names.into_iter().map(|name| async move {
-            let value = self.read_one::<T>(&name).await?;
+            let value = self.read_one::<T>(&name).await?.said();
             Ok::<_, StoreError>(value.map(|value| (name, value)))
         });
         let reads = futures::stream::iter(reads.collect::<Vec<_>>()).buffered(AT_ONCE);
@@ -105,15 +133,16 @@ impl Catalog {
         Ok(names)
     }
 
-    async fn read_one<T: Latest>(&self, object: &ObjectName) -> Result<Option<T>, StoreError> {
+    async fn read_one<T: Latest>(&self, object: &ObjectName) -> Result<Found<T>, StoreError> {
         let Some(sealed) = self.objects().get(object, DOCUMENT_BYTES_MAX).await? else {
-            return Ok(None);
+            return Ok(Found::Nothing);
         };
         let Some(document) = self.open(object, &sealed) else {
             self.unsealed(object);
-            return Ok(None);
+            return Ok(Found::Damaged);
         };
         let value = serde_json::from_slice(&document);
-        Ok(value.map_err(|error| self.refuse(T::WHAT, &error)).ok())
+        let value = value.map_err(|error| self.refuse(T::WHAT, &error));
+        Ok(value.map_or(Found::Damaged, Found::Said))
     }
 }

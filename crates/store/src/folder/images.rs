@@ -1,5 +1,6 @@
 //! The image names of a folder store: `image/SCOPE/HEX.json`, HEX being the digest of the name.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use dcbuild_model::{Digest, Scope};
@@ -30,7 +31,15 @@ impl FolderStore {
 impl ImageNames for FolderStore {
     async fn find(&self, scope: &Scope, name: &str) -> Result<Option<NamedImage>, StoreError> {
         let path = self.image_path(scope, name);
-        self.blocking(move |store| store.find_value(path)).await
+        self.blocking(move |store| match store.find_value(path.clone())? {
+            // An image has the name, and nobody can say which.
+            None if path.exists() => {
+                let damaged = std::io::Error::new(ErrorKind::InvalidData, "the name is damaged");
+                Err(StoreError::io(path)(damaged))
+            }
+            found => Ok(found),
+        })
+        .await
     }
 
     async fn list(&self, scope: &Scope) -> Result<Vec<NamedImage>, StoreError> {
@@ -47,7 +56,7 @@ impl ImageNames for FolderStore {
         let path = self.image_path(scope, name);
         self.blocking(move |_| match std::fs::remove_file(&path) {
             Ok(()) => Ok(true),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
             Err(error) => Err(StoreError::io(path)(error)),
         })
         .await
