@@ -672,6 +672,8 @@ pub enum StepErrorKind {
     Network {},
     /// Nothing answers there, so that another worker would fare no better; another build may.
     Unreachable {},
+    /// The store has lost a layer of a base image that no registry has: whoever brought it has to bring it again.
+    BaseLost {},
     /// A fault of dcbuild itself.
     Internal {},
 }
@@ -728,7 +730,7 @@ pub struct ToldProvenance {
 pub struct Failed {
     /// Who can mend it.
     pub fault: Fault,
-    /// A name for programs, such as `STEP_FAILED`.
+    /// A name for programs, such as `STEP_FAILED` or [`BASE_LOST`].
     pub code: String,
     /// The whole story in one line.
     pub message: String,
@@ -744,6 +746,9 @@ pub struct Failed {
     #[serde(default)]
     pub outputs: Vec<Option<OutputResult>>,
 }
+
+/// The name of the failure in which what a client brought has to be brought again.
+pub const BASE_LOST: &str = "BASE_LOST";
 
 /// How a build's steps went.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

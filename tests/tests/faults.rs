@@ -3,12 +3,17 @@
 #![expect(clippy::unwrap_used, reason = "test")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use dcbuild_tests::base::busybox;
 use dcbuild_tests::bucket::Site;
+use dcbuild_tests::cluster::Cluster;
 use dcbuild_tests::disk::SmallDisk;
+use dcbuild_tests::files::{ContextEntry, write_context};
+use dcbuild_tests::home::Home;
 use dcbuild_tests::image::Image;
 use dcbuild_tests::redis::RedisServer;
 use dcbuild_tests::running::Running;
@@ -454,4 +459,51 @@ fn c10_a_worker_whose_disk_is_full_hands_its_job_on() {
     drop(small);
     site.wait_until_sent();
     site.check_blobs();
+}
+
+/// No registry has it, so the client sends it from its folder once more.
+#[test]
+fn c01_a_lost_layer_of_a_client_s_layout_is_sent_again() {
+    let home = Home::new("");
+    let base = busybox();
+    base.write(&home.path("layout"));
+    let mut cluster = Cluster::start(home, 1, 2);
+    let layer = base.blobs.first().unwrap().digest.split_once(':').unwrap().1.to_owned();
+    let context = cluster.home.path("context");
+    let submit = |cluster: &Cluster, text: &str| {
+        let dockerfile =
+            "FROM base\nRUN echo one > /one\nCOPY in.txt /in.txt\nRUN cat /one /in.txt > /all\n";
+        let files =
+            [ContextEntry::file("Dockerfile", dockerfile), ContextEntry::file("in.txt", text)];
+        write_context(&context, &files);
+        let layout = format!("base=oci-layout://{}", cluster.home.arg("layout"));
+        let output = format!("type=oci,dest={}", cluster.home.arg("image.tar"));
+        let flags = ["--progress", "plain", "--build-context", &layout, "--output", &output];
+        let context = cluster.home.arg("context");
+        let done = cluster.ask("submit", &[&flags[..], &[context.as_str()]].concat()).well();
+        let tree = Image::read_tar(&cluster.home.path("image.tar")).tree();
+        assert_eq!(tree.text("all"), Some(format!("one\n{text}")), "{}", done.stderr);
+        done.stderr
+    };
+    submit(&cluster, "first\n");
+    let harms: [fn(&Path); 2] = [
+        |blob| std::fs::remove_file(blob).unwrap(),
+        |blob| {
+            let mut bytes = std::fs::read(blob).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            std::fs::remove_file(blob).unwrap();
+            std::fs::write(blob, bytes).unwrap();
+        },
+    ];
+    for (worker, harm) in harms.into_iter().enumerate() {
+        cluster.wait_until_durable();
+        let blob = format!("store/blobs/sha256/{}/{layer}", &layer[..2]);
+        harm(&cluster.home.path(&blob));
+        cluster.end_worker(worker).well();
+        cluster.start_worker(2);
+        let said = submit(&cluster, &format!("after harm {worker}\n"));
+        // What is missing is sent before the build begins, and what is damaged when it is found to be.
+        assert_eq!(said.contains("; it is sent again"), worker == 1, "{said}");
+    }
 }

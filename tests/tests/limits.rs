@@ -1,5 +1,7 @@
 //! Disks that are full, memory that runs out, rights that are lacking: what a user is told, and what does not count.
 
+use std::path::Path;
+
 use dcbuild_tests::cluster::Cluster;
 use dcbuild_tests::disk::SmallDisk;
 use dcbuild_tests::files::{ContextEntry, write_context};
@@ -122,17 +124,54 @@ fn a_full_destination_is_one_clear_error() {
     assert_eq!(left, ["out"], "no half of an archive");
 }
 
+/// Whoever unpacks it keeps the folder's mode and owner, as with docker.
+#[test]
+fn a_tar_says_nothing_of_the_folder_that_it_is_unpacked_in() {
+    let story = Story::new("FROM scratch\nCOPY a /b/a\n", &[("a", "a")]);
+    let dest = story.home.arg("files.tar");
+    story.try_build(&["--output", &format!("type=tar,dest={dest}")]).well();
+    let mut archive = tar::Archive::new(std::fs::File::open(&dest).unwrap());
+    let names = archive.entries().unwrap().map(|entry| {
+        entry.unwrap().path().unwrap().to_string_lossy().trim_end_matches('/').to_owned()
+    });
+    assert_eq!(names.collect::<Vec<_>>(), ["b", "b/a"]);
+}
+
+/// All of a layer is one write, which only its end says to have failed.
+#[test]
+fn a_layout_on_a_full_disk_is_one_clear_error() {
+    let story = Story::new("FROM scratch\nCOPY big /big\n", &[("big", &"x".repeat(3 << 19))]);
+    let disk = story.home.arg("disk");
+    let _mounted = SmallDisk::mount(&story.home.path("disk"), 1);
+    let output = "type=oci,tar=false,compression=uncompressed,dest=disk/layout";
+    let done = story.try_build(&["--output", output]).failed();
+    has_one_error(&done);
+    has(&done, &[&format!("no space left in '{disk}"), "hint: make room there"]);
+    assert!(!story.home.path("disk/layout/index.json").exists());
+}
+
 #[test]
 fn a_full_worker_s_job_goes_to_another() {
+    goes_to_another(|path| SmallDisk::mount(path, 24), 40);
+}
+
+/// The disk that workers usually have.
+#[test]
+fn a_job_goes_to_another_worker_from_a_full_ext4() {
+    goes_to_another(|path| SmallDisk::ext4(path, 120), 150);
+}
+
+/// A worker on a small disk has a job that writes more than it holds.
+fn goes_to_another(small: impl Fn(&Path) -> SmallDisk, mebibytes: u32) {
     let registry = Registry::start();
     fill(&registry);
     let home = Home::new(&registry.as_docker_io());
-    let _small = SmallDisk::mount(&home.path("worker-0"), 24);
+    let _small = small(&home.path("worker-0"));
     let cluster = Cluster::start(home, 2, 1);
     let stage = |name: &str| {
         format!(
             "FROM busybox:golden AS {name}\n\
-             RUN sleep 1; dd if=/dev/zero of=/{name} bs=1M count=40 && echo {name} > /said\n"
+             RUN sleep 1; dd if=/dev/zero of=/{name} bs=1M count={mebibytes} && echo {name} > /said\n"
         )
     };
     // Two jobs for two workers of one slot: one begins on the small disk.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use dcbuild_layer::{LayerForm, Ratio, ReadLayerError, compression_of_media_type};
 use dcbuild_model::{BaseLayer, BlobDigest, Compression, LayerDigest, LayerId};
 use dcbuild_oci::{Descriptor, ImageRef, Repository};
+use dcbuild_proto::document::StepErrorKind;
 use dcbuild_registry::RegistryClient;
 use dcbuild_remote::peer::PeerError;
 use dcbuild_remote::{Peer, Peers};
@@ -73,11 +74,14 @@ impl Base {
         read(layers.handle.block_on(self.open(layers))?)
     }
 
-    /// A layer of an image that was kept by name, and that no registry has.
+    /// A layer that no registry has: of an image that was kept by name, or that a client sent from a folder of its own.
     fn gone(&self) -> Failed {
-        let digest = self.layer.digest;
-        Failed::rejected(format!("the base image's layer {digest} is not in the store any more"))
-            .with_hint(Some("the image is not whole: build it again with -t under its name"))
+        let message =
+            format!("the base image's layer {} is not in the store any more", self.layer.digest);
+        Failed::new(StepErrorKind::BaseLost {}, message).with_hint(Some(
+            "the same command again sends what comes from a folder of yours anew; an image that was kept by name is \
+             not whole: build it again with -t under its name",
+        ))
     }
 
     /// Unpacks the blob; blocks.

@@ -418,6 +418,8 @@ fn beside_each_other(
             )));
         }
     }
+    // The folder that they are unpacked in is not theirs: as with BuildKit, nothing is said of it.
+    all.0.retain(|path, _| !path.is_root());
     Ok(all)
 }
 

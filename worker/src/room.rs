@@ -1,5 +1,6 @@
 //! Room on the worker's disk: noticing that there is none, making some, and saying that there is some again.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use dcbuild_model::{BlobDigest, LayerId, UnixTime};
 use dcbuild_proto::document::{StepError, StepErrorKind};
 use dcbuild_snapshot::Removal;
-use rustix::fs::StatVfs;
+use rustix::fs::{FallocateFlags, StatVfs};
 
 use crate::error::{Failed, blocking};
 use crate::report::{Report, Reporter};
@@ -29,8 +30,22 @@ fn free(disk: &StatVfs) -> u64 {
 
 /// Whether next to nothing can be written below a folder; false where that cannot be told.
 pub(crate) fn is_full(folder: &Path) -> bool {
-    rustix::fs::statvfs(folder)
-        .is_ok_and(|disk| free(&disk) < FULL_BELOW || (disk.f_files > 0 && disk.f_ffree == 0))
+    rustix::fs::statvfs(folder).is_ok_and(|disk| {
+        let for_others = disk.f_bavail.saturating_mul(disk.f_frsize);
+        free(&disk) < FULL_BELOW
+            || (disk.f_files > 0 && disk.f_ffree == 0)
+            || (for_others < FULL_BELOW && is_refused(folder))
+    })
+}
+
+/// Whether a small file has no room. Some file systems, ext4 among them, count blocks as free that not even root gets.
+fn is_refused(folder: &Path) -> bool {
+    let none = FallocateFlags::empty();
+    let tried = tempfile::tempfile_in(folder)
+        .and_then(|file| Ok(rustix::fs::fallocate(&file, none, 0, FULL_BELOW)?));
+    tried.is_err_and(|error| {
+        matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+    })
 }
 
 fn has_room(folder: &Path) -> bool {

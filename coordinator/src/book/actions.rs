@@ -252,7 +252,9 @@ pub(super) fn fault_of(kind: document::StepErrorKind) -> StepFault {
     use document::StepErrorKind as Kind;
     match kind {
         Kind::Exit { code } => StepFault::Exit { code },
-        Kind::Rejected {} | Kind::ContextChanged {} | Kind::Unreachable {} => StepFault::Rejected,
+        Kind::Rejected {} | Kind::ContextChanged {} | Kind::Unreachable {} | Kind::BaseLost {} => {
+            StepFault::Rejected
+        }
         Kind::TimeLimit {} => StepFault::TimeLimit,
         Kind::MemoryLimit {} => StepFault::MemoryLimit,
         Kind::DiskLimit {} => StepFault::DiskLimit,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dcbuild_model::{BuildId, Fault, UnixTime};
 use dcbuild_progress::VertexState;
 use dcbuild_proto::document::{
-    Caches, Failed, Outcome, OutputKind, OutputResult, StepErrorKind, Summary,
+    BASE_LOST, Caches, Failed, Outcome, OutputKind, OutputResult, StepErrorKind, Summary,
 };
 use dcbuild_scheduler as scheduler;
 use dcbuild_scheduler::{CancelledBy, Failure, How};
@@ -254,8 +254,16 @@ impl Active {
         let fault = match told.map(|error| error.kind) {
             Some(StepErrorKind::Internal {}) => Fault::Bug,
             // The store is full, or a registry is not there, which no Dockerfile can mend.
-            Some(StepErrorKind::DiskLimit {} | StepErrorKind::Unreachable {}) => Fault::Cluster,
+            Some(
+                StepErrorKind::DiskLimit {}
+                | StepErrorKind::Unreachable {}
+                | StepErrorKind::BaseLost {},
+            ) => Fault::Cluster,
             _ => failure.fault(),
+        };
+        let code = match told.map(|error| error.kind) {
+            Some(StepErrorKind::BaseLost {}) => BASE_LOST,
+            _ => failure.code(),
         };
         let message = match piece {
             Piece::Step(_) => self.story(piece, failure),
@@ -263,7 +271,7 @@ impl Active {
         };
         Failed {
             fault,
-            code: failure.code().into(),
+            code: code.into(),
             message,
             hint: told.and_then(|error| error.hint.clone()),
             lines: planned.map(|step| step.lines),

@@ -3,7 +3,7 @@
 pub(crate) mod delivery;
 mod follow;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use dcbuild_process::docker::{NoDaemon, daemon};
 use dcbuild_process::{Clock, Env, Hint, SystemClock, new_bits};
 use dcbuild_progress::Mode;
 use dcbuild_proto::cache::{CacheAsk, CacheTold};
-use dcbuild_proto::document::{Aim, Origin, Outcome, Submission};
+use dcbuild_proto::document::{Aim, BASE_LOST, Origin, Outcome, Submission};
 use dcbuild_registry::DockerLogins;
 use dcbuild_rego::Policies;
 use dcbuild_remote::RemoteStore;
@@ -215,10 +215,10 @@ pub struct Client {
 enum Shown {
     Ended(Ended),
     /// It was made, and then the store did not have it.
-    Lost,
+    Lost(String),
 }
 
-/// How often a build is repeated whose output the store has lost: each time a damaged blob more may be found.
+/// How often a build is repeated since the store has lost the same blob again.
 const REPEATS_MAX: u32 = 8;
 
 /// How long a coordinator may take to answer for the first time.
@@ -267,6 +267,8 @@ impl Client {
         // What went to standard output cannot be taken back.
         let mut repeats = if archive { 0 } else { REPEATS_MAX };
         let mut earlier = None;
+        // What is lost once more; what is lost for the first time is one fault of its own.
+        let mut lost = BTreeSet::new();
         loop {
             for (name, context) in &request.contexts {
                 self.contexts.insert(request.id, name.clone(), context.clone());
@@ -277,8 +279,10 @@ impl Client {
             self.contexts.remove(request.id);
             match ended? {
                 Shown::Ended(ended) => return Ok(ended),
-                Shown::Lost => {
-                    repeats -= 1;
+                Shown::Lost(what) => {
+                    if !lost.insert(what) {
+                        repeats -= 1;
+                    }
                     earlier = Some(show.summary());
                 }
             }
@@ -316,6 +320,16 @@ impl Client {
                 return Err(error.into());
             }
         };
+        // A layout of this machine is sent again.
+        if let Outcome::Failed(failed) = &outcome
+            && failed.code == BASE_LOST
+            && repeats > 0
+            && !request.layouts.is_empty()
+        {
+            show.finish();
+            show.write(&format!("warning: {}; it is sent again\n", failed.message));
+            return Ok(Shown::Lost(failed.message.clone()));
+        }
         let made = match &outcome {
             Outcome::Done { outputs, .. } => outputs.iter().cloned().map(Some).collect(),
             Outcome::Failed(failed) => failed.outputs.clone(),
@@ -335,9 +349,11 @@ impl Client {
             show.write("error: interrupted\n");
             return Ok(Shown::Ended(left()));
         }
-        if repeats > 0 && delivery.errors.iter().any(DeliverError::is_lost) {
+        if let Some(error) = delivery.errors.iter().find(|error| error.is_lost())
+            && repeats > 0
+        {
             show.write("warning: the store has lost a part of what was made; it is made again\n");
-            return Ok(Shown::Lost);
+            return Ok(Shown::Lost(dcbuild_process::story(error)));
         }
         let well = matches!(outcome, Outcome::Done { .. }) && delivery.errors.is_empty();
         if (well || !delivery.results.is_empty())
