@@ -45,7 +45,7 @@ pub(crate) struct Cache {
 /// Which cache is meant.
 #[derive(Debug, clap::Args)]
 struct PlaceFlags {
-    /// The coordinator whose cache is meant; else `$DCBUILD_COORDINATOR` or the configuration
+    /// The coordinator whose cache is meant (ls, stats, prune); else `$DCBUILD_COORDINATOR` or the configuration
     #[arg(long, value_name = "URL", global = true)]
     coordinator: Option<String>,
     /// The store that is meant: `dir:PATH` or `s3://BUCKET/PREFIX?endpoint=URL`; else `$DCBUILD_STORE`

@@ -257,7 +257,15 @@ impl BuildFlags {
         for path in [&mut flags.file, &mut flags.iidfile, &mut flags.metadata_file] {
             path.take_if(|path| path.as_os_str().is_empty());
         }
-        for values in [&mut flags.outputs, &mut flags.annotations] {
+        for values in [
+            &mut flags.outputs,
+            &mut flags.annotations,
+            &mut flags.secrets,
+            &mut flags.ssh,
+            &mut flags.allow,
+            &mut flags.add_hosts,
+            &mut flags.build_contexts,
+        ] {
             values.retain(|value| !value.trim().is_empty());
         }
         flags

@@ -182,6 +182,8 @@ pub struct Gathered {
     pub dockerfile: Option<LooseDockerfile>,
     /// Named contexts that came from elsewhere, by name.
     pub named: BTreeMap<String, PathBuf>,
+    /// The values of secrets, by id.
+    pub secrets: BTreeMap<String, Vec<u8>>,
     /// Ssh agents, by id.
     pub agents: BTreeMap<String, Agent>,
     /// Source policies.
@@ -207,7 +209,11 @@ pub async fn gather(
 ) -> Result<Gathered, GatherError> {
     let (policies, policy) = policy::load(wanted, place)?;
     let agents = open_agents(wanted, place).await?;
-    let done = Gathered { agents, policies, ..Gathered::default() };
+    let (asked, working, env) =
+        (wanted.secrets.clone(), place.working.to_owned(), place.env.clone());
+    // A pipe may keep its reader waiting.
+    let secrets = tokio::task::spawn_blocking(move || read_secrets(&asked, &working, &env));
+    let done = Gathered { secrets: secrets.await??, agents, policies, ..Gathered::default() };
     let (told, lines) = mpsc::channel(TOLD_MAX);
     let news = News { told, lines };
     let mut gathering =
@@ -354,7 +360,7 @@ impl Gathering<'_> {
         let config = FetchConfig {
             reach: Reach::Anywhere,
             env,
-            tokens: tokens(self.wanted, self.place)?,
+            tokens: tokens(&self.done.secrets),
             cache: None,
             ear: Some(ear),
         };
@@ -545,12 +551,10 @@ async fn open_agents(
     Ok(agents)
 }
 
-fn tokens(wanted: &Wanted, place: Place<'_>) -> Result<Tokens, GatherError> {
-    let mut named = wanted.secrets.clone();
-    named.retain(|id, _| Tokens::is_one(id));
+fn tokens(secrets: &BTreeMap<String, Vec<u8>>) -> Tokens {
     let mut tokens = Tokens::default();
-    for (id, value) in read_secrets(&named, place)? {
-        tokens.insert(&id, &value);
+    for (id, value) in secrets.iter().filter(|(id, _)| Tokens::is_one(id)) {
+        tokens.insert(id, value);
     }
-    Ok(tokens)
+    tokens
 }

@@ -123,12 +123,21 @@ pub struct Naming {
     pub attesting: Attesting,
 }
 
-/// Reads all that the flags say of outputs; with none, and nothing that wants an image, the list is empty.
+/// What the flags say of outputs.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Outputs {
+    /// Each of them.
+    pub each: Vec<Output>,
+    /// What was written of them and means nothing.
+    pub idle: Vec<String>,
+}
+
+/// Reads all that the flags say of outputs; with none, and nothing that wants an image, there is none.
 pub fn outputs(
     written: &[String],
     shorthands: Shorthands,
     naming: &Naming,
-) -> Result<Vec<Output>, FlagError> {
+) -> Result<Outputs, FlagError> {
     let mut asked = written.iter().map(|text| Asked::parse(text)).collect::<Result<Vec<_>, _>>()?;
     let cache_only = asked.iter().any(|asked| asked.kind == Type::CacheOnly);
     asked.retain(|asked| asked.kind != Type::CacheOnly);
@@ -151,7 +160,20 @@ pub fn outputs(
     // A daemon unpacks what it loads at once: compressing for it would be for nothing, but for an image made anyway.
     let same = asked.iter().find(|asked| asked.kind.is_image() && !loads(asked));
     let same = same.map(Asked::layers).transpose()?;
-    asked.into_iter().map(|asked| asked.understood(naming, same)).collect()
+    let mut outputs = Outputs::default();
+    for mut asked in asked {
+        // As with buildx, which lets -t name each image.
+        if !naming.names.is_empty() && asked.names.take().is_some_and(|names| names != naming.names)
+        {
+            asked.idle.push("name");
+        }
+        let idle = asked.idle.iter();
+        outputs.idle.extend(idle.map(|key| {
+            format!("'{key}' of --output '{}' has no effect: -t names the image", asked.written)
+        }));
+        outputs.each.push(asked.understood(naming, same)?);
+    }
+    Ok(outputs)
 }
 
 /// The flags that stand for outputs.
@@ -204,6 +226,8 @@ struct Asked {
     artifact: Option<bool>,
     prefix: Option<String>,
     store: bool,
+    /// Attributes that mean nothing.
+    idle: Vec<&'static str>,
 }
 
 impl Asked {
@@ -226,6 +250,7 @@ impl Asked {
             artifact: None,
             prefix: None,
             store: true,
+            idle: Vec::new(),
         }
     }
 
@@ -309,6 +334,8 @@ impl Asked {
             }
             // Of what BuildKit wrote into configs before 0.11, nothing is left to switch off.
             "dangling-name-prefix" | "buildinfo" | "buildinfo-attrs" if self.kind.is_image() => {}
+            // Lines have it from --cache-to; who has no -t beside it is told that a name is needed.
+            "ref" if self.kind.is_image() => self.idle.push("ref"),
             "store" if self.kind.is_image() => self.store = self.flag(key, value)?,
             "registry.insecure" if self.kind.is_image() => {
                 if self.flag(key, value)? {
@@ -507,6 +534,17 @@ impl Asked {
                 what: self.written.clone(),
                 needs: "a name to push to (-t NAME)",
             });
+        }
+        if push && self.push_by_digest {
+            // `latest` may be what nobody wrote.
+            let tagged = |name: &&ImageRef| name.tag().is_some_and(|tag| tag != "latest");
+            if let Some(name) = names.iter().find(tagged) {
+                return Err(FlagError::Conflict {
+                    first: format!("the tag of {name}"),
+                    second: format!("'{}'", self.written),
+                    instead: "name the repository alone, or leave push-by-digest out",
+                });
+            }
         }
         let kept = match self.kind {
             Type::Image => self.store && !self.push_by_digest,

@@ -234,6 +234,10 @@ fn secret(text: &str, env: &Env) -> Result<(String, SecretSource), FlagError> {
         }
     }
     let id = id.filter(|id| !id.is_empty()).ok_or_else(|| bad("it has no id=".into()))?;
+    // As a script writes them whose variable is not set.
+    for given in [&mut file, &mut variable] {
+        given.take_if(|given| given.is_empty());
+    }
     if kind.as_deref() == Some("env") && variable.is_none() {
         variable = file.take();
     }
@@ -283,6 +287,17 @@ pub(crate) fn add_host(text: &str) -> Result<(String, String), FlagError> {
     let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
     let address: IpAddr = bare.parse().map_err(|_| bad("the address is no IP address"))?;
     Ok((host.to_owned(), address.to_string()))
+}
+
+/// Reads limits; the last of a name counts.
+pub(crate) fn ulimits(given: &[String]) -> Result<Vec<Ulimit>, FlagError> {
+    let mut limits: Vec<Ulimit> = Vec::new();
+    for text in given {
+        let limit = ulimit(text)?;
+        limits.retain(|known| known.name != limit.name);
+        limits.push(limit);
+    }
+    Ok(limits)
 }
 
 /// Reads a limit: `NAME=SOFT[:HARD]`.

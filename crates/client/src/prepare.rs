@@ -2,7 +2,7 @@
 //! What had to be fetched first was [gathered](mod@crate::gather).
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -83,7 +83,7 @@ pub enum PrepareError {
         source: std::io::Error,
     },
     /// No folder could be made.
-    #[error("could not make a temporary folder")]
+    #[error("could not make a temporary folder in '{}'", std::env::temp_dir().display())]
     Temporary(#[source] std::io::Error),
 }
 
@@ -91,7 +91,9 @@ impl PrepareError {
     /// Who can mend it.
     pub fn fault(&self) -> Fault {
         match self {
-            PrepareError::Temporary(_) => Fault::Cluster,
+            PrepareError::Temporary(source) if source.kind() == ErrorKind::StorageFull => {
+                Fault::Cluster
+            }
             _ => Fault::Request,
         }
     }
@@ -106,6 +108,9 @@ impl Hint for PrepareError {
             }
             PrepareError::Open(error) => error.hint()?,
             PrepareError::Policy(error) => return error.hint(),
+            PrepareError::Temporary(_) => {
+                "TMPDIR names the folder, which must be there and be writable"
+            }
             PrepareError::LargeSecret { .. } => "give the secret itself, not a file that holds it",
             _ => return None,
         };
@@ -179,7 +184,7 @@ pub fn prepare(
     place: Place<'_>,
 ) -> Result<Prepared, PrepareError> {
     let Gathered { root, dockerfile, named, agents, policies, fetched: materials, .. } = gathered;
-    let Gathered { taken, mut times, is_archive, mut kept, .. } = gathered;
+    let Gathered { secrets, taken, mut times, is_archive, mut kept, .. } = gathered;
     let fetched = root.is_some();
     // The hashes of a folder that is gone with the build are of no use to the next one.
     let passing = tempfile::tempdir().map_err(PrepareError::Temporary)?;
@@ -243,7 +248,7 @@ pub fn prepare(
         },
         contexts,
         layouts,
-        secrets: read_secrets(&wanted.secrets, place)?,
+        secrets,
         agents,
         rego: rego.map(Arc::new),
         fetched: materials,
@@ -355,7 +360,7 @@ fn ignore_of(context: &Context) -> Result<IgnoreFile, PrepareError> {
     let failed = |source| PrepareError::Read { flag: "build-context", path: path.clone(), source };
     let file = match context.reader().open(&TreePath::root().join(NAME.as_bytes())) {
         Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
             return Ok(IgnoreFile::default());
         }
         Err(error) => return Err(failed(error)),
@@ -365,20 +370,22 @@ fn ignore_of(context: &Context) -> Result<IgnoreFile, PrepareError> {
     IgnoreFile::parse(&path, &bytes)
 }
 
+/// Reads secrets, each once: some come through a pipe. Blocks.
 pub(crate) fn read_secrets(
     secrets: &BTreeMap<String, SecretSource>,
-    place: Place<'_>,
+    working: &Path,
+    env: &Env,
 ) -> Result<BTreeMap<String, Vec<u8>>, PrepareError> {
     let read = |(id, source): (&String, &SecretSource)| {
         let value = match source {
             SecretSource::Env(name) => {
-                let value = place.env.get_os(name).unwrap_or_default();
+                let value = env.get_os(name).unwrap_or_default();
                 value.as_encoded_bytes().to_vec()
             }
             SecretSource::File(file) => {
                 let failed =
                     |source| PrepareError::Read { flag: "secret", path: file.clone(), source };
-                let open = std::fs::File::open(place.working.join(file)).map_err(failed)?;
+                let open = std::fs::File::open(working.join(file)).map_err(failed)?;
                 let mut value = Vec::new();
                 open.take(SECRET_BYTES_MAX + 1).read_to_end(&mut value).map_err(failed)?;
                 value

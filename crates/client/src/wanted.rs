@@ -144,7 +144,8 @@ impl Wanted {
             Request { scan: attesting.sbom.as_ref().map(|(scan, _)| scan.clone()), ..request };
         let annotated = !annotations.is_empty();
         let naming = Naming { names, annotations, index: request.is_index(), attesting };
-        let mut outputs = output::outputs(&flags.outputs, shorthands, &naming)?;
+        let output::Outputs { each: mut outputs, mut idle } =
+            output::outputs(&flags.outputs, shorthands, &naming)?;
         let caches = CacheFlags::read(&flags.cache_from, &flags.cache_to, env)?;
         let inline = caches.inline || is_inline(&request.build_args);
         for output in &mut outputs {
@@ -152,9 +153,11 @@ impl Wanted {
         }
         let method = call::method(flags.call.as_deref().or(flags.print.as_deref()), flags.check)?;
         agree(flags, method, &outputs)?;
-        let idle = annotated && method == Method::Build && !outputs.iter().any(is_image);
+        if annotated && method == Method::Build && !outputs.iter().any(is_image) {
+            idle.push(NO_ANNOTATIONS.to_owned());
+        }
         Ok(Wanted {
-            idle: idle.then(|| NO_ANNOTATIONS.to_owned()).into_iter().collect(),
+            idle,
             request,
             policies: policy::flags(&flags.policies, env)?,
             caches,
@@ -352,6 +355,8 @@ fn places(flags: &BuildFlags) -> Result<(MainContext, DockerfilePlace), FlagErro
                 needs: "a context, such as '.'",
             });
         }
+        // A folder may have a repository's name, as those of Go once had to.
+        text if Path::new(text).is_dir() => MainContext::Folder(text.into()),
         text => match parse::remote("the context", text)? {
             Some(remote) => MainContext::Remote(remote),
             None => MainContext::Folder(text.into()),
@@ -436,7 +441,7 @@ fn request(
         network,
         allow,
         hosts: parse::add_hosts(&flags.add_hosts)?,
-        ulimits: flags.ulimits.iter().map(|text| parse::ulimit(text)).collect::<Result<_, _>>()?,
+        ulimits: parse::ulimits(&flags.ulimits)?,
         resources: parse::resources(&flags.resources)?,
         shm_bytes: flags.shm_size.as_deref().map(parse::shm_size).transpose()?.unwrap_or(0),
         build_args,

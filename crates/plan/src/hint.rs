@@ -79,12 +79,18 @@ fn of_missing(sources: &[String], reason: &str, whence: Whence) -> Option<String
     of_sources(sources, &is_missing, whence)
 }
 
-/// Names with spaces have a form of their own.
+/// Names with spaces have a form of their own, and a quote in a name stands for itself behind a backslash.
 pub(crate) fn of_quotes(error: PlanError) -> PlanError {
-    let quotes = error.hint().is_none() && error.to_string().contains("looking for matching");
+    let message = error.to_string();
+    let quotes = error.hint().is_none() && message.contains("looking for matching");
+    let begins = ["process \"\\\"", "process \"'"].iter().any(|begin| message.contains(begin));
     match error {
         PlanError::Instruction { message, lines, hint: _ } if quotes => {
-            let hint = "for names with spaces there is the JSON form: [\"a name\", \"/to/\"]";
+            let hint = if begins {
+                "for names with spaces there is the JSON form: [\"a name\", \"/to/\"]"
+            } else {
+                "a quote that belongs to a name has a backslash before it: it\\'s, or [\"it\\\\'s\", \"/to/\"]"
+            };
             PlanError::Instruction { message, lines, hint: Some(hint.to_owned()) }
         }
         PlanError::Instruction { .. }

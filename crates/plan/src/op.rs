@@ -258,7 +258,7 @@ pub struct InlineFile {
 pub const HOST_GATEWAY: &str = "host-gateway";
 
 /// Runs a process.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunOp {
     /// The process's arguments.

@@ -159,6 +159,7 @@ fn of_the_text_of_a_dockerfile() {
             "FROM busybox:golden\nVOLUME\n",
             "FROM busybox:golden\nONBUILD FROM scratch\n",
             "FROM busybox:golden\nENV A='open\n",
+            "FROM busybox:golden\nCOPY it's.txt /to/\n",
             "FROM busybox:golden\nHEALTHCHECK --retries=some CMD true\n",
             "FROM busybox:golden\nHEALTHCHECK --interval=5 CMD true\n",
             "FROM busybox:golden\nRUN --mount=type=secret,sharing=locked true\n",

@@ -80,7 +80,6 @@ fn script(op: &RunOp, word: &str, tree: &Tree, open: Open<'_>) -> Option<(String
 #[cfg(test)]
 mod tests {
     use dcbuild_model::{ContentDigest, Digest, TreePath};
-    use dcbuild_plan::op::{Resources, RunNetwork, RunSecurity};
     use dcbuild_tree::{Entry, Meta, Origin};
 
     use super::*;
@@ -112,19 +111,7 @@ mod tests {
             argv: argv.iter().map(|text| (*text).to_owned()).collect(),
             cwd: "/app".into(),
             env: vec![("PATH".into(), "/bin:/usr/bin".into())],
-            user: String::new(),
-            network: RunNetwork::Default,
-            security: RunSecurity::Sandbox,
-            mounts: Vec::new(),
-            scripts: Vec::new(),
-            hosts: Vec::new(),
-            hostname: String::new(),
-            shm_bytes: 0,
-            ulimits: Vec::new(),
-            proxies: Vec::new(),
-            cgroup_parent: None,
-            resources: Resources::default(),
-            empty_caches: false,
+            ..RunOp::default()
         };
         let open = |body: &FileBody| -> io::Result<Box<dyn Read + Send>> {
             let Origin::Inline(bytes) = &body.origin else {

@@ -55,18 +55,19 @@ pub(crate) async fn make(
     };
     let sandbox = attempt.shared.sandbox().await?;
     let stage = stage(attempt, task).await?;
-    let spec = match spec(attempt, op, &stage, &mounts, sandbox) {
+    let network = network(sandbox, op.network, attempt.shared.config.network);
+    let spec = match spec(attempt, op, &stage, &mounts, network) {
         Ok(spec) => spec,
         Err(error) => return Err(abandon(attempt, stage.upper, error).await),
     };
     let start = earlier(attempt.shared.parts.clock.now());
     let ended = cell(attempt, &task.progress, sandbox, spec).await;
-    let caches = std::mem::take(&mut mounts.caches);
+    let caches = std::mem::take(&mut mounts.write_back);
     // Locks of caches and throw-away folders are free as soon as the process is gone.
     drop(mounts);
     let full = room::is_full(&attempt.shared.config.data_dir);
     let ended = match ended {
-        Ok(exit) => judge(op, &exit, full).map(|taint| (exit.stubs, taint)),
+        Ok(exit) => judge((op, network), &exit, full).map(|taint| (exit.stubs, taint)),
         Err(error) => Err(cell_failed(&attempt.shared.config, error)),
     };
     match ended {
@@ -176,15 +177,14 @@ fn spec(
     op: &RunOp,
     stage: &Stage,
     mounts: &mounts::Mounts,
-    sandbox: &Sandbox,
+    network: Network,
 ) -> Result<CellSpec, Failed> {
     let declared = |name: &str| op.env.iter().any(|(known, _)| known == name);
     let proxies = op.proxies.iter().filter(|(name, _)| !declared(name)).cloned();
     let env = op.env.iter().cloned().chain(proxies).chain(mounts.env.iter().cloned()).collect();
-    let network = network(sandbox, op.network, attempt.shared.config.network);
     let hosts = op.hosts.iter().map(|(name, address)| {
         if address == HOST_GATEWAY {
-            return Ok((name.clone(), own_host(name, network)?));
+            return Ok((name.clone(), OWN_HOST));
         }
         let address: IpAddr = address.parse().map_err(|_| {
             Failed::rejected(format!("'{address}' is not the address of a host '{name}'"))
@@ -214,19 +214,19 @@ fn spec(
 }
 
 /// Where a step finds the machine that runs it: on the host's network at its loopback, where also what listens there alone
-/// is reached. A step without a network gets the same line, and reaches nothing.
-fn own_host(name: &str, network: Network) -> Result<IpAddr, Failed> {
-    match network {
-        Network::Host | Network::None => Ok(Ipv4Addr::LOCALHOST.into()),
-        Network::Isolated => {
-            let message = format!(
-                "--add-host {name}:{HOST_GATEWAY}: a RUN has a network of its own, which does not reach the machine that runs it"
-            );
-            let hint = "build with --network host, which a cluster must grant (network.host); or give the address of another \
-                        machine in the place of host-gateway";
-            Err(Failed::rejected(message).with_hint(Some(hint)))
-        }
-    }
+/// is reached. A step with another network, or none, gets the same line and reaches nothing, which counts where it tries.
+const OWN_HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// What a command that failed has to know of the host that it names.
+fn of_own_host(op: &RunOp, network: Network) -> Option<String> {
+    let named = |name: &str| op.argv.iter().any(|word| word.contains(name));
+    let gateway = |(name, address): &&(String, String)| address == HOST_GATEWAY && named(name);
+    let (name, _) = op.hosts.iter().find(gateway).filter(|_| network == Network::Isolated)?;
+    Some(format!(
+        "--add-host {name}:{HOST_GATEWAY}: a RUN has a network of its own, which does not reach the machine that runs it; \
+         build with --network host, which a cluster must grant (network.host), or give the address of another machine in \
+         the place of host-gateway"
+    ))
 }
 
 fn network(sandbox: &Sandbox, asked: RunNetwork, usual: DefaultNetwork) -> Network {
@@ -308,7 +308,11 @@ async fn cell(
 }
 
 /// Says whether a step succeeded; if it did, what went wrong all the same.
-fn judge(op: &RunOp, exit: &CellExit, full: bool) -> Result<Option<String>, Failed> {
+fn judge(
+    (op, network): (&RunOp, Network),
+    exit: &CellExit,
+    full: bool,
+) -> Result<Option<String>, Failed> {
     let code = match exit.outcome {
         Outcome::Exited(0) => return Ok(taint(exit, full)),
         Outcome::Exited(code) => code,
@@ -325,7 +329,8 @@ fn judge(op: &RunOp, exit: &CellExit, full: bool) -> Result<Option<String>, Fail
     }
     let hint = exit
         .pids_limit_hit
-        .then(|| format!("it was refused a process: a step may have {STEP_PROCESSES_MAX}"));
+        .then(|| format!("it was refused a process: a step may have {STEP_PROCESSES_MAX}"))
+        .or_else(|| of_own_host(op, network));
     Err(Failed::new(StepErrorKind::Exit { code }, story).with_hint(hint))
 }
 
@@ -412,14 +417,17 @@ mod tests {
     }
 
     #[test]
-    fn the_host_has_an_address_where_a_step_reaches_it() {
-        for network in [Network::Host, Network::None] {
-            assert!(own_host("db", network).is_ok_and(|address| address.is_loopback()));
-        }
-        let Err(Failed::Step(error)) = own_host("db", Network::Isolated) else {
-            panic!("it was found")
+    fn who_does_not_reach_its_host_is_told_where_it_tried() {
+        let op = |command: &str| RunOp {
+            argv: vec!["/bin/sh".into(), "-c".into(), command.into()],
+            hosts: vec![("db".into(), HOST_GATEWAY.into())],
+            ..RunOp::default()
         };
-        assert!(error.message.starts_with("--add-host db:host-gateway: a RUN has"), "{error:?}");
-        assert!(error.hint.unwrap_or_default().contains("--network host"));
+        let told = |command, network| of_own_host(&op(command), network);
+        assert!(
+            told("nc db 1", Network::Isolated).is_some_and(|hint| hint.contains("--network host"))
+        );
+        assert_eq!(told("nc db 1", Network::Host), None);
+        assert_eq!(told("false", Network::Isolated), None);
     }
 }

@@ -15,9 +15,6 @@ use crate::output::{image_name, image_reference};
 
 const EXAMPLE: &str = "type=registry,ref=registry.example.com/app:cache, type=local,dest=DIR (src=DIR to read), \
                        type=s3,bucket=B,region=R,name=app or type=inline";
-/// What the attributes are that other builders know and that change nothing here.
-const WITHOUT_EFFECT: &[&str] =
-    &["compression-level", "upload_parallelism", "touch_refresh", "blobs_prefix"];
 /// The types that only other builders have.
 const FOREIGN: &[&str] = &["gha", "azblob"];
 const INSTEAD: &str = "dcbuild keeps records in registries, folders and buckets of S3: type=registry,ref=NAME, \
@@ -115,7 +112,7 @@ impl CacheFlags {
             );
         }
         let place = asked.place("src")?;
-        asked.end(&mut self.warnings)?;
+        asked.end(&mut self.warnings);
         self.from.push(CacheFrom { place });
         Ok(())
     }
@@ -145,13 +142,15 @@ impl CacheFlags {
         }
         if asked.kind == "inline" {
             if mode == CacheMode::Max {
-                return Err(asked.malformed("inline records are of mode=min only".into()));
+                let no_effect = "--cache-to mode=max has no effect: inline records are of mode=min";
+                self.warnings.push(no_effect.into());
             }
             self.inline = true;
-            return asked.end(&mut self.warnings);
+            asked.end(&mut self.warnings);
+            return Ok(());
         }
         let place = asked.place("dest")?;
-        asked.end(&mut self.warnings)?;
+        asked.end(&mut self.warnings);
         self.to.push(CacheTo { place, mode, compression, ignore_error });
         Ok(())
     }
@@ -244,12 +243,9 @@ impl<'e> Asked<'e> {
     }
 
     fn switch(&mut self, key: &str) -> Result<Option<bool>, FlagError> {
-        match self.take(key).as_deref() {
-            None => Ok(None),
-            Some("true" | "1") => Ok(Some(true)),
-            Some("false" | "0") => Ok(Some(false)),
-            Some(other) => Err(self.malformed(format!("'{other}' is no value of {key}"))),
-        }
+        let Some(value) = self.take(key) else { return Ok(None) };
+        let known = crate::variables::switch(&value).map(Some);
+        known.ok_or_else(|| self.malformed(format!("'{value}' is no value of {key}")))
     }
 
     fn compression(&mut self) -> Result<Option<Compression>, FlagError> {
@@ -341,18 +337,10 @@ impl<'e> Asked<'e> {
         Ok(settings)
     }
 
-    /// Refuses what nobody knows.
-    fn end(mut self, warnings: &mut Vec<String>) -> Result<(), FlagError> {
-        for key in WITHOUT_EFFECT {
-            if self.take(key).is_some() {
-                warnings.push(format!("--{} {key} has no effect", self.flag));
-            }
-        }
-        match self.pairs.first() {
-            None => Ok(()),
-            Some((key, _)) => {
-                Err(self.malformed(format!("'{key}' is no attribute of type={}", self.kind)))
-            }
+    /// Tells what means nothing here: no build fails for it, as with `BuildKit`, which passes it over.
+    fn end(self, warnings: &mut Vec<String>) {
+        for (key, _) in &self.pairs {
+            warnings.push(format!("--{} {key} has no effect with type={}", self.flag, self.kind));
         }
     }
 }

@@ -23,8 +23,11 @@ fn check_of(
     let names = names.iter().map(|name| name.parse().unwrap()).collect();
     let naming = Naming { names, index, ..Naming::default() };
     let told = match outputs(&written, shorthands, &naming) {
-        Ok(outputs) if outputs.is_empty() => "nothing".to_owned(),
-        Ok(outputs) => outputs.iter().map(tell).collect::<Vec<_>>().join("\n"),
+        Ok(outputs) if outputs == Outputs::default() => "nothing".to_owned(),
+        Ok(Outputs { each, idle }) => {
+            let idle = idle.iter().map(|text| format!("warning: {text}"));
+            each.iter().map(tell).chain(idle).collect::<Vec<_>>().join("\n")
+        }
         Err(error) => dcbuild_process::report_with_hint(&error).trim_end().to_owned(),
     };
     want.assert_eq(&(told + "\n"));
@@ -148,8 +151,9 @@ fn attributes_are_understood() {
         NO,
         &["c"],
         &expect![[r#"
-        image ["docker.io/x/a:1", "docker.io/library/b:latest"] push keep oci; zstd level 9 force Manifest k=v; Image
-    "#]],
+            image ["docker.io/library/c:latest"] push keep oci; zstd level 9 force Manifest k=v; Image
+            warning: 'name' of --output 'type=image,"name=x/a:1,b",push=true,compression=zstd,compression-level=9,force-compression=true,annotation.k=v' has no effect: -t names the image
+        "#]],
     );
     check(
         &["type=image,oci-mediatypes=false,push-by-digest=true,name=a,push=1"],
@@ -177,14 +181,42 @@ fn attributes_are_understood() {
     );
 }
 
+/// As buildx has it: a name for each output is for lines without `-t`.
+#[test]
+fn tags_name_every_image() {
+    let written =
+        ["type=image,name=other,push=true", "type=registry,ref=app", "type=oci,name=app,dest=x"];
+    check(
+        &written,
+        NO,
+        &["app", "app:2"],
+        &expect![[r#"
+            image ["docker.io/library/app:latest", "docker.io/library/app:2"] push keep oci; gzip; Image
+            image ["docker.io/library/app:latest", "docker.io/library/app:2"] push oci; gzip; Image
+            image ["docker.io/library/app:latest", "docker.io/library/app:2"] oci; gzip; OciTar { dest: File("x") }
+            warning: 'name' of --output 'type=image,name=other,push=true' has no effect: -t names the image
+            warning: 'ref' of --output 'type=registry,ref=app' has no effect: -t names the image
+            warning: 'name' of --output 'type=oci,name=app,dest=x' has no effect: -t names the image
+        "#]],
+    );
+}
+
 /// The lines by which GitHub's runners each build a platform, and what buildx writes for `--push`.
 #[test]
 fn what_buildx_does_with_an_image_elsewhere_is_understood() {
+    let alone = |written: &str, want: Expect| check(&[written], NO, &[], &want);
     let one = |written: &str, want: Expect| check(&[written], NO, &["app"], &want);
-    one(
+    alone(
         "type=image,name=ghcr.io/a/b,push-by-digest=true,name-canonical=true,push=true",
         expect![[r#"
             image ["ghcr.io/a/b:latest"] push by-digest oci; gzip; Image
+        "#]],
+    );
+    alone(
+        "type=image,name=ghcr.io/a/b:1,push-by-digest=true,push=true",
+        expect![[r#"
+            error: the tag of ghcr.io/a/b:1 and 'type=image,name=ghcr.io/a/b:1,push-by-digest=true,push=true' do not go together
+            hint: name the repository alone, or leave push-by-digest out
         "#]],
     );
     one(
@@ -503,7 +535,7 @@ fn levels_are_those_that_buildkit_takes() {
         ("compression=uncompressed,compression-level=99", None),
     ] {
         let written = format!("type=image,{text}");
-        let outputs = outputs(&[written], NO, &Naming::default()).unwrap();
+        let outputs = outputs(&[written], NO, &Naming::default()).unwrap().each;
         let OutputKind::Image { .. } = &outputs[0].spec.kind else { panic!("{text}") };
         assert_eq!(outputs[0].spec.layers.level, want, "{text}");
     }

@@ -86,6 +86,9 @@ fn secrets_come_from_files_or_the_environment() {
         ("id=TOKEN", variable("TOKEN")),
         ("id=TOKEN,type=file", file("TOKEN")),
         ("id=a", file("a")),
+        ("id=a,env=", file("a")),
+        ("id=TOKEN,src=", variable("TOKEN")),
+        ("id=a,env=V,src=", variable("V")),
         ("id=a,type=env", variable("a")),
         (r#"id=a,"src=x,y""#, file("x,y")),
         ("src=f", None),
@@ -140,6 +143,13 @@ fn limits_have_a_soft_and_a_hard_part() {
         let found = ulimit(text).ok().map(|limit| (limit.soft, limit.hard));
         assert_eq!(found, want, "{text}");
     }
+}
+
+#[test]
+fn the_last_limit_of_a_name_counts() {
+    let limits = ulimits(&texts(&["nofile=1024", "core=0", "nofile=2048:4096"])).unwrap();
+    let told = limits.iter().map(|limit| format!("{} {}:{}", limit.name, limit.soft, limit.hard));
+    assert_eq!(told.collect::<Vec<_>>(), ["core 0:0", "nofile 2048:4096"]);
 }
 
 #[test]

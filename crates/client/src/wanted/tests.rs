@@ -282,8 +282,8 @@ fn said(line: &str, env: &[(&str, &str)]) -> String {
 
 #[test]
 fn an_empty_value_is_none() {
-    let empty =
-        "--file= --iidfile= --metadata-file= --output= --annotation= --target= --cache-from= .";
+    let empty = "--file= --iidfile= --metadata-file= --output= --annotation= --target= --cache-from= --ssh= \
+                 --secret= --allow= --add-host= --build-context= .";
     let (none, given) = (wanted(".", &[]).unwrap(), wanted(empty, &[]).unwrap());
     assert_eq!(format!("{given:?}"), format!("{none:?}"));
 }

@@ -109,12 +109,42 @@ fn of_json(text: &str) -> Option<String> {
 
 /// The first words of the commands in a shell's text, as far as they can be told from its other words.
 fn commands(text: &str) -> Vec<&str> {
-    let ends = |ch: char| matches!(ch, ';' | '&' | '|' | '(' | ')' | '\n');
     let is_set = |word: &&str| word.split_once('=').is_some_and(|(name, _)| is_name(name));
     let first = |part| -> Option<&str> {
         str::split_whitespace(part).find(|word| !BEFORE.contains(word) && !is_set(word))
     };
-    text.split(ends).filter_map(first).collect()
+    let mut quote = Quote::Open;
+    text.split(|ch| quote.ends(ch)).filter_map(first).collect()
+}
+
+/// What a shell's text is within, character by character.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Quote {
+    Open,
+    Single,
+    Double,
+    /// Behind a backslash, in double quotes or in none.
+    Escaped {
+        double: bool,
+    },
+}
+
+impl Quote {
+    /// Takes in a character; says whether it ends a command.
+    fn ends(&mut self, ch: char) -> bool {
+        *self = match (*self, ch) {
+            (Quote::Open, '\'') => Quote::Single,
+            (Quote::Open, '"') | (Quote::Escaped { double: true }, _) => Quote::Double,
+            (Quote::Open, '\\') => Quote::Escaped { double: false },
+            (Quote::Double, '\\') => Quote::Escaped { double: true },
+            (Quote::Single, '\'') | (Quote::Double, '"') | (Quote::Escaped { .. }, _) => {
+                Quote::Open
+            }
+            (Quote::Open, ch) => return matches!(ch, ';' | '&' | '|' | '(' | ')' | '\n'),
+            (within, _) => within,
+        };
+        false
+    }
 }
 
 fn is_name(text: &str) -> bool {
@@ -186,7 +216,6 @@ fn of_program(name: &str, has: &dyn Fn(&str) -> bool) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::op::{Resources, RunNetwork, RunSecurity};
 
     const ALPINE: &[&str] = &["/bin/sh", "/bin/busybox", "/bin/tar", "/sbin/apk", "/w/run.sh"];
     const DEBIAN: &[&str] = &["/bin/sh", "/usr/bin/apt-get"];
@@ -195,20 +224,7 @@ mod tests {
         let op = RunOp {
             argv: argv.iter().map(|text| (*text).to_owned()).collect(),
             cwd: "/w".into(),
-            env: Vec::new(),
-            user: String::new(),
-            network: RunNetwork::Default,
-            security: RunSecurity::Sandbox,
-            mounts: Vec::new(),
-            scripts: Vec::new(),
-            hosts: Vec::new(),
-            hostname: String::new(),
-            shm_bytes: 0,
-            ulimits: Vec::new(),
-            proxies: Vec::new(),
-            cgroup_parent: None,
-            resources: Resources::default(),
-            empty_caches: false,
+            ..RunOp::default()
         };
         of_run(&op, code, &|path| files.contains(&path))
     }
@@ -256,6 +272,8 @@ mod tests {
             ("[ 'a' = 'b' ]", 1),
             ("echo COPY a b", 1),
             ("FOO=1 false", 1),
+            ("env | grep -E 'HOME|USER' | sort; nosuch", 127),
+            ("echo \"a; \\\" | ENV\" \\'x; nosuch", 127),
         ] {
             assert_eq!(of_shell(text, code, ALPINE), None, "{text}");
         }
