@@ -65,9 +65,9 @@ impl Base {
         if matches!(error, Failed::Stopped) || !lacks()?.is_empty() {
             return Err(error);
         }
-        layers.examine(&blob);
+        let is_whole = layers.examine(&blob);
         if self.layer.repository.is_empty() {
-            return Err(if lacks()?.is_empty() { error } else { self.gone() });
+            return Err(if is_whole { error } else { self.gone() });
         }
         tracing::warn!(%blob, %error, "a base layer is read again, from its registry");
         layers.doubt(LayerId(blob.0));

@@ -361,14 +361,13 @@ impl Layers {
         Ok(changes)
     }
 
-    /// Reads a blob to its end, so that whoever has it finds out if it is damaged; blocks.
-    pub(crate) fn examine(&self, blob: &BlobDigest) {
-        use futures::StreamExt as _;
+    /// Reads a blob to its end, so that whoever has it finds out if it is damaged, and says whether it is whole; blocks.
+    pub(crate) fn examine(&self, blob: &BlobDigest) -> bool {
+        use futures::TryStreamExt as _;
         self.handle.block_on(async {
-            if let Ok(mut content) = self.blobs.get(blob, ByteRange::ALL).await {
-                while let Some(Ok(_)) = content.next().await {}
-            }
-        });
+            let Ok(content) = self.blobs.get(blob, ByteRange::ALL).await else { return false };
+            content.try_for_each(|_| std::future::ready(Ok(()))).await.is_ok()
+        })
     }
 
     fn read_table(&self, layer: &LayerId) -> Result<Option<Bytes>, Failed> {

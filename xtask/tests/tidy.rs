@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 const LINES_MAX: usize = 800;
 
 /// How many packages of others the lock file may hold; more need an argument. S3 by the makers' own client takes about sixty, and a
-/// server of S3 for the tests as many again. Policies in Rego take six.
-const LOCKED_MAX: usize = 416;
+/// server of S3 for the tests as many again. Policies in Rego take six, the sign-in that a profile of AWS may name four.
+const LOCKED_MAX: usize = 420;
 
 const GENERATED: &str = "proto/src/generated";
 

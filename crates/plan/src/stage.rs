@@ -272,8 +272,8 @@ impl<'a> Draft<'a> {
                 })
                 .collect();
             let base = match own_context {
-                Some(context) => Base::Context(context),
-                None => self.base(base),
+                Some(context) => self.of_context(context, at)?,
+                None => self.base(base, at)?,
             };
             let from_image = usize::from(!matches!(base, Base::Scratch | Base::Stage(_)));
             let replaced = stage.name.as_ref().is_some_and(|name| self.context(name).is_some());
@@ -307,11 +307,32 @@ impl<'a> Draft<'a> {
             .map_err(|error| PlanError::at(at, format!("failed to parse platform {word}: {error}")))
     }
 
-    fn base(&self, name: String) -> Base {
+    fn base(&self, name: String, at: (u32, u32)) -> Result<Base, PlanError> {
         match self.by_name.get(&name) {
-            Some(stage) => Base::Stage(*stage),
-            None if name == "scratch" => Base::Scratch,
-            None => self.context(&name).map_or(Base::Image(name), Base::Context),
+            Some(stage) => Ok(Base::Stage(*stage)),
+            None if name == "scratch" => Ok(Base::Scratch),
+            None => match self.context(&name) {
+                Some(context) => self.of_context(context, at),
+                None => Ok(Base::Image(name)),
+            },
+        }
+    }
+
+    /// What a context stands for where it is another stage, or nothing at all.
+    fn of_context(&self, context: String, at: (u32, u32)) -> Result<Base, PlanError> {
+        match self.request.contexts.get(&context) {
+            Some(ContextSource::DockerImage { reference }) if reference == "scratch" => {
+                Ok(Base::Scratch)
+            }
+            Some(ContextSource::Target { name }) => {
+                let stage = self.by_name.get(&name.to_lowercase());
+                stage.map(|stage| Base::Stage(*stage)).ok_or_else(|| PlanError::Instruction {
+                    message: format!("the context \"{context}\" is target:{name}, and no stage before this one has that name"),
+                    lines: at,
+                    hint: Some("--build-context NAME=target:STAGE names an earlier stage of the same Dockerfile".into()),
+                })
+            }
+            _ => Ok(Base::Context(context)),
         }
     }
 
@@ -375,7 +396,7 @@ impl<'a> Draft<'a> {
                 let from = run.mounts.iter().map(|mount| mount.from.clone()).collect::<Vec<_>>();
                 from.into_iter()
                     .map(|from| match from {
-                        Some(from) if !from.is_empty() => Ok(Some(self.stage_or_image(&from, at))),
+                        Some(from) if !from.is_empty() => self.stage_or_image(&from, at).map(Some),
                         Some(_) | None => Ok(None),
                     })
                     .collect()
@@ -416,19 +437,22 @@ impl<'a> Draft<'a> {
                 .ok()
                 .filter(|number| *number < self.dockerfile.stages.len())
                 .ok_or_else(|| PlanError::at(at, format!("invalid stage index {number}"))),
-            Err(_) => Ok(self.stage_or_image(from, at)),
+            Err(_) => self.stage_or_image(from, at),
         }
     }
 
-    fn stage_or_image(&mut self, name: &str, at: (u32, u32)) -> usize {
+    fn stage_or_image(&mut self, name: &str, at: (u32, u32)) -> Result<usize, PlanError> {
         if let Some(stage) = self.by_name.get(&name.to_lowercase()) {
-            return *stage;
+            return Ok(*stage);
         }
-        let base = if name == "scratch" { Base::Scratch } else { self.base(name.to_owned()) };
+        let base = if name == "scratch" { Base::Scratch } else { self.base(name.to_owned(), at)? };
+        if let Base::Stage(stage) = base {
+            return Ok(stage);
+        }
         if let Some(known) =
             self.stages.iter().position(|stage| !stage.written && stage.base == base)
         {
-            return known;
+            return Ok(known);
         }
         self.stages.push(StageDraft {
             name: None,
@@ -442,7 +466,7 @@ impl<'a> Draft<'a> {
             written: false,
             triggered: true,
         });
-        self.stages.len() - 1
+        Ok(self.stages.len() - 1)
     }
 
     fn refuse_cycles(&self) -> Result<(), PlanError> {
@@ -626,11 +650,8 @@ impl<'a> Draft<'a> {
                         }
                         self.answer(draft, format!("layout:{name}"), name)
                     }
-                    ContextSource::Target { name } => Err(PlanError::Instruction {
-                        message: format!("the context \"target:{name}\" is not supported yet"),
-                        lines: draft.lines,
-                        hint: Some("name the stage itself instead of a context".into()),
-                    }),
+                    // It is that stage.
+                    ContextSource::Target { .. } => Ok(Ok(Ground::Scratch)),
                 }
             }
         }

@@ -4,8 +4,10 @@ use std::io;
 use std::time::Duration;
 
 use aws_config::environment::region::EnvironmentVariableRegionProvider;
+use aws_config::imds::region::ImdsRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::ProfileFileRegionProvider;
+use aws_config::provider_config::ProviderConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{AppName, BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
@@ -71,7 +73,7 @@ async fn load(
     let http =
         aws_smithy_http_client::Builder::new().tls_provider(tls).tls_context(trust).build_https();
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
-        .http_client(http)
+        .http_client(http.clone())
         .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build());
     if let Ok(name) = AppName::new("dcbuild") {
         loader = loader.app_name(name);
@@ -84,7 +86,15 @@ async fn load(
                 .or_else(ProfileFileRegionProvider::new())
                 .or_else("us-east-1"),
         ),
-        (None, None) => loader.region(RegionProviderChain::default_provider().or_else("us-east-1")),
+        (None, None) => {
+            let machine = ProviderConfig::without_region().with_http_client(http);
+            loader.region(
+                RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
+                    .or_else(ProfileFileRegionProvider::new())
+                    .or_else(ImdsRegionProvider::builder().configure(&machine).build())
+                    .or_else("us-east-1"),
+            )
+        }
     };
     if let Some(credentials) = credentials {
         loader = loader.credentials_provider(credentials);

@@ -51,10 +51,11 @@ pub fn resolve_user(text: &str, passwd: &[u8], group: &[u8]) -> Result<Identity,
     let (passwd, group) = (String::from_utf8_lossy(passwd), String::from_utf8_lossy(group));
     let (user, wanted) = text.split_once(':').unwrap_or((text, ""));
     let user_number = number(user)?;
-    let found = accounts(&passwd).find(|account| {
-        account.name == user
-            || user_number == Some(account.id)
-            || (user.is_empty() && account.id == 0)
+    // A number is never a name, as with runc.
+    let found = accounts(&passwd).find(|account| match user_number {
+        Some(number) => account.id == number,
+        None if user.is_empty() => account.id == 0,
+        None => account.name == user,
     });
     let (uid, own_gid, home) = match (&found, user_number) {
         (Some(account), _) => (account.id, account.gid, account.home),
@@ -76,7 +77,7 @@ pub fn resolve_user(text: &str, passwd: &[u8], group: &[u8]) -> Result<Identity,
     }
     let group_number = number(wanted)?;
     identity.gid = groups(&group)
-        .find(|entry| entry.name == wanted || group_number == Some(entry.id))
+        .find(|entry| group_number.map_or(entry.name == wanted, |number| entry.id == number))
         .map(|entry| entry.id)
         .or(group_number)
         .ok_or_else(|| ResolveUserError::NoGroup { name: wanted.to_owned() })?;
@@ -119,7 +120,7 @@ fn groups(group: &str) -> impl Iterator<Item = Group<'_>> {
 mod tests {
     use super::*;
 
-    const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\nbroken\n::1\nnobody:x:65534:65534:nobody:/:/bin/false\nbob:x:77:88::/home/bob:/bin/sh\n";
+    const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\nbroken\n::1\nnobody:x:65534:65534:nobody:/:/bin/false\n12:x:13:13::/:/bin/sh\nbob:x:77:88::/home/bob:/bin/sh\n";
     const GROUP: &[u8] = b"root:x:0:\nnobody:x:65534:\nwheel:x:10:root,bob\naudio:x:29:bob\n";
 
     #[test]

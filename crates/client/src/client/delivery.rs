@@ -6,7 +6,7 @@ use dcbuild_proto::document::{MadeCache, Outcome, OutputKind, OutputResult};
 use tokio_util::sync::CancellationToken;
 
 use super::{BuildRequest, Client};
-use crate::deliver::{DeliverError, Deliverer, title, write_file};
+use crate::deliver::{DeliverError, Deliverer, behind_links, title, write_file};
 use crate::metadata::{image_id, metadata};
 use crate::output::ClientOutput;
 use crate::show::Show;
@@ -144,7 +144,8 @@ impl Client {
         if !std::fs::metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
             return Ok(());
         }
-        std::fs::remove_file(&path).map_err(|source| DeliverError::File { path, source })
+        std::fs::remove_file(behind_links(&path))
+            .map_err(|source| DeliverError::File { path, source })
     }
 }
 
