@@ -184,6 +184,11 @@ async fn place(app: &App, flags: &PlaceFlags) -> anyhow::Result<Kept> {
     if let (Some(_), Some(_)) = (&flags.coordinator, &flags.store) {
         bail!("--coordinator and --store both say where the cache is: give one of them");
     }
+    if let (Some(index), None, None) = (&flags.index, &flags.store, app.env.store()) {
+        bail!(
+            "--index {index} is the index of a bucket: say which with --store s3://BUCKET/PREFIX"
+        );
+    }
     if let Some(url) = &flags.coordinator {
         return Ok(Kept::Cluster(url.clone()));
     }

@@ -303,6 +303,27 @@ fn named_contexts_come_from_elsewhere_too() {
 }
 
 #[test]
+fn contexts_can_be_stages_or_nothing() {
+    let user = User::new();
+    let dockerfile = "FROM scratch AS one\nCOPY x /x\nFROM base AS two\nCOPY --from=other x /y\n\
+                      FROM none\nCOPY --from=two / /\n";
+    let here = folder(&[("Dockerfile", dockerfile), ("x", "x")]);
+    let here = here.path().to_str().unwrap();
+    let contexts = |base: &str| {
+        let given = [base, "other=target:ONE", "none=docker-image://scratch"];
+        given.iter().flat_map(|text| ["--build-context".to_owned(), (*text).to_owned()]).collect()
+    };
+    let given: Vec<String> = contexts("base=target:one");
+    let flags: Vec<&str> = given.iter().map(String::as_str).chain([here]).collect();
+    assert_eq!(user.build(&flags), ["x", "y"]);
+    let given: Vec<String> = contexts("base=target:three");
+    let flags: Vec<&str> = given.iter().map(String::as_str).chain([here]).collect();
+    let told = user.try_build(&flags).failed().stderr;
+    assert!(told.contains("is target:three, and no stage before this one has that name"), "{told}");
+    assert!(told.contains("Dockerfile:3"), "{told}");
+}
+
+#[test]
 fn a_cluster_builds_them_as_well() {
     let web = Web::start();
     web.repository("app").commit(&[("Dockerfile", DOCKERFILE), ("sub/a", "1")]);

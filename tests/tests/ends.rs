@@ -10,7 +10,7 @@ use dcbuild_tests::image::Image;
 use dcbuild_tests::registry::{Registry, free_port};
 use dcbuild_tests::running::{Finished, Running};
 use dcbuild_tests::story::Story;
-use dcbuild_tests::wait::{LONG, Stopwatch};
+use dcbuild_tests::wait::{LONG, Stopwatch, wait_for};
 
 const SMALL: &str = "FROM scratch\nCOPY Dockerfile /d\n";
 
@@ -223,4 +223,26 @@ fn a_refused_login_is_named_without_its_secret() {
     for secret in ["s3cret-s3cret", "wr0ng", "ZXZlOndyMG5n"] {
         assert!(!done.stderr.contains(secret), "{}", done.stderr);
     }
+}
+
+#[test]
+fn an_output_is_begun_anew_when_the_coordinator_is_back() {
+    let mut cluster = Cluster::start(Home::new(""), 1, 1);
+    let context = cluster.home.path("context");
+    write_context(&context, &[ContextEntry::file("Dockerfile", "FROM scratch\nCOPY big /big\n")]);
+    std::fs::write(context.join("big"), vec![b'x'; 300 << 20]).unwrap();
+    let (folder, context) = (cluster.home.path("out"), cluster.home.arg("context"));
+    std::fs::create_dir(&folder).unwrap();
+    let output = format!("type=tar,dest={}", cluster.home.arg("out/files.tar"));
+    let client = cluster.client("submit", &["--progress", "plain", "--output", &output, &context]);
+    let begun = || {
+        let mut files = std::fs::read_dir(&folder).unwrap().flatten();
+        files.any(|file| file.metadata().is_ok_and(|file| file.len() > 0)).then_some(())
+    };
+    wait_for("the output has begun", LONG, begun, String::new);
+    cluster.kill_coordinator();
+    cluster.start_coordinator();
+    let done = client.finish(LONG).well();
+    assert!(done.stderr.matches("writing files to").count() > 1, "{}", done.stderr);
+    assert!(folder.join("files.tar").metadata().unwrap().len() > 300 << 20);
 }

@@ -461,6 +461,38 @@ fn c10_a_worker_whose_disk_is_full_hands_its_job_on() {
     site.check_blobs();
 }
 
+/// A registry has another image of that name, which nobody asked for.
+#[test]
+fn c04_a_kept_image_is_never_a_registry_s_while_the_bucket_is_dead() {
+    let mut site = Site::start("FROM busybox:golden\nRUN echo ours > /whose\n", &[]);
+    let context = site.cluster.home.arg("context");
+    site.cluster.ask("submit", &["-t", "kept:1", &context]).well();
+    site.registry.put("library/kept:1", &busybox());
+    site.wait_until_sent();
+    let on_it = |site: &Site, text: &str| {
+        site.write("Dockerfile", &format!("FROM kept:1\nRUN cat /whose > /read; echo {text}\n"));
+        site.try_submit()
+    };
+    site.s3.refuse();
+    // Also by a coordinator that has seen nothing of the bucket.
+    for text in ["dead", "dead and begun again"] {
+        let done = on_it(&site, text);
+        assert_eq!(done.status.code(), Some(75), "{}", done.stderr);
+        let (kept, way) = ("kept under the name kept:1", "--pull takes the one of a registry");
+        assert!(done.stderr.contains(kept) && done.stderr.contains(way), "{}", done.stderr);
+        site.cluster.kill_coordinator();
+        site.cluster.start_coordinator();
+    }
+    // What names no such image goes on.
+    site.write("Dockerfile", "FROM busybox:golden\nRUN echo theirs > /read\n");
+    site.submit();
+    site.s3.serve_again();
+    site.wait_until_sent();
+    on_it(&site, "well").well();
+    let image = Image::read_tar(&site.cluster.home.path("image.tar"));
+    assert_eq!(image.tree().text("read").unwrap(), "ours\n");
+}
+
 /// No registry has it, so the client sends it from its folder once more.
 #[test]
 fn c01_a_lost_layer_of_a_client_s_layout_is_sent_again() {

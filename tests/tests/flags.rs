@@ -3,9 +3,12 @@
 
 use std::process::Command;
 
+use dcbuild_tests::base::busybox_with;
 use dcbuild_tests::cluster::Cluster;
 use dcbuild_tests::files::{ContextEntry, write_context};
 use dcbuild_tests::home::Home;
+use dcbuild_tests::image::Image;
+use dcbuild_tests::layout::LayerTar;
 use dcbuild_tests::running::{Finished, Running};
 use dcbuild_tests::story::Story;
 use dcbuild_tests::wait::LONG;
@@ -164,4 +167,33 @@ fn a_build_of_several_platforms_can_be_left_to_a_cluster() {
     let log = cluster.ask("logs", &[id]).well();
     assert!(log.stderr.contains("RUN cat /in") || log.stdout.contains("RUN cat /in"), "{log:?}");
     assert!(cluster.ask("images", &[]).well().stdout.contains("app:latest"));
+}
+
+/// Whoever has a base's layers unpacked, or knows them by their diff ids, finds them in an image of any form.
+#[test]
+fn a_base_keeps_its_diff_ids_in_every_compression() {
+    let story = Story::new("FROM odd:1\nCOPY f /f\n", &[("f", "x")]);
+    // No writer of ours would have them in this order.
+    let layer = LayerTar::default().file("z", 0o644, b"z").file("a", 0o600, b"a");
+    let base = busybox_with(layer);
+    story.registry.put("library/odd:1", &base);
+    let build = |attributes: &str| {
+        let output = format!("type=oci,dest={}{attributes}", story.home.arg("image.tar"));
+        story.try_build(&["--output", &output]).well();
+        Image::read_tar(&story.home.path("image.tar"))
+    };
+    let usual = build("");
+    for (compression, suffix) in
+        [("zstd", "tar+zstd"), ("uncompressed", "tar"), ("gzip", "tar+gzip")]
+    {
+        for _ in 0..2 {
+            let image = build(&format!(",compression={compression},force-compression=true"));
+            assert_eq!(image.diff_ids(), usual.diff_ids(), "{compression}");
+            let layers = image.manifest["layers"].as_array().unwrap();
+            assert_eq!(layers.len(), 3);
+            for layer in layers {
+                assert!(layer["mediaType"].as_str().unwrap().ends_with(suffix), "{layer}");
+            }
+        }
+    }
 }

@@ -26,7 +26,7 @@ use crate::blobs;
 use crate::contents::Contents;
 use crate::error::{Failed, blocking};
 use crate::layers::Layers;
-use crate::publish::{clamped_blob, layer_blob, write};
+use crate::publish::{base_blob, clamped_blob, layer_blob, write};
 use crate::push;
 use crate::report::Progress;
 
@@ -288,10 +288,14 @@ async fn output_layer(
         }
     }
     let form = BlobForm { compression, level, threads: attempt.shared.cores };
-    let latest = image.epoch.filter(|_| spec.rewrite_timestamp && layer.base.is_none());
-    let blob = match latest {
-        Some(secs) => clamped_blob(&attempt.shared, layer.layer, form, at(secs)).await?,
-        None => layer_blob(&attempt.shared, layer.layer, form).await?,
+    let latest = image.epoch.filter(|_| spec.rewrite_timestamp);
+    let blob = match (&layer.base, latest) {
+        (Some(base), _) => {
+            let base = Base { layer: base.clone(), client: attempt.registry.clone() };
+            base_blob(&attempt.shared, &base, form).await?
+        }
+        (None, Some(secs)) => clamped_blob(&attempt.shared, layer.layer, form, at(secs)).await?,
+        (None, None) => layer_blob(&attempt.shared, layer.layer, form).await?,
     };
     Ok(OutputLayer {
         digest: blob.digest,

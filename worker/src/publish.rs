@@ -1,15 +1,19 @@
 //! Making a step's result durable, behind the back of whoever goes on with it.
 
 use std::collections::HashMap;
+use std::io::Write;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use dcbuild_layer::BlobForm;
-use dcbuild_model::{BlobDigest, Compression, LayerBlob, LayerDigest, LayerId, UnixTime};
+use dcbuild_layer::{BlobForm, WrittenBlob};
+use dcbuild_model::{BlobDigest, Compression, Digest, LayerBlob, LayerDigest, LayerId, UnixTime};
 use dcbuild_proto::document::{LayerCompression, StepErrorKind};
 use dcbuild_store::{HashedBase, StoredBlob, form_of};
 use dcbuild_tree::{Changes, toc};
 
+use crate::base::Base;
+use crate::blobs::Blocking;
 use crate::contents::Contents;
 use crate::error::{Failed, blocking};
 use crate::layers::Layers;
@@ -182,6 +186,35 @@ pub(crate) async fn layer_blob(
     blob_of(shared, layer, form, move || bytes_of(&source, layer)).await
 }
 
+/// The blob of a base's layer in one compression: the same tar, so that the image still has its base's diff ids.
+pub(crate) async fn base_blob(
+    shared: &Arc<Shared>,
+    base: &Base,
+    form: BlobForm,
+) -> Result<LayerBlob, Failed> {
+    let name = format!("recompressed/1 {} {:?}", base.layer.digest, form.level);
+    let (source, tmp, base) = (shared.layers.clone(), shared.tmp(), base.clone());
+    let write = move || {
+        let from = base.compression()?.unwrap_or(Compression::None);
+        base.read(&source, |pieces| {
+            let reader = Blocking::new(source.handle.clone(), pieces);
+            put(&source, &tmp, |out| {
+                let made = dcbuild_layer::recompress(reader, from, &form, out)?;
+                let (read, diff_id) = (made.read, made.written.blob.diff_id);
+                if (read, diff_id) != (base.layer.digest, base.layer.diff_id) {
+                    let message = format!(
+                        "the base image's layer {} has other bytes than its name says",
+                        base.layer.digest
+                    );
+                    return Err(Failed::rejected(message));
+                }
+                Ok(made.written)
+            })
+        })
+    };
+    stored(shared, (LayerId(Digest::of(name.as_bytes())), form.compression), write).await
+}
+
 /// As [`layer_blob`], of the layer that it is once no entry of it is younger than `latest`.
 pub(crate) async fn clamped_blob(
     shared: &Arc<Shared>,
@@ -207,22 +240,31 @@ async fn blob_of(
     form: BlobForm,
     bytes: impl FnOnce() -> Result<(Arc<Changes>, Contents), Failed> + Send + 'static,
 ) -> Result<LayerBlob, Failed> {
+    let (source, tmp) = (shared.layers.clone(), shared.tmp());
+    let write = move || {
+        let (changes, contents) = bytes()?;
+        write(&source, &changes, &contents, &form, &tmp)
+    };
+    stored(shared, (layer, form.compression), write).await
+}
+
+/// What the store has of a layer in one compression; written unless it is there.
+async fn stored(
+    shared: &Arc<Shared>,
+    (layer, compression): (LayerId, Compression),
+    write: impl FnOnce() -> Result<StoredBlob, Failed> + Send + 'static,
+) -> Result<LayerBlob, Failed> {
     let layers = &shared.layers;
     // Who wants the same blob waits for the one that makes it.
-    let turn = shared.making.of(layer, form.compression);
+    let turn = shared.making.of(layer, compression);
     let _held = turn.lock().await;
-    if let Some(stored) = form_of(layers.index.as_ref(), &layer, form.compression).await? {
+    if let Some(stored) = form_of(layers.index.as_ref(), &layer, compression).await? {
         let blobs = [BlobDigest(stored.blob.digest.0), stored.index];
         if layers.blobs.find_missing(&blobs).await?.is_empty() {
             return Ok(stored.blob);
         }
     }
-    let (source, tmp) = (layers.clone(), shared.tmp());
-    let written = blocking(move || {
-        let (changes, contents) = bytes()?;
-        write(&source, &changes, &contents, &form, &tmp)
-    })
-    .await?;
+    let written = blocking(write).await?;
     layers.index.put_form(&layer, &written).await?;
     Ok(written.blob)
 }
@@ -242,22 +284,31 @@ pub(crate) fn write(
     changes: &Changes,
     contents: &Contents,
     form: &BlobForm,
-    tmp: &std::path::Path,
+    tmp: &Path,
+) -> Result<StoredBlob, Failed> {
+    put(layers, tmp, |out| Ok(dcbuild_layer::write_blob(changes, contents, form, out)?))
+}
+
+/// Puts what is written, and its index, into the store; blocks.
+fn put(
+    layers: &Layers,
+    tmp: &Path,
+    write: impl FnOnce(&mut dyn Write) -> Result<WrittenBlob, Failed>,
 ) -> Result<StoredBlob, Failed> {
     if let Some(folder) = &layers.folder {
         let mut writer = folder.blob_writer()?;
-        let written = dcbuild_layer::write_blob(changes, contents, form, &mut writer)?;
+        let written = write(&mut writer)?;
         writer.finish_as(&BlobDigest(written.blob.digest.0))?;
         let index = folder.put_bytes(&written.index.encode())?;
         return Ok(StoredBlob { blob: written.blob, index });
     }
     let failed = |error: std::io::Error| Failed::sandbox(&error);
     let mut file = tempfile::tempfile_in(tmp).map_err(failed)?;
-    let written = dcbuild_layer::write_blob(changes, contents, form, &mut file)?;
+    let written = write(&mut file)?;
     std::io::Seek::rewind(&mut file).map_err(failed)?;
     let digest = BlobDigest(written.blob.digest.0);
     let index = written.index.encode();
-    let index_digest = BlobDigest(dcbuild_model::Digest::of(&index));
+    let index_digest = BlobDigest(Digest::of(&index));
     layers.handle.block_on(async {
         let file = tokio::fs::File::from_std(file);
         layers.blobs.put(&digest, stream_of_file(file)).await?;

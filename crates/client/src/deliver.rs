@@ -106,12 +106,21 @@ impl DeliverError {
 impl DeliverError {
     /// Whether the store has lost what was made; it knows that by now, so a second build makes it again.
     pub(crate) fn is_lost(&self) -> bool {
+        self.is_of_store(StoreError::is_miss)
+    }
+
+    /// Whether the store gave no answer, as one does that is started again.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        self.is_of_store(|error| matches!(error, StoreError::Unavailable { .. }))
+    }
+
+    fn is_of_store(&self, is_meant: impl Fn(&StoreError) -> bool) -> bool {
         let mut next: Option<&(dyn std::error::Error + 'static)> = Some(self);
         while let Some(cause) = next {
             let held = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
             let held = held.and_then(|held| held.downcast_ref::<StoreError>());
             let store = cause.downcast_ref::<StoreError>().or(held);
-            if store.is_some_and(StoreError::is_miss) {
+            if store.is_some_and(&is_meant) {
                 return true;
             }
             next = cause.source();
@@ -199,6 +208,22 @@ impl Deliverer {
             }
             _ => error,
         })
+    }
+
+    /// Whether what was written of an output when it broke off does no harm: a reader of a pipe has it already.
+    pub(crate) fn may_begin_anew(&self, output: &ClientOutput) -> bool {
+        match output {
+            ClientOutput::OciTar { dest }
+            | ClientOutput::DockerTar { dest }
+            | ClientOutput::Tar { dest } => match dest {
+                Dest::Stdout => false,
+                Dest::File(path) => !is_special(&self.working.join(path)),
+            },
+            ClientOutput::Image
+            | ClientOutput::OciFolder { .. }
+            | ClientOutput::Load
+            | ClientOutput::Local { .. } => true,
+        }
     }
 
     async fn put(

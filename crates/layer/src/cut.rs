@@ -12,7 +12,7 @@ use crate::members::{Member, Members};
 use crate::write::{Ordered, WriteBlobError};
 
 /// How much a frame holds at most. With its tables a compressor then works in the cache of one core.
-const FRAME: usize = 1 << 20;
+pub(crate) const FRAME: usize = 1 << 20;
 /// Files from here up have frames of their own in zstd.
 const OWN_FRAME: u64 = 64 << 10;
 /// What follows the last member.

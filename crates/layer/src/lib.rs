@@ -18,6 +18,7 @@ pub mod input;
 mod members;
 mod parse;
 pub mod read;
+mod recompress;
 pub mod twin;
 pub mod write;
 
@@ -28,5 +29,6 @@ pub use content::{InlineContents, ReadContent};
 pub use index::{BlobIndex, DecodeIndexError, Extent, Stretch, open_extent, read_extent};
 pub use input::{Ratio, UnknownMediaType, compression_of_media_type};
 pub use read::{LayerForm, LayerSink, NoSink, ReadLayer, ReadLayerError, read_layer};
+pub use recompress::{Recompressed, recompress};
 pub use twin::TwinHash;
 pub use write::{WriteBlobError, WrittenBlob, write_blob};

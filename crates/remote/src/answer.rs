@@ -24,7 +24,7 @@ impl From<Status> for Answer {
 pub fn status_of(error: &StoreError) -> Status {
     let code = match error {
         StoreError::NotFound { .. } => Code::NotFound,
-        StoreError::Corrupt { .. } => Code::DataLoss,
+        StoreError::Corrupt { .. } | StoreError::Damaged { .. } => Code::DataLoss,
         StoreError::DigestMismatch { .. } => Code::InvalidArgument,
         StoreError::TooLarge { .. } | StoreError::ObjectTooLarge { .. } => Code::OutOfRange,
         StoreError::Content { .. } => Code::Aborted,

@@ -91,6 +91,12 @@ pub enum StoreError {
         /// What was answered.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A document that nothing can stand for is there and cannot be read.
+    #[error("{document} of the store is damaged")]
+    Damaged {
+        /// The document.
+        document: String,
+    },
     /// The store has no space left.
     #[error("the store {store} is full")]
     Full {

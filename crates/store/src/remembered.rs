@@ -50,6 +50,7 @@ impl ImageNames for RememberedNames {
                 self.forget(scope, name).await;
                 Ok(None)
             }
+            Err(error @ StoreError::Damaged { .. }) => Err(error),
             Err(error) => match self.near.find(scope, name).await {
                 Ok(None) => {
                     tracing::warn!(%error, name, "the store does not say whether an image has this name");

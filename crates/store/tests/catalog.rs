@@ -10,9 +10,9 @@ use dcbuild_model::{
     ManifestDigest, Record, Scope, StepKey, UnixTime,
 };
 use dcbuild_store::{
-    CacheVersion, CacheVersions, Catalog, CatalogParts, EmbeddedIndex, HashedBase, ImageNames,
-    IndexEntry, IndexKey, KeyIndex, LayerIndex, NamedImage, Now, Objects, Seal, StepIndex,
-    StoredBlob, Unseen, UseMark, base_of, forms_of,
+    CacheVersion, CacheVersions, Catalog, CatalogParts, EmbeddedIndex, FolderStore, HashedBase,
+    ImageNames, IndexEntry, IndexKey, KeyIndex, LayerIndex, NamedImage, Now, Objects,
+    RememberedNames, Seal, StepIndex, StoreError, StoredBlob, Unseen, UseMark, base_of, forms_of,
 };
 use dcbuild_testkit::{MemoryObjects, contract};
 use tokio_util::task::TaskTracker;
@@ -69,6 +69,31 @@ async fn it_keeps_the_contracts_of_steps_images_and_notes() {
     contract::images(&World::new().catalog()).await;
     contract::notes(&World::new().catalog()).await;
     contract::caches(&World::new().catalog()).await;
+}
+
+/// What is kept under a name is another image than a registry's: a name that cannot be read is not one that is absent.
+#[tokio::test]
+async fn names_that_cannot_be_read_are_told_from_absent_ones() {
+    let world = World::new();
+    let near = tempfile::tempdir().unwrap();
+    let near = Arc::new(FolderStore::open(near.path()).unwrap());
+    let names = RememberedNames::new(Arc::new(world.catalog()), near);
+    contract::images(&names).await;
+    let image = NamedImage {
+        name: "app:1".into(),
+        manifest: ManifestDigest(Digest::of(b"m")),
+        tagged: UnixTime { secs: 1, nanos: 0 },
+    };
+    let scope = Scope::local();
+    names.put(&scope, &image).await.unwrap();
+    for object in world.objects.names() {
+        world.objects.put(&object, Bytes::from_static(b"{damaged")).await.unwrap();
+    }
+    let damaged = names.find(&scope, "app:1").await;
+    assert!(matches!(damaged, Err(StoreError::Damaged { .. })), "{damaged:?}");
+    assert_eq!(names.find(&scope, "app:2").await.unwrap(), None);
+    assert!(names.remove(&scope, "app:1").await.unwrap(), "rmi forgets it");
+    assert_eq!(names.find(&scope, "app:1").await.unwrap(), None);
 }
 
 #[tokio::test]

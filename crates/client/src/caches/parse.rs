@@ -8,6 +8,7 @@ use dcbuild_oci::ImageRef;
 use dcbuild_process::Env;
 use dcbuild_proto::document::CacheMode;
 use dcbuild_s3::{AccessKey, S3Config};
+use dcbuild_store::StoreError;
 
 use crate::FlagError;
 use crate::csv;
@@ -149,9 +150,12 @@ impl CacheFlags {
             asked.end(&mut self.warnings);
             return Ok(());
         }
+        let names = asked.further_names();
         let place = asked.place("dest")?;
+        let further = asked.further_places(&place, names)?;
         asked.end(&mut self.warnings);
-        self.to.push(CacheTo { place, mode, compression, ignore_error });
+        let to = |place| CacheTo { place, mode, compression, ignore_error };
+        self.to.extend(std::iter::once(place).chain(further).map(to));
         Ok(())
     }
 
@@ -294,6 +298,28 @@ impl<'e> Asked<'e> {
         }
     }
 
+    /// The names behind the first, where there are several: in a bucket buildx writes under all, and reads the first.
+    fn further_names(&self) -> Vec<String> {
+        let names = self.pairs.iter().find(|(key, _)| key == "name");
+        let names = names.into_iter().flat_map(|(_, names)| names.split(';').skip(1));
+        names.map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// The same bucket under other names.
+    fn further_places(&self, first: &Where, names: Vec<String>) -> Result<Vec<Where>, FlagError> {
+        let Where::Bucket(first) = first else { return Ok(Vec::new()) };
+        let place = |name| {
+            let settings = BucketSettings { name, ..(**first).clone() };
+            let checked = settings.ours().map_err(|error| self.misnamed(&error));
+            checked.map(|_| Where::Bucket(Box::new(settings)))
+        };
+        names.into_iter().map(place).collect()
+    }
+
+    fn misnamed(&self, error: &StoreError) -> FlagError {
+        self.malformed(crate::answer::chain(error))
+    }
+
     fn bucket(&mut self) -> Result<BucketSettings, FlagError> {
         let given = |env: &Env, name: &str| env.get(name).map(str::to_owned);
         let bucket = self.take("bucket").or_else(|| given(self.env, "AWS_BUCKET"));
@@ -326,15 +352,13 @@ impl<'e> Asked<'e> {
             }
         };
         let manifests = self.take("manifests_prefix").unwrap_or_else(|| "manifests/".into());
-        // Of several names buildx writes all and reads the first.
         let name = self.take("name").unwrap_or_else(|| "buildkit".into());
         let name = name.split(';').next().unwrap_or_default().to_owned();
         let settings = BucketSettings { bucket: config, key, manifests, name };
-        if let Err(error) = settings.ours() {
-            let problem = crate::answer::chain(&error);
-            return Err(self.malformed(problem));
+        match settings.ours() {
+            Ok(_) => Ok(settings),
+            Err(error) => Err(self.misnamed(&error)),
         }
-        Ok(settings)
     }
 
     /// Tells what means nothing here: no build fails for it, as with `BuildKit`, which passes it over.

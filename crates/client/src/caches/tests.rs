@@ -62,11 +62,17 @@ fn values_are_read_as_buildx_writes_them() {
 fn what_means_nothing_is_told() {
     check(
         &["type=registry,ref=app,mode=max", "type=local,mode=max,src=in"],
-        &["type=inline,mode=max", "type=registry,ref=app,oci-mediatypes=TRUE,speed=high"],
+        &[
+            "type=inline,mode=max",
+            "type=registry,ref=app,oci-mediatypes=TRUE,speed=high",
+            "type=s3,bucket=caches,region=r,name=main;pr-1",
+        ],
         expect![[r#"
             from app:latest
             from in
             to app:latest Min 
+            to main of s3://caches Min 
+            to pr-1 of s3://caches Min 
             inline
             warning: --cache-from mode has no effect with type=registry
             warning: --cache-from mode has no effect with type=local

@@ -1,5 +1,7 @@
 //! The client's part of a build's outputs: each on its own, so that one that fails takes no other with it.
 
+use std::time::Duration;
+
 use dcbuild_process::Hint as _;
 use dcbuild_progress::{Failure, Warning};
 use dcbuild_proto::document::{MadeCache, Outcome, OutputKind, OutputResult};
@@ -10,6 +12,9 @@ use crate::deliver::{DeliverError, Deliverer, behind_links, title, write_file};
 use crate::metadata::{image_id, metadata};
 use crate::output::ClientOutput;
 use crate::show::Show;
+
+/// How many seconds an output waits before it is begun anew, each time that the coordinator is away.
+const PAUSES_SECS: [u64; 5] = [1, 2, 4, 8, 16];
 
 /// What became of a build's outputs.
 #[derive(Debug, Default)]
@@ -70,7 +75,7 @@ impl Client {
         for (at, output) in request.outputs.iter().enumerate() {
             let Some(made) = made.get(at).and_then(Option::as_ref) else { continue };
             if let Some(title) = title(output) {
-                let work = show.during(&title, deliverer.deliver(output, made));
+                let work = Box::pin(patiently(&deliverer, (output, made), (&title, show)));
                 match stop.run_until_cancelled(work).await {
                     Some(Ok(left)) => delivery.warnings.extend(left),
                     Some(Err(error)) => {
@@ -146,6 +151,25 @@ impl Client {
         }
         std::fs::remove_file(behind_links(&path))
             .map_err(|source| DeliverError::File { path, source })
+    }
+}
+
+/// Puts an output where it belongs; begins anew while the coordinator is away, unless what was written is gone.
+async fn patiently(
+    deliverer: &Deliverer,
+    (output, made): (&ClientOutput, &OutputResult),
+    (title, show): (&str, &mut Show<'_>),
+) -> Result<Option<String>, DeliverError> {
+    let again = deliverer.may_begin_anew(output);
+    let mut pauses = PAUSES_SECS.into_iter().filter(|_| again);
+    loop {
+        match show.during(title, deliverer.deliver(output, made)).await {
+            Err(error) if error.is_unanswered() => match pauses.next() {
+                Some(secs) => tokio::time::sleep(Duration::from_secs(secs)).await,
+                None => return Err(error),
+            },
+            done => return done,
+        }
     }
 }
 

@@ -30,8 +30,7 @@ impl ImageNames for Catalog {
             Found::Nothing => Ok(None),
             // An image has the name, and nobody can say which.
             Found::Damaged => {
-                let store = format!("{}/{}", key.0, NamedImage::WORD);
-                Err(StoreError::Unavailable { store, source: "the name is damaged".into() })
+                Err(StoreError::Damaged { document: format!("{}/{}", key.0, NamedImage::WORD) })
             }
         }
     }

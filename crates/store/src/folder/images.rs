@@ -34,8 +34,7 @@ impl ImageNames for FolderStore {
         self.blocking(move |store| match store.find_value(path.clone())? {
             // An image has the name, and nobody can say which.
             None if path.exists() => {
-                let damaged = std::io::Error::new(ErrorKind::InvalidData, "the name is damaged");
-                Err(StoreError::io(path)(damaged))
+                Err(StoreError::Damaged { document: path.display().to_string() })
             }
             found => Ok(found),
         })
