@@ -478,7 +478,8 @@ fn c04_a_kept_image_is_never_a_registry_s_while_the_bucket_is_dead() {
     for text in ["dead", "dead and begun again"] {
         let done = on_it(&site, text);
         assert_eq!(done.status.code(), Some(75), "{}", done.stderr);
-        let (kept, way) = ("kept under the name kept:1", "--pull takes the one of a registry");
+        let kept = "kept under the name docker.io/library/kept:1";
+        let way = "--pull takes the one of a registry";
         assert!(done.stderr.contains(kept) && done.stderr.contains(way), "{}", done.stderr);
         site.cluster.kill_coordinator();
         site.cluster.start_coordinator();

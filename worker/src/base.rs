@@ -59,10 +59,11 @@ impl Base {
         mut read: impl FnMut(Pieces) -> Result<T, Failed>,
     ) -> Result<T, Failed> {
         let blob = BlobDigest(self.layer.digest.0);
+        // Asked before: what is found to be damaged while it is read is not there afterwards.
+        let missing = layers.handle.block_on(layers.blobs.find_missing(&[blob]))?;
         let first = read(layers.handle.block_on(self.open(layers))?);
         let Err(error) = first else { return first };
-        let lacks = || layers.handle.block_on(layers.blobs.find_missing(&[blob]));
-        if matches!(error, Failed::Stopped) || !lacks()?.is_empty() {
+        if matches!(error, Failed::Stopped) || !missing.is_empty() {
             return Err(error);
         }
         let is_whole = layers.examine(&blob);
