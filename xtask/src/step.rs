@@ -5,6 +5,8 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 
+const OF_PACKAGE: [&str; 2] = ["CARGO_PKG_", "CARGO_MANIFEST_"];
+
 /// The folder of the workspace.
 pub(crate) fn root() -> PathBuf {
     let own = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
@@ -26,6 +28,12 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     let words: Vec<String> = variables.chain([program.clone()]).chain(arguments).collect();
     let shown = words.join(" ");
     println!("$ {shown}");
+    // What cargo tells this program of its own package: build scripts that read it would run again for it.
+    for (name, _) in std::env::vars_os() {
+        if OF_PACKAGE.iter().any(|begin| name.to_string_lossy().starts_with(begin)) {
+            command.env_remove(name);
+        }
+    }
     let status = command
         .current_dir(root())
         .status()
