@@ -1,7 +1,7 @@
 //! Finds the images that a plan asks for: by name in the store, at a registry, or in a layout of the client.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -142,6 +142,9 @@ impl Images {
             Ok(found) => found,
             Err(_) if image.is_lost() => return Err(not_whole(reference)),
             Err(error) => {
+                if let Some(error) = image.take_failure() {
+                    return Err(unnamed(reference, &error));
+                }
                 tracing::debug!(reference, error = story(&error), "the kept image does not do");
                 return Ok(None);
             }
@@ -230,16 +233,24 @@ struct StoredImage {
     name: String,
     manifest: ManifestDigest,
     lost: AtomicBool,
+    /// Why the store gave no answer.
+    failure: Mutex<Option<StoreError>>,
 }
 
 impl StoredImage {
     fn new(stores: &Stores, name: String, manifest: ManifestDigest) -> StoredImage {
-        StoredImage { stores: stores.clone(), name, manifest, lost: AtomicBool::new(false) }
+        let (stores, lost) = (stores.clone(), AtomicBool::new(false));
+        StoredImage { stores, name, manifest, lost, failure: Mutex::default() }
     }
 
     /// Whether something of it was found not to be there any more, or damaged.
     fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
+    }
+
+    /// What the store failed with, if it did.
+    fn take_failure(&self) -> Option<StoreError> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     async fn read(&self, digest: dcbuild_model::Digest, max: usize) -> Result<Bytes, PullError> {
@@ -253,6 +264,8 @@ impl StoredImage {
         tracing::debug!(error = story(&error), "a blob of a stored image is missing");
         if error.is_miss() {
             self.lost.store(true, Ordering::Relaxed);
+        } else {
+            *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         }
         PullError::NoBlob { image: self.name.clone(), digest }
     }

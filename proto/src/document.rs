@@ -1,6 +1,7 @@
 //! The documents that travel inside messages, and are stored as they travelled: JSON, unknown fields refused.
 
 mod credentials;
+mod hex;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,6 +14,8 @@ use dcbuild_model::{
 use dcbuild_plan::policy::{PolicyAsk, Verdict};
 use dcbuild_plan::{Call, ImageTemplate, Report, Request, Step};
 use serde::{Deserialize, Serialize};
+
+pub use self::hex::to_hex;
 
 pub use credentials::RegistryCredentials;
 
@@ -730,7 +733,7 @@ pub struct ToldProvenance {
 pub struct Failed {
     /// Who can mend it.
     pub fault: Fault,
-    /// A name for programs, such as `STEP_FAILED` or [`BASE_LOST`].
+    /// A name for programs, such as `STEP_FAILED` or [`crate::BASE_LOST`].
     pub code: String,
     /// The whole story in one line.
     pub message: String,
@@ -747,9 +750,6 @@ pub struct Failed {
     pub outputs: Vec<Option<OutputResult>>,
 }
 
-/// The name of the failure in which what a client brought has to be brought again.
-pub const BASE_LOST: &str = "BASE_LOST";
-
 /// How a build's steps went.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -762,16 +762,6 @@ pub struct Summary {
     pub shared: u32,
     /// Steps that nobody needed.
     pub unneeded: u32,
-}
-
-/// Writes bytes as hex digits, as documents hold them.
-pub fn to_hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        // Writing to a String does not fail.
-        let _ok = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// Reads hex digits; none if they are none, or a digit is missing.

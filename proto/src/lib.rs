@@ -10,6 +10,9 @@ pub mod progress;
 /// Names the scope that a client asks for, in the metadata of any request of the client plane.
 pub const SCOPE_HEADER: &str = "dcbuild-scope";
 
+/// The name of the failure in which what a client brought has to be brought again.
+pub const BASE_LOST: &str = "BASE_LOST";
+
 /// The messages and services, as generated.
 #[expect(
     clippy::all,

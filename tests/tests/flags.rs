@@ -197,3 +197,19 @@ fn a_base_keeps_its_diff_ids_in_every_compression() {
         }
     }
 }
+
+#[test]
+fn an_id_goes_into_a_device_and_not_in_its_place() {
+    let story = Story::new("FROM scratch\nCOPY Dockerfile /d\n", &[]);
+    let before = std::fs::read_link("/dev/stdout").unwrap();
+    let done = story.try_build(&["--iidfile", "/dev/stdout", "-t", "app"]).well();
+    assert!(done.stdout.starts_with("sha256:"), "{}", done.stdout);
+    assert_eq!(std::fs::read_link("/dev/stdout").unwrap(), before);
+    // A link of somebody else is replaced, and what it leads to left alone.
+    let (link, other) = (story.home.path("link"), story.home.path("other"));
+    std::fs::write(&other, "theirs").unwrap();
+    std::os::unix::fs::symlink(&other, &link).unwrap();
+    story.try_build(&["--iidfile", &story.home.arg("link"), "-t", "app"]).well();
+    assert_eq!(std::fs::read_to_string(&other).unwrap(), "theirs");
+    assert!(std::fs::read_to_string(&link).unwrap().starts_with("sha256:"));
+}

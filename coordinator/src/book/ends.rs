@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use dcbuild_model::{BuildId, Fault, UnixTime};
 use dcbuild_progress::VertexState;
+use dcbuild_proto::BASE_LOST;
 use dcbuild_proto::document::{
-    BASE_LOST, Caches, Failed, Outcome, OutputKind, OutputResult, StepErrorKind, Summary,
+    Caches, Failed, Outcome, OutputKind, OutputResult, StepErrorKind, Summary,
 };
 use dcbuild_scheduler as scheduler;
 use dcbuild_scheduler::{CancelledBy, Failure, How};

@@ -16,8 +16,9 @@ use dcbuild_oci::LayoutRef;
 use dcbuild_process::docker::{NoDaemon, daemon};
 use dcbuild_process::{Clock, Env, Hint, SystemClock, new_bits};
 use dcbuild_progress::Mode;
+use dcbuild_proto::BASE_LOST;
 use dcbuild_proto::cache::{CacheAsk, CacheTold};
-use dcbuild_proto::document::{Aim, BASE_LOST, Origin, Outcome, Submission};
+use dcbuild_proto::document::{Aim, Origin, Outcome, Submission};
 use dcbuild_registry::DockerLogins;
 use dcbuild_rego::Policies;
 use dcbuild_remote::RemoteStore;
@@ -218,6 +219,9 @@ enum Shown {
     Lost(String),
 }
 
+/// How many blobs may be lost to a build one after the other before each counts as lost again.
+const LOST_MAX: usize = 200;
+
 /// How often a build is repeated since the store has lost the same blob again.
 const REPEATS_MAX: u32 = 8;
 
@@ -280,7 +284,7 @@ impl Client {
             match ended? {
                 Shown::Ended(ended) => return Ok(ended),
                 Shown::Lost(what) => {
-                    if !lost.insert(what) {
+                    if !lost.insert(what) || lost.len() > LOST_MAX {
                         repeats -= 1;
                     }
                     earlier = Some(show.summary());

@@ -24,8 +24,6 @@ use crate::output::{ClientOutput, Dest};
 use crate::unpack::{UnpackError, unpack};
 
 const PIPE_BYTES: usize = 1 << 20;
-/// How many links are followed, as by the kernel.
-const LINKS_MAX: u32 = 40;
 
 /// Says why an output did not arrive.
 #[derive(Debug, thiserror::Error)]
@@ -438,12 +436,10 @@ impl Out {
         };
         let failed = |source| DeliverError::File { path: path.clone(), source };
         if is_special(&path) {
-            let file = tokio::fs::File::options().write(true).open(&path).await.map_err(failed)?;
+            let file = tokio::fs::File::options().append(true).open(&path).await.map_err(failed)?;
             let writer = Box::new(BufWriter::new(file));
             return Ok(Out { writer, place: Place::Direct(path) });
         }
-        let path = behind_links(&path);
-        let failed = |source| DeliverError::File { path: path.clone(), source };
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
@@ -488,34 +484,26 @@ impl Out {
 }
 
 /// A new file with the mode that the user's mask leaves, as any program makes one.
-/// Whether something stands there that is written into and not replaced: a device, a pipe.
-fn is_special(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|meta| !meta.is_file() && !meta.is_dir())
-}
-
-/// What is replaced in the end: a link stays, also one that leads to nothing yet.
-pub(crate) fn behind_links(path: &Path) -> PathBuf {
-    let mut path = path.to_owned();
-    for _ in 0..LINKS_MAX {
-        let Ok(to) = std::fs::read_link(&path) else { break };
-        path = path.parent().unwrap_or(Path::new("")).join(to);
-    }
-    path
-}
-
 fn new_file(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
     use std::os::unix::fs::PermissionsExt as _;
     let mode = std::fs::Permissions::from_mode(0o666);
     tempfile::Builder::new().prefix(".dcbuild-").permissions(mode).tempfile_in(folder)
 }
 
+/// Whether something stands there that is written into and not replaced: a device, a pipe, or what this process has open,
+/// by whatever name. Another link is replaced as it is: root follows none that somebody else may have made.
+pub(crate) fn is_special(path: &Path) -> bool {
+    ["/dev", "/proc"].iter().any(|folder| path.starts_with(folder))
+        || std::fs::metadata(path).is_ok_and(|meta| !meta.is_file() && !meta.is_dir())
+}
+
 /// Writes a small file, whole or not at all.
 pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), DeliverError> {
     let failed = |source| DeliverError::File { path: path.to_owned(), source };
     if is_special(path) {
-        return std::fs::write(path, bytes).map_err(failed);
+        let written = std::fs::File::options().append(true).open(path);
+        return written.and_then(|mut file| io::Write::write_all(&mut file, bytes)).map_err(failed);
     }
-    let path = &behind_links(path);
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     // Said of the folder itself: the name of the file that is made first means nothing to anybody.

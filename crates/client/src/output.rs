@@ -169,7 +169,7 @@ pub fn outputs(
         }
         let idle = asked.idle.iter();
         outputs.idle.extend(idle.map(|key| {
-            format!("'{key}' of --output '{}' has no effect: -t names the image", asked.written)
+            format!("'{key}' of --output '{}' has no effect: -t names an image", asked.written)
         }));
         outputs.each.push(asked.understood(naming, same)?);
     }

@@ -45,7 +45,8 @@ pub fn recompress(
             piece.clear();
             let most = u64::try_from(FRAME).unwrap_or(u64::MAX);
             plain.by_ref().take(most).read_to_end(&mut piece).map_err(WriteBlobError::Compress)?;
-            if piece.is_empty() {
+            // A tar of nothing is a frame all the same, for a decompressor wants one.
+            if piece.is_empty() && !frames.is_empty() {
                 break;
             }
             tar.update(&piece);
@@ -55,6 +56,9 @@ pub fn recompress(
             frames.push(Frame { tar: tar_size, blob: size });
             tar_size += len_of(&piece);
             size += len_of(&packed);
+            if piece.is_empty() {
+                break;
+            }
         }
     }
     out.flush().map_err(WriteBlobError::Write)?;
@@ -105,6 +109,9 @@ mod tests {
             (blob, from, named) = (out, compression, done.written.blob.digest);
         }
         let form = BlobForm { compression: Compression::Zstd, level: None, threads: 1 };
+        let mut nothing = Vec::new();
+        recompress([].as_slice(), Compression::None, &form, &mut nothing).unwrap();
+        assert!(!nothing.is_empty() && zstd::decode_all(nothing.as_slice()).unwrap().is_empty());
         let broken = &blob[..blob.len() / 2];
         assert!(recompress(broken, from, &form, Vec::new()).is_err(), "it is cut off");
     }

@@ -8,7 +8,7 @@ use dcbuild_proto::document::{MadeCache, Outcome, OutputKind, OutputResult};
 use tokio_util::sync::CancellationToken;
 
 use super::{BuildRequest, Client};
-use crate::deliver::{DeliverError, Deliverer, behind_links, title, write_file};
+use crate::deliver::{DeliverError, Deliverer, is_special, title, write_file};
 use crate::metadata::{image_id, metadata};
 use crate::output::ClientOutput;
 use crate::show::Show;
@@ -146,11 +146,10 @@ impl Client {
     pub(super) fn forget_id(&self, request: &BuildRequest) -> Result<(), DeliverError> {
         let Some(path) = &request.iidfile else { return Ok(()) };
         let path = self.config.working.join(path);
-        if !std::fs::metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
+        if is_special(&path) || !std::fs::metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
             return Ok(());
         }
-        std::fs::remove_file(behind_links(&path))
-            .map_err(|source| DeliverError::File { path, source })
+        std::fs::remove_file(&path).map_err(|source| DeliverError::File { path, source })
     }
 }
 

@@ -152,7 +152,7 @@ fn attributes_are_understood() {
         &["c"],
         &expect![[r#"
             image ["docker.io/library/c:latest"] push keep oci; zstd level 9 force Manifest k=v; Image
-            warning: 'name' of --output 'type=image,"name=x/a:1,b",push=true,compression=zstd,compression-level=9,force-compression=true,annotation.k=v' has no effect: -t names the image
+            warning: 'name' of --output 'type=image,"name=x/a:1,b",push=true,compression=zstd,compression-level=9,force-compression=true,annotation.k=v' has no effect: -t names an image
         "#]],
     );
     check(
@@ -194,9 +194,9 @@ fn tags_name_every_image() {
             image ["docker.io/library/app:latest", "docker.io/library/app:2"] push keep oci; gzip; Image
             image ["docker.io/library/app:latest", "docker.io/library/app:2"] push oci; gzip; Image
             image ["docker.io/library/app:latest", "docker.io/library/app:2"] oci; gzip; OciTar { dest: File("x") }
-            warning: 'name' of --output 'type=image,name=other,push=true' has no effect: -t names the image
-            warning: 'ref' of --output 'type=registry,ref=app' has no effect: -t names the image
-            warning: 'name' of --output 'type=oci,name=app,dest=x' has no effect: -t names the image
+            warning: 'name' of --output 'type=image,name=other,push=true' has no effect: -t names an image
+            warning: 'ref' of --output 'type=registry,ref=app' has no effect: -t names an image
+            warning: 'name' of --output 'type=oci,name=app,dest=x' has no effect: -t names an image
         "#]],
     );
 }

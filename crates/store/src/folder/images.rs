@@ -31,12 +31,15 @@ impl FolderStore {
 impl ImageNames for FolderStore {
     async fn find(&self, scope: &Scope, name: &str) -> Result<Option<NamedImage>, StoreError> {
         let path = self.image_path(scope, name);
-        self.blocking(move |store| match store.find_value(path.clone())? {
-            // An image has the name, and nobody can say which.
-            None if path.exists() => {
-                Err(StoreError::Damaged { document: path.display().to_string() })
+        self.blocking(move |store| {
+            // The second time tells what was given just now from what is damaged: nobody can say which image that is.
+            for _ in 0..2 {
+                let found = store.find_value(path.clone())?;
+                if found.is_some() || !path.exists() {
+                    return Ok(found);
+                }
             }
-            found => Ok(found),
+            Err(StoreError::Damaged { document: path.display().to_string() })
         })
         .await
     }
