@@ -205,6 +205,10 @@ fn an_id_goes_into_a_device_and_not_in_its_place() {
     let done = story.try_build(&["--iidfile", "/dev/stdout", "-t", "app"]).well();
     assert!(done.stdout.starts_with("sha256:"), "{}", done.stdout);
     assert_eq!(std::fs::read_link("/dev/stdout").unwrap(), before);
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let id = memory.path().join("id").to_str().unwrap().to_owned();
+    story.try_build(&["--iidfile", &id, "-t", "app"]).well();
+    assert!(std::fs::read_to_string(id).unwrap().starts_with("sha256:"));
     // A link of somebody else is replaced, and what it leads to left alone.
     let (link, other) = (story.home.path("link"), story.home.path("other"));
     std::fs::write(&other, "theirs").unwrap();

@@ -24,6 +24,8 @@ use crate::output::{ClientOutput, Dest};
 use crate::unpack::{UnpackError, unpack};
 
 const PIPE_BYTES: usize = 1 << 20;
+/// Where what a process has open has names.
+const OPEN_HERE: [&str; 4] = ["/dev/fd", "/dev/stderr", "/dev/stdout", "/proc"];
 
 /// Says why an output did not arrive.
 #[derive(Debug, thiserror::Error)]
@@ -493,7 +495,7 @@ fn new_file(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
 /// Whether something stands there that is written into and not replaced: a device, a pipe, or what this process has open,
 /// by whatever name. Another link is replaced as it is: root follows none that somebody else may have made.
 pub(crate) fn is_special(path: &Path) -> bool {
-    ["/dev", "/proc"].iter().any(|folder| path.starts_with(folder))
+    OPEN_HERE.iter().any(|place| path.starts_with(place))
         || std::fs::metadata(path).is_ok_and(|meta| !meta.is_file() && !meta.is_dir())
 }
 
