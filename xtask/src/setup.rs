@@ -43,6 +43,11 @@ const PACKAGES: &[Package] = &[
         reason: "tests pull from it and push to it",
     },
     Package {
+        name: "e2fsprogs",
+        purposes: &[Purpose::Tests],
+        reason: "a disk that a test fills is of ext4, as those of workers are",
+    },
+    Package {
         name: "git",
         purposes: &[Purpose::Tests],
         reason: "contexts and ADD take it from repositories, which it serves to the tests as well",
