@@ -1,6 +1,5 @@
 //! Finds the images that a plan asks for: by name in the store, at a registry, or in a layout of the client.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -103,7 +102,7 @@ impl Images {
             tries -= 1;
             match image.resolve(platform).await {
                 Ok(found) => return Ok(resolved(found, plan::ImageSource::Layout { context })),
-                Err(_) if image.is_lost() && tries > 0 => {
+                Err(_) if tries > 0 && image.take_failure().is_some_and(|it| it.is_miss()) => {
                     tracing::warn!(
                         context,
                         "the store has lost a part of a layout's image: it is sent again"
@@ -140,10 +139,11 @@ impl Images {
         let image = StoredImage::new(&self.stores, reference.into(), manifest);
         let found = match image.resolve(platform).await {
             Ok(found) => found,
-            Err(_) if image.is_lost() => return Err(not_whole(reference)),
             Err(error) => {
-                if let Some(error) = image.take_failure() {
-                    return Err(unnamed(reference, &error));
+                match image.take_failure() {
+                    Some(failure) if failure.is_miss() => return Err(not_whole(reference)),
+                    Some(failure) => return Err(unnamed(reference, &failure)),
+                    None => {}
                 }
                 tracing::debug!(reference, error = story(&error), "the kept image does not do");
                 return Ok(None);
@@ -232,23 +232,16 @@ struct StoredImage {
     stores: Stores,
     name: String,
     manifest: ManifestDigest,
-    lost: AtomicBool,
-    /// Why the store gave no answer.
+    /// Why the store did not give a part of it.
     failure: Mutex<Option<StoreError>>,
 }
 
 impl StoredImage {
     fn new(stores: &Stores, name: String, manifest: ManifestDigest) -> StoredImage {
-        let (stores, lost) = (stores.clone(), AtomicBool::new(false));
-        StoredImage { stores, name, manifest, lost, failure: Mutex::default() }
+        StoredImage { stores: stores.clone(), name, manifest, failure: Mutex::default() }
     }
 
-    /// Whether something of it was found not to be there any more, or damaged.
-    fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::Relaxed)
-    }
-
-    /// What the store failed with, if it did.
+    /// What the store failed with, if it did: a miss where a part is not there any more, or damaged.
     fn take_failure(&self) -> Option<StoreError> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -262,11 +255,7 @@ impl StoredImage {
 
     fn missing(&self, digest: dcbuild_model::Digest, error: StoreError) -> PullError {
         tracing::debug!(error = story(&error), "a blob of a stored image is missing");
-        if error.is_miss() {
-            self.lost.store(true, Ordering::Relaxed);
-        } else {
-            *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-        }
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         PullError::NoBlob { image: self.name.clone(), digest }
     }
 }
