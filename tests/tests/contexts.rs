@@ -126,6 +126,65 @@ fn standard_input_can_be_the_dockerfile_alone() {
     );
 }
 
+/// As docker: ADD and contexts are unpacked alike, and files belong to whom the archive says.
+#[test]
+fn an_archive_is_unpacked_as_by_add() {
+    let user = User::new();
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut put = |name: &str, kind: tar::EntryType, mode: u32, owner: u64, text: &str| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_uid(owner);
+        header.set_gid(owner);
+        header.set_mtime(1_000_000_000);
+        if kind.is_symlink() {
+            header.set_size(0);
+            return builder.append_link(&mut header, name, text).unwrap();
+        }
+        header.set_size(u64::try_from(text.len()).unwrap());
+        builder.append_data(&mut header, name, text.as_bytes()).unwrap();
+    };
+    let (file, folder, link) =
+        (tar::EntryType::Regular, tar::EntryType::Directory, tar::EntryType::Symlink);
+    put("Dockerfile", file, 0o644, 0, DOCKERFILE);
+    put("mine", file, 0o400, 1000, "mine");
+    put("d", folder, 0o755, 0, "");
+    put("l", link, 0o777, 0, "d");
+    put("l/below", file, 0o644, 0, "below");
+    put("twice", folder, 0o755, 0, "");
+    put("twice", folder, 0o500, 7, "");
+    put("turned", folder, 0o755, 0, "");
+    put("turned", file, 0o644, 0, "a file");
+    let bytes = builder.into_inner().unwrap();
+    user.with_stdin(&["-"], &bytes).well();
+    let tree = Image::read_tar(&user.home.path("image.tar")).tree();
+    let owned = |path: &str| {
+        let node = tree.get(path).unwrap();
+        (node.mode, node.uid, node.gid)
+    };
+    assert_eq!(owned("all/mine"), (0o400, 1000, 1000));
+    assert_eq!(owned("all/twice"), (0o500, 7, 7));
+    assert_eq!(tree.get("all/l").unwrap().link.as_deref(), Some("d"));
+    assert_eq!(tree.text("all/d/below").unwrap(), "below");
+    assert_eq!(tree.text("all/turned").unwrap(), "a file");
+
+    // What is damaged behind the end of the tar is damaged all the same.
+    let gzip = {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&bytes).unwrap();
+        gzip.finish().unwrap()
+    };
+    user.with_stdin(&["-"], &gzip).well();
+    let mut wrong = gzip.clone();
+    let sum = wrong.len() - 8;
+    wrong[sum] ^= 1;
+    for broken in [&wrong[..], &gzip[..gzip.len() - 4]] {
+        let done = user.with_stdin(&["-"], broken).failed();
+        assert!(done.stderr.contains("could not unpack the context"), "{}", done.stderr);
+    }
+}
+
 #[test]
 fn an_archive_that_leads_out_of_its_folder_stays_inside() {
     let user = User::new();

@@ -8,22 +8,23 @@ use std::sync::Arc;
 
 use dcbuild_agent::{Agent, KeyError, OpenAgentError, Served};
 use dcbuild_attest::Material;
+use dcbuild_context::Attributes;
 use dcbuild_fetch::{
     ENVIRONMENT, Ear, FetchConfig, FetchError, FetchedFile, Fetcher, Reach, Tokens, commit_time,
 };
-use dcbuild_layer::{ArchiveKind, as_tar, detect};
+use dcbuild_layer::{ArchiveKind, ReadArchiveError, as_tar, detect};
 use dcbuild_model::remote::{GitTime, file_name};
-use dcbuild_model::{Added, Digest, Fault, GitSource, Remote, limits};
+use dcbuild_model::{Added, Digest, Fault, GitSource, Remote, UnixTime, limits};
 use dcbuild_plan::SourcePolicy;
 use dcbuild_plan::policy::{Engine, Facts};
 use dcbuild_process::{Env, Hint};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
+use crate::archive::{UnpackArchiveError, unpack_archive};
 use crate::parse::{AgentSource, NamedContext};
 use crate::policy::{self, PolicyRefusal};
 use crate::prepare::{Place, PrepareError, read_secrets};
-use crate::unpack::{UnpackError, unpack};
 use crate::wanted::{DockerfilePlace, MainContext, Wanted};
 
 /// How much of a file must be seen to tell what it is.
@@ -65,7 +66,7 @@ pub enum GatherError {
         /// Where it came from.
         from: String,
         /// Why not.
-        source: UnpackError,
+        source: UnpackArchiveError,
     },
     /// Something could not be read.
     #[error("could not read {from}")]
@@ -194,6 +195,8 @@ pub struct Gathered {
     pub times: BTreeMap<String, i64>,
     /// Whether the main context came as an archive.
     pub is_archive: bool,
+    /// What the archive says of its files.
+    pub said: Attributes,
     /// The same, as policies that lie in it are asked about it.
     pub(crate) taken: Vec<(Added, Facts)>,
     /// Lives as long as the build.
@@ -292,13 +295,16 @@ fn dockerfile(input: Input, from: &str) -> Result<String, GatherError> {
 }
 
 /// Unpacks an archive into a folder.
-fn unpacked(kind: ArchiveKind, input: Input, folder: &Path, from: &str) -> Result<(), GatherError> {
+fn unpacked(
+    (kind, input): (ArchiveKind, Input),
+    (folder, now): (&Path, UnixTime),
+    from: &str,
+) -> Result<Attributes, GatherError> {
     let failed = |source| GatherError::Unpack { from: from.to_owned(), source };
-    let tar = as_tar(kind, input).map_err(|error| failed(UnpackError::Archive(error)))?;
-    // What only root may make is nothing that an instruction could read.
-    let unpacked = unpack(Limited { inner: tar, left: limits::FETCH_BYTES_MAX }, folder);
-    unpacked.map_err(failed)?;
-    Ok(())
+    let tar = as_tar(kind, input);
+    let tar = tar.map_err(|error| failed(ReadArchiveError::Open(error).into()))?;
+    let tar = Limited { inner: tar, left: limits::FETCH_BYTES_MAX };
+    unpack_archive(tar, folder, now).map_err(failed)
 }
 
 /// Ends with an error where more comes than may.
@@ -384,12 +390,14 @@ impl Gathering<'_> {
     async fn context_of_stdin(&mut self, stdin: Input) -> Result<(), GatherError> {
         const FROM: &str = "standard input";
         let Opened { kind, input } = blocking(move || opened(stdin, FROM)).await?;
-        let folder = self.folder()?;
+        let (folder, now) = (self.folder()?, self.place.now);
         self.done.root = Some(folder.clone());
         match (kind, &self.wanted.dockerfile) {
             (Some(kind), _) => {
                 self.done.is_archive = true;
-                blocking(move || unpacked(kind, input, &folder, FROM)).await
+                let unpack = move || unpacked((kind, input), (&folder, now), FROM);
+                self.done.said = blocking(unpack).await?;
+                Ok(())
             }
             (None, DockerfilePlace::Usual) => {
                 let text = blocking(move || dockerfile(input, FROM)).await?;
@@ -491,12 +499,15 @@ impl Gathering<'_> {
         let (folder, from) = (self.folder()?, remote.to_string());
         self.done.root = Some(folder.clone());
         let archive = file.clone();
-        self.done.is_archive = blocking(move || {
+        let now = self.place.now;
+        let said = blocking(move || {
             let Opened { kind, input } = opened(Box::new(open(&archive, &from)?), &from)?;
-            let Some(kind) = kind else { return Ok(false) };
-            unpacked(kind, input, &folder, &from).map(|()| true)
-        })
-        .await?;
+            let Some(kind) = kind else { return Ok(None) };
+            unpacked((kind, input), (&folder, now), &from).map(Some)
+        });
+        let said = said.await?;
+        self.done.is_archive = said.is_some();
+        self.done.said = said.unwrap_or_default();
         if !self.done.is_archive {
             self.done.dockerfile = Some(loose(file, url).await?);
         }

@@ -4,6 +4,7 @@
 //! [`prepare`](fn@prepare) for what that needs of the disk, and [`Client::build`] for the rest.
 
 mod answer;
+mod archive;
 pub mod args;
 pub mod attest;
 pub mod caches;

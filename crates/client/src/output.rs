@@ -142,7 +142,8 @@ pub fn outputs(
     let cache_only = asked.iter().any(|asked| asked.kind == Type::CacheOnly);
     asked.retain(|asked| asked.kind != Type::CacheOnly);
     if shorthands.push {
-        let mut images = asked.iter_mut().filter(|asked| asked.kind == Type::Image).peekable();
+        let is_image = |asked: &&mut Asked| matches!(asked.kind, Type::Image | Type::Registry);
+        let mut images = asked.iter_mut().filter(is_image).peekable();
         if images.peek().is_none() {
             asked.push(Asked::new("--push", Type::Registry));
         } else {

@@ -12,10 +12,11 @@ use dcbuild_context::{Context, FindError, LocalContext, OpenError, Origins, find
 use dcbuild_model::{Fault, TreePath, UnixTime};
 use dcbuild_oci::LayoutRef;
 use dcbuild_plan::SourcePolicy;
-use dcbuild_process::{Env, Hint, Proxies, ProxiesError};
+use dcbuild_process::{Env, Hint, Proxies};
 use dcbuild_rego::Policies;
 use dcbuild_tree::{Ignore, IgnoreError};
 
+use crate::answer::chain;
 use crate::dated;
 use crate::gather::{CONTEXT, Gathered};
 use crate::parse::{NamedContext, SecretSource};
@@ -25,7 +26,7 @@ use crate::wanted::{DockerfilePlace, MainContext, Wanted};
 
 /// A secret is refused above this, as docker does.
 const SECRET_BYTES_MAX: u64 = 500 << 10;
-const IGNORE_BYTES_MAX: u64 = 1 << 20;
+const IGNORE_BYTES_MAX: usize = 1 << 20;
 
 /// Says why a build could not be handed over.
 #[derive(Debug, thiserror::Error)]
@@ -68,9 +69,6 @@ pub enum PrepareError {
         /// Its id.
         id: String,
     },
-    /// Docker's configuration could not be read.
-    #[error(transparent)]
-    Proxies(#[from] ProxiesError),
     /// A policy cannot be asked, or refuses something.
     #[error(transparent)]
     Policy(#[from] PolicyRefusal),
@@ -184,16 +182,14 @@ pub fn prepare(
     place: Place<'_>,
 ) -> Result<Prepared, PrepareError> {
     let Gathered { root, dockerfile, named, agents, policies, fetched: materials, .. } = gathered;
-    let Gathered { secrets, taken, mut times, is_archive, mut kept, .. } = gathered;
+    let Gathered { secrets, taken, mut times, is_archive, said: attributes, mut kept, .. } =
+        gathered;
     let fetched = root.is_some();
     // The hashes of a folder that is gone with the build are of no use to the next one.
     let passing = tempfile::tempdir().map_err(PrepareError::Temporary)?;
     let cache = |fetched: bool| if fetched { passing.path() } else { place.stat_cache };
-    let root = match (&wanted.context, root) {
-        (MainContext::Folder(folder), _) => place.working.join(folder),
-        (MainContext::Stdin | MainContext::Remote(_), root) => root.unwrap_or_default(),
-    };
-    let main = Context::open(&root, 0)?;
+    let root = root_of(wanted, root, place);
+    let main = Context::open(&root, 0)?.with(attributes);
     let said = asked_of_git(wanted, &root, place);
     let Text { dockerfile, filename, path, ignore } = if let Some(loose) = dockerfile {
         let ignore = ignore_of(&main)?;
@@ -235,11 +231,12 @@ pub fn prepare(
         }
     }
     kept.push(passing);
+    let (proxies, warning) = proxies_of(place.env);
     Ok(Prepared {
         found: Found {
             dockerfile,
             filename,
-            proxies: Proxies::load(place.env)?,
+            proxies,
             policies,
             asks: rego.is_some(),
             ignore: ignore.text,
@@ -253,9 +250,29 @@ pub fn prepare(
         rego: rego.map(Arc::new),
         fetched: materials,
         vcs: said.info,
-        warnings: said.warning.into_iter().collect(),
+        warnings: [said.warning, warning].into_iter().flatten().collect(),
         kept,
     })
+}
+
+/// Where the main context lies.
+fn root_of(wanted: &Wanted, gathered: Option<PathBuf>, place: Place<'_>) -> PathBuf {
+    match &wanted.context {
+        MainContext::Folder(folder) => place.working.join(folder),
+        MainContext::Stdin | MainContext::Remote(_) => gathered.unwrap_or_default(),
+    }
+}
+
+/// The proxies of docker's configuration; as docker has it, one that cannot be read ends no build, for most need nothing
+/// of it.
+fn proxies_of(env: &Env) -> (Proxies, Option<String>) {
+    Proxies::load(env).map_or_else(
+        |error| {
+            let warning = format!("{}: its credentials and proxies are not used", chain(&error));
+            (Proxies::default(), Some(warning))
+        },
+        |proxies| (proxies, None),
+    )
 }
 
 /// Finds out when an archive was made, where it may be asked for and its server says nothing of it.
@@ -366,7 +383,11 @@ fn ignore_of(context: &Context) -> Result<IgnoreFile, PrepareError> {
         Err(error) => return Err(failed(error)),
     };
     let mut bytes = Vec::new();
-    file.take(IGNORE_BYTES_MAX).read_to_end(&mut bytes).map_err(failed)?;
+    let limit = u64::try_from(IGNORE_BYTES_MAX).unwrap_or(u64::MAX);
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() > IGNORE_BYTES_MAX {
+        return Err(FindError::TooLarge { path, bytes_max: IGNORE_BYTES_MAX }.into());
+    }
     IgnoreFile::parse(&path, &bytes)
 }
 

@@ -13,6 +13,7 @@ pub mod stat_cache;
 mod walk;
 mod xattrs;
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -35,7 +36,20 @@ pub struct Context {
     index: u32,
     root: PathBuf,
     folder: Arc<OwnedFd>,
+    said: Attributes,
 }
+
+/// What is said of an entry of a context, whatever this machine's disk says of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Said {
+    /// Its permissions.
+    pub mode: u32,
+    /// Who it belongs to, in the numbers of the image.
+    pub owner: (u32, u32),
+}
+
+/// What is said of entries; one that nothing is said of has the permissions that it has here, and belongs to root.
+pub type Attributes = Arc<HashMap<TreePath, Said>>;
 
 /// Says why a folder cannot be a context.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +84,13 @@ impl Context {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder =
             rustix::fs::open(&root, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
-        Ok(Context { index, root, folder: Arc::new(folder) })
+        Ok(Context { index, root, folder: Arc::new(folder), said: Attributes::default() })
+    }
+
+    /// The same, where something else is said of entries of it than this machine's disk says.
+    #[must_use]
+    pub fn with(self, said: Attributes) -> Context {
+        Context { said, ..self }
     }
 
     /// Its path, absolute and without links.

@@ -207,7 +207,7 @@ impl Context {
         known: &StatCache,
         now: UnixTime,
     ) -> Result<Listing, ScanError> {
-        let mut folders = walk(&self.folder, ignore, known, self.index)?;
+        let mut folders = walk(&self.folder, ignore, known, (self.index, &self.said))?;
         // A folder comes after the one that holds it.
         folders.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         drop_empty_conditionals(&mut folders);

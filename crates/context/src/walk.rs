@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use crate::scan::{FileStat, ScanError, Seen as File, UNHASHED};
 use crate::stat_cache::{Known, StatCache};
+use crate::{Attributes, Said};
 
 /// What one folder holds, by name.
 pub(crate) struct Folder {
@@ -54,6 +55,7 @@ struct Walk<'a> {
     ignore: &'a Ignore,
     known: &'a StatCache,
     context: u32,
+    said: &'a Attributes,
     queue: Mutex<Queue>,
     changed: Condvar,
 }
@@ -63,12 +65,13 @@ pub(crate) fn walk(
     folder: &Arc<OwnedFd>,
     ignore: &Ignore,
     known: &StatCache,
-    context: u32,
+    (context, said): (u32, &Attributes),
 ) -> Result<Vec<Folder>, ScanError> {
     let top =
         Job { parent: folder.clone(), path: TreePath::root(), seen: Seen::default(), depth: 0 };
     let queue = Queue { jobs: vec![top], busy: 0, closed: Vec::new(), failed: None };
-    let walk = Walk { ignore, known, context, queue: Mutex::new(queue), changed: Condvar::new() };
+    let (queue, changed) = (Mutex::new(queue), Condvar::new());
+    let walk = Walk { ignore, known, context, said, queue, changed };
     let cores = std::thread::available_parallelism().map_or(1, usize::from).min(16);
     let mut folders = Vec::new();
     std::thread::scope(|scope| {
@@ -254,7 +257,10 @@ impl Walk<'_> {
                 return Err(ScanError::Entry { path: path.clone(), source });
             }
         };
-        let meta = meta(&stat, file_stat.mtime);
+        let mut meta = meta(&stat, file_stat.mtime);
+        if let Some(Said { mode, owner: (uid, gid) }) = self.said.get(path) {
+            (meta.mode, meta.uid, meta.gid) = (*mode, *uid, *gid);
+        }
         let entry = Arc::new(Entry { meta, kind, links: None });
         Ok(Some(Met { name: name.into(), entry, file, conditional: out }))
     }
@@ -263,5 +269,6 @@ impl Walk<'_> {
 /// All but the attributes of files, which are read with their bytes.
 fn meta(stat: &Stat, mtime: UnixTime) -> Meta {
     let xattrs = Xattrs::default();
-    Meta { mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid, mtime, xattrs }
+    // Whose the files of a context are is no part of it: two checkouts of one commit are the same.
+    Meta { mode: stat.st_mode & 0o7777, uid: 0, gid: 0, mtime, xattrs }
 }

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dcbuild_model::{ContentDigest, TreePath};
+use dcbuild_model::{ContentDigest, TreePath, limits};
 use dcbuild_tree::{Archive, Entry, FileBody, Kind, Member, Origin};
 
 use crate::collect::{Gather, InvalidEntry, Taken, What, path, refused, what};
@@ -63,7 +63,10 @@ pub fn detect(start: &[u8]) -> Option<ArchiveKind> {
         [0x1f, 0x8b, ..] => Some(ArchiveKind::Gzip),
         [b'B', b'Z', b'h', ..] => Some(ArchiveKind::Bzip2),
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some(ArchiveKind::Xz),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(ArchiveKind::Zstd),
+        // A frame that is to be skipped may come first, as pzstd writes one.
+        [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
+            Some(ArchiveKind::Zstd)
+        }
         _ => is_header(start).then_some(ArchiveKind::Tar),
     }
 }
@@ -143,9 +146,29 @@ fn decoder<'r>(
         ArchiveKind::Tar => Box::new(input),
         ArchiveKind::Gzip => Box::new(flate2::read::MultiGzDecoder::new(input)),
         ArchiveKind::Bzip2 => Box::new(bzip2::read::MultiBzDecoder::new(input)),
-        ArchiveKind::Xz => Box::new(lzma_rust2::XzReader::new(input, true)),
+        ArchiveKind::Xz => {
+            Box::new(Xz(lzma_rust2::XzReader::new_mem_limit(input, true, XZ_KIB_MAX)))
+        }
         ArchiveKind::Zstd => Box::new(zstd::stream::read::Decoder::new(input)?),
     })
+}
+
+/// What decoding needs beside the dictionary is far below a mebibyte.
+const XZ_KIB_MAX: u32 = limits::XZ_DICTIONARY_MIB_MAX * 1024 + 1024;
+
+/// Says what is wrong with a dictionary that is too large: whoever unpacks takes memory for all of it at once.
+struct Xz<R: Read>(lzma_rust2::XzReader<R>);
+
+impl<R: Read> Read for Xz<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buf).map_err(|error| match error.kind() {
+            io::ErrorKind::OutOfMemory => io::Error::other(format!(
+                "its dictionary is larger than {} MiB (`xz -9` makes one of 64 MiB)",
+                limits::XZ_DICTIONARY_MIB_MAX
+            )),
+            _ => error,
+        })
+    }
 }
 
 /// Reads an archive as the plain tar that it holds; what it grows to is bounded.

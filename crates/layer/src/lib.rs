@@ -19,6 +19,7 @@ mod members;
 mod parse;
 pub mod read;
 mod recompress;
+mod sparse;
 pub mod twin;
 pub mod write;
 

@@ -1,4 +1,4 @@
-//! Reads the headers of a tar that anybody may have made: POSIX, PAX, GNU long names; the rest is refused.
+//! Reads the headers of a tar that anybody may have made: POSIX, PAX, GNU long names and sparse files; the rest is refused.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
@@ -9,15 +9,27 @@ use dcbuild_tree::{Meta, Xattrs};
 use crate::header::{BLOCK, padding};
 use crate::input::GrowsTooMuch;
 use crate::read::ReadLayerError;
+use crate::sparse::{self, Piece, Written};
+
+/// How many bytes of content are given at once.
+const PIECE: usize = 128 << 10;
+
+/// Takes content as it is read.
+type Each<'a> = dyn FnMut(&[u8]) -> Result<(), ReadLayerError> + 'a;
 
 /// One member as its headers have it, sizes checked, names not.
 pub(crate) struct Raw {
     pub(crate) name: Vec<u8>,
     pub(crate) link: Vec<u8>,
     pub(crate) flag: u8,
+    /// The size of the file, holes and all.
     pub(crate) size: u64,
     pub(crate) meta: Meta,
     pub(crate) device: (u32, u32),
+    /// The bytes of content that follow.
+    stored: u64,
+    /// Which bytes of the file they are, where it has holes.
+    pieces: Option<Vec<Piece>>,
 }
 
 /// Walks over the members of a tar.
@@ -25,6 +37,7 @@ pub(crate) struct Parser<R> {
     input: R,
     offset: u64,
     members: u64,
+    holes: u64,
 }
 
 #[derive(Default)]
@@ -36,7 +49,7 @@ struct Extra {
 
 impl<R: Read> Parser<R> {
     pub(crate) fn new(input: R) -> Parser<R> {
-        Parser { input, offset: 0, members: 0 }
+        Parser { input, offset: 0, members: 0, holes: 0 }
     }
 
     /// The next member; its content must be read before the one after it is asked for.
@@ -57,7 +70,7 @@ impl<R: Read> Parser<R> {
                     let data = self.meta_data(size, start)?;
                     extra.take(flag, data).map_err(wrong)?;
                 }
-                _ => return Self::member(&block, size, extra).map(Some).map_err(wrong),
+                _ => return self.member(&block, size, extra, start).map(Some),
             }
         }
     }
@@ -103,59 +116,141 @@ impl<R: Read> Parser<R> {
             return Err(wrong("it has more than 1 MiB of extended header"));
         }
         let mut data = Vec::new();
-        self.content(size, |bytes| {
+        self.bytes(size, &mut |bytes| {
             data.extend_from_slice(bytes);
             Ok(())
         })?;
         Ok(data)
     }
 
-    fn member(block: &Block, size: u64, extra: Extra) -> Result<Raw, &'static str> {
-        let mut flag = match block.byte(156) {
-            0 | b'7' => b'0',
-            flag => flag,
+    fn member(
+        &mut self,
+        block: &Block,
+        size: u64,
+        mut extra: Extra,
+        start: u64,
+    ) -> Result<Raw, ReadLayerError> {
+        let wrong = |reason| ReadLayerError::Header { offset: start, reason };
+        let records = sparse::take(&mut extra.records).map_err(wrong)?;
+        let mut raw = block.member(size, extra).map_err(wrong)?;
+        let pieces = if block.byte(156) == b'S' {
+            raw.size = block.unsigned(483, 12).map_err(wrong)?;
+            self.old_pieces(block, start)?
+        } else if let Some(records) = records {
+            raw.name = records.name.unwrap_or(raw.name);
+            raw.size = records.size.unwrap_or(raw.size);
+            match records.pieces {
+                Some(pieces) => pieces,
+                None => self.listed_pieces(&mut raw.stored, start)?,
+            }
+        } else {
+            return Ok(raw);
         };
-        if !(b'0'..=b'6').contains(&flag) {
-            return Err("its type is not one that a layer may have");
+        if raw.flag != b'0' {
+            return Err(wrong("it has holes though it is no file"));
         }
-        let mut raw = Raw {
-            name: block.name(),
-            link: block.text(157, 100).to_vec(),
-            flag,
-            size,
-            meta: Meta {
-                mode: narrow(block.unsigned(100, 8)? & 0o7777)?,
-                uid: narrow(block.unsigned(108, 8)?)?,
-                gid: narrow(block.unsigned(116, 8)?)?,
-                mtime: UnixTime { secs: block.signed(136, 12)?, nanos: 0 },
-                xattrs: Xattrs::default(),
-            },
-            device: (0, 0),
-        };
-        if matches!(flag, b'3' | b'4') {
-            raw.device = (narrow(block.unsigned(329, 8)?)?, narrow(block.unsigned(337, 8)?)?);
-        }
-        extra.apply(&mut raw)?;
-        // A file that says it is one and has content is a file, however its name ends; without a type, as old archives
-        // have it, the slash alone makes a folder.
-        let is_plain = block.byte(156) == b'0' && raw.size > 0;
-        if flag == b'0' && raw.name.ends_with(b"/") && !is_plain {
-            flag = b'5';
-            raw.flag = flag;
-        }
-        if flag != b'0' && raw.size != 0 {
-            return Err("it has content though it is no file");
+        raw.pieces = Some(pieces.checked(raw.size, raw.stored).map_err(wrong)?);
+        self.holes = self.holes.saturating_add(raw.size - raw.stored);
+        if self.holes > limits::HOLES_FREE_BYTES
+            && self.holes > self.offset.saturating_mul(limits::RATIO_MAX)
+        {
+            return Err(ReadLayerError::GrowsTooMuch { max: limits::RATIO_MAX });
         }
         Ok(raw)
     }
 
-    /// Reads a member's content and its padding.
+    /// The pieces in a header of type `S`, and in the blocks that follow it.
+    fn old_pieces(&mut self, block: &Block, start: u64) -> Result<Written, ReadLayerError> {
+        let wrong = |reason| ReadLayerError::Header { offset: start, reason };
+        let mut pieces = Written::default();
+        let mut take = |block: &Block, from: usize, count: usize| {
+            for at in (from..).step_by(24).take(count) {
+                if block.byte(at) == 0 {
+                    break;
+                }
+                let (at, len) = (block.unsigned(at, 12)?, block.unsigned(at + 12, 12)?);
+                pieces.push(Piece { at, len })?;
+            }
+            Ok(())
+        };
+        take(block, 386, 4).map_err(wrong)?;
+        let mut goes_on = block.byte(482) != 0;
+        while goes_on {
+            let mut more = Block([0; BLOCK]);
+            if self.fill(&mut more.0)? < BLOCK {
+                return Err(ReadLayerError::Truncated { offset: self.offset });
+            }
+            take(&more, 0, 21).map_err(wrong)?;
+            goes_on = more.byte(504) != 0;
+        }
+        Ok(pieces)
+    }
+
+    /// The pieces in the list that the content begins with: a number a line, first how many pieces there are.
+    fn listed_pieces(&mut self, stored: &mut u64, start: u64) -> Result<Written, ReadLayerError> {
+        let wrong = |reason| ReadLayerError::Header { offset: start, reason };
+        let mut pieces = Written::default();
+        let (mut count, mut at) = (None, None);
+        let mut line = Vec::new();
+        while count.is_none_or(|count| count > 0) {
+            let mut block = Block([0; BLOCK]);
+            let Some(left) = stored.checked_sub(512) else {
+                return Err(wrong("the list of its pieces is longer than its content"));
+            };
+            *stored = left;
+            if self.fill(&mut block.0)? < BLOCK {
+                return Err(ReadLayerError::Truncated { offset: self.offset });
+            }
+            for byte in block.0 {
+                if byte != b'\n' {
+                    line.push(byte);
+                    if line.len() > 20 {
+                        return Err(wrong("the list of its pieces is malformed"));
+                    }
+                    continue;
+                }
+                let number = decimal(&line).map_err(wrong)?;
+                line.clear();
+                match (count, at.take()) {
+                    (None, _) => count = Some(number),
+                    (Some(_), None) => at = Some(number),
+                    (Some(left), Some(at)) => {
+                        pieces.push(Piece { at, len: number }).map_err(wrong)?;
+                        count = Some(left - 1);
+                    }
+                }
+                if count == Some(0) {
+                    break;
+                }
+            }
+        }
+        Ok(pieces)
+    }
+
+    /// Reads a member's content and its padding; holes are given as zeros.
     pub(crate) fn content(
         &mut self,
-        size: u64,
+        raw: &Raw,
         mut each: impl FnMut(&[u8]) -> Result<(), ReadLayerError>,
     ) -> Result<(), ReadLayerError> {
-        let mut piece = vec![0; usize::try_from(size).unwrap_or(usize::MAX).min(128 << 10)];
+        let Some(pieces) = &raw.pieces else { return self.bytes(raw.stored, &mut each) };
+        let mut done = 0;
+        for piece in pieces {
+            zeros(piece.at - done, &mut each)?;
+            self.exactly(piece.len, &mut each)?;
+            done = piece.at + piece.len;
+        }
+        zeros(raw.size - done, &mut each)?;
+        self.pad(raw.stored)
+    }
+
+    fn bytes(&mut self, size: u64, each: &mut Each<'_>) -> Result<(), ReadLayerError> {
+        self.exactly(size, each)?;
+        self.pad(size)
+    }
+
+    fn exactly(&mut self, size: u64, each: &mut Each<'_>) -> Result<(), ReadLayerError> {
+        let mut piece = vec![0; usize::try_from(size).unwrap_or(usize::MAX).min(PIECE)];
         let mut left = size;
         while left > 0 {
             let now = usize::try_from(left).unwrap_or(usize::MAX).min(piece.len());
@@ -166,6 +261,10 @@ impl<R: Read> Parser<R> {
             each(want)?;
             left -= u64::try_from(now).unwrap_or(left);
         }
+        Ok(())
+    }
+
+    fn pad(&mut self, size: u64) -> Result<(), ReadLayerError> {
         let rest = padding(usize::try_from(size % 512).unwrap_or(0));
         let mut pad = [0; BLOCK];
         if self.fill(pad.get_mut(..rest).unwrap_or_default())? < rest {
@@ -192,6 +291,17 @@ impl<R: Read> Parser<R> {
         self.offset += u64::try_from(done).unwrap_or(0);
         Ok(done)
     }
+}
+
+fn zeros(count: u64, each: &mut Each<'_>) -> Result<(), ReadLayerError> {
+    const ZEROS: &[u8] = &[0; PIECE];
+    let mut left = usize::try_from(count).unwrap_or(usize::MAX);
+    while left > 0 {
+        let now = left.min(PIECE);
+        each(ZEROS.get(..now).unwrap_or_default())?;
+        left -= now;
+    }
+    Ok(())
 }
 
 fn failed(error: io::Error) -> ReadLayerError {
@@ -236,9 +346,6 @@ impl Extra {
         let mut xattrs = BTreeMap::new();
         let twice = "it has both a PAX and a GNU long name";
         for (key, value) in self.records {
-            if key.starts_with(b"GNU.sparse.") {
-                return Err("it is a sparse file");
-            }
             if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                 if name.is_empty() || name.len() > 255 || value.len() > 64 << 10 {
                     return Err("an extended attribute is larger than Linux allows");
@@ -287,13 +394,16 @@ fn records(mut data: &[u8], into: &mut BTreeMap<Vec<u8>, Vec<u8>>) -> Result<(),
         if key.is_empty() {
             return Err(WRONG);
         }
-        into.insert(key.to_vec(), value.get(1..).unwrap_or_default().to_vec());
+        let value = value.get(1..).unwrap_or_default();
+        if !sparse::gather(key, value, into) {
+            into.insert(key.to_vec(), value.to_vec());
+        }
         data = data.get(len..).unwrap_or_default();
     }
     Ok(())
 }
 
-fn decimal(text: &[u8]) -> Result<u64, &'static str> {
+pub(crate) fn decimal(text: &[u8]) -> Result<u64, &'static str> {
     let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
     let text = std::str::from_utf8(text).ok().filter(|_| digits);
     text.and_then(|text| text.parse().ok()).ok_or("a PAX number is malformed")
@@ -324,6 +434,49 @@ fn time(text: &[u8]) -> Result<UnixTime, &'static str> {
 struct Block([u8; BLOCK]);
 
 impl Block {
+    /// The member that the header and the records before it describe, without its holes.
+    fn member(&self, size: u64, extra: Extra) -> Result<Raw, &'static str> {
+        let mut flag = match self.byte(156) {
+            0 | b'7' | b'S' => b'0',
+            flag => flag,
+        };
+        if !(b'0'..=b'6').contains(&flag) {
+            return Err("its type is not one that a layer may have");
+        }
+        let mut raw = Raw {
+            name: self.name(),
+            link: self.text(157, 100).to_vec(),
+            flag,
+            size,
+            meta: Meta {
+                mode: narrow(self.unsigned(100, 8)? & 0o7777)?,
+                uid: narrow(self.unsigned(108, 8)?)?,
+                gid: narrow(self.unsigned(116, 8)?)?,
+                mtime: UnixTime { secs: self.signed(136, 12)?, nanos: 0 },
+                xattrs: Xattrs::default(),
+            },
+            device: (0, 0),
+            stored: 0,
+            pieces: None,
+        };
+        if matches!(flag, b'3' | b'4') {
+            raw.device = (narrow(self.unsigned(329, 8)?)?, narrow(self.unsigned(337, 8)?)?);
+        }
+        extra.apply(&mut raw)?;
+        // A file that says it is one and has content is a file, however its name ends; without a type, as old archives
+        // have it, the slash alone makes a folder.
+        let is_plain = self.byte(156) == b'0' && raw.size > 0;
+        if flag == b'0' && raw.name.ends_with(b"/") && !is_plain {
+            flag = b'5';
+            raw.flag = flag;
+        }
+        if flag != b'0' && raw.size != 0 {
+            return Err("it has content though it is no file");
+        }
+        raw.stored = raw.size;
+        Ok(raw)
+    }
+
     fn byte(&self, at: usize) -> u8 {
         self.0.get(at).copied().unwrap_or(0)
     }

@@ -75,25 +75,25 @@ pub struct ReadLayer {
 #[derive(Debug, thiserror::Error)]
 pub enum ReadLayerError {
     /// The bytes could not be read or decompressed.
-    #[error("could not read the layer's bytes")]
+    #[error("could not read the bytes of the tar")]
     Read(#[source] io::Error),
     /// The layer grows beyond measure.
-    #[error("the layer grows to more than {max} times its size")]
+    #[error("the tar grows to more than {max} times its size")]
     GrowsTooMuch {
         /// How much it may grow.
         max: u64,
     },
     /// The bytes are no tar.
-    #[error("the layer is not a tar archive")]
+    #[error("it is not a tar archive")]
     NotATar,
     /// The bytes end inside an entry.
-    #[error("the layer ends too early, at byte {offset} of its tar")]
+    #[error("the tar ends too early, at byte {offset}")]
     Truncated {
         /// How much of the tar there is.
         offset: u64,
     },
     /// A header is not as tar has it.
-    #[error("the header at byte {offset} of the layer's tar is malformed: {reason}")]
+    #[error("the header at byte {offset} of the tar is malformed: {reason}")]
     Header {
         /// Where it begins.
         offset: u64,
@@ -101,7 +101,7 @@ pub enum ReadLayerError {
         reason: &'static str,
     },
     /// There are more entries than a layer may have.
-    #[error("the layer has more than {max} entries")]
+    #[error("the tar has more than {max} entries")]
     TooManyEntries {
         /// How many it may have.
         max: u64,
@@ -220,7 +220,7 @@ fn gathered<G: Gather>(
     while let Some(raw) = parser.next()? {
         let path = match gather.take(&raw)? {
             Taken::Done if raw.size > 0 => {
-                parser.content(raw.size, |_| Ok(()))?;
+                parser.content(&raw, |_| Ok(()))?;
                 continue;
             }
             Taken::Done => continue,
@@ -229,7 +229,7 @@ fn gathered<G: Gather>(
         let failed = |source| ReadLayerError::Sink { path: path.clone(), source };
         sink.begin(&path, raw.size).map_err(failed)?;
         let mut hash = Sha256::new();
-        parser.content(raw.size, |bytes| {
+        parser.content(&raw, |bytes| {
             hash.update(bytes);
             sink.write(bytes).map_err(failed)
         })?;

@@ -2,12 +2,13 @@
 #![expect(clippy::unwrap_used, reason = "test")]
 
 use std::io::{Cursor, Read, Write};
+use std::os::unix::fs::FileExt as _;
 
 use dcbuild_layer::{
     BlobIndex, LayerForm, LayerSink, NoSink, Ratio, ReadLayerError, SmallInline, read_archive,
     read_layer,
 };
-use dcbuild_model::Compression;
+use dcbuild_model::{Compression, ContentDigest, Digest};
 use dcbuild_tree::{Change, Kind, Member, Origin};
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
@@ -193,9 +194,69 @@ fn pax_and_gnu_names_are_read() {
     check(
         Tar::new().pax(&[("path", "a")]).raw(b'L', "l", "", b"b\0").file("short"),
         &expect![
-            "error: the header at byte 2048 of the layer's tar is malformed: it has both a PAX and a GNU long name\n"
+            "error: the header at byte 2048 of the tar is malformed: it has both a PAX and a GNU long name\n"
         ],
     );
+}
+
+/// All forms that GNU tar writes, with more pieces than one header has room for.
+#[test]
+fn holes_of_sparse_files_are_zeros() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut expected = vec![0; 9 << 20];
+    for piece in 1..40 {
+        expected[piece * 200_000..piece * 200_000 + 5000].fill(u8::try_from(piece).unwrap());
+    }
+    let file = std::fs::File::create(folder.path().join("sparse")).unwrap();
+    file.set_len(9 << 20).unwrap();
+    for piece in 1..40 {
+        let at = piece * 200_000;
+        file.write_all_at(&expected[at..at + 5000], u64::try_from(at).unwrap()).unwrap();
+    }
+    for form in ["gnu", "0.0", "0.1", "1.0"] {
+        let mut tar = std::process::Command::new("tar");
+        tar.arg("--sparse").arg("-C").arg(folder.path());
+        match form {
+            "gnu" => tar.arg("--format=gnu"),
+            version => tar.arg("--format=pax").arg(format!("--sparse-version={version}")),
+        };
+        let output = tar.args(["-cf", "-", "sparse"]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.stdout.len() < 1 << 20, "{form}: the archive has the holes");
+        let read = read_layer(&*output.stdout, FORM, &mut NoSink).unwrap();
+        let [(path, Change::Put(entry))] = &read.changes.0.iter().collect::<Vec<_>>()[..] else {
+            panic!("one file: {:?}", read.changes)
+        };
+        let Kind::File(body) = &entry.kind else { panic!("a file") };
+        assert_eq!(path.to_string(), "/sparse", "{form}");
+        assert_eq!(
+            (body.size, body.content),
+            (9 << 20, ContentDigest(Digest::of(&expected))),
+            "{form}"
+        );
+    }
+}
+
+#[test]
+fn lists_of_pieces_that_cannot_be_are_refused() {
+    let version = [("GNU.sparse.major", "0"), ("GNU.sparse.minor", "1")];
+    let with = |map, size| {
+        let more = [("GNU.sparse.map", map), ("GNU.sparse.size", size)];
+        Tar::new().pax(&[&version[..], &more[..]].concat()).raw(b'0', "s", "", b"abcd")
+    };
+    check(with("2,4", "9"), &expect![["+ /s file 9\n"]]);
+    for (map, size) in [("2,4", "5"), ("0,3,2,1", "9"), ("2,3", "9"), ("2", "9"), ("2,x", "9")] {
+        let result = read_layer(&*with(map, size).end(), FORM, &mut NoSink);
+        assert!(matches!(result, Err(ReadLayerError::Header { .. })), "{map}: {result:?}");
+    }
+    let endless = read_layer(&*with("2,4", "9000000000000").end(), FORM, &mut NoSink);
+    assert!(matches!(endless, Err(ReadLayerError::GrowsTooMuch { .. })), "{endless:?}");
+    let version = [("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0")];
+    for list in ["", "9\n", "1\n0\n9\n", "x\n", "184467440737095516150\n"] {
+        let tar = Tar::new().pax(&version).raw(b'0', "s", "", list.as_bytes());
+        let result = read_layer(&*tar.end(), FORM, &mut NoSink);
+        assert!(matches!(result, Err(ReadLayerError::Header { .. })), "{list}: {result:?}");
+    }
 }
 
 #[test]
@@ -238,7 +299,7 @@ fn what_leads_out_is_refused() {
 
 #[test]
 fn malformed_tars_are_named() {
-    let sparse = Tar::new().raw(b'S', "s", "", b"");
+    let sparse = Tar::new().raw(b'S', "s", "", b"more than its pieces");
     let big_pax = Tar::new().raw(b'x', "pax", "", &vec![b'1'; (1 << 20) + 1]);
     let bad_pax = Tar::new().raw(b'x', "pax", "", b"99 a=b\n").file("x");
     for tar in [sparse, big_pax, bad_pax, Tar::new().pax(&[("GNU.sparse.major", "1")]).file("x")] {
@@ -318,6 +379,7 @@ fn archives_are_known_by_content_and_stay_inside() {
         bz.finish().unwrap(),
         xz.finish().unwrap(),
         zstd::encode_all(&*tar, 1).unwrap(),
+        [&b"\x50\x2a\x4d\x18\x04\0\0\0skip"[..], &zstd::encode_all(&*tar, 1).unwrap()].concat(),
     ];
     for bytes in forms {
         let mut sink = SmallInline::new(1000, NoSink);
@@ -334,6 +396,26 @@ fn archives_are_known_by_content_and_stay_inside() {
     for plain in [&b"#!/bin/sh\n"[..], b"", &gzip(b"only a file")] {
         assert_eq!(read_archive(plain, &mut NoSink).unwrap(), None);
     }
+}
+
+/// Whoever unpacks takes memory for the whole dictionary that an archive asks for.
+#[test]
+fn a_dictionary_beyond_the_limit_is_refused() {
+    let options = lzma_rust2::XzOptions::with_preset(1);
+    let mut xz = lzma_rust2::XzWriter::new(Vec::new(), options).unwrap();
+    xz.write_all(&Tar::new().file("x").end()).unwrap();
+    let mut bytes = xz.finish().unwrap();
+    assert!(read_archive(&*bytes, &mut NoSink).unwrap().is_some());
+    // The header of the first block: LZMA2 has one byte of properties, where 40 stands for 4 GiB.
+    let sum = 12 + usize::from(bytes[12]) * 4;
+    assert_eq!(bytes[14..16], [0x21, 1]);
+    bytes[16] = 40;
+    let mut crc = flate2::Crc::new();
+    crc.update(&bytes[12..sum]);
+    bytes[sum..sum + 4].copy_from_slice(&crc.sum().to_le_bytes());
+    let error = read_archive(&*bytes, &mut NoSink).unwrap_err();
+    let cause = std::error::Error::source(&error).and_then(std::error::Error::source).unwrap();
+    assert!(cause.to_string().contains("dictionary is larger than 256 MiB"), "{cause}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ pub mod digest;
 pub mod encode;
 pub mod eviction;
 pub mod fault;
+pub mod http_proxy;
 pub mod id;
 pub mod limits;
 pub mod path;
@@ -28,6 +29,7 @@ pub use digest::{
 pub use encode::Encoder;
 pub use eviction::{Eviction, EvictionRule};
 pub use fault::Fault;
+pub use http_proxy::HttpProxies;
 pub use id::{
     AttemptId, BuildId, Epoch, InvalidId, JobId, NoteId, StageIndex, StepIndex, WorkerId,
 };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// A Dockerfile, with its heredocs.
-pub const DOCKERFILE_BYTES_MAX: usize = 16 << 20;
+pub const DOCKERFILE_BYTES_MAX: usize = 4 << 20;
 /// A file of a source policy.
 pub const POLICY_BYTES_MAX: u64 = 256 << 10;
 /// How long a policy in Rego may think about one source.
@@ -42,16 +42,29 @@ pub const ENTRIES_MAX: u64 = 10_000_000;
 pub const RATIO_MAX: u64 = 1_000;
 /// What an archive may grow to before its ratio counts.
 pub const RATIO_FREE_BYTES: u64 = 10 << 20;
+/// The dictionary of an archive in xz, in MiB.
+pub const XZ_DICTIONARY_MIB_MAX: u32 = 256;
+/// What the holes of an archive's sparse files may add up to before [`RATIO_MAX`] counts for them.
+pub const HOLES_FREE_BYTES: u64 = 4 << 30;
+/// Written pieces of one sparse file in an archive.
+pub const PIECES_MAX: usize = 1 << 20;
 /// The stored log of one step.
 pub const STEP_LOG_BYTES_MAX: u64 = 1 << 30;
 /// A message on the wire.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
+const _: () = assert!(DOCKERFILE_BYTES_MAX < MESSAGE_BYTES_MAX, "it travels in one message");
 /// A message to or from an ssh agent (OpenSSH takes no longer one).
 pub const AGENT_MESSAGE_BYTES_MAX: usize = 256 << 10;
 /// A piece of a blob on the wire.
 pub const CHUNK_BYTES: usize = 1 << 20;
 /// The compact graph of one build in the log.
 pub const GRAPH_BYTES_MAX: usize = 1 << 20;
+/// The variables, commands and texts of a build's steps and stages together; each RUN has all variables of its stage.
+pub const PLAN_BYTES_MAX: usize = 32 << 20;
+/// A job, as a worker is told of it.
+pub const LEASE_BYTES_MAX: usize = 63 << 20;
+/// The plan of a build, as it is written down.
+pub const PLANNED_BYTES_MAX: usize = 128 << 20;
 /// Attempts of a job before its build fails.
 pub const ATTEMPTS_MAX: u32 = 3;
 /// How long a lease lasts without a renewal.

@@ -352,6 +352,15 @@ fn shorthands_join_outputs() {
         image ["docker.io/library/a:latest"] push keep oci; zstd; Image
     "#]],
     );
+    // What says type=registry is pushed as it is, and not once more.
+    check(
+        &["type=registry,compression=zstd"],
+        push,
+        &["a"],
+        &expect![[r#"
+        image ["docker.io/library/a:latest"] push oci; zstd; Image
+    "#]],
+    );
     check(
         &[],
         load,
