@@ -91,6 +91,17 @@ fn a_dockerfile_or_an_ignore_file_that_is_no_file_is_refused() {
     says(&story.try_build(&[]), "Dockerfile");
 }
 
+/// A named limit each: the largest Dockerfile, and the longest argument that Linux gives to a program.
+#[test]
+fn what_is_too_large_is_told_with_its_limit() {
+    let large = format!("FROM busybox:golden\n{}", "# a comment\n".repeat(400_000));
+    let story = Story::new(&large, &[]);
+    says(&story.try_build(&[]), "larger than 4194304 bytes");
+    let long = "    echo a word of one long command && \\\n".repeat(4000);
+    story.write("Dockerfile", &format!("FROM busybox:golden\nRUN {long}    true\n"));
+    says(&story.try_build(&[]), "Linux takes 128 KiB in one argument");
+}
+
 /// More links than the kernel would follow are followed, and none leads out.
 #[test]
 fn chains_of_links() {

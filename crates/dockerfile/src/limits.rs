@@ -1,7 +1,7 @@
 //! How much text is taken in, and how much may come out of it.
 
 /// The most bytes that a Dockerfile may have.
-pub const FILE_BYTES_MAX: usize = 16 << 20;
+pub const FILE_BYTES_MAX: usize = 4 << 20;
 
 /// The most bytes that one line may have, its line feed not counted; heredoc bodies are held to it too.
 pub const LINE_BYTES_MAX: usize = 65_535;

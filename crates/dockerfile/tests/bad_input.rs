@@ -143,7 +143,7 @@ fn sizes() {
     check(
         &large,
         &expect![[r#"
-        dockerfile parse error: dockerfile greater than max allowed size of 16777216
+        dockerfile parse error: dockerfile greater than max allowed size of 4194304
     "#]],
     );
     large.truncate(FILE_BYTES_MAX);

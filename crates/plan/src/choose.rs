@@ -97,12 +97,9 @@ impl<'a> Attempt<'a> {
                 None => self.run_step(step),
             }
         }
-        let broken: Vec<Pick> = self
-            .promised
-            .iter()
-            .filter(|(step, _)| self.run.contains(step))
-            .map(|(_, (_, by))| *by)
-            .collect();
+        let broken = self.promised.iter().filter(|(step, _)| self.run.contains(step));
+        let mut broken: Vec<Pick> = broken.map(|(_, (_, by))| *by).collect();
+        broken.extend(self.ungrounded());
         if !broken.is_empty() {
             return Err(broken);
         }
@@ -111,6 +108,16 @@ impl<'a> Attempt<'a> {
             .iter()
             .filter_map(|(step, place)| Some((*step, self.record((*step, *place))?.clone())));
         Ok(Choice { taken: taken.collect(), run: self.run })
+    }
+
+    /// All records of the steps whose record says nothing of what lies below, where that has to run: such a step is asked
+    /// for once it is known what it stands on, and what it reads must be had till then.
+    fn ungrounded(&self) -> Vec<Pick> {
+        let waits = |step: &StepIndex| {
+            self.plan.step(*step).parent.is_some_and(|parent| !self.picked.contains_key(&parent))
+        };
+        let steps = self.picked.keys().copied().filter(waits);
+        steps.flat_map(|step| self.records(step).map(move |(place, _)| (step, place))).collect()
     }
 
     fn run_step(&mut self, step: StepIndex) {

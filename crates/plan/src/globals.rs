@@ -9,7 +9,7 @@ use dcbuild_model::Platform;
 use crate::env::Env;
 use crate::plan::PlanError;
 use crate::request::OnePlatform;
-use crate::stage::{expansion, lines};
+use crate::stage::{expansion, lines, refuse_large};
 
 pub(crate) fn globals(one: OnePlatform<'_>, dockerfile: &Dockerfile) -> Result<Env, PlanError> {
     declared(platform_args(one, dockerfile), &one.whole.build_args, dockerfile)
@@ -42,6 +42,7 @@ fn declared(
                 env.set(name, &value);
             }
         }
+        refuse_large(&env, at)?;
     }
     Ok(env)
 }

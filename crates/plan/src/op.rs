@@ -342,6 +342,16 @@ pub enum CopySource {
     Inline(InlineFile),
 }
 
+impl CopySource {
+    /// How many bytes of it the step itself carries.
+    pub fn inline_bytes(&self) -> usize {
+        match self {
+            CopySource::Paths { .. } => 0,
+            CopySource::Inline(file) => file.content.0.len(),
+        }
+    }
+}
+
 /// Copies files.
 #[expect(
     clippy::struct_excessive_bools,
@@ -364,7 +374,8 @@ pub struct CopyOp {
     pub parents: bool,
     /// `--link`: the layer knows nothing of its parent.
     pub link: bool,
-    /// Whether owners become root's (the context) or are kept (stages and images).
+    /// Whether files of stages or images are among the sources. Owners are kept in any case: the files of a client's folder
+    /// belong to nobody.
     pub keep_owners: bool,
 }
 

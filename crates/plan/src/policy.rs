@@ -12,7 +12,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 
 pub use ask::{Facts, GitFacts, Judged, Known, PolicyAsk, Verdict};
@@ -21,6 +21,13 @@ pub use source::ask_of;
 
 /// How often one source is converted before it counts as a circle.
 const CONVERSIONS_MAX: usize = 20;
+
+/// How long what a rule makes of a source may be.
+const IDENTIFIER_BYTES_MAX: usize = 64 << 10;
+/// How much one replacement may write at most before that is looked at.
+const REPLACED_BYTES_MAX: usize = 64 << 20;
+/// How large a compiled pattern may be.
+const PATTERN_BYTES_MAX: usize = 1 << 20;
 
 /// The rules of one file, in order.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -126,6 +133,12 @@ pub enum PolicyError {
         /// What the last rules made of it.
         seen: Vec<String>,
     },
+    /// A rule makes far too much of it.
+    #[error("the source policy makes more than {} KiB of {identifier:?}", IDENTIFIER_BYTES_MAX >> 10)]
+    Long {
+        /// The source, its beginning.
+        identifier: String,
+    },
     /// What a rule makes of it cannot be taken in its place.
     #[error("the source policy makes {to:?} of {from:?}, which is no {wanted}")]
     Kind {
@@ -199,6 +212,7 @@ impl PolicyError {
             PolicyError::Unevaluated { hint, .. } | PolicyError::Unseen { hint, .. } => {
                 hint.clone()
             }
+            PolicyError::Long { .. } => Some("see how often its identifier has $0 or ${1}".into()),
             PolicyError::Attribute { .. } | PolicyError::Invalid(_) => None,
         }
     }
@@ -274,7 +288,7 @@ impl Engine {
     /// Whether one of the policies has converted the source.
     fn round(&self, source: &mut Source) -> Result<bool, PolicyError> {
         for (name, rules) in &self.policies {
-            match judge(rules, source) {
+            match judge(rules, source)? {
                 Told::Taken => {}
                 Told::Converted => return Ok(true),
                 Told::Denied(at) => {
@@ -291,22 +305,22 @@ impl Engine {
 }
 
 /// The last rule that allows or denies decides, unless one converts first.
-fn judge(rules: &[Ready], source: &mut Source) -> Told {
+fn judge(rules: &[Ready], source: &mut Source) -> Result<Told, PolicyError> {
     let mut denied = None;
     for (at, ready) in rules.iter().enumerate().filter(|(_, ready)| ready.means(source)) {
         match &ready.rule.action {
             PolicyAction::Allow {} => denied = None,
             PolicyAction::Deny {} => denied = Some(at),
             PolicyAction::Convert { identifier, attrs } => {
-                let converted = ready.converted(source, identifier.as_deref(), attrs);
+                let converted = ready.converted(source, identifier.as_deref(), attrs)?;
                 if converted != *source {
                     *source = converted;
-                    return Told::Converted;
+                    return Ok(Told::Converted);
                 }
             }
         }
     }
-    denied.map_or(Told::Taken, Told::Denied)
+    Ok(denied.map_or(Told::Taken, Told::Denied))
 }
 
 impl Ready {
@@ -356,21 +370,42 @@ impl Ready {
         source: &Source,
         identifier: Option<&str>,
         attrs: &BTreeMap<String, String>,
-    ) -> Source {
+    ) -> Result<Source, PolicyError> {
         let from = source.identifier.as_str();
         let to = match (identifier, &self.pattern) {
             (None, _) => from.to_owned(),
             (Some(to), Some(pattern)) if pattern.is_match(from) => {
-                pattern.replace_all(from, to).into_owned()
+                let long = || PolicyError::Long { identifier: from.chars().take(200).collect() };
+                replaced(pattern, from, to).ok_or_else(long)?
             }
             (Some(to), _) => to.to_owned(),
         };
         let mut converted = Source { identifier: to, attrs: source.attrs.clone() };
         converted.attrs.extend(attrs.clone());
-        converted
+        Ok(converted)
     }
 }
 
+/// What stands in the place of each match; nothing where that grows beyond measure.
+fn replaced(pattern: &Regex, from: &str, to: &str) -> Option<String> {
+    if from.len().saturating_mul(to.len()) > REPLACED_BYTES_MAX {
+        return None;
+    }
+    let (mut made, mut after) = (String::new(), 0);
+    for captures in pattern.captures_iter(from) {
+        let whole = captures.get_match();
+        made.push_str(from.get(after..whole.start())?);
+        captures.expand(to, &mut made);
+        after = whole.end();
+        if made.len() > IDENTIFIER_BYTES_MAX {
+            return None;
+        }
+    }
+    made.push_str(from.get(after..)?);
+    Some(made)
+}
+
 fn compile(pattern: &str) -> Result<Regex, String> {
-    Regex::new(pattern).map_err(|error| format!("invalid regex {pattern:?}: {error}"))
+    let built = RegexBuilder::new(pattern).size_limit(PATTERN_BYTES_MAX).build();
+    built.map_err(|error| format!("invalid regex {pattern:?}: {error}"))
 }

@@ -128,14 +128,23 @@ pub(crate) fn plan(request: &Request, sources: &Sources) -> Result<Planned, Plan
     if let Some(message) = findings.violation() {
         return Err(PlanError::violation(message));
     }
-    plan.images.iter().try_for_each(|image| refuse_large(&image.template))?;
+    plan.images.iter().try_for_each(|image| refuse_large_config(&image.template))?;
     plan.findings = findings.take();
     plan.steps = steps.all();
     Ok(Planned::Ready(Box::new(plan)))
 }
 
+/// Refuses variables that no image may have, at the instruction that makes them so.
+pub(crate) fn refuse_large(env: &Env, at: (u32, u32)) -> Result<(), PlanError> {
+    if env.is_large() {
+        let mib = CONFIG_BYTES_MAX >> 20;
+        return Err(PlanError::at(at, format!("the variables here have more than {mib} MiB")));
+    }
+    Ok(())
+}
+
 /// A config that nobody would take is refused before anything runs; its history says each instruction again.
-fn refuse_large(image: &ImageTemplate) -> Result<(), PlanError> {
+fn refuse_large_config(image: &ImageTemplate) -> Result<(), PlanError> {
     let history: usize = image.history.iter().map(|line| line.created_by.len()).sum();
     let bytes = image.config.len() + history;
     if bytes <= CONFIG_BYTES_MAX {

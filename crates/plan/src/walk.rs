@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dcbuild_dockerfile::expand::expand_word;
 use dcbuild_dockerfile::{ArgInstruction, Instruction, InstructionKind};
+use dcbuild_model::limits::PLAN_BYTES_MAX;
 use dcbuild_model::{Added, Platform, Selection, SelectionForm, StageIndex, StepIndex, StepKey};
 use dcbuild_oci::ImageConfig;
 
@@ -21,7 +22,9 @@ use crate::op::{CopyOp, CopySource, ImageOp, Input, InputSource, Op, WorkdirOp};
 use crate::plan::{HistoryLine, ImageTemplate, Part, PlanError, PlannedImage, PlannedStage, Step};
 use crate::policy::{Judged, Known};
 use crate::sources::{Need, ResolvedImage};
-use crate::stage::{Base, Command, Draft, Ground, StageDraft, expansion, lines, refused};
+use crate::stage::{
+    Base, Command, Draft, Ground, StageDraft, expansion, lines, refuse_large, refused,
+};
 use crate::{epoch, globals};
 
 pub(crate) const DEFAULT_PATH: &str =
@@ -46,6 +49,8 @@ struct Stage {
     counted: usize,
     total: usize,
     onbuild: bool,
+    /// What its lines have said, which stages upon it say again.
+    bytes: usize,
 }
 
 /// The steps of a plan: those that two platforms have in common are there once.
@@ -57,6 +62,8 @@ pub(crate) struct Steps {
     by_key: BTreeMap<StepKey, StepIndex>,
     /// The states of the stages that platforms before this one came to.
     ends: BTreeSet<(usize, Option<StepIndex>)>,
+    /// What all steps and stages carry.
+    bytes: usize,
 }
 
 impl Steps {
@@ -75,6 +82,7 @@ impl Steps {
             let index = index(self.all.len());
             let below = step.parent.map(|parent| self.state(parent));
             self.states.push(state_key(&step.op, recipe, below));
+            self.bytes += bytes_of(&step.op);
             self.all.push(step);
             self.by_key.insert(recipe, StepIndex(index));
             StepIndex(index)
@@ -90,6 +98,18 @@ impl Steps {
     /// What names the state that a step leaves behind.
     fn state(&self, step: StepIndex) -> StepKey {
         self.states[step.index()]
+    }
+}
+
+/// What a step carries: its stage's variables, which each RUN has all of, its command, and files of the Dockerfile.
+fn bytes_of(op: &Op) -> usize {
+    match op {
+        Op::Run(run) => {
+            let env = run.env.iter().map(|(name, value)| name.len() + value.len());
+            env.chain(run.argv.iter().map(String::len)).sum()
+        }
+        Op::Copy(copy) => copy.sources.iter().map(CopySource::inline_bytes).sum(),
+        Op::Image(_) | Op::Workdir(_) => 0,
     }
 }
 
@@ -158,10 +178,12 @@ impl Walk<'_> {
                 PlanError::at(draft.lines, "a stage can only stand on an earlier one")
             })?;
             let mut stage = below.clone();
+            self.steps.bytes += stage.bytes;
             stage.image.config.on_build.clear();
             (stage.index, stage.title, stage.at) = (index, draft.title.clone(), draft.lines);
             (stage.counted, stage.total, stage.cmd_set) = (0, draft.total, false);
             stage.fresh = draft.fresh || stage.fresh;
+            self.refuse_large(&stage)?;
             return Ok(stage);
         }
         let platform = draft.platform.as_ref().unwrap_or(self.draft.one.target()).clone();
@@ -181,6 +203,7 @@ impl Walk<'_> {
             counted: 0,
             total: draft.total,
             onbuild: false,
+            bytes: 0,
         };
         match self.draft.resolve(index)? {
             Ok(Ground::Image(name, image)) => self.stand_on_image(&mut stage, name, image),
@@ -339,6 +362,23 @@ impl Walk<'_> {
     }
 
     fn command(&mut self, stage: &mut Stage, command: &Command) -> Result<(), PlanError> {
+        self.instruction(stage, command)?;
+        self.refuse_large(stage)
+    }
+
+    /// Refuses a plan that a few lines make large, at the line where it becomes so.
+    fn refuse_large(&self, stage: &Stage) -> Result<(), PlanError> {
+        if self.steps.bytes.saturating_add(stage.bytes) > PLAN_BYTES_MAX {
+            let mib = PLAN_BYTES_MAX >> 20;
+            let message = format!(
+                "the plan up to here has {mib} MiB of variables, commands and texts, which each RUN and each stage upon another has again"
+            );
+            return Err(PlanError::at(stage.at, message));
+        }
+        Ok(())
+    }
+
+    fn instruction(&mut self, stage: &mut Stage, command: &Command) -> Result<(), PlanError> {
         let instruction = &command.instruction;
         match &instruction.kind {
             InstructionKind::Add(add) => self.add(stage, add, instruction),
@@ -383,6 +423,7 @@ impl Walk<'_> {
             texts.push(value.as_ref().map_or(name.to_owned(), |value| format!("{name}={value}")));
             stage.args.push((name.to_owned(), value));
         }
+        refuse_large(&stage.env, stage.at)?;
         stage.line(format!("ARG {}", texts.join(" ")));
         Ok(())
     }
@@ -466,6 +507,7 @@ impl Stage {
 
     /// Adds a line of history that made no layer.
     fn line(&mut self, created_by: String) {
+        self.bytes += created_by.len();
         self.history.push(HistoryLine { created_by, step: None });
     }
 }

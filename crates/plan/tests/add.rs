@@ -28,7 +28,7 @@ fn each_place_is_asked_for_what_is_read_of_it() {
     for (line, want) in [
         ("ADD a b /x/".to_owned(), vec!["context a b".to_owned()]),
         ("ADD https://e.example/d/a%5Bb*c /x".into(), vec![
-            "remote:https://e.example/d/a%5Bb*c a\\[b\\*c".into(),
+            "remote:https://e.example/d/a%5Bb*c a[[]b[*]c".into(),
         ]),
         ("ARG V=1\nADD https://e.example/a-${V}.tar a /x/".into(), vec![
             "context a".into(),

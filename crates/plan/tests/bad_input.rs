@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 
 use dcbuild_model::{Digest, SelectionDigest};
+use dcbuild_plan::op::{CopySource, Op};
 use dcbuild_plan::{Need, Plan, PlanError, Planned, Request, Sources, plan};
 use expect_test::{Expect, expect};
 
@@ -165,8 +166,9 @@ fn words_that_double_are_an_error_of_their_line() {
 fn a_config_that_is_too_large_is_an_error() {
     let value = "v".repeat(60_000);
     let labels = |count: usize| {
-        (0..count).fold("FROM scratch\n".to_owned(), |mut text, number| {
-            writeln!(text, "LABEL l{number}={value}").unwrap();
+        let head = format!("FROM scratch\nARG V={value}\n");
+        (0..count).fold(head, |mut text, number| {
+            writeln!(text, "LABEL l{number}=$V").unwrap();
             text
         })
     };
@@ -174,9 +176,9 @@ fn a_config_that_is_too_large_is_an_error() {
     check(
         &labels(250),
         &expect![[r#"
-        the image's config would have 30005223 bytes; it may have 8388608
-        hint: variables, labels and the text of each instruction count: keep long texts in files
-    "#]],
+            the image's config would have 30065229 bytes; it may have 8388608
+            hint: variables, labels and the text of each instruction count: keep long texts in files
+        "#]],
     );
 }
 
@@ -196,4 +198,49 @@ fn a_nul_that_a_process_would_be_given_is_found() {
         "Some(3): the variable A, which this RUN sees, holds a NUL byte, which no process can be given"
     );
     assert!(planned("FROM scratch\n# x\0y\nRUN true\n").is_ok());
+}
+
+/// A few lines may make gigabytes of one: each variable stands in the image, and in each RUN behind it.
+#[test]
+fn variables_that_grow_are_refused_where_they_do() {
+    let doubled = |times: usize| {
+        (0..times)
+            .fold(String::new(), |text, at| text + &format!("ENV B{at}={}\n", "$A".repeat(15)))
+    };
+    let head = format!("FROM scratch\nENV A={}\n", "a".repeat(60_000));
+    let grown = head.clone() + &doubled(100);
+    check(&grown, &expect!["line 12: the variables here have more than 8 MiB\n"]);
+    let arguments = grown.replace("ENV", "ARG").replace("FROM scratch\n", "") + "FROM scratch\n";
+    check(&arguments, &expect!["line 11: the variables here have more than 8 MiB\n"]);
+    let many =
+        (0..100).fold(head.clone() + &doubled(8), |text, at| text + &format!("RUN echo {at}\n"));
+    let words = "the plan up to here has 32 MiB of variables, commands and texts";
+    let labels = (0..100).fold(head.clone() + &doubled(8), |text, _| text + "LABEL a=$B0\n");
+    let stages = (1..100)
+        .fold(head + &doubled(8), |text, at| text + &format!("FROM s{} AS s{at}\n", at - 1));
+    let stages = stages.replacen("FROM scratch", "FROM scratch AS s0", 1);
+    for dockerfile in [many, labels, stages] {
+        let error = planned(&dockerfile).unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+        assert!(error.lines().is_some_and(|(line, _)| line < 50), "{:?}", error.lines());
+    }
+}
+
+/// A heredoc of COPY is a file of its own, wherever its name seems to lie.
+#[test]
+fn heredocs_are_files_without_folders() {
+    let copy = |name: &str| format!("FROM scratch\nCOPY <<{name} /d/\ntext\n{name}\n");
+    for name in ["x", "../x", "/x", "./x", "a/../x"] {
+        let plan = planned(&copy(name)).unwrap();
+        let Op::Copy(op) = &plan.steps[0].op else { panic!("a COPY") };
+        let [CopySource::Inline(file)] = &op.sources[..] else { panic!("{:?}", op.sources) };
+        assert_eq!(file.name, "x", "{name}");
+    }
+    check(
+        &copy("a/b"),
+        &expect![[r#"
+            line 2: the heredoc <<a/b names a file in a folder: name the file alone, and the folder with the destination
+        "#]],
+    );
+    check(&copy(".."), &expect!["line 2: the heredoc <<.. names no file\n"]);
 }

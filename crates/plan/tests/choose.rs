@@ -127,10 +127,11 @@ proptest! {
         let states = states(&plan, &choice.taken);
         for (step, record) in &choice.taken {
             prop_assert!(!choice.run.contains(step));
-            if let Some(parent) = plan.step(*step).parent.filter(|_| !is_linked(&plan, *step)) {
-                let below = choice.taken.get(&parent);
-                prop_assert!(below.is_some(), "the parent of a taken record is taken");
-                prop_assert_eq!(states.get(&parent).copied(), record.lineage.parent);
+            if let Some(parent) = plan.step(*step).parent {
+                prop_assert!(choice.taken.contains_key(&parent), "what it lies on is taken");
+                if !is_linked(&plan, *step) {
+                    prop_assert_eq!(states.get(&parent).copied(), record.lineage.parent);
+                }
             }
             for (input, made_from) in step_inputs(&plan, *step).iter().zip(&record.lineage.inputs) {
                 prop_assert!(!choice.run.contains(input), "an input that runs anew may come out otherwise");
@@ -172,6 +173,20 @@ fn a_missing_input_does_not_matter_when_its_reader_is_a_hit() {
     let found = (0..).map(StepIndex).zip(records.into_iter().map(|record| vec![record]));
     let found = found.filter(|(step, _)| chain.contains(step)).collect();
     assert!(choose(&plan, &found, &[plan.images[0].state.unwrap()]).run.is_empty());
+}
+
+/// A linked layer is asked for when it is known what it lies on; what it is copied from is a hit all the same.
+#[test]
+fn a_linked_layer_upon_a_step_that_runs_needs_what_it_is_copied_from() {
+    let plan = planned(LINKED);
+    let chain = plan.chain(plan.images[0].state);
+    let below = chain[1];
+    let all = (0..).map(StepIndex).zip(execution(&plan, &[0; 16]));
+    let found = all.filter(|(step, _)| *step != below).map(|(step, record)| (step, vec![record]));
+    let choice = choose(&plan, &found.collect(), &[plan.images[0].state.unwrap()]);
+    assert_eq!(choice.run.into_iter().collect::<Vec<_>>(), chain[1..]);
+    let source = step_inputs(&plan, chain[2])[0];
+    assert!(choice.taken.contains_key(&source), "{:?}", choice.taken.keys());
 }
 
 #[test]

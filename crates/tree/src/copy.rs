@@ -14,7 +14,7 @@ use std::sync::Arc;
 use dcbuild_model::{ContentDigest, TreePath, UnixTime};
 
 use crate::source::{self, Filter, SourceError};
-use crate::tree::{LastLink, ResolveError};
+use crate::tree::{InsertError, LastLink, ResolveError};
 use crate::{Archive, Changes, Chmod, Entry, FileBody, Kind, Meta, Origin, Tree};
 use lay::Copier;
 
@@ -98,6 +98,9 @@ pub enum CopyError {
         /// Where.
         path: TreePath,
     },
+    /// Something could not be laid where it belongs.
+    #[error("could not lay a file: {0}")]
+    Lost(#[from] InsertError),
     /// An archive's entry lies below a link that leads nowhere inside.
     #[error("open /{entry}: no such file or directory")]
     ArchiveLink {
@@ -141,7 +144,7 @@ pub fn copy(dest: &Tree, request: &CopyRequest<'_>, now: UnixTime) -> Result<Cha
             }
         }
     }
-    Ok(copier.finish())
+    copier.finish()
 }
 
 /// Makes the folder of a WORKDIR; an existing one changes nothing, links on the way are followed.
@@ -155,7 +158,7 @@ pub fn workdir(
     let path = TreePath::clean(path.as_bytes()).map_err(ResolveError::from)?;
     let folder = dest.resolve(path.as_bytes(), LastLink::Follow)?;
     copier.make_folders(&folder)?;
-    Ok(copier.finish())
+    copier.finish()
 }
 
 /// Joins a destination, as written, to the working directory; it stays a folder where it was written as one.

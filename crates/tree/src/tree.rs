@@ -36,7 +36,7 @@ enum Node {
 }
 
 /// Says why an entry could not be put into a tree.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum InsertError {
     /// What holds the path is missing or no folder.
     #[error("'{path}' has no folder to stand in")]

@@ -101,6 +101,15 @@ fn what_is_converted_is_asked_about_again() {
     assert_eq!(told(&chain, "docker-image://h/a:1", &[]), "docker-image://h/c:1");
 }
 
+/// Twenty conversions of this kind would make more than any machine has room for.
+#[test]
+fn what_a_rule_makes_is_bounded() {
+    let many = convert("docker-image://*", &format!("docker-image://{}", "${1}".repeat(60)));
+    let error = told(&engine(&[&rules(&[&many])]), BUSYBOX, &[]);
+    assert!(error.starts_with("the source policy makes more than 64 KiB of"), "{error}");
+    assert!(error.len() < 1000, "{error}");
+}
+
 #[test]
 fn patterns_hand_on_what_they_matched() {
     const GOLANG: &str = "docker-image://docker.io/library/golang:1.19";

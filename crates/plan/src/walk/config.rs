@@ -1,11 +1,13 @@
 //! The instructions that change nothing but the image's config.
 
+use std::collections::BTreeSet;
+
 use dcbuild_dockerfile::{CommandForm, InstructionKind, Pair, Word, expand_words};
 use dcbuild_oci::config::Healthcheck;
 
 use super::{Stage, Walk};
 use crate::plan::PlanError;
-use crate::stage::expansion;
+use crate::stage::{expansion, refuse_large};
 use crate::{expose, history};
 
 impl Walk<'_> {
@@ -92,6 +94,7 @@ impl Walk<'_> {
                 None => env.push(text),
             }
         }
+        refuse_large(&stage.env, stage.at)?;
         stage.line(format!("ENV {}", texts.join(" ")));
         Ok(())
     }
@@ -107,14 +110,14 @@ impl Walk<'_> {
 
     fn expose(&mut self, stage: &mut Stage, words: &[Word]) -> Result<(), PlanError> {
         let lookup = |name: &str| stage.env.get(name).map(str::to_owned);
-        let mut ports = Vec::new();
+        let (mut ports, mut known) = (Vec::new(), BTreeSet::new());
         for word in words {
             let words = expand_words(word.as_str(), &lookup, self.draft.dockerfile.escape());
             for word in words.map_err(expansion(stage.at))? {
                 for port in
                     expose::ports(&word).map_err(|message| PlanError::at(stage.at, message))?
                 {
-                    if !ports.contains(&port) {
+                    if known.insert(port.clone()) {
                         ports.push(port);
                     }
                 }

@@ -4,7 +4,7 @@ use dcbuild_dockerfile::{
     AddInstruction, CopyInstruction, ExpandOptions, Expansion, Instruction, Paths, Word, expand,
 };
 use dcbuild_model::remote::file_name;
-use dcbuild_model::{Added, Digest, Named, Remote, Selection, SelectionForm};
+use dcbuild_model::{Added, Digest, Named, Remote, Selection, SelectionForm, TreePath};
 
 use super::{Stage, Walk, join};
 use crate::hint;
@@ -196,7 +196,8 @@ impl Walk<'_> {
                     expand(&file.content, &lookup, options).map_err(expansion(stage.at))?.text
                 }
             };
-            Ok(InlineFile { name: file.name.clone(), content: Bytes(content.into_bytes()) })
+            let name = file_of_heredoc(&file.name).map_err(|why| PlanError::at(stage.at, why))?;
+            Ok(InlineFile { name, content: Bytes(content.into_bytes()) })
         };
         Ok((patterns, paths.inline.iter().map(inline).collect::<Result<_, PlanError>>()?))
     }
@@ -208,6 +209,19 @@ impl Walk<'_> {
     fn optional(&self, stage: &Stage, word: Option<&Word>) -> Result<Option<String>, PlanError> {
         let word = word.map(|word| self.word(stage, word.as_str())).transpose()?;
         Ok(word.filter(|word| !word.is_empty()))
+    }
+}
+
+/// The file that a heredoc is, below a folder that holds nothing else: its name, cleaned as a path of that folder.
+fn file_of_heredoc(name: &str) -> Result<String, String> {
+    let path = TreePath::clean(name.as_bytes()).map_err(|error| error.to_string())?;
+    let mut names = path.names();
+    match (names.next(), names.next()) {
+        (Some(file), None) => Ok(String::from_utf8_lossy(file).into_owned()),
+        (None, _) => Err(format!("the heredoc <<{name} names no file")),
+        (Some(_), Some(_)) => Err(format!(
+            "the heredoc <<{name} names a file in a folder: name the file alone, and the folder with the destination"
+        )),
     }
 }
 
@@ -268,14 +282,23 @@ fn fetched(
 /// What is copied of something that was fetched: all of a repository, or the one file, whose name is no pattern.
 fn pattern_of(remote: &Remote) -> String {
     let Remote::Http(url) = remote else { return "/".into() };
-    let mut pattern = String::new();
-    for ch in file_name(url).chars() {
-        if matches!(ch, '*' | '?' | '[' | '\\') {
-            pattern.push('\\');
-        }
-        pattern.push(ch);
+    literally(&file_name(url))
+}
+
+/// A source that means the file of this name alone. Where nothing in it is a pattern, a backslash is one, too.
+fn literally(name: &str) -> String {
+    if !name.contains(['*', '?', '[']) {
+        return name.to_owned();
     }
-    pattern
+    let mut source = String::new();
+    for ch in name.chars() {
+        match ch {
+            '*' | '?' | '[' => source.extend(['[', ch, ']']),
+            '\\' => source.push_str("\\\\"),
+            ch => source.push(ch),
+        }
+    }
+    source
 }
 
 /// The destination from the root; a slash at its end, or a dot, says that it is a folder.

@@ -199,6 +199,7 @@ impl Walk<'_> {
             counted: 0,
             total: 3,
             onbuild: false,
+            bytes: 0,
         }
     }
 

@@ -6,7 +6,7 @@ use dcbuild_model::{TreePath, UnixTime};
 
 use super::{CopyError, SourceOwners};
 use crate::source::{Match, Role};
-use crate::tree::{LastLink, ResolveError};
+use crate::tree::{InsertError, LastLink, ResolveError};
 use crate::whiteout::with_whiteout_names;
 use crate::{Change, Changes, Chmod, Entry, Kind, LinkGroup, Meta, Tree, Xattrs};
 
@@ -20,6 +20,8 @@ pub(super) struct Copier {
     touched: BTreeSet<TreePath>,
     /// Folders under which nothing of `base` is left.
     opaque: BTreeSet<TreePath>,
+    /// Why something could not be put, where that happened.
+    lost: Option<InsertError>,
     owner: Option<(u32, u32)>,
     mode: Option<Chmod>,
     now: UnixTime,
@@ -33,7 +35,7 @@ impl Copier {
         now: UnixTime,
     ) -> Copier {
         let (touched, opaque) = (BTreeSet::new(), BTreeSet::new());
-        Copier { tree: base.clone(), base, touched, opaque, owner, mode, now }
+        Copier { tree: base.clone(), base, touched, opaque, lost: None, owner, mode, now }
     }
 
     pub(super) fn tree(&self) -> &Tree {
@@ -189,8 +191,9 @@ impl Copier {
         }
         self.touched.insert(path.clone());
         // Every caller has looked that the folder above is there; if it were not, the layer would lack the entry.
-        let placed = self.tree.insert(path, entry);
-        debug_assert!(placed.is_ok(), "the folder of {path} is there");
+        if let Err(error) = self.tree.insert(path, entry) {
+            self.lost.get_or_insert(error);
+        }
     }
 
     /// Gives a folder the time of this step.
@@ -230,7 +233,10 @@ impl Copier {
     }
 
     /// What has changed, with the folders above it.
-    pub(super) fn finish(self) -> Changes {
+    pub(super) fn finish(self) -> Result<Changes, CopyError> {
+        if let Some(error) = self.lost {
+            return Err(error.into());
+        }
         let mut changes: BTreeMap<TreePath, Change> = BTreeMap::new();
         for path in &self.touched {
             let change = match self.tree.get(path) {
@@ -255,7 +261,7 @@ impl Copier {
             }
         }
         drop_lone_groups(&mut changes);
-        with_whiteout_names(Changes(changes), &self.base)
+        Ok(with_whiteout_names(Changes(changes), &self.base))
     }
 }
 
