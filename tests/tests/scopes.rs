@@ -243,6 +243,19 @@ fn a_certificate_gives_a_scope_and_no_request_gives_more() {
     let others = owner.submit(&["--scope", "acme/shop"]).well().stderr;
     assert!(!hit(&others, "echo first"), "the owner takes nothing of a fork: {others}");
 
+    // It sends files, small and large ones.
+    let large = "0123456789abcdef".repeat(200_000);
+    let files = [
+        ContextEntry::file("Dockerfile", "FROM busybox:golden\nCOPY small large /\n"),
+        ContextEntry::file("small", "of a fork"),
+        ContextEntry::file("large", &large),
+    ];
+    write_context(&home.path("context"), &files);
+    let out = home.arg("out");
+    forks.submit(&["-o", &format!("type=local,dest={out}")]).well();
+    assert_eq!(std::fs::read_to_string(home.path("out/small")).unwrap(), "of a fork");
+    assert_eq!(std::fs::read_to_string(home.path("out/large")).unwrap(), large);
+
     // A worker's word counts for everybody, so the holder of a scope is none.
     let folder = home.arg("evil");
     let mut worker = forks.command("worker");

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use dcbuild_layer::{LayerForm, LayerSink, Ratio, ReadContent, read_layer};
+use dcbuild_layer::{ArchiveKind, LayerForm, LayerSink, Ratio, ReadContent, as_tar, read_layer};
 use dcbuild_model::{BlobDigest, Compression, ContentDigest, LayerId, TreePath};
 use dcbuild_parcel::cut::PACK_BYTES_MAX;
 use dcbuild_parcel::{Pack, PackedFile};
@@ -34,6 +34,8 @@ use crate::layers::Layers;
 const PACKS_AT_ONCE: usize = 16;
 /// The blob of a pack of small files is smaller: tar and zstd add to their bytes, but not that much.
 const BLOB_BYTES_MAX: u64 = 4 * PACK_BYTES_MAX;
+/// And so is its tar: each file has a header, and is padded.
+const TAR_BYTES_MAX: u64 = 4 * PACK_BYTES_MAX;
 /// A larger file is not kept: whoever wants it reads it from the store.
 const KEPT_BYTES_MAX: u64 = 4 << 30;
 
@@ -179,14 +181,12 @@ impl Packs {
     /// Writes the files of a pack to the temporary file, once all of the pack was checked.
     fn keep(&self, place: usize, blob: &Bytes, fetching: &mut Fetching) -> io::Result<()> {
         let pack = self.all.get(place).ok_or_else(absent)?;
-        let form = LayerForm { compression: Some(Compression::Zstd), ratio: Ratio::Free };
+        let tar = tar_of(blob)?;
+        let form = LayerForm { compression: Some(Compression::None), ratio: Ratio::Free };
         let mut files = Unpacked::default();
-        let read = read_layer(Cursor::new(blob), form, &mut files).map_err(io::Error::other)?;
+        let read = read_layer(&*tar, form, &mut files).map_err(io::Error::other)?;
         if read.layer != pack.layer {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "a pack is not what it is called",
-            ));
+            return Err(another());
         }
         let file = match self.spool().file.clone() {
             Some(file) => file,
@@ -227,6 +227,20 @@ async fn find(
 
 fn blobs_of(stored: &StoredBlob) -> [BlobDigest; 2] {
     [BlobDigest(stored.blob.digest.0), stored.index]
+}
+
+/// The tar of a pack of small files. Whoever sent it says what it is; until that is known it gets no more memory than
+/// such a pack needs.
+fn tar_of(blob: &[u8]) -> io::Result<Vec<u8>> {
+    let mut tar = Vec::new();
+    let bytes = as_tar(ArchiveKind::Zstd, Cursor::new(blob))?;
+    bytes.take(TAR_BYTES_MAX + 1).read_to_end(&mut tar)?;
+    let fits = u64::try_from(tar.len()).is_ok_and(|len| len <= TAR_BYTES_MAX);
+    if fits { Ok(tar) } else { Err(another()) }
+}
+
+fn another() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "a pack is not what it is called")
 }
 
 fn absent() -> io::Error {

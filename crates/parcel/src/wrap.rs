@@ -103,6 +103,12 @@ pub enum InvalidParcel {
         /// The rule.
         rule: u32,
     },
+    /// Its pieces are far too many.
+    #[error("the parcel's table is larger than {bytes_max} bytes")]
+    Large {
+        /// How large it may be.
+        bytes_max: u64,
+    },
     /// The packs are not those of its tree.
     #[error("the parcel's packs are not those of its files")]
     Packs,
@@ -182,7 +188,10 @@ impl Parcel {
         &self,
         blobs: &HashMap<BlobDigest, B>,
     ) -> Result<Opened, InvalidParcel> {
-        let tree = table::join(&joined(&self.table, blobs)?, &joined(&self.times, blobs)?)?;
+        let tree = table::join(
+            &joined(&self.table, blobs, PARCEL_BYTES_MAX)?,
+            &joined(&self.times, blobs, PARCEL_BYTES_MAX)?,
+        )?;
         let packs: Vec<_> = cut(&tree).into_iter().map(|pack| (pack.layer(), pack)).collect();
         if packs.iter().map(|(layer, _)| layer).ne(&self.packs) {
             return Err(InvalidParcel::Packs);
@@ -194,6 +203,7 @@ impl Parcel {
 fn joined<B: AsRef<[u8]>>(
     pieces: &[Piece],
     blobs: &HashMap<BlobDigest, B>,
+    bytes_max: u64,
 ) -> Result<Vec<u8>, InvalidParcel> {
     let chunk_bytes_max = u64::try_from(CHUNK_BYTES_MAX).unwrap_or(u64::MAX);
     let mut bytes = Vec::new();
@@ -208,6 +218,9 @@ fn joined<B: AsRef<[u8]>>(
             }
         };
         bytes.extend_from_slice(&chunk);
+        if u64::try_from(bytes.len()).is_ok_and(|len| len > bytes_max) {
+            return Err(InvalidParcel::Large { bytes_max });
+        }
     }
     Ok(bytes)
 }

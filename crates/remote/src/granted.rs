@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -47,6 +47,8 @@ pub(crate) struct Granted {
     guard: Guard,
     /// How long the answer to a write of little may take.
     small_writes: Patience,
+    /// Where long content lies until it is sent.
+    spool: PathBuf,
     reads: Mutex<HashMap<BlobDigest, (Leave, Instant)>>,
     /// Set once the other side has said that it grants nothing.
     nothing: AtomicBool,
@@ -81,19 +83,23 @@ pub(crate) enum Spooled {
 
 impl Spooled {
     /// Takes all content in, to a file where it is long.
-    pub(crate) async fn new(mut content: BlobStream) -> Result<Spooled, StoreError> {
+    async fn new(mut content: BlobStream, folder: &Path) -> Result<Spooled, StoreError> {
         let mut memory = BytesMut::new();
         while let Some(piece) = content.try_next().await? {
             memory.extend_from_slice(&piece);
             if memory.len() > MEMORY_BYTES_MAX {
-                return Spooled::file(memory.freeze(), content).await;
+                return Spooled::file(memory.freeze(), content, folder).await;
             }
         }
         Ok(Spooled::Memory(memory.freeze()))
     }
 
-    async fn file(begin: Bytes, mut content: BlobStream) -> Result<Spooled, StoreError> {
-        let mut file = tempfile::tempfile().map_err(spool_failed)?;
+    async fn file(
+        begin: Bytes,
+        mut content: BlobStream,
+        folder: &Path,
+    ) -> Result<Spooled, StoreError> {
+        let mut file = tempfile::tempfile_in(folder).map_err(spool_failed)?;
         let (mut size, mut piece) = (0, begin);
         loop {
             size += u64::try_from(piece.len()).unwrap_or(u64::MAX);
@@ -150,13 +156,19 @@ impl Granted {
         client: StoreClient<Channel>,
         name: String,
         (store_ca, small_writes): (Option<PathBuf>, Patience),
+        spool: PathBuf,
     ) -> Granted {
         // What fails twice goes by way of the other side, which has patience of its own.
         let limits = GuardLimits { tries_max: 2, ..GuardLimits::default() };
         let guard = Guard::new(format!("behind {name}"), limits);
         let (reads, nothing) = (Mutex::default(), AtomicBool::new(false));
         let transfer = Transfer::trusting(store_ca);
-        Granted { client, name, transfer, guard, small_writes, reads, nothing }
+        Granted { client, name, transfer, guard, small_writes, spool, reads, nothing }
+    }
+
+    /// Takes all content in, so that its length is known.
+    pub(crate) async fn spooled(&self, content: BlobStream) -> Result<Spooled, StoreError> {
+        Spooled::new(content, &self.spool).await
     }
 
     /// Whether the other side may still grant something.

@@ -14,6 +14,7 @@ mod encrypted;
 mod granted;
 mod incoming;
 pub mod peer;
+mod proof;
 mod pruned;
 mod reach;
 mod secure;

@@ -21,6 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::answer::status_of;
 use crate::door::{Door, caller_names};
+use crate::proof::prove;
 
 /// Things asked about in one request.
 const ASKED_MAX: usize = 50_000;
@@ -278,10 +279,17 @@ impl Store for StoreService {
         request: Request<pb::PutLayerRequest>,
     ) -> Result<Response<pb::PutLayerReply>, Status> {
         guarded("PutLayer", async {
-            self.let_work(&request)?;
+            let may_work = self.let_work(&request);
             let pb::PutLayerRequest { layer, stored } = request.into_inner();
-            let stored = from_bytes("stored blob", &stored).map_err(malformed)?;
-            answer(self.layers.put_form(&parse(&layer)?, &stored).await)?;
+            let (layer, stored) =
+                (parse(&layer)?, from_bytes("stored blob", &stored).map_err(malformed)?);
+            // Whoever builds sends files; of their packs nobody's word is taken who is not trusted with more.
+            if let Err(refusal) = may_work
+                && let Err(why) = prove(self.blobs.as_ref(), layer, &stored).await
+            {
+                return Err(why.status(&refusal));
+            }
+            answer(self.layers.put_form(&layer, &stored).await)?;
             Ok(pb::PutLayerReply {})
         })
         .await

@@ -21,7 +21,7 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use crate::answer::{error_of, may_pass, unavailable};
-use crate::granted::{Granted, Spooled};
+use crate::granted::Granted;
 use crate::service::pieces;
 
 /// How long a worker waits for the answer to a write of little: an image's last blobs are among them.
@@ -63,27 +63,29 @@ impl RemoteStore {
         name: impl Into<String>,
         store_ca: Option<PathBuf>,
     ) -> RemoteStore {
-        RemoteStore::patient(channel, name, (store_ca, Patience::SMALL))
+        RemoteStore::patient(channel, name, (store_ca, Patience::SMALL), std::env::temp_dir())
     }
 
     /// The same for a worker, for most of whose writes no build waits: a store that takes its time is not left for the
-    /// other side at once.
+    /// other side at once. What is on its way there lies in the worker's folder.
     pub fn of_worker(
         channel: Channel,
         name: impl Into<String>,
         store_ca: Option<PathBuf>,
+        folder: PathBuf,
     ) -> RemoteStore {
-        RemoteStore::patient(channel, name, (store_ca, WORKERS_PATIENCE))
+        RemoteStore::patient(channel, name, (store_ca, WORKERS_PATIENCE), folder)
     }
 
     fn patient(
         channel: Channel,
         name: impl Into<String>,
         (store_ca, small_writes): (Option<PathBuf>, Patience),
+        spool: PathBuf,
     ) -> RemoteStore {
         let (max, name) = (limits::MESSAGE_BYTES_MAX, name.into());
         let client = StoreClient::new(channel).max_decoding_message_size(max);
-        let granted = Granted::new(client.clone(), name.clone(), (store_ca, small_writes));
+        let granted = Granted::new(client.clone(), name.clone(), (store_ca, small_writes), spool);
         let granted = Arc::new(granted);
         RemoteStore { paths: Arc::new(Verified(Paths { wire: Wire { client, name }, granted })) }
     }
@@ -140,7 +142,7 @@ impl BlobStore for Paths {
         if !self.granted.may() {
             return self.wire.put(blob, content).await;
         }
-        let content = Spooled::new(content).await?;
+        let content = self.granted.spooled(content).await?;
         match self.granted.put(blob, &content).await {
             Ok(true) => return Ok(content.size()),
             Ok(false) => {}

@@ -78,12 +78,30 @@ async fn a_write_under_way_is_given_up_once_the_other_side_knows_the_store_to_be
         serve(service.with_grants(Some(silent.clone()))).await,
         "remote",
         None,
+        std::env::temp_dir(),
     );
     let (blob, began) = (BlobDigest(Digest::of(b"small")), tokio::time::Instant::now());
     store.put(&blob, stream_of(&b"small"[..])).await.unwrap();
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     assert_eq!(read_bytes(&*memory, &blob, 10).await.unwrap(), "small", "by the other side");
     assert!(silent.asked.load(Ordering::SeqCst) > 1);
+}
+
+/// A worker has a disk for its layers; the machine's temporary folder may be memory.
+#[tokio::test]
+async fn what_a_worker_sends_lies_in_its_own_folder() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/b/k", listener.local_addr().unwrap());
+    let silent = Arc::new(Silent { url, asked: AtomicU32::new(0) });
+    let service =
+        StoreService::new(Arc::new(MemoryBlobs::default()), Arc::new(MemoryLayers::default()));
+    let channel = serve(service.with_grants(Some(silent))).await;
+    let folder = std::path::PathBuf::from("/nowhere/at/all");
+    let store = RemoteStore::of_worker(channel, "remote", None, folder);
+    let bytes = vec![7; 9 << 20];
+    let blob = BlobDigest(Digest::of(&bytes));
+    let error = store.put(&blob, stream_of(bytes)).await.unwrap_err();
+    assert!(matches!(error, StoreError::Content { .. }), "{error}");
 }
 
 #[tokio::test]

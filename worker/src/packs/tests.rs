@@ -227,3 +227,11 @@ fn another_pack_under_the_same_name_is_not_believed() {
     let error = read(&context, &files[0].0).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
 }
+
+#[test]
+fn a_pack_that_grows_without_end_is_refused() {
+    let bytes = usize::try_from(TAR_BYTES_MAX).unwrap();
+    let blob = |len| zstd::encode_all(&vec![0; len][..], 1).unwrap();
+    assert_eq!(tar_of(&blob(bytes)).unwrap().len(), bytes);
+    assert_eq!(tar_of(&blob(bytes + 1)).unwrap_err().kind(), io::ErrorKind::InvalidData);
+}

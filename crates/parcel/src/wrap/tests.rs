@@ -99,6 +99,17 @@ fn a_piece_that_grows_without_end_is_refused() {
     assert!(matches!(opened, Err(InvalidParcel::Compressed(_))), "{opened:?}");
 }
 
+/// A parcel of some KB may name one piece as often as it likes.
+#[test]
+fn pieces_are_bounded_together() {
+    let piece = Piece::Here { hex: hex::encode(compress(&[0; 1000])) };
+    let none = HashMap::<_, Vec<u8>>::new();
+    let pieces = vec![piece; 4];
+    assert_eq!(joined(&pieces, &none, 4000).unwrap().len(), 4000);
+    let error = joined(&pieces, &none, 3999).unwrap_err();
+    assert!(matches!(error, InvalidParcel::Large { bytes_max: 3999 }), "{error:?}");
+}
+
 /// The blobs of one that another lacks, and their bytes.
 fn news(wrapped: &Wrapped, before: &Wrapped) -> (usize, usize) {
     let known: BTreeSet<BlobDigest> = before.pieces.iter().map(|(blob, _)| *blob).collect();
