@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use anyhow::Context as _;
-use dcbuild_process::Config;
+use dcbuild_model::HttpProxies;
+use dcbuild_process::{Config, Env};
 use dcbuild_registry::{Keypair, RawHostConfig, RawRegistryConfig, RegistryConfig};
 
 /// Where docker keeps the certificates of registries.
 const DOCKER_CERTIFICATES: &str = "/etc/docker/certs.d";
 
-pub(crate) fn registries(config: &Config) -> anyhow::Result<RegistryConfig> {
+pub(crate) fn registries(config: &Config, env: &Env) -> anyhow::Result<RegistryConfig> {
     let hosts = config.registries.iter().map(|(host, table)| {
         let raw = RawHostConfig {
             mirrors: table.mirrors.clone(),
@@ -24,5 +25,7 @@ pub(crate) fn registries(config: &Config) -> anyhow::Result<RegistryConfig> {
     let registries = RawRegistryConfig(hosts.collect())
         .resolve()
         .context("the registries of the configuration are wrong")?;
-    Ok(registries.with_certificates_of(Path::new(DOCKER_CERTIFICATES)))
+    let registries = registries.with_certificates_of(Path::new(DOCKER_CERTIFICATES));
+    let variable = |name: &str| env.get(name).map(str::to_owned);
+    Ok(registries.by_proxies(HttpProxies::of(variable)))
 }

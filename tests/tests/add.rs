@@ -6,7 +6,7 @@ use dcbuild_tests::home::Home;
 use dcbuild_tests::image::Image;
 use dcbuild_tests::merged::Merged;
 use dcbuild_tests::story::{Built, Story};
-use dcbuild_tests::wait::LONG;
+use dcbuild_tests::wait::{LONG, wait_for};
 use dcbuild_tests::web::{CHANGED_SECS, Web};
 
 fn files(tree: &Merged) -> Vec<String> {
@@ -46,6 +46,18 @@ fn a_file_has_the_name_of_its_url_and_the_time_that_the_server_says() {
     assert!(history.contains(&format!("ADD {url} /bin/ # buildkit")), "{history}");
 }
 
+/// The name of a file behind a URL is no pattern, whatever is in it.
+#[test]
+fn a_file_s_name_may_look_like_a_pattern() {
+    let web = Web::start();
+    let names = [("f%5B1%5D.txt", "f[1].txt"), ("a%5Cb", "a\\b"), ("a%5Cb%2Ac%3F", "a\\b*c?")];
+    for (asked, name) in names {
+        web.put(asked, "text");
+        let (_, built) = added(&format!("ADD {} /d/", web.url(asked)));
+        assert_eq!(files(&built.image.tree()), [format!("d/{name}")]);
+    }
+}
+
 #[test]
 fn a_file_is_fetched_once_and_asked_for_by_its_etag_then() {
     let web = Web::start();
@@ -60,6 +72,28 @@ fn a_file_is_fetched_once_and_asked_for_by_its_etag_then() {
     // The content counts, and nothing else: what was built before is there still.
     web.put("a", "one");
     assert_eq!(story.build(&[]).ran, Vec::<String>::new());
+}
+
+/// A disk may lose what it was given last; the server, asked, says for ever that nothing changed.
+#[test]
+fn a_kept_file_that_is_damaged_is_fetched_again() {
+    let web = Web::start();
+    web.put("a", "all of it");
+    let (story, _) = added(&format!("ADD {} /x", web.url("a")));
+    let kept = story.home.path("state/fetched");
+    let mut cut = 0;
+    for entry in std::fs::read_dir(&kept).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|ending| ending != "note") {
+            std::fs::write(path, "all").unwrap();
+            cut += 1;
+        }
+    }
+    assert_eq!(cut, 1);
+    assert_eq!(story.build(&[]).image.tree().text("x").unwrap(), "all of it");
+    assert_eq!(web.asked(), ["GET /a 200", "GET /a 304", "GET /a 200"]);
+    story.build(&[]);
+    assert_eq!(web.asked().last().unwrap(), "GET /a 304");
 }
 
 #[test]
@@ -148,6 +182,36 @@ fn an_archive_may_have_entries_below_its_own_links_and_links_to_files_of_the_bas
     story.write("Dockerfile", "FROM scratch\nADD a.tar /\n");
     let said = story.try_build(&[]).failed().stderr;
     assert!(said.contains("error: link /etc/passwd /etc/new: no such file or directory"), "{said}");
+}
+
+/// What is unpacked is what the key was made of, or nothing is: the files of another archive would be hits for this one.
+#[test]
+fn an_archive_that_changes_before_it_is_unpacked_ends_the_build() {
+    let web = Web::start();
+    let waits = "until wget -q -O /dev/null";
+    let text = format!(
+        "FROM busybox:golden\nRUN --network=host {waits} {}; do sleep 0.1; done\nADD a.tar /x/\n",
+        web.url("go")
+    );
+    let story = Story::new(&text, &[]);
+    let archive = |text: &str| {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(u64::try_from(text.len()).unwrap());
+        builder.append_data(&mut header, "v", text.as_bytes()).unwrap();
+        std::fs::write(story.context().join("a.tar"), builder.into_inner().unwrap()).unwrap();
+    };
+    archive("old");
+    let flags = ["--allow", "network.host"];
+    let running = story.start("image.tar", &flags);
+    let has_begun = || (!web.asked().is_empty()).then_some(());
+    wait_for("the RUN waits", LONG, has_begun, || running.stderr());
+    archive("new");
+    web.put("go", "");
+    let done = running.finish(LONG).failed();
+    assert!(done.stderr.contains("context changed during the build: /a.tar"), "{}", done.stderr);
+    archive("old");
+    assert_eq!(story.build(&flags).image.tree().text("x/v").unwrap(), "old");
 }
 
 #[test]

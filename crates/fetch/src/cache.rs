@@ -6,13 +6,25 @@ use std::time::SystemTime;
 
 use dcbuild_model::Digest;
 
+use crate::http::FetchedFile;
+
+/// A version of a file, as its server names it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Version {
+    /// The name.
+    pub(crate) etag: String,
+    /// Who gave it, and for what: a URL without its query, at the end of all redirects. Names of another resource say
+    /// nothing of this one.
+    pub(crate) at: String,
+}
+
 /// What was kept of a fetch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Kept {
-    /// The server's name for that version.
-    pub(crate) etag: String,
-    /// When the server said that it was changed.
-    pub(crate) modified: Option<i64>,
+    /// Which version it is.
+    pub(crate) version: Version,
+    /// What it was when it was kept; the disk may have lost it since.
+    pub(crate) fetched: FetchedFile,
     /// The bytes.
     pub(crate) file: PathBuf,
 }
@@ -38,23 +50,40 @@ impl Cache {
     pub(crate) fn find(&self, url: &str) -> Option<Kept> {
         let place = self.place(url);
         let note = std::fs::read_to_string(place.with_extension("note")).ok()?;
-        let (mut etag, mut modified, mut version) = (None, None, None);
+        let (mut etag, mut at, mut digest, mut size, mut modified) = (None, None, None, None, None);
         for line in note.lines() {
             match line.split_once(": ")? {
                 ("etag", value) => etag = Some(value.to_owned()),
+                ("at", value) => at = Some(value.to_owned()),
+                ("digest", value) => digest = Some(value.parse::<Digest>().ok()?),
+                ("size", value) => size = Some(value.parse().ok()?),
                 ("modified", value) => modified = value.parse().ok(),
-                ("version", value) => version = Some(value.to_owned()),
                 _ => return None,
             }
         }
-        // The file's name has its version, so that a note never goes with another's bytes.
-        let file = place.with_extension(version?);
-        file.exists().then_some(Kept { etag: etag?, modified, file })
+        let fetched = FetchedFile { digest: digest?, size: size?, modified };
+        let file = self.content(url, &fetched);
+        let version = Version { etag: etag?, at: at? };
+        file.exists().then_some(Kept { version, fetched, file })
+    }
+
+    /// Where a file's bytes lie: under a name of their own, so that a note never goes with another's.
+    fn content(&self, url: &str, fetched: &FetchedFile) -> PathBuf {
+        let hex = fetched.digest.hex();
+        self.place(url).with_extension(hex.get(..16).unwrap_or(&hex))
+    }
+
+    /// Forgets a file that is not what it was.
+    pub(crate) fn forget(&self, url: &str, kept: &Kept) {
+        for path in [&self.place(url).with_extension("note"), &kept.file] {
+            // Whoever was faster has done it.
+            drop(std::fs::remove_file(path));
+        }
     }
 
     /// Keeps a file; that it could not be kept costs time at most.
-    pub(crate) fn keep(&self, url: &str, etag: &str, modified: Option<i64>, from: &Path) {
-        if let Err(error) = self.try_keep(url, etag, modified, from) {
+    pub(crate) fn keep(&self, url: &str, version: &Version, fetched: &FetchedFile, from: &Path) {
+        if let Err(error) = self.try_keep(url, version, fetched, from) {
             tracing::debug!(%error, dir = %self.dir.display(), "a fetched file was not kept");
         }
     }
@@ -62,24 +91,24 @@ impl Cache {
     fn try_keep(
         &self,
         url: &str,
-        etag: &str,
-        modified: Option<i64>,
+        version: &Version,
+        fetched: &FetchedFile,
         from: &Path,
     ) -> io::Result<()> {
-        if etag.contains(['\n', '\r']) {
+        let Version { etag, at } = version;
+        if [etag, at].into_iter().any(|text| text.contains(['\n', '\r'])) {
             return Ok(());
         }
         std::fs::create_dir_all(&self.dir)?;
-        let version = Digest::of(etag.as_bytes()).hex();
-        let version = version.get(..16).unwrap_or(&version);
-        let place = self.place(url);
         let temporary = tempfile::NamedTempFile::new_in(&self.dir)?;
         std::fs::copy(from, temporary.path())?;
-        temporary.persist(place.with_extension(version)).map_err(|error| error.error)?;
+        temporary.persist(self.content(url, fetched)).map_err(|error| error.error)?;
+        let FetchedFile { digest, size, modified } = fetched;
         let modified = modified.map(|secs| format!("modified: {secs}\n")).unwrap_or_default();
+        let text = format!("etag: {etag}\nat: {at}\ndigest: {digest}\nsize: {size}\n{modified}");
         let note = tempfile::NamedTempFile::new_in(&self.dir)?;
-        std::fs::write(note.path(), format!("etag: {etag}\nversion: {version}\n{modified}"))?;
-        note.persist(place.with_extension("note")).map_err(|error| error.error)?;
+        std::fs::write(note.path(), text)?;
+        note.persist(self.place(url).with_extension("note")).map_err(|error| error.error)?;
         self.hold_ceiling()
     }
 

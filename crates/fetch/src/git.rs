@@ -292,6 +292,12 @@ impl Git {
                 let words = format!("it takes longer than {minutes} minutes");
                 return Err(failed(words, Fault::Cluster));
             }
+            Err(Gone::Long) => {
+                return Err(failed(
+                    "the server lists far more than it should".into(),
+                    Fault::Request,
+                ));
+            }
         };
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());

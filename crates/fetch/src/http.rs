@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dcbuild_model::remote::shown;
-use dcbuild_model::{Digest, limits};
+use dcbuild_model::{Digest, HttpProxies, limits};
 use dcbuild_trust::Roots;
 use reqwest::header::{
     AUTHORIZATION, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, LAST_MODIFIED, LOCATION,
@@ -17,6 +17,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::{Instant, timeout};
 use url::Url;
 
+use crate::cache::Version;
 use crate::{Ear, FetchError, Reach, TOLD_EVERY, Tokens, has_said_nothing, io};
 
 const TRIES_MAX: u32 = 4;
@@ -39,7 +40,7 @@ pub(crate) enum Got {
     /// The file is what it was.
     Unchanged,
     /// It is here, with the server's name for this version.
-    New { file: FetchedFile, etag: Option<String> },
+    New { file: FetchedFile, version: Option<Version> },
 }
 
 /// Fetches files.
@@ -67,7 +68,11 @@ impl reqwest::dns::Resolve for Names {
 }
 
 impl Http {
-    pub(crate) fn new(reach: Reach, ear: Option<Ear>) -> Result<Http, FetchError> {
+    pub(crate) fn new(
+        reach: Reach,
+        ear: Option<Ear>,
+        proxies: HttpProxies,
+    ) -> Result<Http, FetchError> {
         let trusted = Roots::of_system().verifier();
         let tls = trusted.and_then(|trusted| dcbuild_trust::client(trusted, None));
         let tls = tls.map_err(|error| FetchError::Setup(error.with_cause()))?;
@@ -79,10 +84,14 @@ impl Http {
             .referer(false)
             .connect_timeout(CONNECT_TIME_MAX)
             .dns_resolver(Arc::new(names))
-            .tls_backend_preconfigured(tls);
-        if reach != Reach::Anywhere {
-            // A proxy would look names up itself.
-            builder = builder.no_proxy();
+            .tls_backend_preconfigured(tls)
+            .no_proxy();
+        // Elsewhere a proxy would look names up itself.
+        if reach == Reach::Anywhere {
+            builder = builder.proxy(reqwest::Proxy::custom(move |url| {
+                let port = url.port_or_known_default()?;
+                proxies.proxy(url.scheme(), url.host_str()?, port).map(str::to_owned)
+            }));
         }
         let client = builder.build().map_err(|error| FetchError::Setup(error.to_string()))?;
         Ok(Http { client, reach, ear })
@@ -91,7 +100,7 @@ impl Http {
     pub(crate) async fn get(
         &self,
         url: &str,
-        known: Option<&str>,
+        known: Option<&Version>,
         tokens: &Tokens,
         to: &Path,
     ) -> Result<Got, FetchError> {
@@ -111,14 +120,16 @@ impl Http {
     async fn once(
         &self,
         url: &str,
-        known: Option<&str>,
+        known: Option<&Version>,
         tokens: &Tokens,
         to: &Path,
     ) -> Result<Got, FetchError> {
         let response = self.follow(url, known, tokens).await?;
         match response.status() {
             StatusCode::OK => {}
-            StatusCode::NOT_MODIFIED if known.is_some() => return Ok(Got::Unchanged),
+            StatusCode::NOT_MODIFIED if is_asked(response.url(), known) => {
+                return Ok(Got::Unchanged);
+            }
             status => {
                 let transient = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
                 let problem = format!("the server answered {status}");
@@ -126,28 +137,31 @@ impl Http {
             }
         }
         let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
-        let etag = text(ETAG).map(str::to_owned);
+        let at = place_of(response.url());
+        let version = text(ETAG).map(|etag| Version { etag: etag.to_owned(), at });
         let modified = text(LAST_MODIFIED).and_then(http_date);
         let (digest, size) = self.save(url, response, to).await?;
-        Ok(Got::New { file: FetchedFile { digest, size, modified }, etag })
+        Ok(Got::New { file: FetchedFile { digest, size, modified }, version })
     }
 
     /// Asks, and asks where the answer points, as often as is allowed.
     async fn follow(
         &self,
         url: &str,
-        known: Option<&str>,
+        known: Option<&Version>,
         tokens: &Tokens,
     ) -> Result<Response, FetchError> {
         let bad = |problem: String| FetchError::Address { url: shown(url), problem };
         let mut at = Url::parse(url).map_err(|error| bad(error.to_string()))?;
-        let mut headers = HeaderMap::new();
-        if let Some(value) = known.and_then(|etag| HeaderValue::from_str(etag).ok()) {
-            headers.insert(IF_NONE_MATCH, value);
-        }
         for _ in 0..=limits::FETCH_REDIRECTS_MAX {
             let host = self.checked(&at).await?;
-            let mut own = headers.clone();
+            let mut own = HeaderMap::new();
+            if is_asked(&at, known)
+                && let Some(known) = known
+                && let Ok(value) = HeaderValue::from_str(&known.etag)
+            {
+                own.insert(IF_NONE_MATCH, value);
+            }
             let shown_to = (host.as_str(), at.port());
             if let Some(mut value) =
                 tokens.header("HTTP", shown_to).and_then(|(_, it)| HeaderValue::from_str(&it).ok())
@@ -280,6 +294,16 @@ pub(crate) async fn hashed(path: &Path, modified: Option<i64>) -> Result<Fetched
     }
 }
 
+/// Whether a version that is known is one of this resource.
+fn is_asked(url: &Url, known: Option<&Version>) -> bool {
+    known.is_some_and(|known| known.at == place_of(url))
+}
+
+/// What a URL is of; a query may hold a signature that is new each time.
+fn place_of(url: &Url) -> String {
+    format!("{}{}", url.origin().ascii_serialization(), url.path())
+}
+
 /// Reads the date of a header: `Sun, 06 Nov 1994 08:49:37 GMT`.
 fn http_date(text: &str) -> Option<i64> {
     const MONTHS: [&str; 12] =
@@ -309,7 +333,7 @@ mod tests {
         let told = Arc::new(std::sync::Mutex::new(Vec::new()));
         let heard = told.clone();
         let ear = Ear::new(move |line| heard.lock().unwrap().push(line.to_owned()));
-        let http = Http::new(Reach::Anywhere, Some(ear)).unwrap();
+        let http = Http::new(Reach::Anywhere, Some(ear), HttpProxies::default()).unwrap();
         let at = Url::parse("http://h:81/x?y").unwrap();
         let begun = Instant::now();
         assert_eq!(http.heard(&at, std::future::pending::<()>()).await, None);

@@ -19,9 +19,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use dcbuild_model::HttpProxies;
 use dcbuild_model::remote::{GitSource, shown};
 use dcbuild_plan::policy::GitFacts;
 
+use crate::cache::{Kept, Version};
 use crate::http::Got;
 
 pub use cache::Cache;
@@ -148,36 +150,58 @@ pub struct Fetcher {
 impl Fetcher {
     /// Gets ready; nothing is fetched yet.
     pub fn new(config: FetchConfig) -> Result<Fetcher, FetchError> {
-        let http = http::Http::new(config.reach.clone(), config.ear.clone())?;
+        let variable = |name: &str| {
+            let found = config.env.iter().find(|(known, _)| known == name);
+            found.and_then(|(_, value)| value.to_str()).map(str::to_owned)
+        };
+        let proxies = HttpProxies::of(variable);
+        let http = http::Http::new(config.reach.clone(), config.ear.clone(), proxies)?;
         Ok(Fetcher { config, http })
     }
 
     /// Fetches a file to a path, or takes it from the cache where the server says that it did not change.
     pub async fn file(&self, url: &str, to: &Path) -> Result<FetchedFile, FetchError> {
         let cache = self.config.cache.as_ref();
-        let kept = cache.and_then(|cache| cache.find(url));
-        let etag = kept.as_ref().map(|kept| kept.etag.as_str());
-        match (self.http.get(url, etag, &self.config.tokens, to).await?, kept) {
-            (Got::Unchanged, Some(kept)) => {
-                tokio::fs::copy(&kept.file, to).await.map_err(io("copy a kept file to", to))?;
-                http::hashed(to, kept.modified).await
+        if let Some(cache) = cache
+            && let Some(kept) = cache.find(url)
+        {
+            match self.http.get(url, Some(&kept.version), &self.config.tokens, to).await? {
+                Got::New { file, version } => return Ok(self.keep(url, file, version, to).await),
+                Got::Unchanged => {}
             }
-            (Got::Unchanged, None) => Err(FetchError::Answer {
+            if let Some(file) = copied(&kept, to).await {
+                return Ok(file);
+            }
+            tracing::warn!(
+                url = shown(url),
+                "what was kept of a file is damaged or gone; it is fetched again"
+            );
+            cache.forget(url, &kept);
+        }
+        match self.http.get(url, None, &self.config.tokens, to).await? {
+            Got::New { file, version } => Ok(self.keep(url, file, version, to).await),
+            Got::Unchanged => Err(FetchError::Answer {
                 url: shown(url),
                 problem: "the server says that nothing changed, which nobody asked".into(),
                 transient: false,
             }),
-            (Got::New { file, etag }, _) => {
-                if let (Some(cache), Some(etag)) = (cache, etag) {
-                    let (cache, url, to) = (cache.clone(), url.to_owned(), to.to_owned());
-                    let modified = file.modified;
-                    let keep = move || cache.keep(&url, &etag, modified, &to);
-                    // What is not kept is fetched again.
-                    drop(tokio::task::spawn_blocking(keep).await);
-                }
-                Ok(file)
-            }
         }
+    }
+
+    /// Keeps what was fetched for the next time; what is not kept is fetched again.
+    async fn keep(
+        &self,
+        url: &str,
+        file: FetchedFile,
+        version: Option<Version>,
+        at: &Path,
+    ) -> FetchedFile {
+        if let (Some(cache), Some(version)) = (self.config.cache.clone(), version) {
+            let (url, at, fetched) = (url.to_owned(), at.to_owned(), file.clone());
+            let keep = move || cache.keep(&url, &version, &fetched, &at);
+            drop(tokio::task::spawn_blocking(keep).await);
+        }
+        file
     }
 
     /// Says what a part of a repository is, by way of an empty folder.
@@ -199,13 +223,20 @@ impl Fetcher {
     }
 }
 
+/// Copies a kept file, if it is what it was.
+async fn copied(kept: &Kept, to: &Path) -> Option<FetchedFile> {
+    tokio::fs::copy(&kept.file, to).await.ok()?;
+    let found = http::hashed(to, kept.fetched.modified).await.ok()?;
+    (found == kept.fetched).then_some(found)
+}
+
 /// When a commit was made, in seconds.
 pub fn commit_time(facts: &GitFacts) -> Option<i64> {
     times::committed(&facts.commit_object)
 }
 
 /// The environment variables that [`FetchConfig::env`] should carry over where they are set.
-pub const ENVIRONMENT: [&str; 13] = [
+pub const ENVIRONMENT: [&str; 14] = [
     "PATH",
     "HOME",
     "USER",
@@ -216,6 +247,7 @@ pub const ENVIRONMENT: [&str; 13] = [
     "http_proxy",
     "https_proxy",
     "no_proxy",
+    "HTTP_PROXY",
     "HTTPS_PROXY",
     "NO_PROXY",
     "ALL_PROXY",

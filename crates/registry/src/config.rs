@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use dcbuild_model::HttpProxies;
 use dcbuild_trust::{certificates, pair};
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -56,6 +57,7 @@ pub struct InvalidRegistryConfig {
 #[derive(Clone, Debug, Default)]
 pub struct RegistryConfig {
     hosts: BTreeMap<String, HostConfig>,
+    pub(crate) proxies: HttpProxies,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -127,7 +129,7 @@ impl RawRegistryConfig {
             hosts.insert(canonical(&name).to_owned(), host);
         }
         if problems.is_empty() {
-            return Ok(RegistryConfig { hosts });
+            return Ok(RegistryConfig { hosts, proxies: HttpProxies::default() });
         }
         Err(InvalidRegistryConfig { problems })
     }
@@ -153,6 +155,12 @@ impl RegistryConfig {
             }
         }
         self
+    }
+
+    /// Goes by these proxies; without them by none.
+    #[must_use]
+    pub fn by_proxies(self, proxies: HttpProxies) -> RegistryConfig {
+        RegistryConfig { proxies, ..self }
     }
 
     pub(crate) fn hosts(&self) -> impl Iterator<Item = (&String, &HostConfig)> {

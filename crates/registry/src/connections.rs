@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use dcbuild_model::HttpProxies;
 use dcbuild_trust::{Roots, anybody, certificates};
 use reqwest::Client;
 
@@ -20,6 +21,7 @@ pub(crate) struct Connections {
     local: Client,
     tls: OnceLock<Result<Client, String>>,
     own: BTreeMap<String, Own>,
+    proxies: HttpProxies,
 }
 
 /// The client of a registry of which something is configured, made when it is first asked.
@@ -39,8 +41,9 @@ impl Connections {
             what: chain(&error),
         };
         // These two never speak TLS: https goes to `tls` or to a host's own client.
-        let plain = base_client().tls_danger_accept_invalid_certs(true).build().map_err(setup)?;
-        let local = base_client().no_proxy().tls_danger_accept_invalid_certs(true);
+        let client = || base_client(&config.proxies);
+        let plain = client().tls_danger_accept_invalid_certs(true).build().map_err(setup)?;
+        let local = client().no_proxy().tls_danger_accept_invalid_certs(true);
         let is_own =
             |host: &HostConfig| host.insecure || !host.ca.is_empty() || host.keypair.is_some();
         let own = config.hosts().filter(|(_, host)| is_own(host)).map(|(name, host)| {
@@ -51,6 +54,7 @@ impl Connections {
             local: local.build().map_err(setup)?,
             tls: OnceLock::new(),
             own: own.collect(),
+            proxies: config.proxies.clone(),
         })
     }
 
@@ -61,15 +65,24 @@ impl Connections {
         }
         let name = origin.name();
         let made = match self.own.get(&name) {
-            Some(own) => own.client.get_or_init(|| own_client(&name, &own.host)),
-            None => self.tls.get_or_init(|| tls_client(base_client(), &HostConfig::default())),
+            Some(own) => own.client.get_or_init(|| own_client(&self.proxies, &name, &own.host)),
+            None => self
+                .tls
+                .get_or_init(|| tls_client(base_client(&self.proxies), &HostConfig::default())),
         };
         made.as_ref().map_err(|what| HttpError::Setup { host: name, what: what.clone() })
     }
 }
 
-fn base_client() -> reqwest::ClientBuilder {
+fn base_client(proxies: &HttpProxies) -> reqwest::ClientBuilder {
+    let proxies = proxies.clone();
+    let proxy = reqwest::Proxy::custom(move |url| {
+        let port = url.port_or_known_default()?;
+        proxies.proxy(url.scheme(), url.host_str()?, port).map(str::to_owned)
+    });
     Client::builder()
+        .no_proxy()
+        .proxy(proxy)
         .user_agent(concat!("dcbuild/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
@@ -80,8 +93,8 @@ fn base_client() -> reqwest::ClientBuilder {
         .tcp_keepalive(Duration::from_secs(30))
 }
 
-fn own_client(name: &str, host: &HostConfig) -> Result<Client, String> {
-    let builder = base_client();
+fn own_client(proxies: &HttpProxies, name: &str, host: &HostConfig) -> Result<Client, String> {
+    let builder = base_client(proxies);
     tls_client(if is_local(name) { builder.no_proxy() } else { builder }, host)
 }
 

@@ -1,6 +1,7 @@
 //! Writes images as OCI layouts and docker archives, the same bytes for the same image.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -216,21 +217,19 @@ async fn put_file(folder: &Path, name: &str, blob: &dyn BlobReader) -> Result<()
         let name = folder.join(name).display().to_string();
         WriteError::Write { name, source }
     };
-    let partial = folder.join(format!("{name}.{}.partial", std::process::id()));
-    let mut file = tokio::fs::File::create(&partial).await.map_err(failed)?;
-    let written = match copy_blob(blob, name, &mut file).await {
-        Ok(()) => settled(&mut file).await.map_err(failed),
-        Err(error) => Err(error),
-    };
-    let put = match written {
-        Ok(()) => tokio::fs::rename(&partial, folder.join(name)).await.map_err(failed),
-        Err(error) => Err(error),
-    };
-    if put.is_err() {
-        // The first error is the one to report.
-        let _removed = tokio::fs::remove_file(&partial).await;
-    }
-    put
+    let path = folder.join(name);
+    // Another process, perhaps of another machine, may write the same blob.
+    let mode = std::fs::Permissions::from_mode(0o666);
+    let partial = tempfile::Builder::new()
+        .prefix(".dcbuild-")
+        .permissions(mode)
+        .tempfile_in(path.parent().unwrap_or(folder))
+        .map_err(failed)?;
+    let (file, partial) = partial.into_parts();
+    let mut file = tokio::fs::File::from_std(file);
+    copy_blob(blob, name, &mut file).await?;
+    settled(&mut file).await.map_err(failed)?;
+    partial.persist(path).map_err(|error| failed(error.error))
 }
 
 /// Waits for all that was written. To sync alone would not say that the last write has failed.

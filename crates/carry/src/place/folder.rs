@@ -110,6 +110,11 @@ impl FolderPlace {
 
     /// Names a manifest in the list; another one of the tag leaves it.
     fn list(&self, manifest: &[u8]) -> Result<(), PlaceError> {
+        let failed = |source| PlaceError::File { path: self.folder.clone(), source };
+        std::fs::create_dir_all(&self.folder).map_err(failed)?;
+        // Whoever else adds to the list waits, as for an image.
+        let lock = std::fs::File::open(&self.folder).map_err(failed)?;
+        lock.lock().map_err(failed)?;
         let mut index = self.index()?;
         index.manifests.retain(|entry| !self.is_listed_as(entry));
         let size = u64::try_from(manifest.len()).unwrap_or(u64::MAX);

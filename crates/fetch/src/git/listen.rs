@@ -18,6 +18,9 @@ const WORDS_BYTES_MAX: usize = 64 << 10;
 /// How long what git has written may take to be read once it has ended; what it leaves running may hold its pipes open.
 const REST: Duration = Duration::from_millis(200);
 
+/// How much of what git says to programs is kept; the largest servers list some ten MiB of references.
+const ANSWER_BYTES_MAX: usize = 256 << 20;
+
 /// What git did.
 pub(super) struct Ended {
     pub(super) status: ExitStatus,
@@ -33,6 +36,8 @@ pub(super) enum Gone {
     Silent(Duration),
     /// It took longer than anything may.
     Slow,
+    /// It said more than anybody needs.
+    Long,
 }
 
 /// How long a command of git's may be silent; none where it speaks to no server.
@@ -95,7 +100,12 @@ impl Listener<'_> {
                 return Ok(Ended { status, stdout: out.heard, stderr: err.heard });
             }
             tokio::select! {
-                () = out.listen() => heard = Instant::now(),
+                () = out.listen() => {
+                    heard = Instant::now();
+                    if out.heard.len() > ANSWER_BYTES_MAX {
+                        return Err(Gone::Long);
+                    }
+                }
                 () = err.listen() => {
                     heard = Instant::now();
                     let over = err.heard.len().saturating_sub(WORDS_BYTES_MAX);
