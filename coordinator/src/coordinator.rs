@@ -1,15 +1,17 @@
 //! Puts the parts together, and serves them.
 
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use dcbuild_model::{BuildId, Digest, Scope, UnixTime};
 use dcbuild_process::{Clock, new_bits};
 use dcbuild_proto::document::Submission;
-use futures::Stream;
+use futures::{FutureExt as _, Stream};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,7 +21,7 @@ use crate::access::Access;
 use crate::book::{Book, BookParts, MakeDesk, Now};
 use crate::build::Build;
 use crate::config::{CoordinatorConfig, Parts};
-use crate::core::{Core, CoreHandle, CoreParts};
+use crate::core::{Command, Core, CoreHandle, CoreParts};
 use crate::driver::DriverParts;
 use crate::journal::Journal;
 use crate::keeping::Keeping;
@@ -67,6 +69,12 @@ pub enum ServeError {
     /// The page of health and metrics failed.
     #[error("could not serve health and metrics")]
     Metrics(#[source] io::Error),
+    /// Nothing can be written down any more.
+    #[error("its log failed: {0}")]
+    Log(String),
+    /// The core met a fault of its own.
+    #[error("its core met a fault of its own, which is in the log of this process")]
+    Core,
 }
 
 /// A coordinator that runs; clones are the same one.
@@ -75,6 +83,8 @@ pub struct Coordinator {
     services: Services,
     tracker: TaskTracker,
     stop: CancellationToken,
+    /// How the core failed, once it has.
+    core_failure: Arc<OnceLock<ServeError>>,
 }
 
 fn sweeper(
@@ -107,6 +117,30 @@ fn records(config: &CoordinatorConfig, parts: &Parts) -> Records {
 
 fn mac_key(clock: &dyn Clock) -> Digest {
     Digest::of(&[new_bits(clock).to_le_bytes(), rand::random::<[u8; 16]>()].concat())
+}
+
+/// Runs the core until it is stopped; gives why it has, once that is nobody's wish.
+fn run_core(
+    core: Core,
+    commands: mpsc::Receiver<Command>,
+    (tracker, stop): (&TaskTracker, &CancellationToken),
+) -> Arc<OnceLock<ServeError>> {
+    let (stopping, core_failure) = (stop.clone(), Arc::<OnceLock<ServeError>>::default());
+    let failure = core_failure.clone();
+    tracker.spawn(async move {
+        // A core that panics must end the process, too: whoever starts it again has all that the log has.
+        let failed = match AssertUnwindSafe(core.run(commands)).catch_unwind().await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(ServeError::Log(dcbuild_process::story(&error))),
+            Err(_) => Some(ServeError::Core),
+        };
+        if let Some(error) = failed {
+            tracing::error!(%error, "the coordinator stops");
+            failure.get_or_init(|| error);
+        }
+        stopping.cancel();
+    });
+    core_failure
 }
 
 impl Coordinator {
@@ -154,14 +188,7 @@ impl Coordinator {
             forget: forget(config.data_dir.clone()),
         };
         let core = Core { book, log, parts: core_parts };
-        let stopping = stop.clone();
-        tracker.spawn(async move {
-            if let Err(error) = core.run(commands).await {
-                let error = dcbuild_process::story(&error);
-                tracing::error!(error, "the coordinator stops: its log failed");
-            }
-            stopping.cancel();
-        });
+        let core_failure = run_core(core, commands, (&tracker, &stop));
         let sweeps = Sweeps::default();
         // In the process of a client it is the client who holds the ceiling.
         if parts.holds.is_none() {
@@ -179,7 +206,7 @@ impl Coordinator {
             stop: stop.clone(),
             sweeps,
         };
-        Ok(Coordinator { services, tracker, stop })
+        Ok(Coordinator { services, tracker, stop, core_failure })
     }
 
     /// Serves connections until the coordinator or `stop` is stopped, which stops the coordinator: a stream that somebody
@@ -236,6 +263,11 @@ impl Coordinator {
     /// A token that is cancelled when the coordinator has stopped, by itself or by [`Coordinator::stop`].
     pub fn stopped(&self) -> CancellationToken {
         self.stop.clone()
+    }
+
+    /// Why it has stopped, where nobody asked it to.
+    pub fn failure(&self) -> Option<&ServeError> {
+        self.core_failure.get()
     }
 
     /// Stops: streams end, builds wait for the next start, and the log is let go.

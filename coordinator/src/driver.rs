@@ -21,7 +21,7 @@ use crate::borrow::borrow;
 use crate::build::{AskError, Build, Shown};
 use crate::config::Granting;
 use crate::graph::{GraphKind, graph};
-use crate::planned::{PlannedBuild, contexts_of, keep_grounded, secrets_of, to_run};
+use crate::planned::{PlannedBuild, contexts_of, secrets_of, to_run};
 use crate::questions::Reply;
 use crate::records::Records;
 use crate::remotes::Fetching;
@@ -158,8 +158,7 @@ impl Driver {
         let wanted = plan.wanted();
         borrow(&self.build, &self.parts).await?;
         let probed = self.parts.records.probe(&plan).await;
-        let Choice { mut taken, run: _ } = choose(&plan, &probed.found, &wanted);
-        keep_grounded(&plan, &mut taken);
+        let Choice { taken, run: _ } = choose(&plan, &probed.found, &wanted);
         let run = to_run(&plan, &taken, &wanted);
         let passed = passed(&probed, &taken, &run);
         refuse_foreign(&plan, &run, &self.parts.platforms)?;

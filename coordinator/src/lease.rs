@@ -167,10 +167,12 @@ impl Writer<'_> {
         outputs.iter().find(image).map(|output| output.layers)
     }
 
-    /// Whether something that the step stands on or reads was made after the probe, which asked by recipe alone.
+    /// Whether something that the step stands on or reads was made after the probe, which asked by recipe alone. A RUN is
+    /// asked for in any case: another build may have made it while this one sent its context.
     fn asks(&self, step: &Step) -> bool {
         let taken = |at: StepIndex| self.planned.taken.iter().any(|(taken, _)| *taken == at);
-        !step.fresh && step.parent.into_iter().chain(inputs_of(step)).any(|on| !taken(on))
+        let later = || step.parent.into_iter().chain(inputs_of(step)).any(|on| !taken(on));
+        !step.fresh && (matches!(step.op, Op::Run(_)) || later())
     }
 
     /// Whether it stands on or reads a result that is not kept for later builds.

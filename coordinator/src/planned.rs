@@ -92,16 +92,6 @@ pub(crate) fn inputs_of(step: &Step) -> impl Iterator<Item = StepIndex> {
     step.inputs.iter().filter_map(Input::step)
 }
 
-/// Drops taken records that say nothing of their parent where the parent is not taken: only their chain makes a state.
-pub(crate) fn keep_grounded(plan: &Plan, taken: &mut BTreeMap<StepIndex, Record>) {
-    for step in (0..plan.steps.len()).filter_map(|at| u32::try_from(at).ok()).map(StepIndex) {
-        let parent = plan.step(step).parent;
-        if parent.is_some_and(|parent| !taken.contains_key(&parent)) {
-            taken.remove(&step);
-        }
-    }
-}
-
 /// The states that taken records make.
 pub(crate) fn states(
     plan: &Plan,

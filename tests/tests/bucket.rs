@@ -379,6 +379,33 @@ fn c02_when_all_blobs_are_gone_nobody_waits_for_what_cannot_come() {
     check_all_lost(|site, key| std::fs::remove_file(site.s3.file(key)).unwrap());
 }
 
+/// What was copied lies nowhere but where it was copied from: that is made again, though no layer of the image is it.
+#[test]
+fn c02_what_lost_layers_were_copied_from_is_made_again() {
+    let stage = |name: &str| {
+        format!(
+            "FROM busybox:golden AS {name}\nWORKDIR /w\nRUN yes {name} | head -c 700000 > b\nCOPY in.txt g\n"
+        )
+    };
+    let (a, b) = (stage("a"), stage("b"));
+    let text = format!("{a}{b}FROM scratch\nCOPY --from=a /w /w\nCOPY --from=b /w /x\n");
+    let mut site = Site::start(&text, &[("in.txt", "hello\n")]);
+    let (first, _) = site.submit();
+    site.wait_until_sent();
+    for fresh in [false, true] {
+        for key in blobs(&site) {
+            std::fs::remove_file(site.s3.file(&key)).unwrap();
+        }
+        if fresh {
+            site.fresh_worker();
+        }
+        let (again, said) = site.submit();
+        assert_eq!(again.tree().text("x/b"), first.tree().text("x/b"), "{said}");
+        assert_eq!(again.tree().text("w/g").unwrap(), "hello\n", "{said}");
+        site.wait_until_sent();
+    }
+}
+
 #[test]
 fn a_bucket_is_pruned_by_its_coordinator_and_by_hand_and_misses_are_explained() {
     let site = Site::start(DOCKERFILE, &[("in.txt", "hello\n")]);

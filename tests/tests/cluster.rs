@@ -159,6 +159,11 @@ fn workers_that_die_at_once_are_given_nothing_more() {
     for worker in 0..3 {
         site.cluster.kill_worker(worker);
     }
+    // That their connections have ended must have come to the coordinator.
+    let listed = || site.cluster.ask("workers", &[]).well().stdout;
+    let here = || listed().lines().skip(1).filter(|line| !line.contains(" away ")).count();
+    let is_seen = || (here() == 1).then_some(());
+    wait_for("the coordinator sees it", LONG, is_seen, listed);
     let done = site.cluster.ask("submit", &["--progress", "plain", &context]).well();
     assert!(!done.stderr.contains("attempt"), "{}", done.stderr);
 }

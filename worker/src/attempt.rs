@@ -158,12 +158,14 @@ async fn run_output(attempt: &Arc<Attempt>, job: output::Job) {
         }
         Err(Failed::Lost { layer }) => {
             attempt.shared.layers.doubt(layer);
-            let error = match attempt.makers.get(&layer) {
-                Some(_) => Failed::Lost { layer },
-                None => Failed::internal(format!("layer {layer} is of no step of the image")),
+            // Where no layer of the image is it, one was copied from it: the coordinator knows whose it is, if it is
+            // anybody's still.
+            let with = || {
+                let among = attempt.makers.keys().copied();
+                attempt.shared.layers.lost_with(&layer, among)
             };
-            let step = attempt.makers.get(&layer).copied();
-            fail(&attempt.shared, &attempt.reporter, (fence, step), error).await;
+            let step = attempt.makers.get(&layer).or_else(|| attempt.makers.get(&with()?)).copied();
+            fail(&attempt.shared, &attempt.reporter, (fence, step), Failed::Lost { layer }).await;
         }
         Err(error) => fail(&attempt.shared, &attempt.reporter, (fence, None), error).await,
     }
@@ -255,14 +257,19 @@ fn lost_step(
     error: &Failed,
 ) -> Option<StepIndex> {
     let Failed::Lost { layer } = error else { return None };
-    if let Some(step) = attempt.makers.get(layer) {
-        return Some(*step);
-    }
-    let holds = |chain: &Chain| chain.iter().any(|one| one.layer == *layer);
-    // The lowest of those that have it made it.
-    let having = ground.states.iter().filter(|(_, chain)| holds(chain)).map(|(step, _)| *step);
-    let input = having.min();
-    input.or(leased.step.parent).or(Some(leased.index))
+    let maker = |layer: &LayerId| {
+        let holds = |chain: &Chain| chain.iter().any(|one| one.layer == *layer);
+        // The lowest of those that have it made it.
+        let having = ground.states.iter().filter(|(_, chain)| holds(chain)).map(|(step, _)| *step);
+        attempt.makers.get(layer).copied().or(having.min())
+    };
+    // Nobody's it may be by now, where its step was made again: who copied from it is lost with it.
+    let with = || {
+        let all = ground.states.values().chain([&ground.parent]).flatten();
+        attempt.shared.layers.lost_with(layer, all.map(|one| one.layer))
+    };
+    let maker = maker(layer).or_else(|| maker(&with()?));
+    maker.or(leased.step.parent).or(Some(leased.index))
 }
 
 async fn run_step(
@@ -451,6 +458,10 @@ async fn finish(attempt: &Arc<Attempt>, task: &Task, finished: Finished) {
         let kept = match publish::publish(&shared, &publish).await {
             Ok(()) => Ok(()),
             Err(error) => {
+                // Who makes the step again looks first whether its sources are there.
+                if let Failed::Lost { layer } = error {
+                    shared.layers.doubt(layer);
+                }
                 // Who waits for the step's key need not wait for a store that has trouble.
                 drop(lock.take());
                 publish::again(&shared, &publish, error).await

@@ -320,6 +320,16 @@ impl<R: Read, F: Fn(io::Error) -> io::Error> Read for Reworded<R, F> {
     }
 }
 
+/// What is read is not what it was when its key was made.
+#[derive(Debug, thiserror::Error)]
+#[error("a file has another content")]
+struct AnotherContent;
+
+/// Whether a failure to read is that the content is another.
+pub(crate) fn is_another(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<AnotherContent>)
+}
+
 /// Ends with an error if what was read was another content.
 pub(crate) struct Hashed<R> {
     inner: R,
@@ -344,7 +354,7 @@ impl<R: Read> Read for Hashed<R> {
             && let Some(hash) = self.hash.take()
             && Digest(hash.finalize().into()) != self.content.0
         {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "a file has another content"));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, AnotherContent));
         }
         Ok(count)
     }

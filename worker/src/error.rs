@@ -188,7 +188,7 @@ impl From<MaterialiseError> for Failed {
     }
 }
 
-fn changed(path: &dcbuild_model::TreePath) -> Failed {
+pub(crate) fn changed(path: &dcbuild_model::TreePath) -> Failed {
     let message = format!("context changed during the build: {path}");
     Failed::new(StepErrorKind::ContextChanged {}, message)
         .with_hint(Some("start the build again when nothing writes to the file"))

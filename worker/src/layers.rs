@@ -185,11 +185,32 @@ impl Layers {
 
     /// Keeps a recipe, unless it takes files of the very layer that it makes, at once or through others: a copy of all of
     /// a stage is the same layer as the stage. Its bytes are then where that layer has them already.
-    pub(crate) fn add_recipe(&self, layer: LayerId, recipe: Recipe) {
+    pub(crate) fn add_recipe(&self, layer: LayerId, recipe: Recipe) -> Option<Arc<Recipe>> {
         let mut known = self.known();
-        if !known.leads_to(&recipe, &layer) {
-            known.recipes.insert(layer, Arc::new(recipe));
+        if known.leads_to(&recipe, &layer) {
+            return None;
         }
+        let recipe = Arc::new(recipe);
+        known.recipes.insert(layer, recipe.clone());
+        Some(recipe)
+    }
+
+    /// Which of some layers is made of files of a lost one, and has no bytes of its own: it is lost with that, and what is
+    /// known of it here is forgotten.
+    pub(crate) fn lost_with(
+        &self,
+        lost: &LayerId,
+        mut among: impl Iterator<Item = LayerId>,
+    ) -> Option<LayerId> {
+        let mut known = self.known();
+        let reads = |known: &Known, layer: &LayerId| {
+            known.recipes.get(layer).is_some_and(|recipe| known.leads_to(recipe, lost))
+        };
+        let found = among.find(|layer| reads(&known, layer))?;
+        let recipe = known.recipes.remove(&found);
+        drop(known);
+        drop(recipe);
+        Some(found)
     }
 
     /// Lets go of a recipe whose layer has bytes of its own now.

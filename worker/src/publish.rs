@@ -22,6 +22,8 @@ use crate::shared::Shared;
 /// How often a result that could not be made durable is tried again, and the pause before the first of these times.
 const TRIES: u32 = 5;
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
+/// What a layer was copied from is made again soon, if it is at all, and others wait to hear that this one is not to be had.
+const PAUSE_FOR_LOST_MAX: Duration = Duration::from_secs(2);
 
 /// Held by whoever makes a blob.
 type Turn = tokio::sync::Mutex<()>;
@@ -66,7 +68,8 @@ pub(crate) struct Publishing {
 }
 
 impl Publishing {
-    /// Whether the layer itself is lost: nobody else makes it, so to look for it would be to wait for oneself.
+    /// Whether the layer itself is lost: nobody else makes it, so to look for it would be to wait for oneself. One that it
+    /// is copied from may be made again meanwhile.
     fn is_lost(&self, error: &Failed) -> bool {
         let (Publish::Recipe(own) | Publish::Snapshot(own)) = self.what else { return false };
         matches!(error, Failed::Lost { layer } if *layer == own)
@@ -163,6 +166,9 @@ pub(crate) async fn again(
             break;
         }
         tracing::info!(%error, "a step's result is tried again to be kept");
+        if matches!(error, Failed::Lost { .. }) {
+            pause = pause.min(PAUSE_FOR_LOST_MAX);
+        }
         tokio::select! {
             () = shared.ending.cancelled() => break,
             () = tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.0))) => {}

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dcbuild_explain::Passed;
-use dcbuild_model::{AttemptId, BuildId, Fault, LayerId, StepIndex, WorkerId};
+use dcbuild_model::{AttemptId, BuildId, Fault, LayerId, StepIndex, WorkerId, limits};
 use dcbuild_progress::{Update, VertexState, Warning};
 use dcbuild_proto::document;
 use dcbuild_scheduler::{
-    Action, Event, Failure, How, InfraFault, Lease, Made, Note, StepFault, Work,
+    Action, Event, Failure, Fence, How, InfraFault, Lease, Made, Note, Return, StepFault, Work,
 };
 
 use super::ends::infra;
@@ -105,23 +105,47 @@ impl Book {
                     let piece = Piece::Output(output.0);
                     self.tell_piece(build, piece, VertexState::Running { started: now });
                 }
-                self.order(worker, Order::Lease(document::to_bytes(&written)));
+                let bytes = document::to_bytes(&written);
+                // The worker's session would break, and be told the same when it is back.
+                if bytes.len() > limits::LEASE_BYTES_MAX {
+                    let (mib, max) = (bytes.len() >> 20, limits::LEASE_BYTES_MAX >> 20);
+                    let message = format!(
+                        "one job of this build has {mib} MiB of variables, scripts and secrets; it may have {max}"
+                    );
+                    return self.fail_hopeless(build, (Fault::Request, "JOB_TOO_LARGE"), message);
+                }
+                self.order(worker, Order::Lease(bytes));
             }
             Err(Lacking::Client(wanted)) => {
                 let build = active.desk.clone();
                 self.effects.push(Effect::Want { build, attempt, wanted });
             }
-            Err(Lacking::Result(step)) => {
-                tracing::error!(%build, %attempt, ?step, "a lease stands on what is not there");
-                let message = "a job was leased before what it stands on was there".to_owned();
-                self.fail_hopeless(build, message);
+            // Another job of the build has found it lost since this one was leased.
+            Err(Lacking::Result(Some(step))) => {
+                tracing::info!(%build, %attempt, ?step, "a lease stands on what is not there any more");
+                let fence = Fence { attempt, epoch: lease.epoch };
+                self.apply(Event::JobReturned { fence, why: Return::InputLost(step) });
+                if self.attempts.contains_key(&attempt) {
+                    self.fail_groundless(build);
+                }
             }
+            Err(Lacking::Result(None)) => self.fail_groundless(build),
         }
     }
 
-    /// Ends a build for a fault of our own; its attempts are stopped.
-    fn fail_hopeless(&mut self, build: BuildId, message: String) {
-        self.end_failed(build, Fault::Bug, "INTERNAL", message);
+    fn fail_groundless(&mut self, build: BuildId) {
+        let message = "a job was leased before what it stands on was there".to_owned();
+        self.fail_hopeless(build, (Fault::Bug, "INTERNAL"), message);
+    }
+
+    /// Ends a build that cannot go on; its attempts are stopped.
+    fn fail_hopeless(
+        &mut self,
+        build: BuildId,
+        (fault, code): (Fault, &'static str),
+        message: String,
+    ) {
+        self.end_failed(build, fault, code, message);
         self.apply(Event::Cancel { build });
     }
 
@@ -231,8 +255,9 @@ impl Book {
             Note::Withdrawn { step } => {
                 // Where nobody has said that it is gone, what it stands on or reads was made again, and is another now.
                 self.take_passed(build, step, Passed::OtherResults {});
-                if let Some(active) = self.builds.get_mut(&build) {
-                    active.results.remove(&step);
+                let active = self.builds.get_mut(&build);
+                if let Some(former) = active.and_then(|active| active.results.remove(&step)) {
+                    self.unused((former.record.attempt, step));
                 }
                 self.tell_piece(build, Piece::Step(step), VertexState::Waiting);
                 let words = "its result was lost; it is made again if it is needed".to_owned();

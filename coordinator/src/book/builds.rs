@@ -90,6 +90,21 @@ impl Book {
         if active.ended.is_some() || active.scheduled {
             return;
         }
+        // What cannot be written down would end the coordinator, and its next life.
+        let bytes = document::to_bytes(&planned).len();
+        if bytes > limits::PLANNED_BYTES_MAX {
+            let message = format!(
+                "the plan of this Dockerfile has {} MiB; at most {} can be taken",
+                bytes >> 20,
+                limits::PLANNED_BYTES_MAX >> 20
+            );
+            return self.end_failed(
+                build,
+                dcbuild_model::Fault::Request,
+                "PLAN_TOO_LARGE",
+                message,
+            );
+        }
         let submission = &active.desk.submission;
         let body = Digest::of(&document::to_bytes(submission));
         let scope = active.desk.scope.clone();

@@ -153,6 +153,17 @@ impl Book {
         }
     }
 
+    /// A build does without a result that it had: what its worker has given up to send, or will, is no result any more.
+    pub(super) fn unused(&mut self, result: (AttemptId, StepIndex)) {
+        match self.undurable.get_mut(&result) {
+            Some(Unsent { fate: Fate::KeptBack, .. }) => {
+                self.undurable.remove(&result);
+            }
+            Some(unsent) => unsent.fate = Fate::Missed,
+            None => {}
+        }
+    }
+
     /// Somebody needed a layer and did not get it; what its worker has given up to send is no result any more.
     pub(super) fn missed(&mut self, layer: &LayerId) {
         self.undurable.retain(|_, unsent| unsent.fate != Fate::KeptBack || !unsent.has(layer));

@@ -10,7 +10,7 @@ use dcbuild_model::{
 };
 use dcbuild_plan::Step;
 use dcbuild_progress::{Log, Update, VertexId, VertexState, Warning};
-use dcbuild_proto::document::{self, OutputResult, StepError};
+use dcbuild_proto::document::{self, OutputResult, StepError, StepErrorKind};
 use dcbuild_remote::{CertificateDigest, PeerBytes};
 use dcbuild_scheduler::{Event, Fence, How, InfraFault, Refusal, Return, StepFault, Work};
 
@@ -118,10 +118,7 @@ impl Book {
             }
             Report::Returned { fence, lost, layer } => {
                 if self.holds(worker, fence) {
-                    self.doubt_packs(fence.attempt, lost);
-                    self.note_gone(fence.attempt, lost, layer);
-                    let why = lost.map_or(Return::Draining, Return::InputLost);
-                    self.apply(Event::JobReturned { fence, why });
+                    self.returned(fence, lost, layer);
                 }
             }
             // The scheduler knows by the last report of the attempt; a stop needs no answer.
@@ -135,6 +132,30 @@ impl Book {
                 self.apply(Event::WorkerLost { worker });
             }
         }
+    }
+
+    /// A worker gives a job back: it is about to end, or lacks a layer.
+    fn returned(&mut self, fence: Fence, lost: Option<StepIndex>, gone: Option<Gone>) {
+        let maker = gone.as_ref().and_then(|gone| self.maker_of(fence.attempt, &gone.layer));
+        if let (None, None, Some(Gone { layer, .. })) = (maker, lost, &gone) {
+            let message = format!("layer {layer} is of no step of the build");
+            let error = StepError { kind: StepErrorKind::Internal {}, message, hint: None };
+            return self.failed(fence, None, error);
+        }
+        let lost = maker.or(lost);
+        self.doubt_packs(fence.attempt, lost);
+        self.note_gone(fence.attempt, lost, gone);
+        let why = lost.map_or(Return::Draining, Return::InputLost);
+        self.apply(Event::JobReturned { fence, why });
+    }
+
+    /// Which step of an attempt's build made a layer. What was copied may lie nowhere but where it was copied from, which
+    /// need not be among the steps that the job was told of.
+    fn maker_of(&self, attempt: AttemptId, layer: &LayerId) -> Option<StepIndex> {
+        let build = self.attempts.get(&attempt)?.lease.build;
+        let mut results = self.builds.get(&build)?.results.iter();
+        let made = |record: &Record| record.result.layers.iter().any(|it| it.layer == *layer);
+        results.find(|(_, settled)| made(&settled.record)).map(|(step, _)| *step)
     }
 
     /// A step that is lost though it was never made lacks its context: the client is to send it again.

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use dcbuild_model::{BlobDigest, Digest, JobId, LogTime, Scope, StateDigest, StepIndex, WorkerId};
 
 use crate::action::{Failure, Outcome};
-use crate::event::Presence;
-use crate::graph::{Graph, Made, Requests};
+use crate::event::{Presence, Work};
+use crate::graph::{Graph, Made, Requests, StepNode};
 use crate::result::ResultId;
 use crate::state::At;
 
@@ -193,6 +193,48 @@ impl Build {
             }
         }
         needed
+    }
+
+    /// The steps through which a job reads another step's files, where it does not stand on that itself: what was copied
+    /// may lie nowhere but where it was copied from.
+    pub(crate) fn copied_from(&self, work: &Work, input: StepIndex) -> Vec<StepIndex> {
+        let node = |step: StepIndex| self.graph.steps.get(step.index());
+        let mut seen = BTreeSet::new();
+        let mut open: Vec<StepIndex> = match work {
+            Work::Output(output) => self
+                .graph
+                .outputs
+                .get(output.index())
+                .map(|it| it.needs.clone())
+                .unwrap_or_default(),
+            Work::Steps(steps) => {
+                steps.iter().filter_map(|it| node(*it)).flat_map(StepNode::needs).collect()
+            }
+        };
+        let jobs_own =
+            |step: &StepIndex| matches!(work, Work::Steps(steps) if steps.contains(step));
+        open.retain(|step| !jobs_own(step));
+        while let Some(step) = open.pop() {
+            if step == input {
+                return Vec::new();
+            }
+            if seen.insert(step) {
+                open.extend(node(step).and_then(|it| it.parent));
+            }
+        }
+        // Steps stand behind those that they need.
+        let mut reads = BTreeSet::from([input]);
+        let mut through = Vec::new();
+        for (step, node) in self.graph.numbered() {
+            let copies = node.inputs.iter().any(|on| reads.contains(on));
+            if copies {
+                through.push(step);
+            }
+            if copies || node.parent.is_some_and(|on| reads.contains(&on)) {
+                reads.insert(step);
+            }
+        }
+        through
     }
 
     /// Says whether a step's result was taken away and is not there again.

@@ -328,21 +328,28 @@ impl Scheduler {
     fn input_lost(&mut self, id: JobId, input: StepIndex) {
         let Some(job) = self.jobs.get(&id) else { return };
         let build = job.build;
-        let lost = self.builds.get(&build).and_then(|it| it.done(input));
+        let between = self.builds.get(&build).map(|it| it.copied_from(&job.work, input));
         let losses = self.step_mut((build, input)).map_or(0, |step| {
             step.losses += 1;
             step.losses
         });
         self.put_ahead(id);
         self.drop_job(id);
-        match lost {
-            Some(Source::Pool(result, _)) => self.lose_result(result),
-            Some(Source::Record(_)) => self.withdraw((build, input)),
-            None => {}
+        for step in std::iter::once(input).chain(between.unwrap_or_default()) {
+            self.lose((build, step));
         }
         if losses > LOSSES_MAX {
             let failure = Failure::InputsExhausted { input };
             self.end_build(build, Outcome::Failed(failure));
+        }
+    }
+
+    /// Takes a done step's result away; from everybody, where others have it too.
+    fn lose(&mut self, at: At) {
+        match self.builds.get(&at.0).and_then(|build| build.done(at.1)) {
+            Some(Source::Pool(result, _)) => self.lose_result(result),
+            Some(Source::Record(_)) => self.withdraw(at),
+            None => {}
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use dcbuild_layer::{ReadContent, SmallInline, read_archive};
+use dcbuild_layer::{ReadArchiveError, ReadContent, ReadLayerError, SmallInline, read_archive};
 use dcbuild_model::{ContentDigest, Digest, TreePath, UnixTime};
 use dcbuild_plan::op::{CopyOp, CopySource as Planned, Op};
 use dcbuild_tree::{
@@ -12,9 +12,9 @@ use dcbuild_tree::{
 
 use super::{Made, Place, Seeing, keep_recipe, owner};
 use crate::attempt::{Attempt, Task};
-use crate::contents::Contents;
+use crate::contents::{Contents, Hashed, is_another};
 use crate::contexts::Finds;
-use crate::error::{Failed, blocking};
+use crate::error::{Failed, blocking, changed};
 use crate::layers::Layers;
 use crate::spool::{Sources, Spool};
 
@@ -123,8 +123,8 @@ impl Copying<'_> {
                         Finds::ByContent => contexts.insert(0, folder.contents.clone()),
                     }
                 }
-                let owners =
-                    if self.op.keep_owners { SourceOwners::Keep } else { SourceOwners::Reset };
+                // Nobody owns the files of a client's folder; those of an archive may be somebody's.
+                let owners = SourceOwners::Keep;
                 Ok(CopySource::Tree { tree: &seeing.tree, paths: patterns, owners, archives })
             }
         }
@@ -152,14 +152,22 @@ impl Copying<'_> {
                     continue;
                 }
                 let reader = self.open(seeing, body).map_err(|error| Failed::sandbox(&error))?;
+                let reader = Hashed::new(reader, body.content);
                 let spool = match spool {
                     Some(spool) => spool,
                     None => spool.insert(Spool::new(tmp).map_err(|error| Failed::sandbox(&error))?),
                 };
                 let mut sink = SmallInline::new(INLINE_BYTES_MAX, spool.sink(next));
                 next += 1 << 32;
-                let read =
-                    read_archive(reader, &mut sink).map_err(|error| Failed::refused(&error))?;
+                let read = read_archive(reader, &mut sink).map_err(|error| match &error {
+                    ReadArchiveError::Open(source)
+                    | ReadArchiveError::Read { source: ReadLayerError::Read(source), .. }
+                        if is_another(source) =>
+                    {
+                        changed(&found.path)
+                    }
+                    _ => Failed::refused(&error),
+                })?;
                 if let Some(archive) = read {
                     archives.insert(found.path, archive);
                 }

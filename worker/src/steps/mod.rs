@@ -20,8 +20,9 @@ use dcbuild_proto::document::{Chain, ContextPlace, LeasedContext, StepErrorKind}
 use dcbuild_tree::{Accounts, Changes, TimeForm, Tree, resolve_owner, toc};
 
 use crate::attempt::{Attempt, Task, state_of};
+use crate::contents::Contents;
 use crate::contexts::ContextTree;
-use crate::error::Failed;
+use crate::error::{Failed, blocking};
 use crate::layers::{self, Layers, Recipe};
 use crate::parcel;
 use crate::publish::Publish;
@@ -161,7 +162,16 @@ pub(crate) async fn keep_recipe(
     let layer = toc::layer_id(&table);
     let made = layers::layer_ref(layer, &changes, TimeForm::Ignored);
     layers.put_table(layer, table).await?;
-    layers.add_recipe(layer, Recipe::new(layer, changes, Arc::new(sources)));
+    let recipe = Recipe::new(layer, changes, Arc::new(sources));
+    let doubted = recipe.reads.iter().any(|read| layers.is_doubted(read));
+    let recipe = layers.add_recipe(layer, recipe);
+    if doubted && let Some(recipe) = recipe {
+        // Others would believe that the layer is there.
+        let contents = Contents::of_recipe(layers.clone(), recipe.clone());
+        let found = move || contents.find_all(&recipe);
+        blocking(move || found().map_err(|error| Failed::of(StepErrorKind::Store {}, &error)))
+            .await?;
+    }
     Ok(Made { layers: vec![made], publish: Publish::Recipe(layer), taint: None })
 }
 
