@@ -288,6 +288,9 @@ pub(crate) struct Du {
     /// List each cache mount, too
     #[arg(short, long)]
     pub(crate) verbose: bool,
+    /// The name of a builder of docker's, which is skipped
+    #[arg(long, value_name = "NAME", hide = true)]
+    builder: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -153,7 +153,7 @@ pub(crate) async fn request(
         Err(error) => return Ok(Err(refused(&error, error.fault().exit_code()))),
     };
     let reach = Reach {
-        registries: registries(&app.config)?,
+        registries: registries(&app.config, &app.env)?,
         logins: docker_logins(&app.env),
         working: working.clone(),
     };

@@ -272,7 +272,7 @@ async fn carry(
 ) -> anyhow::Result<ExitCode> {
     let scope = scope_here(app, scope);
     let reach = Reach {
-        registries: registries(&app.config)?,
+        registries: registries(&app.config, &app.env)?,
         logins: docker_logins(&app.env),
         working: working()?,
     };

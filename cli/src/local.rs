@@ -155,7 +155,7 @@ impl Local {
         let seal = sealing(app, bucket.as_ref())?;
         let stores = stores(&keeping, &store, (bucket.as_ref(), seal));
         let contexts = Arc::new(LocalContexts::new());
-        let registries = registries(&app.config)?;
+        let registries = registries(&app.config, &app.env)?;
         let parts = dcbuild_worker::Parts {
             blobs: stores.blobs.clone(),
             layers: stores.layers.clone(),
@@ -293,7 +293,7 @@ pub(crate) fn packer(app: &App, store: &Arc<FolderStore>) -> anyhow::Result<Work
         contexts: Arc::new(LocalContexts::new()),
         clock: Arc::new(SystemClock),
     };
-    let settings = worker_config(app, registries(&app.config)?, true)?;
+    let settings = worker_config(app, registries(&app.config, &app.env)?, true)?;
     Worker::new(settings, parts).context("could not open what the worker has")
 }
 

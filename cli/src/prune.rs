@@ -17,6 +17,9 @@ pub(crate) struct Prune {
     /// The same, by docker's name for it
     #[arg(long, value_name = "SIZE", value_parser = size, conflicts_with = "keep_storage")]
     max_used_space: Option<ByteSize>,
+    /// The name of a builder of docker's, which is skipped
+    #[arg(long, value_name = "NAME", hide = true)]
+    builder: Option<String>,
     /// Docker's for how much of a disk is to be free
     #[arg(long, value_name = "SIZE", value_parser = no_free_space, hide = true)]
     min_free_space: Option<ByteSize>,

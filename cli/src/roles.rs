@@ -53,7 +53,6 @@ pub(crate) async fn coordinator(flags: args::Coordinator, app: &App) -> anyhow::
     }
     let clock = Arc::new(SystemClock);
     let parts = dcbuild_coordinator::Parts { stores, holds: None, packs: None, clock };
-    let data_dir = absolute(flags.data_dir.as_ref().unwrap_or(&settings.data_dir))?;
     let fetch = FetchConfig {
         reach: Reach::Public { allow: config.fetch.allow.clone() },
         env: environment(&app.env),
@@ -62,7 +61,7 @@ pub(crate) async fn coordinator(flags: args::Coordinator, app: &App) -> anyhow::
     };
     let settings = CoordinatorConfig {
         data_dir: Some(data_dir),
-        registries: registries(config)?,
+        registries: registries(config, &app.env)?,
         fetch,
         scope: flags.scope.unwrap_or_else(|| settings.scope.clone()),
         access: settings.scopes.clone(),
@@ -103,6 +102,9 @@ pub(crate) async fn coordinator(flags: args::Coordinator, app: &App) -> anyhow::
         opened.make_last(&written)
     );
     served.context("the coordinator failed")?;
+    if let Some(failure) = coordinator.failure() {
+        anyhow::bail!("the coordinator stopped: {failure}");
+    }
     metrics.context("the page of health and metrics failed")
 }
 
@@ -349,7 +351,8 @@ pub(crate) async fn worker(flags: args::WorkerFlags, app: &App) -> anyhow::Resul
     let door = stop.run_until_cancelled(opening).await;
     let Some(door) = door.transpose()? else { return Ok(()) };
     let data_dir = absolute(flags.data_dir.as_ref().unwrap_or(&settings.data_dir))?;
-    let remote = RemoteStore::of_worker(channel.clone(), coordinator.clone(), store_ca);
+    let (to, spool) = (channel.clone(), data_dir.clone());
+    let remote = RemoteStore::of_worker(to, coordinator.clone(), store_ca, spool);
     let remote = Arc::new(remote);
     let near = open_folder(&data_dir.join("near")).with_context(|| {
         let folder = data_dir.display();
@@ -385,7 +388,7 @@ pub(crate) async fn worker(flags: args::WorkerFlags, app: &App) -> anyhow::Resul
         emulated,
         data_dir,
         exe: executable()?,
-        registries: registries(config)?,
+        registries: registries(config, &app.env)?,
         network: DefaultNetwork::Outward,
         in_process: false,
         keep_bytes: Some(settings.keep_storage.0),

@@ -15,7 +15,7 @@ use dcbuild_tests::merged::Node;
 use dcbuild_tests::registry::Registry;
 use dcbuild_tests::running::Running;
 use dcbuild_tests::s3::S3Server;
-use dcbuild_tests::story::fill;
+use dcbuild_tests::story::{Story, fill};
 use dcbuild_tests::wait::LONG;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
@@ -308,4 +308,16 @@ proptest! {
         let cluster = Cluster::start(Home::new(&registry.as_docker_io()), 2, 2);
         check(&registry, &cluster, &stages, &edits)?;
     }
+}
+
+/// Two checkouts of one commit belong to whoever made them: no step can see that, and none is made again for it.
+#[test]
+fn whose_the_files_are_changes_nothing() {
+    let text = "FROM busybox:golden\nRUN --mount=type=bind,target=/in ls -ln /in\nCOPY f /f\nRUN ls -ln /f\n";
+    let story = Story::new(text, &[("f", "text")]);
+    assert_eq!(story.build(&[]).ran.len(), 3);
+    for path in ["", "f"] {
+        std::os::unix::fs::chown(story.context().join(path), Some(1234), Some(5678)).unwrap();
+    }
+    assert_eq!(story.build(&[]).ran, Vec::<String>::new());
 }

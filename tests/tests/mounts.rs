@@ -360,3 +360,14 @@ fn a_shared_cache_that_starts_from_a_stage_is_shared_while_it_is_used() {
     let out = story.build(&[]).image.tree().text("out").unwrap();
     assert_eq!(out, "3:4\n750\nas it is\nbelow\nf\nleft\nright\n");
 }
+
+/// A device node that a RUN makes opens in a mount as it does in the RUN's own tree: `debootstrap` into a cache asks that.
+#[test]
+fn device_nodes_open_in_mounts_as_in_the_root() {
+    let text = "FROM busybox:golden\n\
+        RUN --mount=type=cache,target=/c --mount=type=tmpfs,target=/t --mount=type=bind,target=/b,rw \\\n\
+        opens() { mknod -m 666 $1/n c 1 3 && (echo x > $1/n) 2> /dev/null && echo yes || echo no; }; \\\n\
+        opens / > /want; for at in /c /t /b; do opens $at | cmp - /want || exit 9; done\n";
+    let story = Story::new(text, &[]);
+    story.build(&[]);
+}

@@ -179,8 +179,25 @@ pub(crate) fn changes(account: &Account, now: &AccountStep, before: &AccountStep
     {
         changes.push(base(now, before));
     }
+    if changes.is_empty() && now.components != before.components {
+        changes.push(order(now, before));
+    }
     changes.sort_by_key(weight);
     changes
+}
+
+/// What differs where each part of the key is there as it was, and stands elsewhere.
+fn order(now: &AccountStep, before: &AccountStep) -> Change {
+    if now.instruction() != before.instruction() {
+        let (before, after) = (before.instruction().to_owned(), now.instruction().to_owned());
+        return Change::Instruction { before, after };
+    }
+    let variables = |step: &AccountStep| {
+        let names = step.components.iter().filter_map(|it| it.name.strip_prefix("env "));
+        Some(names.collect::<Vec<_>>().join(", "))
+    };
+    let name = "the order of the variables".to_owned();
+    Change::Part { name, before: variables(before), after: variables(now) }
 }
 
 /// What differs where the earlier step is another platform's: the base and all that stands on it is another for that alone.

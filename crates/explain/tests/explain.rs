@@ -210,6 +210,23 @@ fn a_variable_is_named_with_both_values() {
 }
 
 #[test]
+fn what_only_stands_elsewhere_is_named() {
+    let before = [Build::new(1).account()];
+    let mut account = Build::new(2).account();
+    account.steps[2].components.swap(3, 4);
+    account.steps[2].recipe = key("swapped");
+    let evidence = Evidence { earlier: &before, evictions: &[] };
+    let explained = explain(&account, &[StepIndex(2)], evidence, &|_| (Vec::new(), 0));
+    let Some(Reason::Changed { changes, .. }) = &explained.steps[0].reason else { panic!() };
+    let order = Change::Part {
+        name: "the order of the variables".into(),
+        before: Some("VERSION, HOME".into()),
+        after: Some("HOME, VERSION".into()),
+    };
+    assert_eq!(*changes, [order]);
+}
+
+#[test]
 fn the_text_of_an_instruction_and_the_base_are_named() {
     check(
         &[Build::new(1).account()],

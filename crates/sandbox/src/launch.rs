@@ -76,6 +76,11 @@ pub(crate) fn exec(program: &Program) -> Failure {
         Errno::ENOENT => (NOT_FOUND, "executable file not found in $PATH"),
         Errno::EACCES => (NOT_RUNNABLE, "permission denied"),
         Errno::ENOEXEC => (NOT_RUNNABLE, "exec format error"),
+        Errno::E2BIG => (
+            NOT_RUNNABLE,
+            "the command is too long: Linux takes 128 KiB in one argument or variable, and 2 MiB in all; COPY a script in \
+             and run that",
+        ),
         other => (NOT_RUNNABLE, other.desc()),
     };
     let _unheard = writeln!(std::io::stderr(), "exec: \"{}\": {reason}", program.name);

@@ -208,23 +208,24 @@ fn source(
 ) -> Result<OwnedFd, Failure> {
     let target = mount.target();
     let fail = |errno| Failure::machine(format!("mount '{target}'"))(errno);
+    // As in the step's own root.
+    let nodes = u64::from(order.node_attributes().bits());
     match mount {
         Mount::Bind { source, subpath, readonly, .. } => {
             let base = open_path(source).map_err(fail)?;
             let found = inner(base, subpath)?;
             let readonly = if *readonly { attr::RDONLY } else { 0 };
-            copy_mount(found.as_fd(), readonly | attr::NODEV).map_err(fail)
+            copy_mount(found.as_fd(), readonly | nodes).map_err(fail)
         }
         Mount::Overlay { lowers, scratch, subpath, .. } => {
             let upper =
                 scratch.as_ref().map(|(upper, work)| (upper.as_path(), work.as_path(), true));
-            let tree =
-                overlay(lowers, upper, &order.places.empty, MountAttrFlags::MOUNT_ATTR_NODEV)
-                    .map_err(fail)?;
+            let tree = overlay(lowers, upper, &order.places.empty, order.node_attributes())
+                .map_err(fail)?;
             attach(&tree, open_path(&order.places.stage).map_err(fail)?).map_err(fail)?;
             let readonly = if scratch.is_none() { attr::RDONLY } else { 0 };
             let found = inner(tree, subpath);
-            found.and_then(|found| copy_mount(found.as_fd(), readonly | attr::NODEV).map_err(fail))
+            found.and_then(|found| copy_mount(found.as_fd(), readonly | nodes).map_err(fail))
         }
         Mount::Tmpfs { bytes_max, readonly, .. } => {
             let size = bytes_max.map(|bytes| bytes.to_string());
@@ -235,8 +236,7 @@ fn source(
             if let Some(size) = &size {
                 options.push(("size", Some(size.as_str())));
             }
-            let mut attributes =
-                MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOSUID;
+            let mut attributes = order.node_attributes() | MountAttrFlags::MOUNT_ATTR_NOSUID;
             attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, *readonly);
             make_mount("tmpfs", &options, attributes).map_err(fail)
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use dcbuild_model::{LayerId, TreePath};
 use dcbuild_tree::{Change, Changes, Entry, Kind, LinkGroup, Meta, toc};
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd as _, OwnedFd};
 use rustix::fs::AtFlags;
 
 use crate::entries::{self, OPAQUE, USER_OPAQUE};
@@ -183,8 +183,13 @@ impl<'a> Differ<'a> {
         if stub {
             self.touched.extend(path.parent());
         }
-        if stub || unchanged || entry.kind == Kind::Socket {
+        let socket = entry.kind == Kind::Socket;
+        if stub || unchanged || socket {
             self.unlink(path, AtFlags::empty())?;
+            if socket && lower.is_some() {
+                // No layer has a socket; what it stands in the place of is gone all the same.
+                return self.removed(path).map(Some);
+            }
             return Ok(None);
         }
         Ok(Some(Change::Put(entry)))
@@ -235,6 +240,18 @@ impl<'a> Differ<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Hides what the lower states have at a path where nothing stands any more; its folder's time stays as it was.
+    fn removed(&self, path: &TreePath) -> Result<Change, At> {
+        let parent = path.parent().unwrap_or_default();
+        let folder = beneath::open_folder(self.root, &parent).map_err(inside("open", &parent))?;
+        let stat = rustix::fs::fstat(&folder).map_err(inside("stat", &parent))?;
+        let name = path.name().unwrap_or_default();
+        entries::make_whiteout(folder.as_fd(), name).map_err(inside("remove", path))?;
+        entries::set_mtime(&folder, entries::meta_of(&stat).mtime)
+            .map_err(inside("set the time of", &parent))?;
+        Ok(Change::Remove)
     }
 
     /// Removes an entry and leaves its folder's time as it was.

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use dcbuild_layer::{BlobForm, InlineContents, LayerForm, NoSink, Ratio, read_layer, write_blob};
@@ -351,6 +352,10 @@ fn a_run_becomes_the_layer_that_it_is() {
         std::fs::write(at("a/fresh"), "fresh").unwrap();
         std::fs::hard_link(at("a/fresh"), at("tied-now")).unwrap();
         std::fs::create_dir(at("brand-new")).unwrap();
+        // No layer has a socket; the file that one took the place of is gone with that.
+        std::fs::remove_file(at("many-4")).unwrap();
+        drop(UnixListener::bind(at("many-4")).unwrap());
+        drop(UnixListener::bind(at("brand-new/socket")).unwrap());
     });
     let form = CommitForm {
         lower: &|path| if path.is_root() { Some(root.clone()) } else { tree.get(path).cloned() },
@@ -370,8 +375,15 @@ fn a_run_becomes_the_layer_that_it_is() {
         })
         .collect();
     // `/` itself has another time now, which is not of the layer.
-    let want =
-        ["= /a", "+ /a/fresh tied", "+ /brand-new", "- /many-2", "+ /many-3", "+ /tied-now tied"];
+    let want = [
+        "= /a",
+        "+ /a/fresh tied",
+        "+ /brand-new",
+        "- /many-2",
+        "+ /many-3",
+        "- /many-4",
+        "+ /tied-now tied",
+    ];
     assert_eq!(shown, want);
     assert!(!made.snapshot.path().join("many-1").exists());
     let bytes = blob(&made.changes, &SnapshotContents::new([made.snapshot]));

@@ -25,7 +25,11 @@ struct Mistakes(Vec<Mistake>);
 
 impl Mistakes {
     fn add(&mut self, key: &str, problem: impl Display) {
-        self.0.push(Mistake { key: key.into(), problem: problem.to_string() });
+        let mistake = Mistake { key: key.into(), problem: problem.to_string() };
+        // Of one variable several tables are made.
+        if !self.0.contains(&mistake) {
+            self.0.push(mistake);
+        }
     }
 
     /// Reads a text or the key's default; a mistake yields the default, since nothing of the result is used then.
@@ -273,11 +277,25 @@ fn client_tls(section: &str, raw: RawTls, env: &Env, mistakes: &mut Mistakes) ->
     ClientTls { ca: env.tls_ca().or(ca), identity: pair(section, written, mistakes) }
 }
 
+/// The coordinator, of the environment or else of the file.
+fn coordinator_url(
+    key: &str,
+    written: Option<String>,
+    env: &Env,
+    mistakes: &mut Mistakes,
+) -> Option<String> {
+    let (key, url) = match env.coordinator() {
+        Some(url) => ("DCBUILD_COORDINATOR", url.to_owned()),
+        None => (key, written?),
+    };
+    mistakes.url(key, &url);
+    Some(url)
+}
+
 fn worker(raw: RawWorker, env: &Env, mistakes: &mut Mistakes) -> Option<WorkerConfig> {
     let key = "worker.coordinator";
-    let coordinator = env.coordinator().map(str::to_owned).or(raw.coordinator);
+    let coordinator = coordinator_url(key, raw.coordinator, env, mistakes);
     let coordinator = coordinator.unwrap_or_else(|| default_of(key).into());
-    mistakes.url(key, &coordinator);
     let listen = mistakes.read("worker.listen", raw.listen, str::parse::<PeerListen>);
     let advertise = mistakes
         .read("worker.advertise", raw.advertise, |text| or_none(text, str::parse::<PeerAddress>));
@@ -317,10 +335,7 @@ fn worker(raw: RawWorker, env: &Env, mistakes: &mut Mistakes) -> Option<WorkerCo
 }
 
 fn submit(raw: RawSubmit, env: &Env, mistakes: &mut Mistakes) -> SubmitConfig {
-    let coordinator = env.coordinator().map(str::to_owned).or(raw.coordinator);
-    if let Some(url) = &coordinator {
-        mistakes.url("submit.coordinator", url);
-    }
+    let coordinator = coordinator_url("submit.coordinator", raw.coordinator, env, mistakes);
     let scope = mistakes.scope("submit.scope", raw.scope, env);
     SubmitConfig { coordinator, scope, tls: client_tls("submit.tls", raw.tls, env, mistakes) }
 }

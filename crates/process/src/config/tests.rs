@@ -120,6 +120,16 @@ fn mistakes_of_every_sort_are_said_together() {
 }
 
 #[test]
+fn a_variable_is_blamed_for_what_it_holds() {
+    let env = Env::from_iter([("DCBUILD_COORDINATOR", "garbage")]);
+    let error = Config::parse(Path::new("c.toml"), "", &env).unwrap_err();
+    expect![[r#"
+        the configuration c.toml has mistakes:
+          DCBUILD_COORDINATOR: 'garbage' is not a URL such as "http://host:7070""#]]
+    .assert_eq(&error.to_string());
+}
+
+#[test]
 fn every_unknown_key_is_said_at_once() {
     let text =
         "colour = 1\n[build]\nspeed = 1\n[registry.r]\nmirror = []\n[coordinator.store]\nsize = 1";
