@@ -185,14 +185,11 @@ impl Layers {
 
     /// Keeps a recipe, unless it takes files of the very layer that it makes, at once or through others: a copy of all of
     /// a stage is the same layer as the stage. Its bytes are then where that layer has them already.
-    pub(crate) fn add_recipe(&self, layer: LayerId, recipe: Recipe) -> Option<Arc<Recipe>> {
+    pub(crate) fn add_recipe(&self, layer: LayerId, recipe: Recipe) {
         let mut known = self.known();
-        if known.leads_to(&recipe, &layer) {
-            return None;
+        if !known.leads_to(&recipe, &layer) {
+            known.recipes.insert(layer, Arc::new(recipe));
         }
-        let recipe = Arc::new(recipe);
-        known.recipes.insert(layer, recipe.clone());
-        Some(recipe)
     }
 
     /// Which of some layers is made of files of a lost one, and has no bytes of its own: it is lost with that, and what is

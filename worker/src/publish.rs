@@ -143,7 +143,8 @@ pub(crate) async fn settle(shared: &Arc<Shared>, result: &Publishing) -> bool {
     }
 }
 
-fn find_sources(layers: &Arc<Layers>, layer: LayerId) -> Result<(), Failed> {
+/// Finds where all that a layer is copied from lies, if it is a recipe; blocks.
+pub(crate) fn find_sources(layers: &Arc<Layers>, layer: LayerId) -> Result<(), Failed> {
     let Some(recipe) = layers.recipe(&layer) else { return Ok(()) };
     let contents = Contents::of_recipe(layers.clone(), recipe.clone());
     contents.find_all(&recipe).map_err(|error| Failed::of(StepErrorKind::Store {}, &error))

@@ -1,6 +1,6 @@
 //! An archive as a context: what it holds, unpacked into a folder as ADD unpacks it, and whose it is.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
@@ -11,10 +11,7 @@ use std::sync::Arc;
 use dcbuild_context::{Attributes, Said};
 use dcbuild_layer::{LayerSink, ReadArchiveError, read_archive};
 use dcbuild_model::{ContentDigest, TreePath, UnixTime};
-use dcbuild_tree::{
-    Change, Changes, CopyError, CopyRequest, CopySource, Entry, FileBody, Kind, LinkGroup, Meta,
-    Origin, SourceOwners, Tree, copy,
-};
+use dcbuild_tree::{Change, Changes, CopyError, Entry, Kind, LinkGroup, Meta, Origin, unpacked};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, UTIME_OMIT};
 use rustix::io::Errno;
 
@@ -53,36 +50,7 @@ pub(crate) fn unpack_archive(
     let spool = tempfile::tempdir_in(folder.parent().unwrap_or(folder)).map_err(at)?;
     let mut files = Files { folder: spool.path(), count: 0, file: None };
     let archive = read_archive(archive, &mut files)?.ok_or(UnpackArchiveError::NoTar)?;
-    let name = TreePath::root().join(b"archive");
-    let source = placeholder(&name)?;
-    let (paths, archives) = ([name.to_string()], BTreeMap::from([(name, archive)]));
-    let request = CopyRequest {
-        sources: vec![CopySource::Tree {
-            tree: &source,
-            paths: &paths,
-            owners: SourceOwners::Keep,
-            archives: &archives,
-        }],
-        dest: "/".into(),
-        owner: None,
-        mode: None,
-        exclude: Vec::new(),
-        parents: false,
-        link: false,
-    };
-    let changes = copy(&Tree::scratch(), &request, now)?;
-    lay(&changes, folder, spool.path())
-}
-
-/// A tree of one file, in whose stead the archive is laid down.
-fn placeholder(name: &TreePath) -> Result<Tree, CopyError> {
-    let body = FileBody {
-        content: ContentDigest(dcbuild_model::Digest::of(b"")),
-        size: 0,
-        origin: Origin::Inline([].into()),
-    };
-    let entry = Entry { meta: Meta::default(), kind: Kind::File(body), links: None };
-    Ok(Tree::from_entries([(name.clone(), entry)])?)
+    lay(&unpacked(&archive, now)?, folder, spool.path())
 }
 
 /// Where the bytes of a file wait: under a number.

@@ -357,6 +357,7 @@ impl Git {
                 for name in [
                     "http_proxy",
                     "https_proxy",
+                    "HTTP_PROXY",
                     "HTTPS_PROXY",
                     "ALL_PROXY",
                     "no_proxy",

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use dcbuild_model::{LayerId, TreePath};
 use dcbuild_tree::{Change, Changes, Entry, Kind, LinkGroup, Meta, toc};
-use rustix::fd::{AsFd as _, OwnedFd};
+use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use rustix::fs::AtFlags;
 
 use crate::entries::{self, OPAQUE, USER_OPAQUE};
@@ -184,15 +184,16 @@ impl<'a> Differ<'a> {
             self.touched.extend(path.parent());
         }
         let socket = entry.kind == Kind::Socket;
-        if stub || unchanged || socket {
-            self.unlink(path, AtFlags::empty())?;
-            if socket && lower.is_some() {
-                // No layer has a socket; what it stands in the place of is gone all the same.
-                return self.removed(path).map(Some);
-            }
-            return Ok(None);
+        if !(stub || unchanged || socket) {
+            return Ok(Some(Change::Put(entry)));
         }
-        Ok(Some(Change::Put(entry)))
+        self.unlink(path, AtFlags::empty())?;
+        // No layer has a socket; what it stands in the place of is gone all the same.
+        if socket && lower.is_some() {
+            self.edit(path, entries::make_whiteout)?;
+            return Ok(Some(Change::Remove));
+        }
+        Ok(None)
     }
 
     fn folder(
@@ -242,25 +243,21 @@ impl<'a> Differ<'a> {
         Ok(())
     }
 
-    /// Hides what the lower states have at a path where nothing stands any more; its folder's time stays as it was.
-    fn removed(&self, path: &TreePath) -> Result<Change, At> {
-        let parent = path.parent().unwrap_or_default();
-        let folder = beneath::open_folder(self.root, &parent).map_err(inside("open", &parent))?;
-        let stat = rustix::fs::fstat(&folder).map_err(inside("stat", &parent))?;
-        let name = path.name().unwrap_or_default();
-        entries::make_whiteout(folder.as_fd(), name).map_err(inside("remove", path))?;
-        entries::set_mtime(&folder, entries::meta_of(&stat).mtime)
-            .map_err(inside("set the time of", &parent))?;
-        Ok(Change::Remove)
+    fn unlink(&self, path: &TreePath, flags: AtFlags) -> Result<(), At> {
+        self.edit(path, |folder, name| rustix::fs::unlinkat(folder, name, flags))
     }
 
-    /// Removes an entry and leaves its folder's time as it was.
-    fn unlink(&self, path: &TreePath, flags: AtFlags) -> Result<(), At> {
+    /// Removes or hides an entry, and leaves its folder's time as it was.
+    fn edit(
+        &self,
+        path: &TreePath,
+        change: impl FnOnce(BorrowedFd<'_>, &[u8]) -> rustix::io::Result<()>,
+    ) -> Result<(), At> {
         let parent = path.parent().unwrap_or_default();
         let folder = beneath::open_folder(self.root, &parent).map_err(inside("open", &parent))?;
         let stat = rustix::fs::fstat(&folder).map_err(inside("stat", &parent))?;
         let name = path.name().unwrap_or_default();
-        rustix::fs::unlinkat(&folder, name, flags).map_err(inside("remove", path))?;
+        change(folder.as_fd(), name).map_err(inside("remove", path))?;
         entries::set_mtime(&folder, entries::meta_of(&stat).mtime)
             .map_err(inside("set the time of", &parent))
     }

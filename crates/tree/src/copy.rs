@@ -147,6 +147,13 @@ pub fn copy(dest: &Tree, request: &CopyRequest<'_>, now: UnixTime) -> Result<Cha
     copier.finish()
 }
 
+/// What an archive makes of nothing; folders that it does not name get `now`.
+pub fn unpacked(archive: &Archive, now: UnixTime) -> Result<Changes, CopyError> {
+    let mut copier = Copier::new(Tree::scratch(), None, None, now);
+    copier.unpack("/", archive)?;
+    copier.finish()
+}
+
 /// Makes the folder of a WORKDIR; an existing one changes nothing, links on the way are followed.
 pub fn workdir(
     dest: &Tree,

@@ -25,7 +25,9 @@ pub use archive::{Archive, Member};
 pub use change_digest::{TimeForm, change_digest};
 pub use changes::{Change, Changes, Overlap};
 pub use chmod::{Chmod, ChmodError};
-pub use copy::{CopyError, CopyRequest, CopySource, SourceOwners, copy, destination, workdir};
+pub use copy::{
+    CopyError, CopyRequest, CopySource, SourceOwners, copy, destination, unpacked, workdir,
+};
 pub use entry::{Entry, FileBody, Kind, LinkGroup, Meta, Origin, Xattrs};
 pub use ignore::{Ignore, IgnoreError};
 pub use owner::{Accounts, OwnerError, resolve_owner};

@@ -20,12 +20,11 @@ use dcbuild_proto::document::{Chain, ContextPlace, LeasedContext, StepErrorKind}
 use dcbuild_tree::{Accounts, Changes, TimeForm, Tree, resolve_owner, toc};
 
 use crate::attempt::{Attempt, Task, state_of};
-use crate::contents::Contents;
 use crate::contexts::ContextTree;
 use crate::error::{Failed, blocking};
 use crate::layers::{self, Layers, Recipe};
 use crate::parcel;
-use crate::publish::Publish;
+use crate::publish::{Publish, find_sources};
 use crate::spool::Sources;
 
 /// What a step made.
@@ -164,13 +163,11 @@ pub(crate) async fn keep_recipe(
     layers.put_table(layer, table).await?;
     let recipe = Recipe::new(layer, changes, Arc::new(sources));
     let doubted = recipe.reads.iter().any(|read| layers.is_doubted(read));
-    let recipe = layers.add_recipe(layer, recipe);
-    if doubted && let Some(recipe) = recipe {
+    layers.add_recipe(layer, recipe);
+    if doubted {
         // Others would believe that the layer is there.
-        let contents = Contents::of_recipe(layers.clone(), recipe.clone());
-        let found = move || contents.find_all(&recipe);
-        blocking(move || found().map_err(|error| Failed::of(StepErrorKind::Store {}, &error)))
-            .await?;
+        let layers = layers.clone();
+        blocking(move || find_sources(&layers, layer)).await?;
     }
     Ok(Made { layers: vec![made], publish: Publish::Recipe(layer), taint: None })
 }
