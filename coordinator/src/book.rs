@@ -124,6 +124,8 @@ pub(crate) struct Active {
     attending: u32,
     /// Since when there is none, while the scheduler does not count.
     alone: Option<Instant>,
+    /// How many coordinators have begun to plan it.
+    starts: u32,
     /// Whether the scheduler has it.
     scheduled: bool,
     ended: Option<(UnixTime, Box<Outcome>)>,
@@ -330,6 +332,11 @@ impl Book {
             Entry::Founded { .. } => {}
             Entry::Submitted { build, time, submission } => {
                 self.take_submitted(build, time, *submission);
+            }
+            Entry::PlannedAgain { build } => {
+                if let Some(active) = self.builds.get_mut(&build) {
+                    active.starts += 1;
+                }
             }
             Entry::Planned { build, planned } => self.take_planned(build, *planned),
             Entry::Made { attempt, step, record, tainted } => {

@@ -183,6 +183,7 @@ impl Driver {
             packs,
             secrets: named.into_iter().filter(|id| secret(id).is_some()).collect(),
             hosts: self.build.credentialed(),
+            mirrors: self.parts.registries.mirrors(),
             passed,
             fetched: self.build.remotes.fetched(),
             builds_on: self.parts.build_platform.clone(),

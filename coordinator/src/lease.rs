@@ -61,7 +61,7 @@ pub(crate) fn document(
         }
         scheduler::Work::Output(output) => writer.output(output.0, &mut hosts)?,
     };
-    let credentials = writer.credentials(hosts);
+    let credentials = writer.credentials(&hosts);
     if writer.wanted != Wanted::default() {
         return Err(Lacking::Client(writer.wanted));
     }
@@ -212,8 +212,10 @@ impl Writer<'_> {
         }
     }
 
-    fn credentials(&mut self, hosts: BTreeSet<String>) -> BTreeMap<String, RegistryCredentials> {
+    fn credentials(&mut self, hosts: &BTreeSet<String>) -> BTreeMap<String, RegistryCredentials> {
         let mut credentials = BTreeMap::new();
+        let mirrors = hosts.iter().filter_map(|host| self.planned.mirrors.get(host)).flatten();
+        let hosts: BTreeSet<String> = hosts.iter().chain(mirrors).cloned().collect();
         for host in hosts {
             match self.active.desk.known_credentials(&host) {
                 Known::These(found) => {

@@ -39,6 +39,11 @@ pub enum Entry {
         /// What it asks.
         submission: Box<Submission>,
     },
+    /// A coordinator that was started found a build without a plan, and plans it once more.
+    PlannedAgain {
+        /// The build.
+        build: BuildId,
+    },
     /// A build is planned; the scheduler's own entry follows.
     Planned {
         /// The build.
@@ -132,7 +137,10 @@ pub enum LogError {
         source: dcbuild_store::LockError,
     },
     /// Bytes in the middle of the log are not what was written.
-    #[error("the log {path} is damaged at byte {at}", path = path.display())]
+    #[error(
+        "the log {path} is damaged at byte {at}; `truncate --size={at} {path}` keeps what came before, and loses the builds that were taken later",
+        path = path.display()
+    )]
     Damaged {
         /// The file.
         path: PathBuf,

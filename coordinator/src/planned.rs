@@ -24,6 +24,9 @@ pub struct PlannedBuild {
     pub secrets: BTreeSet<String>,
     /// Registries that the client gave credentials for.
     pub hosts: BTreeSet<String>,
+    /// Registries that are asked in the place of others, by those.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub mirrors: BTreeMap<String, BTreeSet<String>>,
     /// Why records that were found were not taken.
     #[serde(default)]
     pub passed: Vec<(StepIndex, Passed)>,

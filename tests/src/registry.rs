@@ -39,6 +39,8 @@ pub fn wait_until_open(host: &str, process: &Running) {
 pub struct Registry {
     /// Its address.
     pub host: String,
+    /// Whether it wants bob.
+    guarded: bool,
     _process: Running,
     _folder: TempDir,
 }
@@ -51,11 +53,12 @@ impl Registry {
 
     /// Starts one that lets in nobody but `bob` with the password `hunter2`.
     pub fn with_login() -> Registry {
-        Registry::start_with(|folder| {
+        let registry = Registry::start_with(|folder| {
             let users = folder.join("users");
             std::fs::write(&users, BOB).unwrap();
             format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", users.display())
-        })
+        });
+        Registry { guarded: true, ..registry }
     }
 
     /// Starts one with more lines of configuration, which may name files of its folder.
@@ -77,7 +80,7 @@ impl Registry {
         command.arg("serve").arg(&file);
         let process = Running::start(command);
         wait_until_open(&host, &process);
-        Registry { host, _process: process, _folder: folder }
+        Registry { host, guarded: false, _process: process, _folder: folder }
     }
 
     /// The lines of a configuration by which `docker.io` is this registry.
@@ -89,7 +92,10 @@ impl Registry {
     }
 
     fn ask(&self, line: &str, headers: &[&str], body: &[u8]) -> Answer {
-        request(&self.host, line, headers, body)
+        // `bob:hunter2`.
+        let login = ["Authorization: Basic Ym9iOmh1bnRlcjI="];
+        let login = if self.guarded { &login[..] } else { &[] };
+        request(&self.host, line, &[headers, login].concat(), body)
     }
 
     fn put_blob(&self, repository: &str, blob: &Blob) {

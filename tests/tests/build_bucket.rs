@@ -122,6 +122,28 @@ fn a_cache_mount_is_brought_to_another_machine() {
     assert!(said.contains("restoring cache mount /c") && said.contains("it is one"), "{said}");
 }
 
+/// Servers of build scripts leave them, and later RUNs change their mode or remove them.
+#[test]
+fn a_socket_of_a_run_is_there_in_the_next_also_on_another_machine() {
+    let shared = Shared::start();
+    let build = |number: u32| {
+        let machine = shared.machine();
+        let text = format!(
+            "FROM busybox:golden\nRUN rm /bin/yes && ln -s /bin/yes /dev/log && syslogd && \
+             until test -S /bin/yes; do usleep 10000; done\n\
+             RUN test -S /bin/yes && rm /bin/yes && echo {number} > /number\n"
+        );
+        std::fs::write(machine.0.path("context/Dockerfile"), text).unwrap();
+        shared.build(&machine, &[])
+    };
+    let (image, _) = build(1);
+    assert_eq!(image.tree().text("number").unwrap(), "1\n");
+    assert_eq!(image.tree().text("bin/yes"), None);
+    let (image, done) = build(2);
+    assert_eq!(image.tree().text("number").unwrap(), "2\n");
+    assert_eq!(done.stderr.matches("CACHED").count(), 2, "{}", done.stderr);
+}
+
 #[test]
 fn a_push_from_a_fresh_machine_does_not_fetch_the_base() {
     let shared = Shared::start();

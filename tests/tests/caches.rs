@@ -76,15 +76,17 @@ impl Site {
 fn a_cache_mount_is_where_its_build_is() {
     let mut site = Site::start();
     let fill = "mkdir /c/d && echo one > /c/d/one && ln -s d/one /c/link && ln /c/d/one /c/hard && \
-        chmod 600 /c/d/one && touch -d '2001-02-03 04:05:06' /c/d/one";
+        chown 1000:1001 /c/d /c/d/one && chmod 600 /c/d/one && touch -d '2001-02-03 04:05:06' /c/d/one";
     let said = site.run_and_wait(fill);
     assert!(!said.contains("restoring"), "{said}");
 
     let second = site.move_to(0, None);
-    let look = "cat /c/link && stat -c 'is %a %h %y' /c/d/one && echo two > /c/two && rm /c/hard";
+    let look = "cat /c/link && stat -c 'is %a %h %u:%g %y' /c/d/one && stat -c 'in %u:%g' /c/d && \
+         echo two > /c/two && rm /c/hard";
     let said = site.run_and_wait(look);
     assert!(said.contains("restoring cache mount /c"), "{said}");
-    assert!(said.contains("is 600 2 2001-02-03 04:05:06"), "{said}");
+    assert!(said.contains("is 600 2 1000:1001 2001-02-03 04:05:06"), "{said}");
+    assert!(said.contains("in 1000:1001"), "{said}");
 
     // The first worker has the first version still; it may not go on from that.
     let first = site.move_to(second, Some(0));

@@ -8,7 +8,9 @@ use std::process::{Command, Stdio};
 use dcbuild_tests::cluster::Cluster;
 use dcbuild_tests::home::Home;
 use dcbuild_tests::image::Image;
+use dcbuild_tests::registry::Registry;
 use dcbuild_tests::running::Finished;
+use dcbuild_tests::story::fill;
 use dcbuild_tests::wait::LONG;
 use dcbuild_tests::web::Web;
 
@@ -124,6 +126,27 @@ fn standard_input_can_be_the_dockerfile_alone() {
         "{}",
         done.stderr
     );
+}
+
+#[test]
+fn the_files_of_an_archive_have_their_owners_in_a_mount_too() {
+    let registry = Registry::start();
+    fill(&registry);
+    let user = User { home: Home::new(&registry.as_docker_io()), web: Web::start() };
+    let mut builder = tar::Builder::new(Vec::new());
+    let text = "FROM busybox:golden\nRUN --mount=type=bind,target=/m stat -c '%a %u:%g' /m/mine > /mounted\n";
+    for (name, owner, text) in [("Dockerfile", 0, text), ("mine", 1000, "mine")] {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o600);
+        header.set_uid(owner);
+        header.set_gid(owner);
+        header.set_mtime(1_000_000_000);
+        header.set_size(u64::try_from(text.len()).unwrap());
+        builder.append_data(&mut header, name, text.as_bytes()).unwrap();
+    }
+    user.with_stdin(&["-"], &builder.into_inner().unwrap()).well();
+    let tree = Image::read_tar(&user.home.path("image.tar")).tree();
+    assert_eq!(tree.text("mounted").unwrap(), "600 1000:1000\n");
 }
 
 /// As docker: ADD and contexts are unpacked alike, and files belong to whom the archive says.

@@ -3,11 +3,13 @@
 
 use std::path::PathBuf;
 
+use dcbuild_tests::base::busybox_with;
 use dcbuild_tests::bucket::Site;
 use dcbuild_tests::cluster::Cluster;
 use dcbuild_tests::files::{ContextEntry, write_context};
 use dcbuild_tests::home::Home;
 use dcbuild_tests::image::Image;
+use dcbuild_tests::layout::LayerTar;
 use dcbuild_tests::registry::Registry;
 use dcbuild_tests::s3::faults::Fault;
 use dcbuild_tests::story::{Story, fill};
@@ -57,6 +59,23 @@ fn a_part_of_a_stage_is_mounted_without_the_rest_and_looks_the_same() {
     assert!(lines("/m/one 1000000"), "{whole}");
     assert!((1_000_000..5_000_000).contains(&brought), "{brought} bytes of a stage of 61 MB");
     assert!(said.contains("CACHED"), "{said}");
+}
+
+/// Tools that write a layer as a tar of two files leave the folders out, and mean those of the layers below.
+#[test]
+fn a_folder_that_a_layer_only_has_files_in_looks_as_it_did_below() {
+    let text = "FROM odd:1 AS odd\nRUN stat -c '%n %a' /tmp /root /root/deep > /seen; touch /tmp/mine\n\
+        USER nobody\nRUN touch /tmp/others\nFROM busybox:golden\n\
+        RUN --mount=from=odd,target=/m stat -c '%n %a' /m/tmp /m/root > /mounted\nCOPY --from=odd /seen /\n";
+    let story = Story::new(text, &[]);
+    let tool =
+        LayerTar::default().file("tmp/tool", 0o644, b"z").file("root/deep/tool", 0o600, b"a");
+    story.registry.put("library/odd:1", &busybox_with(tool));
+    let tree = story.build(&[]).image.tree();
+    assert_eq!(tree.text("seen").unwrap(), "/tmp 1777\n/root 700\n/root/deep 755\n");
+    assert_eq!(tree.text("mounted").unwrap(), "/m/tmp 1777\n/m/root 700\n");
+    let image = story.build(&["--target", "odd"]).image;
+    assert_eq!(image.tree().get("tmp").unwrap().mode, 0o1777);
 }
 
 #[test]

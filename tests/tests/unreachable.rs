@@ -167,6 +167,20 @@ fn credentials_of_the_environment_open_a_registry() {
     assert!(!done.stderr.contains("warning"), "{}", done.stderr);
 }
 
+/// Mirrors of companies want logins of their own, for layers as for manifests.
+#[test]
+fn a_mirror_with_a_login_gives_the_layers_too() {
+    let registry = Registry::with_login();
+    let text = "FROM base/of-theirs:1\nCOPY Dockerfile /d\nRUN cat /d > /e\n";
+    let mut story = Story::new(text, &[]);
+    registry.put("base/of-theirs:1", &dcbuild_tests::base::busybox());
+    story.home = Home::new(&registry.as_docker_io());
+    story.write("Dockerfile", text);
+    let auths = format!(r#"{{"auths":{{"{}":{{"auth":"Ym9iOmh1bnRlcjI="}}}}}}"#, registry.host);
+    let build = ["build", &story.home.arg("context")];
+    with_variable(&story.home, ("DOCKER_AUTH_CONFIG", &auths), &build).well();
+}
+
 #[test]
 fn a_token_names_its_forge_with_the_port_and_one_that_is_refused_is_told_from_none() {
     let story = Story::new("", &[]);

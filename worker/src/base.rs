@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use dcbuild_layer::{LayerForm, Ratio, ReadLayerError, compression_of_media_type};
+use dcbuild_layer::{LayerForm, Ratio, ReadLayer, ReadLayerError, compression_of_media_type};
 use dcbuild_model::{BaseLayer, BlobDigest, Compression, LayerDigest, LayerId};
 use dcbuild_oci::{Descriptor, ImageRef, Repository};
 use dcbuild_proto::document::StepErrorKind;
@@ -101,7 +101,7 @@ impl Base {
         let digest = self.layer.digest;
         let (snapshot, _) = layers
             .snapshots
-            .unpack(reader, form, |read| read.digest == digest && read.layer == layer)?;
+            .unpack(reader, form, |read| read.digest == digest && is_layer(layers, layer, read))?;
         Ok(snapshot)
     }
 
@@ -144,7 +144,7 @@ impl Search for SnapshotSearch<'_> {
         };
         let reader = Blocking::new(layers.handle.clone(), pieces);
         let form = LayerForm { compression: None, ratio: Ratio::Free };
-        match layers.snapshots.unpack(reader, form, |read| read.layer == layer) {
+        match layers.snapshots.unpack(reader, form, |read| is_layer(layers, layer, read)) {
             Ok((snapshot, _)) => {
                 tracing::info!(%layer, worker = %peer.worker, "a layer comes from the worker that made it");
                 Ok(Some(snapshot))
@@ -160,6 +160,12 @@ impl Search for SnapshotSearch<'_> {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Whether what was read is a layer; what its tar has no form for it gets from its table.
+fn is_layer(layers: &Layers, layer: LayerId, read: &mut ReadLayer) -> bool {
+    read.layer == layer
+        || layers.table(&layer).is_ok_and(|table| read.is_with_sockets(layer, &table))
 }
 
 /// Whether a peer that failed, and not what it sent, is at the bottom of it.
@@ -183,9 +189,9 @@ fn unpack_if_stored(layers: &Arc<Layers>, layer: &LayerId) -> Result<Option<Snap
         let Some(reader) = open_blob(layers, layer, blob)? else { continue };
         let form = LayerForm { compression: Some(compression), ratio: Ratio::Free };
         let LayerDigest(digest) = stored.blob.digest;
-        let unpacked = layers
-            .snapshots
-            .unpack(reader, form, |read| read.digest.0 == digest && read.layer == *layer);
+        let accept =
+            |read: &mut ReadLayer| read.digest.0 == digest && is_layer(layers, *layer, read);
+        let unpacked = layers.snapshots.unpack(reader, form, accept);
         match unpacked {
             Ok((snapshot, _)) => return Ok(Some(snapshot)),
             Err(error) if is_damage(&error) => {

@@ -325,6 +325,11 @@ impl<R: Read, F: Fn(io::Error) -> io::Error> Read for Reworded<R, F> {
 #[error("a file has another content")]
 struct AnotherContent;
 
+/// A failure to read because of that.
+pub(crate) fn another(kind: io::ErrorKind) -> io::Error {
+    io::Error::new(kind, AnotherContent)
+}
+
 /// Whether a failure to read is that the content is another.
 pub(crate) fn is_another(error: &io::Error) -> bool {
     error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<AnotherContent>)
@@ -354,7 +359,7 @@ impl<R: Read> Read for Hashed<R> {
             && let Some(hash) = self.hash.take()
             && Digest(hash.finalize().into()) != self.content.0
         {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, AnotherContent));
+            return Err(another(io::ErrorKind::InvalidData));
         }
         Ok(count)
     }

@@ -3,10 +3,12 @@
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use dcbuild_context::{ContextReader, LocalContexts, LocalError};
+use dcbuild_context::{ContextReader, LocalContexts, LocalError, is_gone};
 use dcbuild_layer::ReadContent;
 use dcbuild_model::{BuildId, Selection};
 use dcbuild_tree::{FileBody, Origin, Tree};
+
+use crate::contents::another;
 
 /// A part of a folder: what is there, and who gives its bytes.
 #[derive(Clone)]
@@ -91,7 +93,10 @@ struct FolderContents(ContextReader);
 impl ReadContent for FolderContents {
     fn open(&self, body: &FileBody) -> io::Result<Box<dyn Read + Send>> {
         match &body.origin {
-            Origin::Context { path, .. } => Ok(Box::new(self.0.open(path)?)),
+            Origin::Context { path, .. } => match self.0.open(path) {
+                Err(error) if is_gone(&error) => Err(another(error.kind())),
+                opened => Ok(Box::new(opened?)),
+            },
             Origin::Inline(bytes) => Ok(Box::new(io::Cursor::new(bytes.clone()))),
             Origin::Layer { .. } => {
                 Err(io::Error::new(io::ErrorKind::NotFound, "the bytes do not lie in the context"))

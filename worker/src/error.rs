@@ -9,6 +9,8 @@ use dcbuild_registry::{PullError, PushError};
 use dcbuild_snapshot::{At, CommitError, MaterialiseError, UnpackError};
 use dcbuild_store::{LockError, StoreError};
 
+use crate::contents::is_another;
+
 /// Says why there is no result.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failed {
@@ -165,6 +167,7 @@ impl From<WriteBlobError> for Failed {
     fn from(error: WriteBlobError) -> Failed {
         match &error {
             WriteBlobError::ContentChanged { path } => changed(path),
+            WriteBlobError::Content { path, source } if is_another(source) => changed(path),
             WriteBlobError::Level(_) => Failed::refused(&error),
             WriteBlobError::Unrepresentable { path, .. } => {
                 let whiteout = path.name().is_some_and(|name| name.starts_with(b".wh."));
@@ -182,6 +185,7 @@ impl From<MaterialiseError> for Failed {
     fn from(error: MaterialiseError) -> Failed {
         match &error {
             MaterialiseError::ContentChanged { path } => changed(path),
+            MaterialiseError::Content { path, source } if is_another(source) => changed(path),
             MaterialiseError::NotBelowFolder { .. } => Failed::refused(&error),
             _ => Failed::sandbox(&error),
         }

@@ -2,6 +2,8 @@
 //!
 //! Everything here blocks; it is called from threads that may.
 
+mod implied;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
@@ -9,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dcbuild_layer::ReadContent;
+use dcbuild_layer::{ReadContent, missing_parents};
 use dcbuild_model::{BlobDigest, LayerId, LayerRef, TreePath};
 use dcbuild_remote::peer::Wanted;
 use dcbuild_remote::{Peer, Peers};
@@ -76,6 +78,8 @@ fn read_by(change: &Change) -> Option<LayerId> {
 #[derive(Default)]
 struct Known {
     tables: HashMap<LayerId, (Arc<Changes>, u64)>,
+    /// The folders that layers have not, though there is something in them; most have none of these.
+    implied: HashMap<LayerId, Arc<[TreePath]>>,
     trees: HashMap<Vec<LayerId>, (Tree, u64)>,
     recipes: HashMap<LayerId, Arc<Recipe>>,
     bases: HashMap<LayerId, Base>,
@@ -452,11 +456,13 @@ impl Layers {
     /// The snapshots of a chain, made where they are missing.
     pub(crate) fn lowers(self: &Arc<Layers>, chain: &[LayerRef]) -> Result<Lowers, Failed> {
         let lowers = below_mount(chain).into_iter().map(|layer| self.snapshot(&layer.layer));
-        lowers.collect::<Result<_, _>>().map(Lowers)
+        let mut lowers = lowers.collect::<Result<Vec<_>, _>>()?;
+        lowers.extend(implied::folders(self, chain)?);
+        Ok(Lowers(lowers))
     }
 
     /// The snapshots of a chain if all of them are here.
-    pub(crate) fn standing(&self, chain: &[LayerRef]) -> Result<Standing, Failed> {
+    pub(crate) fn standing(self: &Arc<Layers>, chain: &[LayerRef]) -> Result<Standing, Failed> {
         let (mut lowers, mut lacking) = (Vec::new(), Vec::new());
         for layer in below_mount(chain) {
             match self.snapshots.find(&layer.layer)? {
@@ -464,11 +470,21 @@ impl Layers {
                 None => lacking.push(layer.clone()),
             }
         }
-        Ok(if lacking.is_empty() {
-            Standing::All(Lowers(lowers))
-        } else {
-            Standing::Lacks(lacking)
-        })
+        if !lacking.is_empty() {
+            return Ok(Standing::Lacks(lacking));
+        }
+        lowers.extend(implied::folders(self, chain)?);
+        Ok(Standing::All(Lowers(lowers)))
+    }
+
+    /// The folders that a layer does not have, though it has something in them.
+    fn implied(&self, layer: &LayerId) -> Result<Arc<[TreePath]>, Failed> {
+        if let Some(known) = self.known().implied.get(layer) {
+            return Ok(known.clone());
+        }
+        let implied: Arc<[TreePath]> = missing_parents(&*self.table(layer)?).into();
+        self.known().implied.insert(*layer, implied.clone());
+        Ok(implied)
     }
 
     /// A layer's snapshot, made where it is missing.
@@ -612,6 +628,7 @@ impl Known {
         while self.entries > ENTRIES_KEPT && self.tables.len() > 1 {
             let oldest = self.tables.iter().min_by_key(|(_, (_, used))| *used);
             let Some(oldest) = oldest.map(|(layer, _)| *layer) else { break };
+            self.implied.remove(&oldest);
             if let Some((table, _)) = self.tables.remove(&oldest) {
                 self.entries -= table.0.len();
             }

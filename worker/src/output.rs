@@ -406,7 +406,7 @@ fn beside_each_other(
     let mut all = Changes::default();
     for (at, (platform, state)) in states.iter().enumerate() {
         let mut changes = layers.tree(state)?.as_changes();
-        changes.0.retain(|_, change| !is_socket(change));
+        changes.0.retain(|_, change| !change.is_socket());
         if split {
             changes = changes.below(folder_of(platform).as_bytes());
         }
@@ -430,9 +430,4 @@ fn beside_each_other(
 /// The name of a platform as a folder has it.
 pub(crate) fn folder_of(platform: &Platform) -> String {
     platform.to_string().replace('/', "_")
-}
-
-fn is_socket(change: &dcbuild_tree::Change) -> bool {
-    use dcbuild_tree::{Change, Kind};
-    matches!(change, Change::Put(entry) | Change::Replace(entry) if entry.kind == Kind::Socket)
 }

@@ -115,12 +115,11 @@ impl Part {
         Ok(Part { changes: Changes(changes) })
     }
 
-    /// Takes it from a client's folder: what is left after .dockerignore, owned by root, never the live folder.
+    /// Takes it from a client's folder: what is left after .dockerignore, never the live folder.
     fn of_context(folder: &ContextTree, source: &str) -> Result<Part, Failed> {
         let mut part = Part::find(&folder.tree, source)?;
         part.changes.0.retain(|_, change| match change {
             Change::Put(entry) | Change::Replace(entry) => {
-                (entry.meta.uid, entry.meta.gid) = (0, 0);
                 let kind = &entry.kind;
                 !matches!(kind, Kind::Socket | Kind::CharDevice { .. } | Kind::BlockDevice { .. })
             }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dcbuild_context::{ContextReader, LocalContext, LocalError, OpenError};
+use dcbuild_context::{Context, ContextReader, LocalContext, LocalError, OpenError, Owners};
 use dcbuild_layer::ReadContent;
 use dcbuild_model::{
     BlobDigest, BuildId, ContentDigest, Scope, Selection, SelectionForm, TreePath, UnixTime,
@@ -279,7 +279,8 @@ impl Portable {
     }
 
     fn open(&self, now: UnixTime) -> Result<LocalContext, OpenError> {
-        LocalContext::open_folder(&self.files(), Ignore::default(), &self.folder, 0, now)
+        let files = Context::open(&self.files(), 0)?.owned(Owners::Kept);
+        Ok(LocalContext::new(files, Ignore::default(), &self.folder, now))
     }
 
     /// What this worker has of the files already: their bytes need not be fetched.

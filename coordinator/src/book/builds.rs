@@ -78,6 +78,7 @@ impl Book {
             reason: None,
             attending: 0,
             alone: Some(self.now.instant),
+            starts: 1,
             scheduled: false,
             ended: None,
         };
@@ -220,7 +221,7 @@ impl Book {
             return true;
         }
         active.reason = Some(reason.to_owned());
-        if active.scheduled {
+        if active.scheduled && self.scheduler.has(build) {
             self.apply(Event::Cancel { build });
         } else {
             self.end(build, Outcome::Canceled { reason: reason.to_owned() });
@@ -284,6 +285,11 @@ impl Book {
                     active.desk.journal.end();
                     active.desk.over.cancel();
                 }
+            } else if active.scheduled && !self.scheduler.has(*build) {
+                // Logs of before were cut off between the plan and its scheduling.
+                active.scheduled = false;
+                active.alone = Some(now);
+                planless.push(*build);
             } else if active.scheduled {
                 scheduled.push(*build);
                 if !active.desk.submission.detached {
@@ -291,10 +297,12 @@ impl Book {
                 }
             } else {
                 active.alone = Some(now);
-                planless.push(active.desk.clone());
+                planless.push(*build);
             }
         }
-        self.effects.extend(planless.into_iter().map(Effect::Drive));
+        for build in planless {
+            self.plan_again(build);
+        }
         for build in scheduled {
             self.tell_settled(build);
         }
@@ -303,6 +311,22 @@ impl Book {
             self.apply(Event::ClientGone { build, grace: self.grace });
         }
         self.apply(Event::Recovered);
+    }
+
+    /// Has a build planned that an earlier coordinator had begun to plan, unless that is what ends coordinators.
+    fn plan_again(&mut self, build: BuildId) {
+        let Some(active) = self.builds.get(&build) else { return };
+        if active.starts < limits::PLANNING_STARTS_MAX {
+            let desk = active.desk.clone();
+            self.record(Entry::PlannedAgain { build });
+            return self.effects.push(Effect::Drive(desk));
+        }
+        let message = format!(
+            "the coordinator has ended {} times while it planned this build, which may be what ended it; if its log says otherwise, submit the build again",
+            active.starts
+        );
+        let fault = dcbuild_model::Fault::Request;
+        self.end_failed(build, fault, "PLANNING_ENDS_COORDINATOR", message);
     }
 
     /// Says again which steps are done; what is told twice is shown once.

@@ -1,4 +1,6 @@
-//! A log in a file: each entry with its length and the front of its digest, synced before the append returns.
+//! A log in a file: each append with its length and the front of its digest, synced before it returns.
+//!
+//! What is appended together stands or falls together: a crash in the middle of a write leaves none of it.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -14,6 +16,8 @@ const FILE: &str = "log-1";
 const NEXT_FILE: &str = "log-1.next";
 const HEAD_BYTES: usize = 12;
 const ENTRY_BYTES_MAX: usize = 256 << 20;
+/// An append of more than this stands in several frames.
+const FRAME_BYTES_MAX: usize = 1 << 30;
 
 /// A log in a folder that belongs to one coordinator at a time.
 #[derive(Debug)]
@@ -63,7 +67,10 @@ impl FileLog {
 
     /// Puts a log of these entries in the place of this one; after a crash one of the two is there, whole.
     pub(crate) fn replace(&mut self, entries: &[Entry]) -> Result<(), LogError> {
-        let bytes = frames(entries)?;
+        let mut bytes = Vec::new();
+        for entry in entries {
+            bytes.append(&mut frames(std::slice::from_ref(entry))?);
+        }
         let next = self.path.with_file_name(NEXT_FILE);
         let put = || {
             let mut file = File::create(&next)?;
@@ -94,19 +101,46 @@ impl Log for FileLog {
     }
 }
 
+/// One entry as it is, several as a list.
 fn frames(entries: &[Entry]) -> Result<Vec<u8>, LogError> {
-    let mut bytes = Vec::new();
+    let (mut bytes, mut list, mut listed) = (Vec::new(), Vec::new(), 0);
     for entry in entries {
         let json = dcbuild_proto::document::to_bytes(entry);
         if json.len() > ENTRY_BYTES_MAX {
             return Err(LogError::TooLarge { bytes: json.len(), max: ENTRY_BYTES_MAX });
         }
-        let length = u32::try_from(json.len()).unwrap_or(u32::MAX);
-        bytes.extend_from_slice(&length.to_le_bytes());
-        bytes.extend_from_slice(&front(&json));
-        bytes.extend_from_slice(&json);
+        if list.len() + json.len() > FRAME_BYTES_MAX {
+            frame_of(&list, listed, &mut bytes);
+            (list, listed) = (Vec::new(), 0);
+        }
+        if listed > 0 {
+            list.push(b',');
+        }
+        list.extend_from_slice(&json);
+        listed += 1;
     }
+    frame_of(&list, listed, &mut bytes);
     Ok(bytes)
+}
+
+/// Adds a frame of so many entries, which stand with commas between them.
+fn frame_of(list: &[u8], listed: usize, out: &mut Vec<u8>) {
+    let json = match listed {
+        0 => return,
+        1 => list.to_vec(),
+        _ => [b"[", list, b"]"].concat(),
+    };
+    let length = u32::try_from(json.len()).unwrap_or(u32::MAX);
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(&front(&json));
+    out.extend_from_slice(&json);
+}
+
+fn entries_of(json: &[u8]) -> serde_json::Result<Vec<Entry>> {
+    if json.first() == Some(&b'[') {
+        return serde_json::from_slice(json);
+    }
+    serde_json::from_slice(json).map(|entry| vec![entry])
 }
 
 fn front(json: &[u8]) -> [u8; 8] {
@@ -118,7 +152,7 @@ fn front(json: &[u8]) -> [u8; 8] {
 /// The frame at a place: its content if that is whole, and where the next would begin.
 enum Frame<'a> {
     Whole { json: &'a [u8], next: usize },
-    Broken { next: usize },
+    Broken,
     Cut,
 }
 
@@ -132,11 +166,12 @@ fn frame(bytes: &[u8], at: usize) -> Frame<'_> {
     let length = usize::try_from(length).unwrap_or(usize::MAX);
     let Some(json) = rest.get(..length) else { return Frame::Cut };
     let next = at + HEAD_BYTES + length;
-    if length > 0 && front(json) == digest {
-        Frame::Whole { json, next }
-    } else {
-        Frame::Broken { next }
-    }
+    if length > 0 && front(json) == digest { Frame::Whole { json, next } } else { Frame::Broken }
+}
+
+/// Whether a whole frame begins anywhere in this; what is no length is rarely less than what is left.
+fn has_whole(bytes: &[u8]) -> bool {
+    (0..bytes.len()).any(|at| matches!(frame(bytes, at), Frame::Whole { .. }))
 }
 
 /// Reads entries up to the first that is not whole; whole ones behind that mean damage, since appends are in order.
@@ -147,18 +182,18 @@ fn read_entries(path: &Path, bytes: &[u8]) -> Result<(Vec<Entry>, usize), LogErr
         let place = u64::try_from(at).unwrap_or(u64::MAX);
         match frame(bytes, at) {
             Frame::Whole { json, next } => {
-                let entry = serde_json::from_slice(json).map_err(|source| LogError::Unknown {
+                let found = entries_of(json).map_err(|source| LogError::Unknown {
                     path: path.into(),
                     at: place,
                     source,
                 })?;
-                entries.push(entry);
+                entries.extend(found);
                 at = next;
             }
-            Frame::Broken { next } if matches!(frame(bytes, next), Frame::Whole { .. }) => {
+            Frame::Broken | Frame::Cut if bytes.get(at + 1..).is_some_and(has_whole) => {
                 return Err(LogError::Damaged { path: path.into(), at: place });
             }
-            Frame::Broken { .. } | Frame::Cut => return Ok((entries, at)),
+            Frame::Broken | Frame::Cut => return Ok((entries, at)),
         }
     }
 }
@@ -176,7 +211,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut log, found) = FileLog::open(dir.path()).unwrap();
         assert_eq!(found, []);
-        log.append(&entries(3)).unwrap();
+        for entry in entries(3) {
+            log.append(&[entry]).unwrap();
+        }
         drop(log);
         let path = dir.path().join(FILE);
         let whole = std::fs::read(&path).unwrap();
@@ -195,16 +232,41 @@ mod tests {
     }
 
     #[test]
+    fn what_is_appended_together_is_lost_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, _) = FileLog::open(dir.path()).unwrap();
+        log.append(&entries(1)).unwrap();
+        let first = log.bytes().unwrap();
+        log.append(&entries(3)).unwrap();
+        let end = log.bytes().unwrap();
+        drop(log);
+        assert_eq!(FileLog::open(dir.path()).unwrap().1, [entries(1), entries(3)].concat());
+        let path = dir.path().join(FILE);
+        let whole = std::fs::read(&path).unwrap();
+        for cut in first..end {
+            std::fs::write(&path, &whole[..usize::try_from(cut).unwrap()]).unwrap();
+            assert_eq!(FileLog::open(dir.path()).unwrap().1, entries(1), "cut at {cut}");
+        }
+    }
+
+    #[test]
     fn damage_in_the_middle_is_no_torn_tail() {
         let dir = tempfile::tempdir().unwrap();
         let (mut log, _) = FileLog::open(dir.path()).unwrap();
-        log.append(&entries(3)).unwrap();
+        for entry in entries(3) {
+            log.append(&[entry]).unwrap();
+        }
         drop(log);
         let path = dir.path().join(FILE);
-        let mut bytes = std::fs::read(&path).unwrap();
-        bytes[HEAD_BYTES + 3] ^= 1;
-        std::fs::write(&path, &bytes).unwrap();
-        assert!(matches!(FileLog::open(dir.path()), Err(LogError::Damaged { at: 0, .. })));
+        let bytes = std::fs::read(&path).unwrap();
+        // Of the content, and of its length: to less, to more, and to more than there is.
+        for (at, bit) in [(HEAD_BYTES + 3, 1), (0, 1), (0, 64), (2, 1)] {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= bit;
+            std::fs::write(&path, &damaged).unwrap();
+            let found = FileLog::open(dir.path());
+            assert!(matches!(found, Err(LogError::Damaged { at: 0, .. })), "{at} {bit}");
+        }
     }
 
     #[test]

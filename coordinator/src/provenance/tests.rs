@@ -86,6 +86,7 @@ fn world(request: Request, origin: Origin) -> World {
         packs: Vec::new(),
         secrets: BTreeSet::new(),
         hosts: BTreeSet::new(),
+        mirrors: BTreeMap::new(),
         passed: Vec::new(),
         fetched: BTreeMap::from([(added.context(), tool)]),
         builds_on: None,

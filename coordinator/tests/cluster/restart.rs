@@ -27,6 +27,29 @@ async fn a_build_that_is_not_planned_is_planned_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_build_that_was_planned_by_five_coordinators_is_planned_by_no_sixth() {
+    let mut cluster = Cluster::on_disk();
+    let build = cluster.submit(10, &submission(TWO_STEPS)).await;
+    for _ in 0..4 {
+        cluster = cluster.restart().await;
+        cluster.attach(build).await.until("asked for context").await;
+    }
+    // A restart with nobody to look is one more.
+    let mut cluster = cluster.restart().await;
+    for _ in 0..2 {
+        let Outcome::Failed(failure) = cluster.attach(build).await.outcome().await else {
+            panic!("it is planned once more")
+        };
+        assert_eq!(failure.code, "PLANNING_ENDS_COORDINATOR");
+        assert!(failure.message.contains("has ended 5 times"), "{}", failure.message);
+        cluster = cluster.restart().await;
+    }
+    // Others are built as before.
+    let build = cluster.submit(11, &submission(TWO_STEPS)).await;
+    cluster.attach(build).await.until("asked for context").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_running_build_goes_on_with_the_worker_that_runs_it() {
     let cluster = Cluster::on_disk();
     let mut worker = cluster.worker(1, &[]).await;

@@ -4,6 +4,7 @@
 mod tests;
 
 use std::fs::File;
+use std::io::ErrorKind::{NotADirectory, NotFound};
 use std::io::{self, Read as _};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -145,6 +146,11 @@ pub fn hash(
     unknown.dedup();
     let (mut files_read, mut bytes_read) = (0, 0);
     for (path, hash) in look_at_all(context, listing, &unknown, cache)? {
+        // As with BuildKit, what is removed while the folder is looked at was never there.
+        let Some(hash) = hash else {
+            listing.lose(path);
+            continue;
+        };
         listing.learn(path, &hash);
         if hash.read {
             files_read += 1;
@@ -179,14 +185,17 @@ pub(crate) fn not_selected(selection: &Selection, source: SelectError) -> HashEr
     HashError::Select { sources: selection.sources.join(" "), source }
 }
 
+/// A file that was looked at, and what it is; none if it is there no more.
+type Look<'w> = (&'w TreePath, Option<Hash>);
+
 fn look_at_all<'w>(
     context: &Context,
     listing: &Listing,
     wanted: &'w [TreePath],
     cache: &StatCache,
-) -> Result<Vec<(&'w TreePath, Hash)>, HashError> {
+) -> Result<Vec<Look<'w>>, HashError> {
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let work = || -> Result<Vec<(&'w TreePath, Hash)>, HashError> {
+    let work = || -> Result<Vec<Look<'w>>, HashError> {
         let mut buffer = vec![0; BUFFER_BYTES];
         let mut seen = Vec::new();
         while !stop.load(Ordering::Relaxed) {
@@ -221,23 +230,27 @@ fn look_at(
     file: &Seen,
     cache: &StatCache,
     buffer: &mut [u8],
-) -> Result<Hash, HashError> {
+) -> Result<Option<Hash>, HashError> {
     let failed = |source: io::Error| HashError::Read { path: path.clone(), source };
     let known = cache.get(path, &file.stat);
     if let Some(Known { stat, content, has_xattrs: false }) = known {
-        return Ok(Hash { content, stat, xattrs: Xattrs::default(), read: false });
+        return Ok(Some(Hash { content, stat, xattrs: Xattrs::default(), read: false }));
     }
     for _ in 0..TRIES {
-        let (mut open, before) = beneath::open_file(&context.folder, path).map_err(failed)?;
+        let (mut open, before) = match beneath::open_file(&context.folder, path) {
+            Ok(opened) => opened,
+            Err(error) if matches!(error.kind(), NotFound | NotADirectory) => return Ok(None),
+            Err(error) => return Err(failed(error)),
+        };
         let stat = FileStat::of(&before);
         let xattrs = xattrs::read(&open).map_err(|errno| failed(errno.into()))?;
         if let Some(known) = known.filter(|known| known.stat == stat) {
-            return Ok(Hash { content: known.content, stat, xattrs, read: false });
+            return Ok(Some(Hash { content: known.content, stat, xattrs, read: false }));
         }
         let (hash, size) = digest(&mut open, buffer).map_err(failed)?;
         let after: Stat = rustix::fs::fstat(&open).map_err(|errno| failed(errno.into()))?;
         if FileStat::of(&after) == stat && size == stat.size {
-            return Ok(Hash { content: hash, stat, xattrs, read: true });
+            return Ok(Some(Hash { content: hash, stat, xattrs, read: true }));
         }
     }
     Err(HashError::Changed { path: path.clone() })

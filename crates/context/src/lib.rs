@@ -37,6 +37,7 @@ pub struct Context {
     root: PathBuf,
     folder: Arc<OwnedFd>,
     said: Attributes,
+    owners: Owners,
 }
 
 /// What is said of an entry of a context, whatever this machine's disk says of it.
@@ -50,6 +51,16 @@ pub struct Said {
 
 /// What is said of entries; one that nothing is said of has the permissions that it has here, and belongs to root.
 pub type Attributes = Arc<HashMap<TreePath, Said>>;
+
+/// Whom the entries of a folder belong to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Owners {
+    /// Root: two checkouts of one commit are the same, whoever made them.
+    #[default]
+    Root,
+    /// Whom they belong to on this machine's disk.
+    Kept,
+}
 
 /// Says why a folder cannot be a context.
 #[derive(Debug, thiserror::Error)]
@@ -84,13 +95,20 @@ impl Context {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder =
             rustix::fs::open(&root, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
-        Ok(Context { index, root, folder: Arc::new(folder), said: Attributes::default() })
+        let (said, owners) = (Attributes::default(), Owners::default());
+        Ok(Context { index, root, folder: Arc::new(folder), said, owners })
     }
 
     /// The same, where something else is said of entries of it than this machine's disk says.
     #[must_use]
     pub fn with(self, said: Attributes) -> Context {
         Context { said, ..self }
+    }
+
+    /// The same, where its entries belong to these.
+    #[must_use]
+    pub fn owned(self, owners: Owners) -> Context {
+        Context { owners, ..self }
     }
 
     /// Its path, absolute and without links.
@@ -120,4 +138,11 @@ impl ContextReader {
     pub fn open(&self, path: &TreePath) -> io::Result<File> {
         beneath::open_file(&self.folder, path).map(|(file, _)| file)
     }
+}
+
+/// Whether what was a regular file a moment ago is none any more.
+pub fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, IsADirectory, NotADirectory, NotFound};
+    let is_link = error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error());
+    is_link || matches!(error.kind(), NotFound | NotADirectory | IsADirectory | InvalidInput)
 }

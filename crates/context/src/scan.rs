@@ -186,6 +186,11 @@ impl Listing {
         &self.files
     }
 
+    /// Notes that a file is there no more.
+    pub(crate) fn lose(&mut self, path: &TreePath) {
+        self.tree.remove(path);
+    }
+
     /// Notes what a file turned out to hold.
     pub(crate) fn learn(&mut self, path: &TreePath, seen: &Hash) {
         self.tree.set_content(path, seen.content, seen.stat.size);
@@ -207,7 +212,7 @@ impl Context {
         known: &StatCache,
         now: UnixTime,
     ) -> Result<Listing, ScanError> {
-        let mut folders = walk(&self.folder, ignore, known, (self.index, &self.said))?;
+        let mut folders = walk(&self.folder, ignore, known, (self.index, &self.said, self.owners))?;
         // A folder comes after the one that holds it.
         folders.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         drop_empty_conditionals(&mut folders);

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use crate::scan::{FileStat, ScanError, Seen as File, UNHASHED};
 use crate::stat_cache::{Known, StatCache};
-use crate::{Attributes, Said};
+use crate::{Attributes, Owners, Said};
 
 /// What one folder holds, by name.
 pub(crate) struct Folder {
@@ -56,6 +56,7 @@ struct Walk<'a> {
     known: &'a StatCache,
     context: u32,
     said: &'a Attributes,
+    owners: Owners,
     queue: Mutex<Queue>,
     changed: Condvar,
 }
@@ -65,13 +66,13 @@ pub(crate) fn walk(
     folder: &Arc<OwnedFd>,
     ignore: &Ignore,
     known: &StatCache,
-    (context, said): (u32, &Attributes),
+    (context, said, owners): (u32, &Attributes, Owners),
 ) -> Result<Vec<Folder>, ScanError> {
     let top =
         Job { parent: folder.clone(), path: TreePath::root(), seen: Seen::default(), depth: 0 };
     let queue = Queue { jobs: vec![top], busy: 0, closed: Vec::new(), failed: None };
     let (queue, changed) = (Mutex::new(queue), Condvar::new());
-    let walk = Walk { ignore, known, context, said, queue, changed };
+    let walk = Walk { ignore, known, context, said, owners, queue, changed };
     let cores = std::thread::available_parallelism().map_or(1, usize::from).min(16);
     let mut folders = Vec::new();
     std::thread::scope(|scope| {
@@ -257,7 +258,7 @@ impl Walk<'_> {
                 return Err(ScanError::Entry { path: path.clone(), source });
             }
         };
-        let mut meta = meta(&stat, file_stat.mtime);
+        let mut meta = meta(&stat, file_stat.mtime, self.owners);
         if let Some(Said { mode, owner: (uid, gid) }) = self.said.get(path) {
             (meta.mode, meta.uid, meta.gid) = (*mode, *uid, *gid);
         }
@@ -267,8 +268,10 @@ impl Walk<'_> {
 }
 
 /// All but the attributes of files, which are read with their bytes.
-fn meta(stat: &Stat, mtime: UnixTime) -> Meta {
-    let xattrs = Xattrs::default();
-    // Whose the files of a context are is no part of it: two checkouts of one commit are the same.
-    Meta { mode: stat.st_mode & 0o7777, uid: 0, gid: 0, mtime, xattrs }
+fn meta(stat: &Stat, mtime: UnixTime, owners: Owners) -> Meta {
+    let (uid, gid) = match owners {
+        Owners::Root => (0, 0),
+        Owners::Kept => (stat.st_uid, stat.st_gid),
+    };
+    Meta { mode: stat.st_mode & 0o7777, uid, gid, mtime, xattrs: Xattrs::default() }
 }

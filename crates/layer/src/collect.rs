@@ -371,7 +371,14 @@ fn has_below(changes: &Changes, path: &TreePath) -> bool {
 /// is not among them.
 pub fn missing_parents(changes: &Changes) -> Vec<TreePath> {
     let mut missing: HashSet<TreePath> = HashSet::new();
+    let mut before: &[u8] = b"";
     for path in changes.0.keys() {
+        // Most lie in the same folder as the one before.
+        let cut = path.as_bytes().iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+        let folder = path.as_bytes().get(..cut).unwrap_or_default();
+        if folder == std::mem::replace(&mut before, folder) {
+            continue;
+        }
         let mut above = path.parent();
         while let Some(folder) = above {
             if folder.is_root() || missing.contains(&folder) || changes.0.contains_key(&folder) {

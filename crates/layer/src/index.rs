@@ -1,6 +1,6 @@
 //! Where each file's bytes are in a blob, so that one file is read with one ranged request.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::Range;
 
 use dcbuild_model::{Compression, ContentDigest, Digest, TreePath};
@@ -162,6 +162,24 @@ impl BlobIndex {
         let after = (after..=self.frames.len()).take_while(fits).last().unwrap_or(after);
         let stop = self.frame(after);
         Some(Stretch { blob: start.blob..stop.blob, tar: start.tar..stop.tar, compression })
+    }
+
+    /// Whether each frame holds by itself as many bytes of the tar as is said of it, and all of them the whole blob.
+    pub fn frames_are_true(&self, blob: &mut (impl Read + Seek + Send)) -> io::Result<bool> {
+        if self.compression == Compression::None {
+            return Ok(self.tar_size == self.blob_size);
+        }
+        for at in 0..self.frames.len() {
+            let (start, stop) = (self.frame(at), self.frame(at + 1));
+            let len = stop.tar.saturating_sub(start.tar);
+            blob.seek(SeekFrom::Start(start.blob))?;
+            let fetched = blob.take(stop.blob.saturating_sub(start.blob));
+            let mut tar = decoder(fetched, self.compression)?.take(len.saturating_add(1));
+            if io::copy(&mut tar, &mut io::sink())? != len {
+                return Ok(false);
+            }
+        }
+        Ok(self.frames.first() == Some(&Frame { tar: 0, blob: 0 }))
     }
 
     /// The first frame that has bytes of a part of the tar, and the first after it that has none.

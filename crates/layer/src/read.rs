@@ -7,7 +7,7 @@ use std::thread;
 
 use crossbeam_channel::bounded;
 use dcbuild_model::{Compression, ContentDigest, DiffId, Digest, LayerDigest, LayerId, TreePath};
-use dcbuild_tree::{Changes, FileBody, Origin};
+use dcbuild_tree::{Changes, FileBody, Origin, toc};
 use flate2::read::MultiGzDecoder;
 use sha2::{Digest as _, Sha256};
 
@@ -117,6 +117,18 @@ pub enum ReadLayerError {
         /// Why not.
         source: io::Error,
     },
+}
+
+impl ReadLayer {
+    /// Whether it is this layer once it has the sockets of the table, for which its tar has no form: then it has them.
+    #[must_use]
+    pub fn is_with_sockets(&mut self, layer: LayerId, table: &Changes) -> bool {
+        let sockets = table.0.iter().filter(|(_, change)| change.is_socket());
+        self.changes.0.extend(sockets.map(|(path, change)| (path.clone(), change.clone())));
+        self.toc = toc::encode(&self.changes);
+        self.layer = toc::layer_id(&self.toc);
+        self.layer == layer
+    }
 }
 
 /// Reads a layer once, giving its files' bytes to the sink; the caller compares the digests.

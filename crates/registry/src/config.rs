@@ -1,6 +1,6 @@
 //! How each registry is reached: mirrors, plain http, certificates.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use dcbuild_model::HttpProxies;
@@ -184,6 +184,15 @@ impl RegistryConfig {
             .collect();
         endpoints.extend(self.endpoint(registry));
         endpoints
+    }
+
+    /// The hosts that may be asked in the place of others, by those.
+    pub fn mirrors(&self) -> BTreeMap<String, BTreeSet<String>> {
+        let named = |mirrors: &[String]| -> BTreeSet<String> {
+            mirrors.iter().filter_map(|mirror| Some(self.endpoint(mirror)?.name)).collect()
+        };
+        let mirrored = self.hosts.iter().filter(|(_, host)| !host.mirrors.is_empty());
+        mirrored.map(|(name, host)| (name.clone(), named(&host.mirrors))).collect()
     }
 
     /// The registry itself; none only if its name is no host, which a parsed reference excludes.

@@ -97,6 +97,10 @@ fn is_pack(
     if (read.layer, read.diff_id, size) != (layer, said.diff_id, said.size) {
         return Err(Unproven::No("it is not what was said of it"));
     }
+    // What is read with others around it is found by its frames.
+    if !index.frames_are_true(&mut file).unwrap_or(false) {
+        return Err(Unproven::No("its frames are not what its index says"));
+    }
     for (path, change) in &read.changes.0 {
         let Change::Put(Entry { kind: Kind::File(body), .. }) = change else {
             return Err(Unproven::No("it has more than files"));

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "test")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dcbuild_layer::{BlobForm, InlineContents, write_blob};
 use dcbuild_model::{
@@ -12,7 +13,9 @@ use dcbuild_proto::document::to_bytes;
 use dcbuild_proto::pb;
 use dcbuild_proto::pb::store_server::Store as _;
 use dcbuild_remote::{Door, StoreService};
-use dcbuild_store::{StoredBlob, form_of};
+use dcbuild_store::{
+    Grant, GrantMethod, Grants, StoreError, StoredBlob, WriteGrant, Written, form_of, read_bytes,
+};
 use dcbuild_testkit::{MemoryBlobs, MemoryLayers};
 use dcbuild_tree::{Change, Changes, Entry, FileBody, Kind, Meta, Origin, toc};
 use tonic::{Code, Request};
@@ -31,6 +34,25 @@ impl Door for Shut {
 
     fn writes(&self, _: &Scope) -> bool {
         false
+    }
+}
+
+/// Grants everything.
+struct Generous;
+
+#[async_trait::async_trait]
+impl Grants for Generous {
+    async fn read(&self, blob: &BlobDigest) -> Result<Grant, StoreError> {
+        Err(StoreError::NotFound { blob: *blob })
+    }
+
+    async fn write(&self, _: &BlobDigest, _: u64) -> Result<WriteGrant, StoreError> {
+        let (method, url, headers) = (GrantMethod::Put, "s3:".to_owned(), Vec::new());
+        Ok(WriteGrant::Whole(Grant { method, url, headers, valid_for: Duration::from_secs(9) }))
+    }
+
+    async fn finish(&self, _: &BlobDigest, _: &Written) -> Result<(), StoreError> {
+        Ok(())
     }
 }
 
@@ -94,7 +116,27 @@ async fn a_pack_is_taken() {
     let (layer, stored) = world.pack(Compression::Zstd);
     world.put(layer, &stored).await.unwrap();
     let form = form_of(&*world.layers, &layer, Compression::Zstd).await.unwrap();
+    assert_eq!(form.as_ref(), Some(&stored));
+    // What is there is not replaced, and what is said of it then does not count.
+    let noise = StoredBlob { index: world.blobs.insert(b"noise".to_vec()), ..stored.clone() };
+    world.put(layer, &noise).await.unwrap();
+    let form = form_of(&*world.layers, &layer, Compression::Zstd).await.unwrap();
     assert_eq!(form, Some(stored));
+}
+
+/// Whoever writes large blobs to a bucket in parts can write anything under their names.
+#[tokio::test]
+async fn a_large_blob_is_not_written_past_the_service() {
+    let world = World::new();
+    let granting = StoreService::new(world.blobs.clone(), world.layers.clone())
+        .with_grants(Some(Arc::new(Generous)))
+        .with_door(Arc::new(Shut));
+    for (size, count) in [(5 << 20, 1), ((5 << 20) + 1, 0)] {
+        let blob = BlobDigest(Digest::of(b"large")).to_string();
+        let request = Request::new(pb::GrantRequest { blob, write_bytes: Some(size) });
+        let granted = granting.grant(request).await.unwrap().into_inner();
+        assert_eq!(granted.grants.len(), count, "{size}");
+    }
 }
 
 #[tokio::test]
@@ -114,6 +156,10 @@ async fn what_is_no_pack_is_not() {
     let noise = StoredBlob { index: world.blobs.insert(b"noise".to_vec()), ..pack.clone() };
     let mut bytes = pack.clone();
     bytes.blob.digest = dcbuild_model::LayerDigest(world.blobs.insert(b"noise too".to_vec()).0);
+    // One byte more in all than there is: what is read with the file beside it would be too short.
+    let mut index = read_bytes(&*world.blobs, &pack.index, 1 << 20).await.unwrap().to_vec();
+    index["dcbindx1".len() + 1] ^= 1;
+    let longer = StoredBlob { index: world.blobs.insert(index), ..pack.clone() };
     for (layer, stored, why) in [
         (step_layer, &step, "not named by their digests"),
         (removing_layer, &removing, "more than files"),
@@ -122,6 +168,7 @@ async fn what_is_no_pack_is_not() {
         (layer, &size, "not what was said of it"),
         (layer, &other, "not compressed with zstd"),
         (layer, &astray, "does not lead to its files"),
+        (layer, &longer, "its frames are not what its index says"),
         (layer, &noise, "its index is malformed"),
         (layer, &bytes, "it is no pack of a context: "),
     ] {

@@ -70,7 +70,8 @@ struct Checking {
     hash: sha2::Sha256,
 }
 
-/// Hashes what passes; bytes that are not the blob's end with an error, and the blob in quarantine.
+/// Hashes what passes; bytes that are not the blob's end with an error, and the blob in quarantine, unless it is whole and
+/// only came otherwise.
 fn checked(store: Arc<Inner>, blob: BlobDigest, content: BlobStream) -> BlobStream {
     let start = Checking { store, content, hash: sha2::Sha256::new() };
     futures::stream::unfold(Some(start), move |checking| async move {
@@ -83,10 +84,27 @@ fn checked(store: Arc<Inner>, blob: BlobDigest, content: BlobStream) -> BlobStre
             Some(Err(error)) => Some((Err(error), None)),
             None if Digest(checking.hash.finalize().into()) == blob.0 => None,
             None => {
-                checking.store.quarantine(&blob).await;
+                if is_damaged(&checking.store, blob).await {
+                    checking.store.quarantine(&blob).await;
+                }
                 Some((Err(StoreError::Corrupt { blob }), None))
             }
         }
     })
     .boxed()
+}
+
+/// Reads a blob that came with other bytes than it should have once more.
+async fn is_damaged(store: &Arc<Inner>, blob: BlobDigest) -> bool {
+    let again = async {
+        let chunk = store.config.part_bytes;
+        let (first, size) = fetch(store, blob, 0, chunk).await?;
+        let mut rest = the_rest(store.clone(), blob, chunk..size.max(chunk));
+        let mut hash = sha2::Sha256::new_with_prefix(&first);
+        while let Some(piece) = rest.next().await {
+            hash.update(&piece?);
+        }
+        Ok::<_, StoreError>(Digest(hash.finalize().into()) != blob.0)
+    };
+    again.await.unwrap_or(false)
 }

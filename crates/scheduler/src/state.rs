@@ -155,6 +155,11 @@ impl Scheduler {
         self.builds.get(&build).is_some_and(Build::runs)
     }
 
+    /// Whether it was handed this build, and has not been told to forget it.
+    pub fn has(&self, build: BuildId) -> bool {
+        self.builds.contains_key(&build)
+    }
+
     /// Counts what is there.
     pub fn counts(&self) -> Counts {
         let leased = self.attempts.len();

@@ -126,8 +126,10 @@ impl<'a> Differ<'a> {
                 Found::Whiteout => self.whiteout(&path, lower)?,
                 Found::Folder { entry, opaque } => self.folder(&path, entry, opaque, lower)?,
                 Found::Other { entry, inode } => {
+                    // No tar ties a socket's names together again.
+                    let tied = inode.filter(|_| entry.kind != Kind::Socket);
                     let linked =
-                        inode.filter(|inode| self.names.get(inode).is_some_and(|count| *count > 1));
+                        tied.filter(|inode| self.names.get(inode).is_some_and(|count| *count > 1));
                     if let Some(inode) = linked {
                         inodes.push((path.clone(), inode));
                     }
@@ -183,16 +185,10 @@ impl<'a> Differ<'a> {
         if stub {
             self.touched.extend(path.parent());
         }
-        let socket = entry.kind == Kind::Socket;
-        if !(stub || unchanged || socket) {
+        if !(stub || unchanged) {
             return Ok(Some(Change::Put(entry)));
         }
         self.unlink(path, AtFlags::empty())?;
-        // No layer has a socket; what it stands in the place of is gone all the same.
-        if socket && lower.is_some() {
-            self.edit(path, entries::make_whiteout)?;
-            return Ok(Some(Change::Remove));
-        }
         Ok(None)
     }
 

@@ -33,12 +33,13 @@ pub enum UnpackError {
 }
 
 impl Snapshots {
-    /// Streams a blob once, unpacks it and keeps the folder if `accept` finds its digests right.
+    /// Streams a blob once, unpacks it and keeps the folder if `accept` finds its digests right, and completes it where
+    /// its tar could not say all.
     pub fn unpack(
         &self,
         input: impl Read + Send,
         form: LayerForm,
-        accept: impl FnOnce(&ReadLayer) -> bool,
+        accept: impl FnOnce(&mut ReadLayer) -> bool,
     ) -> Result<(Snapshot, ReadLayer), UnpackError> {
         let temp = self.temp(Snapshots::unique()).map_err(MaterialiseError::Io)?;
         match unpack_into((&temp.fd, self.keeps), input, form, accept) {
@@ -59,7 +60,7 @@ fn unpack_into(
     (temp, keeps): (&OwnedFd, Keeps),
     input: impl Read + Send,
     form: LayerForm,
-    accept: impl FnOnce(&ReadLayer) -> bool,
+    accept: impl FnOnce(&mut ReadLayer) -> bool,
 ) -> Result<ReadLayer, UnpackError> {
     let root = TreePath::root();
     let io = |error: rustix::io::Errno| {
@@ -68,8 +69,8 @@ fn unpack_into(
     rustix::fs::mkdirat(temp, "spool", Mode::RWXU).map_err(io)?;
     let folder = beneath::open_child(temp, b"spool").map_err(io)?;
     let mut spool = Spool { folder, next: 0, open: None, kept: HashMap::new() };
-    let read = read_layer(input, form, &mut spool)?;
-    if !accept(&read) {
+    let mut read = read_layer(input, form, &mut spool)?;
+    if !accept(&mut read) {
         return Err(UnpackError::Refused);
     }
     let Spool { folder, kept, .. } = spool;

@@ -102,6 +102,8 @@ struct Inner {
     answered: AtomicBool,
     /// Whether an earlier process got no answer a moment ago.
     doubted: AtomicBool,
+    /// A blob that could not be read while small things may well be: until it can, nothing is handed over for good.
+    blind: Mutex<Option<BlobDigest>>,
     /// Blobs whose writers were to take them to the far store themselves.
     granted: Mutex<HashSet<BlobDigest>>,
 }
@@ -145,6 +147,7 @@ impl Behind {
             told,
             answered,
             doubted,
+            blind: Mutex::default(),
             granted: Mutex::default(),
         };
         Ok(Behind { inner: Arc::new(inner) })
@@ -161,6 +164,11 @@ impl Behind {
 
     fn granted(&self) -> MutexGuard<'_, HashSet<BlobDigest>> {
         self.inner.granted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The blob, if there is one, that the far store would not give.
+    fn blind(&self) -> MutexGuard<'_, Option<BlobDigest>> {
+        self.inner.blind.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_failing(&self) -> bool {
@@ -186,8 +194,12 @@ impl Behind {
 
     /// A store that does not answer has nothing: what was to be read is made again.
     fn missed(&self, blob: &BlobDigest, error: StoreError) -> StoreError {
+        if !says_all(&error) {
+            return error;
+        }
+        *self.blind() = Some(*blob);
         self.read_failed(&error);
-        if says_all(&error) { StoreError::NotFound { blob: *blob } } else { error }
+        StoreError::NotFound { blob: *blob }
     }
 
     fn fails(&self, error: &StoreError, unreadable: bool) {
@@ -223,8 +235,11 @@ impl Behind {
 
     /// Notes that the store can be read again; if nothing waits, all is well.
     fn reads_again(&self) {
-        let all = self.queue().is_empty();
         self.answers();
+        if self.blind().is_some() {
+            return;
+        }
+        let all = self.queue().is_empty();
         self.inner.backlog.send_modify(|backlog| {
             backlog.unreadable = false;
             if all {
@@ -258,14 +273,15 @@ impl Behind {
             let queue = self.queue();
             (queue.len(), queue.bytes())
         };
+        let blind = self.blind().is_some();
         self.inner.backlog.send_modify(|backlog| {
             (backlog.items, backlog.bytes) = (items, bytes);
-            if let Some(sent) = sent {
-                backlog.sent_bytes += sent;
+            backlog.sent_bytes += sent.unwrap_or(0);
+            if sent.is_some() && !blind {
                 (backlog.failure, backlog.unreadable, backlog.needs_hand) = (None, false, false);
             }
         });
-        if sent.is_some() {
+        if sent.is_some() && !blind {
             self.answers();
             self.is_well();
         }

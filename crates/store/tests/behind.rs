@@ -72,6 +72,8 @@ struct Sky {
     full: AtomicBool,
     misplaced: AtomicBool,
     silent: AtomicBool,
+    /// Takes blobs and gives none, and does well with documents.
+    greedy: AtomicBool,
     fired: AtomicU64,
     /// Where documents and their removals wait before they are done, if they are to.
     gate: std::sync::Mutex<Option<Gate>>,
@@ -135,6 +137,10 @@ impl BlobStore for Sky {
 
     async fn get(&self, blob: &BlobDigest, range: ByteRange) -> Result<BlobStream, StoreError> {
         self.check(false)?;
+        if self.greedy.load(Ordering::SeqCst) {
+            self.fired.fetch_add(1, Ordering::SeqCst);
+            return Err(StoreError::Unavailable { store: "sky".into(), source: "told to".into() });
+        }
         self.blobs.get(blob, range).await
     }
 
@@ -416,6 +422,31 @@ async fn a_full_store_is_still_read_and_a_dead_one_is_empty_until_it_answers_aga
     let well = tokio::time::timeout(SOON, backlog.wait_for(|it| !it.unreadable)).await;
     assert_eq!(well.unwrap().unwrap().failure, None);
     assert_eq!(behind.find_missing(&[there]).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn what_takes_blobs_and_gives_none_gets_none_until_it_does() {
+    let world = World::new();
+    let behind = world.sending(Policy::Failing);
+    let there = put(&behind, "there").await;
+    world.sky.greedy.store(true, Ordering::SeqCst);
+    assert!(read_bytes(&behind, &there, 10).await.unwrap_err().is_miss());
+    for text in ["first", "second", "third"] {
+        let blob = put(&behind, text).await;
+        put_document(&behind, &format!("x/{text}")).await;
+        assert_eq!(read_bytes(&behind, &blob, 10).await.unwrap(), text);
+        assert_eq!(behind.find_missing(&[there, blob]).await.unwrap(), [there]);
+        assert!(Grants::write(&behind, &digest("fourth"), 6).await.is_err(), "it comes here");
+    }
+    let left = tokio::time::timeout(SOON, behind.drained(Duration::ZERO)).await.unwrap();
+    assert_eq!((left.items, left.needs_hand, left.unreadable), (6, false, true), "{left:?}");
+    assert!(world.sky.fired.load(Ordering::SeqCst) > 1 && world.sky.came() == ["blob"]);
+
+    world.sky.greedy.store(false, Ordering::SeqCst);
+    let left = behind.drained(SOON).await;
+    assert_eq!((left.items, left.failure, left.unreadable), (0, None, false));
+    assert_eq!((world.files("folder/blobs"), world.sky.came().len()), (0, 7));
+    assert_eq!(read_bytes(&behind, &there, 10).await.unwrap(), "there");
 }
 
 #[tokio::test(start_paused = true)]

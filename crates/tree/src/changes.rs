@@ -5,7 +5,7 @@ use std::collections::btree_map::Entry as Slot;
 
 use dcbuild_model::{TreePath, UnixTime};
 
-use crate::{Entry, LinkGroup};
+use crate::{Entry, Kind, LinkGroup};
 
 /// What happens to one path.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -16,6 +16,13 @@ pub enum Change {
     Replace(Entry),
     /// Nothing stands here afterwards (a whiteout).
     Remove,
+}
+
+impl Change {
+    /// Whether it is a socket: a RUN may leave one for the next, but no tar has a form for it.
+    pub fn is_socket(&self) -> bool {
+        matches!(self, Change::Put(entry) if entry.kind == Kind::Socket)
+    }
 }
 
 /// The changes of one layer, each path once, parents before children. The root itself may be in it, for its metadata.

@@ -49,6 +49,8 @@ pub enum Fault {
     StallInBody,
     /// Half of the answer's body comes, then the connection breaks.
     BreakInBody,
+    /// The first half of the range is answered, and said to be no more than that.
+    HalfRange,
     /// One bit of the answer's body is another.
     FlipBit,
     /// The store gets half of the request's body and is told that it is all.

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::header::CONTENT_LENGTH;
+use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
@@ -107,6 +107,7 @@ impl State {
             Some(fault @ (Fault::StallInBody | Fault::BreakInBody | Fault::FlipBit)) => {
                 spoil(answer, &fault).await
             }
+            Some(Fault::HalfRange) => half_range(answer).await,
             Some(Fault::Late(pause)) => {
                 tokio::time::sleep(pause).await;
                 Ok(answer)
@@ -160,6 +161,20 @@ async fn spoil(answer: Response<Body>, fault: &Fault) -> Result<Response<Body>, 
         }
     };
     Ok(Response::from_parts(head, body))
+}
+
+/// Answers with less of a range than was asked for, as HTTP allows.
+async fn half_range(answer: Response<Body>) -> Result<Response<Body>, Failed> {
+    let (mut head, body) = answer.into_parts();
+    let bytes = BodyExt::collect(body).await?.to_bytes();
+    let half = bytes.slice(..bytes.len() / 2);
+    let said = head.headers.get(CONTENT_RANGE).ok_or("it is no range")?.to_str()?.to_owned();
+    let (range, size) = said.split_once('/').ok_or("it is malformed")?;
+    let start = range.trim_start_matches("bytes ").split('-').next().unwrap_or_default();
+    let last = start.parse::<usize>()? + half.len() - 1;
+    head.headers.insert(CONTENT_RANGE, format!("bytes {start}-{last}/{size}").parse()?);
+    head.headers.insert(CONTENT_LENGTH, half.len().into());
+    Ok(Response::from_parts(head, Body::from(half)))
 }
 
 /// A thread that serves until this is dropped.

@@ -7,7 +7,7 @@ use dcbuild_layer::{ReadArchiveError, ReadContent, ReadLayerError, SmallInline, 
 use dcbuild_model::{ContentDigest, Digest, TreePath, UnixTime};
 use dcbuild_plan::op::{CopyOp, CopySource as Planned, Op};
 use dcbuild_tree::{
-    Archive, Change, Changes, Chmod, CopyRequest, CopySource, FileBody, Filter, Kind, SourceOwners,
+    Archive, Changes, Chmod, CopyRequest, CopySource, FileBody, Filter, Kind, SourceOwners,
 };
 
 use super::{Made, Place, Seeing, keep_recipe, owner};
@@ -98,7 +98,7 @@ impl Copying<'_> {
         let changes = dcbuild_tree::copy(&below, &request, self.now);
         let mut changes = changes.map_err(|error| Failed::refused(&error))?;
         // A tar has no form for a socket.
-        changes.0.retain(|_, change| !is_socket(change));
+        changes.0.retain(|_, change| !change.is_socket());
         Ok((changes, Sources { contexts, spool }))
     }
 
@@ -186,8 +186,4 @@ impl Copying<'_> {
             Place::Nowhere | Place::Chain(_) => Contents::new(self.layers.clone()).open(body),
         }
     }
-}
-
-fn is_socket(change: &Change) -> bool {
-    matches!(change, Change::Put(entry) | Change::Replace(entry) if entry.kind == Kind::Socket)
 }

@@ -92,6 +92,28 @@ fn a_file_that_has_just_changed_is_read_again() {
     }
 }
 
+/// Editors and compilers make files that are gone a moment later.
+#[test]
+fn a_file_that_is_gone_since_the_folder_was_listed_was_never_there() {
+    let (folder, state) = folders();
+    let at = |path: &str| folder.path().join(path);
+    let context = Context::open(folder.path(), 0).unwrap();
+    let mut cache = StatCache::load(state.path(), &context);
+    let want = {
+        let mut listing = context.scan(&Ignore::default(), &cache, LATER).unwrap();
+        hash(&context, &mut listing, &[copy("src")], &mut cache).unwrap()
+    };
+    let written = fs::metadata(at("src")).unwrap().modified().unwrap();
+    fs::write(at("src/.a.swp"), "x").unwrap();
+    let set_back = || fs::File::open(at("src")).unwrap().set_modified(written).unwrap();
+    set_back();
+    let mut listing = context.scan(&Ignore::default(), &cache, LATER).unwrap();
+    fs::remove_file(at("src/.a.swp")).unwrap();
+    set_back();
+    let found = hash(&context, &mut listing, &[copy("src")], &mut cache).unwrap();
+    assert_eq!(found.selections, want.selections);
+}
+
 #[test]
 fn a_file_that_cannot_be_read_is_named() {
     let (folder, state) = folders();

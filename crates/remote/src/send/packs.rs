@@ -56,19 +56,12 @@ pub(super) fn write(pack: &Pack, files: &Files) -> Result<Written, SendError> {
 fn failed(error: WriteBlobError, real: impl Fn(&TreePath) -> TreePath) -> SendError {
     match error {
         WriteBlobError::ContentChanged { path } => SendError::Changed { path: real(&path) },
-        WriteBlobError::Content { path, source } if is_gone(&source) => {
+        WriteBlobError::Content { path, source } if dcbuild_context::is_gone(&source) => {
             SendError::Changed { path: real(&path) }
         }
         WriteBlobError::Content { path, source } => SendError::Read { path: real(&path), source },
         error => SendError::Write(error),
     }
-}
-
-/// Whether what was a file is none any more.
-fn is_gone(error: &io::Error) -> bool {
-    use io::ErrorKind::{InvalidInput, IsADirectory, NotADirectory, NotFound};
-    let is_link = error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error());
-    is_link || matches!(error.kind(), NotFound | NotADirectory | IsADirectory | InvalidInput)
 }
 
 fn stream_of_file(file: File) -> BlobStream {

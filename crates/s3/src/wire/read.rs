@@ -71,6 +71,12 @@ impl Wire {
             let answer = format!("{length} bytes of range {said:?} came in place of {start}");
             return Err(Failure::new(FailureKind::Refused, REQUEST, answer));
         };
+        // Whoever answers may answer with less than was asked for; what is missing would be a hole.
+        let wanted = length_max.min(size.saturating_sub(start));
+        if length < wanted {
+            let answer = format!("{length} bytes came of {wanted}");
+            return Err(Failure::new(FailureKind::Unreachable, REQUEST, answer));
+        }
         let mut body = found.body;
         let mut bytes = BytesMut::with_capacity(usize::try_from(length).unwrap_or(0));
         while let Some(piece) = body.next().await {

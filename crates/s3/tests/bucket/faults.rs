@@ -69,6 +69,22 @@ async fn c01_a_bit_that_flips_on_the_way_is_found() {
     server.fail(|seen| (seen.request == "GetObject" && seen.number == 1).then_some(Fault::FlipBit));
     assert!(matches!(whole(&store, &bytes).await, Err(StoreError::Corrupt { .. })));
     assert_eq!(server.fired(), 1);
+    // It is whole in the bucket, and stays there.
+    assert_eq!(store.counts().quarantined, 0);
+    assert!(whole(&store, &bytes).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c03_a_range_that_is_answered_in_part_is_asked_for_again() {
+    let server = S3Server::start();
+    let store = connect(&server, small_parts).await;
+    let bytes = large();
+    BlobStore::put(&store, &blob(&bytes), stream_of(bytes.clone())).await.unwrap();
+    server
+        .fail(|seen| (seen.request == "GetObject" && seen.number < 2).then_some(Fault::HalfRange));
+    assert!(whole(&store, &bytes).await.unwrap());
+    assert_eq!(server.fired(), 2);
+    assert_eq!(store.counts().quarantined, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use dcbuild_model::BlobDigest;
-use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -78,6 +78,8 @@ impl Behind {
         loop {
             // One thing at a time finds out whether a store that failed does better.
             let at_once = if self.is_failing() { 1 } else { SENT_AT_ONCE };
+            // What is sent leaves the folder: not for a store that takes blobs and gives none back.
+            let sends = sends && self.blind().is_none();
             while sends && rest.is_none() && sending.len() < at_once {
                 let Some((number, item)) = self.queue().take() else { break };
                 sending.push(self.send_item(number, item));
@@ -87,10 +89,11 @@ impl Behind {
                     () = stop.cancelled() => return,
                     again = self.probe() => again,
                 };
-                if !again {
-                    rest = Some(Instant::now() + pause);
-                    pause = (pause * 2).min(PAUSE_MAX);
+                if again {
+                    continue;
                 }
+                rest = Some(Instant::now() + pause);
+                pause = (pause * 2).min(PAUSE_MAX);
             }
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -115,7 +118,11 @@ impl Behind {
 
     /// Asks for something small, to see whether a store that nothing waits for can be read again.
     async fn probe(&self) -> bool {
-        match self.ask_alive().await {
+        let alive = match self.ask_for_blob().await {
+            Ok(()) => self.ask_alive().await,
+            Err(error) => Err(error),
+        };
+        match alive {
             Ok(()) => {
                 self.reads_again();
                 true
@@ -131,6 +138,20 @@ impl Behind {
     pub(super) async fn ask_alive(&self) -> Result<(), StoreError> {
         let name = PROBE.parse().map_err(|source| StoreError::Name { source })?;
         self.inner.far.objects.get(&name, 1 << 10).await.map(drop)
+    }
+
+    /// Whether the far store gives the blob that it would not give, or says at least that it has it no more.
+    async fn ask_for_blob(&self) -> Result<(), StoreError> {
+        let Some(blob) = *self.blind() else { return Ok(()) };
+        let first = ByteRange::new(0, 1);
+        let read = async { self.inner.far.blobs.get(&blob, first).await?.try_next().await };
+        match read.await {
+            Err(error) if !error.is_miss() => Err(error),
+            Ok(_) | Err(_) => {
+                *self.blind() = None;
+                Ok(())
+            }
+        }
     }
 
     /// Asks the far store for something small before anybody needs it, so that what is wrong with it is told at once.
