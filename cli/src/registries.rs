@@ -18,7 +18,8 @@ pub(crate) fn registries(config: &Config, env: &Env) -> anyhow::Result<RegistryC
             insecure: table.insecure,
             ca: table.ca.clone(),
             keypair: table.keypair.clone().map(|(key, cert)| Keypair { key, cert }),
-            ..RawHostConfig::default()
+            token_origins: table.token_origins.clone(),
+            upload_chunk_bytes: table.upload_chunk.map(|size| size.0),
         };
         (host.clone(), raw)
     });

@@ -45,7 +45,7 @@ pub(crate) async fn coordinator(flags: args::Coordinator, app: &App) -> anyhow::
     };
     let listen = flags.listen.unwrap_or(settings.listen);
     let data_dir = absolute(flags.data_dir.as_ref().unwrap_or(&settings.data_dir))?;
-    let opened = open_store(&flags.store, &data_dir.join("behind"), app).await?;
+    let opened = open_store(&flags.store, &data_dir, app).await?;
     let mut stores = opened.stores();
     if let Opened::Folder(_) = &opened {
         // A store that nobody else writes to needs no seal; what goes elsewhere, or comes from there, does.
@@ -207,7 +207,7 @@ pub(crate) enum Named {
 impl Named {
     /// The store that flags, environment or configuration name.
     pub(crate) async fn open(flags: &StoreFlags, app: &App) -> anyhow::Result<Named> {
-        Ok(match place_of(flags, app)? {
+        Ok(match place_of(flags, &app.config.coordinator.data_dir, app)? {
             Place::Folder(dir) => {
                 let seal = seal_of(&app.env, key_files(&app.config.coordinator.store))?;
                 Named::Folder(open_folder(&dir)?, seal)
@@ -275,8 +275,8 @@ enum Place {
     Bucket(Box<BucketSettings>),
 }
 
-/// The place that flags, environment or configuration name.
-fn place_of(flags: &StoreFlags, app: &App) -> anyhow::Result<Place> {
+/// The place that flags, environment or configuration name, else a folder in the coordinator's own.
+fn place_of(flags: &StoreFlags, data_dir: &Path, app: &App) -> anyhow::Result<Place> {
     let settings = &app.config.coordinator;
     let configured = match &settings.store {
         StoreConfig::Bucket(bucket) => Some(bucket),
@@ -288,18 +288,20 @@ fn place_of(flags: &StoreFlags, app: &App) -> anyhow::Result<Place> {
     }
     let dir = match (flags.store.as_deref().or_else(|| app.env.store()), &settings.store) {
         (Some(store), _) => store_dir(store)?,
-        (None, StoreConfig::Folder { dir }) => dir.clone(),
+        (None, StoreConfig::Folder { dir: Some(dir) }) => dir.clone(),
+        (None, StoreConfig::Folder { dir: None }) => data_dir.join("store"),
         (None, StoreConfig::Bucket(bucket)) => bail!("{} is no folder", bucket.url),
     };
     Ok(Place::Folder(absolute(&dir)?))
 }
 
-/// The store of a coordinator. What a bucket does not take now lies in the folder `aside`, which no other process may use.
-async fn open_store(flags: &StoreFlags, aside: &Path, app: &App) -> anyhow::Result<Opened> {
-    match place_of(flags, app)? {
+/// The store of a coordinator. What a bucket does not take now lies in its own folder, which no other process may use.
+async fn open_store(flags: &StoreFlags, data_dir: &Path, app: &App) -> anyhow::Result<Opened> {
+    let aside = data_dir.join("behind");
+    match place_of(flags, data_dir, app)? {
         Place::Folder(dir) => Ok(Opened::Folder(open_folder(&dir)?)),
         Place::Bucket(settings) => {
-            let folder = open_folder(aside)?;
+            let folder = open_folder(&aside)?;
             let (notes, mark) = (aside.join("waiting"), Some(aside.join("mark-of-use")));
             let aside = Aside { folder, notes, policy: Policy::Failing, mark, silence: None };
             Ok(Opened::Bucket(Bucket::open(&settings, &app.env, aside).await?))

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use dcbuild_model::{BuildId, Scope, UnixTime};
+use dcbuild_model::{BuildId, Scope, UnixTime, limits};
 use dcbuild_progress::{Log, Status, Stream, Update, Vertex, VertexId, VertexState, Warning};
 use dcbuild_proto::document::{self, Answer, Outcome, Question, RegistryCredentials, Submission};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::journal::Journal;
@@ -56,13 +57,21 @@ pub(crate) enum Known {
     Nothing,
     /// It has these.
     These(RegistryCredentials),
+    /// It had these some time ago: a helper may have better ones now.
+    Old(RegistryCredentials),
+}
+
+/// What a client said of its credentials for a registry, and when.
+struct Said {
+    credentials: Option<RegistryCredentials>,
+    at: Instant,
 }
 
 /// What clients confided; never in the log, gone with the process.
 #[derive(Default)]
 struct Confided {
     secrets: BTreeMap<String, Vec<u8>>,
-    credentials: BTreeMap<String, Option<RegistryCredentials>>,
+    credentials: BTreeMap<String, Said>,
     /// Whether a client that answers has been there.
     met: bool,
 }
@@ -122,24 +131,25 @@ impl Build {
         }
     }
 
-    /// The client's credentials for a registry; asked for once.
+    /// The client's credentials for a registry; asked for once, and once more when they are old.
     pub(crate) async fn credentials(
         &self,
         host: &str,
     ) -> Result<Option<RegistryCredentials>, AskError> {
         let _one = self.asking.lock().await;
-        match self.known_credentials(host) {
-            Known::Unasked => {}
+        let old = match self.known_credentials(host) {
+            Known::Unasked => None,
             Known::Nothing => return Ok(None),
             Known::These(found) => return Ok(Some(found)),
-        }
+            Known::Old(found) => Some(found),
+        };
         let found = match self.ask(Question::Credentials { host: host.into() }).await {
             Ok(Reply::Credentials(found)) => found,
             Ok(Reply::Answer(_)) => None,
             Err(error @ (AskError::Failed(_) | AskError::Changed { .. })) => {
                 let message = error.to_string();
                 tracing::debug!(host, message, "the client has no credentials");
-                None
+                old
             }
             Err(AskError::Ended) => return Err(AskError::Ended),
         };
@@ -147,7 +157,8 @@ impl Build {
             let note = format!("no credentials for {host}: {}", nothing.source);
             self.tell(Update::Warning(Warning::of(VertexId::of(&self.definition()), &note)));
         }
-        self.confided().credentials.insert(host.into(), found.clone());
+        let said = Said { credentials: found.clone(), at: Instant::now() };
+        self.confided().credentials.insert(host.into(), said);
         Ok(found)
     }
 
@@ -170,18 +181,20 @@ impl Build {
     pub(crate) fn known_credentials(&self, host: &str) -> Known {
         match self.confided().credentials.get(host) {
             None => Known::Unasked,
-            Some(None) => Known::Nothing,
-            Some(Some(found)) => Known::These(found.clone()),
+            Some(Said { credentials: None, .. }) => Known::Nothing,
+            Some(Said { credentials: Some(found), at }) => {
+                let is_old = at.elapsed() > limits::CREDENTIALS_FRESH && !found.is_nothing();
+                if is_old { Known::Old(found.clone()) } else { Known::These(found.clone()) }
+            }
         }
     }
 
     /// The hosts that the client gave credentials for.
     pub(crate) fn credentialed(&self) -> BTreeSet<String> {
         let confided = self.confided();
-        let given = |found: &Option<RegistryCredentials>| {
-            found.as_ref().is_some_and(|found| !found.is_nothing())
-        };
-        let known = confided.credentials.iter().filter(|(_, found)| given(found));
+        let given =
+            |said: &Said| said.credentials.as_ref().is_some_and(|found| !found.is_nothing());
+        let known = confided.credentials.iter().filter(|(_, said)| given(said));
         known.map(|(host, _)| host.clone()).collect()
     }
 

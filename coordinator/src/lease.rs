@@ -218,7 +218,11 @@ impl Writer<'_> {
         let hosts: BTreeSet<String> = hosts.iter().chain(mirrors).cloned().collect();
         for host in hosts {
             match self.active.desk.known_credentials(&host) {
-                Known::These(found) => {
+                // Tokens of clouds last for minutes, and builds for longer.
+                Known::Old(_) if self.active.is_attended() => {
+                    self.wanted.hosts.insert(host);
+                }
+                Known::These(found) | Known::Old(found) => {
                     credentials.insert(host, found);
                 }
                 Known::Unasked if self.planned.hosts.contains(&host) => {

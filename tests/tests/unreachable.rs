@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::time::Duration;
 
+use dcbuild_tests::files::{ContextEntry, write_context};
 use dcbuild_tests::home::Home;
 use dcbuild_tests::registry::{Registry, free_port};
 use dcbuild_tests::running::{Finished, Running};
@@ -172,13 +173,12 @@ fn credentials_of_the_environment_open_a_registry() {
 fn a_mirror_with_a_login_gives_the_layers_too() {
     let registry = Registry::with_login();
     let text = "FROM base/of-theirs:1\nCOPY Dockerfile /d\nRUN cat /d > /e\n";
-    let mut story = Story::new(text, &[]);
     registry.put("base/of-theirs:1", &dcbuild_tests::base::busybox());
-    story.home = Home::new(&registry.as_docker_io());
-    story.write("Dockerfile", text);
+    let home = Home::new(&registry.as_docker_io());
+    write_context(&home.path("context"), &[ContextEntry::file("Dockerfile", text)]);
     let auths = format!(r#"{{"auths":{{"{}":{{"auth":"Ym9iOmh1bnRlcjI="}}}}}}"#, registry.host);
-    let build = ["build", &story.home.arg("context")];
-    with_variable(&story.home, ("DOCKER_AUTH_CONFIG", &auths), &build).well();
+    let build = ["build", &home.arg("context")];
+    with_variable(&home, ("DOCKER_AUTH_CONFIG", &auths), &build).well();
 }
 
 #[test]

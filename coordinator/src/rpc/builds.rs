@@ -375,7 +375,11 @@ impl Attendance {
     async fn tell(&self, tx: &Events) -> Result<(), Status> {
         let journal = &self.build.journal;
         let mut changed = journal.watch();
-        let (mut next, mut asked, mut caught_up) = (self.from, 0, false);
+        // A journal is not synced: after a loss of power it may be shorter than what a client has read of it. What comes then
+        // is new to that client, and the end always is.
+        let count = journal.count();
+        let known = if journal.has_ended() { count.saturating_sub(1) } else { count };
+        let (mut next, mut asked, mut caught_up) = (self.from.min(known), 0, false);
         loop {
             changed.mark_unchanged();
             let ended = journal.has_ended();

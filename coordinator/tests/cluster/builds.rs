@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dcbuild_model::{BuildId, Fault};
-use dcbuild_proto::document::{Failed, Outcome, StepError, StepErrorKind, Summary};
+use dcbuild_proto::document::{Failed, Outcome, OutputKind, StepError, StepErrorKind, Summary};
 use dcbuild_proto::pb;
 use expect_test::expect;
 
@@ -200,6 +200,35 @@ async fn secrets_travel_in_the_lease_of_the_step_that_names_them() {
     let _client = cluster.attach_with(build, BTreeMap::from(secrets)).await;
     let lease = worker.lease().await;
     assert_eq!(lease.secrets, BTreeMap::from([("key".into(), "616263".into())]));
+}
+
+/// Helpers of clouds give out what lasts for minutes; the push comes when the build is done.
+#[tokio::test(start_paused = true)]
+async fn a_login_that_is_old_when_it_is_used_is_asked_for_again() {
+    for (minutes, password) in [(1, "1"), (20, "2")] {
+        let cluster = Cluster::in_memory();
+        let mut worker = cluster.worker(1, &[]).await;
+        let mut pushed = submission("FROM scratch\nRUN [\"/a\"]\n");
+        pushed.outputs[0].kind = OutputKind::Image {
+            names: vec!["r.example/app:1".into()],
+            push: true,
+            push_by_digest: false,
+            keep: false,
+        };
+        let build = cluster.submit(10, &pushed).await;
+        let mut client = cluster.attach(build).await;
+        client.until("waiting: [1/1] RUN [\"/a\"]").await;
+        let lease = worker.lease().await;
+        tokio::time::sleep(Duration::from_mins(minutes)).await;
+        let work = async {
+            worker.run(&lease).await;
+            let output = worker.lease().await;
+            assert_eq!(output.credentials["r.example"].password, password);
+            worker.assemble(&output).await;
+        };
+        let (outcome, ()) = tokio::join!(client.outcome(), work);
+        assert!(matches!(outcome, Outcome::Done { .. }));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -267,3 +267,22 @@ async fn a_long_log_is_begun_again_once_no_build_goes_on() {
     assert!(!events.exists(), "the events of a build that ended long ago are gone");
     assert!(!stray.exists());
 }
+
+/// Journals are not synced: a client may have read more of one than a loss of power left.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_has_read_more_than_is_left_hears_what_follows_and_the_end() {
+    let cluster = Cluster::in_memory();
+    let mut worker = cluster.worker(1, &[]).await;
+    let build = cluster.submit(10, &submission("FROM scratch\nRUN [\"/a\"]\n")).await;
+    let far = pb::Attach { build: build.to_string(), from_event: 9_000, ..pb::Attach::default() };
+    let _first = cluster.attach(build).await;
+    let lease = worker.lease().await;
+    let mut second = cluster.attached(far.clone()).await;
+    worker.run(&lease).await;
+    let lease = worker.lease().await;
+    worker.assemble(&lease).await;
+    assert!(matches!(second.outcome().await, Outcome::Done { .. }));
+    assert!(second.seen.contains(&"done: [1/1] RUN [\"/a\"]".to_owned()), "{:#?}", second.seen);
+    let mut third = cluster.attached(far).await;
+    assert!(matches!(third.outcome().await, Outcome::Done { .. }));
+}

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dcbuild_model::{
-    BlobDigest, Compression, LayerDigest, LayerId, LayerRef, Record, Scope, UnixTime,
+    BlobDigest, Component, Compression, Digest, LayerDigest, LayerId, LayerRef, Record, Scope,
+    UnixTime,
 };
 use dcbuild_store::{
     BlobStore, ByteRange, HashedBase, LayerIndex, Seal, StepIndex, StoreError, StoredBlob,
@@ -202,9 +203,19 @@ async fn write(known: &Known, records: &[&Record], wish: &Wish) -> Result<Docume
         }
         // Of two records of one step the later one counts, here as where they come from.
         *time.lock().unwrap_or_else(PoisonError::into_inner) = record.result.created;
-        StepIndex::put(&catalog, &wish.scope, record).await?;
+        StepIndex::put(&catalog, &wish.scope, &without_values(record)).await?;
     }
     Ok(documents)
+}
+
+/// A record that names the parts of its key and says of their values no more than that they differ: what is carried to a
+/// registry is read by whoever may pull, and people hand passwords to stages that are in no image.
+fn without_values(record: &Record) -> Record {
+    let hidden = |part: &Component| Component {
+        name: part.name.clone(),
+        value: Digest::of(part.value.as_bytes()).to_string(),
+    };
+    Record { components: record.components.iter().map(hidden).collect(), ..record.clone() }
 }
 
 /// The blobs of records, with their sizes.

@@ -50,6 +50,10 @@ pub struct RegistryTable {
     pub ca: Vec<PathBuf>,
     /// The files of the key and of the certificate that it is shown.
     pub keypair: Option<(PathBuf, PathBuf)>,
+    /// Other origins whose token service may see its credentials.
+    pub token_origins: Vec<String>,
+    /// How large the chunks of a pushed blob are; it goes in one request, if none.
+    pub upload_chunk: Option<ByteSize>,
 }
 
 /// What network a RUN has that says nothing of it.
@@ -106,8 +110,8 @@ pub enum CacheUpload {
 pub enum StoreConfig {
     /// In a folder that it serves itself.
     Folder {
-        /// The folder.
-        dir: PathBuf,
+        /// The folder; one in the data folder, if none.
+        dir: Option<PathBuf>,
     },
     /// In a bucket.
     Bucket(BucketConfig),

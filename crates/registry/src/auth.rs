@@ -129,16 +129,20 @@ async fn fetch_token(
     if login.is_some() && !trusted {
         tracing::warn!(
             registry = %endpoint.name, realm = %origin,
-            "token service is foreign to its registry; no credentials are sent to it unless token_origins lists it"
+            "token service is foreign to its registry; no credentials are sent to it unless token_origins of the registry lists it"
         );
     }
     let credential = login.filter(|_| trusted).map(|login| &login.credential);
     let call = token_call(url, offer, scopes, credential, &host)?;
+    // As with docker: whoever names a registry's authority means its token service too.
+    let like = (endpoint.origin.host() == origin.host()).then(|| endpoint.origin.clone());
+    let call = Call { like, ..call };
     let answer = ask(transport, endpoint, &call).await;
     answer.map_err(|source| {
         let words = match login {
             Some(_) if !trusted => {
-                "asked without credentials: it is foreign to the registry".into()
+                let (name, realm) = (&endpoint.name, origin.whole());
+                format!("asked without credentials: it is foreign to the registry, unless `token_origins = [\"{realm}\"]` stands in the configuration's table [registry.\"{name}\"]")
             }
             login => login_words(login),
         };

@@ -106,7 +106,7 @@ impl RawRegistryConfig {
                 problems.push(format!("{}: plain http has no certificates", key("http")));
             }
             if raw.upload_chunk_bytes.is_some_and(|bytes| bytes < 64 << 10) {
-                problems.push(format!("{}: less than 64 KiB", key("upload_chunk_bytes")));
+                problems.push(format!("{}: less than 64 KiB", key("upload_chunk")));
             }
             let mut token_origins = Vec::new();
             for text in &raw.token_origins {

@@ -58,12 +58,18 @@ impl Connections {
         })
     }
 
-    /// The client by which an origin is reached.
-    pub(crate) fn of(&self, origin: &Origin) -> Result<&Client, HttpError> {
+    /// The client by which an origin is reached; where nothing is configured for it, one that trusts as for `like`.
+    pub(crate) fn of(&self, origin: &Origin, like: Option<&Origin>) -> Result<&Client, HttpError> {
         if !origin.is_tls() {
             return Ok(if is_local(origin.host()) { &self.local } else { &self.plain });
         }
-        let name = origin.name();
+        let mut name = origin.name();
+        if let Some(like) = like.map(Origin::name)
+            && !self.own.contains_key(&name)
+            && self.own.contains_key(&like)
+        {
+            name = like;
+        }
         let made = match self.own.get(&name) {
             Some(own) => own.client.get_or_init(|| own_client(&self.proxies, &name, &own.host)),
             None => self
@@ -117,4 +123,28 @@ fn tls_client(builder: reqwest::ClientBuilder, host: &HostConfig) -> Result<Clie
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let links = std::iter::successors(Some(error), |error| error.source());
     links.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RawRegistryConfig;
+    use url::Url;
+
+    #[test]
+    fn a_token_service_is_trusted_like_its_registry_unless_something_is_said_of_it() {
+        let table = serde_json::json!({ "insecure": true });
+        let of = |text: &str| Origin::of(&Url::parse(text).unwrap()).unwrap();
+        let (registry, service) = (of("https://git.example:5050"), of("https://git.example"));
+        for (raw, same) in [
+            (serde_json::json!({ "git.example:5050": table }), true),
+            (serde_json::json!({ "git.example:5050": table, "git.example": table }), false),
+        ] {
+            let raw: RawRegistryConfig = serde_json::from_value(raw).unwrap();
+            let connections = Connections::new(&raw.resolve().unwrap()).unwrap();
+            let own = std::ptr::from_ref(connections.of(&registry, None).unwrap());
+            let like = std::ptr::from_ref(connections.of(&service, Some(&registry)).unwrap());
+            assert_eq!(own == like, same);
+        }
+    }
 }

@@ -209,12 +209,27 @@ impl<R: AsyncRead + Unpin + Send> Answer<'_, R> {
         let chunked = head.lines().any(|line| {
             line.strip_prefix("transfer-encoding:").is_some_and(|value| value.contains("chunked"))
         });
-        Ok((status, if chunked { unchunk(body) } else { body.to_vec() }))
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+        let length = length.and_then(|text| text.trim().parse::<usize>().ok());
+        let (body, whole) = match length {
+            _ if chunked => unchunk(body),
+            Some(length) => (body.to_vec(), body.len() >= length),
+            None => (body.to_vec(), true),
+        };
+        let is_too_long = u64::try_from(self.buffer.len()).is_ok_and(|read| read >= max);
+        if (200..300).contains(&status) && !whole && !is_too_long {
+            // What it says of a failure goes before the failure to say more.
+            outcome(status, &body)?;
+            let words = "the daemon ended its answer before it was done";
+            let source = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, words);
+            return Err(LoadError::Broken { socket: self.socket.into(), source });
+        }
+        Ok((status, body))
     }
 }
 
-/// Joins the chunks of a body, as far as they are whole.
-fn unchunk(mut rest: &[u8]) -> Vec<u8> {
+/// Joins the chunks of a body, as far as they are there, and says whether the last one is.
+fn unchunk(mut rest: &[u8]) -> (Vec<u8>, bool) {
     let mut body = Vec::new();
     while let Some(end) = rest.windows(2).position(|two| two == b"\r\n") {
         let (line, after) = rest.split_at(end);
@@ -223,12 +238,12 @@ fn unchunk(mut rest: &[u8]) -> Vec<u8> {
         let Ok(length) = usize::from_str_radix(text.trim(), 16) else { break };
         let after = after.get(2..).unwrap_or_default();
         if length == 0 {
-            break;
+            return (body, true);
         }
         body.extend_from_slice(after.get(..length.min(after.len())).unwrap_or_default());
         rest = length.checked_add(2).and_then(|next| after.get(next..)).unwrap_or_default();
     }
-    body
+    (body, false)
 }
 
 /// The daemon answers 200 and puts failures into its stream of JSON lines.

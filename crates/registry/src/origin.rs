@@ -50,15 +50,13 @@ impl Origin {
         format!("{}://{}:{}", self.scheme, self.host, self.port)
     }
 
-    /// Whether a token service at `realm` may see the credentials of this registry: it is the same origin, or a TLS
-    /// host on the usual port of the same parent domain (`auth.docker.io` for `registry-1.docker.io`).
+    /// Whether a token service at `realm` may see the credentials of this registry: it is on the same host, such as GitLab's
+    /// for its registry on port 5050, or a TLS host of the same parent domain (`auth.docker.io` for `registry-1.docker.io`).
     pub(crate) fn trusts_realm(&self, realm: &Origin) -> bool {
-        if self == realm {
+        if self.host == realm.host && (realm.is_tls() || !self.is_tls()) {
             return true;
         }
-        let named = |origin: &Origin| {
-            origin.is_tls() && origin.port == 443 && origin.host.parse::<IpAddr>().is_err()
-        };
+        let named = |origin: &Origin| origin.is_tls() && origin.host.parse::<IpAddr>().is_err();
         if !named(self) || !named(realm) || realm.host.starts_with('[') {
             return false;
         }
@@ -109,8 +107,14 @@ mod tests {
             ("https://ghcr.io", "http://ghcr.io", false),
             ("https://azurecr.io", "https://evil-azurecr.io", false),
             ("https://registry.azurecr.io", "https://evil-azurecr.io", false),
-            ("https://a.example.com", "https://a.example.com:8443", false),
-            ("http://127.0.0.1:5000", "http://127.0.0.1:5001", false),
+            ("https://a.example.com", "https://a.example.com:8443", true),
+            ("https://gitlab.example.com:5050", "https://gitlab.example.com", true),
+            ("https://registry.example.com:5000", "https://gitlab.example.com", true),
+            ("https://registry.example.com:5000", "http://registry.example.com", false),
+            ("https://registry.example.com", "https://gitlab.example.org", false),
+            ("http://127.0.0.1:5000", "http://127.0.0.1:5001", true),
+            ("http://127.0.0.1:5000", "https://127.0.0.1:5001", true),
+            ("http://127.0.0.1:5000", "http://127.0.0.2:5000", false),
             ("http://127.0.0.1:5000", "http://127.0.0.1:5000", true),
             ("https://10.0.0.1", "https://9.0.0.1", false),
         ] {

@@ -98,7 +98,7 @@ impl<'a> Upload<'a> {
     fn step(&self, method: Method, url: Url, payload: Payload) -> Call {
         let octets = HeaderValue::from_static("application/octet-stream");
         let headers = HeaderMap::from_iter([(CONTENT_TYPE, octets)]);
-        Call { method, url, headers, payload, scopes: self.scopes.clone() }
+        Call { method, url, headers, payload, scopes: self.scopes.clone(), like: None }
     }
 
     /// Sends once: an upload has a state, so that only its owner knows how to try again.
@@ -252,6 +252,7 @@ pub(crate) async fn push_manifest(
         headers,
         payload: Payload::Bytes(bytes),
         scopes: vec![format!("repository:{}:pull,push", image.repository().path())],
+        like: None,
     };
     let response = transport.send(&endpoint, &call).await.map_err(failed)?;
     let status = response.status().as_u16();

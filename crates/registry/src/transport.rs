@@ -43,6 +43,8 @@ pub(crate) struct Call {
     pub(crate) payload: Payload,
     /// What the token must allow.
     pub(crate) scopes: Vec<String>,
+    /// Whose certificates count where nothing is configured for the place itself.
+    pub(crate) like: Option<Origin>,
 }
 
 /// What a request carries.
@@ -61,6 +63,7 @@ impl Default for Call {
             headers: HeaderMap::new(),
             payload: Payload::None,
             scopes: Vec::new(),
+            like: None,
         }
     }
 }
@@ -232,7 +235,7 @@ impl Transport {
                 "it is no plain http or https URL",
             ));
         };
-        let client = self.connections.of(&origin)?;
+        let client = self.connections.of(&origin, call.like.as_ref())?;
         let request =
             client.request(call.method.clone(), call.url.clone()).headers(call.headers.clone());
         let moved = Arc::new(AtomicU64::new(0));

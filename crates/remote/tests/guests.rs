@@ -167,7 +167,7 @@ async fn what_is_no_pack_is_not() {
         (layer, &diff, "not what was said of it"),
         (layer, &size, "not what was said of it"),
         (layer, &other, "not compressed with zstd"),
-        (layer, &astray, "does not lead to its files"),
+        (layer, &astray, "its frames are not what its index says"),
         (layer, &longer, "its frames are not what its index says"),
         (layer, &noise, "its index is malformed"),
         (layer, &bytes, "it is no pack of a context: "),

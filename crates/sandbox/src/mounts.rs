@@ -1,5 +1,6 @@
 //! The step's root and what is mounted over it, all by descriptor.
 
+use std::ffi::CString;
 use std::fmt::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -7,8 +8,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, openat};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
+    open_tree,
 };
 
 use crate::report::{Failure, Order};
@@ -63,58 +65,122 @@ pub(crate) fn open_path(path: &Path) -> Result<OwnedFd, Errno> {
 pub(crate) fn mount_root(order: &Order) -> Result<Root, Failure> {
     let (rootfs, places) = (&order.spec.rootfs, &order.places);
     let fail = |errno| Failure::machine("mount the step's root")(errno);
-    let overlay = overlay(
-        &rootfs.lowers,
-        Some((&rootfs.upper, &rootfs.work, rootfs.volatile)),
-        &places.empty,
-        order.node_attributes(),
-    )
-    .map_err(fail)?;
-    attach(&overlay, open_path(&places.root).map_err(fail)?).map_err(fail)?;
+    let stack = Stack {
+        lowers: &rootfs.lowers,
+        upper: Some((&rootfs.upper, &rootfs.work, rootfs.volatile)),
+        empty: &places.empty,
+        attributes: order.node_attributes(),
+    };
+    let overlay = stack.mount(&places.root).map_err(fail)?;
     Root::new(overlay, places.root.clone()).map_err(fail)
 }
 
-/// Makes an overlay of layers given lowest first.
-fn overlay(
-    lowers: &[PathBuf],
-    upper: Option<(&Path, &Path, bool)>,
-    empty: &Path,
+/// What each overlay is told: nothing of it depends on what the kernel does by itself.
+const FIXED: [(&str, &str); 3] =
+    [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off")];
+
+/// The layers of an overlay, lowest first.
+struct Stack<'a> {
+    lowers: &'a [PathBuf],
+    /// The folder that is written to, the one that the kernel works in, and whether a crash may take both.
+    upper: Option<(&'a Path, &'a Path, bool)>,
+    empty: &'a Path,
     attributes: MountAttrFlags,
-) -> Result<OwnedFd, Errno> {
-    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for (key, value) in [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off")] {
-        fsconfig_set_string(&context, key, value)?;
+}
+
+impl Stack<'_> {
+    /// Makes the overlay and attaches it at a place.
+    fn mount(&self, place: &Path) -> Result<OwnedFd, Errno> {
+        match self.make() {
+            Ok(overlay) => {
+                attach(&overlay, open_path(place)?)?;
+                Ok(overlay)
+            }
+            // Before Linux 6.7 the layers cannot be told one by one, which some kernels only say in the end.
+            Err(Errno::INVAL) => self.mount_in_one(place),
+            Err(errno) => Err(errno),
+        }
     }
-    let mut stack: Vec<&Path> = lowers.iter().rev().map(PathBuf::as_path).collect();
-    // An overlay wants one folder below its upper, or two without one.
-    let least = if upper.is_some() { 1 } else { 2 };
-    while stack.len() < least {
-        stack.push(empty);
+
+    /// The folders below the one that is written to, the uppermost first.
+    fn downwards(&self) -> Vec<&Path> {
+        let mut stack: Vec<&Path> = self.lowers.iter().rev().map(PathBuf::as_path).collect();
+        // An overlay wants one folder below its upper, or two without one.
+        let least = if self.upper.is_some() { 1 } else { 2 };
+        while stack.len() < least {
+            stack.push(self.empty);
+        }
+        stack
     }
-    let stack: Vec<Word> = stack.into_iter().map(Word::of).collect::<Result<_, _>>()?;
-    let one_by_one =
-        stack.iter().try_for_each(|lower| fsconfig_set_string(&context, "lowerdir+", &*lower.text));
-    if one_by_one.is_err() {
-        // Kernels before 6.7 take all of them as one text, with a colon between.
-        let all: Vec<&[u8]> = stack.iter().map(|lower| lower.text.as_slice()).collect();
-        fsconfig_set_string(&context, "lowerdir", all.join(&b':'))?;
+
+    /// The folders that it writes to, by the names of their options.
+    fn own(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let own = self.upper.map(|(upper, work, _)| [("upperdir", upper), ("workdir", work)]);
+        own.into_iter().flatten()
     }
-    // Some kernels look for what the words name when the overlay is made: all stay open until then.
-    let mut own = Vec::new();
-    if let Some((upper, work, volatile)) = upper {
-        for (key, path) in [("upperdir", upper), ("workdir", work)] {
+
+    fn is_volatile(&self) -> bool {
+        self.upper.is_some_and(|(_, _, volatile)| volatile)
+    }
+
+    fn make(&self) -> Result<OwnedFd, Errno> {
+        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        for (key, value) in FIXED {
+            fsconfig_set_string(&context, key, value)?;
+        }
+        // Some kernels look for what the words name when the overlay is made: all stay open until then.
+        let mut words = Vec::new();
+        let lowers = self.downwards().into_iter().map(|lower| ("lowerdir+", lower));
+        for (key, path) in lowers.chain(self.own()) {
             let word = Word::of(path)?;
             fsconfig_set_string(&context, key, &*word.text)?;
-            own.push(word);
+            words.push(word);
         }
-        if volatile {
+        if self.is_volatile() {
             fsconfig_set_flag(&context, "volatile")?;
         }
+        fsconfig_create(&context)?;
+        drop(words);
+        fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, self.attributes)
     }
-    fsconfig_create(&context)?;
-    drop((stack, own));
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+
+    /// The same with all options as one text, of which every kernel reads a page: each folder goes by its descriptor.
+    fn mount_in_one(&self, place: &Path) -> Result<OwnedFd, Errno> {
+        let mut options: Vec<u8> = b"lowerdir=".to_vec();
+        let mut words = Vec::new();
+        for lower in self.downwards() {
+            let word = Word::short(lower)?;
+            if !words.is_empty() {
+                options.push(b':');
+            }
+            options.extend_from_slice(&word.text);
+            words.push(word);
+        }
+        for (key, path) in self.own() {
+            let word = Word::short(path)?;
+            options.extend_from_slice(format!(",{key}=").as_bytes());
+            options.extend_from_slice(&word.text);
+            words.push(word);
+        }
+        for (key, value) in FIXED {
+            options.extend_from_slice(format!(",{key}={value}").as_bytes());
+        }
+        if self.is_volatile() {
+            options.extend_from_slice(b",volatile");
+        }
+        if options.len() >= OPTIONS_BYTES_MAX {
+            return Err(Errno::TOOBIG);
+        }
+        let options = CString::new(options).map_err(|_| Errno::INVAL)?;
+        let nodes = self.attributes.contains(MountAttrFlags::MOUNT_ATTR_NODEV);
+        let flags = if nodes { MountFlags::NODEV } else { MountFlags::empty() };
+        rustix::mount::mount("overlay", place, "overlay", flags, Some(&*options))?;
+        open_path(place)
+    }
 }
+
+/// How much of all options together a kernel reads that takes them as one text.
+const OPTIONS_BYTES_MAX: usize = 4096;
 
 /// How much of a word the kernel reads.
 const WORD_BYTES_MAX: usize = 255;
@@ -127,7 +193,6 @@ struct Word {
 
 impl Word {
     fn of(path: &Path) -> Result<Word, Errno> {
-        use std::os::fd::AsRawFd as _;
         use std::os::unix::ffi::OsStrExt as _;
         let bytes = path.as_os_str().as_bytes();
         // Which of them divide words, and before which a backslash counts, differs by kernel and by key.
@@ -135,6 +200,11 @@ impl Word {
         if is_plain && bytes.len() <= WORD_BYTES_MAX {
             return Ok(Word { text: bytes.to_vec(), _open: None });
         }
+        Word::short(path)
+    }
+
+    fn short(path: &Path) -> Result<Word, Errno> {
+        use std::os::fd::AsRawFd as _;
         let open = open_path(path)?;
         let text = format!("/proc/self/fd/{}", open.as_raw_fd()).into_bytes();
         Ok(Word { text, _open: Some(open) })
@@ -220,9 +290,9 @@ fn source(
         Mount::Overlay { lowers, scratch, subpath, .. } => {
             let upper =
                 scratch.as_ref().map(|(upper, work)| (upper.as_path(), work.as_path(), true));
-            let tree = overlay(lowers, upper, &order.places.empty, order.node_attributes())
-                .map_err(fail)?;
-            attach(&tree, open_path(&order.places.stage).map_err(fail)?).map_err(fail)?;
+            let (empty, attributes) = (order.places.empty.as_path(), order.node_attributes());
+            let stack = Stack { lowers, upper, empty, attributes };
+            let tree = stack.mount(&order.places.stage).map_err(fail)?;
             let readonly = if scratch.is_none() { attr::RDONLY } else { 0 };
             let found = inner(tree, subpath);
             found.and_then(|found| copy_mount(found.as_fd(), readonly | nodes).map_err(fail))
@@ -282,6 +352,52 @@ fn hosts(spec: &CellSpec) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Both ways, for a kernel that knows one of them only; in a mount namespace of this test's own.
+    #[test]
+    fn layers_are_mounted_one_by_one_or_all_in_one_text() {
+        let user = rustix::process::geteuid();
+        if !user.is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let folder = |name: &str| {
+            // Together they are longer than what one option may be.
+            let path = dir.path().join(format!("{name}-{}", "long".repeat(30)));
+            std::fs::create_dir(&path).unwrap();
+            path
+        };
+        let lowers: Vec<PathBuf> = (0..9).map(|n| folder(&n.to_string())).collect();
+        for (number, lower) in lowers.iter().enumerate() {
+            std::fs::write(lower.join("all"), number.to_string()).unwrap();
+            std::fs::write(lower.join(number.to_string()), "own").unwrap();
+        }
+        let places = [folder("place"), folder("other")];
+        let (upper, work, empty) = (folder("upper"), folder("work"), folder("empty"));
+        let seen = std::thread::spawn(move || {
+            // Only this thread's: nothing of it outlives the thread.
+            sys::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+            let private = rustix::mount::MountPropagationFlags::PRIVATE
+                | rustix::mount::MountPropagationFlags::REC;
+            rustix::mount::mount_change("/", private).unwrap();
+            let attributes = MountAttrFlags::MOUNT_ATTR_NODEV;
+            let upper = Some((upper.as_path(), work.as_path(), true));
+            let stack = Stack { lowers: &lowers, upper, empty: &empty, attributes };
+            let bare = Stack { lowers: &[], upper: None, empty: &empty, attributes };
+            let [first, second] = &places;
+            let overlay = stack.mount_in_one(first).unwrap();
+            std::fs::write(first.join("new"), "new").unwrap();
+            let read = |name: &str| std::fs::read_to_string(first.join(name)).unwrap();
+            let seen = [read("all"), read("0"), read("8"), read("new")];
+            assert!(Root::new(overlay, first.clone()).is_ok());
+            drop(bare.mount_in_one(second).unwrap());
+            let refused = std::fs::write(second.join("new"), "new").unwrap_err();
+            (seen, refused.raw_os_error())
+        });
+        let (seen, refused) = seen.join().unwrap();
+        assert_eq!(seen, ["8", "own", "own", "new"]);
+        assert_eq!(refused, Some(Errno::ROFS.raw_os_error()));
+    }
 
     #[test]
     fn targets_stay_off_the_system() {

@@ -69,7 +69,7 @@ const TLS_KEY: &str =
 const INDEX_CA: &str = "A file of certificates to trust instead of the system's.";
 
 /// `HOST` stands for any host.
-pub(super) const KEYS: [Key; 71] = [
+pub(super) const KEYS: [Key; 73] = [
     key("registry.HOST.mirrors", "[]", "Hosts that are asked first, in this order.").of(Kind::List),
     key("registry.HOST.http", "false", "Use plain http.").of(Kind::Flag),
     key(
@@ -92,6 +92,19 @@ pub(super) const KEYS: [Key; 71] = [
          `[[registry.\"HOST\".keypair]]`. Else docker's in `/etc/docker/certs.d/HOST/*.cert` and `*.key`.",
     )
     .of(Kind::Keypairs),
+    key(
+        "registry.HOST.token_origins",
+        "[]",
+        "Token services that may see the registry's credentials, such as `https://login.example.com`, besides those on \
+         its own host and, by https, in its own domain.",
+    )
+    .of(Kind::List),
+    key(
+        "registry.HOST.upload_chunk",
+        "none",
+        "Push blobs in chunks of so many bytes, such as `64MiB`, to a registry behind a proxy that limits what one \
+         request may have; at least `64KiB`.",
+    ),
     key("build.state_dir", "$XDG_DATA_HOME/dcbuild", "Where everything of local builds is kept."),
     key("build.parallelism", "the number of cpus", "How many steps run at once.").of(Kind::Number),
     key("build.keep_storage", "20GiB", "What may stay in the state folder after a build."),

@@ -28,6 +28,8 @@ pub(super) struct RawRegistry {
     pub(super) insecure: bool,
     pub(super) ca: Vec<PathBuf>,
     pub(super) keypair: Vec<RawKeypair>,
+    pub(super) token_origins: Vec<String>,
+    pub(super) upload_chunk: Option<String>,
 }
 
 #[derive(Deserialize)]

@@ -112,6 +112,8 @@ fn registry(host: &str, raw: RawRegistry, mistakes: &mut Mistakes) -> RegistryTa
         insecure: raw.insecure,
         ca: raw.ca,
         keypair: raw.keypair.into_iter().next().map(|pair| (pair.key, pair.cert)),
+        token_origins: raw.token_origins,
+        upload_chunk: mistakes.size(&format!("registry.{host}.upload_chunk"), raw.upload_chunk),
     }
 }
 
@@ -146,15 +148,12 @@ fn coordinator(raw: RawCoordinator, mistakes: &mut Mistakes) -> Option<Coordinat
     let no_worker_timeout = mistakes.read(key, raw.no_worker_timeout, parse_duration);
     let grace = mistakes.read("coordinator.grace", raw.grace, parse_duration);
     let data_dir = raw.data_dir.unwrap_or_else(|| default_of("coordinator.data_dir").into());
-    let folder = |dir: Option<PathBuf>| StoreConfig::Folder {
-        dir: dir.unwrap_or_else(|| data_dir.join("store")),
-    };
     let store = match raw.store {
         Some(RawStore::S3(bucket)) => {
             StoreConfig::Bucket(bucket_of("coordinator.store", bucket, mistakes))
         }
-        Some(RawStore::Folder { dir }) => folder(dir),
-        None => folder(None),
+        Some(RawStore::Folder { dir }) => StoreConfig::Folder { dir },
+        None => StoreConfig::Folder { dir: None },
     };
     let keep_storage = mistakes.read("coordinator.keep_storage", raw.keep_storage, |text| {
         or_none(text, str::parse::<ByteSize>)

@@ -15,8 +15,7 @@ fn nothing_written_is_all_defaults() {
     assert_eq!(config.build.state_dir, Path::new("/home/ann/.local/share/dcbuild"));
     assert_eq!(config.build.keep_storage, ByteSize(20 << 30));
     assert_eq!(config.coordinator.grace, Duration::from_mins(5));
-    let dir = PathBuf::from("/var/lib/dcbuild/coordinator/store");
-    assert_eq!(config.coordinator.store, StoreConfig::Folder { dir });
+    assert_eq!(config.coordinator.store, StoreConfig::Folder { dir: None });
     assert_eq!(config.coordinator.index, IndexConfig::Embedded);
 }
 
@@ -33,7 +32,8 @@ fn toml_and_json_mean_the_same() {
 #[test]
 fn registries_read_as_in_buildkitd_toml() {
     let text = "[registry.\"docker.io\"]\nmirrors = [\"m:5000\"]\nhttp = true\ninsecure = true\n\
-                ca = [\"/ca.pem\"]\n[[registry.\"docker.io\".keypair]]\nkey = \"/key.pem\"\n\
+                ca = [\"/ca.pem\"]\ntoken_origins = [\"https://t.example\"]\n\
+                upload_chunk = \"64MiB\"\n[[registry.\"docker.io\".keypair]]\nkey = \"/key.pem\"\n\
                 cert = \"/cert.pem\"\n";
     let config = parse(text).unwrap();
     let want = RegistryTable {
@@ -42,6 +42,8 @@ fn registries_read_as_in_buildkitd_toml() {
         insecure: true,
         ca: vec!["/ca.pem".into()],
         keypair: Some(("/key.pem".into(), "/cert.pem".into())),
+        token_origins: vec!["https://t.example".into()],
+        upload_chunk: Some(ByteSize(64 << 20)),
     };
     assert_eq!(config.registries["docker.io"], want);
     let text = "[[registry.a.keypair]]\nkey = \"/k\"\n[registry.b]\nkeypair = \"/k\"\n\

@@ -102,7 +102,8 @@ async fn credentials_stay_away_from_other_origins() {
         _ => answer(200, "tar"),
     })
     .await;
-    let elsewhere = other.host.clone();
+    // Another port of the same host may be the registry's own token service; another name is another host.
+    let elsewhere = other.host.replace("127.0.0.1", "localhost");
     let fake = Fake::start(move |_, seen| match seen.header("authorization") {
         "Bearer t1" if seen.path.contains("/blobs/") => {
             with(307, &[("location", &format!("http://{elsewhere}/cdn?sig=1"))], "")
@@ -120,6 +121,25 @@ async fn credentials_stay_away_from_other_origins() {
         assert_eq!(one.header("authorization"), "", "{} {}", one.method, one.path);
         assert!(!format!("{one:?}").contains("hunter2"));
     }
+}
+
+/// GitLab's registry is on port 5050, and its token service is GitLab itself.
+#[tokio::test]
+async fn credentials_reach_a_token_service_on_another_port() {
+    let other = Fake::start(|_, seen| match seen.header("authorization") {
+        "Basic dXNlcjpodW50ZXIy" => answer(200, r#"{"access_token":"t1"}"#),
+        _ => answer(401, ""),
+    })
+    .await;
+    let elsewhere = other.host.clone();
+    let fake = Fake::start(move |_, seen| match seen.header("authorization") {
+        "Bearer t1" => serve(&Small::new("tar"), seen),
+        _ => challenge(&elsewhere),
+    })
+    .await;
+    let small = Small::new("tar");
+    let client = known(&fake.host);
+    assert_eq!(layer(&client, &fake.host, &small.manifest.layers[0]).await.unwrap(), b"tar");
 }
 
 #[tokio::test]

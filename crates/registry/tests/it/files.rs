@@ -151,6 +151,16 @@ async fn docker_takes_an_archive_or_says_why_not() {
         let (said, _) = load_against(reply).await;
         assert_eq!(said.unwrap_err().to_string(), want);
     }
+    // A daemon that dies while it unpacks has begun its answer long before.
+    for reply in [
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2f\r\n{\"status\":\"Loading layer\"",
+        "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{}",
+    ] {
+        let error = load_against(reply).await.0.unwrap_err();
+        assert!(matches!(error, LoadError::Broken { .. }), "{error}");
+        assert_eq!(error.fault(), dcbuild_model::Fault::Cluster);
+    }
     let error =
         docker_load(&Daemon::plain("unix:///nonexistent.sock"), &b""[..]).await.unwrap_err();
     assert!(error.hint().unwrap().contains("start docker"), "{error}");
