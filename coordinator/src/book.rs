@@ -25,7 +25,7 @@ use dcbuild_model::{
 use dcbuild_progress::Update;
 use dcbuild_proto::document::{Outcome, OutputResult, StepError, Submission};
 use dcbuild_remote::PeerBytes;
-use dcbuild_scheduler::{Event, Failure, How, Lease, Part, Refusal, Scheduler, Work};
+use dcbuild_scheduler::{Event, Failure, Fence, How, Lease, Part, Refusal, Scheduler, Work};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -55,6 +55,8 @@ pub(crate) enum Order {
     Send { attempt: AttemptId, step: StepIndex },
     /// Hold a result no longer.
     LetGo { attempt: AttemptId, step: StepIndex },
+    /// All that was said before a renewal is durable.
+    Heard { said: u64 },
 }
 
 /// What is to be done once the entries are durable, in order.
@@ -176,6 +178,8 @@ struct Session {
     back: Option<Vec<AttemptId>>,
     /// What the worker held when it came, until then.
     held: Vec<(AttemptId, StepIndex)>,
+    /// Leases that it says have ended though nothing was heard of how, until it renews: who leaves does not renew.
+    ended: Vec<Fence>,
 }
 
 /// The time, by all clocks.

@@ -4,33 +4,47 @@
 //! forge: else whoever names a place could put what he likes under the keys of others.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dcbuild_carry::documents::DOCUMENTS_BYTES_MAX;
 use dcbuild_carry::{Borrowed, Lender, Loan, NotLent, why_unopened};
-use dcbuild_model::BlobDigest;
+use dcbuild_model::{BlobDigest, limits};
 use dcbuild_progress::{Log, Stream, Update, VertexId, Warning};
 use dcbuild_proto::document::{Answer, Question};
 use dcbuild_store::read_bytes;
+use tokio::time::{Instant, timeout};
 
 use crate::build::{AskError, Build, Shown};
 use crate::config::Granting;
 use crate::driver::DriverParts;
 use crate::questions::Reply;
 
+/// How long a client that lends may be away: what waits for its blobs is done again without it.
+const LENDER_AWAY_MAX: Duration = Duration::from_secs(10);
+
 /// Has the client of a build bring blobs.
 struct ClientLender {
     build: Arc<Build>,
     source: u32,
+    /// When the client told what it lends.
+    since: Instant,
 }
 
 #[async_trait::async_trait]
 impl Lender for ClientLender {
     async fn bring(&self, blob: &BlobDigest) -> Result<(), NotLent> {
         let question = Question::CacheBlob { source: self.source, blob: *blob };
-        match self.build.ask(question).await {
-            Ok(Reply::Answer(Answer::Stored {})) => Ok(()),
-            Ok(_) => Err(NotLent { reason: "the client gave another answer".into() }),
-            Err(error) => Err(NotLent { reason: error.to_string() }),
+        let reply = tokio::select! {
+            reply = timeout(limits::FETCH_TIME_MAX, self.build.ask(question)) => reply,
+            () = self.build.company.lacks_client(self.since, LENDER_AWAY_MAX) => {
+                return Err(NotLent { reason: "the client that lends it is gone".into() });
+            }
+        };
+        match reply {
+            Ok(Ok(Reply::Answer(Answer::Stored {}))) => Ok(()),
+            Ok(Ok(_)) => Err(NotLent { reason: "the client gave another answer".into() }),
+            Ok(Err(error)) => Err(NotLent { reason: error.to_string() }),
+            Err(_) => Err(NotLent { reason: "the client did not bring it in time".into() }),
         }
     }
 }
@@ -101,7 +115,7 @@ async fn one(
     };
     let foreign = borrowed.keep_opened(&stores.seal);
     let records = borrowed.documents.records();
-    let lender = ClientLender { build: build.clone(), source };
+    let lender = ClientLender { build: build.clone(), source, since: Instant::now() };
     match Loan::new(borrowed, stores.seal.clone(), Arc::new(lender)).await {
         Ok(loan) => lent.lend(build.id, loan),
         Err(error) => return Ok(Some(Said::Warning(dcbuild_process::story(&error)))),

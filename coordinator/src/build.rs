@@ -9,6 +9,7 @@ use dcbuild_proto::document::{self, Answer, Outcome, Question, RegistryCredentia
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::company::Company;
 use crate::journal::Journal;
 use crate::questions::{Questions, Reply};
 use crate::remotes::Remotes;
@@ -40,6 +41,8 @@ pub(crate) struct Build {
     pub(crate) submitted: UnixTime,
     pub(crate) journal: Journal,
     pub(crate) questions: Questions,
+    /// The clients that attend it and answer.
+    pub(crate) company: Company,
     /// What its ADDs took from elsewhere.
     pub(crate) remotes: Remotes,
     /// Cancelled when the build has ended.
@@ -94,6 +97,7 @@ impl Build {
             submitted,
             journal,
             questions: Questions::new(first),
+            company: Company::new(),
             remotes: Remotes::default(),
             over: CancellationToken::new(),
             confided: Mutex::default(),

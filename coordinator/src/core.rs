@@ -121,6 +121,10 @@ pub(crate) enum Command {
         build: BuildId,
         packs: Vec<(String, dcbuild_model::Selection, dcbuild_model::BlobDigest)>,
     },
+    /// What a lease wanted of a client is not to be had.
+    Undelivered {
+        attempt: AttemptId,
+    },
     Gauge {
         reply: oneshot::Sender<Gauge>,
     },
@@ -303,6 +307,7 @@ impl Core {
                 let found = book.image_records(fence, image);
                 self.answer(reply, found);
             }
+            Command::Undelivered { attempt } => book.undelivered(attempt),
             Command::Deliver { attempt, build, packs } => {
                 book.packed(build, packs);
                 book.deliver(attempt);
@@ -414,26 +419,32 @@ impl Core {
         let parts = self.parts.driver.of(&build.scope);
         self.parts.tracker.spawn(async move {
             let id = build.id;
-            let limit = dcbuild_model::limits::CLIENT_GONE;
+            let (begun, limit) = (Instant::now(), dcbuild_model::limits::CLIENT_GONE);
+            // One that is there may take its time: it reads and sends what a job needs.
             let fetched = tokio::select! {
                 () = stop.cancelled() => return,
-                fetched = tokio::time::timeout(limit, fetch(&build, &parts, wanted)) => fetched,
+                fetched = fetch(&build, &parts, wanted) => Some(fetched),
+                () = build.company.lacks_owner(begun, limit) => None,
             };
-            let command = match fetched {
-                Ok(Ok(packs)) => Command::Deliver { attempt, build: id, packs },
-                Ok(Err(AskError::Ended)) => return,
-                Ok(Err(error @ (AskError::Failed(_) | AskError::Changed { .. }))) => {
-                    Command::Cancel { build: id, reason: error.to_string(), reply: None }
+            let reason = match fetched {
+                Some(Ok(packs)) => {
+                    drop(handle.send(Command::Deliver { attempt, build: id, packs }).await);
+                    return;
                 }
-                Err(_) => {
-                    let reason =
-                        "a step needs secrets, credentials or files of the client, and no \
-                                  client attached to give them"
-                            .into();
-                    Command::Cancel { build: id, reason, reply: None }
+                Some(Err(AskError::Ended)) => None,
+                Some(Err(error @ (AskError::Failed(_) | AskError::Changed { .. }))) => {
+                    Some(error.to_string())
                 }
+                None => Some(
+                    "a step needs secrets, credentials or files of the client, and no client attached to give them"
+                        .to_owned(),
+                ),
             };
-            drop(handle.send(command).await);
+            if let Some(reason) = reason {
+                drop(handle.send(Command::Cancel { build: id, reason, reply: None }).await);
+            }
+            // Another build may wait for the same step, and its client have what this one's has not.
+            drop(handle.send(Command::Undelivered { attempt }).await);
         });
     }
 

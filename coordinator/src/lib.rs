@@ -14,6 +14,7 @@ mod borrow;
 mod build;
 mod cache;
 mod carry;
+mod company;
 mod coordinator;
 mod core;
 mod damage;

@@ -25,6 +25,11 @@ const READS_MORE: &str = "FROM busybox:golden AS build\nCOPY in.txt /in.txt\nRUN
     FROM busybox:golden\nCOPY --from=build /out.txt /in.txt /\nRUN cat /proc/sys/kernel/random/uuid > /id\n";
 const FILES: &[(&str, &str)] = &[("in.txt", "hello\n")];
 
+/// What stands in the record of the last RUN, where the values of a key's parts are not told.
+fn of_last_run() -> String {
+    digest(br#"["/bin/sh", "-c", "cat /proc/sys/kernel/random/uuid > /id"]"#)
+}
+
 fn contains(text: &str, wanted: &[&str]) {
     for part in wanted {
         assert!(text.contains(part), "no {part:?} in\n{text}");
@@ -282,7 +287,7 @@ fn what_was_tampered_with_is_a_miss() {
         let mut changed = 0;
         for (name, text) in config["documents"].as_object_mut().unwrap() {
             let old = text.as_str().unwrap().to_owned();
-            if name.starts_with("scope/") && old.contains("random/uuid") {
+            if name.starts_with("scope/") && old.contains(&of_last_run()) {
                 *text = old.replacen("\"took_ms\":", "\"took_ms\":1", 1).into();
                 changed += 1;
             }
@@ -567,7 +572,7 @@ fn a_record_that_was_tampered_with_is_named_and_its_step_runs_again() {
     exchange_config(&one.home.path("exported"), |config| {
         for (name, text) in config["documents"].as_object_mut().unwrap() {
             let old = text.as_str().unwrap().to_owned();
-            if name.starts_with("scope/") && old.contains("random/uuid") {
+            if name.starts_with("scope/") && old.contains(&of_last_run()) {
                 *text = old.replacen("\"took_ms\":", "\"took_ms\":1", 1).into();
                 names.push(name.clone());
             }
@@ -625,4 +630,58 @@ fn what_a_coordinator_had_borrowed_before_it_died_is_made_again() {
     assert!(!said.stderr.contains("lost"), "{}", said.stderr);
     let again = Image::read_tar(&other.home.path("image.tar")).tree();
     assert_eq!(again.text("id").unwrap(), id, "{}", said.stderr);
+}
+
+/// Its last steps run on without it; what it had lent is missing at the end, and to nobody else.
+#[test]
+fn a_client_that_dies_holds_up_neither_the_end_of_its_build_nor_the_next() {
+    let registry = Registry::start();
+    fill(&registry);
+    let write = |cluster: &Cluster, last: &str| {
+        let text = format!("FROM busybox:golden\nRUN head -c 3000000 /dev/urandom > /id\n{last}");
+        std::fs::write(cluster.home.path("context/Dockerfile"), text).unwrap();
+    };
+    let one = cluster(&registry, Some(ONE_KEY));
+    write(&one, "");
+    let place = one.home.arg("cache");
+    submit(&one, &["--cache-to", &format!("type=local,dest={place},mode=max")]);
+    let from = format!("type=local,src={place}");
+    let other = cluster(&registry, Some(ONE_KEY));
+    // Tells its process from those of other tests.
+    let seconds = format!("3.4{}", 1_000_000 + std::process::id());
+    write(&other, &format!("RUN sleep {seconds}; echo z > /z\n"));
+    let context = other.home.arg("context");
+    let flags = ["--progress", "plain", "--cache-from", &from, &context];
+    let mut build = other.client("submit", &flags);
+    other.worker_that_runs(&seconds);
+    build.kill();
+    let said = build.stderr();
+    contains(&said, &["importing cache manifest", "CACHED"]);
+    let id = other.ask("ps", &["-aq"]).well().stdout;
+    // Who only attaches has nothing to lend.
+    let attached = other.ask("attach", &[id.trim()]);
+    assert!(attached.status.success(), "{}\n{}", attached.stderr, other.said());
+    write(&other, "RUN sha1sum /id > /sum\n");
+    let next = other.ask("submit", &flags);
+    assert!(next.status.success(), "{}\n{}", next.stderr, other.said());
+    contains(&next.stderr, &["CACHED"]);
+}
+
+/// People hand passwords to stages that are in no image; whoever may pull a cache must not find them in it.
+#[test]
+fn a_cache_at_a_registry_or_in_a_folder_tells_no_value_of_an_argument() {
+    let text = "FROM busybox:golden AS one\nARG TOKEN\nRUN echo $TOKEN | wc -c > /out\n\
+        FROM scratch\nCOPY --from=one /out /out\n";
+    let story = Story::new(text, &[]);
+    let to = format!("type=local,dest={},mode=max", story.home.arg("cache"));
+    let argument = ["--build-arg", "TOKEN=canary-7f3a"];
+    story.build(&[&argument[..], &["--cache-to", &to]].concat());
+    let mut grep = std::process::Command::new("grep");
+    let found = grep.args(["-rc", "canary"]).arg(story.home.path("cache")).output().unwrap();
+    let said = String::from_utf8(found.stdout).unwrap();
+    assert!(said.lines().count() > 2 && said.lines().all(|line| line.ends_with(":0")), "{said}");
+    forget(&story);
+    let from = format!("type=local,src={}", story.home.arg("cache"));
+    let again = story.build(&[&argument[..], &["--cache-from", &from]].concat());
+    assert_eq!(again.ran, Vec::<String>::new());
 }

@@ -15,6 +15,7 @@ mod contents;
 pub mod contexts;
 mod error;
 mod held;
+mod kept;
 mod layers;
 mod output;
 mod packs;

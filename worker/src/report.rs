@@ -93,6 +93,19 @@ pub(crate) enum Report {
     },
 }
 
+impl Report {
+    /// The attempt of which it says how one of its steps, or all of it, has ended.
+    pub(crate) fn end_of(&self) -> Option<AttemptId> {
+        match self {
+            Report::StepDone { fence, .. }
+            | Report::StepFailed { fence, .. }
+            | Report::OutputDone { fence, .. }
+            | Report::JobReturned { fence, .. } => Some(fence.attempt),
+            _ => None,
+        }
+    }
+}
+
 /// Hands reports to the session; waits while the queue is full.
 #[derive(Clone)]
 pub(crate) struct Reporter {

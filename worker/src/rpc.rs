@@ -1,6 +1,5 @@
 //! The session with the coordinator, and all that goes over the wire: no other file names `pb`.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use crate::held::Fate;
+use crate::kept::{Hearing, Kept};
 use crate::peers::OpenDoor;
 use crate::report::{AskCoordinator, Fence, How, Report, Reporter, Status};
 use crate::shared::{Shared, earlier};
@@ -30,8 +30,6 @@ const RENEW_EVERY: Duration = Duration::from_secs(1);
 const REPORT_QUEUE: usize = 1024;
 /// Reports on their way to the wire.
 const WIRE_QUEUE: usize = 64;
-/// How many reports are kept to be said again in the next session.
-const KEPT_MAX: usize = 256;
 /// How long the first pause between sessions is at most.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 /// How long any pause between sessions is at most.
@@ -93,6 +91,10 @@ enum Order {
     Send(AttemptId, StepIndex),
     /// Hold it no longer.
     LetGo(AttemptId, StepIndex),
+    /// Be told from now on what was heard, or not.
+    Welcome(Hearing),
+    /// All reports up to this one are heard.
+    Heard(u64),
     /// Something that has no effect.
     Nothing,
 }
@@ -119,7 +121,10 @@ impl TryFrom<pb::WorkerOrder> for Order {
             Some(Wire::Drain(pb::Drain {})) => Order::Drain,
             Some(Wire::Send(held)) => Order::Send(held.attempt.parse()?, StepIndex(held.step)),
             Some(Wire::LetGo(held)) => Order::LetGo(held.attempt.parse()?, StepIndex(held.step)),
-            Some(Wire::Welcome(_)) | None => Order::Nothing,
+            Some(Wire::Welcome(it)) if it.answers_renewals => Order::Welcome(Hearing::Told),
+            Some(Wire::Welcome(_)) => Order::Welcome(Hearing::Guessed),
+            Some(Wire::Heard(heard)) => Order::Heard(heard.said),
+            None => Order::Nothing,
         })
     }
 }
@@ -270,8 +275,8 @@ struct Service {
     client: WorkersClient<Channel>,
     reporter: Reporter,
     reports: mpsc::Receiver<Report>,
-    /// What was said lately and may not have been heard.
-    kept: VecDeque<(Instant, Report)>,
+    /// What was said and may not have been heard.
+    kept: Kept,
     stop: CancellationToken,
     /// No more leases are taken.
     draining: bool,
@@ -296,7 +301,7 @@ async fn keep_session(shared: Arc<Shared>, channel: Channel, stop: CancellationT
         client,
         reporter: Reporter::new(queue),
         reports,
-        kept: VecDeque::new(),
+        kept: Kept::default(),
         stop,
         draining: false,
         deadline: None,
@@ -353,6 +358,7 @@ impl Service {
             peer_certificate: self.certificate(),
             peer_bytes_encrypted: read.encrypted,
             peer_bytes_plain: read.plain,
+            said: self.kept.last(),
         };
         pb::WorkerReport { report: Some(Wire::Renew(renew)) }
     }
@@ -394,20 +400,21 @@ impl Service {
             Ok(reply) => reply.into_inner(),
             Err(status) => return Ended::Broken(broken(&status)),
         };
-        // They stay: this session may break before they are heard.
-        for (_, report) in self.kept.clone() {
-            if wire.send(report.into()).await.is_err() {
-                return Ended::Broken("the stream of reports ended".into());
-            }
-        }
+        // They stay kept: this session may break before they are heard.
+        let mut again = self.kept.all();
         let mut renew = tokio::time::interval(RENEW_EVERY);
         let tasks = self.shared.tasks.clone();
         loop {
             let idle = self.draining && self.deadline.is_some();
             let sent = tokio::select! {
-                // What is reported goes out before anything else is done about it.
+                // What is reported goes out before anything else is done about it, what was said before first of all.
+                // A renewal asks whether it was heard.
                 biased;
-                report = self.reports.recv() => match report {
+                sent = say_again(&wire, again.front()), if !again.is_empty() => {
+                    again.pop_front();
+                    sent
+                }
+                report = self.reports.recv(), if again.is_empty() => match report {
                     Some(report) => self.say(&wire, report).await,
                     None => return Ended::Finished,
                 },
@@ -416,7 +423,7 @@ impl Service {
                     Ok(None) => return Ended::Broken("the coordinator ended the session".into()),
                     Err(status) => return Ended::Broken(broken(&status)),
                 },
-                _ = renew.tick() => {
+                _ = renew.tick(), if again.is_empty() => {
                     wire.send(self.renewal()).await.is_ok()
                 }
                 () = self.stop.cancelled(), if self.deadline.is_none() => { self.let_go(); true }
@@ -424,7 +431,7 @@ impl Service {
                     self.stop_all();
                     true
                 }
-                () = tasks.wait(), if idle => {
+                () = tasks.wait(), if idle && again.is_empty() => {
                     return self.goodbye(wire, orders).await;
                 }
             };
@@ -455,16 +462,12 @@ impl Service {
         Ended::Finished
     }
 
-    /// Sends a report; one that matters is kept a while, in case the session is about to break.
+    /// Sends a report; one that matters is kept until it is heard, in case the session is about to break.
     async fn say(&mut self, wire: &mpsc::Sender<pb::WorkerReport>, report: Report) -> bool {
         let matters = !matches!(report, Report::Log { .. } | Report::Status { .. });
         if matters {
-            // While no session is there nothing is said, and nothing grows too old to be said again.
-            let old = |(said, _): &(Instant, Report)| said.elapsed() >= limits::LEASE;
-            while self.kept.len() >= KEPT_MAX || self.kept.front().is_some_and(old) {
-                self.kept.pop_front();
-            }
-            self.kept.push_back((Instant::now(), report.clone()));
+            let running = self.shared.attempts.ids();
+            self.kept.add(report.clone(), &running, Instant::now());
         }
         wire.send(report.into()).await.is_ok()
     }
@@ -476,6 +479,8 @@ impl Service {
             Ok(Order::Drain) => self.draining = true,
             Ok(Order::Send(attempt, step)) => self.shared.held.end((attempt, step), Fate::Send),
             Ok(Order::LetGo(attempt, step)) => self.shared.held.end((attempt, step), Fate::LetGo),
+            Ok(Order::Welcome(hearing)) => self.kept.hears(hearing),
+            Ok(Order::Heard(last)) => self.kept.heard(last),
             Ok(Order::Nothing) => {}
             Err(error) => tracing::warn!(%error, "an order came malformed"),
         }
@@ -519,6 +524,14 @@ impl Service {
         for attempt in self.shared.attempts.ids() {
             self.shared.attempts.stop(attempt, None);
         }
+    }
+}
+
+/// Sends a report of an earlier session once more; one that is not sent to the end is not sent at all.
+async fn say_again(wire: &mpsc::Sender<pb::WorkerReport>, report: Option<&Report>) -> bool {
+    match report {
+        Some(report) => wire.send(report.clone().into()).await.is_ok(),
+        None => std::future::pending().await,
     }
 }
 

@@ -89,6 +89,13 @@ impl Book {
         self.deliver(attempt);
     }
 
+    /// What a lease wanted of its build's client does not come: whoever else waits for its steps has them leased anew.
+    pub(crate) fn undelivered(&mut self, attempt: AttemptId) {
+        let Some(Attempt { lease, .. }) = self.attempts.get(&attempt) else { return };
+        let (worker, fence) = (lease.worker, Fence { attempt, epoch: lease.epoch });
+        self.take_back(worker, fence, "the client that had what it needs is gone");
+    }
+
     /// Hands a lease to its worker, or says what it wants of the client first.
     pub(crate) fn deliver(&mut self, attempt: AttemptId) {
         if self.replaying {
@@ -112,7 +119,8 @@ impl Book {
                     let message = format!(
                         "one job of this build has {mib} MiB of variables, scripts and secrets; it may have {max}"
                     );
-                    return self.fail_hopeless(build, (Fault::Request, "JOB_TOO_LARGE"), message);
+                    self.fail_hopeless(build, (Fault::Request, "JOB_TOO_LARGE"), message);
+                    return self.undelivered(attempt);
                 }
                 self.order(worker, Order::Lease(bytes));
             }
@@ -126,16 +134,17 @@ impl Book {
                 let fence = Fence { attempt, epoch: lease.epoch };
                 self.apply(Event::JobReturned { fence, why: Return::InputLost(step) });
                 if self.attempts.contains_key(&attempt) {
-                    self.fail_groundless(build);
+                    self.fail_groundless(build, attempt);
                 }
             }
-            Err(Lacking::Result(None)) => self.fail_groundless(build),
+            Err(Lacking::Result(None)) => self.fail_groundless(build, attempt),
         }
     }
 
-    fn fail_groundless(&mut self, build: BuildId) {
+    fn fail_groundless(&mut self, build: BuildId, attempt: AttemptId) {
         let message = "a job was leased before what it stands on was there".to_owned();
         self.fail_hopeless(build, (Fault::Bug, "INTERNAL"), message);
+        self.undelivered(attempt);
     }
 
     /// Ends a build that cannot go on; its attempts are stopped.

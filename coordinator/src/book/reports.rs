@@ -12,7 +12,7 @@ use dcbuild_plan::Step;
 use dcbuild_progress::{Log, Update, VertexId, VertexState, Warning};
 use dcbuild_proto::document::{self, OutputResult, StepError, StepErrorKind};
 use dcbuild_remote::{CertificateDigest, PeerBytes};
-use dcbuild_scheduler::{Event, Fence, How, InfraFault, Refusal, Return, StepFault, Work};
+use dcbuild_scheduler::{Event, Fence, How, InfraFault, Part, Refusal, Return, StepFault, Work};
 
 use super::actions::fault_of;
 use super::makers::{Fate, Hold, PeerPlace, Unsent};
@@ -56,6 +56,8 @@ pub(crate) struct Renewal {
     pub(crate) certificate: Option<CertificateDigest>,
     /// What it has read from other workers since it started.
     pub(crate) peer_bytes: PeerBytes,
+    /// The count of what it has said; zero if nobody waits to hear that it was heard.
+    pub(crate) said: u64,
 }
 
 /// What a worker reports in its session.
@@ -69,7 +71,7 @@ pub(crate) enum Report {
     Failed { fence: Fence, step: Option<StepIndex>, error: StepError },
     OutputDone { fence: Fence, result: OutputResult },
     Returned { fence: Fence, lost: Option<StepIndex>, layer: Option<Gone> },
-    JobEnded,
+    JobEnded { fence: Fence },
     Progress { attempt: AttemptId, update: Update },
     HasRoom,
     Goodbye,
@@ -83,6 +85,9 @@ pub(crate) struct Gone {
     pub(crate) damaged: Option<UnixTime>,
 }
 
+/// Why a lease is taken back whose worker has said what did not come here.
+pub(super) const UNHEARD: &str = "what its worker said of it was not heard";
+
 impl Book {
     /// Takes a report of a worker's session.
     pub(crate) fn report(&mut self, worker: WorkerId, session: u64, report: Report) {
@@ -91,12 +96,16 @@ impl Book {
         }
         match report {
             Report::Started { fence, step } => {
-                if self.holds(worker, fence) && self.has_step(fence.attempt, step) {
+                if self.holds(worker, fence)
+                    && self.has_step(fence.attempt, step)
+                    && self.has_heard_all_before(worker, fence, Some(step))
+                {
                     self.started(fence.attempt, step);
                 }
             }
             Report::Done { fence, step, record, made } => {
-                if self.holds(worker, fence) {
+                if self.holds(worker, fence) && self.has_heard_all_before(worker, fence, Some(step))
+                {
                     self.step_done(worker, fence, (step, made), record);
                 }
             }
@@ -107,7 +116,7 @@ impl Book {
             }
             Report::KeptBack { attempt, step } => self.kept_back(worker, (attempt, step)),
             Report::Failed { fence, step, error } => {
-                if self.holds(worker, fence) {
+                if self.holds(worker, fence) && self.has_heard_all_before(worker, fence, step) {
                     self.failed(fence, step, error);
                 }
             }
@@ -121,8 +130,7 @@ impl Book {
                     self.returned(fence, lost, layer);
                 }
             }
-            // The scheduler knows by the last report of the attempt; a stop needs no answer.
-            Report::JobEnded => {}
+            Report::JobEnded { fence } => self.job_ended(worker, fence),
             Report::Renew(renewal) => self.renewed(worker, renewal),
             Report::Progress { attempt, update } => self.progress(worker, attempt, update),
             Report::HasRoom => {
@@ -132,6 +140,51 @@ impl Book {
                 self.apply(Event::WorkerLost { worker });
             }
         }
+    }
+
+    /// Whether nothing is missing of what an attempt said before its report on a step. If something is, nobody will say it
+    /// any more, and what comes after it counts for nothing.
+    fn has_heard_all_before(
+        &mut self,
+        worker: WorkerId,
+        fence: Fence,
+        step: Option<StepIndex>,
+    ) -> bool {
+        let turn = self.scheduler.turn_of(worker, fence);
+        let is_ahead = matches!(turn, Some((_, Part::Step(turn))) if step > Some(turn));
+        if is_ahead {
+            self.take_back(worker, fence, UNHEARD);
+        }
+        !is_ahead
+    }
+
+    /// The last words on an attempt: by then its lease is over, or what would have ended it was not heard. A worker that
+    /// leaves says no more than this either, and then goodbye, by which it is lost.
+    fn job_ended(&mut self, worker: WorkerId, fence: Fence) {
+        if self.scheduler.turn_of(worker, fence).is_none() {
+            return;
+        }
+        let session = self.workers.get_mut(&worker).and_then(|member| member.session.as_mut());
+        if let Some(session) = session {
+            session.ended.push(fence);
+        }
+    }
+
+    /// Ends a lease, if it is in force still, of which nothing will come: its job is leased again.
+    pub(super) fn take_back(&mut self, worker: WorkerId, fence: Fence, why: &str) {
+        let Some((build, part)) = self.scheduler.turn_of(worker, fence) else { return };
+        let attempt = fence.attempt;
+        tracing::warn!(%worker, %attempt, %build, why, "nothing will come of a lease; its job is leased again");
+        self.order(worker, Order::Stop { attempt, after: None });
+        let message = why.to_owned();
+        let error = StepError { kind: StepErrorKind::Network {}, message, hint: None };
+        let fault = fault_of(error.kind);
+        let (step, output, event) = match part {
+            Part::Step(step) => (Some(step), None, Event::StepFailed { fence, step, fault }),
+            Part::Output(output) => (None, Some(output.0), Event::OutputFailed { fence, fault }),
+        };
+        self.record(Entry::Failed { build, step, output, error });
+        self.apply(event);
     }
 
     /// A worker gives a job back: it is about to end, or lacks a layer.

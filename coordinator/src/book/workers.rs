@@ -8,6 +8,7 @@ use dcbuild_scheduler::{Duty, Event, Refusal, Requests, Work, WorkerFacts};
 use tokio::sync::mpsc;
 
 use super::makers::{Hold, Unsent};
+use super::reports::UNHEARD;
 use super::{Book, Effect, Hello, Member, Order, PeerPlace, Renewal, Session};
 
 /// A worker, as a person sees it.
@@ -37,7 +38,8 @@ impl Book {
         let known = self.workers.contains_key(&hello.worker);
         // An attempt that it ended while nobody heard is not to be leased to it again.
         let back = known.then(|| hello.running.clone());
-        let session = Session { number: self.sessions, orders, back, held: hello.held };
+        let (held, ended) = (hello.held, Vec::new());
+        let session = Session { number: self.sessions, orders, back, held, ended };
         let (labels, peer) = (hello.labels, hello.peer);
         let peer_bytes = self.workers.get(&hello.worker).map(|member| member.peer_bytes);
         let peer_bytes = peer_bytes.unwrap_or_default();
@@ -113,10 +115,16 @@ impl Book {
         self.tally.peer_bytes.plain += plain.saturating_sub(before.plain);
         let Some(session) = member.session.as_mut() else { return };
         let (back, held) = (session.back.take(), std::mem::take(&mut session.held));
+        for fence in std::mem::take(&mut session.ended) {
+            self.take_back(worker, fence, UNHEARD);
+        }
         if let Some(running) = back {
             self.apply(Event::WorkerBack { worker, running });
         }
         self.held_still(worker, held);
+        if renewal.said > 0 {
+            self.order(worker, Order::Heard { said: renewal.said });
+        }
     }
 
     /// A session's stream ended; its worker has until the end of its lease to come back.

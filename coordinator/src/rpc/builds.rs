@@ -18,6 +18,7 @@ use crate::access::Caller;
 use crate::book::{PeerPlace, SeenWorker, SubmitError, Summarised};
 use crate::build::Build;
 use crate::cache::View;
+use crate::company::Visit;
 use crate::core::Command;
 use crate::explain::{Asked, ExplainError, explain};
 use crate::questions::Reply;
@@ -72,6 +73,7 @@ impl pb::builds_server::Builds for BuildsService {
             let id = build_id(&attach.build)?;
             let build = self.find(id, &caller).await?;
             let (tx, rx) = mpsc::channel(EVENTS_MAX);
+            let visit = attach.answers.then(|| build.company.enter(attach.owns));
             if attach.answers {
                 if attach.secrets.len() > SECRETS_MAX {
                     return Err(Status::invalid_argument(format!(
@@ -84,12 +86,8 @@ impl pb::builds_server::Builds for BuildsService {
                 self.0.core.send(Command::Attached { build: id }).await?;
                 build.confide(secrets);
             }
-            let attendance = Attendance {
-                services: self.0.clone(),
-                build,
-                from: attach.from_event,
-                answers: attach.answers,
-            };
+            let attendance =
+                Attendance { services: self.0.clone(), build, from: attach.from_event, visit };
             self.0.tracker.spawn(attendance.run(messages, tx));
             Ok(ReceiverStream::new(rx))
         })
@@ -347,12 +345,17 @@ struct Attendance {
     services: Services,
     build: Arc<Build>,
     from: u64,
-    answers: bool,
+    /// Of one that answers.
+    visit: Option<Visit>,
 }
 
 type Events = mpsc::Sender<Result<pb::BuildEvent, Status>>;
 
 impl Attendance {
+    fn answers(&self) -> bool {
+        self.visit.is_some()
+    }
+
     async fn run(self, messages: Streaming<pb::ClientMessage>, tx: Events) {
         let ended = tokio::select! {
             ended = self.tell(&tx) => ended,
@@ -366,7 +369,7 @@ impl Attendance {
             // The client may be gone or slow, and then nobody reads why.
             drop(tx.try_send(Err(status)));
         }
-        if self.answers {
+        if self.answers() {
             drop(self.services.core.send(Command::Left { build: self.build.id }).await);
         }
     }
@@ -405,7 +408,7 @@ impl Attendance {
             if ended {
                 return Ok(());
             }
-            if self.answers {
+            if self.answers() {
                 for (number, question) in self.build.questions.from(asked) {
                     send(tx, events::question(last, number, &question)).await?;
                     asked = number + 1;
@@ -421,13 +424,13 @@ impl Attendance {
     async fn hear(&self, mut messages: Streaming<pb::ClientMessage>) -> Result<(), Status> {
         loop {
             match messages.message().await {
-                Ok(Some(message)) if self.answers => self.answer(message)?,
+                Ok(Some(message)) if self.answers() => self.answer(message)?,
                 Ok(Some(_)) => {
                     return Err(Status::failed_precondition(
                         "this client said that it only looks on",
                     ));
                 }
-                Ok(None) if self.answers => return Ok(()),
+                Ok(None) if self.answers() => return Ok(()),
                 Ok(None) => std::future::pending().await,
                 Err(status) => return Err(status),
             }

@@ -57,7 +57,8 @@ impl pb::workers_server::Workers for WorkersService {
                 drop(heard);
             });
             let lease_millis = u64::try_from(limits::LEASE.as_millis()).unwrap_or(u64::MAX);
-            let welcome = pb::worker_order::Order::Welcome(pb::Welcome { lease_millis });
+            let welcome = pb::Welcome { lease_millis, answers_renewals: true };
+            let welcome = pb::worker_order::Order::Welcome(welcome);
             let welcome = pb::WorkerOrder { order: Some(welcome) };
             let orders = ReceiverStream::new(queue).map(|order| Ok(order_out(order)));
             Ok(futures::stream::iter([Ok(welcome)])
@@ -305,6 +306,7 @@ fn report_in(report: pb::WorkerReport) -> Result<Report, Status> {
                 encrypted: it.peer_bytes_encrypted,
                 plain: it.peer_bytes_plain,
             },
+            said: it.said,
         }),
         Wire::StepStarted(it) => {
             Report::Started { fence: fence_in(it.fence)?, step: StepIndex(it.step) }
@@ -343,7 +345,7 @@ fn report_in(report: pb::WorkerReport) -> Result<Report, Status> {
             let lost = it.lost_input.map(StepIndex);
             Report::Returned { fence: fence_in(it.fence)?, lost, layer }
         }
-        Wire::JobEnded(_) => Report::JobEnded,
+        Wire::JobEnded(it) => Report::JobEnded { fence: fence_in(it.fence)? },
         Wire::Progress(it) => {
             let update = match it.update {
                 Some(pb::progress::Update::Status(status)) => {
@@ -379,6 +381,7 @@ fn order_out(order: Order) -> pb::WorkerOrder {
         }),
         Order::Send { attempt, step } => Wire::Send(held_out(attempt, step)),
         Order::LetGo { attempt, step } => Wire::LetGo(held_out(attempt, step)),
+        Order::Heard { said } => Wire::Heard(pb::Heard { said }),
     };
     pb::WorkerOrder { order: Some(order) }
 }

@@ -141,9 +141,23 @@ impl Cluster {
         build: BuildId,
         secrets: BTreeMap<String, Vec<u8>>,
     ) -> Client {
+        self.attach_as(build, secrets, true).await
+    }
+
+    /// A client that has not what the build was submitted with.
+    pub(crate) async fn visit(&self, build: BuildId) -> Client {
+        self.attach_as(build, BTreeMap::new(), false).await
+    }
+
+    async fn attach_as(
+        &self,
+        build: BuildId,
+        secrets: BTreeMap<String, Vec<u8>>,
+        owns: bool,
+    ) -> Client {
         let secrets = secrets.into_iter().map(|(id, value)| (id, value.into())).collect();
         let build = build.to_string();
-        self.attached(pb::Attach { build, from_event: 0, answers: true, secrets }).await
+        self.attached(pb::Attach { build, from_event: 0, answers: true, secrets, owns }).await
     }
 
     pub(crate) async fn attached(&self, attach: pb::Attach) -> Client {
@@ -278,13 +292,30 @@ impl Client {
         }
     }
 
+    /// Follows events and answers questions until one of a kind is asked, which is left open.
+    pub(crate) async fn until_open(&mut self, kind: &str) -> pb::Question {
+        let wanted = format!("asked for {kind}");
+        loop {
+            match self.next().await {
+                Some(Event::Question(question)) => {
+                    if self.seen.last().is_some_and(|line| line.starts_with(&wanted)) {
+                        return question;
+                    }
+                    self.answer(&question).await;
+                }
+                Some(_) => {}
+                None => panic!("no '{wanted}' in {:#?}", self.seen),
+            }
+        }
+    }
+
     /// The vertex that the last line is about which ends like this.
     pub(crate) fn vertex_of(&self, line: &str) -> &str {
         let at = self.seen.iter().rposition(|seen| seen.ends_with(line)).unwrap();
         &self.about[at]
     }
 
-    async fn answer(&mut self, question: &pb::Question) {
+    pub(crate) async fn answer(&mut self, question: &pb::Question) {
         let ask: Question = document::from_bytes("question", &question.ask).unwrap();
         if matches!(ask, Question::Credentials { .. }) {
             self.logins += 1;

@@ -10,3 +10,4 @@ mod makers;
 mod restart;
 mod sharing;
 mod store;
+mod unheard;

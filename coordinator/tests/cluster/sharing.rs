@@ -1,5 +1,7 @@
 //! Two builds of the same.
 
+use std::collections::BTreeMap;
+
 use dcbuild_proto::document::Outcome;
 
 use crate::harness::{Cluster, steps, submission};
@@ -53,4 +55,32 @@ async fn a_shared_step_goes_on_when_its_owner_is_cancelled() {
     let output = worker.lease().await;
     worker.assemble(&output).await;
     assert!(matches!(sharer.outcome().await, Outcome::Done { .. }));
+}
+
+/// Secrets are in memory alone: after a restart those of a client that stays away are not to be had.
+#[tokio::test(start_paused = true)]
+async fn a_step_whose_owner_took_its_secret_along_is_leased_to_who_shares_it() {
+    let cluster = Cluster::on_disk();
+    let dockerfile = "FROM scratch\nRUN --mount=type=secret,id=key [\"/a\"]\n";
+    let step = "[1/1] RUN --mount=type=secret,id=key [\"/a\"]";
+    let secrets = || BTreeMap::from([("key".to_owned(), b"abc".to_vec())]);
+    let mut builds = Vec::new();
+    for number in [10, 11] {
+        let build = cluster.submit(number, &submission(dockerfile)).await;
+        let mut client = cluster.attach_with(build, secrets()).await;
+        client.until(&format!("waiting: {step}")).await;
+        builds.push(build);
+    }
+    let [owner, sharer] = builds[..] else { panic!("{builds:?}") };
+    let cluster = cluster.restart().await;
+    let mut client = cluster.attach_with(sharer, secrets()).await;
+    let mut worker = cluster.worker(1, &[]).await;
+    client.until(&format!("running: {step}")).await;
+    cluster.cancel(owner).await;
+    let lease = worker.lease().await;
+    assert_eq!((lease.build, lease.secrets.len()), (sharer, 1));
+    worker.run(&lease).await;
+    let output = worker.lease().await;
+    worker.assemble(&output).await;
+    assert!(matches!(client.outcome().await, Outcome::Done { .. }));
 }

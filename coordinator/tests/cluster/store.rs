@@ -9,12 +9,12 @@ use dcbuild_model::{
 };
 use dcbuild_oci::{Descriptor, ImageConfig, Manifest, media_type};
 use dcbuild_plan::{ImageSource, Op, Request};
-use dcbuild_proto::document::{self, ContextPlace, Outcome, Work};
+use dcbuild_proto::document::{self, ContextPlace, Lease, Outcome, Work};
 use dcbuild_proto::pb;
 use dcbuild_proto::pb::store_client::StoreClient;
 use dcbuild_store::{Ceilings, FolderStore, ImageNames as _, NamedImage, StoredBlob};
 
-use crate::harness::{Cluster, fence, steps, submission};
+use crate::harness::{Cluster, Worker, fence, steps, submission};
 
 #[tokio::test(start_paused = true)]
 async fn the_store_is_swept_from_time_to_time_but_not_while_a_build_goes_on() {
@@ -188,12 +188,52 @@ async fn a_context_that_the_store_lost_is_asked_for_again() {
     let mut client = cluster.attach(build).await;
     client.until("done: [internal] send build context").await;
     let lease = worker.lease().await;
-    let lost_input = Some(steps(&lease)[0].index.0);
-    let lost_layer = String::new();
-    let returned = pb::JobReturned { fence: Some(fence(&lease)), lost_input, lost_layer };
-    worker.say(pb::worker_report::Report::JobReturned(returned)).await;
+    lose_context(&worker, &lease).await;
     client.seen.clear();
     client.until_asked("Pack").await;
     let again = worker.lease().await;
     assert_ne!(again.attempt, lease.attempt);
+}
+
+/// Has a worker say that the context of a job's first step is not to be had.
+async fn lose_context(worker: &Worker, lease: &Lease) {
+    let lost_input = Some(steps(lease)[0].index.0);
+    let lost_layer = String::new();
+    let returned = pb::JobReturned { fence: Some(fence(lease)), lost_input, lost_layer };
+    worker.say(pb::worker_report::Report::JobReturned(returned)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_sends_a_context_may_take_its_time_and_one_that_has_none_does_not_count() {
+    let cluster = Cluster::in_memory();
+    let mut worker = cluster.worker(1, &[]).await;
+    for (number, sends) in [(14, true), (15, false)] {
+        let mut submission = submission(&format!("FROM scratch\nCOPY a /{number}\n"));
+        submission.in_place = false;
+        let build = cluster.submit(number, &submission).await;
+        let mut client = cluster.attach(build).await;
+        client.until("done: [internal] send build context").await;
+        let lease = worker.lease().await;
+        lose_context(&worker, &lease).await;
+        let question = client.until_open("Pack").await;
+        let minutes = Duration::from_mins(7);
+        if sends {
+            tokio::time::sleep(minutes).await;
+            client.answer(&question).await;
+            let again = worker.lease().await;
+            assert_ne!(again.attempt, lease.attempt);
+            worker.run(&again).await;
+            let output = worker.lease().await;
+            worker.assemble(&output).await;
+            assert!(matches!(client.outcome().await, Outcome::Done { .. }));
+        } else {
+            let _guest = cluster.visit(build).await;
+            drop(client);
+            tokio::time::sleep(minutes).await;
+            let Outcome::Canceled { reason } = cluster.attach(build).await.outcome().await else {
+                panic!("it goes on")
+            };
+            assert!(reason.contains("no client attached to give them"), "{reason}");
+        }
+    }
 }

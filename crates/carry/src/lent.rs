@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use dcbuild_model::{
     AttemptId, BlobDigest, BuildId, LayerDigest, LayerId, Record, Scope, StepKey, UnixTime,
@@ -11,9 +12,15 @@ use dcbuild_store::{
     BlobStore, BlobStream, ByteRange, Catalog, HashedBase, LayerIndex, Seal, StepIndex, StoreError,
     StoredBlob,
 };
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use tokio::time::timeout;
 
 use crate::look::Borrowed;
 use crate::pack::Shelf;
+
+/// How long one lender is waited for before another is asked as well.
+const LENDER_SLOW: Duration = Duration::from_secs(10);
 
 /// Says why a lender did not bring a blob.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +85,8 @@ type Turn = tokio::sync::Mutex<()>;
 /// A store and, behind it, what is lent to the builds that go on; what is written goes to the store alone.
 pub struct Lent {
     own: Shelf,
-    loans: Mutex<BTreeMap<BuildId, Vec<Arc<Loan>>>>,
+    /// In the order in which they came.
+    loans: Mutex<Vec<(BuildId, Arc<Loan>)>>,
     turns: Mutex<HashMap<BlobDigest, Weak<Turn>>>,
 }
 
@@ -93,22 +101,22 @@ impl Lent {
         &self.own
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<BuildId, Vec<Arc<Loan>>>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<(BuildId, Arc<Loan>)>> {
         self.loans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn loans(&self) -> Vec<Arc<Loan>> {
-        self.lock().values().flatten().cloned().collect()
+        self.lock().iter().map(|(_, loan)| loan.clone()).collect()
     }
 
     /// Lends until the build is over.
     pub fn lend(&self, build: BuildId, loan: Loan) {
-        self.lock().entry(build).or_default().push(Arc::new(loan));
+        self.lock().push((build, Arc::new(loan)));
     }
 
     /// Ends the loans of a build.
     pub fn end(&self, build: BuildId) {
-        let over = self.lock().remove(&build);
+        let over: Vec<_> = self.lock().extract_if(.., |(of, _)| *of == build).collect();
         // What they hold is let go outside the lock.
         drop(over);
     }
@@ -201,19 +209,35 @@ impl Lent {
         }
         let turn = self.turn(blob);
         let _one = turn.lock().await;
-        if self.own.blobs.find_missing(&[*blob]).await?.is_empty() {
-            return Ok(true);
-        }
-        for loan in self.loans().iter().filter(|loan| loan.offers(blob)) {
-            match loan.lender.bring(blob).await {
-                Ok(()) => return Ok(true),
-                Err(error) => {
+        let (mut asked, mut coming) = (Vec::new(), FuturesUnordered::new());
+        loop {
+            if self.own.blobs.find_missing(&[*blob]).await?.is_empty() {
+                return Ok(true);
+            }
+            if let Some(loan) = self.next_lender(blob, &asked) {
+                asked.push(loan.clone());
+                coming.push(async move {
+                    let brought = loan.lender.bring(blob).await;
+                    (loan, brought)
+                });
+            }
+            match timeout(LENDER_SLOW, coming.next()).await {
+                Ok(None) => return Ok(false),
+                Ok(Some((_, Ok(())))) => return Ok(true),
+                Ok(Some((loan, Err(error)))) => {
                     tracing::warn!(%blob, %error, "a blob of another place is not to be had");
                     loan.refuse(blob);
                 }
+                // Its client may be slow, or say nothing any more: it goes on beside the next one.
+                Err(_) => {}
             }
         }
-        Ok(false)
+    }
+
+    /// Who else lends a blob, the newest loan first: its client is most likely there.
+    fn next_lender(&self, blob: &BlobDigest, asked: &[Arc<Loan>]) -> Option<Arc<Loan>> {
+        let is_new = |loan: &Arc<Loan>| !asked.iter().any(|it| Arc::ptr_eq(it, loan));
+        self.loans().into_iter().rev().find(|loan| loan.offers(blob) && is_new(loan))
     }
 }
 

@@ -211,9 +211,12 @@ async fn write(known: &Known, records: &[&Record], wish: &Wish) -> Result<Docume
 /// A record that names the parts of its key and says of their values no more than that they differ: what is carried to a
 /// registry is read by whoever may pull, and people hand passwords to stages that are in no image.
 fn without_values(record: &Record) -> Record {
-    let hidden = |part: &Component| Component {
-        name: part.name.clone(),
-        value: Digest::of(part.value.as_bytes()).to_string(),
+    let hidden = |part: &Component| {
+        // One that came from such a place says no more than that either.
+        let is_hidden = part.value.parse::<BlobDigest>().is_ok();
+        let digest = || Digest::of(part.value.as_bytes()).to_string();
+        let value = if is_hidden { part.value.clone() } else { digest() };
+        Component { name: part.name.clone(), value }
     };
     Record { components: record.components.iter().map(hidden).collect(), ..record.clone() }
 }

@@ -214,6 +214,57 @@ async fn a_loan_brings_what_is_read_and_is_kept_as_far_as_it_came() {
     assert_eq!(lent.find_forms(&[layer]).await.unwrap()[0].len(), 1);
 }
 
+/// Answers nothing, as a client that is stopped.
+struct Silent;
+
+#[async_trait::async_trait]
+impl Lender for Silent {
+    async fn bring(&self, _: &BlobDigest) -> Result<(), NotLent> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lender_that_says_nothing_is_in_nobody_s_way() {
+    let folders = tempfile::tempdir().unwrap();
+    let one = shelf(&folders.path().join("one"));
+    let (packed, blob) = packed(&one).await;
+    let place = FolderPlace::new(folders.path().join("place"), None, None);
+    send(&Artifact::new(&packed), &one.blobs, &place).await.unwrap();
+    let loan = async |lender: Arc<dyn Lender>| {
+        Loan::new(borrowed(&place).await, seal(), lender).await.unwrap()
+    };
+    let patience = Duration::from_mins(1);
+    let (silent, other) = (BuildId::from_bits(1), BuildId::from_bits(2));
+    for order in [[silent, other], [other, silent]] {
+        let own = shelf(&folders.path().join(format!("own-{}", order[0])));
+        let lent = Lent::new(own.clone());
+        for build in order {
+            let lender: Arc<dyn Lender> = if build == silent {
+                Arc::new(Silent)
+            } else {
+                Arc::new(Bring(place.clone(), own.clone()))
+            };
+            lent.lend(build, loan(lender).await);
+        }
+        let read = tokio::time::timeout(patience, read_bytes(&lent, &blob, 100)).await;
+        assert_eq!(read.expect("the other is asked").unwrap(), "layer");
+    }
+
+    // One that comes while the other is waited for.
+    let own = shelf(&folders.path().join("own"));
+    let lent = Lent::new(own.clone());
+    lent.lend(silent, loan(Arc::new(Silent)).await);
+    let late = loan(Arc::new(Bring(place.clone(), own.clone()))).await;
+    let later = async {
+        tokio::time::sleep(patience).await;
+        lent.lend(other, late);
+    };
+    let read = tokio::time::timeout(2 * patience, read_bytes(&lent, &blob, 100));
+    let (read, ()) = tokio::join!(read, later);
+    assert_eq!(read.expect("the other is asked").unwrap(), "layer");
+}
+
 #[tokio::test]
 async fn other_seals_and_damaged_blobs_are_misses() {
     let folders = tempfile::tempdir().unwrap();

@@ -239,8 +239,10 @@ pub(crate) enum Reply {
 /// How a client attends a build.
 #[derive(Clone, Debug)]
 pub(crate) enum Role {
-    /// It answers, and knows these secrets.
-    Answers(BTreeMap<String, Vec<u8>>),
+    /// It submitted it, answers all that it asks, and knows these secrets.
+    Owns(BTreeMap<String, Vec<u8>>),
+    /// It answers what it can.
+    Answers,
     /// It looks on.
     LooksOn,
 }
@@ -351,12 +353,13 @@ impl Builds {
         role: Role,
     ) -> Result<Session, RpcError> {
         let (sender, receiver) = mpsc::channel(ANSWERS_MAX);
-        let (answers, secrets) = match role {
-            Role::LooksOn => (false, BTreeMap::new()),
-            Role::Answers(secrets) => (true, secrets),
+        let (answers, owns, secrets) = match role {
+            Role::LooksOn => (false, false, BTreeMap::new()),
+            Role::Answers => (true, false, BTreeMap::new()),
+            Role::Owns(secrets) => (true, true, secrets),
         };
         let secrets = secrets.into_iter().map(|(id, value)| (id, value.into())).collect();
-        let attach = pb::Attach { build: id.to_string(), from_event, answers, secrets };
+        let attach = pb::Attach { build: id.to_string(), from_event, answers, secrets, owns };
         let replies = Replies(sender);
         replies.send(Message::Attach(attach)).await;
         let reply = self.client.clone().attend(ReceiverStream::new(receiver)).await;

@@ -80,6 +80,7 @@ const FIXED: [(&str, &str); 3] =
     [("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off")];
 
 /// The layers of an overlay, lowest first.
+#[derive(Clone, Copy)]
 struct Stack<'a> {
     lowers: &'a [PathBuf],
     /// The folder that is written to, the one that the kernel works in, and whether a crash may take both.
@@ -91,7 +92,10 @@ struct Stack<'a> {
 impl Stack<'_> {
     /// Makes the overlay and attaches it at a place.
     fn mount(&self, place: &Path) -> Result<OwnedFd, Errno> {
-        match self.make() {
+        // No folder is twice in an overlay.
+        let nothing = self.lowers.is_empty() && self.upper.is_none();
+        let made = if nothing { self.show_nothing() } else { self.make() };
+        match made {
             Ok(overlay) => {
                 attach(&overlay, open_path(place)?)?;
                 Ok(overlay)
@@ -107,10 +111,15 @@ impl Stack<'_> {
         let mut stack: Vec<&Path> = self.lowers.iter().rev().map(PathBuf::as_path).collect();
         // An overlay wants one folder below its upper, or two without one.
         let least = if self.upper.is_some() { 1 } else { 2 };
-        while stack.len() < least {
+        if stack.len() < least {
             stack.push(self.empty);
         }
         stack
+    }
+
+    fn show_nothing(&self) -> Result<OwnedFd, Errno> {
+        let nodes = u64::from(self.attributes.bits());
+        copy_mount(open_path(self.empty)?.as_fd(), attr::RDONLY | nodes)
     }
 
     /// The folders that it writes to, by the names of their options.
@@ -384,19 +393,27 @@ mod tests {
             let upper = Some((upper.as_path(), work.as_path(), true));
             let stack = Stack { lowers: &lowers, upper, empty: &empty, attributes };
             let bare = Stack { lowers: &[], upper: None, empty: &empty, attributes };
+            let one = Stack { lowers: &lowers[..1], ..bare };
             let [first, second] = &places;
             let overlay = stack.mount_in_one(first).unwrap();
             std::fs::write(first.join("new"), "new").unwrap();
             let read = |name: &str| std::fs::read_to_string(first.join(name)).unwrap();
             let seen = [read("all"), read("0"), read("8"), read("new")];
             assert!(Root::new(overlay, first.clone()).is_ok());
-            drop(bare.mount_in_one(second).unwrap());
-            let refused = std::fs::write(second.join("new"), "new").unwrap_err();
-            (seen, refused.raw_os_error())
+            let ways: [&dyn Fn() -> Result<OwnedFd, Errno>; 3] = [
+                &|| one.mount(second),
+                &|| one.mount_in_one(second),
+                &|| bare.mount(second),
+            ];
+            let refused = ways.map(|way| {
+                drop(way().unwrap());
+                std::fs::write(second.join("new"), "new").unwrap_err().raw_os_error()
+            });
+            (seen, refused)
         });
         let (seen, refused) = seen.join().unwrap();
         assert_eq!(seen, ["8", "own", "own", "new"]);
-        assert_eq!(refused, Some(Errno::ROFS.raw_os_error()));
+        assert_eq!(refused, [Some(Errno::ROFS.raw_os_error()); 3]);
     }
 
     #[test]

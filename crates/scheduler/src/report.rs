@@ -33,6 +33,21 @@ impl Scheduler {
         Some((job, tenure))
     }
 
+    /// What a worker's attempt is at, by what was heard of it: the step whose turn it is, or its output. There is none once
+    /// its lease is over.
+    pub fn turn_of(&self, worker: WorkerId, fence: Fence) -> Option<(BuildId, Part)> {
+        let job = self.jobs.get(self.attempts.get(&fence.attempt)?)?;
+        let tenure = job.tenure()?;
+        if tenure.worker != worker || tenure.epoch != fence.epoch {
+            return None;
+        }
+        let part = match &job.work {
+            Work::Steps(_) => Part::Step(*job.open().first()?),
+            Work::Output(output) => Part::Output(*output),
+        };
+        Some((job.build, part))
+    }
+
     /// Lets a report on a step through if it is the one that runs; a repeated report of success is silent.
     fn in_turn(&mut self, fence: Fence, step: StepIndex) -> Option<(JobId, Tenure, At)> {
         let (id, tenure) = self.fenced(fence)?;

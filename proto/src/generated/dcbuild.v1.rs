@@ -43,6 +43,9 @@ pub struct Attach {
         ::prost::alloc::string::String,
         ::prost::bytes::Bytes,
     >,
+    /// Whether the sender has what the build was submitted with; one that answers and does not say so may lack it.
+    #[prost(bool, tag = "5")]
+    pub owns: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Answer {
@@ -553,6 +556,9 @@ pub struct Renew {
     pub peer_bytes_encrypted: u64,
     #[prost(uint64, tag = "3")]
     pub peer_bytes_plain: u64,
+    /// How many reports it has said in all, without progress; zero where none of them may be unheard.
+    #[prost(uint64, tag = "4")]
+    pub said: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Goodbye {}
@@ -677,7 +683,7 @@ pub struct PackInlineReply {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WorkerOrder {
-    #[prost(oneof = "worker_order::Order", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "worker_order::Order", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub order: ::core::option::Option<worker_order::Order>,
 }
 /// Nested message and enum types in `WorkerOrder`.
@@ -699,6 +705,9 @@ pub mod worker_order {
         /// Nobody will want it any more.
         #[prost(message, tag = "6")]
         LetGo(super::HeldStep),
+        /// Answers a renewal once what was said before it is written down.
+        #[prost(message, tag = "7")]
+        Heard(super::Heard),
     }
 }
 /// A step's result that its worker keeps to itself, as the lease said.
@@ -710,9 +719,18 @@ pub struct HeldStep {
     pub step: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Heard {
+    /// The count of the renewal.
+    #[prost(uint64, tag = "1")]
+    pub said: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Welcome {
     #[prost(uint64, tag = "1")]
     pub lease_millis: u64,
+    /// Whether renewals are answered with what was heard.
+    #[prost(bool, tag = "2")]
+    pub answers_renewals: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StopAttempt {

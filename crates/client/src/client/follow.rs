@@ -78,8 +78,8 @@ pub(super) enum Stay {
 impl Presence {
     fn role(&self) -> Role {
         match self {
-            Presence::Owner { secrets, .. } => Role::Answers(secrets.clone()),
-            Presence::Attached { .. } => Role::Answers(BTreeMap::new()),
+            Presence::Owner { secrets, .. } => Role::Owns(secrets.clone()),
+            Presence::Attached { .. } => Role::Answers,
             Presence::LooksOn => Role::LooksOn,
         }
     }

@@ -324,6 +324,10 @@ impl World {
             }
             Work::Steps(steps) => {
                 let Some(step) = steps.get(next).copied() else { return };
+                let turn = self.scheduler.turn_of(lease.worker, fence);
+                if matches!(turn, Some((_, Part::Step(turn))) if turn < step) {
+                    return self.give_up(lease.worker, fence);
+                }
                 let event = self.step_event(&lease, fence, step);
                 let goes_on = matches!(event, Event::StepDone { .. } | Event::StepHit { .. });
                 if goes_on && next + 1 < steps.len() {
@@ -340,11 +344,29 @@ impl World {
                 event
             }
         };
+        // What nobody hears is missed when its worker says more, or that it has ended.
+        if self.faulty() && self.dice.percent(1) {
+            if !self.runs.contains_key(&attempt) {
+                self.give_up(lease.worker, fence);
+            }
+            return;
+        }
         if self.faulty() && self.dice.percent(3) {
             let delay = self.dice.roll(500);
             self.plan(delay, Plan::Log(event.clone()));
         }
         self.apply(event);
+    }
+
+    /// Ends a lease whose worker has said what was not heard.
+    fn give_up(&mut self, worker: WorkerId, fence: Fence) {
+        self.runs.remove(&fence.attempt);
+        let fault = StepFault::Infra(InfraFault::Network);
+        match self.scheduler.turn_of(worker, fence) {
+            Some((_, Part::Step(step))) => self.apply(Event::StepFailed { fence, step, fault }),
+            Some((_, Part::Output(_))) => self.apply(Event::OutputFailed { fence, fault }),
+            None => {}
+        }
     }
 
     fn step_event(&mut self, lease: &Lease, fence: Fence, step: StepIndex) -> Event {
