@@ -1,19 +1,20 @@
 //! Builds on this machine: what is asked, and what comes of it.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use dcbuild_client::{
-    BuildFlags, BuildRequest, Caches, Console, Ended, FlagError, Handover, Method, Place, Purpose,
-    Reach, Wanted, describe, docker_logins, gather, prepare, variables,
+    BuildFlags, BuildRequest, Caches, Console, Ended, FlagError, Gathered, Handover, Method, Place,
+    PrepareError, Prepared, Purpose, Reach, Wanted, describe, docker_logins, gather, prepare,
+    variables,
 };
 use dcbuild_model::BuildId;
 use dcbuild_plan::{Plan, show};
 use dcbuild_process::{Clock as _, Config, Env, Hint, SystemClock, new_bits, report_with_hint};
 use dcbuild_progress::Mode;
 use dcbuild_proto::document::Outcome;
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{LocalBuild, PlanFlags, PlanFormat};
@@ -101,7 +102,7 @@ pub(crate) const FETCHED_BYTES_MAX: u64 = 2 << 30;
 
 /// What a shell reports of a command line that is not understood, and of a command that Ctrl-C ended.
 pub(crate) const USAGE: u8 = 2;
-const INTERRUPTED: u8 = 130;
+pub(crate) const INTERRUPTED: u8 = 130;
 
 /// Reads flags and what they name on disk; an exit code if something was wrong, which is said already.
 pub(crate) async fn request(
@@ -144,13 +145,11 @@ pub(crate) async fn request(
             complain(&format!("{line}\n"));
         }
     };
-    let gathered = tokio::select! {
-        () = app.stop.cancelled() => return Ok(Err(ExitCode::from(INTERRUPTED))),
-        gathered = gather(&wanted, place, std::io::stdin(), &mut tell) => gathered,
-    };
-    let gathered = match gathered {
-        Ok(gathered) => gathered,
-        Err(error) => return Ok(Err(refused(&error, error.fault().exit_code()))),
+    let gathering = Box::pin(gather(&wanted, place, std::io::stdin(), &mut tell));
+    let gathered = match app.stop.run_until_cancelled(gathering).await {
+        Some(Ok(gathered)) => gathered,
+        Some(Err(error)) => return Ok(Err(refused(&error, error.fault().exit_code()))),
+        None => return Ok(Err(ExitCode::from(INTERRUPTED))),
     };
     let reach = Reach {
         registries: registries(&app.config, &app.env)?,
@@ -158,8 +157,9 @@ pub(crate) async fn request(
         working: working.clone(),
     };
     let caches = Caches::open(&wanted.caches, &reach).await?;
-    match prepare(&wanted, gathered, place) {
-        Ok(prepared) => {
+    let preparing = prepare_aside(wanted.clone(), gathered, place);
+    match app.stop.run_until_cancelled(preparing).await.transpose()? {
+        Some(Ok(prepared)) => {
             for warning in &prepared.warnings {
                 complain(&format!("warning: {warning}\n"));
             }
@@ -168,8 +168,24 @@ pub(crate) async fn request(
             request.caches = std::sync::Arc::new(caches);
             Ok(Ok(request))
         }
-        Err(error) => Ok(Err(refused(&error, error.fault().exit_code()))),
+        Some(Err(error)) => Ok(Err(refused(&error, error.fault().exit_code()))),
+        None => Ok(Err(ExitCode::from(INTERRUPTED))),
     }
+}
+
+/// Opens what a build reads. What is a pipe blocks until somebody writes into it, and Ctrl-C is not to wait for that.
+async fn prepare_aside(
+    wanted: Wanted,
+    gathered: Gathered,
+    place: Place<'_>,
+) -> Result<Result<Prepared, PrepareError>, JoinError> {
+    let (working, stat_cache) = (place.working.to_owned(), place.stat_cache.to_owned());
+    let (now, env) = (place.now, place.env.clone());
+    let preparing = tokio::task::spawn_blocking(move || {
+        let place = Place { working: &working, stat_cache: &stat_cache, now, env: &env };
+        prepare(&wanted, gathered, place)
+    });
+    preparing.await
 }
 
 fn refused(error: &(impl std::error::Error + Hint + 'static), code: u8) -> ExitCode {
@@ -187,8 +203,7 @@ pub(crate) fn finish(
 ) -> anyhow::Result<ExitCode> {
     match ended {
         Ok(ended) => {
-            let mut stdout = std::io::stdout().lock();
-            stdout.write_all(ended.stdout.as_bytes()).context("could not print")?;
+            say(&ended.stdout)?;
             Ok(ExitCode::from(ended.code))
         }
         Err(error) => {

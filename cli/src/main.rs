@@ -108,17 +108,17 @@ async fn talk(
     match command {
         Command::Build(flags) => Box::pin(build::build(&app, *flags)).await,
         Command::Plan(flags) => Box::pin(build::plan(&app, *flags)).await,
-        Command::Doctor(flags) => doctor::doctor(&app, flags).await,
+        Command::Doctor(flags) => until_stopped(&app, doctor::doctor(&app, flags)).await,
         Command::Submit(flags) => remote::submit(&app, *flags).await,
         Command::Attach(flags) => remote::attach(&app, flags).await,
         Command::Logs(flags) => remote::logs(&app, flags).await,
-        Command::Ps(flags) => remote::ps(&app, flags).await,
-        Command::Workers(flags) => remote::workers(&app, flags).await,
-        Command::Cancel(flags) => remote::cancel(&app, flags).await,
-        Command::Cache(flags) => cache::cache(&app, flags).await,
-        Command::Explain(flags) => explain::explain(&app, flags).await,
-        Command::Images(flags) => remote::images(&app, flags).await,
-        Command::Rmi(flags) => remote::rmi(&app, flags).await,
+        Command::Ps(flags) => until_stopped(&app, remote::ps(&app, flags)).await,
+        Command::Workers(flags) => until_stopped(&app, remote::workers(&app, flags)).await,
+        Command::Cancel(flags) => until_stopped(&app, remote::cancel(&app, flags)).await,
+        Command::Cache(flags) => until_stopped(&app, cache::cache(&app, flags)).await,
+        Command::Explain(flags) => until_stopped(&app, explain::explain(&app, flags)).await,
+        Command::Images(flags) => until_stopped(&app, remote::images(&app, flags)).await,
+        Command::Rmi(flags) => until_stopped(&app, remote::rmi(&app, flags)).await,
         Command::Coordinator(flags) => {
             roles::coordinator(flags, &app).await?;
             Ok(ExitCode::SUCCESS)
@@ -133,6 +133,15 @@ async fn talk(
         | Command::ConfigReference
         | Command::Version(_) => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// Does what one asks and waits for; the first signal ends it wherever it is, for it may be killed at any time as well.
+async fn until_stopped(
+    app: &build::App,
+    asked: impl Future<Output = anyhow::Result<ExitCode>>,
+) -> anyhow::Result<ExitCode> {
+    let ended = app.stop.run_until_cancelled(Box::pin(asked)).await;
+    ended.unwrap_or_else(|| Ok(ExitCode::from(build::INTERRUPTED)))
 }
 
 fn version(format: Format) -> String {

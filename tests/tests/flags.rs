@@ -1,7 +1,7 @@
 //! Flags and variables of docker's by which a build is told of: what comes of each in a whole build.
 #![expect(clippy::unwrap_used, reason = "test")]
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use dcbuild_tests::base::busybox_with;
 use dcbuild_tests::cluster::Cluster;
@@ -11,7 +11,7 @@ use dcbuild_tests::image::Image;
 use dcbuild_tests::layout::LayerTar;
 use dcbuild_tests::running::{Finished, Running};
 use dcbuild_tests::story::Story;
-use dcbuild_tests::wait::LONG;
+use dcbuild_tests::wait::{LONG, wait_for};
 use serde_json::Value;
 
 /// Builds with these variables set.
@@ -196,6 +196,20 @@ fn a_base_keeps_its_diff_ids_in_every_compression() {
             }
         }
     }
+}
+
+/// What was to be said is only the id: the image is made, and docker too ends well.
+#[test]
+fn a_reader_that_is_gone_fails_no_build() {
+    let story = Story::new("FROM scratch\nCOPY Dockerfile /d\n", &[]);
+    let context = story.home.arg("context");
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = story.home.command(["build", "--quiet", "-t", "app", &context]);
+    let mut build = command.stdin(Stdio::null()).stdout(writer).spawn().unwrap();
+    let ended = || build.try_wait().unwrap();
+    let status = wait_for("the build ends", LONG, ended, String::new);
+    assert!(status.success(), "{status}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use dcbuild_tests::home::Home;
 use dcbuild_tests::running::{Running, process_with_argument};
 use dcbuild_tests::story::Story;
 use dcbuild_tests::wait::{Stopwatch, wait_for};
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 
 const SOON: Duration = Duration::from_secs(30);
 /// What is meant is a second; a busy machine gets some more.
@@ -45,10 +46,15 @@ impl Silent {
 }
 
 #[track_caller]
-fn ends_at_once(build: Running) {
-    build.interrupt();
+fn ends_at_once(running: Running) {
+    running.interrupt();
+    has_ended_at_once(running);
+}
+
+#[track_caller]
+fn has_ended_at_once(running: Running) {
     let watch = Stopwatch::start();
-    let done = build.finish(SOON);
+    let done = running.finish(SOON);
     assert!(watch.passed() < AT_ONCE, "{:?}\n{}", watch.passed(), done.stderr);
     assert_eq!(done.status.code(), Some(130), "{}", done.stderr);
 }
@@ -97,6 +103,69 @@ fn while_a_git_server_is_asked() {
         ends_at_once(running);
         let gone = || (!process_with_argument(&url)).then_some(());
         wait_for("git is gone", SOON, gone, String::new);
+    }
+}
+
+/// Whatever a command asks for, from a store or a coordinator that hears every question and answers none.
+#[test]
+fn while_a_store_or_a_coordinator_is_asked() {
+    let home = Home::new("");
+    for (asked, place) in [
+        ("cache ls", "--store"),
+        ("cache prune --all", "--store"),
+        ("doctor", "--store"),
+        ("cache stats", "--coordinator"),
+        ("ps", "--coordinator"),
+        ("workers", "--coordinator"),
+        ("cancel 01m8qs7vfa4038qystx3c0bkk5", "--coordinator"),
+        ("explain 01m8qs7vfa4038qystx3c0bkk5", "--coordinator"),
+        ("images", "--coordinator"),
+        ("rmi app:1", "--coordinator"),
+    ] {
+        for signal in [Running::interrupt, Running::terminate] {
+            let silent = Silent::start();
+            let url = match place {
+                "--store" => format!("s3://cache/some?endpoint=http://{}", silent.host),
+                _ => format!("http://{}", silent.host),
+            };
+            let mut command = home.command(asked.split(' ').chain([place, url.as_str()]));
+            command.env("AWS_ACCESS_KEY_ID", "x").env("AWS_SECRET_ACCESS_KEY", "y");
+            command.env("AWS_EC2_METADATA_DISABLED", "true");
+            let running = Running::start(command);
+            let _open = silent.asked();
+            signal(&running);
+            has_ended_at_once(running);
+        }
+    }
+}
+
+/// A pipe blocks whoever opens it until there is somebody at its other end.
+#[test]
+fn while_a_pipe_has_nobody_at_its_other_end() {
+    let story = Story::new("FROM scratch\nCOPY Dockerfile /d\n", &[]);
+    let pipe = |name: &str| {
+        let path = story.home.path(name);
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        path
+    };
+    for flag in ["iidfile", "metadata-file"] {
+        let told = pipe(flag).display().to_string();
+        let image = story.home.path(&format!("{flag}.tar"));
+        let output = format!("type=oci,dest={}", image.display());
+        let running = build(&story.home, &["-o", &output, &format!("--{flag}"), &told]);
+        let is_there = || image.exists().then_some(());
+        wait_for("the image is there", SOON, is_there, || running.stderr());
+        ends_at_once(running);
+    }
+    for name in ["policy.json", "policy.rego"] {
+        let path = pipe(name);
+        let flag = format!("filename={}", path.display());
+        let running = build(&story.home, &["--policy", &flag]);
+        // Who opens it so is refused until somebody reads, and then lets the reader wait.
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK;
+        let open = || rustix::fs::open(&path, flags, Mode::empty()).ok();
+        let _silent = wait_for("the policy is read", SOON, open, || running.stderr());
+        ends_at_once(running);
     }
 }
 

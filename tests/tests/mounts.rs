@@ -61,6 +61,15 @@ fn a_part_of_a_stage_is_mounted_without_the_rest_and_looks_the_same() {
     assert!(said.contains("CACHED"), "{said}");
 }
 
+#[test]
+fn a_stage_without_a_layer_is_mounted_as_an_empty_folder() {
+    let text = "FROM scratch AS none\nFROM busybox:golden\n\
+        RUN --mount=from=none,target=/m { ls -A /m | wc -l; touch /m/x || echo as it is; } > /out\n\
+        RUN --mount=from=none,target=/m,rw touch /m/x && ls /m >> /out\n";
+    let tree = Story::new(text, &[]).build(&[]).image.tree();
+    assert_eq!(tree.text("out").unwrap(), "0\nas it is\nx\n");
+}
+
 /// Tools that write a layer as a tar of two files leave the folders out, and mean those of the layers below.
 #[test]
 fn a_folder_that_a_layer_only_has_files_in_looks_as_it_did_below() {

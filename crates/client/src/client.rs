@@ -350,8 +350,7 @@ impl Client {
             show.write(&format!("warning: {warning}\n"));
         }
         if delivery.stopped {
-            show.write("error: interrupted\n");
-            return Ok(Shown::Ended(left()));
+            return Ok(interrupted(show));
         }
         if let Some(error) = delivery.errors.iter().find(|error| error.is_lost())
             && repeats > 0
@@ -360,11 +359,13 @@ impl Client {
             return Ok(Shown::Lost(dcbuild_process::story(error)));
         }
         let well = matches!(outcome, Outcome::Done { .. }) && delivery.errors.is_empty();
-        if (well || !delivery.results.is_empty())
-            && let Err(error) = self.tell(request, &delivery.results, (&outcome, show.warned()))
-        {
-            delivery.errors.push(error);
-        } else if well {
+        if well || !delivery.results.is_empty() {
+            self.tell(request, &mut delivery, (&outcome, show.warned()), stop).await;
+        }
+        if delivery.stopped {
+            return Ok(interrupted(show));
+        }
+        if well && delivery.errors.is_empty() {
             show.sum_up();
         }
         Ok(Shown::Ended(conclude(request, outcome, &delivery, (show, stop))))
@@ -487,6 +488,12 @@ impl Client {
     ) -> Result<Explanation, RpcError> {
         self.builds.explain(build, step).await
     }
+}
+
+/// What is said to whoever did not wait for the outputs.
+fn interrupted(show: &mut Show<'_>) -> Shown {
+    show.write("error: interrupted\n");
+    Shown::Ended(left())
 }
 
 /// What a client that went before its build ended leaves behind.

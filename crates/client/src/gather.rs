@@ -210,11 +210,14 @@ pub async fn gather(
     stdin: impl Read + Send + 'static,
     tell: &mut (dyn FnMut(&str) + Send),
 ) -> Result<Gathered, GatherError> {
-    let (policies, policy) = policy::load(wanted, place)?;
+    // A pipe may keep its reader waiting.
+    let (files, working) = (wanted.policies.files.clone(), place.working.to_owned());
+    let policies = tokio::task::spawn_blocking(move || policy::read_all(&files, &working));
+    let policies = policies.await??;
+    let policy = policy::engine(wanted, &policies)?;
     let agents = open_agents(wanted, place).await?;
     let (asked, working, env) =
         (wanted.secrets.clone(), place.working.to_owned(), place.env.clone());
-    // A pipe may keep its reader waiting.
     let secrets = tokio::task::spawn_blocking(move || read_secrets(&asked, &working, &env));
     let done = Gathered { secrets: secrets.await??, agents, policies, ..Gathered::default() };
     let (told, lines) = mpsc::channel(TOLD_MAX);

@@ -191,19 +191,21 @@ fn malformed(value: &str, problem: String) -> FlagError {
     FlagError::Malformed { flag: "policy", value: value.to_owned(), problem, example }
 }
 
-/// The policies of a build, and whether they let it read what it starts from. Blocks.
-pub(crate) fn load(
-    wanted: &Wanted,
-    place: Place<'_>,
-) -> Result<(Vec<SourcePolicy>, Engine), PolicyRefusal> {
-    let files = wanted.policies.files.iter();
-    let policies =
-        files.map(|file| read(place.working.join(file))).collect::<Result<Vec<_>, _>>()?;
-    let engine = Engine::new(&policies)?;
+/// Reads the policies of a build. Blocks; a pipe does so until somebody writes into it.
+pub(crate) fn read_all(
+    files: &[PathBuf],
+    working: &Path,
+) -> Result<Vec<SourcePolicy>, PolicyRefusal> {
+    files.iter().map(|file| read(working.join(file))).collect()
+}
+
+/// What the policies of a build say, which is to let it read what it starts from.
+pub(crate) fn engine(wanted: &Wanted, policies: &[SourcePolicy]) -> Result<Engine, PolicyRefusal> {
+    let engine = Engine::new(policies)?;
     if wanted.reads_dockerfile_here() {
         engine.local_by_files("dockerfile")?;
     }
-    Ok((policies, engine))
+    Ok(engine)
 }
 
 fn read(path: PathBuf) -> Result<SourcePolicy, PolicyRefusal> {

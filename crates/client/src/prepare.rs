@@ -9,7 +9,7 @@ use std::sync::Arc;
 use dcbuild_agent::Agent;
 use dcbuild_attest::Material;
 use dcbuild_context::{Context, FindError, LocalContext, OpenError, Origins, find};
-use dcbuild_model::{Fault, TreePath, UnixTime};
+use dcbuild_model::{Fault, TreePath, UnixTime, limits};
 use dcbuild_oci::LayoutRef;
 use dcbuild_plan::SourcePolicy;
 use dcbuild_process::{Env, Hint, Proxies};
@@ -26,6 +26,10 @@ use crate::wanted::{DockerfilePlace, MainContext, Wanted};
 
 /// A secret is refused above this, as docker does.
 const SECRET_BYTES_MAX: u64 = 500 << 10;
+/// All secrets of a build travel in one message, together with what else stands in it.
+const SECRETS_BYTES_MAX: usize = limits::MESSAGE_BYTES_MAX - (64 << 10);
+/// What stands beside the id and the value of a secret in that message.
+const AROUND_SECRET_BYTES: usize = 16;
 const IGNORE_BYTES_MAX: usize = 1 << 20;
 
 /// Says why a build could not be handed over.
@@ -69,6 +73,19 @@ pub enum PrepareError {
         /// Its id.
         id: String,
     },
+    /// All secrets together are too large.
+    #[error(
+        "the {count} secrets of the build have {bytes} bytes together, more than {SECRETS_BYTES_MAX}; the largest is \
+         '{largest}'"
+    )]
+    LargeSecrets {
+        /// How many there are.
+        count: usize,
+        /// How large they are.
+        bytes: usize,
+        /// The id of the largest.
+        largest: String,
+    },
     /// A policy cannot be asked, or refuses something.
     #[error(transparent)]
     Policy(#[from] PolicyRefusal),
@@ -109,6 +126,7 @@ impl Hint for PrepareError {
             PrepareError::Temporary(_) => {
                 "TMPDIR names the folder, which must be there and be writable"
             }
+            PrepareError::LargeSecrets { .. } => "leave out those that no RUN mounts",
             PrepareError::LargeSecret { .. } => "give the secret itself, not a file that holds it",
             _ => return None,
         };
@@ -417,5 +435,13 @@ pub(crate) fn read_secrets(
         }
         Ok((id.clone(), value))
     };
-    secrets.iter().map(read).collect()
+    let secrets = secrets.iter().map(read).collect::<Result<BTreeMap<_, _>, _>>()?;
+    let size = |(id, value): (&String, &Vec<u8>)| id.len() + value.len() + AROUND_SECRET_BYTES;
+    let bytes: usize = secrets.iter().map(size).sum();
+    if bytes > SECRETS_BYTES_MAX {
+        let largest = secrets.iter().max_by_key(|(_, value)| value.len());
+        let largest = largest.map(|(id, _)| id.clone()).unwrap_or_default();
+        return Err(PrepareError::LargeSecrets { count: secrets.len(), bytes, largest });
+    }
+    Ok(secrets)
 }

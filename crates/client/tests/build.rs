@@ -447,6 +447,27 @@ async fn small_calls_reach_the_coordinator() {
     world.client.cancel(BuildId::from_bits(3)).await.unwrap();
 }
 
+/// They travel in one message, which the coordinator would refuse without a word of them.
+#[tokio::test]
+async fn secrets_that_are_too_large_together_are_refused_before_anything_is_sent() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("s"), vec![b's'; 500 << 10]).unwrap();
+    let env = Env::default();
+    let now = UnixTime::default();
+    let place = Place { working: folder.path(), stat_cache: folder.path(), now, env: &env };
+    let given = async |count: usize| {
+        let secrets = (0..count).map(|number| format!("id=s{number:02},src=s")).collect();
+        let context = folder.path().display().to_string();
+        let flags = BuildFlags { context, secrets, ..BuildFlags::default() };
+        let wanted = Wanted::new(&flags, &env).unwrap();
+        gather(&wanted, place, std::io::empty(), &mut |_| {}).await
+    };
+    assert_eq!(given(16).await.unwrap().secrets.len(), 16);
+    let refused = given(17).await.unwrap_err().to_string();
+    assert!(refused.contains("the 17 secrets of the build"), "{refused}");
+    assert!(refused.contains("the largest is 's16'"), "{refused}");
+}
+
 #[tokio::test]
 async fn a_dockerfile_can_come_from_standard_input() {
     let folder = tempfile::tempdir().unwrap();

@@ -60,6 +60,16 @@ pub enum FetchError {
         /// Why.
         source: reqwest::Error,
     },
+    /// The proxy on the way could not be reached.
+    #[error("could not fetch {url}: the proxy {proxy} could not be reached")]
+    Proxy {
+        /// The address, without credentials.
+        url: String,
+        /// The proxy without its password, and the variable that names it.
+        proxy: String,
+        /// Why.
+        source: reqwest::Error,
+    },
     /// It took too long, or more than it may.
     #[error("could not fetch {url}: {limit}")]
     Limit {
@@ -146,6 +156,7 @@ impl FetchError {
         match self {
             FetchError::Exchange { source, .. } if is_of_certificate(source) => Fault::Request,
             FetchError::Exchange { .. }
+            | FetchError::Proxy { .. }
             | FetchError::Disk { .. }
             | FetchError::Slow { .. }
             | FetchError::Redirects { .. }
@@ -175,6 +186,9 @@ impl FetchError {
             FetchError::NoReference { reference, .. } if is_short_commit(reference) => {
                 Some("a commit is named by all of its 40 digits, a branch or a tag by its name")
             }
+            FetchError::Proxy { .. } => Some(
+                "start the proxy, or mend the variable; hosts that are reached without it belong into no_proxy",
+            ),
             FetchError::NoGit(_) => Some("install git, or put it on the PATH"),
             FetchError::Git { words, .. }
                 if words.contains("could not read Username")
@@ -207,6 +221,7 @@ impl FetchError {
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             FetchError::Exchange { source, .. } => !is_of_certificate(source),
+            FetchError::Proxy { .. } => true,
             FetchError::Answer { transient, .. } => *transient,
             _ => false,
         }

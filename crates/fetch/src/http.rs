@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dcbuild_model::http_proxy::is_unreached;
 use dcbuild_model::remote::shown;
 use dcbuild_model::{Digest, HttpProxies, limits};
 use dcbuild_trust::Roots;
@@ -49,6 +50,7 @@ pub(crate) struct Http {
     client: Client,
     reach: Reach,
     ear: Option<Ear>,
+    proxies: HttpProxies,
 }
 
 /// Looks names up as the reach says.
@@ -87,14 +89,16 @@ impl Http {
             .tls_backend_preconfigured(tls)
             .no_proxy();
         // Elsewhere a proxy would look names up itself.
-        if reach == Reach::Anywhere {
+        let proxies = if reach == Reach::Anywhere { proxies } else { HttpProxies::default() };
+        if proxies != HttpProxies::default() {
+            let proxies = proxies.clone();
             builder = builder.proxy(reqwest::Proxy::custom(move |url| {
                 let port = url.port_or_known_default()?;
                 proxies.proxy(url.scheme(), url.host_str()?, port).map(str::to_owned)
             }));
         }
         let client = builder.build().map_err(|error| FetchError::Setup(error.to_string()))?;
-        Ok(Http { client, reach, ear })
+        Ok(Http { client, reach, ear, proxies })
     }
 
     pub(crate) async fn get(
@@ -171,7 +175,7 @@ impl Http {
             }
             let sent = self.client.get(at.clone()).headers(own).send();
             let response = self.heard(&at, sent).await.ok_or_else(|| silent(url))?;
-            let response = response.map_err(|error| refused(url, error))?;
+            let response = response.map_err(|error| self.failed((url, &at), error))?;
             let moved = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
             let Some(location) = response.headers().get(LOCATION).filter(|_| moved) else {
                 return Ok(response);
@@ -184,6 +188,18 @@ impl Http {
             at = next;
         }
         Err(FetchError::Redirects { url: shown(url), max: limits::FETCH_REDIRECTS_MAX })
+    }
+
+    /// Why nothing was answered. Where a proxy stands on the way, a connection that nobody took is one to the proxy.
+    fn failed(&self, (url, at): (&str, &Url), error: reqwest::Error) -> FetchError {
+        let proxy = at.host_str().zip(at.port_or_known_default());
+        let proxy = proxy.and_then(|(host, port)| self.proxies.words(at.scheme(), host, port));
+        match proxy.filter(|proxy| error.is_connect() && is_of_proxy(proxy, &error)) {
+            Some(proxy) => {
+                FetchError::Proxy { url: shown(url), proxy, source: error.without_url() }
+            }
+            None => refused(url, error),
+        }
     }
 
     /// The host of an address that may be reached; a host that is an address is never looked up, so it is checked here.
@@ -258,6 +274,14 @@ fn silent(url: &str) -> FetchError {
     let limit =
         format!("the server was silent for {} seconds", limits::FETCH_SILENCE_MAX.as_secs());
     FetchError::Slow { url: shown(url), limit }
+}
+
+/// Whether it is the proxy that was not reached. Of a SOCKS proxy the name that is looked up here may be the server's.
+fn is_of_proxy(proxy: &str, error: &reqwest::Error) -> bool {
+    let first = std::error::Error::source(error);
+    let unknown = std::iter::successors(first, |cause| cause.source())
+        .any(|cause| matches!(cause.downcast_ref(), Some(FetchError::Lookup { .. })));
+    is_unreached(error) || (unknown && proxy.starts_with("http"))
 }
 
 /// A refusal of ours comes out of the client as a failed connection: it is told apart by its kind.
@@ -343,6 +367,27 @@ mod tests {
             format!("http://h:81 has said nothing for {time} s; after 60 s it is given up")
         });
         assert_eq!(*told.lock().unwrap(), want);
+    }
+
+    #[tokio::test]
+    async fn a_proxy_that_is_down_is_not_laid_to_the_server() {
+        // Nothing listens there any more.
+        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let named = format!("http://user:hunter2@{gone}");
+        let proxies = HttpProxies::of(|name| (name == "HTTP_PROXY").then(|| named.clone()));
+        let http = Http::new(Reach::Anywhere, None, proxies).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let to = folder.path().join("file");
+        let url = "http://files.invalid/x";
+        let error = http.once(url, None, &Tokens::default(), &to).await.unwrap_err();
+        let want = format!(
+            "could not fetch {url}: the proxy http://{gone} of http_proxy could not be reached"
+        );
+        assert_eq!(error.to_string(), want);
+        assert!(error.hint().unwrap().contains("no_proxy") && error.is_transient());
+        let own = format!("http://{gone}/x");
+        let error = http.once(&own, None, &Tokens::default(), &to).await.unwrap_err();
+        assert!(matches!(error, FetchError::Exchange { .. }), "{error:?}");
     }
 
     #[test]

@@ -1,7 +1,11 @@
 //! Which proxy an http request goes by, as Go's programs read it from the environment (golang.org/x/net/http/httpproxy),
 //! docker among them: by `HTTP_PROXY` and `HTTPS_PROXY`, never by `ALL_PROXY`, and never to this machine itself.
 
+use std::error::Error;
+use std::io;
 use std::net::IpAddr;
+
+use crate::remote::shown;
 
 /// The proxies of a process.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -47,6 +51,37 @@ impl HttpProxies {
         let is_out = |entry: &Exception| entry.holds(&host, address, port);
         proxy.as_deref().filter(|_| !is_here && !self.none_for.iter().any(is_out))
     }
+
+    /// The same in words: without a password, and with the variable that it stands in.
+    pub fn words(&self, scheme: &str, host: &str, port: u16) -> Option<String> {
+        let proxy = shown(self.proxy(scheme, host, port)?);
+        let variable = if scheme == "https" { "https_proxy" } else { "http_proxy" };
+        Some(format!("{proxy} of {variable}"))
+    }
+}
+
+/// Whether there was nobody to take a connection. Of a request that goes by a proxy that is said of the proxy, for whoever
+/// is behind it is connected to by the proxy alone.
+pub fn is_unreached(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        next = cause.source();
+        let Some(error) = cause.downcast_ref::<io::Error>() else { continue };
+        if matches!(
+            error.kind(),
+            io::ErrorKind::ConnectionRefused
+                | io::ErrorKind::HostUnreachable
+                | io::ErrorKind::NetworkUnreachable
+                | io::ErrorKind::TimedOut
+        ) {
+            return true;
+        }
+        // An error within an I/O error is not among its sources, which are those of the inner one.
+        if let Some(inner) = error.get_ref() {
+            next = Some(inner);
+        }
+    }
+    false
 }
 
 fn with_scheme(proxy: String) -> String {
@@ -119,6 +154,22 @@ mod tests {
     fn of(variables: &[(&str, &str)]) -> HttpProxies {
         let value = |name: &str| variables.iter().find(|(known, _)| *known == name);
         HttpProxies::of(|name| value(name).map(|(_, value)| (*value).to_owned()))
+    }
+
+    #[test]
+    fn a_proxy_is_named_without_its_password() {
+        let proxies = of(&[("http_proxy", "user:secret@proxy:3128")]);
+        let words = proxies.words("http", "elsewhere", 80);
+        assert_eq!(words.as_deref(), Some("http://proxy:3128 of http_proxy"));
+        assert_eq!(proxies.words("https", "elsewhere", 443), None);
+        assert_eq!(proxies.words("http", "localhost", 80), None);
+    }
+
+    #[test]
+    fn what_nobody_took_is_told_from_what_broke() {
+        let of = |kind: io::ErrorKind| io::Error::other(io::Error::from(kind));
+        assert!(is_unreached(&of(io::ErrorKind::ConnectionRefused)));
+        assert!(!is_unreached(&of(io::ErrorKind::ConnectionReset)));
     }
 
     #[test]

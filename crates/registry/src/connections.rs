@@ -5,12 +5,15 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use dcbuild_model::HttpProxies;
+use dcbuild_model::http_proxy::is_unreached;
 use dcbuild_trust::{Roots, anybody, certificates};
 use reqwest::Client;
+use url::Url;
 
 use crate::config::{HostConfig, Keypair, RegistryConfig};
-use crate::error::HttpError;
+use crate::error::{Asked, HttpError};
 use crate::names::SystemNames;
+use crate::obstacle::Obstacle;
 use crate::origin::{Origin, is_local};
 
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
@@ -78,6 +81,26 @@ impl Connections {
         };
         made.as_ref().map_err(|what| HttpError::Setup { host: name, what: what.clone() })
     }
+
+    /// Why an exchange failed. Where a proxy stands on the way, a connection that nobody took is one to the proxy.
+    pub(crate) fn failed(&self, asked: Asked, url: &Url, source: reqwest::Error) -> HttpError {
+        let source = source.without_url();
+        match self.proxy(url).filter(|proxy| source.is_connect() && is_of_proxy(proxy, &source)) {
+            Some(proxy) => HttpError::Proxy { asked: Box::new(asked), proxy, source },
+            None => HttpError::Connect { asked, source },
+        }
+    }
+
+    /// The proxy that a request goes by, in words.
+    fn proxy(&self, url: &Url) -> Option<String> {
+        self.proxies.words(url.scheme(), url.host_str()?, url.port_or_known_default()?)
+    }
+}
+
+/// Whether it is the proxy that was not reached. Of a SOCKS proxy the name that is looked up here may be the registry's.
+fn is_of_proxy(proxy: &str, error: &reqwest::Error) -> bool {
+    let unknown = matches!(Obstacle::of(error), Some(Obstacle::Unknown | Obstacle::NoNames));
+    is_unreached(error) || (unknown && proxy.starts_with("http"))
 }
 
 fn base_client(proxies: &HttpProxies) -> reqwest::ClientBuilder {

@@ -75,6 +75,16 @@ pub enum HttpError {
         /// What the network said.
         source: reqwest::Error,
     },
+    /// The proxy on the way to the registry could not be reached.
+    #[error("could not reach {} for {}: the proxy {proxy} could not be reached", asked.host, asked.what)]
+    Proxy {
+        /// What was asked.
+        asked: Box<Asked>,
+        /// The proxy without its password, and the variable that names it.
+        proxy: String,
+        /// What the network said.
+        source: reqwest::Error,
+    },
     /// Nothing moved for too long.
     #[error("{} was silent for {seconds} seconds after {}", asked.host, asked.what)]
     Stalled {
@@ -184,7 +194,9 @@ impl HttpError {
     /// Whether another try may go better.
     pub(crate) fn is_transient(&self) -> bool {
         match self {
-            HttpError::Connect { source, .. } => Obstacle::of(source).is_none(),
+            HttpError::Connect { source, .. } | HttpError::Proxy { source, .. } => {
+                Obstacle::of(source).is_none()
+            }
             HttpError::Status(api) => matches!(api.status, 408 | 429 | 500..=599),
             HttpError::Token { source, .. } | HttpError::Mirrored { source, .. } => {
                 source.is_transient()
@@ -205,7 +217,7 @@ impl HttpError {
     /// Who can mend it.
     pub fn fault(&self) -> Fault {
         match self {
-            HttpError::Connect { source, .. } => {
+            HttpError::Connect { source, .. } | HttpError::Proxy { source, .. } => {
                 Obstacle::of(source).map_or(Fault::Cluster, Obstacle::fault)
             }
             HttpError::Stalled { .. }
@@ -230,7 +242,9 @@ impl HttpError {
     /// Whether it would go the same way at once again: nothing listens there, or what does says nothing.
     pub(crate) fn is_lasting(&self) -> bool {
         match self {
-            HttpError::Connect { source, .. } => Obstacle::of(source).is_some(),
+            HttpError::Connect { source, .. } | HttpError::Proxy { source, .. } => {
+                Obstacle::of(source).is_some()
+            }
             HttpError::Stalled { .. } | HttpError::Slow { .. } => true,
             HttpError::Token { source, .. } | HttpError::Mirrored { source, .. } => {
                 source.is_lasting()
@@ -267,6 +281,10 @@ impl HttpError {
             HttpError::Connect { asked, source } => {
                 Obstacle::of(source).map(|obstacle| obstacle.hint(&asked.host))
             }
+            HttpError::Proxy { .. } => Some(
+                "start the proxy, or mend the variable; hosts that are reached without it belong into no_proxy"
+                    .into(),
+            ),
             HttpError::Stalled { asked, .. } | HttpError::Slow { asked, .. } => Some(format!(
                 "something takes connections at {} and says nothing: check the registry's name and port, and what stands between, such as a proxy",
                 asked.host

@@ -135,7 +135,7 @@ impl<'a> Upload<'a> {
     /// Sends the blob chunk by chunk, asking where to go on after a failure.
     async fn chunked(&self, blob: &Arc<dyn BlobReader>, chunk: u64) -> Result<(), HttpError> {
         let mut url = self.begin().await?;
-        let (mut offset, mut tries) = (0, 0);
+        let (mut offset, mut furthest, mut tries) = (0, 0, 0);
         while offset < blob.size() {
             let length = chunk.min(blob.size() - offset);
             let payload = Payload::Blob { blob: blob.clone(), offset, length };
@@ -147,8 +147,16 @@ impl<'a> Upload<'a> {
             match self.send_once(&call).await {
                 Ok(response) => {
                     url = location(&self.endpoint.whole(), &response)?;
+                    let begun = offset;
                     offset = received(&response).unwrap_or(offset + length);
-                    tries = 0;
+                    if offset > furthest {
+                        (furthest, tries) = (offset, 0);
+                    } else if offset <= begun {
+                        tries += 1;
+                        if tries >= TRIES_MAX {
+                            return Err(self.stuck(offset, blob.size()));
+                        }
+                    }
                 }
                 Err((error, pause)) => {
                     tries += 1;
@@ -167,6 +175,14 @@ impl<'a> Upload<'a> {
         }
         let call = self.step(Method::PUT, self.with_digest(url), Payload::None);
         self.transport.send(&self.endpoint, &call).await.map(|_| ())
+    }
+
+    /// Says of a registry that it takes chunks and does not keep them.
+    fn stuck(&self, has: u64, size: u64) -> HttpError {
+        let what = format!(
+            "it took a chunk {TRIES_MAX} times, and says that it still has only {has} of {size} bytes"
+        );
+        HttpError::Answer { host: self.endpoint.whole(), what }
     }
 
     async fn progress(&self, url: Url) -> Result<(Url, u64), HttpError> {

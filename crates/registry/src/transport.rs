@@ -256,7 +256,7 @@ impl Transport {
         let Some(outcome) = sent else {
             return Err(HttpError::Stalled { asked, seconds: limit.as_secs() });
         };
-        outcome.map_err(|source| HttpError::Connect { asked, source: source.without_url() })
+        outcome.map_err(|source| self.connections.failed(asked, &call.url, source))
     }
 }
 

@@ -1,6 +1,7 @@
 //! One function for each request that is made of the server; who calls them knows nothing of the client.
 
 mod body;
+mod ends;
 mod multipart;
 mod read;
 mod write;
@@ -19,12 +20,14 @@ pub(crate) use multipart::{Part, Upload};
 
 use crate::S3Config;
 use crate::failure::{Failure, FailureKind};
+use ends::Ends;
 
 /// The bucket, as requests see it.
 pub(crate) struct Wire {
     client: Client,
     bucket: String,
     guard: Guard,
+    ends: Ends,
 }
 
 impl Wire {
@@ -32,7 +35,7 @@ impl Wire {
         let calls_max = u32::try_from(config.requests_max).unwrap_or(u32::MAX);
         let limits = GuardLimits { calls_max, ..GuardLimits::default() };
         let guard = Guard::new(config.to_string(), limits);
-        Wire { client, bucket: config.bucket.clone(), guard }
+        Wire { client, bucket: config.bucket.clone(), guard, ends: Ends::default() }
     }
 
     /// The time, by the clock that signatures are made with.

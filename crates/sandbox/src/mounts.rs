@@ -400,11 +400,8 @@ mod tests {
             let read = |name: &str| std::fs::read_to_string(first.join(name)).unwrap();
             let seen = [read("all"), read("0"), read("8"), read("new")];
             assert!(Root::new(overlay, first.clone()).is_ok());
-            let ways: [&dyn Fn() -> Result<OwnedFd, Errno>; 3] = [
-                &|| one.mount(second),
-                &|| one.mount_in_one(second),
-                &|| bare.mount(second),
-            ];
+            let ways: [&dyn Fn() -> Result<OwnedFd, Errno>; 3] =
+                [&|| one.mount(second), &|| one.mount_in_one(second), &|| bare.mount(second)];
             let refused = ways.map(|way| {
                 drop(way().unwrap());
                 std::fs::write(second.join("new"), "new").unwrap_err().raw_os_error()

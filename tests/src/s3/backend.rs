@@ -25,6 +25,15 @@ use s3s_fs::FileSystem;
 #[derive(Clone, Copy, Debug)]
 pub struct Cut;
 
+/// Marks a listing of whose beginning the server forgets something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Forgotten {
+    /// The key to begin behind.
+    StartAfter,
+    /// Whatever names a place; it always says that there is more.
+    Place,
+}
+
 /// The uploads in parts that are under way.
 #[derive(Clone, Debug, Default)]
 pub struct Uploads(Arc<Mutex<BTreeMap<String, Begun>>>);
@@ -193,12 +202,13 @@ impl S3 for Backend {
         &self,
         request: S3Request<ListMultipartUploadsInput>,
     ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
+        let is_again = request.extensions.get::<Forgotten>() == Some(&Forgotten::Place);
         let uploads = self.uploads.list(request.input.prefix.as_deref().unwrap_or_default());
         let bucket = Some(request.input.bucket);
         Ok(S3Response::new(ListMultipartUploadsOutput {
             bucket,
             uploads: Some(uploads),
-            is_truncated: Some(false),
+            is_truncated: Some(is_again),
             ..Default::default()
         }))
     }
@@ -247,8 +257,15 @@ impl S3 for Backend {
 
     async fn list_objects_v2(
         &self,
-        request: S3Request<ListObjectsV2Input>,
+        mut request: S3Request<ListObjectsV2Input>,
     ) -> S3Result<S3Response<ListObjectsV2Output>> {
+        let forgotten = request.extensions.get::<Forgotten>().copied();
+        if forgotten.is_some() {
+            request.input.start_after = None;
+        }
+        if forgotten == Some(Forgotten::Place) {
+            request.input.continuation_token = None;
+        }
         self.files.list_objects_v2(request).await
     }
 }

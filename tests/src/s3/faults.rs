@@ -57,6 +57,10 @@ pub enum Fault {
     CutUpload,
     /// All is well, and the answer comes so much later.
     Late(Duration),
+    /// A listing begins anew: the server does not know the key to begin behind.
+    NoStartAfter,
+    /// A listing begins anew whatever it is to go on with, and says that there is more.
+    FirstPage,
     /// All is well, and the answer does not say which checksum was found.
     NoChecksum,
     /// All is well, and the answer's document has a name of its own, as moto's has for uploads in parts.

@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::backend::{Backend, Cut, Uploads};
+use super::backend::{Backend, Cut, Forgotten, Uploads};
 use super::faults::{self, Fault, Faults};
 use super::{KEY, SECRET};
 
@@ -76,6 +76,8 @@ impl State {
             Some(Fault::Close) => return Err("told to close".into()),
             Some(Fault::Stall) => std::future::pending().await,
             Some(Fault::CutUpload) => drop(head.extensions.insert(Cut)),
+            Some(Fault::NoStartAfter) => drop(head.extensions.insert(Forgotten::StartAfter)),
+            Some(Fault::FirstPage) => drop(head.extensions.insert(Forgotten::Place)),
             Some(Fault::Answer { status, code, retry_after }) => {
                 // Who does not read the request to its end breaks the connection, and the answer may never be seen.
                 BodyExt::collect(body).await?;

@@ -1,5 +1,6 @@
 //! The client's part of a build's outputs: each on its own, so that one that fails takes no other with it.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use dcbuild_process::Hint as _;
@@ -120,15 +121,35 @@ impl Client {
         }
     }
 
-    /// Writes the files that tell programs what was made: of outputs that are where they belong, and of no other.
-    pub(super) fn tell(
+    /// Tells programs what was made, unless the user does not wait for who is to read it.
+    pub(super) async fn tell(
+        &self,
+        request: &BuildRequest,
+        delivery: &mut Delivery,
+        told: (&Outcome, &[Warning]),
+        stop: &CancellationToken,
+    ) {
+        let writing = self.write_told(request, &delivery.results, told);
+        let written = tokio::select! {
+            biased;
+            written = writing => Some(written),
+            () = stop.cancelled() => None,
+        };
+        match written {
+            Some(written) => delivery.errors.extend(written.err()),
+            None => delivery.stopped = true,
+        }
+    }
+
+    /// Writes the files that tell it: of outputs that are where they belong, and of no other.
+    async fn write_told(
         &self,
         request: &BuildRequest,
         results: &[OutputResult],
         (outcome, warned): (&Outcome, &[Warning]),
     ) -> Result<(), DeliverError> {
         if let (Some(path), Some(id)) = (&request.iidfile, image_id(results)) {
-            write_file(&self.config.working.join(path), id.as_bytes())?;
+            write_aside(self.config.working.join(path), id).await?;
         }
         if let Some(path) = &request.metadata_file {
             let provenance = match outcome {
@@ -137,7 +158,7 @@ impl Client {
             };
             let warned = if request.tells_warnings { warned } else { &[] };
             let text = metadata(request, results, (provenance, warned));
-            write_file(&self.config.working.join(path), text.as_bytes())?;
+            write_aside(self.config.working.join(path), text).await?;
         }
         Ok(())
     }
@@ -151,6 +172,14 @@ impl Client {
         }
         std::fs::remove_file(&path).map_err(|source| DeliverError::File { path, source })
     }
+}
+
+/// Writes a small file. A pipe keeps its writer waiting until somebody reads it, and nobody else shall wait for that.
+async fn write_aside(path: PathBuf, text: String) -> Result<(), DeliverError> {
+    if !is_special(&path) {
+        return write_file(&path, text.as_bytes());
+    }
+    tokio::task::spawn_blocking(move || write_file(&path, text.as_bytes())).await?
 }
 
 /// Puts an output where it belongs; begins anew while the coordinator is away, unless what was written is gone.

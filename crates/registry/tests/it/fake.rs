@@ -40,12 +40,15 @@ impl Fake {
         let app = axum::Router::new().fallback(move |request: Request| {
             let (name, log, answer) = (name.clone(), seen_log.clone(), answer.clone());
             async move {
-                let path = request.uri().path().to_owned();
+                let (head, body) = request.into_parts();
+                // Who does not read a request to its end breaks the connection, and the answer may never be seen.
+                drop(axum::body::to_bytes(body, usize::MAX).await);
+                let path = head.uri.path().to_owned();
                 let before = log.lock().unwrap().iter().filter(|one| one.path == path).count();
                 let seen = Seen {
-                    method: request.method().to_string(),
-                    query: request.uri().query().unwrap_or_default().to_owned(),
-                    headers: request.headers().clone(),
+                    method: head.method.to_string(),
+                    query: head.uri.query().unwrap_or_default().to_owned(),
+                    headers: head.headers,
                     before,
                     path,
                 };

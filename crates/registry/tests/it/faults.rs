@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::http::Response;
 use bytes::Bytes;
+use dcbuild_model::HttpProxies;
 use dcbuild_oci::{Descriptor, Index, media_type};
 use dcbuild_registry::{
     Anonymous, Credential, HttpError, ImageSource as _, Login, PullError, PushError,
@@ -67,6 +68,28 @@ fn challenge(realm: &str) -> Response<Body> {
     let value =
         format!("Bearer realm=\"http://{realm}/token\",service=\"svc\",scope=\"extra:x:y\"");
     with(401, &[("www-authenticate", &value)], "")
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_down_is_not_laid_to_the_registry() {
+    // Nothing listens there any more.
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let named = format!("http://user:hunter2@{gone}");
+    let proxies = HttpProxies::of(|name| (name == "HTTPS_PROXY").then(|| named.clone()));
+    let config = RegistryConfig::default().by_proxies(proxies);
+    let client = RegistryClient::new(config, Arc::new(Anonymous)).unwrap();
+    let error = resolve(&client, "registry.invalid").await.unwrap_err();
+    let hint = error.hint().unwrap();
+    assert!(hint.contains("no_proxy"), "{hint}");
+    let PullError::Http { source, .. } = error else { panic!("{error:?}") };
+    let text = source.to_string();
+    let want = format!("the proxy http://{gone} of https_proxy could not be reached");
+    assert!(text.contains("could not reach https://registry.invalid:443"), "{text}");
+    assert!(text.ends_with(&want), "{text}");
+    // A registry of this machine goes by none.
+    let error = resolve(&client, &gone.to_string()).await.unwrap_err();
+    let hint = error.hint().unwrap();
+    assert!(hint.contains(&format!("nothing listens at {gone}")), "{hint}");
 }
 
 #[tokio::test]
@@ -408,6 +431,32 @@ async fn a_registry_that_says_nothing_is_heard_of_and_waited_for_once() {
     let begun = tokio::time::Instant::now();
     client.in_a_hurry().manifest(&image).await.unwrap_err();
     assert_eq!(begun.elapsed().as_secs(), 10);
+}
+
+#[tokio::test]
+async fn a_registry_that_keeps_no_further_chunk_is_given_up() {
+    let fake = Fake::start(|_, seen| {
+        if seen.method == "HEAD" {
+            answer(404, "")
+        } else {
+            let headers = [("location", "/v2/team/app/blobs/uploads/1"), ("range", "0-65535")];
+            with(202, &headers, "")
+        }
+    })
+    .await;
+    let host = fake.host.as_str();
+    let raw = serde_json::json!({ host: { "upload_chunk_bytes": 65_536 } });
+    let config: RawRegistryConfig = serde_json::from_value(raw).unwrap();
+    let client = RegistryClient::new(config.resolve().unwrap(), Arc::new(Anonymous)).unwrap();
+    let image: dcbuild_oci::ImageRef = format!("{host}/team/app:v1").parse().unwrap();
+    let blob = Small::new(vec![7_u8; 200 << 10]).blobs().remove(0);
+    let push = client.push_blob(image.repository(), blob, &[]);
+    let pushed = tokio::time::timeout(std::time::Duration::from_mins(1), push).await;
+    let error = pushed.expect("it ends").unwrap_err();
+    let text = std::error::Error::source(&error).unwrap().to_string();
+    assert!(text.contains("it still has only 65536 of 204800 bytes"), "{text}");
+    let sent = fake.log().iter().filter(|seen| seen.method == "PATCH").count();
+    assert_eq!(sent, 6, "the first chunk, and the second as often as anything is tried");
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use dcbuild_model::UnixTime;
 use dcbuild_store::{Patience, Progress};
+use tracing::warn;
 
 use super::body::body;
 use super::read::unix_time;
@@ -128,6 +129,7 @@ impl Wire {
     }
 
     /// Lists the uploads below a prefix that were begun and not ended; at most a thousand of them, `true` if there are more.
+    /// A server that lists the same ones again has no more to tell until those are ended.
     pub(crate) async fn open_uploads(
         &self,
         prefix: &str,
@@ -145,7 +147,15 @@ impl Wire {
                 let upload = Upload { key: upload.key?, id: upload.upload_id? };
                 Some(OpenUpload { upload, begun })
             });
-            Ok((uploads.collect(), more))
+            let mut uploads: Vec<OpenUpload> = uploads.collect();
+            if let Some(seen) = uploads.iter().rposition(|open| Some(&open.upload) == after) {
+                uploads.drain(..=seen);
+                if more && uploads.is_empty() {
+                    warn!("the server lists the same uploads again: it does not know key-marker");
+                    return Ok((uploads, false));
+                }
+            }
+            Ok((uploads, more))
         })
         .await
     }

@@ -25,7 +25,15 @@ pub(crate) struct ListedKey {
 pub(crate) struct ListedPage {
     pub(crate) keys: Vec<ListedKey>,
     pub(crate) more: bool,
+    /// The server's word for what is behind it.
+    next: Option<String>,
 }
+
+const LIST: &str = "ListObjectsV2";
+
+/// What is said of a server that gives its first page whatever it is asked to go on with.
+const AGAIN: &str = "the server lists the same keys again, and says that there are more: it knows neither \
+                     continuation-token nor start-after";
 
 impl Wire {
     /// The size of an object.
@@ -93,18 +101,58 @@ impl Wire {
         Ok(Fetched { bytes: bytes.freeze(), size })
     }
 
-    /// Lists keys that begin with `prefix`, those behind `after` only.
+    /// Lists keys that begin with `prefix`, those behind `after` only. Servers do not agree on the order of keys, so what
+    /// was seen already is told by its place in the page.
     pub(crate) async fn list(
         &self,
         prefix: &str,
         after: Option<&str>,
     ) -> Result<ListedPage, Failure> {
+        let mut token = after.and_then(|after| self.ends.token(prefix, after));
+        let mut is_again = false;
+        loop {
+            let mut page = self.page(prefix, after, token.as_deref()).await?;
+            let seen = page.keys.iter().rposition(|listed| Some(listed.key.as_str()) == after);
+            page.keys.drain(..seen.map_or(0, |seen| seen + 1));
+            if !page.more {
+                return Ok(page);
+            }
+            let next = page.next.take();
+            if let Some(last) = page.keys.last() {
+                if let Some(next) = next {
+                    self.ends.note(prefix, &last.key, next);
+                }
+                return Ok(page);
+            }
+            // Nothing is new. A server that gives a page again is asked once in the other way: by the key, or by its own word.
+            token = match (seen, next) {
+                (None, Some(next)) if Some(&next) != token.as_ref() => Some(next),
+                (None, _) => return Ok(page),
+                (Some(_), _) if token.is_some() && !is_again => None,
+                (Some(_), Some(next)) if token.is_none() && !is_again => Some(next),
+                (Some(_), _) => return Err(Failure::new(FailureKind::Refused, LIST, AGAIN)),
+            };
+            is_again |= seen.is_some();
+        }
+    }
+
+    /// One page: from the place that the server has a word for, else behind a key, else from the start.
+    async fn page(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        token: Option<&str>,
+    ) -> Result<ListedPage, Failure> {
         let patience = if is_of_one_key(prefix) { Patience::READ } else { Patience::SLOW };
-        self.call("ListObjectsV2", patience, |_| async {
+        let after = after.filter(|_| token.is_none());
+        self.call(LIST, patience, |_| async {
             let request = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix);
-            let request = request.set_start_after(after.map(Into::into));
-            let listed = request.send().await.map_err(failed("ListObjectsV2"))?;
+            let request = request
+                .set_start_after(after.map(Into::into))
+                .set_continuation_token(token.map(Into::into));
+            let listed = request.send().await.map_err(failed(LIST))?;
             let more = listed.is_truncated == Some(true);
+            let next = listed.next_continuation_token.filter(|next| !next.is_empty());
             let keys = listed.contents.unwrap_or_default().into_iter().filter_map(|object| {
                 Some(ListedKey {
                     key: object.key?,
@@ -112,7 +160,7 @@ impl Wire {
                     modified: object.last_modified.map(unix_time).unwrap_or_default(),
                 })
             });
-            Ok(ListedPage { keys: keys.collect(), more })
+            Ok(ListedPage { keys: keys.collect(), more, next })
         })
         .await
     }

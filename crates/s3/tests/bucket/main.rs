@@ -5,3 +5,4 @@ mod check;
 mod common;
 mod contract;
 mod faults;
+mod listings;
