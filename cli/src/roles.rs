@@ -289,10 +289,25 @@ fn place_of(flags: &StoreFlags, data_dir: &Path, app: &App) -> anyhow::Result<Pl
     let dir = match (flags.store.as_deref().or_else(|| app.env.store()), &settings.store) {
         (Some(store), _) => store_dir(store)?,
         (None, StoreConfig::Folder { dir: Some(dir) }) => dir.clone(),
-        (None, StoreConfig::Folder { dir: None }) => data_dir.join("store"),
+        (None, StoreConfig::Folder { dir: None }) => own_store(data_dir, &settings.data_dir)?,
         (None, StoreConfig::Bucket(bucket)) => bail!("{} is no folder", bucket.url),
     };
     Ok(Place::Folder(absolute(&dir)?))
+}
+
+/// The store in a coordinator's own folder. Earlier versions had it in the configured one, whatever --data-dir said.
+fn own_store(data_dir: &Path, configured: &Path) -> anyhow::Result<PathBuf> {
+    let (own, former) = (data_dir.join("store"), configured.join("store"));
+    if former != own && former.exists() && !own.exists() && data_dir.join("log-1").exists() {
+        bail!(
+            "the store of {} is not there, as an earlier version of dcbuild kept it in {}: go on with that one by \
+             --store dir:{}, or move it",
+            data_dir.display(),
+            former.display(),
+            former.display()
+        );
+    }
+    Ok(own)
 }
 
 /// The store of a coordinator. What a bucket does not take now lies in its own folder, which no other process may use.

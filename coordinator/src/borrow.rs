@@ -4,7 +4,6 @@
 //! forge: else whoever names a place could put what he likes under the keys of others.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use dcbuild_carry::documents::DOCUMENTS_BYTES_MAX;
 use dcbuild_carry::{Borrowed, Lender, Loan, NotLent, why_unopened};
@@ -18,9 +17,6 @@ use crate::build::{AskError, Build, Shown};
 use crate::config::Granting;
 use crate::driver::DriverParts;
 use crate::questions::Reply;
-
-/// How long a client that lends may be away: what waits for its blobs is done again without it.
-const LENDER_AWAY_MAX: Duration = Duration::from_secs(10);
 
 /// Has the client of a build bring blobs.
 struct ClientLender {
@@ -36,7 +32,7 @@ impl Lender for ClientLender {
         let question = Question::CacheBlob { source: self.source, blob: *blob };
         let reply = tokio::select! {
             reply = timeout(limits::FETCH_TIME_MAX, self.build.ask(question)) => reply,
-            () = self.build.company.lacks_client(self.since, LENDER_AWAY_MAX) => {
+            () = self.build.company.lacks_client(self.since, limits::LENDER_AWAY_MAX) => {
                 return Err(NotLent { reason: "the client that lends it is gone".into() });
             }
         };

@@ -147,15 +147,30 @@ impl Build {
             Known::These(found) => return Ok(Some(found)),
             Known::Old(found) => Some(found),
         };
-        let found = match self.ask(Question::Credentials { host: host.into() }).await {
-            Ok(Reply::Credentials(found)) => found,
-            Ok(Reply::Answer(_)) => None,
-            Err(error @ (AskError::Failed(_) | AskError::Changed { .. })) => {
+        let (asked, limit) = (Instant::now(), limits::LENDER_AWAY_MAX);
+        let asking = self.ask(Question::Credentials { host: host.into() });
+        let answer = match &old {
+            // What is known is better than a client that does not come back.
+            Some(_) => tokio::select! {
+                answer = asking => Some(answer),
+                () = self.company.lacks_client(asked, limit) => None,
+            },
+            None => Some(asking.await),
+        };
+        let found = match answer {
+            Some(Ok(Reply::Credentials(found))) => found,
+            Some(Ok(Reply::Answer(_))) | None => None,
+            Some(Err(error @ (AskError::Failed(_) | AskError::Changed { .. }))) => {
                 let message = error.to_string();
                 tracing::debug!(host, message, "the client has no credentials");
-                old
+                None
             }
-            Err(AskError::Ended) => return Err(AskError::Ended),
+            Some(Err(AskError::Ended)) => return Err(AskError::Ended),
+        };
+        // A helper that fails this time takes nothing away: most credentials do not age.
+        let found = match old {
+            Some(old) => Some(found.filter(|found| !found.is_nothing()).unwrap_or(old)),
+            None => found,
         };
         if let Some(nothing) = found.as_ref().filter(|found| found.is_nothing()) {
             let note = format!("no credentials for {host}: {}", nothing.source);

@@ -52,6 +52,16 @@ impl Company {
         Visit { company: self.0.clone(), owns }
     }
 
+    /// Whether one is there that can speak for the build: its owner, or anybody who answers where no owner ever said so.
+    pub(crate) fn has_client(&self) -> bool {
+        of_build(&self.0.borrow()).count > 0
+    }
+
+    /// Whether a client is there that said that it owns the build.
+    pub(crate) fn has_owner(&self) -> bool {
+        self.0.borrow().owning.count > 0
+    }
+
     /// Waits until the owner has been away for so long, not counting what was before `from`.
     pub(crate) async fn lacks_owner(&self, from: Instant, limit: Duration) {
         self.lacks(|present| present.owning, from, limit).await;
@@ -59,9 +69,7 @@ impl Company {
 
     /// The same of a build whose owner never said that it is that: there any client that answers counts.
     pub(crate) async fn lacks_client(&self, from: Instant, limit: Duration) {
-        let clients =
-            |present: &Present| if present.owned { present.owning } else { present.answering };
-        self.lacks(clients, from, limit).await;
+        self.lacks(of_build, from, limit).await;
     }
 
     async fn lacks(&self, of: impl Fn(&Present) -> Clients, from: Instant, limit: Duration) {
@@ -79,6 +87,17 @@ impl Company {
                 return;
             }
         }
+    }
+}
+
+fn of_build(present: &Present) -> Clients {
+    if present.owned { present.owning } else { present.answering }
+}
+
+impl Visit {
+    /// Whether it has all that was submitted.
+    pub(crate) fn owns(&self) -> bool {
+        self.owns
     }
 }
 

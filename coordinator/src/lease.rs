@@ -219,7 +219,7 @@ impl Writer<'_> {
         for host in hosts {
             match self.active.desk.known_credentials(&host) {
                 // Tokens of clouds last for minutes, and builds for longer.
-                Known::Old(_) if self.active.is_attended() => {
+                Known::Old(_) if self.active.desk.company.has_client() => {
                     self.wanted.hosts.insert(host);
                 }
                 Known::These(found) | Known::Old(found) => {

@@ -61,6 +61,36 @@ fn a_part_of_a_stage_is_mounted_without_the_rest_and_looks_the_same() {
     assert!(said.contains("CACHED"), "{said}");
 }
 
+/// A program that becomes root, left in a cache mount, is one for every account of the machine that can reach it.
+#[test]
+fn what_runs_leave_in_cache_mounts_is_out_of_reach_for_other_accounts() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let text = "FROM busybox:golden\nRUN --mount=type=cache,target=/c cp /bin/busybox /c/b && chmod 4755 /c/b\n";
+    let story = Story::new(text, &[]);
+    let folder = story.home.path("state/worker/cache");
+    for _ in 0..2 {
+        story.build(&["--no-cache"]);
+        let mode = std::fs::metadata(&folder).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        // As earlier versions had it.
+        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+}
+
+/// A shell takes the last of two; most programs take the first.
+#[test]
+fn a_secret_takes_the_place_of_a_variable_of_its_name() {
+    let text = "FROM busybox:golden\nARG T=old\n\
+        RUN --mount=type=secret,id=s,env=T [\"/bin/busybox\", \"env\"]\n";
+    let story = Story::new(text, &[]);
+    std::fs::write(story.home.path("secret"), "new").unwrap();
+    let secret = format!("id=s,src={}", story.home.arg("secret"));
+    let said = story.try_build(&["--progress", "plain", "--secret", &secret]).well().stderr;
+    let values: Vec<&str> =
+        said.lines().filter_map(|line| line.split_once(" T=")).map(|it| it.1).collect();
+    assert_eq!(values, ["new"], "{said}");
+}
+
 #[test]
 fn a_stage_without_a_layer_is_mounted_as_an_empty_folder() {
     let text = "FROM scratch AS none\nFROM busybox:golden\n\

@@ -1,6 +1,8 @@
 //! What all attempts of a worker share.
 
 use std::collections::BTreeSet;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -62,7 +64,7 @@ impl Shared {
     pub(crate) fn open(config: WorkerConfig, parts: Parts) -> Result<Shared, WorkerError> {
         let dir = &config.data_dir;
         for name in ["cache", "tmp", "sandbox"] {
-            make_folder(&dir.join(name))?;
+            make_private_folder(&dir.join(name))?;
         }
         let snapshots = Snapshots::open(&dir.join("snapshots")).map_err(WorkerError::Snapshots)?;
         if let Err(error) = snapshots.sweep(&BTreeSet::new()) {
@@ -141,11 +143,11 @@ impl Shared {
                 // Processes share a machine, and each sweeps only what is its own or nobody's.
                 cgroup_name: self.name(),
             };
-            let network = self.config.network;
+            let (network, in_process) = (self.config.network, self.config.in_process);
             blocking(move || {
                 let sandbox = Sandbox::new(config).map_err(|error| Failed::sandbox(&error))?;
                 Ok(match network {
-                    DefaultNetwork::Outward => with_networks(sandbox),
+                    DefaultNetwork::Outward => with_networks(sandbox, in_process),
                     DefaultNetwork::None | DefaultNetwork::Host => sandbox,
                 })
             })
@@ -186,20 +188,27 @@ fn name_of(config: &WorkerConfig) -> String {
     format!("dcbuild-{}", config.id)
 }
 
-/// Adds networks of their own for steps where that can be done here, and where they reach no less than the host does.
-fn with_networks(sandbox: Sandbox) -> Sandbox {
-    if !has_way_out() {
-        tracing::debug!("steps have the host's network, for theirs would have no way out");
-        return sandbox;
-    }
-    match sandbox.clone().isolated(IsolatedConfig::default()) {
-        Ok(isolated) => isolated,
-        Err(error) => {
-            let error = dcbuild_process::story(&error);
-            tracing::debug!(%error, "steps have the host's network, for they cannot have their own");
-            sandbox
+/// Adds networks of their own for steps where that can be done here, and where they reach no less than the host does. The
+/// operator of a worker that others use hears where not: their steps are on his machine's network then.
+fn with_networks(sandbox: Sandbox, in_process: bool) -> Sandbox {
+    let why = if has_way_out() {
+        match sandbox.clone().isolated(IsolatedConfig::default()) {
+            Ok(isolated) => return isolated,
+            Err(error) => dcbuild_process::story(&error),
         }
+    } else {
+        "theirs would have no way out".to_owned()
+    };
+    if in_process {
+        tracing::debug!(why, "steps have the host's network");
+    } else {
+        tracing::warn!(
+            why,
+            "steps have this machine's own network: whoever builds reaches its loopback and what it reaches, such as its \
+             cloud's credentials"
+        );
     }
+    sandbox
 }
 
 /// Whether a RUN is anything for this process; what else one needs is seen when it begins.
@@ -212,9 +221,12 @@ pub(crate) fn can_snapshot() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-fn make_folder(path: &Path) -> Result<(), WorkerError> {
-    std::fs::create_dir_all(path)
-        .map_err(|source| WorkerError::Folder { path: path.into(), source })
+/// A folder that other accounts of the machine may not enter: what a RUN leaves in it, such as programs that become root,
+/// is for RUNs alone.
+fn make_private_folder(path: &Path) -> Result<(), WorkerError> {
+    let made = std::fs::create_dir_all(path)
+        .and_then(|()| std::fs::set_permissions(path, Permissions::from_mode(0o700)));
+    made.map_err(|source| WorkerError::Folder { path: path.into(), source })
 }
 
 /// Credentials that came with a lease, as those who use them know them.

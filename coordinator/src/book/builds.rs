@@ -366,11 +366,6 @@ impl Book {
 }
 
 impl Active {
-    /// Whether a client is there that answers.
-    pub(crate) fn is_attended(&self) -> bool {
-        self.attending > 0
-    }
-
     fn state(&self) -> &'static str {
         match &self.ended {
             None if self.scheduled => "running",

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dcbuild_model::{BlobDigest, BuildId, Digest, Scope, limits};
 use dcbuild_oci::{Manifest, ManifestOrIndex};
 use dcbuild_proto::cache::CacheAsk;
-use dcbuild_proto::document::{self, RegistryCredentials, Submission};
+use dcbuild_proto::document::{self, Question, RegistryCredentials, Submission};
 use dcbuild_proto::pb;
 use dcbuild_store::NamedImage;
 use tokio::sync::mpsc;
@@ -372,6 +372,10 @@ impl Attendance {
         if self.answers() {
             drop(self.services.core.send(Command::Left { build: self.build.id }).await);
         }
+        // What was left to this client others may answer now.
+        let build = self.build.clone();
+        drop(self);
+        build.journal.nudge();
     }
 
     /// Tells all events from the first wanted on, and asks what is open.
@@ -410,6 +414,9 @@ impl Attendance {
             }
             if self.answers() {
                 for (number, question) in self.build.questions.from(asked) {
+                    if self.leaves_to_owner(&question) {
+                        break;
+                    }
                     send(tx, events::question(last, number, &question)).await?;
                     asked = number + 1;
                 }
@@ -418,6 +425,13 @@ impl Attendance {
                 return Ok(());
             }
         }
+    }
+
+    /// Whether a question is not for who only looks on: another person's login is not the build's.
+    fn leaves_to_owner(&self, question: &Question) -> bool {
+        let is_guest = self.visit.as_ref().is_some_and(|visit| !visit.owns());
+        let is_login = matches!(question, Question::Credentials { .. });
+        is_guest && is_login && self.build.company.has_owner()
     }
 
     /// Takes answers until the client's side ends; one that only looks on may end its side at once.

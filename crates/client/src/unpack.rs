@@ -1,8 +1,11 @@
 //! Writes the files of a build into a folder, and nowhere else: no entry and no link leads out of it.
 
+use std::ffi::OsStr;
 use std::fs::File;
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::io::{self, Read};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use dcbuild_model::{InvalidPath, TreePath, limits};
@@ -83,7 +86,8 @@ pub fn unpack(archive: impl Read, folder: &Path) -> Result<LeftOut, UnpackError>
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(folder, flags, Mode::empty());
     let root = root.map_err(|errno| UnpackError::Folder(errno.into()))?;
-    let mut unpacker = Unpacker { root, folders: Vec::new(), left: LeftOut::default() };
+    let own = (std::hash::RandomState::new().build_hasher().finish(), 0);
+    let mut unpacker = Unpacker { root, own, folders: Vec::new(), left: LeftOut::default() };
     let mut archive = Archive::new(archive);
     let mut count = 0;
     for entry in archive.entries().map_err(UnpackError::Archive)? {
@@ -96,8 +100,16 @@ pub fn unpack(archive: impl Read, folder: &Path) -> Result<LeftOut, UnpackError>
     unpacker.finish()
 }
 
+/// Whether there is something to put into its place.
+enum Made {
+    Aside,
+    Nothing,
+}
+
 struct Unpacker {
     root: OwnedFd,
+    /// What the names begin with that it makes up, and how many there were; containers may share a folder and a pid.
+    own: (u64, u64),
     /// Folders whose mode and time are set when nothing is written into them any more.
     folders: Vec<(TreePath, Mode, Timestamps)>,
     left: LeftOut,
@@ -119,7 +131,35 @@ impl Unpacker {
             self.folders.push((path, mode, times));
             return Ok(());
         }
-        clear(&parent, &name).map_err(failed(&path))?;
+        // Others may read the folder, and write into it: each name is the old or the new file, and never none.
+        let aside = self.aside();
+        let ready = self.make(entry, (&parent, &aside), &path, (kind, mode, &times));
+        let placed = ready.and_then(|ready| match ready {
+            Made::Nothing => Ok(()),
+            Made::Aside => place(&parent, &aside, &name).map_err(failed(&path)),
+        });
+        if placed.is_err() {
+            // The first failure is the one to tell.
+            let _left = rustix::fs::unlinkat(&parent, &*aside, AtFlags::empty());
+        }
+        placed
+    }
+
+    /// A name that nobody else uses.
+    fn aside(&mut self) -> Vec<u8> {
+        let (random, made) = &mut self.own;
+        *made += 1;
+        format!(".dcbuild-{random:016x}-{made}").into_bytes()
+    }
+
+    /// Makes what is no folder under a name of its own.
+    fn make<R: Read>(
+        &mut self,
+        entry: &mut Entry<'_, R>,
+        (parent, aside): (&OwnedFd, &[u8]),
+        path: &TreePath,
+        (kind, mode, times): (EntryType, Mode, &Timestamps),
+    ) -> Result<Made, UnpackError> {
         match kind {
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 let flags = OFlags::WRONLY
@@ -127,34 +167,35 @@ impl Unpacker {
                     | OFlags::EXCL
                     | OFlags::NOFOLLOW
                     | OFlags::CLOEXEC;
-                let file = rustix::fs::openat(&parent, &*name, flags, Mode::RUSR | Mode::WUSR);
-                let mut file = File::from(file.map_err(failed(&path))?);
+                let file = rustix::fs::openat(parent, aside, flags, Mode::RUSR | Mode::WUSR);
+                let mut file = File::from(file.map_err(failed(path))?);
                 let copied = io::copy(entry, &mut file);
                 copied.map_err(|source| UnpackError::Entry { path: path.clone(), source })?;
-                rustix::fs::fchmod(&file, mode).map_err(failed(&path))?;
-                rustix::fs::futimens(&file, &times).map_err(failed(&path))
+                rustix::fs::fchmod(&file, mode).map_err(failed(path))?;
+                rustix::fs::futimens(&file, times).map_err(failed(path))?;
             }
             EntryType::Symlink => {
                 let target = entry.link_name_bytes().unwrap_or_default();
-                rustix::fs::symlinkat(&*target, &parent, &*name).map_err(failed(&path))?;
+                rustix::fs::symlinkat(&*target, parent, aside).map_err(failed(path))?;
                 let flags = AtFlags::SYMLINK_NOFOLLOW;
-                rustix::fs::utimensat(&parent, &*name, &times, flags).map_err(failed(&path))
+                rustix::fs::utimensat(parent, aside, times, flags).map_err(failed(path))?;
             }
             EntryType::Link => {
                 let target = TreePath::clean(&entry.link_name_bytes().unwrap_or_default())?;
-                self.link(&target, &parent, &name).map_err(failed(&path))
+                self.link(&target, parent, aside).map_err(failed(path))?;
             }
             EntryType::Fifo | EntryType::Char | EntryType::Block => {
-                match node(&parent, &name, mode, entry) {
+                match node(parent, aside, mode, entry) {
                     Err(Errno::PERM) => {
-                        self.left.add(path);
-                        Ok(())
+                        self.left.add(path.clone());
+                        return Ok(Made::Nothing);
                     }
-                    result => result.map_err(failed(&path)),
+                    result => result.map_err(failed(path))?,
                 }
             }
-            _ => Ok(()),
+            _ => return Ok(Made::Nothing),
         }
+        Ok(Made::Aside)
     }
 
     fn link(&self, target: &TreePath, parent: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
@@ -205,24 +246,44 @@ fn kind_of(parent: &OwnedFd, name: &[u8]) -> Result<Option<FileType>, Errno> {
 }
 
 fn make_folder(parent: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
-    match kind_of(parent, name)? {
-        Some(FileType::Directory) => return Ok(()),
-        Some(_) => rustix::fs::unlinkat(parent, name, AtFlags::empty())?,
-        None => {}
+    let mode = Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH;
+    loop {
+        match kind_of(parent, name)? {
+            Some(FileType::Directory) => return Ok(()),
+            Some(_) => match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(errno),
+            },
+            None => {}
+        }
+        // Another process may have made it meanwhile.
+        match rustix::fs::mkdirat(parent, name, mode) {
+            Err(Errno::EXIST) => {}
+            ended => return ended,
+        }
     }
-    rustix::fs::mkdirat(
-        parent,
-        name,
-        Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH,
-    )
 }
 
-/// Takes away what stands where an entry that is no folder goes; a folder must be empty for that.
-fn clear(parent: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
-    match kind_of(parent, name)? {
-        None => Ok(()),
-        Some(FileType::Directory) => rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR),
-        Some(_) => rustix::fs::unlinkat(parent, name, AtFlags::empty()),
+/// Gives what was made aside its name; as with docker, a folder gives way with all that is in it.
+fn place(parent: &OwnedFd, aside: &[u8], name: &[u8]) -> Result<(), Errno> {
+    loop {
+        match rustix::fs::renameat(parent, aside, parent, name) {
+            Err(Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST) => {}
+            Ok(()) => break,
+            Err(errno) => return Err(errno),
+        }
+        let folder = format!("/proc/self/fd/{}", parent.as_raw_fd());
+        match std::fs::remove_dir_all(Path::new(&folder).join(OsStr::from_bytes(name))) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO));
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+    // Two names of one file stay two.
+    match rustix::fs::unlinkat(parent, aside, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno),
     }
 }
 

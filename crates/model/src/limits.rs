@@ -65,6 +65,8 @@ pub const PLAN_BYTES_MAX: usize = 32 << 20;
 pub const LEASE_BYTES_MAX: usize = 63 << 20;
 /// The plan of a build, as it is written down.
 pub const PLANNED_BYTES_MAX: usize = 128 << 20;
+/// How long a client may be away that gives what can be done without: what it lends, better credentials.
+pub const LENDER_AWAY_MAX: Duration = Duration::from_secs(10);
 /// How long a client's credentials are used before it is asked again: some helpers give out what lasts for minutes.
 pub const CREDENTIALS_FRESH: Duration = Duration::from_mins(4);
 /// How many coordinators begin to plan a build: a plan that ends each of them must not keep the next from the others.

@@ -13,8 +13,14 @@ use crate::op::{
     SecretMount, Ulimit, WorkdirOp,
 };
 
-/// The version of dcbuild's own semantics; raised when the same operation comes to mean something else.
-const SEMANTICS: u64 = 1;
+/// The version of dcbuild's own semantics of an operation; raised when the same comes to mean something else.
+fn semantics(op: &Op) -> u64 {
+    match op {
+        // Folders that a base's layers imply, owners in mounts of archives, and sockets of earlier RUNs are seen since.
+        Op::Run(_) => 2,
+        Op::Copy(_) | Op::Image(_) | Op::Workdir(_) => 1,
+    }
+}
 
 /// The parent's state, in the form of the key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,7 +52,8 @@ pub fn step_key(
     inputs: &[(&Input, Seen)],
 ) -> (StepKey, Vec<Component>) {
     let mut key = Key { encoder: Encoder::new("step/1"), components: Vec::new() };
-    key.part("semantics", SEMANTICS.to_string(), |encoder| encoder.number(SEMANTICS));
+    let semantics = semantics(op);
+    key.part("semantics", semantics.to_string(), |encoder| encoder.number(semantics));
     key.part("platform", platform.to_string(), |encoder| platform_of(encoder, platform));
     key.part("parent", parent_text(parent), |encoder| parent_of(encoder, parent));
     for (place, (input, seen)) in inputs.iter().enumerate() {

@@ -265,11 +265,16 @@ impl Store for StoreService {
         request: Request<pb::FinishPutRequest>,
     ) -> Result<Response<pb::FinishPutReply>, Status> {
         guarded("FinishPut", async {
+            let is_guest = self.let_work(&request).is_err();
             let pb::FinishPutRequest { blob, size, upload, etags } = request.into_inner();
             let blob = parse(&blob)?;
             let Some(grants) = &self.grants else {
                 return Err(Status::failed_precondition("nothing was granted"));
             };
+            // Parts are granted to nobody else.
+            if is_guest && !upload.is_empty() {
+                return Err(Status::permission_denied("nothing was granted in parts"));
+            }
             let upload = (!upload.is_empty()).then_some(upload);
             answer(grants.finish(&blob, &Written { size, upload, etags }).await)?;
             Ok(pb::FinishPutReply {})

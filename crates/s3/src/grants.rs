@@ -39,6 +39,7 @@ impl Grants for S3Store {
     async fn finish(&self, blob: &BlobDigest, written: &Written) -> Result<(), StoreError> {
         let store = &self.inner;
         let key = store.keys.blob(blob);
+        let mut completed = false;
         if let Some(id) = &written.upload {
             let upload = Upload { key: key.clone(), id: id.clone() };
             let parts = written.etags.iter().zip(1..).map(|(etag, number)| Part {
@@ -51,14 +52,17 @@ impl Grants for S3Store {
                 Err(failure) if failure.kind != FailureKind::Absent => {
                     return Err(store.error(failure));
                 }
-                _ => {}
+                ended => completed = ended.is_ok(),
             }
         }
         let size = store.wire.head(&key).await;
         if size.map_err(|failure| store.blob_error(blob, failure))? == written.size {
             return Ok(());
         }
-        store.quarantine(blob).await;
+        // What somebody says of its size proves nothing against a blob that was there.
+        if completed {
+            store.quarantine(blob).await;
+        }
         Err(StoreError::Corrupt { blob: *blob })
     }
 }

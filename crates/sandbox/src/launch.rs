@@ -1,5 +1,6 @@
 //! The program itself: its environment, where it is found, and what is said when it is not.
 
+use std::collections::HashMap;
 use std::ffi::CString;
 use std::io::Write;
 
@@ -30,7 +31,7 @@ pub(crate) struct Program {
 
 /// Writes down a step's program.
 pub(crate) fn program(spec: &CellSpec, identity: &Identity) -> Program {
-    let mut env = spec.env.clone();
+    let mut env = last_values(&spec.env);
     // One that is set to nothing counts as not set, as with runc.
     env.retain(|(name, value)| name != "HOME" || !value.is_empty());
     if !env.iter().any(|(name, _)| name == "HOME") {
@@ -54,6 +55,22 @@ pub(crate) fn program(spec: &CellSpec, identity: &Identity) -> Program {
         argv: spec.argv.iter().cloned().filter_map(text).collect(),
         env: env.iter().map(|(name, value)| format!("{name}={value}")).filter_map(text).collect(),
     }
+}
+
+/// Each variable once, with the value that was said last, as with runc: programs differ in which of two they take.
+fn last_values(all: &[(String, String)]) -> Vec<(String, String)> {
+    let mut env: Vec<(String, String)> = Vec::with_capacity(all.len());
+    let mut places: HashMap<&str, usize> = HashMap::with_capacity(all.len());
+    for (name, value) in all {
+        let known = places.get(name.as_str()).and_then(|place| env.get_mut(*place));
+        if let Some((_, before)) = known {
+            before.clone_from(value);
+        } else {
+            places.insert(name, env.len());
+            env.push((name.clone(), value.clone()));
+        }
+    }
+    env
 }
 
 /// Becomes the program; a program that cannot be run ends the step as a shell would.

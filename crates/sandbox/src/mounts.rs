@@ -100,7 +100,7 @@ impl Stack<'_> {
                 attach(&overlay, open_path(place)?)?;
                 Ok(overlay)
             }
-            // Before Linux 6.7 the layers cannot be told one by one, which some kernels only say in the end.
+            // Before Linux 6.7 the layers cannot be told one by one.
             Err(Errno::INVAL) => self.mount_in_one(place),
             Err(errno) => Err(errno),
         }
@@ -133,6 +133,9 @@ impl Stack<'_> {
     }
 
     fn make(&self) -> Result<OwnedFd, Errno> {
+        if takes_anything()? {
+            return Err(Errno::INVAL);
+        }
         let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
         for (key, value) in FIXED {
             fsconfig_set_string(&context, key, value)?;
@@ -186,6 +189,13 @@ impl Stack<'_> {
         rustix::mount::mount("overlay", place, "overlay", flags, Some(&*options))?;
         open_path(place)
     }
+}
+
+/// Whether the kernel knows nothing of an overlay's options until it is made, as before Linux 6.5: what it does not know
+/// then stands in its log.
+fn takes_anything() -> Result<bool, Errno> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    Ok(fsconfig_set_string(&context, "dcbuild", "?").is_ok())
 }
 
 /// How much of all options together a kernel reads that takes them as one text.

@@ -45,6 +45,12 @@ const LOOPBACK_SPARES: usize = 1;
 const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 /// The routes of version 4, a line each: the card, and where it leads in hexadecimal digits.
 const ROUTES: &str = "/proc/net/route";
+/// The same as the thread sees it that makes a network.
+const ROUTES_HERE: &str = "/proc/thread-self/net/route";
+
+/// What a card's packets have without a word, and what is no card's at all.
+const MTU_USUAL: u32 = 1_500;
+const MTU_LEAST: u32 = 576;
 
 /// How steps with a network of their own are connected.
 ///
@@ -96,7 +102,16 @@ pub fn has_way_out() -> bool {
 }
 
 fn leads_out(routes: &str) -> bool {
-    routes.lines().any(|line| line.split_whitespace().nth(1) == Some("00000000"))
+    cards_outward(routes).next().is_some()
+}
+
+/// The cards by which everything is reached that has no nearer way.
+fn cards_outward(routes: &str) -> impl Iterator<Item = &str> {
+    routes.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let (card, destination) = (words.next()?, words.next()?);
+        (destination == "00000000").then_some(card)
+    })
 }
 
 fn is_elsewhere(server: IpAddr) -> bool {
@@ -273,11 +288,13 @@ impl Maker {
 
     /// Makes the pair under the first name that is free; the name stands for its addresses.
     fn claim(&self, namespace: &File) -> Result<(String, u32), IsolateError> {
+        let mtu = self.mtu_outward();
         for _ in 0..PAIRS {
             let number = self.next.fetch_add(1, Ordering::Relaxed) % PAIRS;
             let name = format!("{NAME_PREFIX}{number}");
-            let made = self
-                .on_host(|host| host.make_pair(&name, self.group, INNER_NAME, namespace.as_fd()));
+            let made = self.on_host(|host| {
+                host.make_pair((&name, self.group), (INNER_NAME, namespace.as_fd()), mtu)
+            });
             match made {
                 Ok(()) => return Ok((name, self.pool + number * 4)),
                 Err(Errno::EXIST) => {}
@@ -285,6 +302,15 @@ impl Maker {
             }
         }
         Err(IsolateError::PoolFull { pool: self.pool.into() })
+    }
+
+    /// How long packets may be on the way out, where that is less than usual: in clouds, overlays and tunnels, many of which
+    /// drop what is longer without a word.
+    fn mtu_outward(&self) -> Option<u32> {
+        let routes = std::fs::read_to_string(ROUTES_HERE).unwrap_or_default();
+        let mtus =
+            cards_outward(&routes).filter_map(|card| self.on_host(|host| host.mtu(card)).ok());
+        mtus.filter(|mtu| (MTU_LEAST..MTU_USUAL).contains(mtu)).min()
     }
 
     fn on_host<T>(&self, work: impl FnOnce(&mut Links) -> Result<T, Errno>) -> Result<T, Errno> {

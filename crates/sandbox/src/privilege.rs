@@ -99,6 +99,10 @@ pub(crate) fn drop_to(identity: &Identity, security: Security) -> Result<(), Fai
             }
         }
     }
+    // What this process was handed to pass on is not the step's (CVE-2022-24769).
+    let held = capabilities(None).map_err(Failure::machine("look at capabilities"))?;
+    let held = CapabilitySets { inheritable: CapabilitySet::empty(), ..held };
+    set_capabilities(None, held).map_err(Failure::machine("set capabilities"))?;
     let ids = |errno: nix::errno::Errno| Failure::Machine {
         action: "become the step's user".to_owned(),
         reason: errno.to_string(),

@@ -85,6 +85,28 @@ pub struct Backlog {
     pub needs_hand: bool,
 }
 
+/// What is known of the blobs of a far store.
+#[derive(Default)]
+struct Sight {
+    /// The one that it would not give last.
+    suspect: Option<BlobDigest>,
+    /// The last ones that it gave or took.
+    had: Vec<BlobDigest>,
+}
+
+impl Sight {
+    /// It gave or took a blob.
+    fn has(&mut self, blob: &BlobDigest) {
+        if self.suspect == Some(*blob) {
+            self.suspect = None;
+        }
+        if !self.had.contains(blob) {
+            self.had.truncate(1);
+            self.had.insert(0, *blob);
+        }
+    }
+}
+
 struct Inner {
     far: Far,
     folder: FolderStore,
@@ -102,8 +124,8 @@ struct Inner {
     answered: AtomicBool,
     /// Whether an earlier process got no answer a moment ago.
     doubted: AtomicBool,
-    /// A blob that could not be read while small things may well be: until it can, nothing is handed over for good.
-    blind: Mutex<Option<BlobDigest>>,
+    /// Which blobs it gave, and which it did not.
+    sight: Mutex<Sight>,
     /// Blobs whose writers were to take them to the far store themselves.
     granted: Mutex<HashSet<BlobDigest>>,
 }
@@ -147,7 +169,7 @@ impl Behind {
             told,
             answered,
             doubted,
-            blind: Mutex::default(),
+            sight: Mutex::default(),
             granted: Mutex::default(),
         };
         Ok(Behind { inner: Arc::new(inner) })
@@ -166,9 +188,14 @@ impl Behind {
         self.inner.granted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The blob, if there is one, that the far store would not give.
-    fn blind(&self) -> MutexGuard<'_, Option<BlobDigest>> {
-        self.inner.blind.lock().unwrap_or_else(PoisonError::into_inner)
+    fn sight(&self) -> MutexGuard<'_, Sight> {
+        self.inner.sight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the far store may give no blob at all, though it does well with small things: until that is known, nothing is
+    /// handed over for good.
+    fn is_blind(&self) -> bool {
+        self.sight().suspect.is_some()
     }
 
     fn is_failing(&self) -> bool {
@@ -197,7 +224,7 @@ impl Behind {
         if !says_all(&error) {
             return error;
         }
-        *self.blind() = Some(*blob);
+        self.sight().suspect = Some(*blob);
         self.read_failed(&error);
         StoreError::NotFound { blob: *blob }
     }
@@ -236,7 +263,7 @@ impl Behind {
     /// Notes that the store can be read again; if nothing waits, all is well.
     fn reads_again(&self) {
         self.answers();
-        if self.blind().is_some() {
+        if self.is_blind() {
             return;
         }
         let all = self.queue().is_empty();
@@ -273,7 +300,7 @@ impl Behind {
             let queue = self.queue();
             (queue.len(), queue.bytes())
         };
-        let blind = self.blind().is_some();
+        let blind = self.is_blind();
         self.inner.backlog.send_modify(|backlog| {
             (backlog.items, backlog.bytes) = (items, bytes);
             backlog.sent_bytes += sent.unwrap_or(0);
@@ -454,6 +481,7 @@ impl BlobStore for Behind {
         }
         let content = self.inner.far.blobs.get(blob, range).await;
         let content = content.map_err(|error| self.missed(blob, error))?;
+        self.sight().has(blob);
         let (behind, blob) = (self.clone(), *blob);
         let pieces = content.map(move |piece| piece.map_err(|error| behind.missed(&blob, error)));
         Ok(pieces.boxed())
@@ -464,6 +492,7 @@ impl BlobStore for Behind {
         // Who could have taken it there himself, and comes here with it, has found the store wanting.
         let tries = !self.granted().remove(blob) && self.tries_first();
         if tries && self.hurry(size, self.send_blob(blob)).await.is_some() {
+            self.sight().has(blob);
             self.remove(blob).await;
             return Ok(size);
         }

@@ -74,6 +74,8 @@ struct Sky {
     silent: AtomicBool,
     /// Takes blobs and gives none, and does well with documents.
     greedy: AtomicBool,
+    /// A blob that it cannot give, of all that it has.
+    broken: std::sync::Mutex<Option<BlobDigest>>,
     fired: AtomicU64,
     /// Where documents and their removals wait before they are done, if they are to.
     gate: std::sync::Mutex<Option<Gate>>,
@@ -137,7 +139,7 @@ impl BlobStore for Sky {
 
     async fn get(&self, blob: &BlobDigest, range: ByteRange) -> Result<BlobStream, StoreError> {
         self.check(false)?;
-        if self.greedy.load(Ordering::SeqCst) {
+        if self.greedy.load(Ordering::SeqCst) || *self.broken.lock().unwrap() == Some(*blob) {
             self.fired.fetch_add(1, Ordering::SeqCst);
             return Err(StoreError::Unavailable { store: "sky".into(), source: "told to".into() });
         }
@@ -422,6 +424,28 @@ async fn a_full_store_is_still_read_and_a_dead_one_is_empty_until_it_answers_aga
     let well = tokio::time::timeout(SOON, backlog.wait_for(|it| !it.unreadable)).await;
     assert_eq!(well.unwrap().unwrap().failure, None);
     assert_eq!(behind.find_missing(&[there]).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn one_blob_that_cannot_be_read_is_a_miss_and_no_more() {
+    let world = World::new();
+    let behind = world.sending(Policy::Failing);
+    let [one, other] = [put(&behind, "one").await, put(&behind, "other").await];
+    *world.sky.broken.lock().unwrap() = Some(one);
+    assert!(read_bytes(&behind, &one, 10).await.unwrap_err().is_miss());
+    let third = put(&behind, "third").await;
+    let left = behind.drained(SOON).await;
+    assert_eq!((left.items, left.failure, left.unreadable), (0, None, false));
+    assert_eq!(world.sky.came().len(), 3);
+    for (blob, text) in [(other, "other"), (third, "third")] {
+        assert_eq!(read_bytes(&behind, &blob, 10).await.unwrap(), text);
+    }
+    // One who has had nothing from the store yet does not wait for it either.
+    let behind = World { sky: world.sky.clone(), ..World::new() }.sending(Policy::Failing);
+    assert!(read_bytes(&behind, &one, 10).await.unwrap_err().is_miss());
+    put(&behind, "fourth").await;
+    assert_eq!(behind.drained(SOON).await.items, 0);
+    assert_eq!(world.sky.came().len(), 4);
 }
 
 #[tokio::test]

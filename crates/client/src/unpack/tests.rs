@@ -78,6 +78,57 @@ fn what_stands_in_the_way_is_replaced() {
 }
 
 #[test]
+fn a_folder_gives_way_with_all_that_is_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, beside) = (folder.path().join("out"), folder.path().join("beside"));
+    std::fs::create_dir_all(out.join("app/sub")).unwrap();
+    std::fs::create_dir_all(out.join("link/sub")).unwrap();
+    std::fs::create_dir(&beside).unwrap();
+    std::fs::write(beside.join("kept"), "mine").unwrap();
+    for name in ["app/sub/old", "link/sub/old"] {
+        std::fs::write(out.join(name), "old").unwrap();
+    }
+    symlink("../../beside", out.join("app/out")).unwrap();
+    Made::new()
+        .add(EntryType::Regular, "app", "new")
+        .add(EntryType::Symlink, "link", "app")
+        .unpack(&out)
+        .unwrap();
+    assert_eq!(std::fs::read_to_string(out.join("link")).unwrap(), "new");
+    assert_eq!(std::fs::read_to_string(beside.join("kept")).unwrap(), "mine");
+}
+
+/// `make -j` and matrices of CI write two builds into one folder, and others read it meanwhile.
+#[test]
+fn two_write_into_one_folder_at_once_and_no_name_is_missing_meanwhile() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let made = || {
+        (0..200).fold(Made::new(), |made, number| {
+            made.add(EntryType::Regular, &format!("d{}/e/f{number}", number % 20), "text").add(
+                EntryType::Symlink,
+                &format!("d{}/l{number}", number % 20),
+                "e",
+            )
+        })
+    };
+    made().unpack(&out).unwrap();
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..3)
+            .map(|_| scope.spawn(|| (0..5).try_for_each(|_| made().unpack(&out).map(drop))))
+            .collect();
+        while !writers.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+            assert_eq!(std::fs::read_to_string(out.join("d7/l7/f7")).unwrap(), "text");
+        }
+        for writer in writers {
+            writer.join().unwrap().unwrap();
+        }
+    });
+    let names = std::fs::read_dir(out.join("d7/e")).unwrap().count();
+    assert_eq!(names, 10, "nothing else is left");
+}
+
+#[test]
 fn nothing_leads_out_of_the_folder() {
     let folder = tempfile::tempdir().unwrap();
     let (out, secret) = (folder.path().join("out"), folder.path().join("secret"));

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::io::Errno;
 
-use crate::network::netlink::{Attributes, Message, Socket, flag, i32_at};
+use crate::network::netlink::{Attributes, Message, Socket, attribute, flag, i32_at};
 
 const NEW_LINK: u16 = 16;
 const GET_LINK: u16 = 18;
@@ -13,6 +13,7 @@ const NEW_ADDRESS: u16 = 20;
 const NEW_ROUTE: u16 = 24;
 
 const LINK_NAME: u16 = 3;
+const LINK_MTU: u16 = 4;
 const LINK_KIND_AND_DATA: u16 = 18;
 const LINK_GROUP: u16 = 27;
 const LINK_NAMESPACE_FD: u16 = 28;
@@ -48,27 +49,27 @@ impl Links {
         Socket::open(None).map(Links)
     }
 
-    /// Makes a pair: one end here, in a group, the other with the name `peer` in another namespace.
+    /// Makes a pair: one end here, in a group, the other with the name `peer` in another namespace. Its packets are no longer
+    /// than `mtu`, if that is given.
     pub(crate) fn make_pair(
         &mut self,
-        name: &str,
-        group: u32,
-        peer: &str,
-        namespace: BorrowedFd<'_>,
+        (name, group): (&str, u32),
+        (peer, namespace): (&str, BorrowedFd<'_>),
+        mtu: Option<u32>,
     ) -> Result<(), Errno> {
         let fd = u32::try_from(namespace.as_raw_fd()).map_err(|_| Errno::BADF)?;
-        let peer = Attributes::new()
-            // It cannot be up before the pair is one.
-            .raw(&[0; 16])
-            .text(LINK_NAME, peer)
-            .number(LINK_NAMESPACE_FD, fd);
+        let limited = |attributes: Attributes| match mtu {
+            Some(mtu) => attributes.number(LINK_MTU, mtu),
+            None => attributes,
+        };
+        // It cannot be up before the pair is one.
+        let peer = Attributes::new().raw(&[0; 16]).text(LINK_NAME, peer);
+        let peer = limited(peer.number(LINK_NAMESPACE_FD, fd));
         let veth = Attributes::new()
             .text(KIND, "veth")
             .nest(KIND_DATA, Attributes::new().nest(VETH_PEER, peer));
-        let attributes = Attributes::new()
-            .text(LINK_NAME, name)
-            .number(LINK_GROUP, group)
-            .nest(LINK_KIND_AND_DATA, veth);
+        let attributes = Attributes::new().text(LINK_NAME, name).number(LINK_GROUP, group);
+        let attributes = limited(attributes).nest(LINK_KIND_AND_DATA, veth);
         let flags = flag::ACK | flag::CREATE | flag::EXCL;
         self.0.carry_out(Message::new(NEW_LINK, flags, &link_header(), attributes))
     }
@@ -102,6 +103,15 @@ impl Links {
         let attributes = Attributes::new().bytes(ROUTE_GATEWAY, &gateway.octets());
         let flags = flag::ACK | flag::CREATE | flag::EXCL;
         self.0.carry_out(Message::new(NEW_ROUTE, flags, &header, attributes))
+    }
+
+    /// How long the packets of a link may be, in bytes.
+    pub(crate) fn mtu(&mut self, name: &str) -> Result<u32, Errno> {
+        let attributes = Attributes::new().text(LINK_NAME, name);
+        let answer = self.0.ask(Message::new(GET_LINK, 0, &[0; 16], attributes))?;
+        let mtu = answer.get(16..).and_then(|attributes| attribute(attributes, LINK_MTU));
+        let mtu = mtu.and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
+        mtu.ok_or(Errno::BADMSG)
     }
 
     fn index(&mut self, name: &str) -> Result<i32, Errno> {

@@ -68,6 +68,8 @@ impl World {
         });
         ip(&format!("link add up0 type veth peer name net0 netns {}", told.recv().unwrap()));
         ip("addr add 203.0.113.1/24 dev up0");
+        // As in clouds and overlays.
+        ip("link set up0 mtu 1400");
         ip("link set up0 up");
         joined.send(()).unwrap();
         told.recv().unwrap();
@@ -132,7 +134,7 @@ pub(crate) fn isolated_steps_reach_out_and_nothing_near() {
                     try 203.0.113.2 80; try 127.0.0.1 81; try 203.0.113.1 81; try 169.254.169.254 80; try 10.9.0.1 80
                     [ \"$(try $gateway 81)\" = \"$gateway 81:\" ] && echo no gateway
                     [ \"$(try {near} 82)\" = \"{near} 82:\" ] && echo no other step
-                    ls /sys/class/net; [ $own != {near} ] && echo two"
+                    ls /sys/class/net; cat /sys/class/net/eth0/mtu; [ $own != {near} ] && echo two"
                 ));
                 spec.network = Network::Isolated;
                 let (tx, mut rx) = mpsc::channel::<(Stream, bytes::Bytes)>(4);
@@ -160,6 +162,7 @@ pub(crate) fn isolated_steps_reach_out_and_nothing_near() {
             no other step
             eth0
             lo
+            1400
             two
             Ok(Exited(0))
         "#]]

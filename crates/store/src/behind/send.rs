@@ -79,12 +79,13 @@ impl Behind {
             // One thing at a time finds out whether a store that failed does better.
             let at_once = if self.is_failing() { 1 } else { SENT_AT_ONCE };
             // What is sent leaves the folder: not for a store that takes blobs and gives none back.
-            let sends = sends && self.blind().is_none();
+            let sends = sends && !self.is_blind();
             while sends && rest.is_none() && sending.len() < at_once {
                 let Some((number, item)) = self.queue().take() else { break };
                 sending.push(self.send_item(number, item));
             }
-            if rest.is_none() && sending.is_empty() && self.is_unreadable() {
+            let ails = self.is_unreadable() || self.is_blind();
+            if rest.is_none() && sending.is_empty() && ails {
                 let again = tokio::select! {
                     () = stop.cancelled() => return,
                     again = self.probe() => again,
@@ -140,17 +141,36 @@ impl Behind {
         self.inner.far.objects.get(&name, 1 << 10).await.map(drop)
     }
 
-    /// Whether the far store gives the blob that it would not give, or says at least that it has it no more.
+    /// Whether the far store gives the blob that it would not give, or says at least that it has it no more; or gives
+    /// another, so that the one is a trouble by itself.
     async fn ask_for_blob(&self) -> Result<(), StoreError> {
-        let Some(blob) = *self.blind() else { return Ok(()) };
+        let (suspect, had) = {
+            let sight = self.sight();
+            (sight.suspect, sight.had.clone())
+        };
+        let Some(suspect) = suspect else { return Ok(()) };
+        let mut asked = self.ask_for(&suspect).await;
+        if asked.is_err() {
+            match had.iter().find(|blob| **blob != suspect) {
+                Some(other) if self.ask_for(other).await.is_ok() => asked = Ok(()),
+                // Of a store that nothing is known of it is not said.
+                None if had.is_empty() => asked = Ok(()),
+                Some(_) | None => {}
+            }
+        }
+        if asked.is_ok() {
+            let mut sight = self.sight();
+            sight.suspect = sight.suspect.filter(|now| *now != suspect);
+        }
+        asked
+    }
+
+    async fn ask_for(&self, blob: &BlobDigest) -> Result<(), StoreError> {
         let first = ByteRange::new(0, 1);
-        let read = async { self.inner.far.blobs.get(&blob, first).await?.try_next().await };
+        let read = async { self.inner.far.blobs.get(blob, first).await?.try_next().await };
         match read.await {
             Err(error) if !error.is_miss() => Err(error),
-            Ok(_) | Err(_) => {
-                *self.blind() = None;
-                Ok(())
-            }
+            Ok(_) | Err(_) => Ok(()),
         }
     }
 
@@ -202,6 +222,9 @@ impl Behind {
         if let Some(item) = &item {
             if let Err(error) = self.note(item) {
                 tracing::warn!(error = story(&error), "what was sent will be sent again");
+            }
+            if let Item::Blob(blob, _) = item {
+                self.sight().has(blob);
             }
             if let (Item::Blob(blob, _), Policy::Failing) = (item, self.inner.policy) {
                 self.remove(blob).await;
