@@ -83,6 +83,7 @@ fn run(arguments: Arguments, env: Env) -> anyhow::Result<ExitCode> {
         }
         Command::Prune(flags) => say(&state.prune(&flags.request(config.build.keep_storage))?),
         command => {
+            dcbuild_sandbox::raise_open_files();
             // Only the roles that talk to somebody need a runtime, and TLS.
             drop(rustls::crypto::ring::default_provider().install_default());
             let runtime = tokio::runtime::Runtime::new().context("could not start the runtime")?;

@@ -29,7 +29,7 @@ use crate::build::{App, FETCHED_BYTES_MAX};
 use crate::door;
 use crate::registries::registries;
 use crate::secure::{channel, server_tls};
-use crate::state::absolute;
+use crate::state::{absolute, make_private};
 use crate::stores::{Aside, Bucket, BucketSettings, StoreFlags, Straight, seal_of, unmarked};
 
 /// What a worker of a cluster keeps of small blobs, such as tables of contents.
@@ -313,6 +313,8 @@ fn own_store(data_dir: &Path, configured: &Path) -> anyhow::Result<PathBuf> {
 /// The store of a coordinator. What a bucket does not take now lies in its own folder, which no other process may use.
 async fn open_store(flags: &StoreFlags, data_dir: &Path, app: &App) -> anyhow::Result<Opened> {
     let aside = data_dir.join("behind");
+    // A folder that cannot be made is told of where something is put into it.
+    let _private = make_private(data_dir);
     match place_of(flags, data_dir, app)? {
         Place::Folder(dir) => Ok(Opened::Folder(open_folder(&dir)?)),
         Place::Bucket(settings) => {
@@ -325,6 +327,7 @@ async fn open_store(flags: &StoreFlags, data_dir: &Path, app: &App) -> anyhow::R
 }
 
 fn open_folder(dir: &Path) -> anyhow::Result<FolderStore> {
+    let _private = if dir.exists() { Ok(()) } else { make_private(dir) };
     FolderStore::open(dir).with_context(|| format!("could not open the store in {}", dir.display()))
 }
 
@@ -368,6 +371,7 @@ pub(crate) async fn worker(flags: args::WorkerFlags, app: &App) -> anyhow::Resul
     let door = stop.run_until_cancelled(opening).await;
     let Some(door) = door.transpose()? else { return Ok(()) };
     let data_dir = absolute(flags.data_dir.as_ref().unwrap_or(&settings.data_dir))?;
+    let _private = make_private(&data_dir);
     let (to, spool) = (channel.clone(), data_dir.clone());
     let remote = RemoteStore::of_worker(to, coordinator.clone(), store_ca, spool);
     let remote = Arc::new(remote);

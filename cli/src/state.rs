@@ -16,6 +16,24 @@ pub(crate) fn absolute(dir: &Path) -> anyhow::Result<PathBuf> {
     std::path::absolute(dir).with_context(|| format!("'{}' is no folder", dir.display()))
 }
 
+/// What dcbuild keeps in a folder of its own: where one of these is, the folder is that.
+const OWN: [&str; 5] = ["log-1", "near", "snapshots", "store", "worker"];
+
+/// Makes a folder that other accounts of the machine may not enter: logs, what steps print and what they leave lies there.
+/// One that is there already is closed to them if it is dcbuild's.
+pub(crate) fn make_private(dir: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let found = std::fs::metadata(dir)?;
+    let is_ours = found.uid() == rustix::process::geteuid().as_raw()
+        && OWN.iter().any(|name| dir.join(name).exists());
+    if found.mode() & 0o077 != 0 && is_ours {
+        let private = std::fs::Permissions::from_mode(found.mode() & 0o700);
+        std::fs::set_permissions(dir, private)?;
+    }
+    Ok(())
+}
+
 /// What to do where the state folder cannot be written.
 pub(crate) const ELSEWHERE: &str =
     "DCBUILD_STATE_DIR, or build.state_dir in the configuration, can name another";
@@ -70,6 +88,8 @@ impl State {
     /// Opens the store of this machine.
     pub(crate) fn open_store(&self) -> anyhow::Result<FolderStore> {
         let dir = self.store();
+        // What cannot be made private cannot be opened either, and that is told.
+        let _private = make_private(&self.dir);
         FolderStore::open(&dir)
             .with_context(|| format!("could not open the store in {} ({ELSEWHERE})", dir.display()))
     }

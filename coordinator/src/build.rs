@@ -77,6 +77,8 @@ struct Confided {
     credentials: BTreeMap<String, Said>,
     /// Whether a client that answers has been there.
     met: bool,
+    /// Whether the one that submitted the build has, in this process's time.
+    owner_met: bool,
 }
 
 impl Build {
@@ -217,11 +219,12 @@ impl Build {
         known.map(|(host, _)| host.clone()).collect()
     }
 
-    /// Takes the secrets of a client that answers.
-    pub(crate) fn confide(&self, secrets: BTreeMap<String, Vec<u8>>) {
+    /// Takes the secrets of a client that answers; all there are, if it owns the build.
+    pub(crate) fn confide(&self, secrets: BTreeMap<String, Vec<u8>>, owns: bool) {
         let mut confided = self.confided();
         confided.secrets.extend(secrets);
         confided.met = true;
+        confided.owner_met |= owns;
         drop(confided);
         self.journal.nudge();
     }
@@ -247,6 +250,25 @@ impl Build {
             }
         }
         Ok(())
+    }
+
+    /// Waits until all these secrets are here; one that is not is an error once the client that submitted the build has
+    /// been: who only attached has none.
+    pub(crate) async fn has_secrets(&self, ids: &BTreeSet<String>) -> Result<(), AskError> {
+        let mut changed = self.journal.watch();
+        loop {
+            changed.mark_unchanged();
+            let missing = ids.iter().find(|id| self.secret(id).is_none());
+            let Some(id) = missing else { return Ok(()) };
+            if self.confided().owner_met {
+                let message = format!("the client did not bring the secret '{id}'");
+                return Err(AskError::Failed(message));
+            }
+            tokio::select! {
+                () = self.over.cancelled() => return Err(AskError::Ended),
+                seen = changed.changed() => seen.map_err(|_| AskError::Ended)?,
+            }
+        }
     }
 }
 

@@ -529,12 +529,7 @@ async fn fetch(
     parts: &DriverParts,
     wanted: Wanted,
 ) -> Result<Vec<(String, dcbuild_model::Selection, dcbuild_model::BlobDigest)>, AskError> {
-    if !wanted.secrets.is_empty() {
-        build.met().await?;
-        if let Some(id) = wanted.secrets.iter().find(|id| build.secret(id).is_none()) {
-            return Err(AskError::Failed(format!("the client did not bring the secret '{id}'")));
-        }
-    }
+    build.has_secrets(&wanted.secrets).await?;
     for host in wanted.hosts {
         build.credentials(&host).await?;
     }

@@ -33,10 +33,11 @@ struct Kept {
 #[derive(Debug)]
 enum Place {
     Memory(Vec<Vec<u8>>),
-    /// Where each event begins, and the end of the last.
+    /// Where each event begins, and the end of the last. The file is open while something is added to it: many builds are
+    /// remembered.
     File {
         path: PathBuf,
-        file: File,
+        file: Option<File>,
         begins: Vec<u64>,
         end: u64,
     },
@@ -74,7 +75,7 @@ impl Journal {
         }
         drop(reader);
         file.set_len(end).map_err(failed)?;
-        Ok(Journal::of(Place::File { path: path.into(), file, begins, end }))
+        Ok(Journal::of(Place::File { path: path.into(), file: None, begins, end }))
     }
 
     fn of(place: Place) -> Journal {
@@ -112,7 +113,13 @@ impl Journal {
 
     /// Says that no event follows.
     pub(crate) fn end(&self) {
-        self.kept().ended = true;
+        {
+            let mut kept = self.kept();
+            kept.ended = true;
+            if let Place::File { file, .. } = &mut kept.place {
+                *file = None;
+            }
+        }
         self.nudge();
     }
 
@@ -146,7 +153,13 @@ impl Place {
                 let mut framed = length.to_le_bytes().to_vec();
                 framed.extend_from_slice(&event);
                 let failed = |source| JournalError { path: path.clone(), source };
-                file.write_all_at(&framed, *end).map_err(failed)?;
+                if file.is_none() {
+                    let opened = File::options().read(true).write(true).open(&*path);
+                    *file = Some(opened.map_err(failed)?);
+                }
+                if let Some(file) = file {
+                    file.write_all_at(&framed, *end).map_err(failed)?;
+                }
                 begins.push(*end);
                 *end += 4 + u64::from(length);
             }
@@ -158,11 +171,21 @@ impl Place {
         match self {
             Place::Memory(events) => Ok(events.iter().skip(from).take(max).cloned().collect()),
             Place::File { path, file, begins, end } => {
+                let failed = |source| JournalError { path: path.clone(), source };
+                if from >= begins.len() {
+                    return Ok(Vec::new());
+                }
+                let own;
+                let file = if let Some(file) = file {
+                    file
+                } else {
+                    own = File::open(path).map_err(failed)?;
+                    &own
+                };
                 let ends = begins.iter().skip(from + 1).copied().chain([*end]);
                 let one = |(begin, end): (u64, u64)| {
                     let length = usize::try_from(end.saturating_sub(begin + 4)).unwrap_or(0);
                     let mut bytes = vec![0; length];
-                    let failed = |source| JournalError { path: path.clone(), source };
                     file.read_exact_at(&mut bytes, begin + 4).map_err(failed)?;
                     Ok(bytes)
                 };

@@ -318,3 +318,33 @@ fn device_nodes_that_cannot_be_made_are_counted_and_named() {
     assert!(story.home.path("out/bin/busybox").is_file());
     assert!(!story.home.path("out/n").exists());
 }
+
+/// Shells and service managers let programs have 1,024 files open, and each layer below a RUN is two.
+#[test]
+fn few_open_files_are_enough_for_many_layers_and_a_run_keeps_that_limit() {
+    use std::fmt::Write as _;
+    let mut text = "FROM busybox:golden AS base\n".to_owned();
+    for number in 0..40 {
+        writeln!(text, "COPY f /f{number}").unwrap();
+    }
+    for number in 0..4 {
+        writeln!(text, "FROM base AS s{number}\nRUN sleep 1; ulimit -Sn > /n{number}").unwrap();
+    }
+    text.push_str("FROM scratch\n");
+    for number in 0..4 {
+        writeln!(text, "COPY --from=s{number} /n{number} /").unwrap();
+    }
+    let story = Story::new(&text, &[("f", "text")]);
+    let output = format!("type=oci,dest={}", story.home.arg("image.tar"));
+    let context = story.home.arg("context");
+    let asked = story.home.command(["build", "--output", &output, &context]);
+    let mut command = std::process::Command::new("bash");
+    command.args(["-c", "ulimit -Sn 200 && exec \"$0\" \"$@\""]).arg(asked.get_program());
+    command.args(asked.get_args()).env_clear().current_dir(story.home.path("."));
+    command.envs(asked.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    Running::start(command).finish(LONG).well();
+    let tree = Image::read_tar(&story.home.path("image.tar")).tree();
+    for number in 0..4 {
+        assert_eq!(tree.text(&format!("n{number}")).unwrap(), "200\n");
+    }
+}

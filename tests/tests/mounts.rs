@@ -70,10 +70,12 @@ fn what_runs_leave_in_cache_mounts_is_out_of_reach_for_other_accounts() {
     let folder = story.home.path("state/worker/cache");
     for _ in 0..2 {
         story.build(&["--no-cache"]);
-        let mode = std::fs::metadata(&folder).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o700);
-        // As earlier versions had it.
-        std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+        for folder in [&folder, &story.home.path("state")] {
+            let mode = std::fs::metadata(folder).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700, "{}", folder.display());
+            // As earlier versions had it.
+            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
     }
 }
 
@@ -104,15 +106,19 @@ fn a_stage_without_a_layer_is_mounted_as_an_empty_folder() {
 #[test]
 fn a_folder_that_a_layer_only_has_files_in_looks_as_it_did_below() {
     let text = "FROM odd:1 AS odd\nRUN stat -c '%n %a' /tmp /root /root/deep > /seen; touch /tmp/mine\n\
-        USER nobody\nRUN touch /tmp/others\nFROM busybox:golden\n\
-        RUN --mount=from=odd,target=/m stat -c '%n %a' /m/tmp /m/root > /mounted\nCOPY --from=odd /seen /\n";
+        USER nobody\nRUN touch /tmp/others\nFROM busybox:golden AS last\n\
+        RUN --mount=from=odd,target=/m stat -c '%n %a' /m/tmp /m/root > /mounted\nCOPY --from=odd /seen /\n\
+        FROM odd:1 AS again\nRUN echo a > /a\nRUN rm $(mktemp)\nRUN stat -c '%a' /tmp > /seen\n";
     let story = Story::new(text, &[]);
     let tool =
         LayerTar::default().file("tmp/tool", 0o644, b"z").file("root/deep/tool", 0o600, b"a");
     story.registry.put("library/odd:1", &busybox_with(tool));
-    let tree = story.build(&[]).image.tree();
+    let tree = story.build(&["--target", "last"]).image.tree();
     assert_eq!(tree.text("seen").unwrap(), "/tmp 1777\n/root 700\n/root/deep 755\n");
     assert_eq!(tree.text("mounted").unwrap(), "/m/tmp 1777\n/m/root 700\n");
+    // A RUN that changes nothing but such a folder.
+    let again = story.build(&["--target", "again"]).image.tree();
+    assert_eq!(again.text("seen").unwrap(), "1777\n");
     let image = story.build(&["--target", "odd"]).image;
     assert_eq!(image.tree().get("tmp").unwrap().mode, 0o1777);
 }

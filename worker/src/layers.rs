@@ -456,9 +456,7 @@ impl Layers {
     /// The snapshots of a chain, made where they are missing.
     pub(crate) fn lowers(self: &Arc<Layers>, chain: &[LayerRef]) -> Result<Lowers, Failed> {
         let lowers = below_mount(chain).into_iter().map(|layer| self.snapshot(&layer.layer));
-        let mut lowers = lowers.collect::<Result<Vec<_>, _>>()?;
-        lowers.extend(implied::folders(self, chain)?);
-        Ok(Lowers(lowers))
+        self.dressed(lowers.collect::<Result<Vec<_>, _>>()?, chain)
     }
 
     /// The snapshots of a chain if all of them are here.
@@ -473,8 +471,21 @@ impl Layers {
         if !lacking.is_empty() {
             return Ok(Standing::Lacks(lacking));
         }
-        lowers.extend(implied::folders(self, chain)?);
-        Ok(Standing::All(Lowers(lowers)))
+        Ok(Standing::All(self.dressed(lowers, chain)?))
+    }
+
+    /// The layers of a chain with what their implied folders look like on top. A RUN may have made that very layer, and no
+    /// overlay has a layer twice.
+    fn dressed(
+        self: &Arc<Layers>,
+        mut lowers: Vec<Snapshot>,
+        chain: &[LayerRef],
+    ) -> Result<Lowers, Failed> {
+        if let Some(folders) = implied::folders(self, chain)? {
+            lowers.retain(|lower| lower.path() != folders.path());
+            lowers.push(folders);
+        }
+        Ok(Lowers(lowers))
     }
 
     /// The folders that a layer does not have, though it has something in them.

@@ -84,7 +84,7 @@ impl pb::builds_server::Builds for BuildsService {
                 let secrets: BTreeMap<String, Vec<u8>> =
                     attach.secrets.into_iter().map(value).collect();
                 self.0.core.send(Command::Attached { build: id }).await?;
-                build.confide(secrets);
+                build.confide(secrets, attach.owns);
             }
             let attendance =
                 Attendance { services: self.0.clone(), build, from: attach.from_event, visit };

@@ -202,6 +202,28 @@ async fn secrets_travel_in_the_lease_of_the_step_that_names_them() {
     assert_eq!(lease.secrets, BTreeMap::from([("key".into(), "616263".into())]));
 }
 
+/// After a restart somebody who only looks may be back before the one who has the secrets.
+#[tokio::test(start_paused = true)]
+async fn a_secret_is_waited_for_though_somebody_else_attaches_first() {
+    let cluster = Cluster::on_disk();
+    let dockerfile = "FROM scratch\nRUN --mount=type=secret,id=key [\"/a\"]\n";
+    let build = cluster.submit(10, &submission(dockerfile)).await;
+    let secrets = || BTreeMap::from([("key".to_owned(), b"abc".to_vec())]);
+    let mut client = cluster.attach_with(build, secrets()).await;
+    client.until("waiting: [1/1] RUN --mount=type=secret,id=key [\"/a\"]").await;
+    let cluster = cluster.restart().await;
+    let _guest = cluster.visit(build).await;
+    let mut worker = cluster.worker(1, &[]).await;
+    tokio::time::sleep(Duration::from_mins(2)).await;
+    let mut client = cluster.attach_with(build, secrets()).await;
+    let lease = worker.lease().await;
+    assert_eq!(lease.secrets.len(), 1);
+    worker.run(&lease).await;
+    let output = worker.lease().await;
+    worker.assemble(&output).await;
+    assert!(matches!(client.outcome().await, Outcome::Done { .. }));
+}
+
 /// Helpers of clouds give out what lasts for minutes; the push comes when the build is done.
 #[tokio::test(start_paused = true)]
 async fn a_login_that_is_old_when_it_is_used_is_asked_for_again() {

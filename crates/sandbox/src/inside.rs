@@ -20,7 +20,7 @@ use crate::report::{Failure, Order, Report};
 use crate::spec::Network;
 use crate::target::Root;
 use crate::user::{Identity, ResolveUserError, resolve_user};
-use crate::{devices, hierarchies, mounts, privilege, sys};
+use crate::{devices, hierarchies, mounts, open_files, privilege, sys};
 
 /// The largest passwd or group file that is read.
 const ACCOUNTS_BYTES_MAX: u64 = dcbuild_model::limits::PASSWD_BYTES_MAX;
@@ -56,6 +56,9 @@ fn prepare(caller: &mut UnixStream, order: &Order, groups: Groups) -> Result<Pro
     enter_root(&root, &cwd)?;
     launch::null_stdin()?;
     launch::own_output(&identity)?;
+    if let Some(before) = order.open_files {
+        open_files::lower(before);
+    }
     launch::set_ulimits(&spec.limits.ulimits)?;
     let program = launch::program(spec, &identity);
     tell(caller, &Report::Made { stubs: root.into_stubs() });

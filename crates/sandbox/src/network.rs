@@ -333,7 +333,12 @@ fn forward() -> io::Result<()> {
     if std::fs::read_to_string(FORWARDING)?.trim() == "1" {
         return Ok(());
     }
-    std::fs::write(FORWARDING, "1")
+    std::fs::write(FORWARDING, "1")?;
+    tracing::warn!(
+        "net.ipv4.ip_forward was 0 and is 1 now, for the networks of steps: this machine passes packets on between its \
+         networks, unless a firewall says otherwise"
+    );
+    Ok(())
 }
 
 /// Makes a network namespace, and a socket in it.

@@ -17,6 +17,8 @@ pub(crate) struct Order {
     pub(crate) places: Places,
     /// The step's network namespace; none for the host's.
     pub(crate) network: Option<std::path::PathBuf>,
+    /// How many files the step may have open, where that is not what the helper may.
+    pub(crate) open_files: Option<u64>,
 }
 
 impl Order {

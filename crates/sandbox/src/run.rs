@@ -189,6 +189,7 @@ impl Sandbox {
                 devices: cgroup.has_devices(),
                 places: self.places.clone(),
                 network: network.as_ref().map(Slot::path),
+                open_files: crate::open_files::before(),
             };
             self.supervise(order, &cgroup, output, stop).await
         };

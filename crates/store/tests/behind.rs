@@ -441,7 +441,8 @@ async fn one_blob_that_cannot_be_read_is_a_miss_and_no_more() {
         assert_eq!(read_bytes(&behind, &blob, 10).await.unwrap(), text);
     }
     // One who has had nothing from the store yet does not wait for it either.
-    let behind = World { sky: world.sky.clone(), ..World::new() }.sending(Policy::Failing);
+    let fresh = World { sky: world.sky.clone(), ..World::new() };
+    let behind = fresh.sending(Policy::Failing);
     assert!(read_bytes(&behind, &one, 10).await.unwrap_err().is_miss());
     put(&behind, "fourth").await;
     assert_eq!(behind.drained(SOON).await.items, 0);
