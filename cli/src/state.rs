@@ -17,18 +17,24 @@ pub(crate) fn absolute(dir: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// What dcbuild keeps in a folder of its own: where one of these is, the folder is that.
-const OWN: [&str; 5] = ["log-1", "near", "snapshots", "store", "worker"];
+const OWN: [&str; 4] = ["log-1", "near", "snapshots", "worker/snapshots"];
 
 /// Makes a folder that other accounts of the machine may not enter: logs, what steps print and what they leave lies there.
 /// One that is there already is closed to them if it is dcbuild's.
 pub(crate) fn make_private(dir: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    if let Some(above) = dir.parent() {
+        std::fs::create_dir_all(above)?;
+    }
+    match std::fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
     let found = std::fs::metadata(dir)?;
     let is_ours = found.uid() == rustix::process::geteuid().as_raw()
         && OWN.iter().any(|name| dir.join(name).exists());
     if found.mode() & 0o077 != 0 && is_ours {
-        let private = std::fs::Permissions::from_mode(found.mode() & 0o700);
+        let private = std::fs::Permissions::from_mode(found.mode() & 0o7700);
         std::fs::set_permissions(dir, private)?;
     }
     Ok(())

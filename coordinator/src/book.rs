@@ -70,7 +70,7 @@ pub(crate) enum Effect {
     /// Keep the account of a build.
     Account(Scope, Box<dcbuild_explain::Account>),
     /// Tell a build's watchers the end.
-    Finish { build: Arc<Build>, outcome: Box<Outcome>, steps: Option<Box<Steps>> },
+    Finish { build: Arc<Build>, outcome: Box<Outcome>, steps: Option<Box<Steps>>, ended: UnixTime },
     /// Begin to plan a build.
     Drive(Arc<Build>),
     /// Get from the client what a lease needs, then hand it out.

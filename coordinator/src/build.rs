@@ -70,6 +70,12 @@ struct Said {
     at: Instant,
 }
 
+impl Said {
+    fn is_something(&self) -> bool {
+        self.credentials.as_ref().is_some_and(|found| !found.is_nothing())
+    }
+}
+
 /// What clients confided; never in the log, gone with the process.
 #[derive(Default)]
 struct Confided {
@@ -150,6 +156,11 @@ impl Build {
             Known::Old(found) => Some(found),
         };
         let (asked, limit) = (Instant::now(), limits::LENDER_AWAY_MAX);
+        // Whoever looks on may be here first, and is not to answer for the one whose build it is.
+        tokio::select! {
+            met = self.owner_met() => met?,
+            () = self.company.lacks_owner(asked, limit) => {}
+        }
         let asking = self.ask(Question::Credentials { host: host.into() });
         let answer = match &old {
             // What is known is better than a client that does not come back.
@@ -213,9 +224,7 @@ impl Build {
     /// The hosts that the client gave credentials for.
     pub(crate) fn credentialed(&self) -> BTreeSet<String> {
         let confided = self.confided();
-        let given =
-            |said: &Said| said.credentials.as_ref().is_some_and(|found| !found.is_nothing());
-        let known = confided.credentials.iter().filter(|(_, said)| given(said));
+        let known = confided.credentials.iter().filter(|(_, said)| said.is_something());
         known.map(|(host, _)| host.clone()).collect()
     }
 
@@ -224,7 +233,11 @@ impl Build {
         let mut confided = self.confided();
         confided.secrets.extend(secrets);
         confided.met = true;
-        confided.owner_met |= owns;
+        if owns && !confided.owner_met {
+            confided.owner_met = true;
+            // What others had none of it may have.
+            confided.credentials.retain(|_, said| said.is_something());
+        }
         drop(confided);
         self.journal.nudge();
     }
@@ -244,6 +257,18 @@ impl Build {
     pub(crate) async fn met(&self) -> Result<(), AskError> {
         let mut changed = self.journal.watch();
         while !self.confided().met {
+            tokio::select! {
+                () = self.over.cancelled() => return Err(AskError::Ended),
+                seen = changed.changed() => seen.map_err(|_| AskError::Ended)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the client that submitted the build has been here.
+    async fn owner_met(&self) -> Result<(), AskError> {
+        let mut changed = self.journal.watch();
+        while !self.confided().owner_met {
             tokio::select! {
                 () = self.over.cancelled() => return Err(AskError::Ended),
                 seen = changed.changed() => seen.map_err(|_| AskError::Ended)?,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dcbuild_model::{AttemptId, BuildId, LayerId, Scope, StepIndex, WorkerId};
+use dcbuild_model::{AttemptId, BuildId, LayerId, Scope, StepIndex, UnixTime, WorkerId};
 use dcbuild_process::Clock;
 use dcbuild_progress::{Update, VertexId};
 use dcbuild_proto::document::{Outcome, Submission};
@@ -381,7 +381,9 @@ impl Core {
             Effect::Tell { build, update } => build.tell(update),
             Effect::CopyLog { from, to, vertex } => copy_log(&from, &to, vertex),
             Effect::Account(scope, account) => self.note(&scope, account),
-            Effect::Finish { build, outcome, steps } => self.finish(build, *outcome, steps),
+            Effect::Finish { build, outcome, steps, ended } => {
+                self.finish(build, (*outcome, ended), steps);
+            }
             Effect::Drive(build) => self.drive(build),
             Effect::Want { build, attempt, wanted } => self.want(build, attempt, wanted),
             Effect::Keep(scope, record) => self.keep(&scope, record),
@@ -448,9 +450,13 @@ impl Core {
         });
     }
 
-    fn finish(&self, build: Arc<Build>, outcome: Outcome, steps: Option<Box<Steps>>) {
-        let tagged = self.parts.driver.clock.now();
-        let given = names::given(&build.submission, &outcome, tagged);
+    fn finish(
+        &self,
+        build: Arc<Build>,
+        (outcome, ended): (Outcome, UnixTime),
+        steps: Option<Box<Steps>>,
+    ) {
+        let given = names::given(&build.submission, &outcome, ended);
         let lent = self.parts.driver.records.stores.lent.clone();
         let end_loans = move |build: BuildId| lent.iter().for_each(|lent| lent.end(build));
         if given.is_empty() && steps.is_none() {

@@ -171,7 +171,7 @@ async fn images(
         let digest = BlobDigest(attested.stored.entry.digest);
         let line = progress.begin(format!("exporting attestation manifest {digest}"), None);
         for (digest, bytes) in attested.parts() {
-            put_bytes(attempt, digest, bytes.to_vec()).await?;
+            put_bytes(attempt, digest, bytes.to_vec(), &job.spec).await?;
         }
         line.done();
     }
@@ -186,7 +186,7 @@ async fn images(
     let written = write_index(manifests, attested, &job.spec);
     let digest = ManifestDigest(Digest::of(&written.bytes));
     let line = progress.begin(format!("exporting manifest list {digest}"), None);
-    put_bytes(attempt, BlobDigest(digest.0), written.bytes.clone()).await?;
+    put_bytes(attempt, BlobDigest(digest.0), written.bytes.clone(), &job.spec).await?;
     line.done();
     let annotations = job.spec.annotations_of(AnnotationPlace::IndexDescriptor, None);
     Ok(MadeImages::Index { digest, written, images, annotations })
@@ -225,7 +225,7 @@ async fn image(
     for (what, bytes) in [("config", &assembled.config), ("manifest", &assembled.manifest)] {
         let digest = BlobDigest(Digest::of(bytes));
         let line = progress.begin(format!("exporting {what} {digest}"), None);
-        put_bytes(attempt, digest, bytes.clone()).await?;
+        put_bytes(attempt, digest, bytes.clone(), &job.spec).await?;
         line.done();
     }
     let platform = template.platform.clone();
@@ -261,9 +261,17 @@ async fn inline_records(
     Ok(attempt.ask.inline(attempt.fence, image, &layers).await)
 }
 
-async fn put_bytes(attempt: &Attempt, digest: BlobDigest, bytes: Vec<u8>) -> Result<(), Failed> {
+/// Puts a part of an image into the store. For one that is kept by name the store's word is not enough that it is there.
+async fn put_bytes(
+    attempt: &Attempt,
+    digest: BlobDigest,
+    bytes: Vec<u8>,
+    spec: &OutputSpec,
+) -> Result<(), Failed> {
     let store = &attempt.shared.parts.blobs;
-    if !store.find_missing(&[digest]).await?.is_empty() {
+    let is_kept = matches!(spec.kind, OutputKind::Image { keep: true, .. });
+    let known = store.find_missing(&[digest]).await?.is_empty();
+    if !known || (is_kept && !blobs::is_readable(store.as_ref(), &digest).await?) {
         store.put(&digest, dcbuild_store::stream_of(bytes)).await?;
     }
     Ok(())

@@ -277,10 +277,15 @@ impl Book {
         for (build, active) in &mut self.builds {
             active.attending = 0;
             active.running.clear();
-            if let Some((_, outcome)) = &active.ended {
-                // The end is the last that is logged, so the watchers may not have been told.
+            if let Some((ended, outcome)) = &active.ended {
+                // The end is the last that is logged: its image may have no name yet, and the watchers not be told.
                 if active.desk.journal.count() == 0 || !crate::rpc::events::is_told(&active.desk) {
-                    active.desk.finish(outcome);
+                    self.effects.push(Effect::Finish {
+                        build: active.desk.clone(),
+                        outcome: outcome.clone(),
+                        steps: None,
+                        ended: *ended,
+                    });
                 } else {
                     active.desk.journal.end();
                     active.desk.over.cancel();

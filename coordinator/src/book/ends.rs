@@ -61,7 +61,7 @@ impl Book {
         let scope = desk.scope.clone();
         self.effects.extend(account.map(|account| Effect::Account(scope, Box::new(account))));
         let steps = steps.map(Box::new);
-        self.effects.push(Effect::Finish { build: desk, outcome, steps });
+        self.effects.push(Effect::Finish { build: desk, outcome, steps, ended: time });
         self.forget_oldest();
     }
 

@@ -224,20 +224,45 @@ async fn a_secret_is_waited_for_though_somebody_else_attaches_first() {
     assert!(matches!(client.outcome().await, Outcome::Done { .. }));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_login_is_waited_for_though_somebody_else_attaches_first() {
+    let cluster = Cluster::on_disk();
+    let build = cluster.submit(10, &pushed()).await;
+    let mut client = cluster.attach(build).await;
+    client.until("waiting: [1/1] RUN [\"/a\"]").await;
+    let cluster = cluster.restart().await;
+    let mut guest = cluster.visit(build).await;
+    let mut worker = cluster.worker(1, &[]).await;
+    let lease = worker.lease().await;
+    worker.run(&lease).await;
+    let asked = guest.until_asked("Credentials");
+    assert!(tokio::time::timeout(Duration::from_secs(5), asked).await.is_err());
+    let mut client = cluster.attach(build).await;
+    client.until_asked("Credentials").await;
+    let output = worker.lease().await;
+    assert_eq!(output.credentials["r.example"].password, "1");
+    worker.assemble(&output).await;
+    assert!(matches!(client.outcome().await, Outcome::Done { .. }));
+}
+
+fn pushed() -> dcbuild_proto::document::Submission {
+    let mut pushed = submission("FROM scratch\nRUN [\"/a\"]\n");
+    pushed.outputs[0].kind = OutputKind::Image {
+        names: vec!["r.example/app:1".into()],
+        push: true,
+        push_by_digest: false,
+        keep: false,
+    };
+    pushed
+}
+
 /// Helpers of clouds give out what lasts for minutes; the push comes when the build is done.
 #[tokio::test(start_paused = true)]
 async fn a_login_that_is_old_when_it_is_used_is_asked_for_again() {
     for (minutes, password) in [(1, "1"), (20, "2")] {
         let cluster = Cluster::in_memory();
         let mut worker = cluster.worker(1, &[]).await;
-        let mut pushed = submission("FROM scratch\nRUN [\"/a\"]\n");
-        pushed.outputs[0].kind = OutputKind::Image {
-            names: vec!["r.example/app:1".into()],
-            push: true,
-            push_by_digest: false,
-            keep: false,
-        };
-        let build = cluster.submit(10, &pushed).await;
+        let build = cluster.submit(10, &pushed()).await;
         let mut client = cluster.attach(build).await;
         client.until("waiting: [1/1] RUN [\"/a\"]").await;
         let lease = worker.lease().await;

@@ -9,7 +9,7 @@ use dcbuild_model::{
 };
 use dcbuild_oci::{Descriptor, ImageConfig, Manifest, media_type};
 use dcbuild_plan::{ImageSource, Op, Request};
-use dcbuild_proto::document::{self, ContextPlace, Lease, Outcome, Work};
+use dcbuild_proto::document::{self, ContextPlace, Lease, Outcome, OutputKind, Work};
 use dcbuild_proto::pb;
 use dcbuild_proto::pb::store_client::StoreClient;
 use dcbuild_store::{Ceilings, FolderStore, ImageNames as _, NamedImage, StoredBlob};
@@ -236,4 +236,36 @@ async fn a_client_that_sends_a_context_may_take_its_time_and_one_that_has_none_d
             assert!(reason.contains("no client attached to give them"), "{reason}");
         }
     }
+}
+
+/// The end of a build is in the log before its image has a name.
+#[tokio::test(start_paused = true)]
+async fn an_image_whose_build_ended_as_the_coordinator_died_has_its_name_afterwards() {
+    let cluster = Cluster::on_disk();
+    let mut worker = cluster.worker(1, &[]).await;
+    let mut kept = submission("FROM scratch\nRUN [\"/a\"]\n");
+    kept.in_place = false;
+    let names = vec!["docker.io/library/kept:1".to_owned()];
+    kept.outputs[0].kind =
+        OutputKind::Image { names: names.clone(), push: false, push_by_digest: false, keep: true };
+    let build = cluster.submit(10, &kept).await;
+    let mut client = cluster.attach(build).await;
+    for step in [true, false] {
+        let lease = worker.lease().await;
+        if step { worker.run(&lease).await } else { worker.assemble(&lease).await }
+    }
+    assert!(matches!(client.outcome().await, Outcome::Done { .. }));
+    let images = async |cluster: &Cluster| {
+        let listed = cluster.builds().list_images(pb::ListImagesRequest {}).await.unwrap();
+        listed.into_inner().images.len()
+    };
+    assert_eq!(images(&cluster).await, 1);
+    // As if it had died between the two: neither has the image its name, nor were the watchers told.
+    cluster.builds().remove_image(pb::RemoveImageRequest { name: names[0].clone() }).await.unwrap();
+    assert_eq!(images(&cluster).await, 0);
+    let events = cluster.dir.path().join(format!("data/builds/{build}.events"));
+    std::fs::File::options().write(true).open(events).unwrap().set_len(0).unwrap();
+    let cluster = cluster.restart().await;
+    assert!(matches!(cluster.attach(build).await.outcome().await, Outcome::Done { .. }));
+    assert_eq!(images(&cluster).await, 1);
 }

@@ -37,7 +37,7 @@ impl<'a> Members<'a> {
         &mut self,
         path: &'a TreePath,
         change: &'a Change,
-    ) -> Result<Member<'a>, &'static str> {
+    ) -> Result<Option<Member<'a>>, &'static str> {
         if path.name().is_some_and(|name| name.starts_with(WHITEOUT)) {
             return Err("its name is that of a whiteout");
         }
@@ -45,9 +45,12 @@ impl<'a> Members<'a> {
         let mut headers = Vec::with_capacity(3 * header::BLOCK);
         let mut file = None;
         match change {
-            Change::Remove => whiteout(path, &mut headers)?,
-            // No tar has a form for it; what it stands in the place of is gone all the same.
-            Change::Put(entry) if entry.kind == Kind::Socket => whiteout(path, &mut headers)?,
+            Change::Remove => {
+                let (Some(folder), Some(name)) = (path.parent(), path.name()) else {
+                    return Err("the root cannot be removed");
+                };
+                mark(folder.join(&[WHITEOUT, name].concat()), &mut headers)?;
+            }
             Change::Put(entry) => {
                 let first = match entry.links {
                     Some(group) if entry.kind != Kind::Dir => {
@@ -60,6 +63,9 @@ impl<'a> Members<'a> {
                         write_entry(path, entry, Some(first), &mut headers)?;
                     }
                     _ => {
+                        if matches!(entry.kind, Kind::Socket) {
+                            return Ok(None);
+                        }
                         write_entry(path, entry, None, &mut headers)?;
                         if let Kind::File(body) = &entry.kind {
                             file = Some((path, body));
@@ -75,7 +81,7 @@ impl<'a> Members<'a> {
                 mark(path.join(WHITEOUT_OPAQUE), &mut headers)?;
             }
         }
-        Ok(Member { headers, file })
+        Ok(Some(Member { headers, file }))
     }
 }
 
@@ -83,19 +89,18 @@ impl<'a> Iterator for Members<'a> {
     type Item = Result<Member<'a>, WriteBlobError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let (path, change) = self.changes.next()?;
-        let member = self.member(path, change);
-        Some(
-            member.map_err(|reason| WriteBlobError::Unrepresentable { path: path.clone(), reason }),
-        )
+        loop {
+            let (path, change) = self.changes.next()?;
+            match self.member(path, change) {
+                Ok(Some(member)) => return Some(Ok(member)),
+                Ok(None) => {}
+                Err(reason) => {
+                    let path = path.clone();
+                    return Some(Err(WriteBlobError::Unrepresentable { path, reason }));
+                }
+            }
+        }
     }
-}
-
-fn whiteout(path: &TreePath, out: &mut Vec<u8>) -> Result<(), &'static str> {
-    let (Some(folder), Some(name)) = (path.parent(), path.name()) else {
-        return Err("the root cannot be removed");
-    };
-    mark(folder.join(&[WHITEOUT, name].concat()), out)
 }
 
 fn mark(path: TreePath, out: &mut Vec<u8>) -> Result<(), &'static str> {
