@@ -297,6 +297,16 @@ pub(crate) fn packer(app: &App, store: &Arc<FolderStore>) -> anyhow::Result<Work
     Worker::new(settings, parts).context("could not open what the worker has")
 }
 
+/// The network of a RUN that says nothing of it, as a worker knows it.
+pub(crate) fn usual_network(configured: NetworkDefault) -> DefaultNetwork {
+    match configured {
+        NetworkDefault::Default => DefaultNetwork::Outward,
+        NetworkDefault::Isolated => DefaultNetwork::Isolated,
+        NetworkDefault::None => DefaultNetwork::None,
+        NetworkDefault::Host => DefaultNetwork::Host,
+    }
+}
+
 fn worker_config(
     app: &App,
     registries: dcbuild_registry::RegistryConfig,
@@ -310,11 +320,7 @@ fn worker_config(
         data_dir: app.state.worker(),
         exe: executable()?,
         registries,
-        network: match app.config.build.network {
-            NetworkDefault::Default => DefaultNetwork::Outward,
-            NetworkDefault::None => DefaultNetwork::None,
-            NetworkDefault::Host => DefaultNetwork::Host,
-        },
+        network: usual_network(app.config.build.network),
         in_process,
         keep_bytes: None,
         labels: std::collections::BTreeMap::new(),

@@ -410,7 +410,7 @@ pub(crate) async fn worker(flags: args::WorkerFlags, app: &App) -> anyhow::Resul
         data_dir,
         exe: executable()?,
         registries: registries(config, &app.env)?,
-        network: DefaultNetwork::Outward,
+        network: crate::local::usual_network(settings.network),
         in_process: false,
         keep_bytes: Some(settings.keep_storage.0),
         labels: settings.labels.clone(),
@@ -420,11 +420,24 @@ pub(crate) async fn worker(flags: args::WorkerFlags, app: &App) -> anyhow::Resul
         grace: settings.grace,
     };
     let peers = door.as_ref().map(|door| door.address.clone());
-    let worker =
-        Worker::new(settings, parts).context("could not start the worker")?.with_door(door);
+    let worker = ready_worker(settings, parts, door).await.context("could not start the worker")?;
     tracing::info!(worker = %id, %coordinator, peers, "the worker is ready");
     worker.run(channel, stop).await;
     Ok(())
+}
+
+/// A worker that can take jobs; one whose RUNs must have networks of their own has to be able to make them.
+async fn ready_worker(
+    config: WorkerConfig,
+    parts: dcbuild_worker::Parts,
+    door: Option<dcbuild_worker::Door>,
+) -> Result<Worker, dcbuild_worker::WorkerError> {
+    let must_isolate = config.network == DefaultNetwork::Isolated && !config.platforms.is_empty();
+    let worker = Worker::new(config, parts)?.with_door(door);
+    if must_isolate {
+        worker.ready_sandbox().await?;
+    }
+    Ok(worker)
 }
 
 /// This very binary, whose `cell` subcommand is the sandbox's helper.

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use dcbuild_explain::Passed;
 use dcbuild_model::{
-    AttemptId, BlobDigest, BuildId, Epoch, LogTime, Record, Scope, StateDigest, StepIndex,
+    AttemptId, BlobDigest, BuildId, Epoch, LayerId, LogTime, Record, Scope, StateDigest, StepIndex,
     UnixTime, WorkerId,
 };
 use dcbuild_progress::Update;
@@ -38,7 +38,7 @@ use crate::planned::PlannedBuild;
 pub(crate) use builds::{SubmitError, Summarised};
 pub(crate) use ends::outlived;
 pub(crate) use makers::{Found, PeerPlace, Way};
-pub(crate) use reports::{Gone, Hello, Made, Renewal, Report};
+pub(crate) use reports::{AskedStep, Gone, Hello, Made, Renewal, Report};
 pub(crate) use workers::SeenWorker;
 
 /// Records that are kept again at a restart: the last ones may have been logged and not yet kept.
@@ -108,6 +108,8 @@ pub(crate) struct Active {
     pub(crate) results: BTreeMap<StepIndex, Settled>,
     /// Why records that were found were of no use after all.
     passed: BTreeMap<StepIndex, Passed>,
+    /// How often a layer was found to be gone.
+    losses: BTreeMap<LayerId, u32>,
     /// Whether the plan's parcels are not to be trusted any more.
     pub(crate) packs_lost: bool,
     /// Parcels of selections that were sent after the plan was made.
@@ -131,6 +133,8 @@ pub(crate) struct Active {
     /// Whether the scheduler has it.
     scheduled: bool,
     ended: Option<(UnixTime, Box<Outcome>)>,
+    /// What its end may not have left elsewhere: the coordinator died upon it.
+    unlent: Option<Box<Steps>>,
 }
 
 /// A piece of a build that a person sees.

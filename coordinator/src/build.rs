@@ -156,11 +156,7 @@ impl Build {
             Known::Old(found) => Some(found),
         };
         let (asked, limit) = (Instant::now(), limits::LENDER_AWAY_MAX);
-        // Whoever looks on may be here first, and is not to answer for the one whose build it is.
-        tokio::select! {
-            met = self.owner_met() => met?,
-            () = self.company.lacks_owner(asked, limit) => {}
-        }
+        self.owner_met(asked).await?;
         let asking = self.ask(Question::Credentials { host: host.into() });
         let answer = match &old {
             // What is known is better than a client that does not come back.
@@ -253,22 +249,27 @@ impl Build {
         named.map(|(id, value)| (id.clone(), value.clone())).collect()
     }
 
-    /// Waits until a client that answers has been there, so that its secrets are known.
+    /// Waits until the client has been there whose build it is, so that its secrets are known; whoever else answers stands
+    /// for one that stays away.
     pub(crate) async fn met(&self) -> Result<(), AskError> {
-        let mut changed = self.journal.watch();
-        while !self.confided().met {
-            tokio::select! {
-                () = self.over.cancelled() => return Err(AskError::Ended),
-                seen = changed.changed() => seen.map_err(|_| AskError::Ended)?,
-            }
-        }
-        Ok(())
+        self.owner_met(Instant::now()).await?;
+        self.has_confided(|confided| confided.met).await
     }
 
-    /// Waits until the client that submitted the build has been here.
-    async fn owner_met(&self) -> Result<(), AskError> {
+    /// Waits until the client that submitted the build has been here, but not for one that has been away for long since
+    /// `asked`.
+    async fn owner_met(&self, asked: Instant) -> Result<(), AskError> {
+        // Whoever looks on may be here first, and is not to answer for the one whose build it is.
+        tokio::select! {
+            met = self.has_confided(|confided| confided.owner_met) => met,
+            () = self.company.lacks_owner(asked, limits::LENDER_AWAY_MAX) => Ok(()),
+        }
+    }
+
+    /// Waits until this is true of what clients have confided.
+    async fn has_confided(&self, is_so: impl Fn(&Confided) -> bool) -> Result<(), AskError> {
         let mut changed = self.journal.watch();
-        while !self.confided().owner_met {
+        while !is_so(&self.confided()) {
             tokio::select! {
                 () = self.over.cancelled() => return Err(AskError::Ended),
                 seen = changed.changed() => seen.map_err(|_| AskError::Ended)?,

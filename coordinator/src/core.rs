@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::book::{
-    Book, Effect, Found, Hello, Now, Order, Report, SeenWorker, SubmitError, Summarised, Tally, Way,
+    AskedStep, Book, Effect, Found, Hello, Now, Order, Report, SeenWorker, SubmitError, Summarised,
+    Tally, Way,
 };
 use crate::build::{AskError, Build};
 use crate::driver::{Driven, DriverParts, drive, pack};
@@ -91,7 +92,7 @@ pub(crate) enum Command {
     Ask {
         fence: Fence,
         step: StepIndex,
-        reply: oneshot::Sender<Option<(Scope, Box<dcbuild_plan::Step>)>>,
+        reply: oneshot::Sender<Option<AskedStep>>,
     },
     FindAgent {
         fence: Fence,

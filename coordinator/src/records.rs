@@ -174,7 +174,12 @@ impl Records {
     ///
     /// The key is of the state below and of all that is read, so a record under it stands on the same; what it says
     /// of its lineage is of the build that made it.
-    pub(crate) async fn find_outcome(&self, asked: &Step, key: StepKey) -> Option<Record> {
+    pub(crate) async fn find_outcome(
+        &self,
+        asked: &Step,
+        key: StepKey,
+        barren: &BTreeSet<LayerId>,
+    ) -> Option<Record> {
         let lists = match self.stores.steps.find(&self.scope, &[key]).await {
             Ok(lists) => lists,
             Err(error) => {
@@ -183,7 +188,9 @@ impl Records {
             }
         };
         let records = lists.into_iter().next().unwrap_or_default();
-        let same = |record: &Record| record.outcome == Some(key);
+        let is_barren =
+            |record: &Record| record.result.layers.iter().any(|it| barren.contains(&it.layer));
+        let same = |record: &Record| record.outcome == Some(key) && !is_barren(record);
         let mut found =
             BTreeMap::from([(StepIndex(0), records.into_iter().filter(same).collect::<Vec<_>>())]);
         drop(self.keep_available(&mut found).await);

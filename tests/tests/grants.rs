@@ -1,8 +1,11 @@
 //! What a RUN may be granted beyond its cell: on one machine by a flag, on a cluster by its operator too.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use dcbuild_tests::cluster::Cluster;
+use dcbuild_tests::home::Home;
+use dcbuild_tests::running::Running;
 use dcbuild_tests::story::Story;
 use dcbuild_tests::wait::{LONG, wait_for};
 
@@ -109,4 +112,20 @@ fn a_cluster_grants_nothing_unless_both_its_sides_say_so() {
     assert!(said.contains("cgroup-parent is not granted by this cluster"), "{said}");
     assert!(said.contains("leave --cgroup-parent out"), "{said}");
     drop(registry);
+}
+
+#[test]
+fn a_worker_that_must_isolate_steps_does_not_start_where_it_cannot() {
+    let home = Home::new("[worker]\nnetwork = \"isolated\"\nlisten = \"none\"\n");
+    let data = home.arg("w");
+    let asked =
+        home.command(["worker", "--coordinator", "http://127.0.0.1:1", "--data-dir", &data]);
+    // A network without a way out.
+    let mut command = Command::new("unshare");
+    command.arg("--net").arg(asked.get_program()).args(asked.get_args());
+    let variables = asked.get_envs();
+    command.envs(variables.filter_map(|(name, value)| Some((name, value?))));
+    let said = Running::start(command).finish(LONG).failed().stderr;
+    assert!(said.contains("steps cannot have networks of their own here"), "{said}");
+    assert!(said.contains("`network = \"default\"`"), "{said}");
 }

@@ -58,6 +58,8 @@ pub enum DefaultNetwork {
     /// Its own with a way out where the sandbox can make one, else the host's.
     #[default]
     Outward,
+    /// Its own with a way out; a RUN that cannot have one fails.
+    Isolated,
     /// None.
     None,
     /// The host's.
@@ -140,6 +142,9 @@ pub enum WorkerError {
     /// The locks could not be opened.
     #[error("could not open the locks")]
     Locks(#[source] LockError),
+    /// No RUN can be run as the configuration wants it.
+    #[error("{0}")]
+    Sandbox(String),
 }
 
 /// A worker, ready to take jobs.
@@ -159,6 +164,18 @@ impl Worker {
     #[must_use]
     pub fn with_door(self, door: Option<Door>) -> Worker {
         Worker { door, ..self }
+    }
+
+    /// Makes ready where RUNs run, which else the first one does: where none can be run, it is known before one comes.
+    pub async fn ready_sandbox(&self) -> Result<(), WorkerError> {
+        match self.shared.sandbox().await {
+            Ok(_) => Ok(()),
+            Err(error::Failed::Step(error)) => {
+                let hint = error.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+                Err(WorkerError::Sandbox(format!("{}{hint}", error.message)))
+            }
+            Err(failed) => Err(WorkerError::Sandbox(failed.to_string())),
+        }
     }
 
     /// Which of these layers are at hand on this worker, as snapshots or as recipes.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use dcbuild_model::UnixTime;
-use dcbuild_proto::document::{Lease, RegistryCredentials};
+use dcbuild_proto::document::{Lease, RegistryCredentials, StepErrorKind};
 use dcbuild_registry::{
     Anonymous, Credential, CredentialSource, Login, RegistryClient, Secret, StaticCredentials,
 };
@@ -125,7 +125,7 @@ impl Shared {
             Arc::new(StaticCredentials::new(entries))
         };
         RegistryClient::new(self.config.registries.clone(), credentials)
-            .map_err(|error| Failed::of(dcbuild_proto::document::StepErrorKind::Network {}, &error))
+            .map_err(|error| Failed::of(StepErrorKind::Network {}, &error))
     }
 
     /// A folder for what lasts as long as an operation.
@@ -146,10 +146,11 @@ impl Shared {
             let (network, in_process) = (self.config.network, self.config.in_process);
             blocking(move || {
                 let sandbox = Sandbox::new(config).map_err(|error| Failed::sandbox(&error))?;
-                Ok(match network {
-                    DefaultNetwork::Outward => with_networks(sandbox, in_process),
-                    DefaultNetwork::None | DefaultNetwork::Host => sandbox,
-                })
+                match network {
+                    DefaultNetwork::Outward => Ok(with_networks(sandbox, in_process)),
+                    DefaultNetwork::Isolated => isolated(sandbox).map_err(|why| unisolated(&why)),
+                    DefaultNetwork::None | DefaultNetwork::Host => Ok(sandbox),
+                }
             })
             .await
         };
@@ -191,13 +192,9 @@ fn name_of(config: &WorkerConfig) -> String {
 /// Adds networks of their own for steps where that can be done here, and where they reach no less than the host does. The
 /// operator of a worker that others use hears where not: their steps are on his machine's network then.
 fn with_networks(sandbox: Sandbox, in_process: bool) -> Sandbox {
-    let why = if has_way_out() {
-        match sandbox.clone().isolated(IsolatedConfig::default()) {
-            Ok(isolated) => return isolated,
-            Err(error) => dcbuild_process::story(&error),
-        }
-    } else {
-        "theirs would have no way out".to_owned()
+    let why = match isolated(sandbox.clone()) {
+        Ok(isolated) => return isolated,
+        Err(why) => why,
     };
     if in_process {
         tracing::debug!(why, "steps have the host's network");
@@ -209,6 +206,22 @@ fn with_networks(sandbox: Sandbox, in_process: bool) -> Sandbox {
         );
     }
     sandbox
+}
+
+/// A sandbox whose steps have networks of their own, or why there is none.
+fn isolated(sandbox: Sandbox) -> Result<Sandbox, String> {
+    if !has_way_out() {
+        return Err("theirs would have no way out".to_owned());
+    }
+    let isolated = sandbox.isolated(IsolatedConfig::default());
+    isolated.map_err(|error| dcbuild_process::story(&error))
+}
+
+fn unisolated(why: &str) -> Failed {
+    let words = format!("steps cannot have networks of their own here: {why}");
+    Failed::new(StepErrorKind::Sandbox {}, words).with_hint(Some(
+        "`network = \"default\"` in the configuration gives them this machine's where that is so",
+    ))
 }
 
 /// Whether a RUN is anything for this process; what else one needs is seen when it begins.

@@ -68,6 +68,7 @@ impl Book {
             planned: None,
             results: std::collections::BTreeMap::new(),
             passed: std::collections::BTreeMap::new(),
+            losses: std::collections::BTreeMap::new(),
             packs_lost: false,
             packs: Vec::new(),
             assembled: std::collections::BTreeMap::new(),
@@ -81,6 +82,7 @@ impl Book {
             starts: 1,
             scheduled: false,
             ended: None,
+            unlent: None,
         };
         self.builds.insert(build, active);
     }
@@ -283,7 +285,7 @@ impl Book {
                     self.effects.push(Effect::Finish {
                         build: active.desk.clone(),
                         outcome: outcome.clone(),
-                        steps: None,
+                        steps: active.unlent.take(),
                         ended: *ended,
                     });
                 } else {

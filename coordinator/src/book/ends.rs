@@ -131,7 +131,10 @@ impl Book {
     }
 
     pub(super) fn take_ended(&mut self, build: BuildId, time: UnixTime, outcome: Box<Outcome>) {
+        let unlent = self.replaying.then(|| self.steps(build, &outcome)).flatten();
         if let Some(active) = self.builds.get_mut(&build) {
+            active.unlent =
+                unlent.filter(|_| !crate::rpc::events::is_told(&active.desk)).map(Box::new);
             active.ended = Some((time, outcome));
             active.running.clear();
             active.alone = None;

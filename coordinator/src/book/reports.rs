@@ -1,6 +1,6 @@
 //! What workers report, and what they ask.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use dcbuild_explain::Passed;
@@ -20,6 +20,18 @@ use super::{Active, Attempt, Book, Order, Piece, Settled, Settling};
 use crate::build::Build;
 use crate::log::Entry;
 use crate::planned;
+
+/// How often a layer is lost in one build before no record that has it answers for a step of it: the blobs may be whole,
+/// and not what the record says.
+const LOSSES_BARREN: u32 = 2;
+
+/// A step that a worker asks for by result key.
+pub(crate) struct AskedStep {
+    pub(crate) scope: Scope,
+    pub(crate) step: Box<Step>,
+    /// Layers of which the build knows that their records are of no use.
+    pub(crate) barren: BTreeSet<LayerId>,
+}
 
 /// What a worker says of itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -242,6 +254,9 @@ impl Book {
     /// Notes that a build could not use the record that it had of a step, and why; the first reason is the cause.
     pub(super) fn take_passed(&mut self, build: BuildId, step: StepIndex, why: Passed) {
         let Some(active) = self.builds.get_mut(&build) else { return };
+        if let Passed::LayerGone { layer } | Passed::LayerDamaged { layer, .. } = why {
+            *active.losses.entry(layer).or_default() += 1;
+        }
         let of_cache =
             |settled: &Settled| matches!(settled.how, Settling::Taken | Settling::By(How::Hit));
         if active.results.get(&step).is_some_and(of_cache) {
@@ -469,7 +484,7 @@ impl Book {
     /// The step that a worker asks for by result key; none if it may take no record, or the lease is over.
     ///
     /// The question may overtake the report of the step below, so it is answered without what that made.
-    pub(crate) fn asked_step(&self, fence: Fence, step: StepIndex) -> Option<(Scope, Box<Step>)> {
+    pub(crate) fn asked_step(&self, fence: Fence, step: StepIndex) -> Option<AskedStep> {
         let attempt = self.attempts.get(&fence.attempt)?;
         if attempt.lease.epoch != fence.epoch || !self.has_step(fence.attempt, step) {
             return None;
@@ -477,7 +492,12 @@ impl Book {
         let active = self.builds.get(&attempt.lease.build)?;
         let planned = active.planned.as_ref()?;
         let asked = planned.plan.steps.get(step.index())?;
-        (!asked.fresh).then(|| (active.desk.scope.clone(), Box::new(asked.clone())))
+        let barren = active.losses.iter().filter(|(_, losses)| **losses >= LOSSES_BARREN);
+        (!asked.fresh).then(|| AskedStep {
+            scope: active.desk.scope.clone(),
+            step: Box::new(asked.clone()),
+            barren: barren.map(|(layer, _)| *layer).collect(),
+        })
     }
 
     /// The build of an attempt, if a step of it may talk to this ssh agent of the build's client.

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Services, guarded, invalid};
-use crate::book::{Found, Gone, Hello, Made, Order, PeerPlace, Renewal, Report, Way};
+use crate::book::{AskedStep, Found, Gone, Hello, Made, Order, PeerPlace, Renewal, Report, Way};
 use crate::core::{Command, DRAIN};
 use crate::damage::damaged;
 use crate::lend::Packing;
@@ -84,7 +84,9 @@ impl pb::workers_server::Workers for WorkersService {
                 .map_err(|error: dcbuild_model::ParseDigestError| invalid(error))?;
             let asked = self.0.core.ask(|reply| Command::Ask { fence, step, reply }).await?;
             let record = match asked {
-                Some((scope, asked)) => self.0.records.of(&scope).find_outcome(&asked, key).await,
+                Some(AskedStep { scope, step, barren }) => {
+                    self.0.records.of(&scope).find_outcome(&step, key, &barren).await
+                }
                 None => None,
             };
             let record = record.map(|record| document::to_bytes(&record).into());

@@ -197,6 +197,21 @@ async fn secrets_that_died_with_the_process_are_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_build_that_is_planned_again_waits_for_its_client_s_secrets_and_not_for_a_guest() {
+    let cluster = Cluster::on_disk();
+    let dockerfile = "FROM scratch\nRUN --mount=type=secret,id=key [\"/a\"]\n";
+    let build = cluster.submit(10, &submission(dockerfile)).await;
+    let cluster = cluster.restart().await;
+    let mut worker = cluster.worker(1, &[]).await;
+    let mut guest = cluster.visit(build).await;
+    let planned = guest.until("waiting: [1/1] RUN [\"/a\"]");
+    assert!(tokio::time::timeout(Duration::from_secs(5), planned).await.is_err());
+    let secrets = [("key".to_owned(), b"abc".to_vec())].into();
+    let _client = cluster.attach_with(build, secrets).await;
+    assert_eq!(worker.lease().await.secrets.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_worker_said_just_before_a_stop_counts() {
     let cluster = Cluster::on_disk();
     let mut worker = cluster.worker(1, &[]).await;

@@ -4,15 +4,20 @@ use dcbuild_coordinator::CoordinatorConfig;
 use std::time::Duration;
 
 use dcbuild_model::{
-    BlobDigest, Compression, DiffId, Digest, LayerBlob, LayerDigest, LayerId, ManifestDigest,
-    Scope, UnixTime,
+    BlobDigest, ChangeDigest, Compression, DiffId, Digest, LayerBlob, LayerDigest, LayerId,
+    LayerRef, ManifestDigest, Record, Scope, StepKey, UnixTime,
 };
 use dcbuild_oci::{Descriptor, ImageConfig, Manifest, media_type};
 use dcbuild_plan::{ImageSource, Op, Request};
-use dcbuild_proto::document::{self, ContextPlace, Lease, Outcome, OutputKind, Work};
+use dcbuild_proto::document::{
+    self, CacheDest, CacheMode, ContextPlace, Lease, LeasedStep, MadeCache, Outcome, OutputKind,
+    Work,
+};
 use dcbuild_proto::pb;
 use dcbuild_proto::pb::store_client::StoreClient;
-use dcbuild_store::{Ceilings, FolderStore, ImageNames as _, NamedImage, StoredBlob};
+use dcbuild_store::{
+    Ceilings, FolderStore, ImageNames as _, LayerIndex as _, NamedImage, StoredBlob,
+};
 
 use crate::harness::{Cluster, Worker, fence, steps, submission};
 
@@ -240,7 +245,7 @@ async fn a_client_that_sends_a_context_may_take_its_time_and_one_that_has_none_d
 
 /// The end of a build is in the log before its image has a name.
 #[tokio::test(start_paused = true)]
-async fn an_image_whose_build_ended_as_the_coordinator_died_has_its_name_afterwards() {
+async fn an_image_whose_build_ended_as_the_coordinator_died_has_its_name_and_cache_afterwards() {
     let cluster = Cluster::on_disk();
     let mut worker = cluster.worker(1, &[]).await;
     let mut kept = submission("FROM scratch\nRUN [\"/a\"]\n");
@@ -248,13 +253,19 @@ async fn an_image_whose_build_ended_as_the_coordinator_died_has_its_name_afterwa
     let names = vec!["docker.io/library/kept:1".to_owned()];
     kept.outputs[0].kind =
         OutputKind::Image { names: names.clone(), push: false, push_by_digest: false, keep: true };
+    let (title, mode) = ("elsewhere".to_owned(), CacheMode::Max);
+    kept.caches.to = vec![CacheDest { title, mode, compression: None }];
     let build = cluster.submit(10, &kept).await;
     let mut client = cluster.attach(build).await;
     for step in [true, false] {
         let lease = worker.lease().await;
         if step { worker.run(&lease).await } else { worker.assemble(&lease).await }
     }
-    assert!(matches!(client.outcome().await, Outcome::Done { .. }));
+    let packed = |outcome: Outcome| {
+        let Outcome::Done { caches, .. } = outcome else { panic!("{outcome:?}") };
+        assert!(matches!(caches[..], [MadeCache::Made { records: 1, .. }]), "{caches:?}");
+    };
+    packed(client.outcome().await);
     let images = async |cluster: &Cluster| {
         let listed = cluster.builds().list_images(pb::ListImagesRequest {}).await.unwrap();
         listed.into_inner().images.len()
@@ -266,6 +277,76 @@ async fn an_image_whose_build_ended_as_the_coordinator_died_has_its_name_afterwa
     let events = cluster.dir.path().join(format!("data/builds/{build}.events"));
     std::fs::File::options().write(true).open(events).unwrap().set_len(0).unwrap();
     let cluster = cluster.restart().await;
-    assert!(matches!(cluster.attach(build).await.outcome().await, Outcome::Done { .. }));
+    packed(cluster.attach(build).await.outcome().await);
     assert_eq!(images(&cluster).await, 1);
+}
+
+/// Blobs that are whole, of a layer that they are not: whoever needs it loses it each time.
+#[tokio::test(start_paused = true)]
+async fn a_record_whose_layer_is_lost_again_is_not_taken_any_more() {
+    let cluster = Cluster::in_memory();
+    let mut worker = cluster.worker(1, &[]).await;
+    let layer = stored_layer(&cluster).await;
+    let key = StepKey(Digest::of(b"outcome"));
+    for (number, rounds, first) in [(10, 1, "/x"), (11, 3, "/y")] {
+        let dockerfile = format!("FROM scratch\nRUN [\"{first}\"]\nRUN [\"/b\"]\n");
+        let build = cluster.submit(number, &submission(&dockerfile)).await;
+        let mut client = cluster.attach(build).await;
+        let lease = worker.lease().await;
+        worker.done(&lease, &steps(&lease)[0], None).await;
+        client.until(&format!("done: {}", steps(&lease)[0].step.name)).await;
+        let mut lease = lease;
+        for round in 0..rounds {
+            let step = steps(&lease).last().unwrap();
+            let (fence, index) = (fence(&lease), step.index.0);
+            let request =
+                pb::FindOutcomeRequest { fence: Some(fence), step: index, key: key.to_string() };
+            let reply = worker.client.find_outcome(request).await.unwrap().into_inner();
+            assert_eq!(reply.record.is_some(), number == 11 && round < 2, "{number}, {round}");
+            leaves(&worker, &lease, step, (key, &layer)).await;
+            let output = worker.lease().await;
+            if round + 1 == rounds {
+                worker.assemble(&output).await;
+                break;
+            }
+            let lost_layer = layer.layer.to_string();
+            let fence = Some(self::fence(&output));
+            let returned = pb::JobReturned { fence, lost_input: None, lost_layer };
+            worker.say(pb::worker_report::Report::JobReturned(returned)).await;
+            lease = worker.lease().await;
+        }
+        assert!(matches!(client.outcome().await, Outcome::Done { .. }), "{:#?}", client.seen);
+    }
+}
+
+/// Puts a layer's blobs into the store.
+async fn stored_layer(cluster: &Cluster) -> LayerRef {
+    let store = FolderStore::open(&cluster.dir.path().join("store")).unwrap();
+    let [table, blob, index] =
+        [&b"table"[..], b"blob", b"index"].map(|bytes| store.put_bytes(bytes).unwrap());
+    let (digest, diff_id) = (LayerDigest(blob.0), DiffId(blob.0));
+    let blob = LayerBlob { digest, diff_id, size: 4, compression: Compression::Zstd };
+    let layer = LayerId(table.0);
+    store.put_form(&layer, &StoredBlob { blob, index }).await.unwrap();
+    let change = ChangeDigest(Digest::of(b"change"));
+    LayerRef { layer, change, entries: 1, bytes: 1, base: None }
+}
+
+/// Says that a step left a layer, and that it is durable.
+async fn leaves(
+    worker: &Worker,
+    lease: &Lease,
+    step: &LeasedStep,
+    (key, layer): (StepKey, &LayerRef),
+) {
+    use pb::worker_report::Report;
+    let Report::StepDone(mut done) = worker.done_report(lease, step, Some(key)) else {
+        unreachable!()
+    };
+    let mut record: Record = document::from_bytes("record", &done.record).unwrap();
+    record.result.layers = vec![layer.clone()];
+    done.record = document::to_bytes(&record).into();
+    worker.say(Report::StepDone(done)).await;
+    let attempt = lease.attempt.to_string();
+    worker.say(Report::StepDurable(pb::StepDurable { attempt, step: step.index.0 })).await;
 }

@@ -60,9 +60,11 @@ pub struct RegistryTable {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NetworkDefault {
-    /// Its own, with a way out.
+    /// Its own, with a way out, where one can be made; else the host's.
     #[default]
     Default,
+    /// Its own, with a way out; none is run where that cannot be made.
+    Isolated,
     /// None.
     None,
     /// The host's.
@@ -234,6 +236,8 @@ pub struct WorkerConfig {
     pub data_dir: PathBuf,
     /// How many jobs it runs at once.
     pub slots: u32,
+    /// The network of a RUN that says nothing of it.
+    pub network: NetworkDefault,
     /// What people know it by.
     pub labels: BTreeMap<String, String>,
     /// What may stay in the data folder.

@@ -233,6 +233,7 @@ fn network(sandbox: &Sandbox, asked: RunNetwork, usual: DefaultNetwork) -> Netwo
     match (asked, usual) {
         (RunNetwork::None, _) | (RunNetwork::Default, DefaultNetwork::None) => Network::None,
         (RunNetwork::Host, _) | (RunNetwork::Default, DefaultNetwork::Host) => Network::Host,
+        (RunNetwork::Default, DefaultNetwork::Isolated) => Network::Isolated,
         (RunNetwork::Default, DefaultNetwork::Outward) => {
             if sandbox.has_network(Network::Isolated) { Network::Isolated } else { Network::Host }
         }

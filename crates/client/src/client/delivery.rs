@@ -101,7 +101,10 @@ impl Client {
         (show, delivery): (&mut Show<'_>, &mut Delivery),
         stop: &CancellationToken,
     ) {
-        for (made, dest) in made.iter().zip(&request.caches.to) {
+        let message = "the coordinator was stopped before it had packed it".to_owned();
+        let lost = MadeCache::Failed { message };
+        for (at, dest) in request.caches.to.iter().enumerate() {
+            let made = made.get(at).unwrap_or(&lost);
             if delivery.stopped {
                 return;
             }

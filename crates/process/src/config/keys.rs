@@ -49,6 +49,9 @@ const INDEX: &str =
     "What knows fast what the bucket has: `embedded` (each process for itself) or `redis`.";
 const INDEX_URL: &str = "`redis://[USER:PASSWORD@]HOST:PORT/DB`, `rediss://..` for TLS, or \
     `redis+sentinel://HOST:PORT,HOST:PORT/SERVICE`; `DCBUILD_INDEX` goes before it.";
+const NETWORK: &str = "The network of a RUN: `default` (its own with a way out, where this machine can make one, else \
+    the machine's), `isolated` (its own, and none is run where that cannot be made), `none` or `host`.";
+const NETWORKS: Kind = Kind::OneOf(&["default", "isolated", "none", "host"]);
 const ALLOW: &str = "What a build of a cluster may be granted that asks for it: `network.host`, `security.insecure` (with `--allow`), `cgroup-parent` (with the flag of that name). Coordinator and worker must both grant it; it makes whoever may submit a master of the worker's machine.";
 const KEEP_STORAGE: &str = "What may stay in the store, such as `500GiB`: every 10 minutes the longest unused goes, but \
     for what running builds use and images with a name; `none` keeps all.";
@@ -69,7 +72,7 @@ const TLS_KEY: &str =
 const INDEX_CA: &str = "A file of certificates to trust instead of the system's.";
 
 /// `HOST` stands for any host.
-pub(super) const KEYS: [Key; 73] = [
+pub(super) const KEYS: [Key; 74] = [
     key("registry.HOST.mirrors", "[]", "Hosts that are asked first, in this order.").of(Kind::List),
     key("registry.HOST.http", "false", "Use plain http.").of(Kind::Flag),
     key(
@@ -108,8 +111,7 @@ pub(super) const KEYS: [Key; 73] = [
     key("build.state_dir", "$XDG_DATA_HOME/dcbuild", "Where everything of local builds is kept."),
     key("build.parallelism", "the number of cpus", "How many steps run at once.").of(Kind::Number),
     key("build.keep_storage", "20GiB", "What may stay in the state folder after a build."),
-    key("build.network", "default", "The network of a RUN: `default`, `none` or `host`.")
-        .of(Kind::OneOf(&["default", "none", "host"])),
+    key("build.network", "default", NETWORK).of(NETWORKS),
     key("build.step_memory", "none", "The memory that one RUN may take."),
     key("build.store.type", "none", "`s3`: share what is built through a bucket.")
         .of(Kind::OneOf(&["s3"])),
@@ -212,6 +214,7 @@ pub(super) const KEYS: [Key; 73] = [
     ),
     key("worker.data_dir", "/var/lib/dcbuild/worker", "Where its snapshots and blobs are kept."),
     key("worker.slots", "the number of cpus", "How many jobs it runs at once.").of(Kind::Number),
+    key("worker.network", "default", NETWORK).of(NETWORKS),
     key("worker.labels", "{}", "A table of names and values that `dcbuild workers` shows.")
         .of(Kind::Table),
     key("worker.keep_storage", "50GiB", "What may stay in the data folder."),

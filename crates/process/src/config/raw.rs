@@ -132,6 +132,7 @@ pub(super) struct RawWorker {
     pub(super) advertise: Option<String>,
     pub(super) data_dir: Option<PathBuf>,
     pub(super) slots: Option<u32>,
+    pub(super) network: Option<NetworkDefault>,
     pub(super) labels: BTreeMap<String, String>,
     pub(super) keep_storage: Option<String>,
     pub(super) step_memory: Option<String>,

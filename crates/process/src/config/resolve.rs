@@ -324,6 +324,7 @@ fn worker(raw: RawWorker, env: &Env, mistakes: &mut Mistakes) -> Option<WorkerCo
         advertise: advertise?,
         data_dir,
         slots,
+        network: raw.network.unwrap_or_default(),
         labels: raw.labels,
         keep_storage: keep_storage?,
         step_memory,

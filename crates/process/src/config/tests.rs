@@ -99,7 +99,7 @@ fn mistakes_of_every_sort_are_said_together() {
     let want = expect![[r#"
         the configuration c.toml has mistakes:
           build.keep_storage: 20 is not a text in quotes
-          build.network: "hosts" is not one of default, none, host
+          build.network: "hosts" is not one of default, isolated, none, host
           build.paralelism: there is no such key
           registry.host: 1 is not a table
           registry.r.http: "yes" is not true or false
