@@ -82,6 +82,15 @@ impl Home {
         command
     }
 
+    /// The same, run by another program whose words come before it.
+    pub fn command_by(&self, mut by: Command, arguments: &[&str]) -> Command {
+        let asked = self.command(arguments);
+        by.arg(asked.get_program()).args(asked.get_args()).env_clear();
+        by.current_dir(self.folder.path());
+        by.envs(asked.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        by
+    }
+
     /// The same for an ordinary user, whose all of this folder is from now on, with a binary that they can read.
     pub fn ordinary_command(&self, arguments: &[&str]) -> Command {
         let own = self.path("dcbuild");

@@ -231,3 +231,29 @@ fn an_id_goes_into_a_device_and_not_in_its_place() {
     assert_eq!(std::fs::read_to_string(&other).unwrap(), "theirs");
     assert!(std::fs::read_to_string(&link).unwrap().starts_with("sha256:"));
 }
+
+/// As a container has single files of its host.
+#[test]
+fn a_file_that_is_mounted_is_written_anew_in_its_place() {
+    let story = Story::new("FROM scratch\nCOPY Dockerfile /d\n", &[]);
+    let [id, image, context] = ["id", "image.tar", "context"].map(|name| story.home.arg(name));
+    for file in [&id, &image] {
+        std::fs::write(file, "what was there before, which is longer than what comes".repeat(9))
+            .unwrap();
+    }
+    let mut by = Command::new("unshare");
+    let mounts = r#"mount --bind "$1" "$1" && mount --bind "$2" "$2" && shift 2 && exec "$@""#;
+    by.args(["--mount", "sh", "-ec", mounts, "sh", &id, &image]);
+    let output = format!("type=tar,dest={image}");
+    let words =
+        ["build", "-t", "app", "--iidfile", &id, "-o", "type=image", "-o", &output, &context];
+    Running::start(story.home.command_by(by, &words)).finish(LONG).well();
+    let said = std::fs::read_to_string(&id).unwrap();
+    assert!(said.starts_with("sha256:") && said.len() < 80, "{said}");
+    let mut archive = tar::Archive::new(std::fs::File::open(&image).unwrap());
+    let path = |entry: std::io::Result<tar::Entry<'_, std::fs::File>>| {
+        entry.unwrap().path().unwrap().into_owned()
+    };
+    let paths: Vec<_> = archive.entries().unwrap().map(path).collect();
+    assert_eq!(paths, [std::path::Path::new("d")]);
+}

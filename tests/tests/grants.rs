@@ -118,14 +118,11 @@ fn a_cluster_grants_nothing_unless_both_its_sides_say_so() {
 fn a_worker_that_must_isolate_steps_does_not_start_where_it_cannot() {
     let home = Home::new("[worker]\nnetwork = \"isolated\"\nlisten = \"none\"\n");
     let data = home.arg("w");
-    let asked =
-        home.command(["worker", "--coordinator", "http://127.0.0.1:1", "--data-dir", &data]);
+    let words = ["worker", "--coordinator", "http://127.0.0.1:1", "--data-dir", &data];
     // A network without a way out.
-    let mut command = Command::new("unshare");
-    command.arg("--net").arg(asked.get_program()).args(asked.get_args());
-    let variables = asked.get_envs();
-    command.envs(variables.filter_map(|(name, value)| Some((name, value?))));
-    let said = Running::start(command).finish(LONG).failed().stderr;
+    let mut by = Command::new("unshare");
+    by.arg("--net");
+    let said = Running::start(home.command_by(by, &words)).finish(LONG).failed().stderr;
     assert!(said.contains("steps cannot have networks of their own here"), "{said}");
     assert!(said.contains("`network = \"default\"`"), "{said}");
 }

@@ -475,11 +475,7 @@ impl Out {
         };
         done.map_err(|source| self.failed(source))?;
         if let Place::Whole { path, partial } = self.place {
-            let failed = |error: tempfile::PathPersistError| DeliverError::File {
-                path: path.clone(),
-                source: error.error,
-            };
-            partial.persist(&path).map_err(failed)?;
+            put_in_place(partial, &path)?;
         }
         Ok(())
     }
@@ -510,10 +506,23 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), DeliverError> 
     let folder = folder.unwrap_or(Path::new("."));
     // Said of the folder itself: the name of the file that is made first means nothing to anybody.
     std::fs::metadata(folder).map_err(failed)?;
-    let mut file = new_file(folder).map_err(failed)?;
+    let (mut file, partial) = new_file(folder).map_err(failed)?.into_parts();
     io::Write::write_all(&mut file, bytes).map_err(failed)?;
-    file.persist(path).map_err(|error| failed(error.error))?;
-    Ok(())
+    put_in_place(partial, path)
+}
+
+/// Gives a whole file its name. What is mounted there, as a container has single files of its host, cannot be replaced: it
+/// is written anew.
+fn put_in_place(partial: tempfile::TempPath, path: &Path) -> Result<(), DeliverError> {
+    let placed = partial.persist(path).or_else(|error| {
+        if error.error.kind() != io::ErrorKind::ResourceBusy {
+            return Err(error.error);
+        }
+        let mut whole = std::fs::File::open(&error.path)?;
+        let mut mounted = std::fs::File::options().write(true).truncate(true).open(path)?;
+        io::copy(&mut whole, &mut mounted).map(drop)
+    });
+    placed.map_err(|source| DeliverError::File { path: path.to_owned(), source })
 }
 
 /// A blob of the store, as those who write images read it.

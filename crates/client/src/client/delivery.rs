@@ -1,5 +1,6 @@
 //! The client's part of a build's outputs: each on its own, so that one that fails takes no other with it.
 
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -173,7 +174,14 @@ impl Client {
         if is_special(&path) || !std::fs::metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
             return Ok(());
         }
-        std::fs::remove_file(&path).map_err(|source| DeliverError::File { path, source })
+        let removed = match std::fs::remove_file(&path) {
+            // It is mounted there: it stays, with nothing in it.
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                std::fs::File::options().write(true).truncate(true).open(&path).map(drop)
+            }
+            removed => removed,
+        };
+        removed.map_err(|source| DeliverError::File { path, source })
     }
 }
 
