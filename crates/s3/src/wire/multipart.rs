@@ -1,5 +1,7 @@
 //! Uploads in parts: nothing is visible until the last request, which names all parts.
 
+use std::time::Duration;
+
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::presigning::{PresignedRequest, PresigningConfig};
@@ -15,6 +17,9 @@ use super::body::body;
 use super::read::unix_time;
 use super::{Wire, failed};
 use crate::failure::{Failure, FailureKind};
+
+/// How long a server may take to join one part to the others: some copy the bytes then, at 32 MB/s if it is a slow one.
+const PART_JOINED: Duration = Duration::from_millis(250);
 
 /// An upload in parts that was begun.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -90,12 +95,13 @@ impl Wire {
 
     /// Makes the parts one object.
     pub(crate) async fn complete(&self, upload: &Upload, parts: &[Part]) -> Result<(), Failure> {
+        let patience = joining(parts.len());
         let parts = parts.iter().map(|part| {
             let named = CompletedPart::builder().part_number(part.number).e_tag(&part.etag);
             named.set_checksum_crc32(part.crc32.clone()).build()
         });
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts.collect())).build();
-        self.call("CompleteMultipartUpload", Patience::SLOW, |_| async {
+        self.call("CompleteMultipartUpload", patience, |_| async {
             let request = self.client.complete_multipart_upload().bucket(&self.bucket);
             let request = request.key(&upload.key).upload_id(&upload.id);
             let completed = request.multipart_upload(parts.clone()).send().await;
@@ -177,4 +183,22 @@ impl Wire {
 fn is_unread<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool {
     let status = error.raw_response().map(|response| response.status().as_u16());
     status.is_some_and(|status| (200..300).contains(&status)) && error.code().is_none()
+}
+
+/// How long making one object of so many parts may take.
+fn joining(parts: usize) -> Patience {
+    Patience::SLOW.and(PART_JOINED.saturating_mul(u32::try_from(parts).unwrap_or(u32::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_copies_parts_has_longer_for_many() {
+        assert!(joining(1).first < Duration::from_secs(31));
+        // 2.3 GB in parts of 8 MiB, of which a server in Python makes one object in 50 s.
+        assert!((60..120).contains(&joining(275).stall.as_secs()));
+        assert!(joining(10_000).first > Duration::from_mins(30));
+    }
 }

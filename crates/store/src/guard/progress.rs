@@ -54,6 +54,13 @@ impl Patience {
         stall: Duration::from_secs(30),
         hedge: Hedge::Never,
     };
+
+    /// The same for a request that may be silent for longer.
+    #[must_use]
+    pub fn and(self, longer: Duration) -> Patience {
+        let (first, stall) = (self.first + longer, self.stall + longer);
+        Patience { first, stall, ..self }
+    }
 }
 
 /// Tells the guard that a request gets on; clones are the same request's.
