@@ -5,6 +5,7 @@
 mod args;
 mod build;
 mod cache;
+mod columns;
 mod doctor;
 mod door;
 mod drain;

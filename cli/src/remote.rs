@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use dcbuild_client::{Client, ClientConfig, Console, Handover, ListedBuild, Purpose, RpcError};
+use dcbuild_client::{
+    Client, ClientConfig, Console, Handover, ListedBuild, ListedWorker, Purpose, RpcError,
+};
 use dcbuild_model::{BuildId, Scope, UnixTime};
 use dcbuild_oci::ImageRef;
 use dcbuild_process::config::CacheUpload;
@@ -15,6 +17,7 @@ use dcbuild_store::{ImageNames, NamedImage};
 
 use crate::args::{Builds, Cluster, EndBuild, Names, OneBuild, RemoveNames, Submit};
 use crate::build::{App, finish, request, working};
+use crate::columns::columns;
 use crate::pick;
 use crate::secure::channel;
 use crate::state::Format;
@@ -90,17 +93,24 @@ pub(crate) async fn ps(app: &App, flags: Builds) -> anyhow::Result<ExitCode> {
 fn listed_builds(builds: &[ListedBuild]) -> String {
     // A column that says the same in each line says nothing.
     let scoped = builds.iter().any(|build| build.scope != Scope::local().as_str());
-    let scope = |text: &str| if scoped { format!("{text:<22}") } else { String::new() };
-    let (id, state, submitted) = ("ID", "STATE", "SUBMITTED");
-    let head = scope("SCOPE");
-    let mut text = format!("{id:<28}{state:<11}{submitted:<22}{head}NAME\n");
-    for build in builds {
-        let (id, state, name) = (build.id, &build.state, &build.name);
+    let line = |build: &ListedBuild| {
         let submitted = build.submitted.map(in_seconds).unwrap_or_default();
-        let scope = scope(&build.scope);
-        text.push_str(&format!("{id:<28}{state:<11}{submitted:<22}{scope}{name}\n"));
+        [
+            build.id.to_string(),
+            build.state.clone(),
+            submitted,
+            build.scope.clone(),
+            build.name.clone(),
+        ]
+    };
+    let head = ["ID", "STATE", "SUBMITTED", "SCOPE", "NAME"].map(str::to_owned);
+    let rows: Vec<_> = std::iter::once(head).chain(builds.iter().map(line)).collect();
+    if scoped {
+        return columns(&rows);
     }
-    text
+    let unscoped =
+        rows.into_iter().map(|[id, state, submitted, _, name]| [id, state, submitted, name]);
+    columns(&unscoped.collect::<Vec<_>>())
 }
 
 fn build_json(build: &ListedBuild) -> serde_json::Value {
@@ -125,27 +135,21 @@ fn goes_on(build: &ListedBuild) -> bool {
 pub(crate) async fn workers(app: &App, flags: Cluster) -> anyhow::Result<ExitCode> {
     match client(app, &flags)?.workers().await {
         Ok(workers) => {
-            let mut text = format!(
-                "{:<28}{:<10}{:<8}{:<24}{:<24}LABELS\n",
-                "ID", "STATE", "JOBS", "PLATFORMS", "PEERS"
-            );
-            for worker in workers {
+            let line = |worker: &ListedWorker| {
                 let jobs = format!("{}/{}", worker.jobs, worker.slots);
                 let labels = worker.labels.iter().map(|(name, value)| format!("{name}={value}"));
                 let labels = labels.collect::<Vec<_>>().join(",");
-                let platforms = worker.platforms.join(",");
                 let peers = match worker.peer_address.as_str() {
                     "" => "-",
                     address => address,
                 };
-                let line = format!(
-                    "{:<28}{:<10}{jobs:<8}{platforms:<23} {peers:<24}{labels}",
-                    worker.id, worker.state
-                );
-                text.push_str(line.trim_end());
-                text.push('\n');
-            }
-            say(&text)
+                let platforms = worker.platforms.join(",");
+                let (id, state) = (worker.id.clone(), worker.state.clone());
+                [id, state, jobs, platforms, peers.to_owned(), labels]
+            };
+            let head = ["ID", "STATE", "JOBS", "PLATFORMS", "PEERS", "LABELS"].map(str::to_owned);
+            let rows: Vec<_> = std::iter::once(head).chain(workers.iter().map(line)).collect();
+            say(&columns(&rows))
         }
         Err(error) => Ok(failed(&error)),
     }
@@ -228,12 +232,12 @@ fn table(rows: &[Row], digest_chars: usize) -> String {
     let familiar = |name: &str| {
         name.parse().map_or_else(|_| name.to_owned(), |name: ImageRef| name.familiar())
     };
-    let mut text = format!("{:<40} {:<20} {}\n", "NAME", "MANIFEST", "TAGGED");
-    for (name, manifest, tagged) in rows {
-        let short: String = manifest.chars().take(digest_chars).collect();
-        text.push_str(&format!("{:<40} {short:<20} {tagged}\n", familiar(name)));
-    }
-    text
+    let line = |(name, manifest, tagged): &Row| {
+        let short = manifest.chars().take(digest_chars).collect();
+        [familiar(name), short, tagged.clone()]
+    };
+    let head = ["NAME", "MANIFEST", "TAGGED"].map(str::to_owned);
+    columns(&std::iter::once(head).chain(rows.iter().map(line)).collect::<Vec<_>>())
 }
 
 pub(crate) async fn rmi(app: &App, flags: RemoveNames) -> anyhow::Result<ExitCode> {
