@@ -75,23 +75,39 @@ impl Judged for Tried {
     }
 }
 
-/// Content of which the length is known.
+/// Content of which the length is known; clones share it.
+#[derive(Clone)]
 pub(crate) enum Spooled {
     Memory(Bytes),
     File(Arc<File>, u64),
 }
 
-impl Spooled {
-    /// Takes all content in, to a file where it is long.
-    async fn new(mut content: BlobStream, folder: &Path) -> Result<Spooled, StoreError> {
+/// Content as far as it is held in memory.
+pub(crate) enum Begun {
+    Whole(Bytes),
+    More(Bytes, BlobStream),
+}
+
+impl Begun {
+    pub(crate) async fn of(mut content: BlobStream) -> Result<Begun, StoreError> {
         let mut memory = BytesMut::new();
         while let Some(piece) = content.try_next().await? {
             memory.extend_from_slice(&piece);
             if memory.len() > MEMORY_BYTES_MAX {
-                return Spooled::file(memory.freeze(), content, folder).await;
+                return Ok(Begun::More(memory.freeze(), content));
             }
         }
-        Ok(Spooled::Memory(memory.freeze()))
+        Ok(Begun::Whole(memory.freeze()))
+    }
+}
+
+impl Spooled {
+    /// Takes all content in, to a file where it is long.
+    async fn new(content: BlobStream, folder: &Path) -> Result<Spooled, StoreError> {
+        match Begun::of(content).await? {
+            Begun::Whole(bytes) => Ok(Spooled::Memory(bytes)),
+            Begun::More(begin, rest) => Spooled::file(begin, rest, folder).await,
+        }
     }
 
     async fn file(
@@ -136,8 +152,8 @@ impl Spooled {
     }
 
     /// The content again, piece by piece.
-    pub(crate) fn stream(self) -> BlobStream {
-        let spooled = Arc::new(self);
+    pub(crate) fn stream(&self) -> BlobStream {
+        let spooled = self.clone();
         let starts = (0..spooled.size()).step_by(CHUNK_BYTES);
         let pieces = starts.map(move |start| {
             let spooled = spooled.clone();

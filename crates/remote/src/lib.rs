@@ -8,6 +8,7 @@
 //! them decides what is kept or who may ask.
 
 mod answer;
+mod away;
 mod certificates;
 mod door;
 mod encrypted;

@@ -21,7 +21,8 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use crate::answer::{error_of, may_pass, unavailable};
-use crate::granted::Granted;
+use crate::away::{Away, WORKERS_AWAY_MAX};
+use crate::granted::{Begun, Granted, Spooled};
 use crate::service::pieces;
 
 /// How long a worker waits for the answer to a write of little: an image's last blobs are among them.
@@ -32,6 +33,12 @@ const TRIES: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// How many digests one question holds.
 const ASKED_MAX: usize = 10_000;
+
+/// How long what is waited for.
+struct Waits {
+    small_writes: Patience,
+    away_max: Duration,
+}
 
 /// A store that is reached over a connection; every byte of a whole read is hashed here.
 #[derive(Clone)]
@@ -49,6 +56,8 @@ struct Wire {
     client: StoreClient<Channel>,
     /// What errors call the store.
     name: String,
+    /// How long the other side is waited for.
+    away_max: Duration,
 }
 
 impl RemoteStore {
@@ -63,31 +72,37 @@ impl RemoteStore {
         name: impl Into<String>,
         store_ca: Option<PathBuf>,
     ) -> RemoteStore {
-        RemoteStore::patient(channel, name, (store_ca, Patience::SMALL), std::env::temp_dir())
+        let waits = Waits { small_writes: Patience::SMALL, away_max: Duration::ZERO };
+        RemoteStore::patient(channel, name, (store_ca, waits), std::env::temp_dir())
     }
 
     /// The same for a worker, for most of whose writes no build waits: a store that takes its time is not left for the
-    /// other side at once. What is on its way there lies in the worker's folder.
+    /// other side at once, and the other side is waited for while it is started again. What is on its way there lies in the
+    /// worker's folder.
     pub fn of_worker(
         channel: Channel,
         name: impl Into<String>,
         store_ca: Option<PathBuf>,
         folder: PathBuf,
     ) -> RemoteStore {
-        RemoteStore::patient(channel, name, (store_ca, WORKERS_PATIENCE), folder)
+        let waits = Waits { small_writes: WORKERS_PATIENCE, away_max: WORKERS_AWAY_MAX };
+        RemoteStore::patient(channel, name, (store_ca, waits), folder)
     }
 
     fn patient(
         channel: Channel,
         name: impl Into<String>,
-        (store_ca, small_writes): (Option<PathBuf>, Patience),
+        (store_ca, waits): (Option<PathBuf>, Waits),
         spool: PathBuf,
     ) -> RemoteStore {
+        let Waits { small_writes, away_max } = waits;
         let (max, name) = (limits::MESSAGE_BYTES_MAX, name.into());
         let client = StoreClient::new(channel).max_decoding_message_size(max);
         let granted = Granted::new(client.clone(), name.clone(), (store_ca, small_writes), spool);
         let granted = Arc::new(granted);
-        RemoteStore { paths: Arc::new(Verified(Paths { wire: Wire { client, name }, granted })) }
+        RemoteStore {
+            paths: Arc::new(Verified(Paths { wire: Wire { client, name, away_max }, granted })),
+        }
     }
 }
 
@@ -140,7 +155,13 @@ impl BlobStore for Paths {
 
     async fn put(&self, blob: &BlobDigest, content: BlobStream) -> Result<u64, StoreError> {
         if !self.granted.may() {
-            return self.wire.put(blob, content).await;
+            return match Begun::of(content).await? {
+                Begun::Whole(bytes) => self.wire.put_again(blob, &Spooled::Memory(bytes)).await,
+                Begun::More(begin, rest) => {
+                    let begin = futures::stream::iter([Ok(begin)]);
+                    self.wire.put(blob, begin.chain(rest).boxed()).await
+                }
+            };
         }
         let content = self.granted.spooled(content).await?;
         match self.granted.put(blob, &content).await {
@@ -153,7 +174,7 @@ impl BlobStore for Paths {
             }
             Err(error) => return Err(error),
         }
-        self.wire.put(blob, content.stream()).await
+        self.wire.put_again(blob, &content).await
     }
 }
 
@@ -180,6 +201,38 @@ impl Wire {
         unavailable(&self.name, status)
     }
 
+    fn away(&self) -> Away {
+        Away::new(self.away_max)
+    }
+
+    /// Writes what can be sent as often as it takes.
+    async fn put_again(&self, blob: &BlobDigest, content: &Spooled) -> Result<u64, StoreError> {
+        let mut away = self.away();
+        loop {
+            match self.put_once(blob, content.stream()).await? {
+                Ok(size) => return Ok(size),
+                Err(status) => {
+                    away.wait(status).await.map_err(|status| error_of(&self.name, blob, status))?;
+                }
+            }
+        }
+    }
+
+    /// Writes a blob; what failed is the content, or what the other side said.
+    async fn put_once(
+        &self,
+        blob: &BlobDigest,
+        content: BlobStream,
+    ) -> Result<Result<u64, Status>, StoreError> {
+        let broken = Broken::default();
+        let request = put_pieces(*blob, content, broken.clone());
+        let reply = self.client.clone().put(request).await;
+        if let Some(error) = broken.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Err(error);
+        }
+        Ok(reply.map(|reply| reply.into_inner().size))
+    }
+
     fn nonsense(&self, message: impl Into<String>) -> StoreError {
         self.unavailable(Status::internal(message))
     }
@@ -192,8 +245,12 @@ impl BlobStore for Wire {
         for blobs in blobs.chunks(ASKED_MAX) {
             let blobs = blobs.iter().map(ToString::to_string).collect();
             let request = pb::FindMissingRequest { blobs };
-            let reply = self.client.clone().find_missing(request).await;
-            for text in reply.map_err(|status| self.unavailable(status))?.into_inner().missing {
+            let ask = || {
+                let (mut client, request) = (self.client.clone(), request.clone());
+                async move { client.find_missing(request).await }
+            };
+            let reply = self.away().ask(ask).await;
+            for text in reply.map_err(|status| self.unavailable(status))?.missing {
                 let blob = text.parse().map_err(|_| self.nonsense("a digest is malformed"))?;
                 missing.push(blob);
             }
@@ -209,6 +266,7 @@ impl BlobStore for Wire {
             range,
             pieces: None,
             failed: 0,
+            away: self.away(),
         };
         reading.open().await?;
         let pieces = futures::stream::try_unfold(reading, |mut reading| async move {
@@ -218,14 +276,8 @@ impl BlobStore for Wire {
     }
 
     async fn put(&self, blob: &BlobDigest, content: BlobStream) -> Result<u64, StoreError> {
-        let broken = Broken::default();
-        let request = put_pieces(*blob, content, broken.clone());
-        let reply = self.client.clone().put(request).await;
-        if let Some(error) = broken.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            return Err(error);
-        }
-        let reply = reply.map_err(|status| error_of(&self.name, blob, status))?;
-        Ok(reply.into_inner().size)
+        let size = self.put_once(blob, content).await?;
+        size.map_err(|status| error_of(&self.name, blob, status))
     }
 }
 
@@ -270,6 +322,7 @@ struct Reading {
     pieces: Option<Streaming<pb::Piece>>,
     /// How often it failed since the last byte came.
     failed: u32,
+    away: Away,
 }
 
 impl Reading {
@@ -290,6 +343,7 @@ impl Reading {
     /// Waits before another try, unless that is of no use.
     async fn pause(&mut self, status: Status) -> Result<(), StoreError> {
         self.failed += 1;
+        let Err(status) = self.away.wait(status).await else { return Ok(()) };
         if self.failed >= TRIES || !may_pass(&status) {
             return Err(error_of(&self.name, &self.blob, status));
         }
@@ -310,6 +364,7 @@ impl Reading {
                     self.range.start = self.range.start.saturating_add(length);
                     self.range.length = self.range.length.map(|left| left.saturating_sub(length));
                     self.failed = 0;
+                    self.away.over();
                     return Ok(Some(piece.bytes));
                 }
                 Err(status) => {
@@ -322,8 +377,18 @@ impl Reading {
 }
 
 impl RemoteStore {
-    fn wire(&self) -> (StoreClient<Channel>, impl Fn(Status) -> StoreError) {
-        (self.paths.0.wire.client.clone(), |status| self.paths.0.wire.unavailable(status))
+    /// Asks the other side, while it is away as well.
+    async fn ask<Q: Clone, T, F>(
+        &self,
+        request: Q,
+        question: impl Fn(StoreClient<Channel>, Q) -> F,
+    ) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<tonic::Response<T>, Status>>,
+    {
+        let wire = &self.paths.0.wire;
+        let ask = || question(wire.client.clone(), request.clone());
+        wire.away().ask(ask).await.map_err(|status| wire.unavailable(status))
     }
 
     fn same_count(&self, asked: usize, answered: usize) -> Result<(), StoreError> {
@@ -341,12 +406,13 @@ impl RemoteStore {
 #[async_trait::async_trait]
 impl LayerIndex for RemoteStore {
     async fn find_forms(&self, layers: &[LayerId]) -> Result<Vec<Vec<StoredBlob>>, StoreError> {
-        let (mut client, failed) = self.wire();
         let mut found = Vec::with_capacity(layers.len());
         for layers in layers.chunks(ASKED_MAX) {
             let asked = layers.iter().map(ToString::to_string).collect();
-            let reply = client.find_layers(pb::FindLayersRequest { layers: asked }).await;
-            let reply = reply.map_err(&failed)?.into_inner().layers;
+            let request = pb::FindLayersRequest { layers: asked };
+            let ask =
+                async |mut client: StoreClient<Channel>, request| client.find_layers(request).await;
+            let reply = self.ask(request, ask).await?.layers;
             self.same_count(layers.len(), reply.len())?;
             for forms in reply {
                 let read = |bytes: &Bytes| from_bytes("stored blob", bytes);
@@ -358,10 +424,10 @@ impl LayerIndex for RemoteStore {
     }
 
     async fn put_form(&self, layer: &LayerId, stored: &StoredBlob) -> Result<(), StoreError> {
-        let (mut client, failed) = self.wire();
         let stored = to_bytes(stored).into();
         let request = pb::PutLayerRequest { layer: layer.to_string(), stored };
-        client.put_layer(request).await.map_err(failed)?;
+        self.ask(request, async |mut client: StoreClient<Channel>, it| client.put_layer(it).await)
+            .await?;
         Ok(())
     }
 
@@ -369,12 +435,13 @@ impl LayerIndex for RemoteStore {
         &self,
         digests: &[LayerDigest],
     ) -> Result<Vec<Option<HashedBase>>, StoreError> {
-        let (mut client, failed) = self.wire();
         let mut found = Vec::with_capacity(digests.len());
         for digests in digests.chunks(ASKED_MAX) {
             let asked = digests.iter().map(ToString::to_string).collect();
-            let reply = client.find_bases(pb::FindBasesRequest { digests: asked }).await;
-            let reply = reply.map_err(&failed)?.into_inner().bases;
+            let request = pb::FindBasesRequest { digests: asked };
+            let ask =
+                async |mut client: StoreClient<Channel>, request| client.find_bases(request).await;
+            let reply = self.ask(request, ask).await?.bases;
             self.same_count(digests.len(), reply.len())?;
             for base in reply {
                 let read = |bytes: Bytes| from_bytes("hashed base", &bytes);
@@ -386,10 +453,10 @@ impl LayerIndex for RemoteStore {
     }
 
     async fn put_base(&self, digest: &LayerDigest, base: &HashedBase) -> Result<(), StoreError> {
-        let (mut client, failed) = self.wire();
         let base = to_bytes(base).into();
         let request = pb::PutBaseRequest { digest: digest.to_string(), base };
-        client.put_base(request).await.map_err(failed)?;
+        self.ask(request, async |mut client: StoreClient<Channel>, it| client.put_base(it).await)
+            .await?;
         Ok(())
     }
 }
@@ -397,18 +464,18 @@ impl LayerIndex for RemoteStore {
 #[async_trait::async_trait]
 impl CacheVersions for RemoteStore {
     async fn find(&self, scope: &Scope, id: &str) -> Result<Option<CacheVersion>, StoreError> {
-        let (mut client, failed) = self.wire();
         let request = pb::FindCacheRequest { scope: scope.to_string(), id: id.to_owned() };
-        let found = client.find_cache(request).await.map_err(failed)?.into_inner().version;
+        let ask = async |mut client: StoreClient<Channel>, it| client.find_cache(it).await;
+        let found = self.ask(request, ask).await?.version;
         let found = found.map(|bytes| from_bytes("cache version", &bytes)).transpose();
         found.map_err(|error| self.malformed(error))
     }
 
     async fn put(&self, scope: &Scope, version: &CacheVersion) -> Result<(), StoreError> {
-        let (mut client, failed) = self.wire();
         let version = to_bytes(version).into();
         let request = pb::PutCacheRequest { scope: scope.to_string(), version };
-        client.put_cache(request).await.map_err(failed)?;
+        self.ask(request, async |mut client: StoreClient<Channel>, it| client.put_cache(it).await)
+            .await?;
         Ok(())
     }
 }
