@@ -98,9 +98,13 @@ impl Packing<'_> {
         for (step, record) in &steps.results {
             found.insert(*step, vec![Record::clone(record)]);
         }
-        let count = u32::try_from(plan.steps.len()).unwrap_or(u32::MAX);
-        let all: Vec<StepIndex> = (0..count).map(StepIndex).collect();
-        choose(plan, &found, &all).taken.into_values().collect()
+        // What has no record is not wanted: what reads of it would fall out with it.
+        let all: Vec<StepIndex> = found.keys().copied().collect();
+        let mut taken = choose(plan, &found, &all).taken;
+        let of_outputs = steps.of_outputs();
+        let results = steps.results.iter().filter(|(step, _)| of_outputs.contains(step));
+        taken.extend(results.map(|(step, record)| (*step, Record::clone(record))));
+        taken.into_values().collect()
     }
 
     /// Waits until the layers of records have come to the store, or nobody sends them.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::pack::Packed;
+use crate::place::PlaceError;
 
 /// What our manifests say that they are.
 pub const ARTIFACT_TYPE: &str = "application/vnd.dcbuild.cache.v2";
@@ -69,6 +70,17 @@ pub struct Section {
     pub config: Measured,
     /// The blobs that they speak of.
     pub blobs: Vec<Measured>,
+}
+
+impl Artifact {
+    /// Whether somebody can read it: nothing is to be sent, or replaced, for what nobody can.
+    pub(crate) fn check_size(&self) -> Result<(), PlaceError> {
+        let (blobs, bytes) = (self.blobs.len(), self.manifest.len());
+        if blobs <= BLOBS_MAX && bytes <= MANIFEST_BYTES_MAX {
+            return Ok(());
+        }
+        Err(PlaceError::TooMany { blobs, bytes, max: BLOBS_MAX, bytes_max: MANIFEST_BYTES_MAX })
+    }
 }
 
 fn named(key: &str) -> BTreeMap<String, String> {
@@ -285,6 +297,24 @@ mod tests {
         let others = [section(1, 2), section(2, 40_000), section(3, 2)];
         let (manifest, kept) = artifact.beside(&others);
         assert_eq!((kept, recognise(&manifest)), (1, records(&others[..1])));
+    }
+
+    #[test]
+    fn a_cache_that_nobody_could_read_is_not_sent() {
+        let artifact = |blobs: u32, bytes: usize| {
+            let blob = |number: u32| (BlobDigest(Digest::of(&number.to_le_bytes())), 1);
+            let (key, blobs) = (None, (0..blobs).map(blob).collect());
+            let manifest = Bytes::from(vec![b' '; bytes]);
+            Artifact { key, manifest, config: Bytes::from("{}"), blobs }
+        };
+        artifact(100_000, 4 << 20).check_size().unwrap();
+        for (blobs, bytes) in [(100_001, 7), (1, (4 << 20) + 1)] {
+            let said = artifact(blobs, bytes).check_size().unwrap_err().to_string();
+            assert!(
+                said.contains(&format!("{blobs} blobs make a manifest of {bytes} bytes")),
+                "{said}"
+            );
+        }
     }
 
     #[test]

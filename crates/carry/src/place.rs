@@ -69,6 +69,21 @@ pub enum PlaceError {
         /// How large it may be.
         max: u64,
     },
+    /// A cache has more in it than one manifest can name.
+    #[error(
+        "{blobs} blobs make a manifest of {bytes} bytes, and nobody reads more than {max} blobs or {bytes_max} bytes: make the \
+         cache of fewer records, as `dcbuild cache prune` and mode=min do, or give the other side the store itself"
+    )]
+    TooMany {
+        /// How many blobs it has.
+        blobs: usize,
+        /// How large its manifest is.
+        bytes: usize,
+        /// How many blobs there may be.
+        max: usize,
+        /// How large a manifest may be.
+        bytes_max: usize,
+    },
     /// A blob has other bytes than its name says.
     #[error("{blob} at {place} is damaged")]
     Damaged {
@@ -92,6 +107,7 @@ impl PlaceError {
             | PlaceError::Records { .. }
             | PlaceError::Inline { .. }
             | PlaceError::TooLarge { .. }
+            | PlaceError::TooMany { .. }
             | PlaceError::Damaged { .. } => Fault::Request,
         }
     }

@@ -78,6 +78,7 @@ pub async fn send(
     place: &dyn Place,
 ) -> Result<Sent, SendError> {
     let sent = async {
+        artifact.check_size()?;
         let blob = |blob: &Measured| {
             let reader = StoreBlob { store: store.clone(), blob: *blob };
             let reader: Arc<dyn BlobReader> = Arc::new(reader);

@@ -247,7 +247,9 @@ impl KeyIndex for RedisIndex {
     async fn touch(&self, keys: &[IndexKey], now: UnixTime) -> Result<(), StoreError> {
         for some in keys.chunks(KEYS_MAX) {
             let args = std::iter::once(text(&millis(now))).chain(some.iter().map(member));
-            self.whether(&self.scripts.touch, &[], &args.collect::<Vec<_>>()).await?;
+            let touched = self.script(&self.scripts.touch, &[], &args.collect::<Vec<_>>()).await;
+            // What is not known to be used may be swept: then the index does not know all.
+            touched.map_err(|fault| self.owing(fault))?;
         }
         Ok(())
     }

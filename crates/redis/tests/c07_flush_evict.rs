@@ -98,6 +98,9 @@ async fn c07_full_without_eviction() {
     let looked = index.find(&[key(1)]).await.unwrap();
     assert!(!looked.complete && !looked.found[0].is_empty(), "it reads, and is not complete");
     assert!(!index.end_fill(&began).await.unwrap(), "the fill lacks something");
+    // What a build uses is noted all the same: else a sweep took it.
+    index.touch(&[key(1)], at(77)).await.unwrap();
+    assert_eq!(index.last_used(&[key(1)]).await.unwrap(), [Some(at(77))]);
     let again = index.begin_fill(at(10), at(11)).await;
     assert!(matches!(again, Err(StoreError::Full { .. })), "{again:?}");
 

@@ -180,7 +180,8 @@ impl Catalog {
             let seal = &self.inner.parts.seal;
             let fields: Vec<Found> =
                 fields.into_iter().filter(|(field, _)| !seal.is_foreign(field)).collect();
-            if fields.is_empty() && !complete {
+            // Of a step it may know an older record and lack the one that a later build made anew.
+            if !complete && (fields.is_empty() || steps::is_key(key)) {
                 absent.push(at);
             }
             let mut documents = Vec::new();
@@ -188,7 +189,9 @@ impl Catalog {
                 // A field that nothing can be called is nonsense of the index.
                 let Ok(name) = name_of(key, &field) else {
                     self.count(|tallies| &tallies.refused);
-                    absent.push(at);
+                    if absent.last() != Some(&at) {
+                        absent.push(at);
+                    }
                     continue;
                 };
                 if let Some(document) = self.open(&name, &value) {
@@ -203,7 +206,7 @@ impl Catalog {
             }
             found.push(documents);
         }
-        let listed = self.list_absent(keys, &absent, &mut missing).await;
+        let listed = self.list_absent((keys, &found), &absent, &mut missing).await;
         let read = self.read_missing(keys, missing, &mut found).await;
         for error in [&listed, &read].into_iter().filter_map(|done| done.as_ref().err()) {
             self.store_failed(error);
@@ -236,7 +239,7 @@ impl Catalog {
     /// Asks the store for the names under keys that the index does not know.
     async fn list_absent(
         &self,
-        keys: &[IndexKey],
+        (keys, found): (&[IndexKey], &[Vec<Found>]),
         absent: &[usize],
         missing: &mut Vec<(usize, ObjectName, String)>,
     ) -> Result<(), StoreError> {
@@ -249,14 +252,19 @@ impl Catalog {
         );
         let lists: Vec<_> = lists.collect();
         let mut lists = futures::stream::iter(lists).buffer_unordered(AT_ONCE);
+        let mut listed = Vec::new();
         while let Some((at, objects)) = lists.try_next().await? {
             for object in objects {
                 let field = field_of(&object.name).to_owned();
-                if !self.inner.parts.seal.is_foreign(&field) {
-                    missing.push((at, object.name, field));
+                let is_read = found[at].iter().any(|(known, _)| *known == field);
+                let is_asked =
+                    missing.iter().any(|(of, name, _)| (*of, name) == (at, &object.name));
+                if !is_read && !is_asked && !self.inner.parts.seal.is_foreign(&field) {
+                    listed.push((at, object.name, field));
                 }
             }
         }
+        missing.extend(listed);
         Ok(())
     }
 

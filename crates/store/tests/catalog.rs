@@ -160,6 +160,31 @@ async fn a_flushed_index_costs_one_look_at_the_store() {
     assert_eq!((counts.store_reads, counts.store_lists), (0, 0), "the index is complete again");
 }
 
+/// As one that was away while a build made a step anew.
+#[tokio::test]
+async fn an_index_that_knows_an_older_record_alone_is_believed_no_further_than_it_is_complete() {
+    let (world, older) = (World::new(), record());
+    let newer = contract::record("a", Some("b"), 8);
+    let catalog = world.catalog();
+    catalog.fill().await.unwrap();
+    StepIndex::put(&catalog, &Scope::local(), &older).await.unwrap();
+    let other = World { objects: world.objects.clone(), ..World::new() };
+    let later = other.catalog();
+    // Its clock goes with what it writes.
+    for number in 0..9 {
+        let unrelated = contract::record("z", None, number);
+        StepIndex::put(&later, &Scope::local(), &unrelated).await.unwrap();
+    }
+    StepIndex::put(&later, &Scope::local(), &newer).await.unwrap();
+    assert_eq!(found(&catalog, &older.recipe).await, std::slice::from_ref(&older), "complete");
+    world.index.mark_incomplete().await.unwrap();
+    let reads = catalog.counts().store_reads;
+    for key in [older.recipe, older.outcome.unwrap()] {
+        assert_eq!(found(&catalog, &key).await, [older.clone(), newer.clone()]);
+    }
+    assert_eq!(catalog.counts().store_reads, reads + 2, "what is known is not read again");
+}
+
 #[tokio::test]
 async fn what_does_not_carry_our_seal_is_no_record() {
     let (world, record) = (World::new(), record());

@@ -22,6 +22,11 @@ fn key_of(scope: &Scope, key: &StepKey) -> IndexKey {
     IndexKey(format!("scope/{scope}/step/{}", key.0.hex()))
 }
 
+/// Whether a key is of the records of a step.
+pub(super) fn is_key(key: &IndexKey) -> bool {
+    key.0.starts_with("scope/") && key.0.contains("/step/")
+}
+
 #[async_trait::async_trait]
 impl StepIndex for Catalog {
     async fn find(&self, scope: &Scope, keys: &[StepKey]) -> Result<Vec<Vec<Record>>, StoreError> {
