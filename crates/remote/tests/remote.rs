@@ -1,5 +1,4 @@
 //! The remote store keeps the contract of any store, and survives a connection that is cut.
-#![expect(clippy::unwrap_used, reason = "test")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -20,23 +19,47 @@ use hyper_util::rt::TokioIo;
 use tokio_util::task::TaskTracker;
 use tonic::transport::{Channel, Endpoint, Server};
 
-async fn remote(blobs: Arc<dyn BlobStore>) -> RemoteStore {
+fn remote(blobs: Arc<dyn BlobStore>) -> RemoteStore {
     let service = StoreService::new(blobs, Arc::new(MemoryLayers::default()));
-    RemoteStore::new(serve(service).await, "remote")
+    RemoteStore::new(serve(service), "remote")
 }
 
-async fn serve(service: StoreService) -> Channel {
+fn serve(service: StoreService) -> Channel {
+    away(service, 0)
+}
+
+/// A channel to a side that is away, for so many tries to connect.
+fn away(service: StoreService, tries: u32) -> Channel {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     let streams = futures::stream::iter([Ok::<_, std::io::Error>(theirs)]);
     let server = Server::builder().add_service(service.into_server());
     drop(TaskTracker::new().spawn(async move { server.serve_with_incoming(streams).await }));
-    let mut ours = Some(TokioIo::new(ours));
+    let (mut ours, mut left) = (Some(TokioIo::new(ours)), tries);
     let connector = tower::service_fn(move |_| {
-        let stream = ours.take().ok_or_else(|| std::io::Error::other("used up"));
-        std::future::ready(stream)
+        let stream = if left > 0 { None } else { ours.take() };
+        left = left.saturating_sub(1);
+        std::future::ready(stream.ok_or_else(|| std::io::Error::other("away, or used up")))
     });
-    let endpoint = Endpoint::from_static("http://store");
-    endpoint.connect_with_connector(connector).await.unwrap()
+    Endpoint::from_static("http://store").connect_with_connector_lazy(connector)
+}
+
+/// As a coordinator that is started again.
+#[tokio::test(start_paused = true)]
+async fn a_worker_waits_for_another_side_that_is_away_and_a_client_does_not() {
+    let memory = Arc::new(MemoryBlobs::default());
+    let blob = memory.insert("here");
+    let layer = LayerId(blob.0);
+    let channel = || away(StoreService::new(memory.clone(), Arc::new(MemoryLayers::default())), 10);
+    let worker = || RemoteStore::of_worker(channel(), "remote", None, std::env::temp_dir());
+    assert_eq!(read_bytes(&worker(), &blob, 10).await.unwrap(), "here");
+    assert_eq!(worker().find_missing(&[blob]).await.unwrap(), []);
+    assert_eq!(forms_of(&worker(), &layer).await.unwrap(), []);
+    let small = BlobDigest(Digest::of(b"small"));
+    assert_eq!(worker().put(&small, stream_of(&b"small"[..])).await.unwrap(), 5);
+    assert_eq!(read_bytes(&*memory, &small, 10).await.unwrap(), "small");
+    let client = RemoteStore::new(channel(), "remote");
+    let asked = client.find_missing(&[blob]).await;
+    assert!(matches!(asked, Err(StoreError::Unavailable { .. })), "{asked:?}");
 }
 
 /// Grants writes at a server that never answers, as long as it does not know that.
@@ -75,7 +98,7 @@ async fn a_write_under_way_is_given_up_once_the_other_side_knows_the_store_to_be
     let memory = Arc::new(MemoryBlobs::default());
     let service = StoreService::new(memory.clone(), Arc::new(MemoryLayers::default()));
     let store = RemoteStore::of_worker(
-        serve(service.with_grants(Some(silent.clone()))).await,
+        serve(service.with_grants(Some(silent.clone()))),
         "remote",
         None,
         std::env::temp_dir(),
@@ -95,7 +118,7 @@ async fn what_a_worker_sends_lies_in_its_own_folder() {
     let silent = Arc::new(Silent { url, asked: AtomicU32::new(0) });
     let service =
         StoreService::new(Arc::new(MemoryBlobs::default()), Arc::new(MemoryLayers::default()));
-    let channel = serve(service.with_grants(Some(silent))).await;
+    let channel = serve(service.with_grants(Some(silent)));
     let folder = std::path::PathBuf::from("/nowhere/at/all");
     let store = RemoteStore::of_worker(channel, "remote", None, folder);
     let bytes = vec![7; 9 << 20];
@@ -106,12 +129,12 @@ async fn what_a_worker_sends_lies_in_its_own_folder() {
 
 #[tokio::test]
 async fn it_is_a_blob_store_like_any_other() {
-    contract::blobs(&remote(Arc::new(MemoryBlobs::default())).await).await;
+    contract::blobs(&remote(Arc::new(MemoryBlobs::default()))).await;
 }
 
 #[tokio::test]
 async fn large_blobs_travel_in_pieces() {
-    let store = remote(Arc::new(MemoryBlobs::default())).await;
+    let store = remote(Arc::new(MemoryBlobs::default()));
     let bytes: Vec<u8> = (0..=255).cycle().take(3 * CHUNK_BYTES + 17).collect();
     let blob = BlobDigest(Digest::of(&bytes));
     store.put(&blob, stream_of(bytes.clone())).await.unwrap();
@@ -122,7 +145,7 @@ async fn large_blobs_travel_in_pieces() {
 async fn wrong_bytes_are_not_believed() {
     let memory = Arc::new(MemoryBlobs::default());
     let blob = memory.insert("right");
-    let store = remote(memory.clone()).await;
+    let store = remote(memory.clone());
     memory.corrupt(&blob, "wrong");
     let read = read_bytes(&store, &blob, 100).await;
     assert!(matches!(read, Err(StoreError::Corrupt { .. })), "{read:?}");
@@ -130,7 +153,7 @@ async fn wrong_bytes_are_not_believed() {
 
 #[tokio::test]
 async fn layers_and_bases_are_found_again() {
-    let store = remote(Arc::new(MemoryBlobs::default())).await;
+    let store = remote(Arc::new(MemoryBlobs::default()));
     let digest = Digest::of(b"x");
     let (layer, base) = (LayerId(digest), LayerDigest(digest));
     assert_eq!(forms_of(&store, &layer).await.unwrap(), []);
@@ -178,6 +201,6 @@ async fn a_cut_read_goes_on_where_it_was() {
     let blobs = MemoryBlobs::default();
     let bytes = b"one byte after the other, and then some more";
     let blob = blobs.insert(&bytes[..]);
-    let store = remote(Arc::new(Cut { blobs, cuts: AtomicU32::new(8) })).await;
+    let store = remote(Arc::new(Cut { blobs, cuts: AtomicU32::new(8) }));
     assert_eq!(read_bytes(&store, &blob, 100).await.unwrap(), bytes[..]);
 }
