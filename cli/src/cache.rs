@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use dcbuild_carry::{Carried, NoPacks, Packs, Place, TakeError, why_unopened};
 use dcbuild_client::caches::Where;
-use dcbuild_client::{Reach, docker_logins, explained, place_of};
+use dcbuild_client::{Asking, Reach, docker_logins, explained, place_of};
 use dcbuild_coordinator::{CarryError, Exported, Stores, View, cache as ask_here, export, import};
 use dcbuild_model::{BlobDigest, Compression, LayerId, Scope, UnixTime};
 use dcbuild_process::{ByteSize, Clock as _, SystemClock, parse_duration};
@@ -270,18 +270,22 @@ async fn carry(
     scope: Option<Scope>,
     (way, from_to): (Way, &str),
 ) -> anyhow::Result<ExitCode> {
-    let scope = scope_here(app, scope);
+    // Builds of one machine are of one scope, whoever made what they import.
+    let into = match &place {
+        Kept::Here => Some(scope_here(app, scope.clone())),
+        Kept::Store(_) | Kept::Cluster(_) => scope.clone(),
+    };
     let reach = Reach {
         registries: registries(&app.config, &app.env)?,
         logins: docker_logins(&app.env),
         working: working()?,
     };
-    let there: Arc<dyn Place> = place_of(&meant(from_to, way)?, &reach).await?;
+    let there: Arc<dyn Place> = place_of(&meant(from_to, way)?, &reach, Asking::Patiently).await?;
     let move_it = async |stores: &Stores, packs: &dyn Packs| -> anyhow::Result<Told> {
         Ok(match way {
             Way::Out => {
                 let Exported { records, left, sent } =
-                    export(stores, &scope, packs, &*there).await?;
+                    export(stores, scope.as_ref(), packs, &*there).await?;
                 let size = bytes(sent.bytes);
                 if let Some(replaced) = &sent.replaced {
                     complain(&format!("warning: {from_to}: {replaced}\n"));
@@ -290,11 +294,13 @@ async fn carry(
                 Told { text, left, refused: (Vec::new(), ""), damaged: BTreeMap::new() }
             }
             Way::In => {
-                let taken = import(stores, &scope, &*there).await;
+                let taken = import(stores, into.as_ref(), &*there).await;
                 let taken = taken.map_err(not_ended)?;
-                let Carried { records, blobs, bytes: size, refused, left, damaged } = taken;
+                let Carried { records, blobs, bytes: size, scopes, refused, left, damaged } = taken;
                 let size = bytes(size);
-                let text = format!("imported {records} records and {blobs} blobs, {size}\n");
+                let scopes = scopes.iter().map(Scope::as_str).collect::<Vec<_>>().join(", ");
+                let into = if scopes.is_empty() { scopes } else { format!(" (scope {scopes})") };
+                let text = format!("imported {records} records and {blobs} blobs, {size}{into}\n");
                 Told { text, left, refused: (refused, why_unopened(&stores.seal)), damaged }
             }
         })

@@ -3,11 +3,12 @@
 //! Only records that carry this coordinator's seal count. Where others submit builds, that must be a seal that nobody can
 //! forge: else whoever names a place could put what he likes under the keys of others.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dcbuild_carry::documents::DOCUMENTS_BYTES_MAX;
 use dcbuild_carry::{Borrowed, Lender, Loan, NotLent, why_unopened};
-use dcbuild_model::{BlobDigest, limits};
+use dcbuild_model::{BlobDigest, Scope, limits};
 use dcbuild_progress::{Log, Stream, Update, VertexId, Warning};
 use dcbuild_proto::document::{Answer, Question};
 use dcbuild_store::read_bytes;
@@ -49,6 +50,18 @@ impl Lender for ClientLender {
 enum Said {
     Note(String),
     Warning(String),
+}
+
+/// What is to be said where all records are of scopes that a build takes nothing from.
+fn none_readable(scopes: &BTreeMap<Scope, usize>, own: &Scope) -> Option<String> {
+    if scopes.is_empty() || scopes.keys().any(|scope| own.is_within(scope)) {
+        return None;
+    }
+    let of = scopes.keys().map(Scope::as_str).collect::<Vec<_>>().join(", ");
+    Some(format!(
+        "nothing is taken from it: its records are of the scope {of}, and this build, of {own}, takes those of its own scope and \
+         of the ones above; write the cache from one of these (--scope, DCBUILD_SCOPE)"
+    ))
 }
 
 /// Looks at all places that a build names, before it looks for its records. What fails is a miss.
@@ -111,13 +124,14 @@ async fn one(
     };
     let foreign = borrowed.keep_opened(&stores.seal);
     let records = borrowed.documents.records();
+    let of_others = none_readable(&borrowed.documents.scopes(), &build.scope);
     let lender = ClientLender { build: build.clone(), source, since: Instant::now() };
     match Loan::new(borrowed, stores.seal.clone(), Arc::new(lender)).await {
         Ok(loan) => lent.lend(build.id, loan),
         Err(error) => return Ok(Some(Said::Warning(dcbuild_process::story(&error)))),
     }
     if foreign.is_empty() {
-        return Ok(Some(Said::Note(said)));
+        return Ok(Some(of_others.map_or(Said::Note(said), Said::Warning)));
     }
     let (count, why) = (foreign.len(), why_unopened(&stores.seal));
     let text = format!("{count} documents {why}, and are passed over; {records} are left");

@@ -243,7 +243,7 @@ async fn stats(stores: &Stores, view: &View) -> Result<CacheStats, StoreError> {
 
 fn place_of(thing: &Thing) -> usize {
     match thing.kind {
-        ThingKind::Record { .. } => 0,
+        ThingKind::Record { .. } | ThingKind::Replaced => 0,
         ThingKind::Form { .. } => 1,
         ThingKind::Base => 2,
         ThingKind::Image => 3,

@@ -1,10 +1,12 @@
 //! The whole cache of a store, carried to another place and back.
 
+use std::collections::BTreeMap;
+
 use dcbuild_carry::{
-    Artifact, Carried, Found, Packs, Place, PlaceError, SendError, Sent, TakeError, Wish, look,
-    pack, send, take,
+    Artifact, Carried, Found, Packed, Packs, Place, PlaceError, SendError, Sent, TakeError, Wish,
+    look, pack, send, take,
 };
-use dcbuild_model::Scope;
+use dcbuild_model::{Record, Scope};
 use dcbuild_store::StoreError;
 use dcbuild_store::sweep::ThingKind;
 
@@ -41,6 +43,12 @@ pub enum CarryError {
     /// It could not be taken.
     #[error(transparent)]
     Take(#[from] TakeError),
+    /// There is nothing to be exported.
+    #[error("there is nothing to export: {reason}")]
+    Nothing {
+        /// What there is instead.
+        reason: String,
+    },
     /// There is no exported cache.
     #[error("{place} holds no exported cache: {reason}")]
     NoCache {
@@ -51,32 +59,61 @@ pub enum CarryError {
     },
 }
 
-/// Sends the records of a scope, and all that they speak of, to a place.
+/// Sends the records of a store, and all that they speak of, to a place: those of all scopes, or those of one with the ones
+/// below it, and with what these may read of the ones above.
 pub async fn export(
     stores: &Stores,
-    scope: &Scope,
+    scope: Option<&Scope>,
     packs: &dyn Packs,
     place: &dyn Place,
 ) -> Result<Exported, CarryError> {
     let inventory = stores.swept.inventory().await?;
-    let records = stores.swept.records(&inventory).await?;
-    let ours = records.into_iter().filter(|(place, record)| {
-        inventory.things.get(*place).is_some_and(|thing| {
-            matches!(&thing.kind, ThingKind::Record { scope: of, key } if of == scope && record.recipe == *key)
-        })
-    });
-    let records: Vec<_> = ours.map(|(_, record)| record).collect();
-    let (scope, seal) = (scope.clone(), stores.seal.clone());
-    let wish = Wish { scope, seal, compression: None, within: None };
-    let packed = pack(&stores.shelf(), packs, &records, &wish).await?;
+    let mut by_scope: BTreeMap<Scope, Vec<Record>> = BTreeMap::new();
+    for (place, record) in stores.swept.records(&inventory).await? {
+        if let Some(thing) = inventory.things.get(place)
+            && let ThingKind::Record { scope, key } = &thing.kind
+            && record.recipe == *key
+        {
+            by_scope.entry(scope.clone()).or_default().push(record);
+        }
+    }
+    let is_meant =
+        |of: &Scope| scope.is_none_or(|scope| of.is_within(scope) || scope.is_within(of));
+    let has_own = by_scope.keys().any(|of| scope.is_none_or(|scope| of.is_within(scope)));
+    if !has_own {
+        return Err(CarryError::Nothing { reason: whose(scope, by_scope.keys()) });
+    }
+    let mut whole: Option<Packed> = None;
+    for (scope, records) in by_scope.into_iter().filter(|(of, _)| is_meant(of)) {
+        let wish = Wish { scope, seal: stores.seal.clone(), compression: None, within: None };
+        let packed = pack(&stores.shelf(), packs, &records, &wish).await?;
+        match &mut whole {
+            Some(whole) => whole.join(packed),
+            None => whole = Some(packed),
+        }
+    }
+    let Some(packed) = whole else {
+        return Err(CarryError::Nothing { reason: whose(scope, [].iter()) });
+    };
     let sent = send(&Artifact::new(&packed), &stores.blobs, place).await?;
     Ok(Exported { records: packed.records, left: packed.left, sent })
 }
 
-/// Takes an exported cache into a scope, as far as the store's own seal opens it.
+/// Whose records a store has that has none of what is meant.
+fn whose<'a>(scope: Option<&Scope>, there: impl Iterator<Item = &'a Scope>) -> String {
+    let there: Vec<&str> = there.map(Scope::as_str).collect();
+    match scope {
+        Some(scope) if !there.is_empty() => {
+            format!("the scope {scope} has no records here, {} has", there.join(", "))
+        }
+        _ => "the store has no records".to_owned(),
+    }
+}
+
+/// Takes an exported cache, as far as the store's own seal opens it; into another scope than its own, if one is given.
 pub async fn import(
     stores: &Stores,
-    scope: &Scope,
+    scope: Option<&Scope>,
     place: &dyn Place,
 ) -> Result<Carried, CarryError> {
     let found = look(place).await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dcbuild_carry::{Lent, Packs, Shelf};
 use dcbuild_fetch::FetchConfig;
-use dcbuild_model::{LayerId, Platform, Scope, limits};
+use dcbuild_model::{BuildId, LayerId, Platform, Scope, limits};
 use dcbuild_process::Clock;
 use dcbuild_registry::RegistryConfig;
 use dcbuild_store::{
@@ -178,8 +178,17 @@ impl Stores {
             return self;
         }
         let lent = Arc::new(Lent::new(self.shelf()));
-        let (blobs, steps, layers) = (lent.clone(), lent.clone(), lent.clone());
-        Stores { blobs, steps, layers, lent: Some(lent), ..self }
+        // Records are found by the builds that they are lent to.
+        let (blobs, layers) = (lent.clone(), lent.clone());
+        Stores { blobs, layers, lent: Some(lent), ..self }
+    }
+
+    /// The stores as a build sees them, with what it may take from other places.
+    #[must_use]
+    pub(crate) fn of_build(self, build: BuildId) -> Stores {
+        let Some(lent) = &self.lent else { return self };
+        let view = Arc::new(lent.to(build));
+        Stores { blobs: view.clone(), steps: view.clone(), layers: view, ..self }
     }
 }
 

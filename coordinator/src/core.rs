@@ -398,7 +398,7 @@ impl Core {
         let handle = self.parts.handle.clone();
         let of_client = &build.submission.request.build_platform;
         let build_platform = self.book.build_platform(of_client);
-        let parts = DriverParts { build_platform, ..self.parts.driver.of(&build.scope) };
+        let parts = DriverParts { build_platform, ..self.parts.driver.of(&build) };
         let stop = self.parts.stop.clone();
         let id = build.id;
         self.parts.tracker.spawn(async move {
@@ -419,7 +419,7 @@ impl Core {
 
     fn want(&self, build: Arc<Build>, attempt: AttemptId, wanted: Wanted) {
         let (handle, stop) = (self.parts.handle.clone(), self.parts.stop.clone());
-        let parts = self.parts.driver.of(&build.scope);
+        let parts = self.parts.driver.of(&build);
         self.parts.tracker.spawn(async move {
             let id = build.id;
             let (begun, limit) = (Instant::now(), dcbuild_model::limits::CLIENT_GONE);
@@ -464,7 +464,7 @@ impl Core {
             end_loans(build.id);
             return build.finish(&outcome);
         }
-        let (driver, core) = (self.parts.driver.of(&build.scope), self.parts.handle.clone());
+        let (driver, core) = (self.parts.driver.of(&build), self.parts.handle.clone());
         let stop = self.parts.stop.clone();
         self.parts.tracker.spawn(async move {
             let mut outcome = names::keep(&driver.records, given, outcome).await;

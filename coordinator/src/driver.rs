@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use dcbuild_fetch::FetchConfig;
-use dcbuild_model::{Added, BlobDigest, Digest, Fault, Platform, Scope, Selection, StepIndex};
+use dcbuild_model::{Added, BlobDigest, Digest, Fault, Platform, Selection, StepIndex};
 use dcbuild_plan::{Choice, Op, Plan, choose};
 use dcbuild_process::Clock;
 use dcbuild_proto::document::{Aim, Answer, Failed, Outcome, OutputKind, Question};
@@ -47,9 +47,9 @@ pub(crate) struct DriverParts {
 }
 
 impl DriverParts {
-    /// The same for builds of another scope.
-    pub(crate) fn of(&self, scope: &Scope) -> DriverParts {
-        DriverParts { records: self.records.of(scope), ..self.clone() }
+    /// The same for one build, of whatever scope.
+    pub(crate) fn of(&self, build: &Build) -> DriverParts {
+        DriverParts { records: self.records.of_build(&build.scope, build.id), ..self.clone() }
     }
 
     /// What fetches for a build.

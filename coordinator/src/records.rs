@@ -64,6 +64,12 @@ impl Records {
         Records { scope: scope.clone(), ..self.clone() }
     }
 
+    /// The same for one build, which may take from other places as well.
+    pub(crate) fn of_build(&self, scope: &Scope, build: BuildId) -> Records {
+        let records = self.of(scope);
+        Records { stores: records.stores.of_build(build), ..records }
+    }
+
     /// Finds all records for the steps of a plan that may take some; a store that fails costs hits, not the build.
     pub(crate) async fn probe(&self, plan: &Plan) -> Probed {
         self.settled().await;

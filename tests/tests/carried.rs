@@ -186,6 +186,27 @@ fn a_bucket_holds_a_cache() {
 }
 
 #[test]
+fn the_sweeper_of_a_store_leaves_a_cache_in_the_same_bucket_alone() {
+    let (story, s3) = (Story::new(DOCKERFILE, FILES), S3Server::start());
+    // As CI lines have it: nothing but a bucket and a branch's name.
+    let at = format!(
+        "type=s3,bucket={BUCKET},region=us-east-1,endpoint_url={},use_path_style=true,name=deps/@types+1,\
+         access_key_id={KEY},secret_access_key={SECRET}",
+        s3.endpoint()
+    );
+    let first = story.build(&["--cache-to", &format!("{at},mode=max")]);
+    let root = s3.url("");
+    let prune = ["cache", "prune", "--all", "--store", &root];
+    let mut command = story.home.command(prune);
+    command.envs(s3.environment());
+    let said = Running::start(command).finish(LONG).well().stdout;
+    assert!(said.contains("nothing to remove") || said.contains("removed 0"), "{said}");
+    forget(&story);
+    let second = story.build(&["--cache-from", &at]);
+    assert_eq!((second.ran, second.image.digest), (Vec::new(), first.image.digest));
+}
+
+#[test]
 fn an_image_carries_the_records_of_its_own_steps() {
     let story = Story::new(DOCKERFILE, FILES);
     let name = format!("{}/team/app:1", story.registry.host);

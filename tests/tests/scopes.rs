@@ -121,6 +121,47 @@ fn the_same_in_a_bucket() {
 }
 
 #[test]
+fn a_cache_that_is_carried_keeps_its_scopes() {
+    let site = Site::start();
+    site.build("acme/shop", FIRST);
+    site.build("acme/shop/pr/7", BOTH);
+    let home = &site.cluster.home;
+    let store = |name: &str| format!("dir:{}", home.arg(name));
+    let cache = |of: &str, rest: &[&str]| {
+        Running::start(home.command([&["cache", "--store", &store(of)], rest].concat()))
+            .finish(LONG)
+    };
+    let scopes = |of: &str| {
+        let listed = cache(of, &["ls", "--format", "json"]).well().stdout;
+        let listed: serde_json::Value = serde_json::from_str(&listed).expect("a list");
+        let records = listed["records"].as_array().expect("records").clone();
+        let scopes = records.iter().map(|it| it["scope"].as_str().expect("a scope").to_owned());
+        scopes.collect::<std::collections::BTreeSet<String>>()
+    };
+    assert_eq!(scopes("store"), ["acme/shop", "acme/shop/pr/7"].map(str::to_owned).into());
+    // Without a word all of it goes, and stays whose it is.
+    let (all, one) = (home.arg("all"), home.arg("one"));
+    cache("store", &["export", &all]).well();
+    cache("second", &["import", &all]).well();
+    assert_eq!(scopes("second"), scopes("store"));
+    // One scope brings what it stands on; moved to another place, what was below is below.
+    cache("store", &["export", &one, "--scope", "acme/shop/pr/7"]).well();
+    cache("third", &["import", &one, "--scope", "team"]).well();
+    assert_eq!(scopes("third"), ["team", "team/pr/7"].map(str::to_owned).into());
+    let said = cache("store", &["export", &home.arg("none"), "--scope", "team"]).failed().stderr;
+    let none = "the scope team has no records here, acme/shop, acme/shop/pr/7 has";
+    assert!(said.contains(none), "{said}");
+    // A build of another scope is told why it finds nothing there.
+    let from = format!("type=local,src={all}");
+    let build =
+        home.command(["build", "--progress", "plain", "--cache-from", &from, &home.arg("context")]);
+    let said = Running::start(build).finish(LONG).well().stderr;
+    let why =
+        "its records are of the scope acme/shop, acme/shop/pr/7, and this build, of local, takes";
+    assert!(said.contains(why), "{said}");
+}
+
+#[test]
 fn a_cache_mount_starts_from_its_parents_version_and_is_written_back_to_its_own() {
     let site = Site::start();
     let run = |scope: &str, command: &str| {

@@ -27,6 +27,7 @@ const LOSSES_BARREN: u32 = 2;
 
 /// A step that a worker asks for by result key.
 pub(crate) struct AskedStep {
+    pub(crate) build: BuildId,
     pub(crate) scope: Scope,
     pub(crate) step: Box<Step>,
     /// Layers of which the build knows that their records are of no use.
@@ -494,6 +495,7 @@ impl Book {
         let asked = planned.plan.steps.get(step.index())?;
         let barren = active.losses.iter().filter(|(_, losses)| **losses >= LOSSES_BARREN);
         (!asked.fresh).then(|| AskedStep {
+            build: attempt.lease.build,
             scope: active.desk.scope.clone(),
             step: Box::new(asked.clone()),
             barren: barren.map(|(layer, _)| *layer).collect(),

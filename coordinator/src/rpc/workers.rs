@@ -84,8 +84,9 @@ impl pb::workers_server::Workers for WorkersService {
                 .map_err(|error: dcbuild_model::ParseDigestError| invalid(error))?;
             let asked = self.0.core.ask(|reply| Command::Ask { fence, step, reply }).await?;
             let record = match asked {
-                Some(AskedStep { scope, step, barren }) => {
-                    self.0.records.of(&scope).find_outcome(&step, key, &barren).await
+                Some(AskedStep { build, scope, step, barren }) => {
+                    let records = self.0.records.of_build(&scope, build);
+                    records.find_outcome(&step, key, &barren).await
                 }
                 None => None,
             };
@@ -140,7 +141,7 @@ impl pb::workers_server::Workers for WorkersService {
             let Some((build, records)) = self.0.core.ask(find).await? else {
                 return Ok(pb::PackInlineReply::default());
             };
-            let driver = self.0.driver.of(&build.scope);
+            let driver = self.0.driver.of(&build);
             let packing = Packing { parts: &driver, core: &self.0.core, build: &build };
             let packed = packing.inline(&records, layers).await;
             let records = packed.map_err(super::builds::store_failed)?.unwrap_or_default();

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use dcbuild_model::{LayerDigest, LayerId, Record, Scope, StepKey, UnixTime};
 use dcbuild_store::{
     Catalog, CatalogParts, EmbeddedIndex, HashedBase, LayerIndex, ListedObject, ObjectName,
-    ObjectPage, Objects, Seal, StepIndex, StoreError, StoredBlob, Unseen,
+    ObjectPage, Objects, Seal, StoreError, StoredBlob, Unseen,
 };
 use serde::{Deserialize, Serialize};
 use tokio_util::task::TaskTracker;
@@ -87,6 +87,15 @@ impl Documents {
         self.kept().keys().filter(|name| name.as_str().starts_with("scope/")).count()
     }
 
+    /// Whose records there are, and how many of each; under its outcome key a record counts a second time.
+    pub fn scopes(&self) -> BTreeMap<Scope, usize> {
+        let mut scopes = BTreeMap::new();
+        for scope in self.kept().keys().filter_map(scope_of) {
+            *scopes.entry(scope).or_default() += 1;
+        }
+        scopes
+    }
+
     /// Drops what a seal does not open, and says which documents that were.
     pub fn keep_opened(&self, seal: &Seal) -> Vec<ObjectName> {
         let foreign = |name: &ObjectName, sealed: &mut Bytes| seal.open(name, sealed).is_none();
@@ -117,8 +126,7 @@ impl Documents {
                 ["layer", hex, _] => layers.extend(digest(hex).map(LayerId)),
                 ["base", hex, _] => bases.extend(digest(hex).map(LayerDigest)),
                 ["scope", .., "step", hex, _] => {
-                    let scope = parts.get(1..parts.len() - 3).unwrap_or_default().join("/");
-                    steps.extend(scope.parse::<Scope>().ok().zip(digest(hex).map(StepKey)));
+                    steps.extend(scope_of(name).zip(digest(hex).map(StepKey)));
                 }
                 _ => {}
             }
@@ -137,10 +145,10 @@ impl Documents {
         let known = bases.into_iter().zip(found);
         contents.bases = known.filter_map(|(digest, base)| Some((digest, base?))).collect();
         for (scope, key) in steps {
-            let found = StepIndex::find(&catalog, &scope, &[key]).await?;
+            let found = catalog.records_of(&scope, &[key]).await?;
             // Under its outcome key a record stands a second time.
             let records = found.into_iter().flatten().filter(|record| record.recipe == key);
-            contents.records.extend(records);
+            contents.records.extend(records.map(|record| (scope.clone(), record)));
         }
         Ok(contents)
     }
@@ -153,8 +161,14 @@ pub struct Contents {
     pub forms: Vec<(LayerId, StoredBlob)>,
     /// What is known of base images' layers.
     pub bases: Vec<(LayerDigest, HashedBase)>,
-    /// Records.
-    pub records: Vec<Record>,
+    /// Records, each with its scope.
+    pub records: Vec<(Scope, Record)>,
+}
+
+/// The scope of a record's document.
+fn scope_of(name: &ObjectName) -> Option<Scope> {
+    let (scope, _) = name.as_str().strip_prefix("scope/")?.rsplit_once("/step/")?;
+    scope.parse().ok()
 }
 
 fn digest(hex: &str) -> Option<dcbuild_model::Digest> {

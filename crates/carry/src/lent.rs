@@ -82,7 +82,7 @@ enum Came {
 /// Held by whoever brings a blob.
 type Turn = tokio::sync::Mutex<()>;
 
-/// A store and, behind it, what is lent to the builds that go on; what is written goes to the store alone.
+/// A store and, behind it, the layers that are lent to the builds that go on; what is written goes to the store alone.
 pub struct Lent {
     own: Shelf,
     /// In the order in which they came.
@@ -107,6 +107,11 @@ impl Lent {
 
     fn loans(&self) -> Vec<Arc<Loan>> {
         self.lock().iter().map(|(_, loan)| loan.clone()).collect()
+    }
+
+    /// The store as a build sees it.
+    pub fn to(self: &Arc<Lent>, build: BuildId) -> Borrower {
+        Borrower { lent: self.clone(), build }
     }
 
     /// Lends until the build is over.
@@ -241,15 +246,77 @@ impl Lent {
     }
 }
 
+/// What the store and some loans have together.
+impl Lent {
+    async fn missing_beside(
+        &self,
+        blobs: &[BlobDigest],
+        loans: &[Arc<Loan>],
+    ) -> Result<Vec<BlobDigest>, StoreError> {
+        let mut missing = self.own.blobs.find_missing(blobs).await?;
+        missing.retain(|blob| !loans.iter().any(|loan| loan.offers(blob)));
+        Ok(missing)
+    }
+
+    async fn records_beside(
+        &self,
+        (scope, keys): (&Scope, &[StepKey]),
+        loans: &[Arc<Loan>],
+    ) -> Result<Vec<Vec<Record>>, StoreError> {
+        let mut found = self.own.steps.find(scope, keys).await?;
+        for loan in loans {
+            let lent = StepIndex::find(&loan.catalog, scope, keys).await?;
+            for (own, mut lent) in found.iter_mut().zip(lent) {
+                let known: BTreeSet<AttemptId> = own.iter().map(|record| record.attempt).collect();
+                lent.retain(|record| !known.contains(&record.attempt));
+                // What is last counts most: the store's own.
+                lent.append(own);
+                *own = lent;
+            }
+        }
+        Ok(found)
+    }
+
+    async fn forms_beside(
+        &self,
+        layers: &[LayerId],
+        loans: &[Arc<Loan>],
+    ) -> Result<Vec<Vec<StoredBlob>>, StoreError> {
+        let mut found = self.own.layers.find_forms(layers).await?;
+        for loan in loans {
+            let lent = loan.catalog.find_forms(layers).await?;
+            for (own, lent) in found.iter_mut().zip(lent) {
+                // Of one compression there may be two blobs here: the store may have lost its own.
+                own.extend(lent.into_iter().filter(|form| loan.offers(&form.index)));
+                let mut seen = BTreeSet::new();
+                own.retain(|form| seen.insert(form.blob.digest));
+            }
+        }
+        Ok(found)
+    }
+
+    async fn bases_beside(
+        &self,
+        digests: &[LayerDigest],
+        loans: &[Arc<Loan>],
+    ) -> Result<Vec<Option<HashedBase>>, StoreError> {
+        let mut found = self.own.layers.find_bases(digests).await?;
+        for loan in loans {
+            let lent = loan.catalog.find_bases(digests).await?;
+            for (own, lent) in found.iter_mut().zip(lent) {
+                if own.is_none() {
+                    *own = lent;
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
 #[async_trait::async_trait]
 impl BlobStore for Lent {
     async fn find_missing(&self, blobs: &[BlobDigest]) -> Result<Vec<BlobDigest>, StoreError> {
-        let mut missing = self.own.blobs.find_missing(blobs).await?;
-        if !missing.is_empty() {
-            let loans = self.loans();
-            missing.retain(|blob| !loans.iter().any(|loan| loan.offers(blob)));
-        }
-        Ok(missing)
+        self.missing_beside(blobs, &self.loans()).await
     }
 
     async fn get(&self, blob: &BlobDigest, range: ByteRange) -> Result<BlobStream, StoreError> {
@@ -271,41 +338,9 @@ impl BlobStore for Lent {
 }
 
 #[async_trait::async_trait]
-impl StepIndex for Lent {
-    async fn find(&self, scope: &Scope, keys: &[StepKey]) -> Result<Vec<Vec<Record>>, StoreError> {
-        let mut found = self.own.steps.find(scope, keys).await?;
-        for loan in self.loans() {
-            let lent = StepIndex::find(&loan.catalog, scope, keys).await?;
-            for (own, mut lent) in found.iter_mut().zip(lent) {
-                let known: BTreeSet<AttemptId> = own.iter().map(|record| record.attempt).collect();
-                lent.retain(|record| !known.contains(&record.attempt));
-                // What is last counts most: the store's own.
-                lent.append(own);
-                *own = lent;
-            }
-        }
-        Ok(found)
-    }
-
-    async fn put(&self, scope: &Scope, record: &Record) -> Result<(), StoreError> {
-        self.own.steps.put(scope, record).await
-    }
-}
-
-#[async_trait::async_trait]
 impl LayerIndex for Lent {
     async fn find_forms(&self, layers: &[LayerId]) -> Result<Vec<Vec<StoredBlob>>, StoreError> {
-        let mut found = self.own.layers.find_forms(layers).await?;
-        for loan in self.loans() {
-            let lent = loan.catalog.find_forms(layers).await?;
-            for (own, lent) in found.iter_mut().zip(lent) {
-                // Of one compression there may be two blobs here: the store may have lost its own.
-                own.extend(lent.into_iter().filter(|form| loan.offers(&form.index)));
-                let mut seen = BTreeSet::new();
-                own.retain(|form| seen.insert(form.blob.digest));
-            }
-        }
-        Ok(found)
+        self.forms_beside(layers, &self.loans()).await
     }
 
     async fn put_form(&self, layer: &LayerId, stored: &StoredBlob) -> Result<(), StoreError> {
@@ -316,19 +351,73 @@ impl LayerIndex for Lent {
         &self,
         digests: &[LayerDigest],
     ) -> Result<Vec<Option<HashedBase>>, StoreError> {
-        let mut found = self.own.layers.find_bases(digests).await?;
-        for loan in self.loans() {
-            let lent = loan.catalog.find_bases(digests).await?;
-            for (own, lent) in found.iter_mut().zip(lent) {
-                if own.is_none() {
-                    *own = lent;
-                }
-            }
-        }
-        Ok(found)
+        self.bases_beside(digests, &self.loans()).await
     }
 
     async fn put_base(&self, digest: &LayerDigest, base: &HashedBase) -> Result<(), StoreError> {
         self.own.layers.put_base(digest, base).await
+    }
+}
+
+/// The store as one build sees it: with what is lent to that build, and to no other. Who named no cache waits for nobody's
+/// client. A blob that several are lent comes from any of them.
+#[derive(Clone)]
+pub struct Borrower {
+    lent: Arc<Lent>,
+    build: BuildId,
+}
+
+impl Borrower {
+    fn loans(&self) -> Vec<Arc<Loan>> {
+        let loans = self.lent.lock();
+        loans.iter().filter(|(of, _)| *of == self.build).map(|(_, loan)| loan.clone()).collect()
+    }
+}
+
+#[async_trait::async_trait]
+impl BlobStore for Borrower {
+    async fn find_missing(&self, blobs: &[BlobDigest]) -> Result<Vec<BlobDigest>, StoreError> {
+        self.lent.missing_beside(blobs, &self.loans()).await
+    }
+
+    async fn get(&self, blob: &BlobDigest, range: ByteRange) -> Result<BlobStream, StoreError> {
+        self.lent.get(blob, range).await
+    }
+
+    async fn put(&self, blob: &BlobDigest, content: BlobStream) -> Result<u64, StoreError> {
+        BlobStore::put(&*self.lent, blob, content).await
+    }
+}
+
+#[async_trait::async_trait]
+impl StepIndex for Borrower {
+    async fn find(&self, scope: &Scope, keys: &[StepKey]) -> Result<Vec<Vec<Record>>, StoreError> {
+        self.lent.records_beside((scope, keys), &self.loans()).await
+    }
+
+    async fn put(&self, scope: &Scope, record: &Record) -> Result<(), StoreError> {
+        self.lent.own.steps.put(scope, record).await
+    }
+}
+
+#[async_trait::async_trait]
+impl LayerIndex for Borrower {
+    async fn find_forms(&self, layers: &[LayerId]) -> Result<Vec<Vec<StoredBlob>>, StoreError> {
+        self.lent.forms_beside(layers, &self.loans()).await
+    }
+
+    async fn put_form(&self, layer: &LayerId, stored: &StoredBlob) -> Result<(), StoreError> {
+        self.lent.put_form(layer, stored).await
+    }
+
+    async fn find_bases(
+        &self,
+        digests: &[LayerDigest],
+    ) -> Result<Vec<Option<HashedBase>>, StoreError> {
+        self.lent.bases_beside(digests, &self.loans()).await
+    }
+
+    async fn put_base(&self, digest: &LayerDigest, base: &HashedBase) -> Result<(), StoreError> {
+        self.lent.put_base(digest, base).await
     }
 }

@@ -17,7 +17,7 @@ pub mod take;
 pub use artifact::{Artifact, Seen, recognise};
 pub use documents::{Documents, InvalidDocuments};
 pub use inline::INLINE_FIELD;
-pub use lent::{Lender, Lent, Loan, NotLent};
+pub use lent::{Borrower, Lender, Lent, Loan, NotLent};
 pub use look::{Borrowed, Found, look, why_unopened};
 pub use pack::{NoPacks, Packed, Packs, Shelf, Wish, pack};
 pub use place::bucket::{BucketPlace, BucketSettings};

@@ -75,6 +75,16 @@ pub struct Packed {
     pub left: u64,
 }
 
+impl Packed {
+    /// Adds what was packed of another scope of the same store, under the same key.
+    pub fn join(&mut self, other: Packed) {
+        self.documents.join(&other.documents);
+        self.blobs.extend(other.blobs);
+        self.records += other.records;
+        self.left += other.left;
+    }
+}
+
 /// The layers of some records, each once. A layer of a base and one of a step may be the same, as two that change nothing
 /// are: what is to be known of them differs, and so they count as two.
 struct Layers<'r>(BTreeMap<(LayerId, Option<LayerDigest>), &'r LayerRef>);

@@ -27,6 +27,8 @@ pub struct Carried {
     pub blobs: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// Whose records came.
+    pub scopes: BTreeSet<Scope>,
     /// Documents that the reader's seal does not open.
     pub refused: Vec<ObjectName>,
     /// Records that were left, since something that they speak of is neither there nor here.
@@ -54,6 +56,17 @@ pub enum TakeError {
         /// Why not.
         source: StoreError,
     },
+    /// The records are of several scopes, none of which is above all others.
+    #[error(
+        "{place} has records of the scopes {scopes}, which have no place below one scope: leave --scope out, or export those of \
+         one scope alone"
+    )]
+    Scopes {
+        /// The place.
+        place: String,
+        /// The scopes.
+        scopes: String,
+    },
     /// No document carries a seal that opens.
     #[error("nothing is taken from {place}: all {documents} documents there {why}")]
     Sealed {
@@ -66,14 +79,15 @@ pub enum TakeError {
     },
 }
 
-/// Takes a whole cache into a scope of a store: blobs first, each hashed on its way in, then what describes layers, then
-/// records. A document that the seal does not open is passed over, and so is a record that lacks something or needs a blob
+/// Takes a whole cache into a store: blobs first, each hashed on its way in, then what describes layers, then records. Each
+/// record keeps its scope; where another is given, that takes the place of the scope above all, and those below it stay
+/// below: what a pull request made is not its parent's then either. A document that the seal does not open is passed over, and so is a record that lacks something or needs a blob
 /// that is damaged.
 pub async fn take(
     borrowed: &Borrowed,
     place: &dyn Place,
     shelf: &Shelf,
-    scope: &Scope,
+    scope: Option<&Scope>,
     seal: &Seal,
 ) -> Result<Carried, TakeError> {
     let failed = |source| TakeError::Store { place: place.name(), source };
@@ -82,8 +96,13 @@ pub async fn take(
         let (documents, why) = (refused.len(), crate::look::why_unopened(seal));
         return Err(TakeError::Sealed { place: place.name(), documents, why });
     }
-    let mut carried = Carried { refused, ..Carried::default() };
-    let contents = borrowed.documents.read(seal.clone()).await.map_err(failed)?;
+    let mut contents = borrowed.documents.read(seal.clone()).await.map_err(failed)?;
+    if let Some(scope) = scope {
+        let moved = move_below(scope, &mut contents.records);
+        moved.map_err(|scopes| TakeError::Scopes { place: place.name(), scopes })?;
+    }
+    let scopes = contents.records.iter().map(|(scope, _)| scope.clone()).collect();
+    let mut carried = Carried { scopes, refused, ..Carried::default() };
     let mut choice = Choice::of(contents, borrowed, shelf).await.map_err(failed)?;
     bring(&choice, borrowed, place, shelf, &mut carried).await?;
     choice.leave(&carried.damaged.keys().copied().collect());
@@ -97,9 +116,23 @@ pub async fn take(
     side_by_side(bases.map(|(digest, base)| shelf.layers.put_base(digest, base)))
         .await
         .map_err(failed)?;
-    let records = choice.records.iter().map(|record| shelf.steps.put(scope, record));
+    let records = choice.records.iter().map(|(scope, record)| shelf.steps.put(scope, record));
     carried.records = side_by_side(records).await.map_err(failed)?;
     Ok(carried)
+}
+
+/// Moves records to a scope and those below it; else says whose they are, if no scope is above all.
+fn move_below(to: &Scope, records: &mut [(Scope, Record)]) -> Result<(), String> {
+    let scopes: BTreeSet<Scope> = records.iter().map(|(scope, _)| scope.clone()).collect();
+    let top = scopes.iter().find(|top| scopes.iter().all(|scope| scope.is_within(top)));
+    let all = || scopes.iter().map(Scope::as_str).collect::<Vec<_>>().join(", ");
+    for (scope, _) in records.iter_mut() {
+        let top = top.ok_or_else(all)?;
+        let below = scope.as_str().strip_prefix(top.as_str()).unwrap_or_default();
+        // One that would have too many parts.
+        *scope = format!("{to}{below}").parse().map_err(|_| all())?;
+    }
+    Ok(())
 }
 
 /// Writes documents, none of which leans on another; says how many they were.
@@ -113,7 +146,7 @@ fn side_by_side<W: Future<Output = Result<(), StoreError>>>(
 
 /// Which records are taken, and all that they need.
 struct Choice {
-    records: Vec<Record>,
+    records: Vec<(Scope, Record)>,
     left: u64,
     forms: BTreeMap<LayerId, Vec<StoredBlob>>,
     hashed: BTreeMap<LayerDigest, HashedBase>,
@@ -135,7 +168,7 @@ impl Choice {
         shelf: &Shelf,
     ) -> Result<Choice, StoreError> {
         let Contents { forms: told, bases, records } = contents;
-        let layers = records.iter().flat_map(|record| &record.result.layers);
+        let layers = records.iter().flat_map(|(_, record)| &record.result.layers);
         let asked = layers.map(|layer| BlobDigest(layer.layer.0));
         let asked: BTreeSet<BlobDigest> =
             asked.chain(told.iter().flat_map(|(_, form)| blobs_of(form))).collect();
@@ -182,7 +215,7 @@ impl Choice {
             };
             described && has(&BlobDigest(layer.layer.0))
         };
-        self.records.retain(|record| record.result.layers.iter().all(whole));
+        self.records.retain(|(_, record)| record.result.layers.iter().all(whole));
         let left = before - self.records.len();
         self.left = self.left.saturating_add(u64::try_from(left).unwrap_or(u64::MAX));
         self.add_needs();
@@ -192,7 +225,7 @@ impl Choice {
         self.layers.clear();
         self.bases.clear();
         self.blobs.clear();
-        for layer in self.records.iter().flat_map(|record| &record.result.layers) {
+        for layer in self.records.iter().flat_map(|(_, record)| &record.result.layers) {
             self.blobs.insert(BlobDigest(layer.layer.0));
             if let Some(base) = &layer.base {
                 self.bases.insert(base.digest);
@@ -220,7 +253,7 @@ fn damage(error: &TakeError) -> Option<String> {
             PlaceError::Store(StoreError::NotFound { .. }) => Some("is missing".to_owned()),
             _ => None,
         },
-        TakeError::Store { .. } | TakeError::Sealed { .. } => None,
+        TakeError::Store { .. } | TakeError::Sealed { .. } | TakeError::Scopes { .. } => None,
     }
 }
 

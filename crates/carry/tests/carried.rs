@@ -120,7 +120,7 @@ async fn what_is_packed_is_found_and_the_same_records_are_the_same_bytes() {
     assert_eq!(send(&artifact, &one.blobs, &place).await.unwrap().blobs, 0);
 
     let two = shelf(&folders.path().join("two"));
-    let carried = take(&borrowed(&place).await, &place, &two, &Scope::local(), &seal()).await;
+    let carried = take(&borrowed(&place).await, &place, &two, Some(&Scope::local()), &seal()).await;
     let carried = carried.unwrap();
     assert_eq!((carried.records, carried.blobs, carried.left), (2, 3, 0));
     assert_eq!(carried.refused, []);
@@ -155,7 +155,7 @@ async fn records_go_to_a_store_side_by_side() {
     let steps = Together(two.steps.clone(), tokio::sync::Barrier::new(2));
     let two = Shelf { steps: Arc::new(steps), ..two };
     let (borrowed, scope, seal) = (borrowed(&place).await, Scope::local(), seal());
-    let taken = take(&borrowed, &place, &two, &scope, &seal);
+    let taken = take(&borrowed, &place, &two, Some(&scope), &seal);
     let taken = tokio::time::timeout(Duration::from_secs(30), taken).await;
     assert_eq!(taken.expect("one waits for the other").unwrap().records, 2);
 }
@@ -191,17 +191,22 @@ async fn a_loan_brings_what_is_read_and_is_kept_as_far_as_it_came() {
     send(&Artifact::new(&packed), &one.blobs, &place).await.unwrap();
 
     let own = shelf(&folders.path().join("two"));
-    let lent = Lent::new(own.clone());
+    let lent = Arc::new(Lent::new(own.clone()));
     let (build, key) = (BuildId::from_bits(1), StepKey(Digest::of(&[1])));
     // As it goes to a coordinator.
     let told = Borrowed::parse(&borrowed(&place).await.to_json()).unwrap();
     let lender = Arc::new(Bring(place.clone(), own.clone()));
     lent.lend(build, Loan::new(told, seal(), lender).await.unwrap());
     let scope = Scope::local();
-    let record = lent.find(&scope, &[key]).await.unwrap().remove(0).remove(0);
+    let (borrower, other) = (lent.to(build), lent.to(BuildId::from_bits(2)));
+    let record = borrower.find(&scope, &[key]).await.unwrap().remove(0).remove(0);
     let layer = record.result.layers[0].layer;
     let blobs = [blob, BlobDigest(layer.0)];
-    assert!(lent.find_missing(&blobs).await.unwrap().is_empty());
+    assert!(borrower.find_missing(&blobs).await.unwrap().is_empty());
+    // A build that named no cache would wait for the client of one that did.
+    assert_eq!(other.find(&scope, &[key]).await.unwrap(), [vec![]]);
+    assert_eq!(other.find_missing(&blobs).await.unwrap(), blobs);
+    assert_eq!(other.find_forms(&[layer]).await.unwrap(), [vec![]]);
     assert_eq!(own.blobs.find_missing(&blobs).await.unwrap(), blobs, "nothing is fetched yet");
     let taken = [Arc::new(record.clone())];
     lent.keep(&scope, (&taken, &[])).await.unwrap();
@@ -210,7 +215,7 @@ async fn a_loan_brings_what_is_read_and_is_kept_as_far_as_it_came() {
     lent.keep(&scope, (&taken, &[])).await.unwrap();
     lent.end(build);
     assert!(lent.find_missing(&blobs).await.unwrap().is_empty(), "it is the store's own now");
-    assert_eq!(lent.find(&scope, &[key]).await.unwrap(), [vec![record]]);
+    assert_eq!(other.find(&scope, &[key]).await.unwrap(), [vec![record]]);
     assert_eq!(lent.find_forms(&[layer]).await.unwrap()[0].len(), 1);
 }
 
@@ -284,7 +289,7 @@ async fn other_seals_and_damaged_blobs_are_misses() {
         (Seal::keyed([&[8; 32][..]]).unwrap(), "do not carry the seal of this one's signing keys"),
     ] {
         let (three, from) = (shelf(&folders.path().join("three")), borrowed(&place).await);
-        let refused = take(&from, &place, &three, &Scope::local(), &seal).await.unwrap_err();
+        let refused = take(&from, &place, &three, Some(&Scope::local()), &seal).await.unwrap_err();
         assert!(refused.to_string().contains(why), "{refused}");
         assert!(refused.to_string().contains("all 3 documents"), "{refused}");
         assert_eq!(three.blobs.find_missing(&[blob]).await.unwrap(), [blob]);
@@ -324,12 +329,12 @@ async fn caches_of_several_keys_lie_at_one_place_and_each_reader_takes_his_own()
         let told = Borrowed::parse(&borrowed(&place).await.to_json()).unwrap();
         assert!(told.offered.contains_key(&blob));
         let own = shelf(&folders.path().join(seal.key_name()));
-        let carried = take(&told, &place, &own, &Scope::local(), &seal).await.unwrap();
+        let carried = take(&told, &place, &own, Some(&Scope::local()), &seal).await.unwrap();
         assert_eq!((carried.records, carried.refused, carried.left), (taken, vec![], 0));
     }
     // Who has none of the keys is told so.
     let own = shelf(&folders.path().join("none"));
-    let refused = take(&borrowed(&place).await, &place, &own, &Scope::local(), &key(9)).await;
+    let refused = take(&borrowed(&place).await, &place, &own, Some(&Scope::local()), &key(9)).await;
     assert!(refused.unwrap_err().to_string().contains("nothing is taken from"));
     // There is room for so many, and what had to go is said.
     for number in 10..15 {
@@ -357,7 +362,7 @@ async fn a_document_that_was_changed_is_named_and_what_stands_on_it_stays_behind
         let changed = format!("{}{digit}{}", &told[..hex], &told[hex + 1..]);
         let changed = Borrowed::parse(changed.as_bytes()).unwrap();
         let two = shelf(&folders.path().join(of.split('/').next().unwrap()));
-        let carried = take(&changed, &place, &two, &Scope::local(), &seal()).await.unwrap();
+        let carried = take(&changed, &place, &two, Some(&Scope::local()), &seal()).await.unwrap();
         let refused: Vec<&str> = carried.refused.iter().map(ObjectName::as_str).collect();
         assert!(matches!(*refused, [one] if one.starts_with(of)), "{refused:?}");
         // The other record has no layer.

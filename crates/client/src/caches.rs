@@ -87,13 +87,30 @@ pub struct Reach {
     pub working: PathBuf,
 }
 
+/// How long a registry is asked what there is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Asking {
+    /// Not for long: a build can do without, and waits.
+    Briefly,
+    /// As long as anything is asked of a registry.
+    Patiently,
+}
+
 /// A place, ready to be read or written; nothing is asked of it yet.
-pub async fn place_of(at: &Where, reach: &Reach) -> Result<Arc<dyn Place>, CacheError> {
+pub async fn place_of(
+    at: &Where,
+    reach: &Reach,
+    asking: Asking,
+) -> Result<Arc<dyn Place>, CacheError> {
     Ok(match at {
         Where::Registry(image) => {
             let credentials = Arc::new(reach.logins.load().await?);
             let client = RegistryClient::new(reach.registries.clone(), credentials)?;
-            Arc::new(RegistryPlace::new(client, image.clone()))
+            let place = RegistryPlace::new(client, image.clone());
+            Arc::new(match asking {
+                Asking::Briefly => place.in_a_hurry(),
+                Asking::Patiently => place,
+            })
         }
         Where::Folder { folder, tag, digest } => {
             Arc::new(FolderPlace::new(reach.working.join(folder), tag.clone(), *digest))
@@ -145,11 +162,13 @@ impl Caches {
     pub async fn open(flags: &CacheFlags, reach: &Reach) -> Result<Caches, CacheError> {
         let mut caches = Caches::default();
         for from in &flags.from {
-            let (place, offered) = (place_of(&from.place, reach).await?, Mutex::default());
+            let (place, offered) =
+                (place_of(&from.place, reach, Asking::Briefly).await?, Mutex::default());
             caches.from.push(Source { place, offered });
         }
         for to in &flags.to {
-            let (title, place) = (to.place.title(), place_of(&to.place, reach).await?);
+            let (title, place) =
+                (to.place.title(), place_of(&to.place, reach, Asking::Patiently).await?);
             caches.to.push(Dest { title, ignore_error: to.ignore_error, place });
         }
         Ok(caches)

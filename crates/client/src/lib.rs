@@ -31,7 +31,7 @@ mod vcs;
 pub mod wanted;
 
 pub use args::BuildFlags;
-pub use caches::{CacheFlags, Caches, Reach, place_of};
+pub use caches::{Asking, CacheFlags, Caches, Reach, place_of};
 pub use call::{Method, describe};
 pub use client::{BuildRequest, Client, ClientConfig, ClientError, Ended};
 pub use deliver::DeliverError;

@@ -244,6 +244,16 @@ impl KeyIndex for RedisIndex {
         Ok(())
     }
 
+    async fn remove_fields(&self, fields: &[(IndexKey, String)]) -> Result<(), StoreError> {
+        for some in fields.chunks(KEYS_MAX) {
+            let keys: Vec<IndexKey> = some.iter().map(|(key, _)| key.clone()).collect();
+            let args = some.iter().flat_map(|(key, field)| [member(key), text(field)]);
+            let args: Vec<Vec<u8>> = args.collect();
+            self.whether(&self.scripts.remove_fields, &self.hashes_of(&keys), &args).await?;
+        }
+        Ok(())
+    }
+
     async fn touch(&self, keys: &[IndexKey], now: UnixTime) -> Result<(), StoreError> {
         for some in keys.chunks(KEYS_MAX) {
             let args = std::iter::once(text(&millis(now))).chain(some.iter().map(member));

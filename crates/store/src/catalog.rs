@@ -12,6 +12,7 @@ mod latest;
 mod layers;
 mod needs;
 mod notes;
+mod replaced;
 mod seal;
 mod steps;
 mod sweep;

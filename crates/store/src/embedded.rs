@@ -130,6 +130,15 @@ impl State {
         self.place(entry.key.clone(), known);
     }
 
+    fn remove_field(&mut self, key: &IndexKey, field: &str) {
+        if let Some(mut known) = self.take(key) {
+            known.fields.remove(field);
+            if !known.fields.is_empty() {
+                self.place(key.clone(), known);
+            }
+        }
+    }
+
     fn touch(&mut self, key: &IndexKey, now: UnixTime) {
         if let Some(mut known) = self.take(key) {
             known.used = known.used.max(to_millis(now));
@@ -215,6 +224,15 @@ impl KeyIndex for EmbeddedIndex {
         self.with(|state| {
             for key in keys {
                 state.take(key);
+            }
+        });
+        Ok(())
+    }
+
+    async fn remove_fields(&self, fields: &[(IndexKey, String)]) -> Result<(), StoreError> {
+        self.with(|state| {
+            for (key, field) in fields {
+                state.remove_field(key, field);
             }
         });
         Ok(())

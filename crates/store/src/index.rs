@@ -11,7 +11,8 @@ use crate::StoreError;
 #[async_trait::async_trait]
 pub trait StepIndex: Send + Sync {
     /// Returns, for each key in the order asked, all its records that a build of the scope may take: those of its parents,
-    /// the farthest first, then its own, in each scope the one decided last at the end.
+    /// the farthest first, then its own, in each scope the one decided last at the end. One that was replaced by a newer of
+    /// its key is among them only where something that was found was made from it.
     async fn find(&self, scope: &Scope, keys: &[StepKey]) -> Result<Vec<Vec<Record>>, StoreError>;
 
     /// Stores a record of this scope under its recipe key and, where it has one, its outcome key; a second time changes

@@ -63,6 +63,9 @@ pub trait KeyIndex: Send + Sync {
     /// Forgets whole keys: the store does not have them any more.
     async fn remove(&self, keys: &[IndexKey]) -> Result<(), StoreError>;
 
+    /// Forgets fields of keys, and the keys that then have none.
+    async fn remove_fields(&self, fields: &[(IndexKey, String)]) -> Result<(), StoreError>;
+
     /// Notes that keys were used just now; those that the index does not know are passed over.
     async fn touch(&self, keys: &[IndexKey], now: UnixTime) -> Result<(), StoreError>;
 

@@ -4,6 +4,7 @@
 //! treats what it cannot read as absent. Start with [`BlobStore`] and [`StepIndex`]; [`FolderStore`] is the backend that
 //! any number of processes of one machine use at once.
 
+mod attempts;
 pub mod behind;
 pub mod blob;
 pub mod both;

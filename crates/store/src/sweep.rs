@@ -216,8 +216,10 @@ pub async fn trim_notes(store: &dyn Notes, scopes: &[Scope]) -> Result<u64, Stor
 fn order(kind: &ThingKind) -> u8 {
     match kind {
         ThingKind::Record { .. } | ThingKind::CacheMount => 0,
-        ThingKind::Form { .. } | ThingKind::Base | ThingKind::Image => 1,
-        ThingKind::Blob | ThingKind::Quarantined => 2,
+        // What was made from it is a record.
+        ThingKind::Replaced => 1,
+        ThingKind::Form { .. } | ThingKind::Base | ThingKind::Image => 2,
+        ThingKind::Blob | ThingKind::Quarantined => 3,
     }
 }
 
@@ -302,7 +304,9 @@ async fn note(
         match &thing.kind {
             ThingKind::Record { scope, key } => records.entry(scope).or_default().push(*key),
             ThingKind::Form { layer } => layers.push(*layer),
-            ThingKind::CacheMount
+            // Its key has a newer one.
+            ThingKind::Replaced
+            | ThingKind::CacheMount
             | ThingKind::Base
             | ThingKind::Image
             | ThingKind::Blob

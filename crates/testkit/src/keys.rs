@@ -65,7 +65,21 @@ async fn fields(index: &dyn KeyIndex) {
     assert_eq!(lengths, [("x", 0), ("y", ENTRY_BYTES_MAX)], "the field stays without its value");
 
     index.remove(&[key("f/a"), key("f/never"), key("f/large")]).await.expect("removed");
-    assert_eq!(find(index, &["f/a", "f/b"]).await.found, [vec![], b]);
+    assert_eq!(find(index, &["f/a", "f/b"]).await.found, [vec![], b.clone()]);
+
+    let two = [entry("f/d", "1", b"one", 1), entry("f/d", "2", b"two", 1)];
+    index.put(&two).await.expect("put");
+    let fields = |names: &[(&str, &str)]| -> Vec<(IndexKey, String)> {
+        names.iter().map(|(name, field)| (key(name), (*field).to_owned())).collect()
+    };
+    let gone = fields(&[("f/d", "1"), ("f/never", "1"), ("f/b", "never")]);
+    index.remove_fields(&gone).await.expect("removed");
+    let left = vec![("2".into(), Bytes::from("two"))];
+    assert_eq!(find(index, &["f/d", "f/b"]).await.found, [left, b.clone()]);
+    assert_eq!(index.last_used(&[key("f/d")]).await.expect("told"), [Some(at(1))]);
+    index.remove_fields(&fields(&[("f/d", "2")])).await.expect("removed");
+    assert_eq!(find(index, &["f/d", "f/b"]).await.found, [vec![], b]);
+    assert_eq!(index.last_used(&[key("f/d")]).await.expect("told"), [None], "it has no field");
 }
 
 async fn completeness(index: &dyn KeyIndex) {
@@ -200,10 +214,11 @@ pub async fn agrees(index: &dyn KeyIndex, seed: u64, steps: u32, harm: Harm<'_>)
     let mut run = Run { index, truth, dice, now: 1, agreement: Agreement::default() };
     for _ in 0..steps {
         run.now += 1;
-        match run.dice.roll(16) {
+        match run.dice.roll(17) {
             0..=3 => run.put().await,
             4 => run.put_to_the_store_only().await,
             5 => run.remove().await,
+            16 => run.remove_field().await,
             6..=11 => run.look().await,
             12 | 13 => run.fill().await,
             14 => run.touch().await,
@@ -256,6 +271,17 @@ impl Run<'_> {
         let key = self.key();
         self.truth.remove(&key);
         self.index.remove(&[key]).await.expect("removed");
+    }
+
+    async fn remove_field(&mut self) {
+        let (key, field) = (self.key(), self.dice.roll(3).to_string());
+        if let Some(held) = self.truth.get_mut(&key) {
+            held.fields.remove(&field);
+            if held.fields.is_empty() {
+                self.truth.remove(&key);
+            }
+        }
+        self.index.remove_fields(&[(key, field)]).await.expect("removed");
     }
 
     async fn touch(&mut self) {

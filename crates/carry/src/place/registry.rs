@@ -16,7 +16,7 @@ use super::{Place, PlaceError};
 #[derive(Clone)]
 pub struct RegistryPlace {
     client: RegistryClient,
-    /// Asks whether there is a cache at all, for which no build waits long.
+    /// Asks what there is.
     asking: RegistryClient,
     image: ImageRef,
 }
@@ -24,7 +24,13 @@ pub struct RegistryPlace {
 impl RegistryPlace {
     /// The cache of this name.
     pub fn new(client: RegistryClient, image: ImageRef) -> RegistryPlace {
-        RegistryPlace { asking: client.in_a_hurry(), client, image }
+        RegistryPlace { asking: client.clone(), client, image }
+    }
+
+    /// The same, where somebody waits to hear whether there is a cache, and can do without.
+    #[must_use]
+    pub fn in_a_hurry(self) -> RegistryPlace {
+        RegistryPlace { asking: self.client.in_a_hurry(), ..self }
     }
 }
 

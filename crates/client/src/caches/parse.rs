@@ -352,9 +352,10 @@ impl<'e> Asked<'e> {
             }
         };
         let manifests = self.take("manifests_prefix").unwrap_or_else(|| "manifests/".into());
+        let blobs = self.take("blobs_prefix").unwrap_or_else(|| "blobs/".into());
         let name = self.take("name").unwrap_or_else(|| "buildkit".into());
         let name = name.split(';').next().unwrap_or_default().to_owned();
-        let settings = BucketSettings { bucket: config, key, manifests, name };
+        let settings = BucketSettings { bucket: config, key, manifests, blobs, name };
         match settings.ours() {
             Ok(_) => Ok(settings),
             Err(error) => Err(self.misnamed(&error)),

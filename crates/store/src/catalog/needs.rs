@@ -12,9 +12,11 @@ use dcbuild_model::{Digest, LayerId, UnixTime};
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::layers::Versioned;
+use super::replaced::{Stored, add_record_needs};
 use super::steps::StoredRecord;
 use super::sweep::{KEYS_AT_ONCE, object};
 use super::{AT_ONCE, Catalog, DOCUMENT_BYTES_MAX, Found, field_of};
+use crate::attempts::Attempt;
 use crate::manifest::blobs_named_by;
 use crate::sweep::{Thing, ThingKind};
 use crate::{
@@ -30,12 +32,21 @@ pub(super) enum Documents {
     Foreign,
 }
 
-/// One document of a thing.
-enum Document {
+/// What a document says.
+enum Text {
     /// It carries our seal.
     Ours(Bytes),
     /// It does not: these are all its bytes.
     Unopened(Bytes),
+}
+
+/// One document of a thing.
+struct Document {
+    /// Which of the thing's parts it is.
+    name: ObjectName,
+    /// Its bytes with its seal.
+    size: u64,
+    text: Text,
 }
 
 /// Things by their names, while what they need is looked up.
@@ -65,21 +76,31 @@ impl Places {
 
 impl Catalog {
     /// Adds what records, forms, cache mounts and names of images need; says whose their documents are.
-    pub(super) async fn add_needs(&self, things: &mut [Thing]) -> Result<Documents, StoreError> {
+    pub(super) async fn add_needs(&self, things: &mut Vec<Thing>) -> Result<Documents, StoreError> {
         let places = things.iter().enumerate().map(|(at, thing)| (thing.name.clone(), at));
         let places = Places(places.collect());
         let documented: Vec<usize> =
             (0..things.len()).filter(|at| has_documents(&things[*at].kind)).collect();
-        let mut whose = None;
+        let (mut whose, mut records) = (None, Vec::new());
         for some in documented.chunks(KEYS_AT_ONCE) {
             for (at, documents) in self.documents(things, some).await? {
                 let kind = things[at].kind.clone();
-                let ours = documents.iter().any(|it| matches!(it, Document::Ours(_)));
+                let ours = documents.iter().any(|it| matches!(it.text, Text::Ours(_)));
                 match kind {
                     // Names of images and cache mounts alone do not show a key to be right or wrong.
                     ThingKind::Image | ThingKind::CacheMount => {}
                     _ if ours => whose = Some(Documents::Ours),
                     _ => whose = whose.or(Some(Documents::Foreign)),
+                }
+                if matches!(kind, ThingKind::Record { .. }) {
+                    let of_key = documents.iter().map(|document| Stored {
+                        part: document.name.to_string(),
+                        size: document.size,
+                        needs: needs_of(&kind, document, &places),
+                        attempt: attempt_of(at, document),
+                    });
+                    records.push((at, of_key.collect()));
+                    continue;
                 }
                 let mut needs: Vec<usize> =
                     documents.iter().flat_map(|it| needs_of(&kind, it, &places)).collect();
@@ -92,6 +113,7 @@ impl Catalog {
                 things[at].needs = needs;
             }
         }
+        add_record_needs(things, records);
         Ok(whose.unwrap_or(Documents::Ours))
     }
 
@@ -112,8 +134,13 @@ impl Catalog {
                 let name = object(part)?;
                 let of_part = |(field, _): &&Found| field == field_of(&name);
                 let value = fields.iter().find(of_part).map(|(_, value)| value);
-                match value.and_then(|value| self.open(&name, value)) {
-                    Some(document) => documents.push(Document::Ours(document)),
+                let opened = value.and_then(|value| Some((value, self.open(&name, value)?)));
+                match opened {
+                    Some((value, text)) => documents.push(Document {
+                        size: size_of(value),
+                        text: Text::Ours(text),
+                        name,
+                    }),
                     None => missing.push((found.len(), *at, name)),
                 }
             }
@@ -127,14 +154,15 @@ impl Catalog {
         let mut entries = Vec::new();
         while let Some((place, at, name, bytes)) = reads.try_next().await? {
             let Some(bytes) = bytes else { continue };
-            let document = if let Some(document) = self.open(&name, &bytes) {
+            let size = size_of(&bytes);
+            let text = if let Some(document) = self.open(&name, &bytes) {
                 entries.extend(entry_of(&things[at], &name, bytes));
-                Document::Ours(document)
+                Text::Ours(document)
             } else {
                 self.unsealed(&name);
-                Document::Unopened(bytes)
+                Text::Unopened(bytes)
             };
-            found[place].1.push(document);
+            found[place].1.push(Document { name, size, text });
         }
         if let Err(error) = self.index().put(&entries).await {
             self.index_failed(&error);
@@ -168,6 +196,16 @@ impl Catalog {
     }
 }
 
+fn attempt_of(at: usize, document: &Document) -> Option<Attempt> {
+    let Text::Ours(text) = &document.text else { return None };
+    let stored: StoredRecord = serde_json::from_slice(text).ok()?;
+    Some(Attempt::new(at, stored.decided, &stored.record))
+}
+
+fn size_of(bytes: &Bytes) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
+}
+
 fn has_documents(kind: &ThingKind) -> bool {
     match kind {
         ThingKind::Record { .. }
@@ -175,7 +213,8 @@ fn has_documents(kind: &ThingKind) -> bool {
         | ThingKind::Base
         | ThingKind::Image
         | ThingKind::CacheMount => true,
-        ThingKind::Blob | ThingKind::Quarantined => false,
+        // Nothing is told apart as replaced before this.
+        ThingKind::Replaced | ThingKind::Blob | ThingKind::Quarantined => false,
     }
 }
 
@@ -187,17 +226,21 @@ fn entry_of(thing: &Thing, name: &ObjectName, value: Bytes) -> Option<IndexEntry
             // To look is no use.
             Some(IndexEntry { key, field, value, used: UnixTime::default() })
         }
-        ThingKind::Image | ThingKind::CacheMount | ThingKind::Blob | ThingKind::Quarantined => None,
+        ThingKind::Replaced
+        | ThingKind::Image
+        | ThingKind::CacheMount
+        | ThingKind::Blob
+        | ThingKind::Quarantined => None,
     }
 }
 
 fn needs_of(kind: &ThingKind, document: &Document, places: &Places) -> Vec<usize> {
-    match document {
+    match &document.text {
         // What we sealed and cannot read is of a newer version.
-        Document::Ours(bytes) => {
+        Text::Ours(bytes) => {
             told_needs(kind, bytes, places).unwrap_or_else(|| named_in(bytes, places))
         }
-        Document::Unopened(bytes) => named_in(bytes, places),
+        Text::Unopened(bytes) => named_in(bytes, places),
     }
 }
 
@@ -245,7 +288,7 @@ fn told_needs(kind: &ThingKind, document: &[u8], places: &Places) -> Option<Vec<
             needs.extend(blobs.filter_map(|blob| places.blob(&blob.0)));
             needs.extend(version.packs.iter().filter_map(|pack| places.layer(pack)));
         }
-        ThingKind::Blob | ThingKind::Quarantined => {}
+        ThingKind::Replaced | ThingKind::Blob | ThingKind::Quarantined => {}
     }
     Some(needs)
 }

@@ -3,7 +3,8 @@
 use dcbuild_model::{Record, Scope, StepKey, UnixTime};
 use serde::{Deserialize, Serialize};
 
-use super::{Catalog, decode, encode};
+use super::{Catalog, Found, decode, encode};
+use crate::attempts::retain_takeable;
 use crate::{IndexKey, StepIndex, StoreError, Unseen};
 
 /// The only form that is understood; any other is a miss.
@@ -27,16 +28,26 @@ pub(super) fn is_key(key: &IndexKey) -> bool {
     key.0.starts_with("scope/") && key.0.contains("/step/")
 }
 
-#[async_trait::async_trait]
-impl StepIndex for Catalog {
-    async fn find(&self, scope: &Scope, keys: &[StepKey]) -> Result<Vec<Vec<Record>>, StoreError> {
-        let mut scopes: Vec<Scope> = scope.readable().collect();
-        scopes.reverse();
-        let of_all = |key| scopes.iter().map(move |scope| key_of(scope, key));
-        // All scopes and keys in one question.
-        let asked: Vec<IndexKey> = keys.iter().flat_map(of_all).collect();
-        let mut found = Catalog::find(self, &asked).await?.into_iter();
-        let in_one = |key: &StepKey, documents| {
+impl Catalog {
+    /// All records of this very scope under each key, in the order asked, the one decided last at the end.
+    pub async fn records_of(
+        &self,
+        scope: &Scope,
+        keys: &[StepKey],
+    ) -> Result<Vec<Vec<Record>>, StoreError> {
+        self.records(std::slice::from_ref(scope), keys).await
+    }
+
+    /// For each key a list for each scope, in one question.
+    async fn records(
+        &self,
+        scopes: &[Scope],
+        keys: &[StepKey],
+    ) -> Result<Vec<Vec<Record>>, StoreError> {
+        let of_all = |key| scopes.iter().map(move |scope| (key, key_of(scope, key)));
+        let (of, asked): (Vec<&StepKey>, Vec<IndexKey>) = keys.iter().flat_map(of_all).unzip();
+        let found = Catalog::find(self, &asked).await?;
+        let in_one = |(key, documents): (&StepKey, Vec<Found>)| {
             let stored = decode::<StoredRecord>(self, "a step record", documents);
             let mut stored: Vec<StoredRecord> = stored.into_values().collect();
             stored.retain(|stored| {
@@ -45,14 +56,21 @@ impl StepIndex for Catalog {
                 named && stored.version == VERSION
             });
             stored.sort_by_key(|stored| (stored.decided, stored.record.attempt));
-            stored.into_iter().map(|stored| stored.record)
+            stored.into_iter().map(|stored| stored.record).collect()
         };
-        let mut records = Vec::with_capacity(keys.len());
-        for key in keys {
-            let lists = found.by_ref().take(scopes.len());
-            records.push(lists.flat_map(|documents| in_one(key, documents)).collect());
-        }
-        Ok(records)
+        Ok(of.into_iter().zip(found).map(in_one).collect())
+    }
+}
+
+#[async_trait::async_trait]
+impl StepIndex for Catalog {
+    async fn find(&self, scope: &Scope, keys: &[StepKey]) -> Result<Vec<Vec<Record>>, StoreError> {
+        let mut scopes: Vec<Scope> = scope.readable().collect();
+        scopes.reverse();
+        let mut lists = self.records(&scopes, keys).await?;
+        retain_takeable(&mut lists, |record| record);
+        let mut lists = lists.into_iter();
+        Ok(keys.iter().map(|_| lists.by_ref().take(scopes.len()).flatten().collect()).collect())
     }
 
     async fn put(&self, scope: &Scope, record: &Record) -> Result<(), StoreError> {

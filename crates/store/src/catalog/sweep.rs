@@ -105,6 +105,12 @@ fn scope_of(name: &str) -> Option<Scope> {
     above.rsplit_once('/')?.0.parse().ok()
 }
 
+/// The key and the field of the index that are a replaced record.
+fn field_at(thing: &Thing) -> Option<(IndexKey, String)> {
+    let (key, field) = thing.name.rsplit_once('/')?;
+    Some((IndexKey(key.to_owned()), field.to_owned()))
+}
+
 /// The key of the index that an object belongs to, and what it is; none for what is not swept.
 fn thing_of(name: &ObjectName) -> Option<(String, ThingKind)> {
     let text = name.as_str();
@@ -149,13 +155,7 @@ impl Swept for Catalog {
             let Group { kind, objects } = group;
             let written = objects.iter().map(|object| object.modified).max().unwrap_or_default();
             let used = used.map_or(written, |used| used.max(written));
-            let lasts = |oldest: UnixTime| used.secs >= oldest.secs.saturating_sub(SKEW_SECS);
-            let hold = match kind {
-                ThingKind::Image => Hold::Named,
-                ThingKind::Quarantined => Hold::Free,
-                _ if marks.oldest.is_some_and(lasts) => Hold::InUse,
-                _ => Hold::Free,
-            };
+            let hold = Hold::Free;
             let size = objects.iter().map(|object| object.size).sum();
             let parts = objects.into_iter().map(|object| object.name.to_string()).collect();
             let needs = Vec::new();
@@ -163,6 +163,16 @@ impl Swept for Catalog {
             things.push(Thing { kind, scope, name, parts, size, written, used, hold, needs });
         }
         let documents = self.add_needs(&mut things).await?;
+        for thing in &mut things {
+            let used = thing.used.secs;
+            let lasts = |oldest: UnixTime| used >= oldest.secs.saturating_sub(SKEW_SECS);
+            thing.hold = match thing.kind {
+                ThingKind::Image => Hold::Named,
+                ThingKind::Quarantined => Hold::Free,
+                _ if marks.oldest.is_some_and(lasts) => Hold::InUse,
+                _ => Hold::Free,
+            };
+        }
         let unknown_uses = marks
             .unknown
             .or((!knows_all).then_some(PutOff::Filling))
@@ -205,15 +215,19 @@ impl Swept for Catalog {
         {
             if still { going.push(*thing) } else { stayed.push(at) }
         }
-        let keys: Vec<IndexKey> = going.iter().map(|thing| IndexKey(thing.name.clone())).collect();
         // First nobody finds it any more.
+        let (fields, whole): (Vec<&Thing>, Vec<&Thing>) =
+            going.iter().partition(|thing| thing.kind == ThingKind::Replaced);
+        let keys: Vec<IndexKey> = whole.iter().map(|thing| IndexKey(thing.name.clone())).collect();
         self.index().remove(&keys).await?;
+        let fields: Vec<(IndexKey, String)> = fields.iter().filter_map(|it| field_at(it)).collect();
+        self.index().remove_fields(&fields).await?;
         let parts = going.iter().flat_map(|thing| &thing.parts);
         let objects: Vec<ObjectName> = parts.map(|part| object(part)).collect::<Result<_, _>>()?;
         let parts = objects.chunks(KEYS_AT_ONCE).map(|some| self.objects().delete(some));
         let parts: Vec<_> = parts.collect();
         futures::stream::iter(parts).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
-        self.forget_again(&going, &keys).await?;
+        self.forget_again(&whole, &keys).await?;
         let bytes = going.iter().map(|thing| thing.size).sum();
         let count = u64::try_from(going.len()).unwrap_or(u64::MAX);
         Ok(Removal { removed: Removed { count, bytes }, stayed })

@@ -1,6 +1,6 @@
 //! The notes of a folder store: `account/SCOPE/ID.json`, `eviction/SCOPE/ID.json`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -73,9 +73,12 @@ impl FolderStore {
     ) -> Result<(), StoreError> {
         let at = self.now();
         let mut notes: BTreeMap<(Scope, EvictionRule), Eviction> = BTreeMap::new();
+        let emptied = self.emptied(victims)?;
         for entry in victims {
             let rule = rule_of(entry, request, at);
-            let record = if entry.kind == EntryKind::Record { record_of(&entry.id) } else { None };
+            let key = entry.id.rsplit_once('/').map_or("", |(key, _)| key);
+            let is_gone = entry.kind == EntryKind::Record && emptied.contains(key);
+            let record = if is_gone { record_of(&entry.id) } else { None };
             let scope = record.as_ref().map_or_else(Scope::local, |(scope, _)| scope.clone());
             let new = || Eviction { at, rule, records: Vec::new(), layers: Vec::new() };
             let note = notes.entry((scope, rule)).or_insert_with(new);
@@ -91,6 +94,24 @@ impl FolderStore {
             self.trim_notes(&scope, NoteKind::Eviction, NOTES_MAX)?;
         }
         Ok(())
+    }
+}
+
+impl FolderStore {
+    /// The keys, each with its scope, that have no record any more without these entries.
+    fn emptied<'a>(&self, victims: &'a [StoreEntry]) -> Result<BTreeSet<&'a str>, StoreError> {
+        let records = victims.iter().filter(|entry| entry.kind == EntryKind::Record);
+        let mut going: BTreeMap<&str, usize> = BTreeMap::new();
+        for (key, _) in records.filter_map(|entry| entry.id.rsplit_once('/')) {
+            *going.entry(key).or_default() += 1;
+        }
+        let mut emptied = BTreeSet::new();
+        for (key, going) in going {
+            if children(&self.inner.dir.join("step").join(key))?.len() <= going {
+                emptied.insert(key);
+            }
+        }
+        Ok(emptied)
     }
 }
 

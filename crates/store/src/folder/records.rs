@@ -11,6 +11,7 @@ use dcbuild_model::{LayerId, Record, Scope, StepKey, UnixTime};
 use serde::{Deserialize, Serialize};
 
 use super::{FolderStore, children, scope_name};
+use crate::attempts::retain_takeable;
 use crate::{StepIndex, StoreError};
 
 /// The only form of a stored record that is understood; any other is a miss.
@@ -22,7 +23,7 @@ pub(super) struct StoredRecord {
     version: u32,
     /// The boot that it counts in; all, if none.
     boot: Option<String>,
-    decided: UnixTime,
+    pub(super) decided: UnixTime,
     pub(super) record: Record,
 }
 
@@ -40,6 +41,13 @@ pub struct Confirmed {
     pub files: u64,
     /// The layers that they speak of: each that lay on this file system before is on its disk now.
     pub layers: BTreeSet<LayerId>,
+}
+
+/// A record and the file that it was read from.
+struct FoundRecord {
+    path: PathBuf,
+    used: UnixTime,
+    stored: StoredRecord,
 }
 
 impl FolderStore {
@@ -159,8 +167,13 @@ impl FolderStore {
             && stored.boot.as_ref().is_none_or(|boot| *boot == self.inner.boot)
     }
 
-    /// All records of one scope under one key, the one decided last at the end.
+    /// All records of one scope under one key, the one decided last at the end; that one counts as used.
     pub fn find_records(&self, scope: &Scope, key: &StepKey) -> Result<Vec<Record>, StoreError> {
+        let found = self.read_records(scope, key)?;
+        Ok(found.into_iter().map(|found| found.stored.record).collect())
+    }
+
+    fn read_records(&self, scope: &Scope, key: &StepKey) -> Result<Vec<FoundRecord>, StoreError> {
         let mut found = Vec::new();
         let _gate = self.gate()?;
         for path in children(&self.inner.dir.join(relative(scope, key)))? {
@@ -169,12 +182,25 @@ impl FolderStore {
             };
             let named = stored.record.recipe == *key || stored.record.outcome == Some(*key);
             if named && self.counts_now(&stored) {
-                self.touch(&path, used);
-                found.push(stored);
+                found.push(FoundRecord { path, used, stored });
             }
         }
-        found.sort_by_key(|stored| (stored.decided, stored.record.attempt));
-        Ok(found.into_iter().map(|stored| stored.record).collect())
+        found.sort_by_key(|found| (found.stored.decided, found.stored.record.attempt));
+        if let Some(newest) = found.last() {
+            self.touch(&newest.path, newest.used);
+        }
+        Ok(found)
+    }
+
+    /// The records of one key that can be taken, which count as used, of several scopes.
+    fn use_records(&self, lists: Vec<Vec<FoundRecord>>) -> Result<Vec<Record>, StoreError> {
+        let _gate = self.gate()?;
+        for list in &lists {
+            for older in list.iter().rev().skip(1) {
+                self.touch(&older.path, older.used);
+            }
+        }
+        Ok(lists.into_iter().flatten().map(|found| found.stored.record).collect())
     }
 }
 
@@ -203,14 +229,16 @@ impl StepIndex for FolderStore {
         let mut scopes: Vec<Scope> = scope.readable().collect();
         scopes.reverse();
         self.blocking(move |store| {
-            let of_key = |key| {
-                let mut records = Vec::new();
-                for scope in &scopes {
-                    records.extend(store.find_records(scope, key)?);
-                }
-                Ok(records)
-            };
-            keys.iter().map(of_key).collect()
+            let of_key = |key| scopes.iter().map(move |scope| (scope, key));
+            let all = keys.iter().flat_map(of_key);
+            let lists: Result<Vec<_>, StoreError> =
+                all.map(|(scope, key)| store.read_records(scope, key)).collect();
+            let mut lists = lists?;
+            retain_takeable(&mut lists, |found| &found.stored.record);
+            let mut lists = lists.into_iter();
+            keys.iter()
+                .map(|_| store.use_records(lists.by_ref().take(scopes.len()).collect()))
+                .collect()
         })
         .await
     }

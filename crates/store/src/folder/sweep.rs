@@ -1,6 +1,6 @@
 //! What a folder store holds, for the sweeper: each file is a thing, and its time of change its last use.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use dcbuild_model::{BlobDigest, Digest, LayerId, Record, Scope, UnixTime};
@@ -10,6 +10,7 @@ use super::notes::record_of;
 use super::prune::{EntryKind, StoreEntry, name, stem};
 use super::records::StoredRecord;
 use super::{FolderStore, children, stat};
+use crate::attempts::{Attempt, Replaced, replaced};
 use crate::sweep::{Hold, Inventory, Removal, Swept, Thing, ThingKind};
 use crate::{CacheVersion, HashedBase, NamedImage, StoreError, StoredBlob};
 
@@ -38,6 +39,7 @@ impl Places {
                     places.bases.insert(hex.to_owned(), at);
                 }
                 ThingKind::Record { .. }
+                | ThingKind::Replaced
                 | ThingKind::Image
                 | ThingKind::CacheMount
                 | ThingKind::Quarantined => {}
@@ -83,9 +85,19 @@ impl FolderStore {
             });
         }
         let places = Places::of(&things);
-        for thing in &mut things {
-            thing.needs = self.needs(thing, &places)?;
+        let mut keys: BTreeMap<String, Vec<Attempt>> = BTreeMap::new();
+        for (at, thing) in things.iter_mut().enumerate() {
+            if let ThingKind::Record { .. } = thing.kind {
+                let Some(stored) = self.stored_record(thing)? else { continue };
+                thing.needs = record_needs(&stored.record, &places);
+                let (key, _) = thing.name.rsplit_once('/').unwrap_or_default();
+                let attempt = Attempt::new(at, stored.decided, &stored.record);
+                keys.entry(key.to_owned()).or_default().push(attempt);
+            } else {
+                thing.needs = self.needs(thing, &places)?;
+            }
         }
+        tell_replaced(&mut things, keys.into_values().collect());
         things.extend(self.named_things(&places)?);
         Ok(Inventory { things, unknown_uses: None })
     }
@@ -124,19 +136,6 @@ impl FolderStore {
         let dir = &self.inner.dir;
         let mut needs = Vec::new();
         match &thing.kind {
-            ThingKind::Record { .. } => {
-                let path = dir.join("step").join(format!("{}.json", thing.name));
-                let stored = self.read_document::<StoredRecord>(&path)?;
-                let layers = stored.map(|(stored, _)| stored.record.result.layers);
-                for layer in layers.unwrap_or_default() {
-                    needs.extend(places.blob(&layer.layer.0));
-                    needs.extend(places.layers.get(&layer.layer.0.hex()).into_iter().flatten());
-                    if let Some(base) = &layer.base {
-                        needs.extend(places.bases.get(&base.digest.0.hex()));
-                        needs.extend(places.blob(&base.digest.0));
-                    }
-                }
-            }
             ThingKind::Form { .. } => {
                 let path = dir.join(format!("{}.json", thing.name));
                 let form = self.read_document::<Versioned<StoredBlob>>(&path)?;
@@ -160,18 +159,28 @@ impl FolderStore {
                     needs.extend(forms.flatten().flatten());
                 }
             }
-            ThingKind::Image | ThingKind::Blob | ThingKind::Quarantined => {}
+            // Those of records are told together.
+            ThingKind::Record { .. }
+            | ThingKind::Replaced
+            | ThingKind::Image
+            | ThingKind::Blob
+            | ThingKind::Quarantined => {}
         }
         needs.sort_unstable();
         needs.dedup();
         Ok(needs)
     }
 
+    fn stored_record(&self, thing: &Thing) -> Result<Option<StoredRecord>, StoreError> {
+        let path = self.inner.dir.join("step").join(format!("{}.json", thing.name));
+        Ok(self.read_document(&path)?.map(|(stored, _)| stored))
+    }
+
     fn remove_things(&self, things: &[Thing]) -> Result<Removal, StoreError> {
         let mut removal = Removal::default();
         for (at, thing) in things.iter().enumerate() {
             let kind = match thing.kind {
-                ThingKind::Record { .. } => EntryKind::Record,
+                ThingKind::Record { .. } | ThingKind::Replaced => EntryKind::Record,
                 ThingKind::Form { .. } | ThingKind::Base => EntryKind::Layer,
                 ThingKind::Blob => EntryKind::Blob,
                 ThingKind::Quarantined => EntryKind::Quarantined,
@@ -198,7 +207,40 @@ fn scope_of(kind: &ThingKind, id: &str) -> Option<Scope> {
         ThingKind::CacheMount | ThingKind::Image => {
             id.split('/').next()?.replace('+', "/").parse().ok()
         }
-        ThingKind::Form { .. } | ThingKind::Base | ThingKind::Blob | ThingKind::Quarantined => None,
+        ThingKind::Replaced
+        | ThingKind::Form { .. }
+        | ThingKind::Base
+        | ThingKind::Blob
+        | ThingKind::Quarantined => None,
+    }
+}
+
+fn record_needs(record: &Record, places: &Places) -> Vec<usize> {
+    let mut needs = Vec::new();
+    for layer in &record.result.layers {
+        needs.extend(places.blob(&layer.layer.0));
+        needs.extend(places.layers.get(&layer.layer.0.hex()).into_iter().flatten());
+        if let Some(base) = &layer.base {
+            needs.extend(places.bases.get(&base.digest.0.hex()));
+            needs.extend(places.blob(&base.digest.0));
+        }
+    }
+    needs
+}
+
+/// Says which records newer ones of their keys have replaced, and what was made from those.
+fn tell_replaced(things: &mut [Thing], mut keys: Vec<Vec<Attempt>>) {
+    let (replaced, needs) = replaced(&mut keys);
+    for Replaced { place, .. } in replaced {
+        things[place].kind = ThingKind::Replaced;
+    }
+    for (of, need) in needs {
+        things[of].needs.push(need);
+    }
+    for attempt in keys.iter().flatten() {
+        let needs = &mut things[attempt.place].needs;
+        needs.sort_unstable();
+        needs.dedup();
     }
 }
 

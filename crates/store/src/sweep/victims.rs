@@ -17,6 +17,8 @@ pub enum ThingKind {
         /// The key.
         key: StepKey,
     },
+    /// A step record that a newer one of its key has replaced: it may still be what others were made from.
+    Replaced,
     /// What is known of a layer's blob in one compression.
     Form {
         /// The layer.

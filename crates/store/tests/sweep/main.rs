@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "test")]
 
 mod keys;
+mod replaced;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -152,9 +153,13 @@ impl World {
         let layer = LayerRef { layer, change, entries: 1, bytes: 7, base: None };
         let mut record = contract::record(name, None, 1);
         record.result.layers.push(layer);
-        StepIndex::put(catalog, &Scope::local(), &record).await.unwrap();
-        self.settle().await;
+        self.put(catalog, &record).await;
         record
+    }
+
+    async fn put(&self, catalog: &Catalog, record: &Record) {
+        StepIndex::put(catalog, &Scope::local(), record).await.unwrap();
+        self.settle().await;
     }
 
     async fn blob(&self, text: &str) -> Digest {

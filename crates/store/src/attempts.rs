@@ -1,0 +1,204 @@
+//! Several results under one key, as builds at once and `--no-cache` make them: which of them a build may still take.
+//!
+//! The one decided last counts. An earlier one counts for the sake of what was made from it and is itself the newest under
+//! its key: whoever takes that takes along what it was made from. All others were replaced.
+
+use std::collections::BTreeMap;
+
+use dcbuild_model::{AttemptId, Record, StateDigest, UnixTime};
+
+/// So many results of one key count where nothing says what they stand on (`COPY --link`).
+const UNGROUNDED_MAX: usize = 4;
+
+/// The state of a stage after this record; where it does not say what it stands on, after it alone.
+fn state_of(record: &Record) -> StateDigest {
+    let below = record.lineage.parent.unwrap_or_else(StateDigest::empty);
+    record.result.state_after(below)
+}
+
+fn made_from(record: &Record) -> impl Iterator<Item = StateDigest> {
+    record.lineage.parent.into_iter().chain(record.lineage.inputs.iter().copied())
+}
+
+/// Drops the records of each list that no build can take any more; lists of one key and scope, the one decided last at
+/// the end.
+pub(crate) fn retain_takeable<T>(lists: &mut [Vec<T>], record: impl Fn(&T) -> &Record) {
+    let mut earlier: BTreeMap<StateDigest, Vec<(usize, usize)>> = BTreeMap::new();
+    let mut counts: Vec<Vec<bool>> = Vec::with_capacity(lists.len());
+    let mut open = Vec::new();
+    for (at, list) in lists.iter().enumerate() {
+        let is_grounded = list.last().is_some_and(|newest| record(newest).lineage.parent.is_some());
+        let newest = list.len().saturating_sub(if is_grounded { 1 } else { UNGROUNDED_MAX });
+        counts.push((0..list.len()).map(|place| place >= newest).collect());
+        open.extend((newest..list.len()).map(|place| (at, place)));
+        for (place, item) in list.iter().enumerate().take(newest) {
+            earlier.entry(state_of(record(item))).or_default().push((at, place));
+        }
+    }
+    // Most keys have one record each.
+    if earlier.is_empty() {
+        return;
+    }
+    while let Some((at, place)) = open.pop() {
+        for state in made_from(record(&lists[at][place])) {
+            for (at, place) in earlier.remove(&state).unwrap_or_default() {
+                counts[at][place] = true;
+                open.push((at, place));
+            }
+        }
+    }
+    for (list, counts) in lists.iter_mut().zip(counts) {
+        let mut counts = counts.into_iter();
+        list.retain(|_| counts.next() == Some(true));
+    }
+}
+
+/// A record among the things of a store, for whoever sweeps it.
+#[derive(Clone, Debug)]
+pub(crate) struct Attempt {
+    /// The place of its thing.
+    pub(crate) place: usize,
+    id: AttemptId,
+    decided: UnixTime,
+    state: StateDigest,
+    made_from: Vec<StateDigest>,
+}
+
+impl Attempt {
+    pub(crate) fn new(place: usize, decided: UnixTime, record: &Record) -> Attempt {
+        let (state, made_from) = (state_of(record), made_from(record).collect());
+        Attempt { place, id: record.attempt, decided, state, made_from }
+    }
+
+    /// What it goes by among those of its key: the greatest is the newest.
+    pub(crate) fn order(&self) -> (UnixTime, AttemptId) {
+        (self.decided, self.id)
+    }
+}
+
+/// One that was replaced.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Replaced {
+    /// Its thing.
+    pub(crate) place: usize,
+    /// When the next under its key was decided.
+    pub(crate) at: UnixTime,
+}
+
+/// Which of these, each list of one key, were replaced by newer ones; and which thing needs which of those, since it was
+/// made from it.
+pub(crate) fn replaced(keys: &mut [Vec<Attempt>]) -> (Vec<Replaced>, Vec<(usize, usize)>) {
+    let mut replaced = Vec::new();
+    let mut by_state: BTreeMap<StateDigest, Vec<(UnixTime, usize)>> = BTreeMap::new();
+    for attempts in keys.iter_mut() {
+        attempts.sort_unstable_by_key(Attempt::order);
+        let newest = attempts.last().map(|newest| newest.state);
+        for (one, next) in attempts.iter().zip(attempts.iter().skip(1)) {
+            replaced.push(Replaced { place: one.place, at: next.decided });
+            // Where the newest has made the same again, that serves.
+            if Some(one.state) != newest {
+                by_state.entry(one.state).or_default().push((one.decided, one.place));
+            }
+        }
+    }
+    let mut needs = Vec::new();
+    for maker in keys.iter().flatten() {
+        let of_state = maker.made_from.iter().filter_map(|state| by_state.get(state)).flatten();
+        // What it was made from was there before it; so nothing can need itself, by however long a way.
+        let before = of_state.filter(|(decided, _)| *decided < maker.decided);
+        needs.extend(before.map(|(_, place)| (maker.place, *place)));
+    }
+    (replaced, needs)
+}
+
+#[cfg(test)]
+mod tests {
+    use dcbuild_model::{
+        ChangeDigest, Digest, LayerId, LayerRef, Lineage, Record, StateDigest, StepKey, StepResult,
+        UnixTime, WorkerId,
+    };
+
+    use super::*;
+
+    /// A record with a layer of this name upon a state.
+    fn record(number: u32, layer: &str, parent: Option<StateDigest>, inputs: &[&Record]) -> Record {
+        let digest = Digest::of(layer.as_bytes());
+        let layer = LayerRef {
+            layer: LayerId(digest),
+            change: ChangeDigest(digest),
+            entries: 1,
+            bytes: 1,
+            base: None,
+        };
+        Record {
+            recipe: StepKey(digest),
+            outcome: None,
+            attempt: AttemptId::from_bits(number.into()),
+            worker: WorkerId::from_bits(1),
+            result: StepResult { layers: vec![layer], created: UnixTime::default() },
+            lineage: Lineage {
+                parent,
+                inputs: inputs.iter().map(|it| state_of(it)).collect(),
+                selections: Vec::new(),
+            },
+            components: Vec::new(),
+            took_ms: number.into(),
+        }
+    }
+
+    fn kept(lists: &[&[&Record]]) -> Vec<Vec<u64>> {
+        let mut lists: Vec<Vec<&Record>> = lists.iter().map(|list| list.to_vec()).collect();
+        retain_takeable(&mut lists, |it| it);
+        let number = |it: &&Record| it.took_ms;
+        lists.iter().map(|list| list.iter().map(number).collect()).collect()
+    }
+
+    #[test]
+    fn what_the_newest_were_made_from_counts() {
+        let root = Some(StateDigest::empty());
+        let a: Vec<Record> =
+            (0..4).map(|number| record(number, &format!("a{number}"), root, &[])).collect();
+        let b = record(10, "b", Some(state_of(&a[1])), &[]);
+        let c = record(20, "c", Some(state_of(&b)), &[]);
+        let newer_b = record(11, "b'", Some(state_of(&a[3])), &[]);
+        let reads = record(30, "d", root, &[&a[0]]);
+        let all_a: Vec<&Record> = a.iter().collect();
+        assert_eq!(kept(&[&all_a]), [[3]]);
+        assert_eq!(kept(&[&all_a, &[&b]]), [vec![1, 3], vec![10]], "one build's others");
+        assert_eq!(kept(&[&all_a, &[&b, &newer_b]]), [[3], [11]], "b was replaced");
+        assert_eq!(
+            kept(&[&all_a, &[&b, &newer_b], &[&c]]),
+            [vec![1, 3], vec![10, 11], vec![20]],
+            "two builds at once"
+        );
+        assert_eq!(kept(&[&all_a, &[&reads]]), [vec![0, 3], vec![30]], "read by another stage");
+    }
+
+    #[test]
+    fn of_results_that_stand_on_anything_the_last_few_count() {
+        let all: Vec<Record> =
+            (0..9).map(|number| record(number, &format!("l{number}"), None, &[])).collect();
+        assert_eq!(kept(&[&all.iter().collect::<Vec<_>>()]), [[5, 6, 7, 8]]);
+    }
+
+    #[test]
+    fn replaced_ones_are_needed_by_what_was_made_from_them_later() {
+        let root = Some(StateDigest::empty());
+        let at = |secs| UnixTime { secs, nanos: 0 };
+        let (a, newer) = (record(1, "a", root, &[]), record(2, "a'", root, &[]));
+        let b = record(3, "b", Some(state_of(&a)), &[]);
+        let mut keys = vec![
+            vec![Attempt::new(1, at(9), &newer), Attempt::new(0, at(1), &a)],
+            vec![Attempt::new(2, at(2), &b)],
+        ];
+        let (gone, needs) = replaced(&mut keys);
+        assert_eq!(gone, [Replaced { place: 0, at: at(9) }]);
+        assert_eq!(needs, [(2, 0)]);
+        // The same again: whoever stands on it stands on the newest.
+        let again = Record { attempt: AttemptId::from_bits(5), ..a.clone() };
+        keys[0].push(Attempt::new(3, at(10), &again));
+        let (gone, needs) = replaced(&mut keys);
+        assert_eq!(gone.iter().map(|it| it.place).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(needs, []);
+    }
+}
