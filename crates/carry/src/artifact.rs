@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use dcbuild_model::limits::MANIFEST_BYTES_MAX;
 use dcbuild_model::{BlobDigest, Digest};
-use dcbuild_oci::Descriptor;
 use dcbuild_oci::manifest::media_type;
+use dcbuild_oci::{Descriptor, Index};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::documents::Documents;
 use crate::pack::Packed;
-use crate::place::PlaceError;
 
 /// What our manifests say that they are.
 pub const ARTIFACT_TYPE: &str = "application/vnd.dcbuild.cache.v2";
@@ -26,6 +26,12 @@ pub const BUILDKIT_INLINE: &str = "moby.buildkit.cache.v0";
 const ATTESTS: &str = "vnd.docker.reference.type";
 /// A manifest with more layers is none of ours.
 const BLOBS_MAX: usize = 100_000;
+/// What one part of a cache that is too large for one manifest has at most: a descriptor takes 150 bytes, and registries take
+/// manifests of 4 MiB.
+const PART_BLOBS: usize = 20_000;
+const PART_DOCUMENT_BYTES: usize = 64 << 20;
+/// Parts that an index of ours lists at most.
+pub(crate) const PARTS_MAX: usize = 256;
 /// Whose the documents of a cache are: the name of the key that sealed them.
 const KEY: &str = "dcbuild.cache.key";
 /// Caches of other keys that may stand in one manifest beside one's own.
@@ -72,14 +78,81 @@ pub struct Section {
     pub blobs: Vec<Measured>,
 }
 
+/// How large the parts of a cache may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PartLimits {
+    /// How many blobs one may have.
+    pub blobs: usize,
+    /// How many bytes its documents may have, about.
+    pub document_bytes: usize,
+}
+
+impl Default for PartLimits {
+    fn default() -> PartLimits {
+        PartLimits { blobs: PART_BLOBS, document_bytes: PART_DOCUMENT_BYTES }
+    }
+}
+
+/// A manifest that an index lists.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Child {
+    /// The key that sealed its documents.
+    pub(crate) key: Option<String>,
+    pub(crate) manifest: Measured,
+}
+
+/// The index of a cache in several parts.
+pub(crate) fn index_of(children: &[Child]) -> Bytes {
+    let entry = |child: &Child| {
+        let (manifest, size) = child.manifest;
+        let mut entry = Descriptor::new(media_type::MANIFEST, manifest.0, size);
+        entry.artifact_type = ARTIFACT_TYPE.into();
+        entry.annotations = child.key.as_deref().map(named).unwrap_or_default();
+        entry
+    };
+    let manifests = children.iter().map(entry).collect();
+    Index { manifests, ..Index::default() }.to_json().into()
+}
+
 impl Artifact {
-    /// Whether somebody can read it: nothing is to be sent, or replaced, for what nobody can.
-    pub(crate) fn check_size(&self) -> Result<(), PlaceError> {
-        let (blobs, bytes) = (self.blobs.len(), self.manifest.len());
-        if blobs <= BLOBS_MAX && bytes <= MANIFEST_BYTES_MAX {
-            return Ok(());
+    /// Its parts, if it is too large for one manifest: what the documents of one speak of may be in another.
+    pub(crate) fn parts(&self, limits: PartLimits) -> Vec<Artifact> {
+        if self.is_small(limits) {
+            return vec![self.clone()];
         }
-        Err(PlaceError::TooMany { blobs, bytes, max: BLOBS_MAX, bytes_max: MANIFEST_BYTES_MAX })
+        let documents = match Documents::parse(&self.config) {
+            Ok(documents) if self.config.len() > limits.document_bytes => {
+                let lists = documents.split(limits.document_bytes);
+                lists.iter().map(|list| Bytes::from(list.to_json())).collect()
+            }
+            _ => vec![self.config.clone()],
+        };
+        let (mut documents, mut blobs) = (documents.into_iter(), self.blobs.chunks(limits.blobs));
+        let none = Bytes::from(Documents::default().to_json());
+        let mut parts = Vec::new();
+        while documents.len() > 0 || blobs.len() > 0 {
+            let config = documents.next().unwrap_or_else(|| none.clone());
+            let blobs = blobs.next().unwrap_or_default().to_vec();
+            parts.push(Artifact::of(self.key.clone(), config, blobs));
+        }
+        parts
+    }
+
+    fn of(key: Option<String>, config: Bytes, blobs: Vec<Measured>) -> Artifact {
+        let mut artifact = Artifact { key, manifest: Bytes::new(), config, blobs };
+        artifact.manifest = artifact.written(&[]);
+        artifact
+    }
+
+    /// It as a part of a cache, with the manifest that it has there.
+    pub(crate) fn child(&self, manifest: &Bytes) -> Child {
+        let size = u64::try_from(manifest.len()).unwrap_or(u64::MAX);
+        Child { key: self.key.clone(), manifest: (BlobDigest(Digest::of(manifest)), size) }
+    }
+
+    /// Whether one manifest is enough for it.
+    fn is_small(&self, limits: PartLimits) -> bool {
+        self.blobs.len() <= limits.blobs && self.config.len() <= limits.document_bytes
     }
 }
 
@@ -92,10 +165,7 @@ impl Artifact {
     pub fn new(packed: &Packed) -> Artifact {
         let config = Bytes::from(packed.documents.to_json());
         let blobs: Vec<Measured> = packed.blobs.iter().map(|(blob, size)| (*blob, *size)).collect();
-        let key = Some(packed.key.clone());
-        let mut artifact = Artifact { key, manifest: Bytes::new(), config, blobs };
-        artifact.manifest = artifact.written(&[]);
-        artifact
+        Artifact::of(Some(packed.key.clone()), config, blobs)
     }
 
     /// A manifest in which the caches of others stand behind this one, and how many of them: those that came last, as
@@ -177,7 +247,7 @@ pub enum Seen {
         layers: Vec<Measured>,
     },
     /// An index, with its manifests.
-    Index(Vec<Digest>),
+    Index(Vec<Measured>),
     /// A cache of BuildKit.
     BuildKit,
     /// Something else, in words.
@@ -224,7 +294,7 @@ pub fn recognise(manifest: &[u8]) -> Seen {
             return Seen::BuildKit;
         }
         let images = manifests.iter().filter(|it| !it.annotations.contains_key(ATTESTS));
-        return Seen::Index(images.map(|it| it.digest.0).collect());
+        return Seen::Index(images.map(Pointed::measured).collect());
     }
     let config = document.get("config").and_then(|config| Pointed::deserialize(config).ok());
     let (Some(config), Some(layers)) = (config, list(&document, "layers")) else {
@@ -300,24 +370,6 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_that_nobody_could_read_is_not_sent() {
-        let artifact = |blobs: u32, bytes: usize| {
-            let blob = |number: u32| (BlobDigest(Digest::of(&number.to_le_bytes())), 1);
-            let (key, blobs) = (None, (0..blobs).map(blob).collect());
-            let manifest = Bytes::from(vec![b' '; bytes]);
-            Artifact { key, manifest, config: Bytes::from("{}"), blobs }
-        };
-        artifact(100_000, 4 << 20).check_size().unwrap();
-        for (blobs, bytes) in [(100_001, 7), (1, (4 << 20) + 1)] {
-            let said = artifact(blobs, bytes).check_size().unwrap_err().to_string();
-            assert!(
-                said.contains(&format!("{blobs} blobs make a manifest of {bytes} bytes")),
-                "{said}"
-            );
-        }
-    }
-
-    #[test]
     fn what_lies_at_a_place_is_told_apart() {
         let sized = (BlobDigest(Digest::from_hex(HEX).unwrap()), 7);
         let (key, others) = (None, Vec::new());
@@ -335,7 +387,7 @@ mod tests {
         let index =
             |kind: &str| recognise(format!(r#"{{"manifests":[{}]}}"#, pointed(kind)).as_bytes());
         assert_eq!(index(BUILDKIT_CONFIG), Seen::BuildKit);
-        assert_eq!(index(media_type::MANIFEST), Seen::Index(vec![sized.0.0]));
+        assert_eq!(index(media_type::MANIFEST), Seen::Index(vec![sized]));
         assert_eq!(recognise(br#"{"layers":[],"records":[]}"#), Seen::BuildKit);
         for garbage in ["", "{}", "[]", "7", r#"{"manifests":7}"#, r#"{"config":{},"layers":[]}"#] {
             assert!(matches!(recognise(garbage.as_bytes()), Seen::Other(_)), "{garbage}");

@@ -82,6 +82,22 @@ impl Documents {
         self.kept().extend(others);
     }
 
+    /// The same documents in lists that have about so many bytes each.
+    pub(crate) fn split(&self, bytes_max: usize) -> Vec<Documents> {
+        let (mut lists, mut bytes) = (Vec::new(), usize::MAX);
+        for (name, document) in self.kept().iter().filter(|(name, _)| is_carried(name)) {
+            bytes = bytes.saturating_add(name.as_str().len() + document.len());
+            if bytes > bytes_max {
+                lists.push(Documents::default());
+                bytes = name.as_str().len() + document.len();
+            }
+            if let Some(list) = lists.last() {
+                list.kept().insert(name.clone(), document.clone());
+            }
+        }
+        lists
+    }
+
     /// How many records there are.
     pub fn records(&self) -> usize {
         self.kept().keys().filter(|name| name.as_str().starts_with("scope/")).count()

@@ -14,7 +14,7 @@ pub mod place;
 pub mod send;
 pub mod take;
 
-pub use artifact::{Artifact, Seen, recognise};
+pub use artifact::{Artifact, PartLimits, Seen, recognise};
 pub use documents::{Documents, InvalidDocuments};
 pub use inline::INLINE_FIELD;
 pub use lent::{Borrower, Lender, Lent, Loan, NotLent};
@@ -24,5 +24,5 @@ pub use place::bucket::{BucketPlace, BucketSettings};
 pub use place::folder::FolderPlace;
 pub use place::registry::RegistryPlace;
 pub use place::{Place, PlaceError};
-pub use send::{SendError, Sent, send};
+pub use send::{SendError, Sent, send, send_in_parts};
 pub use take::{Carried, TakeError, take};

@@ -8,13 +8,15 @@ use dcbuild_store::{ObjectName, Seal};
 use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 
-use crate::artifact::{Measured, Section, Seen, recognise};
+use crate::artifact::{Measured, PARTS_MAX, Section, Seen, recognise};
 use crate::documents::{DOCUMENTS_BYTES_MAX, Documents, InvalidDocuments};
 use crate::inline;
 use crate::place::{Place, PlaceError};
 
 /// Manifests of an index that are looked at.
-const MANIFESTS_MAX: usize = 64;
+const MANIFESTS_MAX: usize = PARTS_MAX;
+/// The documents of all parts that an index lists.
+const LISTED_BYTES_MAX: u64 = 4 << 30;
 
 /// What was found.
 #[derive(Debug)]
@@ -85,6 +87,21 @@ impl Borrowed {
         Ok(Borrowed { documents, offered, embedded, key: told.key, others: others? })
     }
 
+    /// Adds what other keys have; what is wrong with one key's is nothing to the others.
+    async fn add_others(&mut self, place: &dyn Place, sections: Vec<Section>) {
+        for section in sections {
+            match documents_of(place, section.config).await {
+                Ok(documents) => {
+                    self.others.push((section.key, documents));
+                    self.offered.extend(section.blobs);
+                }
+                Err(error) => {
+                    tracing::debug!(%error, key = section.key, "a cache of another key");
+                }
+            }
+        }
+    }
+
     /// Leaves what a seal opens, and says which documents are dropped for it. What other keys have beside what is the
     /// reader's own is none of his, and no loss.
     pub fn keep_opened(&self, seal: &Seal) -> Vec<ObjectName> {
@@ -113,49 +130,65 @@ pub fn why_unopened(seal: &Seal) -> &'static str {
 pub async fn look(place: &dyn Place) -> Result<Found, PlaceError> {
     let Some(root) = place.manifest(None).await? else { return Ok(Found::Nothing) };
     match recognise(&root) {
-        Seen::Records { key, config, blobs, others: sections } => {
-            let bytes = small(place, config, DOCUMENTS_BYTES_MAX).await?;
-            let documents = Documents::parse(&bytes)
-                .map_err(|source| PlaceError::Records { place: place.name(), source })?;
-            let mut offered: BTreeMap<BlobDigest, u64> = blobs.into_iter().collect();
-            let mut others = Vec::new();
-            for section in sections {
-                // What is wrong with one key's is nothing to the others.
-                match of_other(place, &section).await {
-                    Ok(documents) => {
-                        others.push((section.key, documents));
-                        offered.extend(section.blobs);
-                    }
-                    Err(error) => {
-                        tracing::debug!(%error, key = section.key, "a cache of another key");
-                    }
-                }
-            }
-            let embedded = BTreeMap::new();
-            let borrowed = Borrowed { documents, offered, embedded, key, others };
+        Seen::Records { key, config, blobs, others } => {
+            let mut borrowed = Borrowed { key, ..Borrowed::default() };
+            borrowed.documents = documents_of(place, config).await?;
+            borrowed.offered.extend(blobs);
+            borrowed.add_others(place, others).await;
             Ok(Found::Records(Box::new(borrowed)))
         }
         Seen::BuildKit => Ok(Found::BuildKit),
         Seen::Other(what) => Ok(Found::Other(what)),
         Seen::Image { config, layers } => images(place, vec![(config, layers)]).await,
-        Seen::Index(manifests) => {
-            let mut all = Vec::new();
-            for digest in manifests.into_iter().take(MANIFESTS_MAX) {
-                let manifest = place.manifest(Some(ManifestDigest(digest))).await?;
-                match manifest.as_deref().map(recognise) {
-                    Some(Seen::Image { config, layers }) => all.push((config, layers)),
-                    Some(Seen::BuildKit) => return Ok(Found::BuildKit),
-                    _ => {}
-                }
-            }
-            images(place, all).await
-        }
+        Seen::Index(manifests) => listed(place, manifests).await,
     }
 }
 
-/// The documents of another key that lie at a place beside the first one's.
-async fn of_other(place: &dyn Place, section: &Section) -> Result<Documents, PlaceError> {
-    let bytes = small(place, section.config, DOCUMENTS_BYTES_MAX).await?;
+/// What an index lists: parts of caches, or images.
+async fn listed(place: &dyn Place, manifests: Vec<Measured>) -> Result<Found, PlaceError> {
+    let (mut all, mut borrowed, mut bytes) = (Vec::new(), None::<Borrowed>, 0_u64);
+    for (digest, _) in manifests.into_iter().take(MANIFESTS_MAX) {
+        let manifest = place.manifest(Some(ManifestDigest(digest.0))).await?;
+        let seen = manifest.as_deref().map(recognise);
+        if let Some(Seen::Records { config: (blob, size), .. }) = &seen {
+            bytes = bytes.saturating_add(*size);
+            if bytes > LISTED_BYTES_MAX {
+                let (place, blob) = (place.name(), *blob);
+                return Err(PlaceError::TooLarge { place, blob, max: LISTED_BYTES_MAX });
+            }
+        }
+        match seen {
+            Some(Seen::Image { config, layers }) => all.push((config, layers)),
+            Some(Seen::BuildKit) => return Ok(Found::BuildKit),
+            Some(Seen::Records { key, config, blobs, others }) => match &mut borrowed {
+                // The first part is of whoever wrote last.
+                None => {
+                    let mut first = Borrowed { key, ..Borrowed::default() };
+                    first.documents = documents_of(place, config).await?;
+                    first.offered.extend(blobs);
+                    first.add_others(place, others).await;
+                    borrowed = Some(first);
+                }
+                Some(known) if known.key == key => {
+                    known.documents.join(&documents_of(place, config).await?);
+                    known.offered.extend(blobs);
+                }
+                Some(known) => {
+                    let own = key.map(|key| Section { key, config, blobs });
+                    known.add_others(place, own.into_iter().chain(others).collect()).await;
+                }
+            },
+            Some(Seen::Index(_) | Seen::Other(_)) | None => {}
+        }
+    }
+    match borrowed {
+        Some(borrowed) => Ok(Found::Records(Box::new(borrowed))),
+        None => images(place, all).await,
+    }
+}
+
+async fn documents_of(place: &dyn Place, config: Measured) -> Result<Documents, PlaceError> {
+    let bytes = small(place, config, DOCUMENTS_BYTES_MAX).await?;
     Documents::parse(&bytes).map_err(|source| PlaceError::Records { place: place.name(), source })
 }
 

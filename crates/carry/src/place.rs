@@ -69,20 +69,16 @@ pub enum PlaceError {
         /// How large it may be.
         max: u64,
     },
-    /// A cache has more in it than one manifest can name.
+    /// A cache has more in it than an index of manifests can name.
     #[error(
-        "{blobs} blobs make a manifest of {bytes} bytes, and nobody reads more than {max} blobs or {bytes_max} bytes: make the \
-         cache of fewer records, as `dcbuild cache prune` and mode=min do, or give the other side the store itself"
+        "it would have {parts} parts, and nobody reads more than {max}: export the scopes one by one (--scope), or make the cache \
+         smaller (`dcbuild cache prune`)"
     )]
     TooMany {
-        /// How many blobs it has.
-        blobs: usize,
-        /// How large its manifest is.
-        bytes: usize,
-        /// How many blobs there may be.
+        /// How many parts it has.
+        parts: usize,
+        /// How many there may be.
         max: usize,
-        /// How large a manifest may be.
-        bytes_max: usize,
     },
     /// A blob has other bytes than its name says.
     #[error("{blob} at {place} is damaged")]
@@ -131,6 +127,9 @@ pub trait Place: Send + Sync {
     /// Takes a blob, and says whether its bytes were new.
     async fn put(&self, blob: Arc<dyn BlobReader>) -> Result<bool, PlaceError>;
 
-    /// Makes a manifest the one that the place means, once its blobs are there.
-    async fn finish(&self, manifest: Bytes) -> Result<(), PlaceError>;
+    /// Takes a manifest that an index is to list, once its blobs are there.
+    async fn put_manifest(&self, manifest: Bytes) -> Result<(), PlaceError>;
+
+    /// Makes a manifest, or an index of manifests, the one that the place means, once all that it names is there.
+    async fn finish(&self, manifest: Bytes, media_type: &str) -> Result<(), PlaceError>;
 }

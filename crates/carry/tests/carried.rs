@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dcbuild_carry::{
-    Artifact, Borrowed, FolderPlace, Found, Lender, Lent, Loan, NoPacks, NotLent, Packed, Place,
-    Shelf, Wish, inline, look, pack, send, take,
+    Artifact, Borrowed, FolderPlace, Found, Lender, Lent, Loan, NoPacks, NotLent, Packed,
+    PartLimits, Place, Seen, Shelf, Wish, inline, look, pack, recognise, send, send_in_parts, take,
 };
 use dcbuild_model::{
     AttemptId, BaseLayer, BlobDigest, BuildId, ChangeDigest, Compression, DiffId, Digest,
@@ -343,6 +343,45 @@ async fn caches_of_several_keys_lie_at_one_place_and_each_reader_takes_his_own()
     let sent = write(key(15), &records).await;
     assert_eq!(sent.kept, 7);
     assert!(sent.replaced.unwrap().contains("caches of 1 other signing keys lay there"));
+}
+
+#[tokio::test]
+async fn a_cache_that_is_too_large_for_one_manifest_has_several() {
+    let folders = tempfile::tempdir().unwrap();
+    let one = shelf(&folders.path().join("one"));
+    let (records, blob) = fill(&one).await;
+    let place = FolderPlace::new(folders.path().join("place"), None, None);
+    let key = |number: u8| Seal::keyed([&[number; 32][..]]).unwrap();
+    let small = PartLimits { blobs: 1, document_bytes: 1 };
+    let write = async |seal: Seal, limits: PartLimits| {
+        let packed = pack(&one, &NoPacks, &records, &Wish { seal, ..wish() }).await.unwrap();
+        send_in_parts(&Artifact::new(&packed), limits, &one.blobs, &place).await.unwrap()
+    };
+    // Three documents and three blobs make as many parts; those of other keys stay, whichever form they have.
+    for (number, limits, kept) in [
+        (1, small, 0),
+        (2, PartLimits::default(), 1),
+        (3, small, 2),
+        (1, PartLimits::default(), 2),
+        (2, small, 2),
+        (2, PartLimits::default(), 2),
+    ] {
+        let sent = write(key(number), limits).await;
+        assert_eq!((sent.kept, sent.replaced), (kept, None), "{number} {limits:?}");
+        let Some(Seen::Index(children)) = place.former().await.unwrap().as_deref().map(recognise)
+        else {
+            panic!("it has parts, or others beside it");
+        };
+        assert!(children.len() > 1, "{children:?}");
+    }
+    for number in [1, 2, 3] {
+        let told = Borrowed::parse(&borrowed(&place).await.to_json()).unwrap();
+        assert!(told.offered.contains_key(&blob));
+        let own = shelf(&folders.path().join(format!("own-{number}")));
+        let carried = take(&told, &place, &own, None, &key(number)).await.unwrap();
+        assert_eq!((carried.records, carried.blobs, carried.left), (2, 3, 0), "{number}");
+        assert_eq!(carried.refused, []);
+    }
 }
 
 #[tokio::test]

@@ -183,6 +183,21 @@ pub(crate) fn changes(account: &Account, now: &AccountStep, before: &AccountStep
         changes.push(order(now, before));
     }
     changes.sort_by_key(weight);
+    // A step that came to the same result is no cause, where there is another.
+    let is_cause = |change: &Change| match change {
+        Change::Parent { step, .. } | Change::Stage { step, .. } => {
+            let at = usize::try_from(step.saturating_sub(1)).unwrap_or(usize::MAX);
+            account.steps.get(at).is_none_or(|step| step.end != StepEnd::HitByResult {})
+        }
+        Change::Instruction { .. }
+        | Change::Variable { .. }
+        | Change::Base { .. }
+        | Change::Files { .. }
+        | Change::Part { .. } => true,
+    };
+    if changes.iter().any(is_cause) {
+        changes.retain(is_cause);
+    }
     changes
 }
 

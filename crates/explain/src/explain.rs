@@ -225,7 +225,8 @@ fn reason(
     let notes = || evidence.evictions.iter().filter(|note| note.at <= account.submitted);
     match step.passed {
         Some(Passed::LayerGone { layer }) => {
-            let evicted = newest(notes().filter(|note| note.layers.contains(&layer)));
+            let evicted = newest(notes().filter(|note| note.layers.contains(&layer)))
+                .filter(|(at, _)| !layer_was_made_since(layer, evidence.earlier, *at));
             return Reason::LayerGone { layer, evicted };
         }
         Some(Passed::LayerDamaged { layer, at }) => return Reason::LayerDamaged { layer, at },
@@ -270,6 +271,13 @@ fn reason(
 
 fn newest<'a>(notes: impl Iterator<Item = &'a Eviction>) -> Option<(UnixTime, EvictionRule)> {
     notes.max_by_key(|note| note.at).map(|note| (note.at, note.rule))
+}
+
+/// Whether a build that began after a removal made a layer again.
+fn layer_was_made_since(layer: LayerId, earlier: &[Account], removed: UnixTime) -> bool {
+    let since = earlier.iter().filter(|account| account.submitted > removed);
+    let mut steps = since.flat_map(|account| &account.steps);
+    steps.any(|it| it.layer == Some(layer) && it.end.has_result())
 }
 
 /// Whether a build that began after a removal had a result under the very key of a step.

@@ -360,6 +360,11 @@ fn an_eviction_is_told_unless_it_came_later_or_the_record_was_made_again() {
     let evicted = Some((UnixTime { secs: 120, nanos: 0 }, bytes));
     assert_eq!(one(&account, &notes, &earlier), Reason::LayerGone { layer, evicted });
     assert_eq!(one(&account, &[], &earlier), Reason::LayerGone { layer, evicted: None });
+    // A layer that was made again since went for some other reason.
+    let again = Build { command: "other", ..Build::new(1) }.account();
+    let again = Account { submitted: UnixTime { secs: 130, nanos: 0 }, ..again };
+    let gone = one(&account, &notes[1..], &[again]);
+    assert_eq!(gone, Reason::LayerGone { layer, evicted: None });
     // Nobody knows what the store has that was not to be asked.
     account.steps[1].passed = Some(Passed::Unreachable {});
     let unreachable = one(&account, &[], &earlier);
@@ -371,6 +376,30 @@ fn an_eviction_is_told_unless_it_came_later_or_the_record_was_made_again() {
     let at = UnixTime { secs: 250, nanos: 0 };
     account.steps[1].passed = Some(Passed::LayerDamaged { layer, at });
     assert_eq!(one(&account, &notes, &earlier), Reason::LayerDamaged { layer, at });
+}
+
+#[test]
+fn a_step_that_came_to_the_same_result_is_no_cause() {
+    let before = Build::new(1).account();
+    let mut now = Build { content: "B", version: Some("2"), ..Build::new(2) }.account();
+    now.steps[1].end = StepEnd::HitByResult {};
+    check(
+        std::slice::from_ref(&before),
+        &[],
+        &now,
+        expect![[r#"
+            1 Miss: lost, 1 had it
+            2 HitByResult
+            3 Miss: since 1 Variable { name: "VERSION", given: true, before: Some("1"), after: Some("2") }
+            4 Miss: since 1 reads stage /out of 3
+        "#]],
+    );
+    // Where nothing else is known, it is all there is to say.
+    let mut now = Build { content: "B", ..Build::new(2) }.account();
+    now.steps[1].end = StepEnd::HitByResult {};
+    let evidence = Evidence { earlier: &[before], evictions: &[] };
+    let told = explain(&now, &[StepIndex(2)], evidence, &|_| (Vec::new(), 0));
+    assert_eq!(show(told.steps[0].reason.as_ref().unwrap()), "since 1 on 2");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Whether a Redis will do, said before anybody depends on it.
 
 use dcbuild_model::UnixTime;
-use dcbuild_store::{IndexKey, KeyIndex as _, StoreError};
+use dcbuild_store::{IndexEntry, IndexKey, KeyIndex as _, StoreError};
 use redis::Value;
 
 use crate::fault::RedisFault;
@@ -78,12 +78,20 @@ impl RedisIndex {
         self.ask(redis::cmd("SET").arg(&key).arg("1").arg("PX").arg(60_000)).await?;
         self.ask(redis::cmd("GET").arg(&key)).await?;
         self.ask(redis::cmd("DEL").arg(&key)).await?;
-        // Neither changes anything; together they need every right that the index needs.
-        let nothing = [IndexKey("check".into())];
-        self.touch(&nothing, UnixTime::default()).await?;
-        self.remove(&nothing).await?;
-        self.find(&nothing).await?;
+        // It is told of something, finds it and forgets it; all scripts together need every right that there must be.
+        let key = IndexKey("check".into());
+        let (field, value, used) = ("check".to_owned(), "check".into(), UnixTime::default());
+        self.put(&[IndexEntry { key: key.clone(), field: field.clone(), value, used }]).await?;
+        self.touch(std::slice::from_ref(&key), used).await?;
+        self.find(std::slice::from_ref(&key)).await?;
+        self.last_used(std::slice::from_ref(&key)).await?;
+        self.unused("check", None, 1).await?;
+        self.remove_fields(&[(key.clone(), field)]).await?;
+        self.remove(&[key]).await?;
+        self.hold("check", "check", used, used).await?;
         self.release("check", "check").await?;
+        // A fill needs the time besides.
+        self.ask(&redis::cmd("TIME")).await?;
         Ok(judged(&info))
     }
 

@@ -84,6 +84,14 @@ pub enum RedisFault {
         /// What it answered.
         source: RedisError,
     },
+    /// It has fewer databases.
+    #[error(
+        "it has no database of this number: see `databases` in its configuration (16 of them, usually)"
+    )]
+    NoDatabase {
+        /// What it answered.
+        source: RedisError,
+    },
     /// It cannot write its dump, and takes no writes until it can.
     #[error(
         "it cannot save to its disk and takes no writes: mend the disk, or set stop-writes-on-bgsave-error to no"
@@ -181,6 +189,14 @@ impl RedisFault {
             Some("MISCONF") => return RedisFault::NotSaving { source },
             _ => {}
         }
+        // What a script is refused has no code of its own.
+        let detail = source.detail().unwrap_or_default();
+        if ["can't run this command", "can't access"].iter().any(|it| detail.contains(it)) {
+            return RedisFault::Denied { why: Denial::NoRight, source };
+        }
+        if detail.contains("DB index is out of range") {
+            return RedisFault::NoDatabase { source };
+        }
         if let Some(fault) = TlsFault::find(&source) {
             return RedisFault::Untrusted { address: address.into(), fault, source };
         }
@@ -207,6 +223,7 @@ impl RedisFault {
             | RedisFault::Stopped => Aftermath::Down,
             RedisFault::Denied { .. }
             | RedisFault::Full { .. }
+            | RedisFault::NoDatabase { .. }
             | RedisFault::NotSaving { .. }
             | RedisFault::Answer { .. } => Aftermath::Keep,
         }

@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::RedisConfig;
-use crate::fault::RedisFault;
+use crate::fault::{Aftermath, RedisFault};
 use crate::link::{Call, Link};
+use crate::room::Room;
 use crate::script::Scripts;
 
 /// More keys in one question, and more entries in one telling, are sent in pieces: Redis does nothing else meanwhile.
@@ -27,6 +28,10 @@ const KEY_BYTES_MAX: usize = 8 << 20;
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// How many keys a script that walks over them looks at.
 const LOOKS_MAX: usize = 5_000;
+/// Of how many keys values are emptied at a time.
+const SHED_AT_ONCE: usize = 1_000;
+/// A value that is no larger takes less than what is around it.
+const SMALL_BYTES: usize = 32;
 
 /// An index in Redis.
 pub struct RedisIndex {
@@ -38,6 +43,7 @@ pub struct RedisIndex {
     /// How often something could not be told, and how many of those times have been made good by taking the mark away.
     owed: AtomicU64,
     paid: AtomicU64,
+    room: Room,
 }
 
 impl RedisIndex {
@@ -46,7 +52,8 @@ impl RedisIndex {
         let (prefix, name) = (config.prefix.clone(), config.to_string());
         let link = Link::start(config, tasks, stop);
         let (owed, paid) = (AtomicU64::new(0), AtomicU64::new(0));
-        RedisIndex { link, prefix, scripts: Scripts::new(), name, owed, paid }
+        let (scripts, room) = (Scripts::new(), Room::default());
+        RedisIndex { link, prefix, scripts, name, owed, paid, room }
     }
 
     fn used(&self) -> String {
@@ -81,12 +88,35 @@ impl RedisIndex {
         keys: &[String],
         args: &[Vec<u8>],
     ) -> Result<Value, RedisFault> {
+        self.pay().await?;
+        self.send(script, keys, args).await
+    }
+
+    async fn pay(&self) -> Result<(), RedisFault> {
         let owed = self.owed.load(Ordering::SeqCst);
         if owed > self.paid.load(Ordering::SeqCst) {
             self.send(&self.scripts.mark_incomplete, &[], &[]).await?;
             self.paid.fetch_max(owed, Ordering::SeqCst);
         }
-        self.send(script, keys, args).await
+        Ok(())
+    }
+
+    /// Empties values behind a rank until so many bytes went, or some were looked at; says how many went, and where to go on.
+    pub(crate) async fn shed(
+        &self,
+        rank: i64,
+        wanted: u64,
+    ) -> Result<(u64, Option<i64>), RedisFault> {
+        let limits = [text(&SHED_AT_ONCE), text(&SMALL_BYTES), text(&wanted)];
+        let args = [vec![self.hashes().into_bytes(), text(&rank)], limits.to_vec()].concat();
+        match self.script(&self.scripts.shed, &[], &args).await? {
+            Value::Array(told) => match &told[..] {
+                [Value::Int(freed)] => Ok((freed.unsigned_abs(), None)),
+                [Value::Int(freed), Value::Int(next)] => Ok((freed.unsigned_abs(), Some(*next))),
+                _ => Err(nonsense()),
+            },
+            _ => Err(nonsense()),
+        }
     }
 
     async fn send(
@@ -139,7 +169,13 @@ impl RedisIndex {
             args.extend([text(&set), key, field, value]);
         }
         let owned: Vec<IndexKey> = keys.into_keys().cloned().collect();
-        self.script(&self.scripts.put, &self.hashes_of(&owned), &args).await.map(drop)
+        let hashes = self.hashes_of(&owned);
+        loop {
+            match self.script(&self.scripts.put, &hashes, &args).await {
+                Err(RedisFault::Full { .. }) if self.room.make(self).await? => {}
+                put => return put.map(drop),
+            }
+        }
     }
 
     async fn put_all(&self, entries: &[IndexEntry]) -> Result<(), RedisFault> {
@@ -233,7 +269,14 @@ impl KeyIndex for RedisIndex {
     }
 
     async fn put(&self, entries: &[IndexEntry]) -> Result<(), StoreError> {
-        self.put_all(entries).await.map_err(|fault| self.owing(fault))
+        let Err(fault) = self.put_all(entries).await else { return Ok(()) };
+        let is_there = fault.aftermath() == Aftermath::Keep;
+        let error = self.owing(fault);
+        // Until the mark is away, others take what could not be told for absent.
+        if is_there && let Err(fault) = self.pay().await {
+            tracing::debug!(%fault, "the mark of completeness stays for now");
+        }
+        Err(error)
     }
 
     async fn remove(&self, keys: &[IndexKey]) -> Result<(), StoreError> {

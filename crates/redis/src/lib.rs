@@ -11,6 +11,7 @@ mod fault;
 mod index;
 mod link;
 mod open;
+mod room;
 mod script;
 
 pub use check::{RedisFinding, RedisHealth};

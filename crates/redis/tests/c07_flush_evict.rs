@@ -86,14 +86,32 @@ async fn c07_full_without_eviction() {
     let index = index(&server.url());
     assert!(fill(&index, 100, 100).await);
     let began = index.begin_fill(at(1), at(9)).await.unwrap().unwrap();
+    // Values give way first, those that were not used for longest: names stay, and with them completeness.
+    index.touch(&[key(7)], at(1_000)).await.unwrap();
+    for number in 100..1_000 {
+        index.put(&[entry(number, 10_000)]).await.unwrap();
+    }
+    assert!(index.end_fill(&began).await.unwrap());
+    let values = async |number: usize| {
+        let looked = index.find(&[key(number)]).await.unwrap();
+        assert!(looked.complete, "{number}");
+        looked.found[0].iter().map(|(_, value)| value.len()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (values(0).await, values(7).await, values(999).await),
+        (vec![0], vec![100], vec![10_000])
+    );
+
+    let began = index.begin_fill(at(1), at(9)).await.unwrap().unwrap();
     let mut refused = None;
-    for number in 100..10_000 {
-        if let Err(error) = index.put(&[entry(number, 10_000)]).await {
+    for thousand in 1..100 {
+        let names: Vec<_> = (0..1_000).map(|number| entry(1_000 * thousand + number, 0)).collect();
+        if let Err(error) = index.put(&names).await {
             refused = Some(error);
             break;
         }
     }
-    let refused = refused.expect("it became full");
+    let refused = refused.expect("it became full of names");
     assert!(matches!(refused, StoreError::Full { .. }), "{refused:?}");
     let looked = index.find(&[key(1)]).await.unwrap();
     assert!(!looked.complete && !looked.found[0].is_empty(), "it reads, and is not complete");
@@ -101,8 +119,11 @@ async fn c07_full_without_eviction() {
     // What a build uses is noted all the same: else a sweep took it.
     index.touch(&[key(1)], at(77)).await.unwrap();
     assert_eq!(index.last_used(&[key(1)]).await.unwrap(), [Some(at(77))]);
-    let again = index.begin_fill(at(10), at(11)).await;
-    assert!(matches!(again, Err(StoreError::Full { .. })), "{again:?}");
+    // What makes it smaller can begin.
+    assert!(index.hold("sweeper", "one", at(10), at(20)).await.unwrap());
+    index.remove(&[key(2)]).await.unwrap();
+    index.begin_fill(at(10), at(11)).await.unwrap().expect("nobody else fills");
+    index.mark_incomplete().await.unwrap();
 
     let policy = server.ask(&["CONFIG", "SET", "maxmemory", "0"]);
     assert_eq!(policy, "OK");

@@ -5,7 +5,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{fill, index, index_of, is_complete};
+use common::{at, fill, index, index_of, is_complete};
 use dcbuild_process::TlsFault;
 use dcbuild_redis::{Credentials, RedisConfig, RedisFault, RedisFinding};
 use dcbuild_store::{KeyIndex as _, StoreError};
@@ -170,6 +170,7 @@ async fn users_and_their_rights() {
         "user default off",
         "user cache on >p@ss ~dcbuild:* +@all -@admin -@dangerous +info",
         "user reader on >p@ss ~dcbuild:* +@read +ping",
+        "user timeless on >p@ss ~dcbuild:* +@read +@write +@scripting +@connection +info +role",
         "user hinted on >p@ss ~dcbuild:* +@read +@write +@scripting +@connection +info +role +time",
     ]);
     let url = |user: &str| format!("redis://{user}@127.0.0.1:{}", server.port);
@@ -189,6 +190,15 @@ async fn users_and_their_rights() {
         assert!(matches!(refused, StoreError::Denied { .. }), "{wrong}: {refused:?}");
         assert!(!format!("{refused:?}").contains("p@ss"), "{refused:?}");
     }
+    // A right that only a fill needs is asked for as well, and one that a script lacks is no wrong version.
+    let timeless = index(&url("timeless:p%40ss"));
+    let refused = timeless.check().await.unwrap_err();
+    assert!(matches!(refused, StoreError::Denied { .. }), "{refused:?}");
+    let refused = timeless.begin_fill(at(1), at(2)).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Denied { .. }), "{refused:?}");
+    let no_database = format!("{}/99", url("cache:p%40ss"));
+    let told = said(RedisConfig::from_url(&no_database).unwrap()).await;
+    assert!(told.contains("no database of this number"), "{told}");
     let mut config = RedisConfig::from_url(&server.url()).unwrap();
     let told = said(config.clone()).await;
     assert!(told.contains("write redis://USER:PASSWORD@HOST:PORT"), "{told}");

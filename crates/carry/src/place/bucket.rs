@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dcbuild_model::{BlobDigest, ManifestDigest, limits};
-use dcbuild_registry::BlobReader;
+use dcbuild_registry::{BlobReader, BytesBlob};
 use dcbuild_s3::{AccessKey, S3Config, S3Store};
 use dcbuild_store::{BlobStore as _, BlobStream, ByteRange, ObjectName, StoreError};
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -119,9 +119,14 @@ impl Place for BucketPlace {
     }
 
     async fn manifest(&self, digest: Option<ManifestDigest>) -> Result<Option<Bytes>, PlaceError> {
-        // A bucket has no indexes of ours.
-        if digest.is_some() {
-            return Ok(None);
+        if let Some(digest) = digest {
+            let max = u64::try_from(limits::MANIFEST_BYTES_MAX).unwrap_or(u64::MAX);
+            let blobs = &self.stores().await?.blobs;
+            return match dcbuild_store::read_bytes(blobs, &BlobDigest(digest.0), max).await {
+                Ok(manifest) => Ok(Some(manifest)),
+                Err(error) if error.is_miss() => Ok(None),
+                Err(error) => Err(error.into()),
+            };
         }
         if let Some(ours) = self.former().await? {
             return Ok(Some(ours));
@@ -152,7 +157,12 @@ impl Place for BucketPlace {
         Ok(true)
     }
 
-    async fn finish(&self, manifest: Bytes) -> Result<(), PlaceError> {
+    async fn put_manifest(&self, manifest: Bytes) -> Result<(), PlaceError> {
+        // It has no name of its own.
+        self.put(Arc::new(BytesBlob::new(manifest))).await.map(drop)
+    }
+
+    async fn finish(&self, manifest: Bytes, _: &str) -> Result<(), PlaceError> {
         let name = self.settings.ours()?;
         Ok(dcbuild_store::Objects::put(&self.stores().await?.manifests, &name, manifest).await?)
     }

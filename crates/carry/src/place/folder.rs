@@ -9,7 +9,6 @@ use dcbuild_model::{BlobDigest, Digest, ManifestDigest, limits};
 use dcbuild_oci::layout::{
     INDEX_FILE, LAYOUT_FILE, LAYOUT_JSON, REF_NAME, blob_path, parse_index_file,
 };
-use dcbuild_oci::manifest::media_type;
 use dcbuild_oci::{Descriptor, Index, InvalidLayout, LayoutRef};
 use dcbuild_registry::{BlobReader, ImageSource as _, LayoutOpenError, OciLayout, PullError};
 use dcbuild_store::BlobStream;
@@ -109,7 +108,7 @@ impl FolderPlace {
     }
 
     /// Names a manifest in the list; another one of the tag leaves it.
-    fn list(&self, manifest: &[u8]) -> Result<(), PlaceError> {
+    fn list(&self, manifest: &[u8], media_type: &str) -> Result<(), PlaceError> {
         let failed = |source| PlaceError::File { path: self.folder.clone(), source };
         std::fs::create_dir_all(&self.folder).map_err(failed)?;
         // Whoever else adds to the list waits, as for an image.
@@ -118,7 +117,7 @@ impl FolderPlace {
         let mut index = self.index()?;
         index.manifests.retain(|entry| !self.is_listed_as(entry));
         let size = u64::try_from(manifest.len()).unwrap_or(u64::MAX);
-        let mut entry = Descriptor::new(media_type::MANIFEST, Digest::of(manifest), size);
+        let mut entry = Descriptor::new(media_type, Digest::of(manifest), size);
         entry.artifact_type = crate::artifact::ARTIFACT_TYPE.into();
         entry.annotations.insert(REF_NAME.into(), self.own_tag().into());
         index.manifests.push(entry);
@@ -206,7 +205,13 @@ impl Place for FolderPlace {
         Ok(true)
     }
 
-    async fn finish(&self, manifest: Bytes) -> Result<(), PlaceError> {
-        self.blocking(move |place| place.list(&manifest)).await
+    async fn put_manifest(&self, manifest: Bytes) -> Result<(), PlaceError> {
+        let path = blob_path(&Digest::of(&manifest));
+        self.blocking(move |place| place.write(&path, &manifest)).await
+    }
+
+    async fn finish(&self, manifest: Bytes, media_type: &str) -> Result<(), PlaceError> {
+        let media_type = media_type.to_owned();
+        self.blocking(move |place| place.list(&manifest, &media_type)).await
     }
 }

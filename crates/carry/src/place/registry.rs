@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dcbuild_model::{BlobDigest, ManifestDigest};
+use dcbuild_model::{BlobDigest, Digest, ManifestDigest};
 use dcbuild_oci::manifest::media_type;
 use dcbuild_oci::{Descriptor, ImageRef};
 use dcbuild_registry::{BlobReader, PullError, Pushed, RegistryClient};
@@ -71,8 +71,14 @@ impl Place for RegistryPlace {
         Ok(pushed == Pushed::Uploaded)
     }
 
-    async fn finish(&self, manifest: Bytes) -> Result<(), PlaceError> {
-        self.client.push_manifest(&self.image, media_type::MANIFEST, manifest).await?;
+    async fn put_manifest(&self, manifest: Bytes) -> Result<(), PlaceError> {
+        let image = self.image.with_digest(ManifestDigest(Digest::of(&manifest)));
+        self.client.push_manifest(&image, media_type::MANIFEST, manifest).await?;
+        Ok(())
+    }
+
+    async fn finish(&self, manifest: Bytes, media_type: &str) -> Result<(), PlaceError> {
+        self.client.push_manifest(&self.image, media_type, manifest).await?;
         Ok(())
     }
 }

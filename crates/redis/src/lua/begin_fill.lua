@@ -1,5 +1,7 @@
 -- ARGV: now, and until when the fill may take. Answers with the fill, or nothing if there is another.
 own(used, 'zset')
+-- Takes nothing, and lets what follows be written without memory left, too: a fill, and what a sweeper removes, help then.
+redis.call('ZREM', used, '')
 local data = dataset()
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', used, '+inf', '+inf', 'LIMIT', 0, 100)) do
   local till = string.match(member, '^!fill (%-?%d+) ')

@@ -1,6 +1,8 @@
 -- KEYS[2]: a hash of leases. ARGV: a name, a holder, now, until.
 local leases, name, holder, now = KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3])
 own(leases, 'hash')
+-- As in a fill.
+redis.call('HDEL', leases, '')
 -- When the lease ends, and who has it; nothing for what cannot be a lease.
 local function lease(field)
   if redis.call('HSTRLEN', leases, field) > 1100 then return nil end

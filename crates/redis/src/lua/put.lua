@@ -17,9 +17,9 @@ end
 for j = 2 * count + 1, #ARGV, 4 do
   attempt(ARGV[j], KEYS[tonumber(ARGV[j + 1]) + 1], ARGV[j + 2], ARGV[j + 3])
 end
-if lost or failed then disturb() end
-if failed then
-  if string.find(failed, 'OOM', 1, true) then failed = 'OOM out of memory' end
-  return redis.error_reply(failed)
-end
+-- Only a first write can find no memory: then nothing is written, and who has made room tries again.
+local full = failed and string.find(failed, 'OOM', 1, true)
+if lost or failed and not full then disturb() end
+if full then failed = 'OOM out of memory' end
+if failed then return redis.error_reply(failed) end
 return 1
