@@ -8,13 +8,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use dcbuild_carry::{
     Artifact, Borrowed, FolderPlace, Found, Lender, Lent, Loan, NoPacks, NotLent, Packed,
-    PartLimits, Place, Seen, Shelf, Wish, inline, look, pack, recognise, send, send_in_parts, take,
+    PartLimits, Place, RegistryPlace, Seen, Shelf, Wish, inline, look, pack, recognise, send,
+    send_in_parts, take,
 };
 use dcbuild_model::{
     AttemptId, BaseLayer, BlobDigest, BuildId, ChangeDigest, Compression, DiffId, Digest,
     LayerBlob, LayerDigest, LayerId, LayerRef, Lineage, Record, Scope, StepKey, StepResult,
     UnixTime, WorkerId,
 };
+use dcbuild_registry::{Anonymous, RawRegistryConfig, RegistryClient};
 use dcbuild_store::{
     BlobStore, ByteRange, FolderStore, HashedBase, LayerIndex as _, ObjectName, Seal, StepIndex,
     StoreError, StoredBlob, read_bytes, stream_of,
@@ -345,17 +347,64 @@ async fn caches_of_several_keys_lie_at_one_place_and_each_reader_takes_his_own()
     assert!(sent.replaced.unwrap().contains("caches of 1 other signing keys lay there"));
 }
 
+/// A registry of the distribution project, until it is dropped.
+struct Registry {
+    host: String,
+    child: std::process::Child,
+}
+
+impl Registry {
+    fn start(folder: &Path) -> Registry {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let host = format!("127.0.0.1:{port}");
+        let config = format!(
+            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {host}\n",
+            folder.join("registry").display()
+        );
+        std::fs::write(folder.join("registry.yml"), config).unwrap();
+        let mut command = std::process::Command::new("/usr/bin/docker-registry");
+        command.arg("serve").arg(folder.join("registry.yml"));
+        let child =
+            command.spawn().expect("apt-get install docker-registry, or `cargo xtask setup`");
+        let registry = Registry { host, child };
+        let is_open = || std::net::TcpStream::connect(&registry.host).is_ok();
+        let opens = (0..6_000).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            is_open()
+        });
+        assert!(opens, "the registry begins");
+        registry
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_cache_that_is_too_large_for_one_manifest_has_several() {
     let folders = tempfile::tempdir().unwrap();
+    let folder = FolderPlace::new(folders.path().join("place"), None, None);
+    in_parts(&folder, folders.path()).await;
+    let registry = Registry::start(folders.path());
+    let config = RawRegistryConfig::default().resolve().unwrap();
+    let client = RegistryClient::new(config, Arc::new(Anonymous)).unwrap();
+    let image = format!("{}/team/cache:1", registry.host).parse().unwrap();
+    in_parts(&RegistryPlace::new(client, image), folders.path()).await;
+}
+
+async fn in_parts(place: &dyn Place, folder: &Path) {
+    let folders = tempfile::tempdir_in(folder).unwrap();
     let one = shelf(&folders.path().join("one"));
     let (records, blob) = fill(&one).await;
-    let place = FolderPlace::new(folders.path().join("place"), None, None);
     let key = |number: u8| Seal::keyed([&[number; 32][..]]).unwrap();
     let small = PartLimits { blobs: 1, document_bytes: 1 };
     let write = async |seal: Seal, limits: PartLimits| {
         let packed = pack(&one, &NoPacks, &records, &Wish { seal, ..wish() }).await.unwrap();
-        send_in_parts(&Artifact::new(&packed), limits, &one.blobs, &place).await.unwrap()
+        send_in_parts(&Artifact::new(&packed), limits, &one.blobs, place).await.unwrap()
     };
     // Three documents and three blobs make as many parts; those of other keys stay, whichever form they have.
     for (number, limits, kept) in [
@@ -375,10 +424,10 @@ async fn a_cache_that_is_too_large_for_one_manifest_has_several() {
         assert!(children.len() > 1, "{children:?}");
     }
     for number in [1, 2, 3] {
-        let told = Borrowed::parse(&borrowed(&place).await.to_json()).unwrap();
+        let told = Borrowed::parse(&borrowed(place).await.to_json()).unwrap();
         assert!(told.offered.contains_key(&blob));
         let own = shelf(&folders.path().join(format!("own-{number}")));
-        let carried = take(&told, &place, &own, None, &key(number)).await.unwrap();
+        let carried = take(&told, place, &own, None, &key(number)).await.unwrap();
         assert_eq!((carried.records, carried.blobs, carried.left), (2, 3, 0), "{number}");
         assert_eq!(carried.refused, []);
     }

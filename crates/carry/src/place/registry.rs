@@ -72,7 +72,9 @@ impl Place for RegistryPlace {
     }
 
     async fn put_manifest(&self, manifest: Bytes) -> Result<(), PlaceError> {
-        let image = self.image.with_digest(ManifestDigest(Digest::of(&manifest)));
+        // Not under the tag: that is the index's.
+        let digest = ManifestDigest(Digest::of(&manifest));
+        let image = ImageRef::of_digest(self.image.repository().clone(), digest);
         self.client.push_manifest(&image, media_type::MANIFEST, manifest).await?;
         Ok(())
     }
