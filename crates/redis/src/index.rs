@@ -270,6 +270,9 @@ impl KeyIndex for RedisIndex {
 
     async fn put(&self, entries: &[IndexEntry]) -> Result<(), StoreError> {
         let Err(fault) = self.put_all(entries).await else { return Ok(()) };
+        if let RedisFault::Full { .. } = fault {
+            self.link.is_full(&fault);
+        }
         let is_there = fault.aftermath() == Aftermath::Keep;
         let error = self.owing(fault);
         // Until the mark is away, others take what could not be told for absent.

@@ -78,9 +78,13 @@ struct Outage {
 
 impl Outages {
     fn failed(&self, config: &RedisConfig, fault: &RedisFault) {
-        if matches!(fault, RedisFault::Stopped) {
-            return;
+        // Where there is no memory left, there may be room to make.
+        if !matches!(fault, RedisFault::Stopped | RedisFault::Full { .. }) {
+            self.say(config, fault);
         }
+    }
+
+    fn say(&self, config: &RedisConfig, fault: &RedisFault) {
         let mut outage = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if outage.said.is_none_or(|said| said.elapsed() >= SAID_EVERY) {
             outage.said = Some(Instant::now());
@@ -106,6 +110,11 @@ pub(crate) struct Link {
 }
 
 impl Link {
+    /// Says that there was no room to make.
+    pub(crate) fn is_full(&self, fault: &RedisFault) {
+        self.shared.outages.say(self.config(), fault);
+    }
+
     /// Begins to connect; the task that does it ends with `stop`, or with the link.
     pub(crate) fn start(
         config: RedisConfig,
