@@ -3,7 +3,7 @@
 //! The one decided last counts. An earlier one counts for the sake of what was made from it and is itself the newest under
 //! its key: whoever takes that takes along what it was made from. All others were replaced.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dcbuild_model::{AttemptId, Record, StateDigest, UnixTime};
 
@@ -27,17 +27,23 @@ pub(crate) fn retain_takeable<T>(lists: &mut [Vec<T>], record: impl Fn(&T) -> &R
     let mut counts: Vec<Vec<bool>> = Vec::with_capacity(lists.len());
     let mut open = Vec::new();
     for (at, list) in lists.iter().enumerate() {
-        let is_grounded = list.last().is_some_and(|newest| record(newest).lineage.parent.is_some());
-        let newest = list.len().saturating_sub(if is_grounded { 1 } else { UNGROUNDED_MAX });
-        counts.push((0..list.len()).map(|place| place >= newest).collect());
-        open.extend((newest..list.len()).map(|place| (at, place)));
-        for (place, item) in list.iter().enumerate().take(newest) {
-            earlier.entry(state_of(record(item))).or_default().push((at, place));
+        let mut of_list = vec![false; list.len()];
+        // Of several that came to the same the last one serves.
+        let mut states = BTreeSet::new();
+        for (place, item) in list.iter().enumerate().rev() {
+            let state = state_of(record(item));
+            if !states.insert(state) {
+                continue;
+            }
+            let is_grounded = record(item).lineage.parent.is_some();
+            if states.len() <= if is_grounded { 1 } else { UNGROUNDED_MAX } {
+                of_list[place] = true;
+                open.push((at, place));
+            } else {
+                earlier.entry(state).or_default().push((at, place));
+            }
         }
-    }
-    // Most keys have one record each.
-    if earlier.is_empty() {
-        return;
+        counts.push(of_list);
     }
     while let Some((at, place)) = open.pop() {
         for state in made_from(record(&lists[at][place])) {
@@ -92,11 +98,12 @@ pub(crate) fn replaced(keys: &mut [Vec<Attempt>]) -> (Vec<Replaced>, Vec<(usize,
     let mut by_state: BTreeMap<StateDigest, Vec<(UnixTime, usize)>> = BTreeMap::new();
     for attempts in keys.iter_mut() {
         attempts.sort_unstable_by_key(Attempt::order);
-        let newest = attempts.last().map(|newest| newest.state);
-        for (one, next) in attempts.iter().zip(attempts.iter().skip(1)) {
+        let mut states: BTreeSet<StateDigest> =
+            attempts.last().map(|it| it.state).into_iter().collect();
+        for (one, next) in attempts.iter().zip(attempts.iter().skip(1)).rev() {
             replaced.push(Replaced { place: one.place, at: next.decided });
-            // Where the newest has made the same again, that serves.
-            if Some(one.state) != newest {
+            // Where a newer one has made the same again, that serves.
+            if states.insert(one.state) {
                 by_state.entry(one.state).or_default().push((one.decided, one.place));
             }
         }
@@ -171,6 +178,10 @@ mod tests {
             [vec![1, 3], vec![10, 11], vec![20]],
             "two builds at once"
         );
+        // One that came to the same serves for all that did.
+        let again = Record { took_ms: 9, ..a[1].clone() };
+        let twice: Vec<&Record> = a.iter().chain([&again, &a[3]]).collect();
+        assert_eq!(kept(&[&twice, &[&b]]), [vec![9, 3], vec![10]]);
         assert_eq!(kept(&[&all_a, &[&reads]]), [vec![0, 3], vec![30]], "read by another stage");
     }
 
@@ -179,6 +190,8 @@ mod tests {
         let all: Vec<Record> =
             (0..9).map(|number| record(number, &format!("l{number}"), None, &[])).collect();
         assert_eq!(kept(&[&all.iter().collect::<Vec<_>>()]), [[5, 6, 7, 8]]);
+        let same = [record(1, "one", None, &[]), record(2, "one", None, &[])];
+        assert_eq!(kept(&[&same.iter().collect::<Vec<_>>()]), [[2]]);
     }
 
     #[test]
@@ -198,7 +211,7 @@ mod tests {
         let again = Record { attempt: AttemptId::from_bits(5), ..a.clone() };
         keys[0].push(Attempt::new(3, at(10), &again));
         let (gone, needs) = replaced(&mut keys);
-        assert_eq!(gone.iter().map(|it| it.place).collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(gone.iter().map(|it| it.place).collect::<Vec<_>>(), [1, 0]);
         assert_eq!(needs, []);
     }
 }

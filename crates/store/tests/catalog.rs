@@ -164,7 +164,7 @@ async fn a_flushed_index_costs_one_look_at_the_store() {
 #[tokio::test]
 async fn an_index_that_knows_an_older_record_alone_is_believed_no_further_than_it_is_complete() {
     let (world, older) = (World::new(), record());
-    let newer = contract::record("a", Some("b"), 8);
+    let newer = contract::with_layer(contract::record("a", Some("b"), 8), "newer");
     let catalog = world.catalog();
     catalog.fill().await.unwrap();
     StepIndex::put(&catalog, &Scope::local(), &older).await.unwrap();

@@ -12,4 +12,4 @@ pub use grants::{Sent, grants};
 pub use names::{caches, images};
 pub use notes::notes;
 pub use objects::objects;
-pub use steps::{record, steps};
+pub use steps::{record, steps, with_layer};

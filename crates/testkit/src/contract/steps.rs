@@ -1,7 +1,8 @@
 //! The contract of step indexes.
 
 use dcbuild_model::{
-    AttemptId, Digest, Lineage, Record, Scope, StepKey, StepResult, UnixTime, WorkerId,
+    AttemptId, ChangeDigest, Digest, LayerId, LayerRef, Lineage, Record, Scope, StepKey,
+    StepResult, UnixTime, WorkerId,
 };
 use dcbuild_store::StepIndex;
 
@@ -20,11 +21,20 @@ pub fn record(recipe: &str, outcome: Option<&str>, number: u32) -> Record {
     }
 }
 
+/// The record, where the step came to a layer of this name.
+#[must_use]
+pub fn with_layer(mut record: Record, name: &str) -> Record {
+    let layer = Digest::of(name.as_bytes());
+    let (layer, change) = (LayerId(layer), ChangeDigest(layer));
+    record.result.layers.push(LayerRef { layer, change, entries: 1, bytes: 7, base: None });
+    record
+}
+
 /// Holds a step index to its contract.
 pub async fn steps(index: &dyn StepIndex) {
     let scope = Scope::local();
     let first = record("a", Some("b"), 7);
-    let second = record("a", None, 3);
+    let second = with_layer(record("a", None, 3), "another");
     let keys = [first.recipe, StepKey(Digest::of(b"b")), StepKey(Digest::of(b"c"))];
     let none = index.find(&scope, &keys).await.expect("found");
     assert_eq!(none, [vec![], vec![], vec![]]);
@@ -33,7 +43,12 @@ pub async fn steps(index: &dyn StepIndex) {
     let altered = Record { took_ms: 9, ..first.clone() };
     index.put(&scope, &altered).await.expect("stored");
     let found = index.find(&scope, &keys).await.expect("found");
-    assert_eq!(found, [vec![first.clone(), second], vec![first], vec![]]);
+    assert_eq!(found, [vec![first.clone(), second.clone()], vec![first.clone()], vec![]]);
+    // Of several that came to the same the one decided last is enough.
+    let again = Record { attempt: AttemptId::from_bits(9), ..first.clone() };
+    index.put(&scope, &again).await.expect("stored");
+    let found = index.find(&scope, &keys).await.expect("found");
+    assert_eq!(found, [vec![second, again.clone()], vec![again], vec![]]);
     let other = "acme/shop".parse().expect("a scope");
     assert_eq!(index.find(&other, &keys).await.expect("found"), none, "scopes are apart");
     families(index, &other).await;
