@@ -14,8 +14,10 @@ use crate::artifact::{
 };
 use crate::place::{Place, PlaceError};
 
-/// Blobs under way at a time.
+/// Blobs under way at a time; of small ones more, since most of their time is the way there and back.
 const AT_ONCE: usize = 8;
+const SMALL_AT_ONCE: usize = 32;
+const SMALL_BYTES: u64 = 256 << 10;
 
 /// What was sent.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -107,20 +109,21 @@ pub async fn send_in_parts(
             (config, size)
         };
         let readers = artifact.blobs.iter().map(blob).chain(parts.iter().map(config));
-        let readers: Vec<_> = readers.collect();
-        let puts = readers.into_iter().map(|(reader, size)| async move {
-            Ok::<_, PlaceError>((place.put(reader).await?, size))
-        });
-        let puts: Vec<_> = puts.collect();
-        let mut puts = futures::stream::iter(puts).buffer_unordered(AT_ONCE);
+        let (small, large): (Vec<_>, Vec<_>) = readers.partition(|(_, size)| *size <= SMALL_BYTES);
         let mut sent = Sent::default();
-        while let Some((new, size)) = puts.try_next().await? {
-            if new {
-                sent.blobs += 1;
-                sent.bytes = sent.bytes.saturating_add(size);
+        for (readers, at_once) in [(small, SMALL_AT_ONCE), (large, AT_ONCE)] {
+            let puts = readers.into_iter().map(|(reader, size)| async move {
+                Ok::<_, PlaceError>((place.put(reader).await?, size))
+            });
+            let puts: Vec<_> = puts.collect();
+            let mut puts = futures::stream::iter(puts).buffer_unordered(at_once);
+            while let Some((new, size)) = puts.try_next().await? {
+                if new {
+                    sent.blobs += 1;
+                    sent.bytes = sent.bytes.saturating_add(size);
+                }
             }
         }
-        drop(puts);
         (sent.kept, sent.replaced) = finish(&parts, place).await?;
         Ok(sent)
     };
