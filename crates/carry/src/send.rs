@@ -194,11 +194,10 @@ impl Former {
                 former.children.push(Child { key, manifest: (digest, size) });
             }
         }
-        let has = |section: &Section| {
-            former.children.iter().any(|it| it.key.as_ref() == Some(&section.key))
-        };
-        let sections = std::mem::take(&mut former.sections);
-        former.sections = sections.into_iter().filter(|it| !has(it)).collect();
+        // Each key once, and the parts of its own before what was beside another's.
+        let mut keys: BTreeSet<String> =
+            former.children.iter().filter_map(|child| child.key.clone()).collect();
+        former.sections.retain(|section| keys.insert(section.key.clone()));
         Ok(if any { former } else { Former::replaced(AN_IMAGE) })
     }
 
