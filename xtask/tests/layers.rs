@@ -30,6 +30,7 @@ const MEANT: &[(&str, &str, &str)] = &[
     ("bench", "tests", "measuring takes the same registry, base image and cluster as testing"),
     ("tests", "testkit", "both start Redis in the same way"),
     ("s3", "tests", "a server of S3 that fails as told serves both kinds of tests"),
+    ("carry", "tests", "a real registry serves both kinds of tests"),
     ("testkit", "model", "fakes speak the words"),
     ("testkit", "store", "fakes implement its traits"),
 ];

@@ -120,12 +120,13 @@ impl Artifact {
         if self.is_small(limits) {
             return vec![self.clone()];
         }
-        let documents = match Documents::parse(&self.config) {
-            Ok(documents) if self.config.len() > limits.document_bytes => {
+        let is_large = self.config.len() > limits.document_bytes;
+        let documents = match is_large.then(|| Documents::parse(&self.config)) {
+            Some(Ok(documents)) => {
                 let lists = documents.split(limits.document_bytes);
                 lists.iter().map(|list| Bytes::from(list.to_json())).collect()
             }
-            _ => vec![self.config.clone()],
+            Some(Err(_)) | None => vec![self.config.clone()],
         };
         let (mut documents, mut blobs) = (documents.into_iter(), self.blobs.chunks(limits.blobs));
         let none = Bytes::from(Documents::default().to_json());

@@ -21,6 +21,7 @@ use dcbuild_store::{
     BlobStore, ByteRange, FolderStore, HashedBase, LayerIndex as _, ObjectName, Seal, StepIndex,
     StoreError, StoredBlob, read_bytes, stream_of,
 };
+use dcbuild_tests::registry::Registry;
 
 const KEY: &[u8] = &[7; 32];
 
@@ -347,49 +348,12 @@ async fn caches_of_several_keys_lie_at_one_place_and_each_reader_takes_his_own()
     assert!(sent.replaced.unwrap().contains("caches of 1 other signing keys lay there"));
 }
 
-/// A registry of the distribution project, until it is dropped.
-struct Registry {
-    host: String,
-    child: std::process::Child,
-}
-
-impl Registry {
-    fn start(folder: &Path) -> Registry {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let host = format!("127.0.0.1:{port}");
-        let config = format!(
-            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {host}\n",
-            folder.join("registry").display()
-        );
-        std::fs::write(folder.join("registry.yml"), config).unwrap();
-        let mut command = std::process::Command::new("/usr/bin/docker-registry");
-        command.arg("serve").arg(folder.join("registry.yml"));
-        let child =
-            command.spawn().expect("apt-get install docker-registry, or `cargo xtask setup`");
-        let registry = Registry { host, child };
-        let is_open = || std::net::TcpStream::connect(&registry.host).is_ok();
-        let opens = (0..6_000).any(|_| {
-            std::thread::sleep(Duration::from_millis(10));
-            is_open()
-        });
-        assert!(opens, "the registry begins");
-        registry
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
 #[tokio::test]
 async fn a_cache_that_is_too_large_for_one_manifest_has_several() {
     let folders = tempfile::tempdir().unwrap();
     let folder = FolderPlace::new(folders.path().join("place"), None, None);
     in_parts(&folder, folders.path()).await;
-    let registry = Registry::start(folders.path());
+    let registry = Registry::start();
     let config = RawRegistryConfig::default().resolve().unwrap();
     let client = RegistryClient::new(config, Arc::new(Anonymous)).unwrap();
     let image = format!("{}/team/cache:1", registry.host).parse().unwrap();

@@ -123,3 +123,28 @@ async fn after_a_flush_what_was_used_until_then_stays_as_if_used_then() {
 async fn uses_that_are_evicted_alone_are_taken_for_uses_of_just_then_and_noted_again() {
     check(&["DEL", "dcbuild:used"]).await;
 }
+
+#[tokio::test]
+async fn an_index_without_room_is_not_filled_by_each_who_looks() {
+    let server = RedisServer::start(&["maxmemory-policy noeviction"]);
+    let bucket = Bucket::new(&server);
+    common::answers(&bucket.index).await;
+    bucket.at(1_000);
+    let record = bucket.make("one").await;
+    bucket.settle().await;
+    assert_eq!(server.ask(&["FLUSHALL"]), "OK");
+    assert_eq!(server.ask(&["CONFIG", "SET", "maxmemory", "1"]), "OK");
+    let lists = async |secs| {
+        bucket.at(secs);
+        let before = bucket.objects.lists();
+        assert!(bucket.finds(&record).await, "the store has it");
+        bucket.objects.lists() - before
+    };
+    let tried = lists(1_001).await;
+    assert!(tried > 1, "a fill was tried: {tried}");
+    assert_eq!((lists(1_002).await, lists(1_030).await), (1, 1), "its key alone");
+    assert_eq!(lists(1_100).await, tried, "and now and then it is tried again");
+    assert_eq!(server.ask(&["CONFIG", "SET", "maxmemory", "0"]), "OK");
+    lists(1_200).await;
+    assert!(is_complete(&bucket.index).await);
+}

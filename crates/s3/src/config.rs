@@ -131,6 +131,15 @@ impl S3Config {
     }
 }
 
+impl S3Config {
+    /// The same below a prefix, which has no slash at either end.
+    #[must_use]
+    pub fn below(&self, prefix: &str) -> S3Config {
+        let parts = [self.prefix.as_str(), prefix].into_iter().filter(|part| !part.is_empty());
+        S3Config { prefix: parts.collect::<Vec<_>>().join("/"), ..self.clone() }
+    }
+}
+
 impl fmt::Display for S3Config {
     /// As messages name the store.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -38,7 +38,7 @@ pub(crate) struct Inner {
     /// As messages name it.
     pub(crate) name: String,
     pub(crate) keys: Keys,
-    pub(crate) wire: Wire,
+    pub(crate) wire: Arc<Wire>,
     pub(crate) counters: Counters,
     /// Where bytes to be sent wait: one permit for each part.
     pub(crate) parts: Arc<Semaphore>,
@@ -119,7 +119,7 @@ impl S3Store {
         let inner = Inner {
             name: config.to_string(),
             keys: Keys::new(&config.prefix),
-            wire: Wire::new(client, &config),
+            wire: Arc::new(Wire::new(client, &config)),
             counters: Counters::default(),
             parts: Arc::new(Semaphore::new(parts)),
             tasks: TaskTracker::new(),
@@ -127,6 +127,23 @@ impl S3Store {
         };
         inner.find_credentials().await?;
         Ok(S3Store { inner: Arc::new(inner) })
+    }
+
+    /// What lies below a prefix in the same store, by the same connections and under the same guard; it counts by itself.
+    #[must_use]
+    pub fn below(&self, prefix: &str) -> S3Store {
+        let Inner { config, wire, parts, .. } = &*self.inner;
+        let config = config.below(prefix);
+        let inner = Inner {
+            name: config.to_string(),
+            keys: Keys::new(&config.prefix),
+            wire: wire.clone(),
+            counters: Counters::default(),
+            parts: parts.clone(),
+            tasks: TaskTracker::new(),
+            config,
+        };
+        S3Store { inner: Arc::new(inner) }
     }
 
     /// What it has done so far.

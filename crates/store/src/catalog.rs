@@ -100,6 +100,8 @@ struct Inner {
     tallies: Tallies,
     /// The index was not told of something, and could not be told that either.
     owed: AtomicBool,
+    /// Until when the index is not filled behind anybody's back: there was no room in it.
+    no_fill_until: AtomicI64,
     /// When it was last said that the store fails.
     said: AtomicI64,
     /// When it was last said that documents do not carry our seal.
@@ -125,6 +127,7 @@ impl Catalog {
             parts,
             tallies: Tallies::default(),
             owed,
+            no_fill_until: AtomicI64::new(i64::MIN),
             said,
             unsealed_said: AtomicI64::new(i64::MIN),
             own_marks: Mutex::default(),

@@ -19,6 +19,7 @@ struct Kept {
     objects: BTreeMap<ObjectName, (Bytes, UnixTime)>,
     writes: i64,
     reads: u64,
+    lists: u64,
 }
 
 impl MemoryObjects {
@@ -34,6 +35,11 @@ impl MemoryObjects {
     /// How often an object was asked for.
     pub fn reads(&self) -> u64 {
         self.with(|kept| kept.reads)
+    }
+
+    /// How often a listing was asked for.
+    pub fn lists(&self) -> u64 {
+        self.with(|kept| kept.lists)
     }
 
     /// The names of all objects.
@@ -72,6 +78,7 @@ impl Objects for MemoryObjects {
         after: Option<&ObjectName>,
     ) -> Result<ObjectPage, StoreError> {
         let mut objects: Vec<ListedObject> = self.with(|kept| {
+            kept.lists += 1;
             let below = kept.objects.iter().filter(|(name, _)| {
                 name.as_str().starts_with(prefix) && after.is_none_or(|after| *name > after)
             });

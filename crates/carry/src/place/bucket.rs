@@ -38,12 +38,9 @@ impl BucketSettings {
         name.map_err(|source| StoreError::Name { source })
     }
 
-    /// Where the blobs are.
-    fn blob_config(&self) -> S3Config {
-        let prefix = escaped(&self.blobs);
-        let both = [self.bucket.prefix.as_str(), prefix.trim_matches('/')];
-        let prefix = both.iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>();
-        S3Config { prefix: prefix.join("/"), ..self.bucket.clone() }
+    /// Below what the blobs are.
+    fn blobs_prefix(&self) -> String {
+        escaped(self.blobs.trim_matches('/'))
     }
 }
 
@@ -93,14 +90,14 @@ impl BucketPlace {
     }
 
     async fn stores(&self) -> Result<&Stores, StoreError> {
-        let connect = async |bucket| match self.settings.key.clone() {
-            Some(key) => S3Store::connect_with_key(bucket, key).await,
-            None => S3Store::connect(bucket).await,
-        };
         // What finds credentials is large.
         let open = Box::pin(async {
-            let manifests = connect(self.settings.bucket.clone()).await?;
-            let blobs = connect(self.settings.blob_config()).await?;
+            let BucketSettings { bucket, key, .. } = self.settings.clone();
+            let manifests = match key {
+                Some(key) => S3Store::connect_with_key(bucket, key).await?,
+                None => S3Store::connect(bucket).await?,
+            };
+            let blobs = manifests.below(&self.settings.blobs_prefix());
             Ok::<_, StoreError>(Stores { manifests, blobs })
         });
         self.stores.get_or_try_init(|| open).await
@@ -203,7 +200,10 @@ mod tests {
 
     #[test]
     fn blobs_lie_where_no_sweeper_of_a_store_looks() {
-        let of = |url| settings(url, "main").blob_config().prefix;
+        let of = |url| {
+            let settings = settings(url, "main");
+            settings.bucket.below(&settings.blobs_prefix()).prefix
+        };
         assert_eq!((of("s3://cache"), of("s3://cache/a/b")), ("blobs".into(), "a/b/blobs".into()));
     }
 }

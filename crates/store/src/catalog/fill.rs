@@ -3,6 +3,8 @@
 //! What the index does not know the last use of counts as used now, lest a sweeper take what was in use until an index was
 //! flushed for long unused.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use dcbuild_model::UnixTime;
 
@@ -11,6 +13,8 @@ use crate::{Fill, IndexEntry, IndexKey, ListedObject, StoreError};
 
 /// How long one process may take before another may begin as well.
 const FILL_SECONDS: i64 = 60;
+/// How long an index that had no room for a fill is left as it is: each try lists some of the store.
+const FULL_SECONDS: i64 = 60;
 /// What is indexed: records, cache mounts, forms of layers and the blobs.
 const PREFIXES: [&str; 4] = ["base/", "blob/", "layer/", "scope/"];
 
@@ -28,9 +32,16 @@ pub(super) enum Filled {
 impl Catalog {
     /// Fills the index unless somebody does so already; who asked does not wait.
     pub(super) fn fill_behind(&self) {
+        if self.now().secs < self.inner.no_fill_until.load(Ordering::Relaxed) {
+            return;
+        }
         let catalog = self.clone();
         self.inner.parts.tasks.spawn(async move {
             if let Err(error) = catalog.fill().await {
+                if matches!(error, StoreError::Full { .. }) {
+                    let until = catalog.now().secs.saturating_add(FULL_SECONDS);
+                    catalog.inner.no_fill_until.store(until, Ordering::Relaxed);
+                }
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 tracing::debug!(%error, cause, "the index could not be filled");
             }

@@ -12,10 +12,8 @@ struct Made<'a> {
 }
 
 fn record_of(number: u32, made: &Made<'_>) -> Record {
-    let layer = LayerId(Digest::of(format!("table of {}", made.layer).as_bytes()));
-    let change = ChangeDigest(layer.0);
-    let mut record = contract::record(made.key, None, number);
-    record.result.layers.push(LayerRef { layer, change, entries: 1, bytes: 7, base: None });
+    let table = format!("table of {}", made.layer);
+    let mut record = contract::with_layer(contract::record(made.key, None, number), &table);
     let parent = Some(made.upon);
     record.lineage = Lineage { parent, inputs: Vec::new(), selections: Vec::new() };
     record
@@ -127,6 +125,14 @@ async fn a_running_build_keeps_what_was_replaced_while_it_goes_on() {
     assert!(world.has_layer(&old), "it may have been found before it was replaced");
 }
 
+fn all_was_used_nine_hours_ago(store: &FolderStore, folder: &Path) {
+    let now = Duration::from_secs(u64::try_from(store.time().secs).unwrap());
+    for path in files_below(folder) {
+        let file = std::fs::File::options().append(true).open(&path).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH + now - Duration::from_hours(9)).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_folder_store_lets_age_what_was_replaced() {
     let folder = tempfile::tempdir().unwrap();
@@ -143,11 +149,7 @@ async fn a_folder_store_lets_age_what_was_replaced() {
     }
     let upon = record_of(3, &Made { key: "b", layer: "new", upon: state_after(&made[0].0) });
     StepIndex::put(&store, &scope, &upon).await.unwrap();
-    for path in files_below(folder.path()) {
-        let file = std::fs::File::options().append(true).open(&path).unwrap();
-        let now = Duration::from_secs(u64::try_from(store.time().secs).unwrap());
-        file.set_modified(std::time::UNIX_EPOCH + now - Duration::from_hours(9)).unwrap();
-    }
+    all_was_used_nine_hours_ago(&store, folder.path());
     let (old, new) = (&made[0].0, &made[1].0);
     let keys = [old.recipe, upon.recipe];
     let found = StepIndex::find(&store, &scope, &keys).await.unwrap();
@@ -156,11 +158,7 @@ async fn a_folder_store_lets_age_what_was_replaced() {
     sweep(&store, &hours, SweepMode::Remove, store.time()).await.unwrap();
     assert_eq!(StepIndex::find(&store, &scope, &keys).await.unwrap(), found, "all was used");
 
-    for path in files_below(folder.path()) {
-        let file = std::fs::File::options().append(true).open(&path).unwrap();
-        let now = Duration::from_secs(u64::try_from(store.time().secs).unwrap());
-        file.set_modified(std::time::UNIX_EPOCH + now - Duration::from_hours(9)).unwrap();
-    }
+    all_was_used_nine_hours_ago(&store, folder.path());
     let found = StepIndex::find(&store, &scope, &keys[..1]).await.unwrap();
     assert_eq!(found, [[new.clone()]]);
     sweep(&store, &hours, SweepMode::Remove, store.time()).await.unwrap();
