@@ -423,25 +423,13 @@ impl Book {
         }
     }
 
-    /// The state that a step of a build made, as an attempt of that build sees it.
-    fn state_of(&self, attempt: &Attempt, step: StepIndex) -> Option<StateDigest> {
-        let active = self.builds.get(&attempt.lease.build)?;
-        let planned = active.planned.as_ref()?;
-        let mut state = StateDigest::empty();
-        for at in planned.plan.chain(Some(step)) {
-            let settled = || active.results.get(&at).map(|settled| &settled.record);
-            let record = attempt.made.get(&at).or_else(settled)?;
-            state = record.result.state_after(state);
-        }
-        Some(state)
-    }
-
-    /// The state below a step.
+    /// The state below a step; of what was lost since, the one that it had.
     fn state_below(&self, attempt: &Attempt, step: StepIndex) -> Option<StateDigest> {
-        let planned = self.builds.get(&attempt.lease.build)?.planned.as_ref()?;
+        let build = attempt.lease.build;
+        let planned = self.builds.get(&build)?.planned.as_ref()?;
         match planned.plan.steps.get(step.index())?.parent {
             None => Some(StateDigest::empty()),
-            Some(parent) => self.state_of(attempt, parent),
+            Some(parent) => self.scheduler.state_of((build, parent)),
         }
     }
 

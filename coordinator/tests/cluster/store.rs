@@ -350,3 +350,52 @@ async fn leaves(
     let attempt = lease.attempt.to_string();
     worker.say(Report::StepDurable(pb::StepDurable { attempt, step: step.index.0 })).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_made_while_what_it_stands_on_is_found_lost_counts() {
+    let cluster = Cluster::in_memory();
+    let mut worker = cluster.worker(1, &[]).await;
+    let dockerfile = "FROM scratch AS base\nRUN [\"/base\"]\nFROM base AS one\nRUN [\"/one\"]\n\
+                      FROM base AS two\nRUN [\"/two\"]\nFROM scratch\nCOPY --from=one / /one\n\
+                      COPY --from=two / /two\n";
+    let build = cluster.submit(16, &submission(dockerfile)).await;
+    let mut client = cluster.attach(build).await;
+    let lease = worker.lease().await;
+    let [base] = steps(&lease) else { panic!("{lease:?}") };
+    worker.run(&lease).await;
+    let (one, two) = (worker.lease().await, worker.lease().await);
+    let lost_layer = String::new();
+    let lost_input = Some(base.index.0);
+    let returned = pb::JobReturned { fence: Some(fence(&two)), lost_input, lost_layer };
+    worker.say(pb::worker_report::Report::JobReturned(returned)).await;
+    let again = worker.lease().await;
+    assert_eq!(steps(&again)[0].index, base.index);
+    worker.run(&one).await;
+    client.until(&format!("done: {}", steps(&one)[0].step.name)).await;
+    worker.run(&again).await;
+    let mut ran = vec![&base.step.name, &base.step.name, &steps(&one)[0].step.name];
+    let mut leases = Vec::new();
+    while leases.last().is_none_or(|lease: &Lease| matches!(lease.work, Work::Steps { .. })) {
+        let lease = worker.lease().await;
+        match &lease.work {
+            Work::Steps { .. } => worker.run(&lease).await,
+            Work::Output { .. } => worker.assemble(&lease).await,
+        }
+        leases.push(lease);
+    }
+    leases.pop();
+    ran.extend(leases.iter().flat_map(steps).map(|step| &step.step.name));
+    let Outcome::Done { .. } = client.outcome().await else { panic!("{:#?}", client.seen) };
+    ran.sort();
+    expect_test::expect![[r#"
+        [
+            "[base 1/1] RUN [\"/base\"]",
+            "[base 1/1] RUN [\"/base\"]",
+            "[one 1/1] RUN [\"/one\"]",
+            "[stage-3 1/2] COPY --from=one / /one",
+            "[stage-3 2/2] COPY --from=two / /two",
+            "[two 1/1] RUN [\"/two\"]",
+        ]"#]]
+    .assert_eq(&format!("{ran:#?}"));
+    assert!(!client.seen.iter().any(|line| line.contains("attempt 1 of")), "{:#?}", client.seen);
+}

@@ -67,6 +67,8 @@ pub(crate) struct Step {
     pub(crate) tries: Tries,
     /// How often its result was not to be had.
     pub(crate) losses: u32,
+    /// The entry with which its last result was withdrawn.
+    pub(crate) withdrawn: Option<u64>,
     /// Steps that share the attempt, in the order in which they came.
     pub(crate) subscribers: Vec<At>,
 }

@@ -343,6 +343,12 @@ impl Scheduler {
     fn input_lost(&mut self, id: JobId, input: StepIndex) {
         let Some(job) = self.jobs.get(&id) else { return };
         let build = job.build;
+        let withdrawn = self.step((build, input)).and_then(|step| step.withdrawn);
+        // Others have said so of the result that this job was leased upon.
+        if job.tenure().is_some_and(|tenure| Some(tenure.begun) < withdrawn) {
+            self.put_ahead(id);
+            return self.drop_job(id);
+        }
         let between = self.builds.get(&build).map(|it| it.copied_from(&job.work, input));
         let losses = self.step_mut((build, input)).map_or(0, |step| {
             step.losses += 1;

@@ -119,10 +119,12 @@ impl Scheduler {
 
     /// Takes a done step's result away; what was made of it stays until the next result says otherwise.
     pub(crate) fn withdraw(&mut self, at: At) {
+        let entry = self.entry;
         let Some(step) = self.step_mut(at) else { return };
         let StepState::Done(source) = step.state else { return };
         step.state = StepState::Idle;
         step.former = Some(source.made().state);
+        step.withdrawn = Some(entry);
         step.tries.ahead = true;
         if let Source::Pool(id, _) = source {
             self.release_result(id, at);

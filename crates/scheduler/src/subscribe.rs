@@ -1,6 +1,6 @@
 //! Sharing: a step that already runs somewhere, or whose result a running build has, does not run again.
 
-use dcbuild_model::{Scope, StateDigest, StepIndex};
+use dcbuild_model::{BuildId, Scope, StateDigest, StepIndex};
 
 use crate::action::{Action, How};
 use crate::build::{Build, Source, StepState};
@@ -89,8 +89,8 @@ impl Scheduler {
         may_take(build, node, &offer) && same_count && node.needs().zip(theirs.needs()).all(same)
     }
 
-    /// The state that a step made; for one whose result was withdrawn, the state that it had.
-    pub(crate) fn state_of(&self, at: At) -> Option<StateDigest> {
+    /// The state that a step of a build made; for one whose result was withdrawn, the state that it had.
+    pub fn state_of(&self, at: (BuildId, StepIndex)) -> Option<StateDigest> {
         let step = self.step(at)?;
         match step.state {
             StepState::Done(source) => Some(source.made().state),

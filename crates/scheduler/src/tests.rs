@@ -730,3 +730,28 @@ fn many_lost_layers_are_made_again_and_one_that_stays_lost_ends_the_build() {
     let said = play(&format!("worker 1 joins\nbuild a: x:hit =>x{same}\nt17 returns lost=x"));
     assert!(said.ends_with("a failed: INPUT_LOST_TOO_OFTEN\n"), "{said}");
 }
+
+/// What was leased upon one result says of that one that it is lost, and not of the next.
+#[test]
+fn all_that_stands_on_a_lost_result_loses_it_once() {
+    let readers: Vec<usize> = (0..12).collect();
+    let each = |text: &dyn Fn(usize) -> String| -> String {
+        readers.iter().map(|at| text(*at)).collect::<Vec<_>>().join("\n")
+    };
+    let steps = each(&|at| format!("y{at}<x")).replace('\n', " ");
+    let wanted = each(&|at| format!("=>y{at}")).replace('\n', " ");
+    let (early, late) = readers.split_at(11);
+    let returns = |at: &usize| format!("t{} returns lost=x", at + 1);
+    let early: Vec<String> = early.iter().map(returns).collect();
+    let late: Vec<String> = late.iter().map(returns).collect();
+    let script = format!(
+        "worker 1 joins slots=12\nbuild a: x:hit {steps} {wanted}\n{}\nt13 done x\n{}",
+        early.join("\n"),
+        late.join("\n"),
+    );
+    let said = play(&script);
+    assert_eq!(said.matches("a.x withdrawn").count(), 1, "{said}");
+    assert!(!said.contains("a failed"), "{said}");
+    let again = |at: usize| said.matches(&format!(" a.y{at}\n")).count();
+    assert!(readers.iter().all(|at| again(*at) == 2), "{said}");
+}
