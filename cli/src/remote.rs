@@ -302,7 +302,8 @@ fn client(app: &App, flags: &Cluster) -> anyhow::Result<Client> {
 
 pub(crate) fn client_at(app: &App, url: &str, scope: Option<Scope>) -> anyhow::Result<Client> {
     let scope = scope.or_else(|| app.config.submit.scope.clone());
-    let config = ClientConfig { scope, ..ClientConfig::new(&app.env, working()?) };
+    let first_answer = app.config.submit.wait;
+    let config = ClientConfig { scope, first_answer, ..ClientConfig::new(&app.env, working()?) };
     Ok(Client::new(channel(url, &app.config.submit.tls)?, config))
 }
 

@@ -129,6 +129,28 @@ fn a_build_without_a_worker_says_so_and_goes_on_when_one_comes() {
     Image::read_tar(&cluster.home.path("image.tar"));
 }
 
+#[test]
+fn a_coordinator_that_is_restarted_is_waited_for() {
+    let mut cluster = Cluster::start(Home::new(""), 1, 1);
+    write_context(&cluster.home.path("context"), &[ContextEntry::file("Dockerfile", SMALL)]);
+    let (context, tar) = (cluster.home.arg("context"), cluster.home.arg("image.tar"));
+    let output = format!("type=oci,dest={tar}");
+    let arguments = ["--progress", "plain", "--output", &output, &context];
+    cluster.kill_coordinator();
+    let (ended, waits) =
+        (cluster.client("submit", &arguments), cluster.client("submit", &arguments));
+    for client in [&ended, &waits] {
+        client.says("it is tried again for a while", LONG);
+    }
+    ended.interrupt();
+    let ended = ended.finish(LONG);
+    assert_eq!(ended.status.code(), Some(130), "{}", ended.stderr);
+    cluster.start_coordinator();
+    let done = waits.finish(LONG).well();
+    assert_eq!(lines_with(&done.stderr, "warning: could not reach the coordinator"), 1);
+    Image::read_tar(&cluster.home.path("image.tar"));
+}
+
 /// A home whose docker configuration is this.
 fn with_docker(home: &Home, config: &str) {
     std::fs::create_dir_all(home.path("docker")).unwrap();

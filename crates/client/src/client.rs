@@ -18,7 +18,7 @@ use dcbuild_process::{Clock, Env, Hint, SystemClock, new_bits};
 use dcbuild_progress::Mode;
 use dcbuild_proto::BASE_LOST;
 use dcbuild_proto::cache::{CacheAsk, CacheTold};
-use dcbuild_proto::document::{Aim, Origin, Outcome, Submission};
+use dcbuild_proto::document::{Aim, Origin, Outcome, OutputResult, Submission};
 use dcbuild_registry::DockerLogins;
 use dcbuild_rego::Policies;
 use dcbuild_remote::RemoteStore;
@@ -172,7 +172,9 @@ pub struct Ended {
 /// What a client leans on.
 #[derive(Clone)]
 pub struct ClientConfig {
-    /// How long it tries to reach a coordinator that is gone.
+    /// How long a coordinator may take to answer that a build is sent to.
+    pub first_answer: Duration,
+    /// How long it tries to reach one that is gone while a build goes on.
     pub reconnect: Duration,
     /// Where docker keeps its credentials.
     pub logins: DockerLogins,
@@ -186,10 +188,14 @@ pub struct ClientConfig {
     pub scope: Option<Scope>,
 }
 
+/// How long a coordinator may take to answer for the first time, where nothing else is said.
+const FIRST_ANSWER: Duration = Duration::from_secs(15);
+
 impl ClientConfig {
     /// As the environment says; `working` is the current folder.
     pub fn new(env: &Env, working: PathBuf) -> ClientConfig {
         ClientConfig {
+            first_answer: FIRST_ANSWER,
             reconnect: limits::CLIENT_GONE,
             logins: docker_logins(env),
             docker: daemon(env),
@@ -225,9 +231,6 @@ const LOST_MAX: usize = 200;
 /// How often a build is repeated since the store has lost the same blob again.
 const REPEATS_MAX: u32 = 8;
 
-/// How long a coordinator may take to answer for the first time.
-const FIRST_CONTACT: Duration = Duration::from_secs(3);
-
 impl Client {
     /// A client of a coordinator elsewhere, whose store is reached through it.
     pub fn new(channel: Channel, config: ClientConfig) -> Client {
@@ -253,7 +256,8 @@ impl Client {
         config: ClientConfig,
     ) -> Client {
         // A coordinator in this process that is gone does not come back.
-        let config = ClientConfig { reconnect: Duration::ZERO, ..config };
+        let (first_answer, reconnect) = (Duration::ZERO, Duration::ZERO);
+        let config = ClientConfig { first_answer, reconnect, ..config };
         Client { blobs, layers, contexts, ..Client::new(channel, config) }
     }
 
@@ -301,7 +305,9 @@ impl Client {
         stop: &CancellationToken,
     ) -> Result<Shown, ClientError> {
         self.forget_id(request)?;
-        self.submit(request.id, &request.submission).await?;
+        if !self.submit(request, show, stop).await? {
+            return Ok(interrupted(show));
+        }
         let layouts = request.layouts.clone();
         let mut sources = self.sources(request.id, layouts, request.agents.clone());
         sources.rego.clone_from(&request.rego);
@@ -334,14 +340,7 @@ impl Client {
             show.write(&format!("warning: {}; it is sent again\n", failed.message));
             return Ok(Shown::Lost(failed.message.clone()));
         }
-        let made = match &outcome {
-            Outcome::Done { outputs, .. } => outputs.iter().cloned().map(Some).collect(),
-            Outcome::Failed(failed) => failed.outputs.clone(),
-            Outcome::Planned { .. } | Outcome::Reported { .. } | Outcome::Canceled { .. } => {
-                Vec::new()
-            }
-        };
-        let mut delivery = self.deliver(request, &made, show, stop).await;
+        let mut delivery = self.deliver(request, &made_by(&outcome), show, stop).await;
         if let (Outcome::Done { caches, .. }, true) = (&outcome, delivery.errors.is_empty()) {
             self.deliver_caches(request, caches, (show, &mut delivery), stop).await;
         }
@@ -390,13 +389,38 @@ impl Client {
         }
     }
 
+    /// Submits, and says whether it did so before it was told to stop.
+    async fn submit(
+        &self,
+        request: &BuildRequest,
+        show: &mut Show<'_>,
+        stop: &CancellationToken,
+    ) -> Result<bool, RpcError> {
+        tokio::select! {
+            submitted = self.submitted(request, show) => submitted.map(|()| true),
+            () = stop.cancelled() => {
+                // It may have been taken, and not be known to be.
+                follow::cancel_if_known(&self.builds, request.id).await;
+                Ok(false)
+            }
+        }
+    }
+
     /// Submits; the same id again is the same build, so an outcome that nobody knows is asked for again.
-    async fn submit(&self, id: BuildId, submission: &Submission) -> Result<(), RpcError> {
-        // A coordinator that never answered is more likely to be misspelt than to be starting.
-        let mut patience = follow::Patience::new(FIRST_CONTACT.min(self.config.reconnect));
+    async fn submitted(&self, request: &BuildRequest, show: &mut Show<'_>) -> Result<(), RpcError> {
+        let mut patience = follow::Patience::of_first(self.config.first_answer);
+        let mut said = self.config.first_answer.is_zero();
         loop {
-            match self.builds.submit(id, submission).await {
-                Err(error) if error.may_pass() && patience.wait().await => {}
+            match self.builds.submit(request.id, &request.submission).await {
+                Err(error) if error.may_pass() => {
+                    // One whose name is misspelt looks like one that is being started.
+                    if !std::mem::replace(&mut said, true) {
+                        show.write(&format!("warning: {error}; it is tried again for a while\n"));
+                    }
+                    if !patience.wait().await {
+                        return Err(error);
+                    }
+                }
                 done => return done,
             }
         }
@@ -491,6 +515,15 @@ impl Client {
 }
 
 /// What is said to whoever did not wait for the outputs.
+/// The outputs that there are, in the order in which they were asked for.
+fn made_by(outcome: &Outcome) -> Vec<Option<OutputResult>> {
+    match outcome {
+        Outcome::Done { outputs, .. } => outputs.iter().cloned().map(Some).collect(),
+        Outcome::Failed(failed) => failed.outputs.clone(),
+        Outcome::Planned { .. } | Outcome::Reported { .. } | Outcome::Canceled { .. } => Vec::new(),
+    }
+}
+
 fn interrupted(show: &mut Show<'_>) -> Shown {
     show.write("error: interrupted\n");
     Shown::Ended(left())

@@ -266,6 +266,8 @@ pub struct SubmitConfig {
     pub coordinator: Option<String>,
     /// The scope that it is asked for.
     pub scope: Option<Scope>,
+    /// How long it may take to answer for the first time.
+    pub wait: Duration,
     /// What it is known by.
     pub tls: ClientTls,
 }

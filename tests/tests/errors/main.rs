@@ -323,7 +323,11 @@ const LINES: &[&str] = &[
 
 #[test]
 fn of_a_command_line() {
-    check_lines(&story(), LINES, &expect_file!["lines.txt"]);
+    let story = story();
+    let mut config = std::fs::read_to_string(story.home.path("config.toml")).unwrap();
+    config.push_str("\n[submit]\nwait = \"0s\"\n");
+    std::fs::write(story.home.path("config.toml"), config).unwrap();
+    check_lines(&story, LINES, &expect_file!["lines.txt"]);
 }
 
 /// Variables of the environment that say what cannot be meant, or what nobody does.

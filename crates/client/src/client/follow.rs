@@ -12,35 +12,44 @@ use tokio_util::sync::CancellationToken;
 
 use super::Client;
 use crate::answer::Sources;
-use crate::rpc::{Event, Role, RpcError, Session};
+use crate::rpc::{Builds, Event, Role, RpcError, Session};
 use crate::show::Show;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// The same where somebody waits for a build to begin.
+const FIRST_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// How long a cancelled build may take to say so.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// How long it is worth trying again; each success starts it anew.
 pub(super) struct Patience {
     limit: Duration,
+    pause_max: Duration,
     until: Option<Instant>,
     pause: Duration,
 }
 
 impl Patience {
-    pub(super) fn new(limit: Duration) -> Patience {
-        Patience { limit, until: None, pause: FIRST_PAUSE }
+    /// The patience with what went on before.
+    fn new(limit: Duration) -> Patience {
+        Patience { limit, pause_max: PAUSE_MAX, until: None, pause: FIRST_PAUSE }
+    }
+
+    /// The patience with what is about to begin.
+    pub(super) fn of_first(limit: Duration) -> Patience {
+        Patience { pause_max: FIRST_PAUSE_MAX, ..Patience::new(limit) }
     }
 
     /// Waits before another try; false where no other is due.
     pub(super) async fn wait(&mut self) -> bool {
         let now = Instant::now();
         let until = *self.until.get_or_insert(now + self.limit);
-        if now + self.pause > until {
+        if now >= until {
             return false;
         }
-        tokio::time::sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        tokio::time::sleep(self.pause.min(until - now)).await;
+        self.pause = (self.pause * 2).min(self.pause_max);
         true
     }
 
@@ -54,6 +63,18 @@ pub(super) enum Followed {
     Ended(Box<Outcome>),
     /// The client went before the build ended.
     Left,
+}
+
+/// Tells the coordinator that a build is not wanted, if it can be told.
+async fn cancel(builds: &Builds, id: BuildId, until: Instant) {
+    if let Ok(Err(error)) = tokio::time::timeout_at(until, builds.cancel(id)).await {
+        tracing::debug!(error = %crate::answer::chain(&error), "the build could not be cancelled");
+    }
+}
+
+/// The same of one that may have been submitted, or not.
+pub(super) async fn cancel_if_known(builds: &Builds, id: BuildId) {
+    cancel(builds, id, Instant::now() + FAREWELL).await;
 }
 
 /// What a client is to the build that it follows.
@@ -187,10 +208,7 @@ impl Follow<'_> {
         let until = Instant::now() + FAREWELL;
         course.leave = Some(until);
         if self.presence.owns() {
-            let told = tokio::time::timeout_at(until, self.client.builds.cancel(self.id)).await;
-            if let Ok(Err(error)) = told {
-                tracing::debug!(error = %crate::answer::chain(&error), "the build could not be cancelled");
-            }
+            cancel(&self.client.builds, self.id, until).await;
         }
     }
 

@@ -63,6 +63,8 @@ const INDEX_CERT: &str =
     "The file of the certificate that a Redis with `tls-auth-clients` asks for, in PEM.";
 const SENTINEL_AUTH: &str = "A file with `PASSWORD` or `USER:PASSWORD` for the sentinels, who do not get the URL's; \
     `DCBUILD_SENTINEL_AUTH` goes before it.";
+const SUBMIT_WAIT: &str = "How long a build waits for a coordinator that does not answer, as while it is restarted; `0s` is \
+    not at all.";
 const TLS_CA: &str = "The file of certificates that a coordinator behind `https://` must come from, in PEM; the system's \
     where there is none. `DCBUILD_TLS_CA` goes before it.";
 const TLS_CERT: &str = "The file of the certificate that is shown to the coordinator, in PEM; \
@@ -72,7 +74,7 @@ const TLS_KEY: &str =
 const INDEX_CA: &str = "A file of certificates to trust instead of the system's.";
 
 /// `HOST` stands for any host.
-pub(super) const KEYS: [Key; 74] = [
+pub(super) const KEYS: [Key; 75] = [
     key("registry.HOST.mirrors", "[]", "Hosts that are asked first, in this order.").of(Kind::List),
     key("registry.HOST.http", "false", "Use plain http.").of(Kind::Flag),
     key(
@@ -228,6 +230,7 @@ pub(super) const KEYS: [Key; 74] = [
     key("worker.allow", "[]", ALLOW).of(Kind::List),
     key("submit.scope", "none", SCOPE),
     key("submit.coordinator", "none", "The coordinator that builds are sent to."),
+    key("submit.wait", "15s", SUBMIT_WAIT),
     key("submit.tls.ca", "none", TLS_CA),
     key("submit.tls.cert", "none", TLS_CERT),
     key("submit.tls.key", "none", TLS_KEY),

@@ -146,6 +146,7 @@ pub(super) struct RawWorker {
 pub(super) struct RawSubmit {
     pub(super) scope: Option<String>,
     pub(super) coordinator: Option<String>,
+    pub(super) wait: Option<String>,
     pub(super) tls: RawTls,
 }
 

@@ -89,8 +89,8 @@ pub(super) fn resolve(raw: RawConfig, env: &Env) -> Result<Config, Vec<Mistake>>
     let worker = worker(raw.worker, env, &mut mistakes);
     let submit = submit(raw.submit, env, &mut mistakes);
     let log = log(raw.log, &mut mistakes);
-    match (build, coordinator, worker) {
-        (Some(build), Some(coordinator), Some(worker)) if mistakes.0.is_empty() => {
+    match (build, coordinator, worker, submit) {
+        (Some(build), Some(coordinator), Some(worker), Some(submit)) if mistakes.0.is_empty() => {
             let fetch = FetchConfig { allow: raw.fetch.allow };
             Ok(Config { registries, build, coordinator, worker, submit, fetch, log })
         }
@@ -334,10 +334,12 @@ fn worker(raw: RawWorker, env: &Env, mistakes: &mut Mistakes) -> Option<WorkerCo
     })
 }
 
-fn submit(raw: RawSubmit, env: &Env, mistakes: &mut Mistakes) -> SubmitConfig {
+fn submit(raw: RawSubmit, env: &Env, mistakes: &mut Mistakes) -> Option<SubmitConfig> {
     let coordinator = coordinator_url("submit.coordinator", raw.coordinator, env, mistakes);
     let scope = mistakes.scope("submit.scope", raw.scope, env);
-    SubmitConfig { coordinator, scope, tls: client_tls("submit.tls", raw.tls, env, mistakes) }
+    let wait = mistakes.read("submit.wait", raw.wait, parse_duration);
+    let tls = client_tls("submit.tls", raw.tls, env, mistakes);
+    Some(SubmitConfig { coordinator, scope, wait: wait?, tls })
 }
 
 fn log(raw: RawLog, mistakes: &mut Mistakes) -> LogConfig {
