@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dcbuild_model::{AttemptId, Record, StepIndex, WorkerId};
 use dcbuild_proto::document::{Sending, Upload};
 
-use super::makers::Hold;
+use super::makers::{Fate, Hold, Unsent};
 use super::{Active, Book, Effect, Order};
 use crate::planned;
 
@@ -67,9 +67,14 @@ impl Book {
 
     /// Lets go of what is held for builds that are over.
     pub(super) fn release_held(&mut self) {
-        let unused = self.undurable.iter().filter(|(_, unsent)| {
-            unsent.hold != Hold::No && !unsent.wanted && Arc::strong_count(&unsent.record) <= UNUSED
+        let is_used = |unsent: &Unsent| Arc::strong_count(&unsent.record) > UNUSED;
+        self.undurable.retain(|_, unsent| {
+            unsent.fate != Fate::KeptBack || unsent.hold != Hold::No || is_used(unsent)
         });
+        let unused = self
+            .undurable
+            .iter()
+            .filter(|(_, unsent)| unsent.hold != Hold::No && !unsent.wanted && !is_used(unsent));
         let unused: Vec<(ResultId, WorkerId)> =
             unused.map(|(id, unsent)| (*id, unsent.worker)).collect();
         for (id, worker) in unused {

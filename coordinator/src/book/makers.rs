@@ -141,10 +141,8 @@ impl Book {
     }
 
     /// A worker does not try any more to make a result durable.
-    pub(super) fn kept_back(&mut self, worker: WorkerId, result: (AttemptId, StepIndex)) {
-        if let Some(unsent) = self.undurable.get_mut(&result)
-            && unsent.worker == worker
-        {
+    pub(super) fn kept_back(&mut self, result: (AttemptId, StepIndex)) {
+        if let Some(unsent) = self.undurable.get_mut(&result) {
             let is_lost = unsent.fate == Fate::Missed;
             unsent.fate = Fate::KeptBack;
             if is_lost {

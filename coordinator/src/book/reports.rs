@@ -127,7 +127,12 @@ impl Book {
                     self.apply(Event::StepDurable { attempt, step });
                 }
             }
-            Report::KeptBack { attempt, step } => self.kept_back(worker, (attempt, step)),
+            Report::KeptBack { attempt, step } => {
+                let unsent = self.undurable.get(&(attempt, step));
+                if unsent.is_some_and(|unsent| unsent.worker == worker) {
+                    self.apply(Event::StepKeptBack { attempt, step });
+                }
+            }
             Report::Failed { fence, step, error } => {
                 if self.holds(worker, fence) && self.has_heard_all_before(worker, fence, step) {
                     self.failed(fence, step, error);

@@ -214,6 +214,7 @@ impl Book {
                     self.keep(sent);
                 }
             }
+            Event::StepKeptBack { attempt, step } => self.kept_back((*attempt, *step)),
             Event::StepHit { fence, step, .. } => {
                 if let Some(sent) = self.undurable.remove(&(fence.attempt, *step)) {
                     self.keep(sent);

@@ -74,6 +74,10 @@ pub enum StoredEvent {
         attempt: AttemptId,
         step: StepIndex,
     },
+    StepKeptBack {
+        attempt: AttemptId,
+        step: StepIndex,
+    },
     StepCopied {
         attempt: AttemptId,
         step: StepIndex,
@@ -419,6 +423,7 @@ impl From<&Event> for StoredEvent {
                 StoredEvent::StepHit { fence: fence.into(), step, made: made.into() }
             }
             Event::StepDurable { attempt, step } => StoredEvent::StepDurable { attempt, step },
+            Event::StepKeptBack { attempt, step } => StoredEvent::StepKeptBack { attempt, step },
             Event::StepCopied { attempt, step, worker } => {
                 StoredEvent::StepCopied { attempt, step, worker }
             }
@@ -475,6 +480,7 @@ impl From<StoredEvent> for Event {
                 Event::StepHit { fence: fence.into(), step, made: made.into() }
             }
             StoredEvent::StepDurable { attempt, step } => Event::StepDurable { attempt, step },
+            StoredEvent::StepKeptBack { attempt, step } => Event::StepKeptBack { attempt, step },
             StoredEvent::StepCopied { attempt, step, worker } => {
                 Event::StepCopied { attempt, step, worker }
             }

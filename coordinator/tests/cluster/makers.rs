@@ -160,3 +160,24 @@ async fn what_is_held_is_taken_from_its_maker_and_comes_by_the_store_where_that_
     let _client = cluster.attach(again).await;
     assert_eq!(steps(&worker.lease().await).len(), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_its_maker_keeps_back_is_made_again_for_the_next_build() {
+    let cluster = Cluster::in_memory();
+    let mut worker = cluster.worker(1, &[]).await;
+    let submission = submission("FROM scratch\nRUN --network=none a");
+    let build = cluster.submit(10, &submission).await;
+    let mut client = cluster.attach(build).await;
+    let lease = worker.lease().await;
+    let [step] = steps(&lease) else { panic!("{lease:?}") };
+    makes(&worker, &lease, step).await;
+    let kept_back = pb::StepKeptBack { attempt: lease.attempt.to_string(), step: step.index.0 };
+    worker.say(Report::StepKeptBack(kept_back)).await;
+    let output = worker.lease().await;
+    worker.assemble(&output).await;
+    client.outcome().await;
+    cluster.submit(11, &submission).await;
+    let again = worker.lease().await;
+    assert_eq!(steps(&again)[0].step.recipe, step.step.recipe);
+    assert_ne!(again.attempt, lease.attempt);
+}

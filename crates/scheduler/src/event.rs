@@ -192,6 +192,14 @@ pub enum Event {
         /// The step.
         step: StepIndex,
     },
+    /// The worker of a result has given up to make it durable, and has it still: builds that use it go on, and no other
+    /// takes it.
+    StepKeptBack {
+        /// The attempt that made it.
+        attempt: AttemptId,
+        /// The step.
+        step: StepIndex,
+    },
     /// A result that is not durable yet lies on another worker's disk too.
     StepCopied {
         /// The attempt that made it.

@@ -46,6 +46,13 @@ impl Scheduler {
         self.drop_unused(id);
     }
 
+    pub(crate) fn result_kept_back(&mut self, id: ResultId) {
+        if let Some(pooled) = self.results.get_mut(&id) {
+            pooled.lasts = false;
+            self.drop_unused(id);
+        }
+    }
+
     pub(crate) fn result_copied(&mut self, id: ResultId, worker: WorkerId) {
         let (Some(pooled), Some(holder)) =
             (self.results.get_mut(&id), self.workers.get_mut(&worker))

@@ -124,6 +124,7 @@ impl Scheduler {
             }
             Event::StepHit { fence, step, made } => self.step_hit(fence, step, made),
             Event::StepDurable { attempt, step } => self.result_durable((attempt, step)),
+            Event::StepKeptBack { attempt, step } => self.result_kept_back((attempt, step)),
             Event::StepCopied { attempt, step, worker } => {
                 self.result_copied((attempt, step), worker);
             }

@@ -156,6 +156,7 @@ impl Player {
                 Event::StepHit { fence, step: self.step(name, step), made: made(step) }
             }
             ["durable", step] => Event::StepDurable { attempt, step: self.step(name, step) },
+            ["keeps", step] => Event::StepKeptBack { attempt, step: self.step(name, step) },
             ["fails", step, why] => {
                 let step = self.step(name, step);
                 let fault = match option(&[why], "exit") {

@@ -122,8 +122,8 @@ fn a_result_on_its_way_to_the_store_is_there_for_builds_that_come_meanwhile() {
           lease t3 to worker 1: b.y
     "#]],
     );
-    // What is in the store is found there, and what its worker took along is made again.
-    for gone in ["t1 durable x", "worker 1 lost"] {
+    // What is in the store is found there; what its worker took along, or will never send, is made again.
+    for gone in ["t1 durable x", "worker 1 lost", "t1 keeps x"] {
         let said = play(&format!("{begin}{gone}\n{rest}"));
         assert!(said.contains("b.x") && !said.contains("b.x shares"), "{said}");
     }
