@@ -444,3 +444,13 @@ impl Book {
         self.attempts.get(&attempt).map(|attempt| attempt.lease.epoch)
     }
 }
+
+/// Notes a record that an attempt made, or that was found: one for all who have it, since it is forgotten when nobody has it
+/// any more.
+fn note_record(
+    records: &mut BTreeMap<BlobDigest, Arc<Record>>,
+    record: Record,
+) -> (BlobDigest, Arc<Record>) {
+    let digest = crate::planned::record_digest(&record);
+    (digest, records.entry(digest).or_insert_with(|| Arc::new(record)).clone())
+}

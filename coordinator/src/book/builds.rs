@@ -8,10 +8,10 @@ use dcbuild_progress::{Update, Vertex, VertexId, VertexState};
 use dcbuild_proto::document::{self, Outcome, Submission};
 use dcbuild_scheduler::{Event, Graph, How, Presence};
 
-use super::{Active, Book, Effect, Piece, Settled, Settling};
+use super::{Active, Book, Effect, Piece, Settled, Settling, note_record};
 use crate::build::Build;
 use crate::log::Entry;
-use crate::planned::{PlannedBuild, inputs_of, record_digest};
+use crate::planned::{PlannedBuild, inputs_of};
 
 /// Says why a build was not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -133,8 +133,7 @@ impl Book {
     pub(super) fn take_planned(&mut self, build: BuildId, planned: PlannedBuild) {
         let Some(active) = self.builds.get_mut(&build) else { return };
         for (step, record) in &planned.taken {
-            let record = Arc::new(record.clone());
-            self.records.insert(record_digest(&record), record.clone());
+            let (_, record) = note_record(&mut self.records, record.clone());
             active.results.insert(*step, Settled { record, how: Settling::Taken, tainted: false });
         }
         active.planned = Some(Arc::new(planned));

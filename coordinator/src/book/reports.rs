@@ -16,7 +16,7 @@ use dcbuild_scheduler::{Event, Fence, How, InfraFault, Part, Refusal, Return, St
 
 use super::actions::fault_of;
 use super::makers::{Fate, Hold, PeerPlace, Unsent};
-use super::{Active, Attempt, Book, Order, Piece, Settled, Settling};
+use super::{Active, Attempt, Book, Order, Piece, Settled, Settling, note_record};
 use crate::build::Build;
 use crate::log::Entry;
 use crate::planned;
@@ -379,12 +379,10 @@ impl Book {
         tainted: bool,
     ) {
         let Some(known) = self.attempts.get_mut(&attempt) else { return };
-        let record = Arc::new(record);
-        let digest = planned::record_digest(&record);
+        let (digest, record) = note_record(&mut self.records, record);
         if tainted {
             self.tainted.insert(digest);
         }
-        self.records.insert(digest, record.clone());
         known.made.insert(step, record.clone());
         let (worker, build) = (known.lease.worker, known.lease.build);
         let Some(active) = self.builds.get(&build) else { return };

@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use dcbuild_proto::document::Outcome;
+use dcbuild_model::BuildId;
+use dcbuild_plan::NoCache;
+use dcbuild_proto::document::{Outcome, Work};
+use dcbuild_proto::pb;
+use dcbuild_proto::pb::worker_report::Report;
 
-use crate::harness::{Cluster, steps, submission};
+use crate::harness::{Cluster, Worker, fence, steps, submission};
 
 #[tokio::test(start_paused = true)]
 async fn a_running_step_is_shared_and_its_log_is_told_from_the_first_byte() {
@@ -86,4 +90,52 @@ async fn a_step_whose_owner_took_its_secret_along_is_leased_to_who_shares_it() {
     let output = worker.lease().await;
     worker.assemble(&output).await;
     assert!(matches!(client.outcome().await, Outcome::Done { .. }));
+}
+
+/// What a build found of another one that goes on stays known when the finder has ended.
+#[tokio::test(start_paused = true)]
+async fn a_result_that_somebody_found_and_left_is_shared_still() {
+    let cluster = Cluster::in_memory();
+    let mut worker = cluster.worker(1, &[]).await;
+    let made = "FROM scratch AS a\nRUN --network=none [\"/x\"]\nFROM scratch\nCOPY --from=a / /y\n";
+    let build = cluster.submit(10, &submission(made)).await;
+    ends(&cluster, &mut worker, build).await;
+    // One that makes the first step anew, and goes on.
+    let mut fresh = submission(&made.replace("/y", "/z"));
+    fresh.request.no_cache = NoCache::All;
+    let fresh = cluster.submit(11, &fresh).await;
+    let _client = cluster.attach(fresh).await;
+    let lease = worker.lease().await;
+    worker.run(&lease).await;
+    let lease = worker.lease().await;
+    worker.start(&lease, &steps(&lease)[0]).await;
+    let finder =
+        cluster.submit(12, &submission("FROM scratch\nRUN --network=none [\"/x\"]\n")).await;
+    ends(&cluster, &mut worker, finder).await;
+    // One that finds its last step, whose layer is lost then: it needs the first one.
+    let build = cluster.submit(13, &submission(made)).await;
+    let mut client = cluster.attach(build).await;
+    let output = worker.lease().await;
+    let (fence, lost_input) = (Some(fence(&output)), Some(1));
+    let returned = pb::JobReturned { fence, lost_input, lost_layer: String::new() };
+    worker.say(Report::JobReturned(returned)).await;
+    let again = worker.lease().await;
+    assert!(matches!(steps(&again), [copy] if copy.index.0 == 1), "{again:?}");
+    worker.run(&again).await;
+    let output = worker.lease().await;
+    worker.assemble(&output).await;
+    assert!(matches!(client.outcome().await, Outcome::Done { .. }), "{:#?}", client.seen);
+}
+
+/// Has a worker carry out all of a build.
+async fn ends(cluster: &Cluster, worker: &mut Worker, build: BuildId) {
+    let mut client = cluster.attach(build).await;
+    loop {
+        let lease = worker.lease().await;
+        match lease.work {
+            Work::Steps { .. } => worker.run(&lease).await,
+            Work::Output { .. } => break worker.assemble(&lease).await,
+        }
+    }
+    assert!(matches!(client.outcome().await, Outcome::Done { .. }), "{:#?}", client.seen);
 }

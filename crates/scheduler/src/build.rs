@@ -245,7 +245,8 @@ impl Build {
         former && self.done(step).is_none()
     }
 
-    /// Says whether a record lies on a result that was taken away: all below it was durable once, and is not any more.
+    /// Says whether a record lies on a result that was taken away: all below it was durable once, and is not any more. What
+    /// is below may have been made again since, upon what was lost only then.
     pub(crate) fn lies_on_withdrawn(&self, step: StepIndex) -> bool {
         if self.steps.iter().all(|it| it.former.is_none()) {
             return false;
@@ -256,8 +257,7 @@ impl Build {
             if self.is_withdrawn(on) {
                 return true;
             }
-            let is_record = matches!(self.done(on), Some(Source::Record(_)));
-            below = if is_record { parent(on) } else { None };
+            below = self.done(on).and_then(|_| parent(on));
         }
         false
     }

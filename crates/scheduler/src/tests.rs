@@ -712,6 +712,36 @@ fn a_lost_layer_deep_below_is_made_again_and_what_lies_on_it_stays() {
     );
 }
 
+/// A record can lie on what was made again, and that on what is lost next.
+#[test]
+fn what_is_lost_below_a_result_that_was_made_again_is_made_again() {
+    check(
+        "worker 1 joins\nbuild a: x:hit y<x:hit z<y:hit =>z\nt1 returns lost=y\nt2 done y\nt3 returns lost=x\n\
+         t4 done x\nt5 output",
+        &expect![[r#"
+            > worker 1 joins
+            > build a: x:hit y<x:hit z<y:hit =>z
+              accepted a
+              lease t1 to worker 1: a output 0
+            > t1 returns lost=y
+              a.y withdrawn
+              lease t2 to worker 1: a.y
+            > t2 done y
+              a.y ran as t2
+              lease t3 to worker 1: a output 0
+            > t3 returns lost=x
+              a.x withdrawn
+              lease t4 to worker 1: a.x
+            > t4 done x
+              a.x ran as t4
+              lease t5 to worker 1: a output 0
+            > t5 output
+              a output 0 made
+              a ended: Done
+        "#]],
+    );
+}
+
 /// Who lost a bucket's blobs misses the layers of an image one after the other.
 #[test]
 fn many_lost_layers_are_made_again_and_one_that_stays_lost_ends_the_build() {
