@@ -220,6 +220,9 @@ pub(crate) struct Book {
     replaying: bool,
     builds: BTreeMap<BuildId, Active>,
     attempts: BTreeMap<AttemptId, Attempt>,
+    /// Leases to be handed out when all is done that came with them.
+    leased: VecDeque<AttemptId>,
+    handing_out: bool,
     workers: BTreeMap<WorkerId, Member>,
     sessions: u64,
     records: BTreeMap<BlobDigest, Arc<Record>>,
@@ -265,6 +268,8 @@ impl Book {
             replaying: false,
             builds: BTreeMap::new(),
             attempts: BTreeMap::new(),
+            leased: VecDeque::new(),
+            handing_out: false,
             workers: BTreeMap::new(),
             sessions: 0,
             records: BTreeMap::new(),
@@ -395,7 +400,20 @@ impl Book {
             }
         }
         self.after(&spent, refusal.as_ref());
+        self.hand_out();
         refusal
+    }
+
+    /// Hands out what was leased. What keeps a lease from it is an event of its own, which comes in the log behind all that
+    /// the one before it brought about.
+    fn hand_out(&mut self) {
+        if std::mem::replace(&mut self.handing_out, true) {
+            return;
+        }
+        while let Some(attempt) = self.leased.pop_front() {
+            self.deliver(attempt);
+        }
+        self.handing_out = false;
     }
 
     fn tell(&mut self, build: BuildId, update: Update) {

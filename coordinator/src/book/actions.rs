@@ -86,7 +86,7 @@ impl Book {
             },
         };
         self.attempts.insert(attempt, next);
-        self.deliver(attempt);
+        self.leased.push_back(attempt);
     }
 
     /// What a lease wanted of its build's client does not come: whoever else waits for its steps has them leased anew.
