@@ -90,10 +90,24 @@ fn run(arguments: Arguments, env: Env) -> anyhow::Result<ExitCode> {
             let runtime = tokio::runtime::Runtime::new().context("could not start the runtime")?;
             let code = runtime.block_on(talk(command, config, env, state));
             // All that matters has been waited for; a thread that still reads a file holds up nobody.
+            be_quiet_of_the_end();
             runtime.shutdown_timeout(LINGER);
             code
         }
     }
+}
+
+/// A thread that waits for something in the runtime panics when that is taken down: what it waits for is wanted by nobody.
+fn be_quiet_of_the_end() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let is_of_the_end = panic
+            .payload_as_str()
+            .is_some_and(|text| text.contains("context was found, but it is being shutdown"));
+        if !is_of_the_end {
+            usual(panic);
+        }
+    }));
 }
 
 /// How long threads may go on that nobody waits for.

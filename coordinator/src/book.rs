@@ -106,6 +106,8 @@ pub(crate) struct Active {
     pub(crate) desk: Arc<Build>,
     pub(crate) planned: Option<Arc<PlannedBuild>>,
     pub(crate) results: BTreeMap<StepIndex, Settled>,
+    /// Steps whose results are not kept for later builds, and were taken away: what was made of them is of the same kind.
+    tainted: BTreeSet<StepIndex>,
     /// Why records that were found were of no use after all.
     passed: BTreeMap<StepIndex, Passed>,
     /// How often a layer was found to be gone.

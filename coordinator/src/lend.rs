@@ -99,7 +99,8 @@ impl Packing<'_> {
             found.insert(*step, vec![Record::clone(record)]);
         }
         // What has no record is not wanted: what reads of it would fall out with it.
-        let all: Vec<StepIndex> = found.keys().copied().collect();
+        let has_one = found.iter().filter(|(_, records)| !records.is_empty());
+        let all: Vec<StepIndex> = has_one.map(|(step, _)| *step).collect();
         let mut taken = choose(plan, &found, &all).taken;
         let of_outputs = steps.of_outputs();
         let results = steps.results.iter().filter(|(step, _)| of_outputs.contains(step));

@@ -308,3 +308,22 @@ fn ctrl_c_while_the_cache_is_sent_leaves_nothing_half() {
     let (elsewhere, done) = shared.build(&shared.machine(), &[]);
     assert_eq!(elsewhere.digest, first.digest, "{}", done.stderr);
 }
+
+/// Threads wait for the bucket when the process takes its runtime down.
+#[test]
+fn a_build_that_is_interrupted_while_it_waits_for_the_bucket_ends_in_silence() {
+    let shared = Shared::start();
+    let (one, other) = (shared.machine(), shared.machine());
+    shared.build(&one, &[]);
+    shared.s3.fail(|seen| {
+        (seen.request == "GetObject" && seen.path.contains("/blob/")).then_some(Fault::Stall)
+    });
+    let folder = format!("type=local,dest={}", other.0.arg("out"));
+    let build = shared.start_build(&other, &["--output", &folder]);
+    let asked = || (shared.s3.fired() > 0).then_some(());
+    wait_for("a blob is asked for", LONG, asked, || build.stderr());
+    build.interrupt();
+    let done = build.finish(LONG);
+    assert_eq!(done.status.code(), Some(130), "{}", done.stderr);
+    assert!(!done.stderr.contains("panicked"), "{}", done.stderr);
+}

@@ -199,6 +199,7 @@ impl Book {
         let shared = matches!(how, How::Shared { .. }) && !tainted;
         let wants = (shared && active.keeps(step)).then(|| record.clone());
         active.results.insert(step, Settled { record, how: Settling::By(how), tainted });
+        active.tainted.remove(&step);
         let ran = active.running.contains_key(&Piece::Step(step));
         if let Some(record) = wants {
             self.want(&record);
@@ -265,7 +266,14 @@ impl Book {
                 // Where nobody has said that it is gone, what it stands on or reads was made again, and is another now.
                 self.take_passed(build, step, Passed::OtherResults {});
                 let active = self.builds.get_mut(&build);
-                if let Some(former) = active.and_then(|active| active.results.remove(&step)) {
+                let former = active.and_then(|active| {
+                    let former = active.results.remove(&step)?;
+                    if former.tainted {
+                        active.tainted.insert(step);
+                    }
+                    Some(former)
+                });
+                if let Some(former) = former {
                     self.unused((former.record.attempt, step));
                 }
                 self.tell_piece(build, Piece::Step(step), VertexState::Waiting);

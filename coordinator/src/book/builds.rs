@@ -67,6 +67,7 @@ impl Book {
             desk,
             planned: None,
             results: std::collections::BTreeMap::new(),
+            tainted: std::collections::BTreeSet::new(),
             passed: std::collections::BTreeMap::new(),
             losses: std::collections::BTreeMap::new(),
             packs_lost: false,

@@ -153,6 +153,7 @@ impl Book {
         }
         active.planned = None;
         active.results.clear();
+        active.tainted.clear();
         active.assembled.clear();
         active.outputs.clear();
         active.packs.clear();

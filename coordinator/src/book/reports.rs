@@ -350,8 +350,10 @@ impl Book {
         let Some(step) = planned.plan.steps.get(step.index()) else { return false };
         step.parent.into_iter().chain(planned::inputs_of(step)).any(|on| {
             let settled = || active.results.get(&on).map(|settled| &settled.record);
-            let record = attempt.made.get(&on).or_else(settled);
-            record.is_some_and(|it| self.tainted.contains(&planned::record_digest(it)))
+            match attempt.made.get(&on).or_else(settled) {
+                Some(record) => self.tainted.contains(&planned::record_digest(record)),
+                None => active.tainted.contains(&on),
+            }
         })
     }
 

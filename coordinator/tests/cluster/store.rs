@@ -399,3 +399,47 @@ async fn what_is_made_while_what_it_stands_on_is_found_lost_counts() {
     .assert_eq(&format!("{ran:#?}"));
     assert!(!client.seen.iter().any(|line| line.contains("attempt 1 of")), "{:#?}", client.seen);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_stands_on_a_tainted_result_that_was_found_lost_is_not_kept_either() {
+    let cluster = Cluster::in_memory();
+    let mut worker = cluster.worker(1, &[]).await;
+    let dockerfile = "FROM scratch AS base\nRUN [\"/base\"]\nFROM base AS one\nRUN [\"/one\"]\n\
+                      FROM base AS two\nRUN [\"/two\"]\nFROM scratch\nCOPY --from=one / /one\n\
+                      COPY --from=two / /two\n";
+    let build = cluster.submit(17, &submission(dockerfile)).await;
+    let mut client = cluster.attach(build).await;
+    let lease = worker.lease().await;
+    let [base] = steps(&lease) else { panic!("{lease:?}") };
+    let pb::worker_report::Report::StepDone(mut done) = worker.done_report(&lease, base, None)
+    else {
+        unreachable!()
+    };
+    done.tainted = "a process was killed".into();
+    worker.say(pb::worker_report::Report::StepDone(done)).await;
+    let (one, two) = (worker.lease().await, worker.lease().await);
+    let (lost_layer, lost_input) = (String::new(), Some(base.index.0));
+    let returned = pb::JobReturned { fence: Some(fence(&two)), lost_input, lost_layer };
+    worker.say(pb::worker_report::Report::JobReturned(returned)).await;
+    let again = worker.lease().await;
+    worker.run(&one).await;
+    client.until(&format!("done: {}", steps(&one)[0].step.name)).await;
+    worker.run(&again).await;
+    finish(&mut worker).await;
+    client.outcome().await;
+    // What was made on the tainted one is made again.
+    cluster.submit(18, &submission(&dockerfile.replace("/two\n", "/2\n"))).await;
+    let lease = worker.lease().await;
+    assert_eq!(steps(&lease)[0].step.recipe, steps(&one)[0].step.recipe);
+}
+
+/// Carries out what is left of a build.
+async fn finish(worker: &mut Worker) {
+    loop {
+        let lease = worker.lease().await;
+        match &lease.work {
+            Work::Steps { .. } => worker.run(&lease).await,
+            Work::Output { .. } => return worker.assemble(&lease).await,
+        }
+    }
+}

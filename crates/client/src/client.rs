@@ -514,7 +514,6 @@ impl Client {
     }
 }
 
-/// What is said to whoever did not wait for the outputs.
 /// The outputs that there are, in the order in which they were asked for.
 fn made_by(outcome: &Outcome) -> Vec<Option<OutputResult>> {
     match outcome {
@@ -524,6 +523,7 @@ fn made_by(outcome: &Outcome) -> Vec<Option<OutputResult>> {
     }
 }
 
+/// What is said to whoever did not wait for the outputs.
 fn interrupted(show: &mut Show<'_>) -> Shown {
     show.write("error: interrupted\n");
     Shown::Ended(left())

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-/// How long a worker waits: shorter than a lease, so that what it holds is still its own when it goes on.
+/// How long a worker waits. Its leases outlast that: a coordinator counts no silence in which it was not there itself.
 pub(crate) const WORKERS_AWAY_MAX: Duration = Duration::from_secs(15);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);

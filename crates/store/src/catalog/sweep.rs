@@ -105,9 +105,9 @@ fn scope_of(name: &str) -> Option<Scope> {
     above.rsplit_once('/')?.0.parse().ok()
 }
 
-/// The key and the field of the index that are a replaced record.
-fn field_at(thing: &Thing) -> Option<(IndexKey, String)> {
-    let (key, field) = thing.name.rsplit_once('/')?;
+/// The key and the field of the index that are a record of this name.
+fn field_at(name: &str) -> Option<(IndexKey, String)> {
+    let (key, field) = name.rsplit_once('/')?;
     Some((IndexKey(key.to_owned()), field.to_owned()))
 }
 
@@ -215,12 +215,15 @@ impl Swept for Catalog {
         {
             if still { going.push(*thing) } else { stayed.push(at) }
         }
-        // First nobody finds it any more.
-        let (fields, whole): (Vec<&Thing>, Vec<&Thing>) =
-            going.iter().partition(|thing| thing.kind == ThingKind::Replaced);
+        // First nobody finds it any more. Of several records under a key the others may stay.
+        let is_record =
+            |thing: &&Thing| matches!(thing.kind, ThingKind::Record { .. } | ThingKind::Replaced);
+        let (records, whole): (Vec<&Thing>, Vec<&Thing>) =
+            going.iter().copied().partition(is_record);
         let keys: Vec<IndexKey> = whole.iter().map(|thing| IndexKey(thing.name.clone())).collect();
         self.index().remove(&keys).await?;
-        let fields: Vec<(IndexKey, String)> = fields.iter().filter_map(|it| field_at(it)).collect();
+        let fields = records.iter().flat_map(|thing| &thing.parts);
+        let fields: Vec<(IndexKey, String)> = fields.filter_map(|part| field_at(part)).collect();
         self.index().remove_fields(&fields).await?;
         let parts = going.iter().flat_map(|thing| &thing.parts);
         let objects: Vec<ObjectName> = parts.map(|part| object(part)).collect::<Result<_, _>>()?;

@@ -113,6 +113,22 @@ async fn what_something_was_made_from_stays_as_long_as_that_is_hit() {
 }
 
 #[tokio::test]
+async fn the_newest_of_a_key_can_go_and_an_older_one_be_found_still() {
+    let world = World::new();
+    let old = world.make_again(1_000, 1, &a("old")).await;
+    let upon = Made { key: "b", layer: "upon it", upon: state_after(&old) };
+    let upon = world.make_again(1_001, 2, &upon).await;
+    let new = world.make_again(2_000, 3, &a(&"x".repeat(10_000))).await;
+    let both = [&old, &upon];
+    // Used at once, so that what was written last goes first.
+    world.find_all(9_000, &both).await;
+    let keep = Ceilings { keep_bytes: Some(9_000), ..Ceilings::default() };
+    let report = world.sweep(&keep).await;
+    assert_eq!((world.has_layer(&old), world.has_layer(&new)), (true, false), "{report:?}");
+    assert_eq!(world.find_all(9_001, &both).await, [[old.attempt], [upon.attempt]]);
+}
+
+#[tokio::test]
 async fn a_running_build_keeps_what_was_replaced_while_it_goes_on() {
     let world = World::new();
     let old = world.make_again(1_000, 1, &a("old")).await;
