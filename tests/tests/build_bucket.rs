@@ -12,7 +12,7 @@ use dcbuild_tests::redis::RedisServer;
 use dcbuild_tests::registry::Registry;
 use dcbuild_tests::running::{Finished, Running};
 use dcbuild_tests::s3::S3Server;
-use dcbuild_tests::s3::faults::Fault;
+use dcbuild_tests::s3::faults::{Fault, Seen};
 use dcbuild_tests::story::fill;
 use dcbuild_tests::wait::{LONG, Stopwatch, wait_for};
 
@@ -309,15 +309,16 @@ fn ctrl_c_while_the_cache_is_sent_leaves_nothing_half() {
     assert_eq!(elsewhere.digest, first.digest, "{}", done.stderr);
 }
 
-/// Threads wait for the bucket when the process takes its runtime down.
+/// A thread that lays out what a RUN stands on waits for the bucket when the process takes its runtime down.
 #[test]
 fn a_build_that_is_interrupted_while_it_waits_for_the_bucket_ends_in_silence() {
     let shared = Shared::start();
     let (one, other) = (shared.machine(), shared.machine());
     shared.build(&one, &[]);
-    shared.s3.fail(|seen| {
-        (seen.request == "GetObject" && seen.path.contains("/blob/")).then_some(Fault::Stall)
-    });
+    let more = format!("{DOCKERFILE}RUN cat /out.txt\n");
+    std::fs::write(other.0.path("context/Dockerfile"), more).unwrap();
+    let stalls = |seen: &Seen| seen.request == "GetObject" && seen.path.contains("blob/");
+    shared.s3.fail(move |seen| stalls(seen).then_some(Fault::Stall));
     let folder = format!("type=local,dest={}", other.0.arg("out"));
     let build = shared.start_build(&other, &["--output", &folder]);
     let asked = || (shared.s3.fired() > 0).then_some(());
