@@ -264,6 +264,18 @@ fn not_ended(error: CarryError) -> anyhow::Error {
     }
 }
 
+/// Says which of the scopes that were imported builds of this machine do not take from.
+fn warn_of_unread<'a>(own: &Scope, imported: impl Iterator<Item = &'a Scope>) {
+    let unread = imported.filter(|scope| own.readable().all(|read| read != **scope));
+    let unread: Vec<&str> = unread.map(Scope::as_str).collect();
+    if !unread.is_empty() {
+        complain(&format!(
+            "warning: builds here are of the scope {own} and take nothing of {}: set build.scope to the one that they are to be of\n",
+            unread.join(", ")
+        ));
+    }
+}
+
 async fn carry(
     app: &App,
     place: Kept,
@@ -275,6 +287,7 @@ async fn carry(
         Kept::Here => Some(scope_here(app, scope.clone())),
         Kept::Store(_) | Kept::Cluster(_) => scope.clone(),
     };
+    let is_here = matches!(place, Kept::Here);
     let reach = Reach {
         registries: registries(&app.config, &app.env)?,
         logins: docker_logins(&app.env),
@@ -297,6 +310,9 @@ async fn carry(
                 let taken = import(stores, into.as_ref(), &*there).await;
                 let taken = taken.map_err(not_ended)?;
                 let Carried { records, blobs, bytes: size, scopes, refused, left, damaged } = taken;
+                if let Some(own) = into.as_ref().filter(|_| is_here) {
+                    warn_of_unread(own, scopes.iter());
+                }
                 let size = bytes(size);
                 let scopes = scopes.iter().map(Scope::as_str).collect::<Vec<_>>().join(", ");
                 let into = if scopes.is_empty() { scopes } else { format!(" (scope {scopes})") };

@@ -46,6 +46,8 @@ pub struct Borrowed {
     pub key: Option<String>,
     /// The documents of other keys that lie at the same place, by the names of these.
     pub others: Vec<(String, Documents)>,
+    /// Manifests of its parts that are not there.
+    pub missing: Vec<BlobDigest>,
 }
 
 /// As a client hands it to its coordinator.
@@ -83,8 +85,8 @@ impl Borrowed {
         let offered = told.offered.into_iter().collect();
         let other = |(key, text): (String, String)| Ok((key, Documents::parse(text.as_bytes())?));
         let others: Result<_, InvalidDocuments> = told.others.into_iter().map(other).collect();
-        let embedded = BTreeMap::new();
-        Ok(Borrowed { documents, offered, embedded, key: told.key, others: others? })
+        let (embedded, missing) = (BTreeMap::new(), Vec::new());
+        Ok(Borrowed { documents, offered, embedded, key: told.key, others: others?, missing })
     }
 
     /// Adds what other keys have; what is wrong with one key's is nothing to the others.
@@ -147,8 +149,12 @@ pub async fn look(place: &dyn Place) -> Result<Found, PlaceError> {
 /// What an index lists: parts of caches, or images.
 async fn listed(place: &dyn Place, manifests: Vec<Measured>) -> Result<Found, PlaceError> {
     let (mut all, mut borrowed, mut bytes) = (Vec::new(), None::<Borrowed>, 0_u64);
+    let mut missing = Vec::new();
     for (digest, _) in manifests.into_iter().take(MANIFESTS_MAX) {
         let manifest = place.manifest(Some(ManifestDigest(digest.0))).await?;
+        if manifest.is_none() {
+            missing.push(digest);
+        }
         let seen = manifest.as_deref().map(recognise);
         if let Some(Seen::Records { config: (blob, size), .. }) = &seen {
             bytes = bytes.saturating_add(*size);
@@ -182,7 +188,7 @@ async fn listed(place: &dyn Place, manifests: Vec<Measured>) -> Result<Found, Pl
         }
     }
     match borrowed {
-        Some(borrowed) => Ok(Found::Records(Box::new(borrowed))),
+        Some(borrowed) => Ok(Found::Records(Box::new(Borrowed { missing, ..borrowed }))),
         None => images(place, all).await,
     }
 }

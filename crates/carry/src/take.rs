@@ -18,6 +18,9 @@ const BLOBS_AT_ONCE: usize = 16;
 /// Documents under way at a time; a far store answers each after tens of milliseconds.
 const DOCUMENTS_AT_ONCE: usize = 32;
 
+/// What is wrong with what is not there.
+const IS_MISSING: &str = "is missing";
+
 /// What was taken.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Carried {
@@ -58,8 +61,8 @@ pub enum TakeError {
     },
     /// The records are of several scopes, none of which is above all others.
     #[error(
-        "{place} has records of the scopes {scopes}, which have no place below one scope: leave --scope out, or export those of \
-         one scope alone"
+        "{place} has records of the scopes {scopes}, which have no place below one scope: export those of one scope alone \
+         (--scope), or import into a coordinator's store (--store) without --scope"
     )]
     Scopes {
         /// The place.
@@ -102,7 +105,9 @@ pub async fn take(
         moved.map_err(|scopes| TakeError::Scopes { place: place.name(), scopes })?;
     }
     let scopes = contents.records.iter().map(|(scope, _)| scope.clone()).collect();
-    let mut carried = Carried { scopes, refused, ..Carried::default() };
+    let missing = borrowed.missing.iter().map(|part| (*part, IS_MISSING.to_owned()));
+    let damaged = missing.collect();
+    let mut carried = Carried { scopes, refused, damaged, ..Carried::default() };
     let mut choice = Choice::of(contents, borrowed, shelf).await.map_err(failed)?;
     bring(&choice, borrowed, place, shelf, &mut carried).await?;
     choice.leave(&carried.damaged.keys().copied().collect());
@@ -250,7 +255,7 @@ fn damage(error: &TakeError) -> Option<String> {
         TakeError::Place { source, .. } => match source {
             PlaceError::Pull(error) => damage_of_pull(error),
             PlaceError::Damaged { .. } => Some(other()),
-            PlaceError::Store(StoreError::NotFound { .. }) => Some("is missing".to_owned()),
+            PlaceError::Store(StoreError::NotFound { .. }) => Some(IS_MISSING.to_owned()),
             _ => None,
         },
         TakeError::Store { .. } | TakeError::Sealed { .. } | TakeError::Scopes { .. } => None,
@@ -263,11 +268,11 @@ fn damage_of_pull(error: &PullError) -> Option<String> {
         PullError::Size { wanted, got, .. } => {
             Some(format!("is damaged: it has {got} bytes and should have {wanted}"))
         }
-        PullError::NoBlob { .. } => Some("is missing".to_owned()),
+        PullError::NoBlob { .. } => Some(IS_MISSING.to_owned()),
         PullError::Layout { source: LayoutOpenError::Io { source, .. }, .. }
             if source.kind() == std::io::ErrorKind::NotFound =>
         {
-            Some("is missing".to_owned())
+            Some(IS_MISSING.to_owned())
         }
         _ => None,
     }

@@ -8,18 +8,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use dcbuild_carry::{
     Artifact, Borrowed, FolderPlace, Found, Lender, Lent, Loan, NoPacks, NotLent, Packed,
-    PartLimits, Place, RegistryPlace, Seen, Shelf, Wish, inline, look, pack, recognise, send,
-    send_in_parts, take,
+    PartLimits, Place, PlaceError, RegistryPlace, Seen, Shelf, Wish, inline, look, pack, recognise,
+    send, send_in_parts, take,
 };
 use dcbuild_model::{
     AttemptId, BaseLayer, BlobDigest, BuildId, ChangeDigest, Compression, DiffId, Digest,
-    LayerBlob, LayerDigest, LayerId, LayerRef, Lineage, Record, Scope, StepKey, StepResult,
-    UnixTime, WorkerId,
+    LayerBlob, LayerDigest, LayerId, LayerRef, Lineage, ManifestDigest, Record, Scope, StepKey,
+    StepResult, UnixTime, WorkerId,
 };
-use dcbuild_registry::{Anonymous, RawRegistryConfig, RegistryClient};
+use dcbuild_registry::{Anonymous, BlobReader, RawRegistryConfig, RegistryClient};
 use dcbuild_store::{
-    BlobStore, ByteRange, FolderStore, HashedBase, LayerIndex as _, ObjectName, Seal, StepIndex,
-    StoreError, StoredBlob, read_bytes, stream_of,
+    BlobStore, BlobStream, ByteRange, FolderStore, HashedBase, LayerIndex as _, ObjectName, Seal,
+    StepIndex, StoreError, StoredBlob, read_bytes, stream_of,
 };
 use dcbuild_tests::registry::Registry;
 
@@ -395,6 +395,60 @@ async fn in_parts(place: &dyn Place, folder: &Path) {
         assert_eq!((carried.records, carried.blobs, carried.left), (2, 3, 0), "{number}");
         assert_eq!(carried.refused, []);
     }
+}
+
+/// A place that has lost a manifest.
+struct Holed<'a> {
+    place: &'a dyn Place,
+    hole: ManifestDigest,
+}
+
+#[async_trait::async_trait]
+impl Place for Holed<'_> {
+    fn name(&self) -> String {
+        self.place.name()
+    }
+
+    async fn manifest(&self, digest: Option<ManifestDigest>) -> Result<Option<Bytes>, PlaceError> {
+        if digest == Some(self.hole) { Ok(None) } else { self.place.manifest(digest).await }
+    }
+
+    async fn former(&self) -> Result<Option<Bytes>, PlaceError> {
+        self.place.former().await
+    }
+
+    async fn get(&self, blob: &BlobDigest, size: u64) -> Result<BlobStream, PlaceError> {
+        self.place.get(blob, size).await
+    }
+
+    async fn put(&self, blob: Arc<dyn BlobReader>) -> Result<bool, PlaceError> {
+        self.place.put(blob).await
+    }
+
+    async fn put_manifest(&self, manifest: Bytes) -> Result<(), PlaceError> {
+        self.place.put_manifest(manifest).await
+    }
+
+    async fn finish(&self, manifest: Bytes, media_type: &str) -> Result<(), PlaceError> {
+        self.place.finish(manifest, media_type).await
+    }
+}
+
+#[tokio::test]
+async fn a_part_that_is_not_there_is_named() {
+    let folders = tempfile::tempdir().unwrap();
+    let one = shelf(&folders.path().join("one"));
+    let (packed, _) = packed(&one).await;
+    let place = FolderPlace::new(folders.path().join("place"), None, None);
+    let small = PartLimits { blobs: 1, document_bytes: 1 };
+    send_in_parts(&Artifact::new(&packed), small, &one.blobs, &place).await.unwrap();
+    let root = place.former().await.unwrap().unwrap();
+    let Seen::Index(children) = recognise(&root) else { panic!("it has parts") };
+    let (lost, _) = *children.last().unwrap();
+    let place = Holed { place: &place, hole: ManifestDigest(lost.0) };
+    let own = shelf(&folders.path().join("own"));
+    let carried = take(&borrowed(&place).await, &place, &own, None, &seal()).await.unwrap();
+    assert_eq!(carried.damaged.into_iter().collect::<Vec<_>>(), [(lost, "is missing".to_owned())]);
 }
 
 #[tokio::test]

@@ -3,12 +3,15 @@
 //! The one decided last counts. An earlier one counts for the sake of what was made from it and is itself the newest under
 //! its key: whoever takes that takes along what it was made from. All others were replaced.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use dcbuild_model::{AttemptId, Record, StateDigest, UnixTime};
 
 /// So many results of one key count where nothing says what they stand on (`COPY --link`).
 const UNGROUNDED_MAX: usize = 4;
+/// So many states are looked at that such results may have been laid upon.
+const LAID_MAX: usize = 4_000;
 
 /// The state of a stage after this record; where it does not say what it stands on, after it alone.
 fn state_of(record: &Record) -> StateDigest {
@@ -45,6 +48,7 @@ pub(crate) fn retain_takeable<T>(lists: &mut [Vec<T>], record: impl Fn(&T) -> &R
         }
         counts.push(of_list);
     }
+    add_laid(lists, &record, &mut earlier);
     while let Some((at, place)) = open.pop() {
         for state in made_from(record(&lists[at][place])) {
             for (at, place) in earlier.remove(&state).unwrap_or_default() {
@@ -56,6 +60,34 @@ pub(crate) fn retain_takeable<T>(lists: &mut [Vec<T>], record: impl Fn(&T) -> &R
     for (list, counts) in lists.iter_mut().zip(counts) {
         let mut counts = counts.into_iter();
         list.retain(|_| counts.next() == Some(true));
+    }
+}
+
+/// Adds the states of earlier results with others laid upon them that do not say what they stand on: whatever was made from
+/// such a state was made from the earlier result.
+fn add_laid<T>(
+    lists: &[Vec<T>],
+    record: &impl Fn(&T) -> &Record,
+    earlier: &mut BTreeMap<StateDigest, Vec<(usize, usize)>>,
+) {
+    let ungrounded = lists.iter().flatten().map(record).filter(|it| it.lineage.parent.is_none());
+    let layers: BTreeMap<StateDigest, &Record> = ungrounded.map(|it| (state_of(it), it)).collect();
+    let mut open: VecDeque<(StateDigest, Vec<(usize, usize)>)> =
+        earlier.iter().map(|(state, places)| (*state, places.clone())).collect();
+    let mut looked = 0;
+    while let Some((below, places)) = open.pop_front() {
+        for laid in layers.values() {
+            looked += 1;
+            if looked > LAID_MAX {
+                return;
+            }
+            let state = laid.result.state_after(below);
+            // Without layers it is where it was.
+            if let Entry::Vacant(new) = earlier.entry(state) {
+                new.insert(places.clone());
+                open.push_back((state, places.clone()));
+            }
+        }
     }
 }
 
@@ -192,6 +224,18 @@ mod tests {
         assert_eq!(kept(&[&all.iter().collect::<Vec<_>>()]), [[5, 6, 7, 8]]);
         let same = [record(1, "one", None, &[]), record(2, "one", None, &[])];
         assert_eq!(kept(&[&same.iter().collect::<Vec<_>>()]), [[2]]);
+    }
+
+    #[test]
+    fn what_lies_below_a_linked_layer_counts_for_what_was_made_upon_that() {
+        let root = Some(StateDigest::empty());
+        let (old, new) = (record(1, "a", root, &[]), record(2, "a'", root, &[]));
+        let links = [record(3, "l", None, &[]), record(4, "m", None, &[])];
+        let state = links[1].result.state_after(links[0].result.state_after(state_of(&old)));
+        let upon = record(5, "b", Some(state), &[]);
+        let lists: [&[&Record]; 4] = [&[&old, &new], &[&links[0]], &[&links[1]], &[&upon]];
+        assert_eq!(kept(&lists), [vec![1, 2], vec![3], vec![4], vec![5]]);
+        assert_eq!(kept(&lists[..3]), [vec![2], vec![3], vec![4]], "nothing was made upon it");
     }
 
     #[test]
